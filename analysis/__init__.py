@@ -1,0 +1,1 @@
+"""Tables and statistics: the ground floor. Imports nothing of ours."""

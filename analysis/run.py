@@ -1,0 +1,351 @@
+"""The run directory: the pipe between load, collection, analysis and recommendation.
+
+    run.json          header: schema_version, kind live|simulated, started_at (unix s), ended_at, command, versions,
+                      target, model, load plan (stages), lengths, seed, engine facts, client verdict
+    requests.parquet  one row per planned request (sent or dropped)
+    itl.parquet       histogram of the gaps between streamed events, per stage
+    metrics.parquet   one row per scrape that exists, per pod and engine
+    replicas.parquet  desired, created, scheduled, ready over time
+    events.jsonl      what happened, with its time
+
+Every time column is seconds since `started_at`; NaN means "did not happen" or "not reported", never zero.
+While a run is being written, each writer appends parts named `<table>.<writer>.<n>.part.parquet`; `merge_parts` folds
+them into the final table at the end, and readers accept either, so an interrupted run stays readable.
+Importing this module loads neither pandas nor pyarrow: both are imported by the functions that need them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.errors import BadRun
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+SCHEMA_VERSION = 1
+HEADER = "run.json"
+EVENTS = "events.jsonl"
+
+STATUSES = ("ok", "http_error", "timeout", "connection_error", "incomplete", "cancelled", "dropped")
+
+# table -> column -> Arrow type name. Columns after those of the fixed interface are additive and may be absent in old runs.
+TABLES: dict[str, dict[str, str]] = {
+    "requests": {
+        "request_id": "int64",
+        "stage": "int32",
+        "worker": "string",
+        "due_s": "float64",
+        "sent_s": "float64",
+        "first_token_s": "float64",
+        "last_token_s": "float64",
+        "prompt_tokens": "int64",  # null = the server's usage did not arrive
+        "output_tokens": "int64",
+        "events": "int32",
+        "status": "string",
+        "http_status": "int16",
+        "error": "string",
+        "prompt_tokens_asked": "int32",
+        "output_tokens_asked": "int32",
+    },
+    "itl": {"stage": "int32", "gap_low_s": "float64", "gap_high_s": "float64", "count": "int64"},
+    "metrics": {
+        "time_s": "float64",
+        "pod": "string",
+        "engine": "string",
+        "waiting": "float64",
+        "running": "float64",
+        "kv_usage": "float64",  # fraction 0-1 of one engine
+        "preemptions_total": "float64",
+        "prompt_tokens_total": "float64",
+        "generation_tokens_total": "float64",
+        "requests_total": "float64",
+    },
+    "replicas": {
+        "time_s": "float64",
+        "desired": "float64",
+        "created": "float64",
+        "scheduled": "float64",
+        "ready": "float64",
+    },
+}
+SORT_KEYS = {
+    "requests": ["due_s", "request_id"],
+    "itl": ["stage", "gap_low_s"],
+    "metrics": ["time_s"],
+    "replicas": ["time_s"],
+}
+
+
+def arrow_schema(table: str) -> pa.Schema:
+    """The Arrow schema of `table`; every column is nullable."""
+    import pyarrow as pa
+
+    return pa.schema([(name, getattr(pa, kind)()) for name, kind in TABLES[table].items()])
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def create(path: Path | str, header: Mapping[str, Any]) -> Path:
+    """Make the directory and write its header; returns the path.
+
+    Raises BadRun when the directory already holds a run: nothing measured is ever overwritten.
+    """
+    path = Path(path)
+    if (path / HEADER).exists():
+        raise BadRun(
+            "the run directory already holds a run", value=str(path), next_step="choose another --run-dir"
+        )
+    path.mkdir(parents=True, exist_ok=True)
+    _write_json(path / HEADER, {"schema_version": SCHEMA_VERSION, "started_at": time.time(), **header})
+    return path
+
+
+def update(path: Path | str, **changes: Any) -> None:
+    """Set top-level keys of run.json (atomically)."""
+    header = read_header(path)
+    header.update(changes)
+    _write_json(Path(path) / HEADER, header)
+
+
+def write_table(
+    path: Path | str,
+    table: str,
+    columns: Mapping[str, Any] | pd.DataFrame | pa.Table,
+    part: str | None = None,
+) -> Path:
+    """Write one table, or one part of it (`part` = "<writer>.<n>"), atomically; returns the file's path.
+
+    `columns` maps column names to equally long sequences; missing columns become null, unknown ones raise KeyError.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = arrow_schema(table)
+    if isinstance(columns, pa.Table):
+        arrow = columns.cast(schema)
+    else:
+        given = {str(name): columns[name] for name in columns}
+        if unknown := sorted(set(given) - set(schema.names)):
+            raise KeyError(f"table {table} has no column {unknown}")
+        length = len(next(iter(given.values()))) if given else 0
+        arrow = pa.table(
+            {
+                f.name: pa.array(given[f.name], type=f.type, from_pandas=True)
+                if f.name in given
+                else pa.nulls(length, f.type)
+                for f in schema
+            },
+            schema=schema,
+        )
+    target = Path(path) / (f"{table}.{part}.part.parquet" if part else f"{table}.parquet")
+    temporary = target.with_suffix(".tmp")
+    pq.write_table(arrow, temporary, compression="zstd")
+    os.replace(temporary, target)
+    return target
+
+
+def merge_parts(path: Path | str, table: str) -> None:
+    """Fold all parts of `table` into its final file, sorted, and remove them; does nothing without parts."""
+    parts = _parts(Path(path), table)
+    if not parts:
+        return
+    arrow = _read_arrow(Path(path), table)
+    order = [(key, "ascending") for key in SORT_KEYS[table]]
+    write_table(path, table, arrow.sort_by(order))
+    for part in parts:
+        part.unlink()
+
+
+def append_event(path: Path | str, time_s: float, kind: str, message: str, **facts: Any) -> None:
+    """Append one line to events.jsonl: time_s (since started_at), kind, message and any facts."""
+    line = json.dumps({"time_s": round(time_s, 6), "kind": kind, "message": message, **facts}, default=str)
+    with open(Path(path) / EVENTS, "a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory, read lazily. Table properties raise BadRun, naming the file, when the table is absent."""
+
+    path: Path
+    header: dict[str, Any]
+
+    @property
+    def started_at(self) -> float:
+        """Unix time in s of the zero of every time column."""
+        return float(self.header["started_at"])
+
+    def has(self, table: str) -> bool:
+        """Whether the table, or a part of it, was written."""
+        return (self.path / f"{table}.parquet").exists() or bool(_parts(self.path, table))
+
+    @cached_property
+    def requests(self) -> pd.DataFrame:
+        """One row per planned request; see TABLES["requests"]."""
+        return _read_frame(self.path, "requests")
+
+    @cached_property
+    def itl(self) -> pd.DataFrame:
+        """Histogram of event gaps per stage: counts of gaps in [gap_low_s, gap_high_s)."""
+        frame = _read_frame(self.path, "itl")
+        return frame.groupby(["stage", "gap_low_s", "gap_high_s"], as_index=False)["count"].sum()
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """One row per scrape, pod and engine; see TABLES["metrics"]."""
+        return _read_frame(self.path, "metrics")
+
+    @cached_property
+    def replicas(self) -> pd.DataFrame:
+        """Replica counts over time; see TABLES["replicas"]."""
+        return _read_frame(self.path, "replicas")
+
+    @cached_property
+    def events(self) -> list[dict[str, Any]]:
+        """The lines of events.jsonl in file order; a half-written last line is left out."""
+        return list(_json_lines(self.path / EVENTS))
+
+
+def read(path: Path | str) -> Run:
+    """The run in `path`. Raises BadRun when there is none or its header cannot be read."""
+    return Run(Path(path), read_header(path))
+
+
+def read_header(path: Path | str) -> dict[str, Any]:
+    """The header (run.json) as a dict. Raises BadRun with the reason when it is absent or unreadable."""
+    file = Path(path) / HEADER
+    try:
+        header = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadRun("not a run directory", value=str(path), expected=f"a directory with {HEADER}") from None
+    except (ValueError, OSError) as error:
+        raise BadRun(f"cannot read {file}: {error}") from None
+    if not isinstance(header, dict) or not isinstance(header.get("started_at"), int | float):
+        raise BadRun(f"{file} is not a run header", expected="a JSON object with started_at in unix seconds")
+    if (version := header.get("schema_version")) != SCHEMA_VERSION:
+        raise BadRun(f"{file} has schema_version", value=version, expected=str(SCHEMA_VERSION))
+    return header
+
+
+def newest(root: Path | str = "runs") -> Path | None:
+    """The run directory below `root` that started last, or None."""
+    started: list[tuple[float, Path]] = []
+    for file in Path(root).glob(f"*/{HEADER}"):
+        with suppress(BadRun):
+            started.append((read_header(file.parent)["started_at"], file.parent))
+    return max(started)[1] if started else None
+
+
+def validate(run: Run) -> list[str]:
+    """What is wrong or missing in a run, one sentence each; an empty list means complete and consistent."""
+    problems = []
+    if run.header.get("ended_at") is None:
+        problems.append("the run was interrupted: run.json has no ended_at")
+    if not run.has("requests"):
+        problems.append("requests.parquet is missing: no load was recorded")
+    else:
+        problems += _request_problems(run.requests)
+    if not run.has("metrics"):
+        problems.append("metrics.parquet is missing: run `autoscale collect` on this directory")
+    elif run.metrics.empty:
+        problems.append("metrics.parquet is empty: no scrape fell into the run's window")
+    return problems
+
+
+def _request_problems(requests: pd.DataFrame) -> Iterator[str]:
+    if requests.empty:
+        yield "requests.parquet is empty: no request was planned"
+        return
+    if unknown := set(requests["status"].dropna()) - set(STATUSES):
+        yield f"requests.parquet has unknown statuses {sorted(unknown)}"
+    if requests["request_id"].duplicated().any():
+        yield "requests.parquet has duplicate request_id values"
+    for earlier, later in (
+        ("due_s", "sent_s"),
+        ("sent_s", "first_token_s"),
+        ("first_token_s", "last_token_s"),
+    ):
+        wrong = int((requests[later] < requests[earlier] - 1e-3).sum())
+        if wrong:
+            yield f"{wrong} requests have {later} before {earlier}"
+
+
+def _read_frame(path: Path, table: str) -> pd.DataFrame:
+    frame = _read_arrow(path, table).to_pandas(types_mapper=_nullable_integers)
+    return frame.sort_values(SORT_KEYS[table], kind="stable", ignore_index=True)
+
+
+def _nullable_integers(arrow_type: Any) -> Any:
+    import pandas as pd
+    import pyarrow as pa
+
+    return {pa.int64(): pd.Int64Dtype(), pa.int32(): pd.Int32Dtype(), pa.int16(): pd.Int16Dtype()}.get(
+        arrow_type
+    )
+
+
+def _read_arrow(path: Path, table: str) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    final = path / f"{table}.parquet"
+    files = ([final] if final.exists() else []) + _parts(path, table)
+    if not files:
+        raise BadRun(f"{path} has no {table}.parquet", next_step=_HOW_TO_GET[table])
+    try:
+        tables = [pq.read_table(file) for file in files]
+    except (pa.ArrowInvalid, OSError) as error:
+        raise BadRun(f"cannot read the {table} table of {path}: {error}") from None
+    schema = arrow_schema(table)
+    return pa.concat_tables([_conform(t, schema) for t in tables])
+
+
+def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    import pyarrow as pa
+
+    columns = [
+        table[f.name].cast(f.type) if f.name in table.column_names else pa.nulls(len(table), f.type)
+        for f in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+_HOW_TO_GET = {
+    "requests": "send load with `locust -f loadgen/completions.py --run-dir DIR`",
+    "itl": "send streamed load with `locust -f loadgen/completions.py --run-dir DIR`",
+    "metrics": "run `autoscale collect DIR --prometheus URL` or `--scrape URL`",
+    "replicas": "watch a fleet or cluster with `autoscale check`",
+}
+
+
+def _parts(path: Path, table: str) -> list[Path]:
+    return sorted(path.glob(f"{table}.*.part.parquet"))
+
+
+def _json_lines(file: Path) -> Iterator[dict[str, Any]]:
+    if not file.exists():
+        return
+    with open(file, encoding="utf-8") as lines:
+        for line in lines:
+            with suppress(ValueError):
+                yield json.loads(line)
+
+
+def _write_json(file: Path, content: Mapping[str, Any]) -> None:
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+    os.replace(temporary, file)

@@ -1,0 +1,5 @@
+"""Profiles of served systems: `load(name_or_path)`, `names()`, `overlay(profile, changes)`."""
+
+from autoscale.profiles.profile import Profile, load, names, overlay
+
+__all__ = ["Profile", "load", "names", "overlay"]

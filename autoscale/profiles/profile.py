@@ -1,0 +1,259 @@
+"""A profile: everything about one served system that is known before it is measured.
+
+Model, accelerator, replica shape, engine limits, step-time prior, cold start, metric path, default workload and how it
+is deployed. Profiles are YAML files beside this module, or the user's own; `extends: NAME` takes another profile as the
+base and overrides keys. Numbers carry their sources as comments in the YAML; what nobody measured is named in
+`predictions`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from analysis.errors import BadInput
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Model(_Section):
+    """The served model. Bytes are bytes; `active_params` differs from `params` for mixture-of-experts models."""
+
+    id: str
+    params: Positive
+    active_params: Positive | None = None
+    layers: Count
+    hidden: Count
+    weight_bytes: Positive
+    weight_dtype: Literal["bf16", "fp8"] = "bf16"
+    kv_bytes_per_token: Positive
+    kv_heads: Count | None = None  # None: a latent that every tensor-parallel rank holds whole (MLA)
+
+
+class Accelerator(_Section):
+    """One chip: bandwidth in bytes/s, dense FLOP/s by weight type, memory visible to the engine in GiB."""
+
+    name: str
+    bandwidth_bytes_s: Positive
+    flops_s: dict[str, Positive]
+    visible_gib: Positive
+    usable_cap_gib: Positive | None = None  # runtimes that reserve more than gpu_memory_utilization says (TPU)
+    price_per_chip_hour: NotNegative | None = None  # user input; None prints accelerator-hours only
+
+
+class Replica(_Section):
+    """What one HPA replica is: `nodes` pods of `chips_per_node` chips (a group when nodes > 1)."""
+
+    nodes: Count = 1
+    chips_per_node: Count
+    tensor_parallel: Count
+    pipeline_parallel: Count = 1
+    data_parallel: Count = 1  # engines per replica
+
+    @property
+    def chips(self) -> int:
+        """Chips held by one replica."""
+        return self.nodes * self.chips_per_node
+
+
+class StepTime(_Section):
+    """Step time of one pipeline stage in s: base + per_sequence*B + per_kv_token*KV + per_prefill_token*P."""
+
+    base_s: Positive
+    per_sequence_s: NotNegative
+    per_kv_token_s: NotNegative
+    per_prefill_token_s: NotNegative
+
+
+class Engine(_Section):
+    """vLLM's limits. `kv_tokens` None: derived from memory (facts: KV capacity rule); `step` None: derived prior."""
+
+    vllm_version: str
+    max_num_seqs: Count
+    max_num_batched_tokens: Count
+    max_model_len: Count
+    block_size: Count = 16
+    kv_tokens: Count | None = None
+    memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    memory_overhead_gib: NotNegative = 1.4
+    async_scheduling: bool = False
+    request_overhead_s: NotNegative = 0.015  # API server and tokenisation per request, outside the step
+    prefix_hit_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    step: StepTime | None = None
+
+
+class Phase(_Section):
+    """Duration of one start-up phase: log-normal with this median and 95th percentile; equal values mean constant."""
+
+    median_s: NotNegative
+    p95_s: NotNegative
+
+    @model_validator(mode="before")
+    @classmethod
+    def _constant(cls, value: Any) -> Any:
+        return {"median_s": value, "p95_s": value} if isinstance(value, int | float) else value
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Phase:
+        if self.p95_s < self.median_s:
+            raise ValueError(f"p95_s {self.p95_s} is below median_s {self.median_s}")
+        return self
+
+
+class ColdStart(_Section):
+    """Phases from pod created to ready. Weights take weight_bytes / weights_rate_bytes_s, shared when so marked."""
+
+    node: Phase  # until a node is there; 0 when nodes stand by
+    image: Phase
+    weights_rate_bytes_s: Positive
+    weights_shared: bool = False  # replicas that start together share the storage throughput
+    engine_init: Phase
+    group_join: Phase = Phase(median_s=0, p95_s=0)  # leader and workers find each other
+    compile: Phase = Phase(median_s=0, p95_s=0)  # TPU XLA compile with an empty cache
+    compile_cached: Phase | None = None  # with a filled cache (second replica onwards); None = no cache
+
+    def median_s(self, weight_bytes: float) -> float:
+        """Sum of the phase medians in s (an empty compile cache)."""
+        fixed = (self.node, self.image, self.engine_init, self.group_join, self.compile)
+        return sum(p.median_s for p in fixed) + weight_bytes / self.weights_rate_bytes_s
+
+
+class MetricPath(_Section):
+    """From a gauge on the replica to the HPA's decision."""
+
+    scrape_interval_s: Positive = 15
+    ingestion_delay_s: NotNegative = 10
+    adapter_window_s: NotNegative = 300  # a silent pod keeps its last value this long
+    sync_period_s: Positive = 15
+
+
+class Workload(_Section):
+    """Default lengths and SLO; lengths use the load generator's syntax, SLO `ttft_p95=2s,tpot_p95=100ms`."""
+
+    prompt_tokens: str
+    output_tokens: str
+    slo: str
+    attainment: Annotated[float, Field(gt=0, lt=1)] = 0.99
+
+
+class Deploy(_Section):
+    """How the system runs on Kubernetes: everything the manifests need that is not a recommendation."""
+
+    platform: Literal["gke", "gke-tpu", "bare-metal"]
+    kind: Literal["LeaderWorkerSet", "Deployment"]
+    name: str
+    hpa_name: str
+    namespace: str = "default"
+    labels: dict[str, str]  # pod labels that Service and PodMonitoring select (the leader's, for groups)
+    port: Count
+    service: str
+    service_type: Literal["ClusterIP", "LoadBalancer"] = "ClusterIP"
+    image: str
+    storage: Literal["hub", "hyperdisk-ml", "gcsfuse", "local"] = "hub"
+    model_path: str | None = None  # served from a path: --served-model-name keeps the API's model id
+    metrics: Literal["stackdriver", "autoscalingmetric", "prometheus-adapter", "keda"] = "stackdriver"
+    machine_type: str | None = None
+    node_pool: str | None = None
+    node_selector: dict[str, str] = {}
+    min_replicas: Count = 1
+    max_replicas: Count = 2
+    tutorial_target: Positive  # the tutorial's averageValue for num_requests_waiting
+    extra_args: list[str] = []
+
+
+class Profile(_Section):
+    """One served system; see the module docstring."""
+
+    name: str
+    title: str
+    model: Model
+    accelerator: Accelerator
+    replica: Replica
+    engine: Engine
+    cold_start: ColdStart
+    metric_path: MetricPath = MetricPath()
+    workload: Workload
+    deploy: Deploy
+    predictions: list[str] = []  # numbers here that nobody measured, each as a sentence
+
+
+def names() -> list[str]:
+    """Names of the profiles that come with the package, sorted."""
+    return sorted(file.stem for file in Path(__file__).parent.glob("*.yaml"))
+
+
+def load(name_or_path: str) -> Profile:
+    """The profile of that name, or read from a YAML file of the user's.
+
+    Raises BadInput naming the nearest profile, or the file and the field that is wrong.
+    """
+    try:
+        return Profile.model_validate(_content(name_or_path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "profile"
+        raise BadInput(
+            f"profile {name_or_path}, field {field}: {first['msg']}", value=first.get("input")
+        ) from None
+
+
+def overlay(profile: Profile, changes: dict[str, Any]) -> Profile:
+    """The profile with nested keys replaced, validated again (a measured cold start, the user's price).
+
+    Raises BadInput when a key does not exist or a value is not valid.
+    """
+    try:
+        return Profile.model_validate(_merge(profile.model_dump(), changes))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise BadInput(f"cannot set {field}: {first['msg']}", value=first.get("input")) from None
+
+
+
+
+def _content(name_or_path: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
+    shipped = Path(__file__).parent / f"{name_or_path}.yaml"
+    is_path = name_or_path.endswith((".yaml", ".yml"))
+    file = Path(name_or_path) if is_path else shipped
+    if not file.exists():
+        if is_path:
+            raise BadInput("no such profile file", value=name_or_path)
+        near = difflib.get_close_matches(name_or_path, names(), n=1, cutoff=0.3)
+        raise BadInput(
+            "unknown profile",
+            value=name_or_path,
+            expected=f"one of {', '.join(names())} or a path to a .yaml file",
+            next_step=f"did you mean {near[0]}?" if near else None,
+        )
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise BadInput(f"profile {file} is not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise BadInput(f"profile {file} holds", value=type(content).__name__, expected="a mapping")
+    base = content.pop("extends", None)
+    content.setdefault("name", file.stem)
+    if base is None:
+        return content
+    if base in seen:
+        raise BadInput(f"profile {file} extends itself", value=base)
+    return _merge(_content(base, (*seen, base)), content)
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged

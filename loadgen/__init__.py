@@ -1,0 +1,1 @@
+"""Load: what arrives when, and what came back."""
