@@ -135,7 +135,7 @@ def write_table(
     if isinstance(columns, pa.Table):
         arrow = columns.cast(schema)
     else:
-        given = {str(name): columns[name] for name in columns}
+        given: dict[str, Any] = dict(columns.items())  # type: ignore[arg-type]  # a DataFrame's labels are our column names
         if unknown := sorted(set(given) - set(schema.names)):
             raise KeyError(f"table {table} has no column {unknown}")
         length = len(next(iter(given.values()))) if given else 0
@@ -202,7 +202,7 @@ class Run:
     def itl(self) -> pd.DataFrame:
         """Histogram of event gaps per stage: counts of gaps in [gap_low_s, gap_high_s)."""
         frame = _read_frame(self.path, "itl")
-        return frame.groupby(["stage", "gap_low_s", "gap_high_s"], as_index=False)["count"].sum()
+        return frame.groupby(["stage", "gap_low_s", "gap_high_s"], as_index=False)[["count"]].sum()
 
     @cached_property
     def metrics(self) -> pd.DataFrame:

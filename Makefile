@@ -1,0 +1,61 @@
+# Two commands do all the set-up on a fresh Debian or Ubuntu machine with Python >= 3.11:
+#   make demo    from load to a judged HPA on a simulated fleet
+#   make test    lint, types and all tests (what CI runs)
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint types prometheus generated clean
+
+help:            ## show this list
+	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+demo: $(VENV)/.installed prometheus   ## run everything once: fleet, load, collect, recommend, manifest, check
+	$(BIN)/autoscale demo
+
+test: $(VENV)/.installed-test prometheus lint types   ## set up, lint, check types, run the tests
+	$(BIN)/pytest
+
+check: test      ## the same as test: what CI runs
+
+lint: $(VENV)/.installed-test   ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-test  ## mypy on the packages
+	$(BIN)/mypy
+
+generated: $(VENV)/.installed   ## write the committed reference files anew: manifests, schemas, command reference
+	$(BIN)/python -m tests.generated
+
+clean:           ## remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python >= 3.11 is needed; found $$($(PYTHON) --version). Set PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && apt-get install -y -qq --no-install-recommends python3-venv >/dev/null; \
+	  else echo "Python's venv is missing: sudo apt-get install python3-venv"; exit 1; fi; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	@echo "Installing into $(VENV) (about a minute) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
+	@echo "Installing into $(VENV) with the test tools (about a minute) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@ $(VENV)/.installed
+
+# A real Prometheus server for the demo and the tests. Without root: the demo falls back to its own scraper and the
+# test that needs the server is skipped (never when CI=true).
+prometheus:
+	@command -v prometheus >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "Installing the prometheus package ..."; \
+	    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus >/dev/null; } \
+	      || echo "Could not install prometheus; going on without it."; \
+	  else echo "No prometheus found: sudo apt-get install prometheus (going on without it)"; fi; }

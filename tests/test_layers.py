@@ -1,0 +1,137 @@
+"""The rooms import one way, no two files import each other, and the command line starts light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("analysis", "loadgen", "autoscale")
+
+# room -> the rooms it may import, itself always included; the longest matching prefix names a module's room
+ALLOWED: dict[str, set[str]] = {
+    "analysis": set(),
+    "loadgen": {"analysis.run", "analysis.errors", "analysis.histogram", "analysis.slo"},
+    "autoscale.profiles": {"analysis"},
+    "autoscale.hpa": {"analysis.errors"},
+    "autoscale.sim": {
+        "analysis",
+        "autoscale.profiles",
+        "autoscale.hpa",
+        "loadgen.traffic",
+        "loadgen.traces",
+        "loadgen.lengths",
+    },
+    "autoscale.recommend": {
+        "analysis",
+        "autoscale.profiles",
+        "autoscale.hpa",
+        "autoscale.sim",
+        "loadgen.traffic",
+        "loadgen.traces",
+        "loadgen.lengths",
+    },
+    "autoscale.observe": {"analysis"},
+    "autoscale.deploy": {"analysis.errors", "autoscale.profiles", "autoscale.hpa"},
+    "autoscale.check": {"analysis", "autoscale.observe.cluster", "autoscale.hpa"},
+}
+COMMAND_LINE = ("autoscale.cli", "autoscale.demo", "autoscale.render", "autoscale")  # may import every room
+WITH_LOCUST = {"loadgen.users", "loadgen.completions", "loadgen.chat"}
+HEAVY = (
+    "locust",
+    "gevent",
+    "kubernetes",
+    "matplotlib",
+    "pandas",
+    "scipy",
+    "numba",
+    "aiohttp",
+    "numpy",
+    "pyarrow",
+)
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for package in PACKAGES:
+        for file in (ROOT / package).rglob("*.py"):
+            name = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+            found[name.removesuffix(".__init__")] = file
+    return found
+
+
+MODULES = modules()
+
+
+def imports(name: str, *, at_start: bool = False) -> set[str]:
+    """Our modules that module `name` imports; `at_start` leaves out imports inside functions and TYPE_CHECKING."""
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    nodes = ast.walk(tree) if not at_start else _top_level(tree)
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found |= {
+                f"{node.module}.{alias.name}" if f"{node.module}.{alias.name}" in MODULES else node.module
+                for alias in node.names
+            }
+    return {module for module in found if module.split(".")[0] in PACKAGES}
+
+
+def _top_level(tree: ast.Module) -> list[ast.stmt]:
+    return [node for node in tree.body if not isinstance(node, ast.If | ast.FunctionDef | ast.ClassDef)]
+
+
+def room(module: str) -> str:
+    return max((r for r in ALLOWED if module == r or module.startswith(r + ".")), key=len, default="")
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - set(COMMAND_LINE)))
+def test_a_module_imports_only_the_rooms_below_it(module: str) -> None:
+    own = room(module)
+    assert own, f"{module} lies in no room: add it to the table"
+    for target in imports(module):
+        allowed = {own} | ALLOWED[own]
+        assert any(target == a or target.startswith(a + ".") for a in allowed), (
+            f"{module} may not import {target}"
+        )
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_locust_is_imported_by_the_entry_files_and_users_only(module: str) -> None:
+    text = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    names = {
+        n.module.split(".")[0]
+        if isinstance(n, ast.ImportFrom) and n.module
+        else n.names[0].name.split(".")[0]
+        for n in ast.walk(text)
+        if isinstance(n, ast.Import | ast.ImportFrom)
+    }
+    if "locust" in names:
+        assert module in WITH_LOCUST
+
+
+def test_no_two_files_import_each_other() -> None:
+    graph = {name: imports(name, at_start=True) & set(MODULES) - {name} for name in MODULES}
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, f"import circle: {' -> '.join((*path[path.index(name) :], name))}"
+        if name not in done:
+            for target in sorted(graph[name]):
+                visit(target, (*path, name))
+            done.add(name)
+
+    for name in sorted(graph):
+        visit(name, ())
+
+
+def test_the_command_line_starts_without_any_heavy_library() -> None:
+    code = f"import sys, autoscale.cli; print([m for m in {HEAVY!r} if m in sys.modules])"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert result.stdout.strip() == "[]"
