@@ -31,7 +31,7 @@ def test_reads(text: str, slo: Slo) -> None:
 
 
 REFUSED = {
-    "an unknown metric names the nearest": ("tfft_p95=2s", "did you mean ttft"),
+    "an unknown metric names the nearest": ("tfft_p95=2s", "Did you mean ttft"),
     "no unit": ("ttft_p95=2", "ms, s or min"),
     "a percentile above 100": ("ttft_p200=2s", "between 0 and 100"),
     "no percentile and no goodput": ("ttft=2s", "ttft_p95=2s"),
