@@ -1,0 +1,81 @@
+"""What can be asked of an HPA: targets, behaviours and replica bounds, and the manifest that says so."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+# The API server's limits (facts of autoscaling/v2): stabilisation window <= 3600 s, policy period <= 1800 s.
+MAX_WINDOW_S = 3600
+
+
+@dataclass(frozen=True)
+class Behavior:
+    """A behaviour block under a name; `block` None leaves the field out of the manifest (the tutorials' way)."""
+
+    name: str
+    block: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One setting of the HPA: targets in natural units per pod (requests; KV as a fraction), behaviour and bounds."""
+
+    targets: tuple[tuple[str, float], ...]  # (signal, averageValue); signal: waiting | running | kv_usage
+    behavior: Behavior
+    min_replicas: int
+    max_replicas: int
+
+    @property
+    def family(self) -> str:
+        """The signals that drive it, joined by +."""
+        return "+".join(signal for signal, _ in self.targets)
+
+    @property
+    def label(self) -> str:
+        """One line for tables: "waiting 5, running 80, 1-8, window 30 min"."""
+        targets = ", ".join(f"{signal} {quantity(value)}" for signal, value in self.targets)
+        return f"{targets}, {self.min_replicas}-{self.max_replicas}, {self.behavior.name}"
+
+
+def quantity(value: float) -> str:
+    """A target as a canonical Kubernetes quantity, to the milli-unit the metrics adapters keep: 5, 5500m, 504m."""
+    milli = round(value * 1000)
+    return str(milli // 1000) if milli % 1000 == 0 else f"{milli}m"
+
+
+def behaviors(cold_start_s: float) -> list[Behavior]:
+    """The behaviours worth trying for a replica that takes `cold_start_s` to start.
+
+    Scale-up is never slowed: demand that waits is what the SLO is about. Scale-down is what differs: Kubernetes' own
+    300 s, half an hour, an hour (the API's limit), and the shortest window that outlives the cold start, so that a
+    replica is not cancelled before it is ready. Removal goes one replica a minute in the longer ones: a burst often
+    comes in several waves.
+    """
+    windows = {300, 1800, MAX_WINDOW_S}
+    outlive = 60 * math.ceil((cold_start_s * 1.25 + 60) / 60)
+    if outlive <= MAX_WINDOW_S:
+        windows.add(max(outlive, 60))
+    return [Behavior("default"), *(_window(w) for w in sorted(windows))]
+
+
+def _window(seconds: int) -> Behavior:
+    return Behavior(
+        f"down {seconds // 60} min",
+        {
+            "scaleUp": {
+                "stabilizationWindowSeconds": 0,
+                "selectPolicy": "Max",
+                "policies": [
+                    {"type": "Pods", "value": 4, "periodSeconds": 15},
+                    {"type": "Percent", "value": 100, "periodSeconds": 15},
+                ],
+            },
+            "scaleDown": {
+                "stabilizationWindowSeconds": seconds,
+                "selectPolicy": "Max",
+                "policies": [{"type": "Pods", "value": 1, "periodSeconds": 60}],
+            },
+        },
+    )

@@ -1,0 +1,278 @@
+"""The cheapest setting that holds the SLO, found by simulating the real HPA rules.
+
+The search rests on one fact: along a *line* (signals, behaviour and bounds fixed, the target rising) accelerator time
+falls and attainment falls, so the loosest target that holds is the cheapest of its line and bisection finds it. Lines
+race: a trial stops as soon as it has more breaches than the SLO allows or costs more than the best setting so far.
+Finalists are judged again over fresh seeds, the same seeds for all (common random numbers), and the choice is the
+cheapest whose attainment holds with confidence, not the luckiest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+from typing import Protocol
+
+import numpy as np
+from scipy import stats
+
+from autoscale.recommend.candidates import Behavior, Candidate
+
+COST_SLACK = 0.01  # settings within 1 % of the cheapest are not told apart
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one simulation of one setting with one seed gave.
+
+    margin            smallest over the SLO's terms of share within the bound minus share asked; >= 0 holds
+    attainment        share of all requests that keep every bound
+    stopped           "" ran to the end; "breaches" or "cost": stopped early, the other figures are partial
+    """
+
+    margin: float
+    attainment: float
+    accelerator_hours: float
+    replica_hours: float
+    ttft_p99_s: float
+    tpot_p99_s: float
+    wasted_scale_outs: int
+    flaps: int
+    longest_breach_s: float
+    peak_replicas: int
+    stopped: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the SLO held and no replica was started in vain."""
+        return not self.stopped and self.margin >= 0 and self.wasted_scale_outs == 0
+
+
+class Judge(Protocol):
+    """Simulates a setting (or a static fleet of N replicas) with one seed; picklable, so that workers can run it."""
+
+    def __call__(self, setting: Candidate | int, seed: int, cost_limit_h: float = math.inf) -> Trial:
+        """One trial; stops early once the SLO cannot hold any more or accelerator-hours exceed the limit."""
+        ...
+
+
+@dataclass(frozen=True)
+class Line:
+    """Settings that differ in one target only, from tight (many replicas) to loose."""
+
+    settings: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One setting over several seeds."""
+
+    setting: Candidate | int
+    trials: tuple[Trial, ...]
+
+    def mean(self, figure: str) -> float:
+        """Mean of one figure of the trials; NaN when none ran to the end."""
+        values = [getattr(t, figure) for t in self.trials if not t.stopped]
+        return float(np.mean(values)) if values else math.nan
+
+    def interval(self, figure: str) -> tuple[float, float]:
+        """95 % t interval of the mean over seeds; the single value twice when there is one trial."""
+        values = [float(getattr(t, figure)) for t in self.trials if not t.stopped]
+        if not values:
+            return (math.nan, math.nan)
+        mean, spread = float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        if spread == 0:
+            return (mean, mean)
+        half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * spread / math.sqrt(len(values))
+        return (mean - half, mean + half)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the lower bound of the margin is at least 0 and nothing was wasted in any trial."""
+        if any(t.stopped or t.wasted_scale_outs for t in self.trials):
+            return False
+        return self.interval("margin")[0] >= 0
+
+    @property
+    def cost(self) -> float:
+        """Mean accelerator-hours."""
+        return self.mean("accelerator_hours")
+
+
+@dataclass(frozen=True)
+class Space:
+    """What may be chosen from: per signal the targets from tight to loose, behaviours, replica bounds."""
+
+    targets: dict[str, tuple[float, ...]]
+    behaviors: tuple[Behavior, ...]
+    min_replicas: tuple[int, ...]
+    max_replicas: int
+    # Pairs (waiting, other): with a pair the queue is the alarm and the other signal holds scale-in back
+    waiting_in_pairs: tuple[float, ...] = ()
+
+    def families(self) -> list[tuple[tuple[str, float], ...]]:
+        """Fixed parts of each family; the line's own target comes last."""
+        pairs = [(("waiting", w),) for w in self.waiting_in_pairs]
+        return [(), *pairs]
+
+    def line(
+        self, fixed: tuple[tuple[str, float], ...], signal: str, behavior: Behavior, minimum: int
+    ) -> Line:
+        """The line over the targets of `signal`, with `fixed` targets beside it."""
+        return Line(
+            tuple(
+                Candidate((*fixed, (signal, value)), behavior, minimum, max(self.max_replicas, minimum))
+                for value in self.targets[signal]
+            )
+        )
+
+
+def static_fleet(judge: Judge, start: int, limit: int, seed: int = 0) -> tuple[int | None, dict[int, Trial]]:
+    """The fewest standing replicas that hold the SLO (None: not even `limit`), and what was tried."""
+    tried: dict[int, Trial] = {}
+
+    def holds(count: int) -> bool:
+        if count not in tried:
+            tried[count] = judge(count, seed)
+        return tried[count].holds
+
+    low, high = 0, max(1, min(start, limit))
+    while not holds(high):
+        if high >= limit:
+            return None, tried
+        low, high = high, min(limit, high + max(1, high // 2))
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high, tried
+
+
+def loosest(
+    judge: Judge, line: Line, cost_limit_h: float, seed: int = 0
+) -> tuple[Candidate | None, list[tuple[Candidate, Trial]]]:
+    """The loosest setting of a line that holds for less than the limit, by bisection, and all that was tried.
+
+    A trial that was stopped for its cost says nothing about the SLO: the search goes on looser; one that was stopped
+    for its breaches goes on tighter; when both meet, the line holds nothing cheaper than the limit.
+    """
+    tried: list[tuple[Candidate, Trial]] = []
+    best: Candidate | None = None
+    low, high = -1, len(line.settings)
+    while high - low > 1:
+        middle = (low + high) // 2
+        setting = line.settings[middle]
+        trial = judge(setting, seed, cost_limit_h)
+        tried.append((setting, trial))
+        if trial.stopped == "cost":
+            low = middle
+        elif trial.holds:
+            best, low = setting, middle
+        else:
+            high = middle
+    return best, tried
+
+
+def search(
+    judge: Judge,
+    space: Space,
+    static_cost_h: float,
+    executor: Executor | None = None,
+    progress: Callable[[float, str], None] | None = None,
+    finalists: int = 8,
+) -> list[tuple[Candidate, Trial]]:
+    """Settings worth judging over more seeds, cheapest first, each with its first trial.
+
+    Coordinate descent over families, then behaviours and minimum replicas for the two best families: every round is a
+    set of independent lines, run side by side when an executor is given.
+    """
+    found: dict[Candidate, Trial] = {}
+    report = progress or (lambda _fraction, _text: None)
+
+    def limit() -> float:
+        holding = [t.accelerator_hours for t in found.values() if t.holds]
+        return min([static_cost_h, *holding]) * (1 + COST_SLACK)
+
+    def race(lines: Sequence[Line], share: tuple[float, float], text: str) -> None:
+        done = 0
+        batch = 2 * max(1, getattr(executor, "_max_workers", 1)) if executor else 1
+        for start in range(0, len(lines), batch):
+            part = lines[start : start + batch]
+            run = partial(_loosest, judge, cost_limit_h=limit())
+            for tried in executor.map(run, part) if executor else map(run, part):
+                found.update(dict(tried))
+                done += 1
+                report(share[0] + (share[1] - share[0]) * done / len(lines), text)
+
+    patient = max(space.behaviors, key=_window_s)
+    signals = [s for s in space.targets if s != "waiting"]
+    families: list[tuple[tuple[tuple[str, float], ...], str]] = [((), s) for s in space.targets]
+    families += [((("waiting", w),), s) for w, s in product(space.waiting_in_pairs, signals)]
+    first = {
+        family: [
+            space.line(*family, behavior, space.min_replicas[0]) for behavior in {space.behaviors[0], patient}
+        ]
+        for family in families
+    }
+    race([line for lines in first.values() for line in lines], (0.0, 0.4), "signals")
+    ranked = sorted(
+        families,
+        key=lambda f: min(
+            (_rank(found.get(s)) for line in first[f] for s in line.settings), default=math.inf
+        ),
+    )
+    rest = [
+        space.line(*family, behavior, minimum)
+        for family in ranked[:2]
+        for behavior, minimum in product(space.behaviors, space.min_replicas)
+        if space.line(*family, behavior, minimum) not in first[family]
+    ]
+    race(rest, (0.4, 1.0), "behaviours and bounds")
+    holding = sorted(
+        (item for item in found.items() if item[1].holds), key=lambda item: item[1].accelerator_hours
+    )
+    return holding[:finalists]
+
+
+def _loosest(judge: Judge, line: Line, cost_limit_h: float) -> list[tuple[Candidate, Trial]]:
+    return loosest(judge, line, cost_limit_h)[1]
+
+
+def _rank(trial: Trial | None) -> float:
+    return trial.accelerator_hours if trial is not None and trial.holds else math.inf
+
+
+def _window_s(behavior: Behavior) -> float:
+    return behavior.block["scaleDown"]["stabilizationWindowSeconds"] if behavior.block else 300.5
+
+
+def confirm(
+    judge: Judge,
+    settings: Iterable[Candidate | int],
+    seeds: Sequence[int],
+    executor: Executor | None = None,
+) -> list[Judged]:
+    """Every setting judged over the same seeds, in the order given."""
+    settings = list(settings)
+    pairs = [(setting, seed) for setting in settings for seed in seeds]
+    run = partial(_one, judge)
+    trials = list(executor.map(run, pairs) if executor else map(run, pairs))
+    return [
+        Judged(setting, tuple(trials[i * len(seeds) : (i + 1) * len(seeds)]))
+        for i, setting in enumerate(settings)
+    ]
+
+
+def _one(judge: Judge, pair: tuple[Candidate | int, int]) -> Trial:
+    return judge(*pair)
+
+
+def tighter(setting: Candidate, space: Space) -> Candidate | None:
+    """The next tighter setting of the same line; None at its end."""
+    *fixed, (signal, value) = setting.targets
+    below = [v for v in space.targets[signal] if v < value - 1e-9]
+    return replace(setting, targets=(*fixed, (signal, max(below)))) if below else None
