@@ -1,0 +1,299 @@
+"""Offered rate as arithmetic: rate(t), its closed-form integral and the inverse of that integral. Pure.
+
+A programme is a row of pieces without gaps; on a piece the rate is a straight line, and waves may lie on top:
+
+    rate(t)     = level_i + slope_i (t - edge_i) + sum_w A_w sin(2 pi (t - start_w) / P_w + phase_w)       requests/s
+    integral(t) = cum_i + level_i d + slope_i d^2 / 2                                   with d = t - edge_i, requests
+                + sum_w A_w P_w / (2 pi) (cos phase_w - cos(2 pi (t - start_w) / P_w + phase_w))
+    inverse(u)  = edge_i + 2 v / (level_i + sqrt(level_i^2 + 2 slope_i v))              with v = u - cum_i, seconds
+
+    requests/s        spike         sine
+        |            ____          . .
+        |   ramp    |    |       .     .     .
+        |     /-----+    +-----.         . .         integral(t) = area to the left of t = requests due by then
+        |____/ steps                                 inverse(u)  = when request number u is due
+        +------------------------------------- t, s
+
+t in seconds since the start, rates in requests/s, slopes in requests/s^2, A in requests/s, P in s, phase in rad. Steps,
+ramps, spikes, the diurnal curve and sums of them have no waves: their inverse is the closed form. With waves the inverse
+is a Newton iteration held inside a bracket (bisection when it would leave it), to 1e-9 s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from analysis.errors import BadInput
+
+Floats = NDArray[np.float64]
+
+# Rate by hour of day (UTC): mean of the five working days of the Azure 2024 conversation week, stretched so that its
+# peak and trough stand at 1.66 and 0.47 as those of the whole week do (of the week's mean; this day's mean is 1.03).
+DAY_SHAPE = (
+    *(0.83, 0.98, 0.95, 0.65, 0.67, 0.80, 1.05, 1.19, 1.23, 1.19, 0.99, 1.09),
+    *(1.32, 1.54, 1.66, 1.48, 1.28, 1.19, 1.18, 1.06, 0.89, 0.61, 0.47, 0.52),
+)
+WAVE_NODES = 128  # table nodes per period: the first guess is then within 1e-4 of a period
+
+
+@dataclass(frozen=True)
+class Wave:
+    """amplitude_rps * sin(2 pi (t - start_s) / period_s + phase_rad) on [start_s, end_s)."""
+
+    amplitude_rps: float
+    period_s: float
+    phase_rad: float
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, eq=False)
+class Rate:
+    """A rate programme: k pieces between the k + 1 `edges_s` (the first is 0), and waves over them."""
+
+    edges_s: Floats
+    level_rps: Floats
+    slope_rps_s: Floats
+    waves: tuple[Wave, ...] = ()
+
+    @property
+    def duration_s(self) -> float:
+        """Length of the programme in s."""
+        return float(self.edges_s[-1])
+
+    @property
+    def requests(self) -> float:
+        """Expected requests over the whole programme."""
+        return float(self.integral(self.duration_s))
+
+    def rate(self, t_s: ArrayLike) -> Floats:
+        """Requests/s at each time; 0 outside the programme."""
+        t = np.asarray(t_s, dtype=np.float64)
+        piece = np.clip(np.searchsorted(self.edges_s, t, side="right") - 1, 0, len(self.level_rps) - 1)
+        value = self.level_rps[piece] + self.slope_rps_s[piece] * (t - self.edges_s[piece])
+        for w in self.waves:
+            angle = 2 * np.pi * (t - w.start_s) / w.period_s + w.phase_rad
+            value = value + np.where((t >= w.start_s) & (t < w.end_s), w.amplitude_rps * np.sin(angle), 0.0)
+        return np.where((t >= 0) & (t < self.duration_s), np.maximum(value, 0.0), 0.0)
+
+    def integral(self, t_s: ArrayLike) -> Floats:
+        """Requests due in [0, t) at each time; constant outside the programme."""
+        t = np.clip(np.asarray(t_s, dtype=np.float64), 0.0, self.duration_s)
+        piece = np.clip(np.searchsorted(self.edges_s, t, side="right") - 1, 0, len(self.level_rps) - 1)
+        d = t - self.edges_s[piece]
+        area = self._line_area[piece] + d * (self.level_rps[piece] + 0.5 * self.slope_rps_s[piece] * d)
+        for w in self.waves:
+            angle = 2 * np.pi * (np.clip(t, w.start_s, w.end_s) - w.start_s) / w.period_s + w.phase_rad
+            area = area + w.amplitude_rps * w.period_s / (2 * np.pi) * (np.cos(w.phase_rad) - np.cos(angle))
+        return area
+
+    def inverse(self, requests: ArrayLike) -> Floats:
+        """The earliest time in s after which the integral exceeds each number; the end for numbers beyond it."""
+        u = np.asarray(requests, dtype=np.float64)
+        return self._newton(u) if self.waves else self._closed_form(u)
+
+    def until(self, end_s: float) -> Rate:
+        """The programme cut at `end_s`."""
+        keep = self.edges_s[:-1] < end_s
+        edges = np.append(self.edges_s[:-1][keep], min(end_s, self.duration_s))
+        waves = tuple(replace(w, end_s=min(w.end_s, end_s)) for w in self.waves if w.start_s < end_s)
+        return Rate(edges, self.level_rps[keep], self.slope_rps_s[keep], waves)
+
+    def means(self) -> Floats:
+        """Mean requests/s of each piece, shape (k,)."""
+        return np.diff(self.integral(self.edges_s)) / np.diff(self.edges_s)
+
+    @cached_property
+    def _line_area(self) -> Floats:
+        d = np.diff(self.edges_s)
+        return np.concatenate(([0.0], np.cumsum(d * (self.level_rps + 0.5 * self.slope_rps_s * d))))
+
+    @cached_property
+    def _nodes(self) -> tuple[Floats, Floats]:
+        """Times and integrals between which the inverse is bracketed; at most about a million per wave."""
+        times = [self.edges_s]
+        for w in self.waves:
+            step = max(w.period_s / WAVE_NODES, (w.end_s - w.start_s) / 1e6)
+            times.append(np.arange(w.start_s, w.end_s, step))
+        nodes = np.unique(np.concatenate(times))
+        return nodes, np.maximum.accumulate(self.integral(nodes))
+
+    def _closed_form(self, u: Floats) -> Floats:
+        area = self._line_area
+        piece = np.minimum(np.searchsorted(area[1:], u, side="right"), len(self.level_rps) - 1)
+        level, slope = self.level_rps[piece], self.slope_rps_s[piece]
+        v = np.maximum(u - area[piece], 0.0)
+        root = level + np.sqrt(np.maximum(level * level + 2 * slope * v, 0.0))
+        d = np.divide(2 * v, root, out=np.zeros_like(v), where=root > 0)
+        return np.where(
+            u >= area[-1], self.duration_s, np.minimum(self.edges_s[piece] + d, self.edges_s[piece + 1])
+        )
+
+    def _newton(self, u: Floats) -> Floats:
+        times, areas = self._nodes
+        flat = np.atleast_1d(u).ravel()
+        node = np.clip(np.searchsorted(areas, flat, side="right") - 1, 0, len(times) - 2)
+        low, high = times[node], times[node + 1]
+        rise = areas[node + 1] - areas[node]
+        share = np.divide(flat - areas[node], rise, out=np.ones_like(flat), where=rise > 0)
+        t = low + np.clip(share, 0.0, 1.0) * (high - low)
+        todo = np.arange(len(flat))
+        for _ in range(60):
+            now, wanted = t[todo], flat[todo]
+            excess = self.integral(now) - wanted
+            low[todo] = np.where(excess <= 0, now, low[todo])
+            high[todo] = np.where(excess > 0, now, high[todo])
+            rate = self.rate(now)
+            following = now - np.divide(excess, rate, out=np.full_like(now, np.inf), where=rate > 0)
+            inside = (following >= low[todo]) & (following <= high[todo])
+            t[todo] = np.where(inside, following, 0.5 * (low[todo] + high[todo]))
+            todo = todo[np.abs(t[todo] - now) > 1e-9]
+            if len(todo) == 0:
+                break
+        return np.where(flat >= areas[-1], self.duration_s, t).reshape(u.shape)
+
+
+def points(times_s: Sequence[float] | Floats, rates_rps: Sequence[float] | Floats) -> Rate:
+    """Straight lines between (time, rate) points; times start at 0 and rise strictly."""
+    t, r = np.asarray(times_s, dtype=np.float64), np.asarray(rates_rps, dtype=np.float64)
+    if len(t) < 2 or len(t) != len(r) or t[0] != 0 or not (np.diff(t) > 0).all():
+        raise BadInput(
+            "times of a rate curve", value=t.tolist()[:6], expected="rising seconds that start with 0"
+        )
+    _not_negative(*r)
+    return Rate(t, r[:-1], np.diff(r) / np.diff(t))
+
+
+def steps(stages: Sequence[tuple[float, float]]) -> Rate:
+    """One constant piece per (rate in requests/s, duration in s)."""
+    for rate_rps, duration_s in stages:
+        _not_negative(rate_rps)
+        _positive("duration of a stage in s", duration_s)
+    edges = np.concatenate(([0.0], np.cumsum([duration_s for _, duration_s in stages], dtype=np.float64)))
+    return Rate(edges, np.array([float(rate) for rate, _ in stages]), np.zeros(len(stages)))
+
+
+def constant(rate_rps: float, duration_s: float) -> Rate:
+    """The same rate throughout."""
+    return steps([(rate_rps, duration_s)])
+
+
+def ramp(from_rps: float, to_rps: float, duration_s: float) -> Rate:
+    """A straight line from one rate to another."""
+    _positive("duration of a ramp in s", duration_s)
+    return points([0.0, duration_s], [from_rps, to_rps])
+
+
+def spike(
+    base_rps: float,
+    peak_rps: float,
+    at_s: float,
+    hold_s: float,
+    duration_s: float,
+    rise_s: float = 0.0,
+    fall_s: float = 0.0,
+) -> Rate:
+    """`base_rps`, from `at_s` a rise over `rise_s` to `peak_rps`, held for `hold_s`, a fall over `fall_s`, base again."""
+    rest_s = duration_s - at_s - rise_s - hold_s - fall_s
+    if min(at_s, hold_s, rise_s, fall_s, rest_s) < 0:
+        raise BadInput(
+            "a spike does not fit into its duration",
+            value=f"at_s {at_s:g} + rise_s {rise_s:g} + hold_s {hold_s:g} + fall_s {fall_s:g}",
+            expected=f"times of at least 0 that add up to at most duration_s {duration_s:g}",
+        )
+    parts = [
+        (base_rps, base_rps, at_s),
+        (base_rps, peak_rps, rise_s),
+        (peak_rps, peak_rps, hold_s),
+        (peak_rps, base_rps, fall_s),
+        (base_rps, base_rps, rest_s),
+    ]
+    return joined([ramp(*part) for part in parts if part[2] > 0])
+
+
+def sine(
+    mean_rps: float, amplitude_rps: float, period_s: float, duration_s: float, phase_rad: float = 0.0
+) -> Rate:
+    """mean + amplitude sin(2 pi t / period + phase)."""
+    _positive("period of a sine in s", period_s)
+    if abs(amplitude_rps) > mean_rps:
+        raise BadInput(
+            "amplitude_rps of a sine",
+            value=amplitude_rps,
+            expected=f"at most mean_rps {mean_rps:g}: a rate cannot be negative",
+        )
+    line = constant(mean_rps, duration_s)
+    wave = Wave(amplitude_rps, period_s, phase_rad, 0.0, duration_s)
+    return Rate(line.edges_s, line.level_rps, line.slope_rps_s, (wave,))
+
+
+def diurnal(
+    peak_rps: float,
+    duration_s: float,
+    start_hour: float = 0.0,
+    day_s: float = 86400.0,
+    shape: Sequence[float] = DAY_SHAPE,
+) -> Rate:
+    """A daily curve whose highest hour is `peak_rps`; straight lines between the middles of the hours.
+
+    `day_s` other than 86400 compresses the day; `shape` holds equally long parts of a day, of any number, relative to
+    each other only. The default's mean is 0.62 of its peak and its trough 0.28.
+    """
+    _positive("length of a day in s", day_s)
+    _positive("duration of a diurnal curve in s", duration_s)
+    relative = np.asarray(shape, dtype=np.float64) / max(shape)
+    part_s = day_s / len(relative)
+    first = int(np.floor(start_hour / 24 * day_s / part_s - 0.5))
+    count = int(np.ceil(duration_s / part_s)) + 2
+    index = np.arange(first, first + count)
+    middle_s = (index + 0.5) * part_s - start_hour / 24 * day_s
+    curve = peak_rps * relative[index % len(relative)]
+    inner = middle_s[(middle_s > 1e-9 * part_s) & (middle_s < duration_s * (1 - 1e-12))]
+    times = np.concatenate(([0.0], inner, [duration_s]))
+    return points(times, np.interp(times, middle_s, curve))
+
+
+def joined(parts: Sequence[Rate]) -> Rate:
+    """The programmes one after another, without gaps."""
+    starts = np.concatenate(([0.0], np.cumsum([p.duration_s for p in parts])))
+    edges = [p.edges_s[:-1] + s for p, s in zip(parts, starts, strict=False)]
+    waves = tuple(
+        Wave(w.amplitude_rps, w.period_s, w.phase_rad, w.start_s + s, w.end_s + s)
+        for p, s in zip(parts, starts, strict=False)
+        for w in p.waves
+    )
+    return Rate(
+        np.concatenate([*edges, starts[-1:]]),
+        np.concatenate([p.level_rps for p in parts]),
+        np.concatenate([p.slope_rps_s for p in parts]),
+        waves,
+    )
+
+
+def summed(parts: Sequence[Rate]) -> Rate:
+    """The programmes at the same time, added; a shorter one adds nothing after its end."""
+    edges = np.unique(np.concatenate([p.edges_s for p in parts]))
+    level, slope = np.zeros(len(edges) - 1), np.zeros(len(edges) - 1)
+    for p in parts:
+        for i, (start, end) in enumerate(pairwise(p.edges_s)):
+            covered = (edges[:-1] >= start) & (edges[:-1] < end)
+            level[covered] += p.level_rps[i] + p.slope_rps_s[i] * (edges[:-1][covered] - start)
+            slope[covered] += p.slope_rps_s[i]
+    return Rate(edges, level, slope, tuple(w for p in parts for w in p.waves))
+
+
+def _not_negative(*rates_rps: float) -> None:
+    for rate in rates_rps:
+        if not 0 <= rate < np.inf:
+            raise BadInput("rate in requests/s", value=float(rate), expected="a number of at least 0")
+
+
+def _positive(what: str, value: float) -> None:
+    if not 0 < value < np.inf:
+        raise BadInput(what, value=value, expected="a number above 0")

@@ -1,0 +1,366 @@
+"""What arrives when: a load plan is a rate programme, an arrival process, lengths and a seed. Pure; only files named are read.
+
+A renewal process with gaps of mean 1 runs in operational time u, which counts expected requests, and is carried into
+seconds through the inverse of the rate's integral (loadgen.rates), so that any process works with any programme:
+
+    u_0 = stationary start, u_k = u_(k-1) + gap_k;      due_k = inverse(u_k);      the last due is before the end
+
+    constant   gap = 1, u_0 = 0                            CV 0: evenly spaced under a constant rate
+    poisson    gap ~ exponential                           CV 1
+    gamma:CV   gap ~ gamma(1/CV^2, scale CV^2)             u_0 from the stationary residual, so that the expected count
+                                                           is exactly the integral whatever the CV
+    trace      due times of a recorded trace (loadgen.traces)
+
+Gaps, prompt lengths and output lengths come from three generators seeded by (seed, purpose): the same seed gives the same
+bytes, whatever the chunk size; a longer plan begins with the shorter one; and plans that differ in rate only share their
+gaps, which makes comparisons between them paired.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from analysis.errors import BadInput
+from loadgen import lengths, rates
+from loadgen.lengths import Lengths
+from loadgen.rates import Rate
+
+CHUNK = 65_536  # arrivals drawn at a time: about 2 MB
+UNTIL_STOPPED_S = 366 * 86_400.0  # duration of a plan that was given none
+
+
+class Arrivals(NamedTuple):
+    """A chunk of requests as equally long arrays, ordered by `due_s`."""
+
+    due_s: NDArray[np.float64]  # seconds since the start
+    prompt_tokens: NDArray[np.int32]
+    output_tokens: NDArray[np.int32]
+    prefix_tokens: NDArray[np.int32]  # leading tokens of the prompt that a prefix cache can serve
+    request_id: NDArray[np.int64]  # 0, 1, 2, ... over the whole plan, whatever the slice
+    blocks: NDArray[np.object_] | None = (
+        None  # per request a tuple of prefix block ids, when the trace has them
+    )
+
+    def take(self, which: slice | NDArray[Any]) -> Arrivals:
+        """The chosen rows."""
+        return Arrivals._make(None if column is None else column[which] for column in self)
+
+
+@dataclass(frozen=True)
+class Process:
+    """How arrivals scatter around the rate: `kind` constant | poisson | gamma, `cv` of the gaps in operational time."""
+
+    kind: str
+    cv: float
+
+    def __str__(self) -> str:
+        return f"gamma:{self.cv:g}" if self.kind == "gamma" else self.kind
+
+    def first(self, rng: np.random.Generator) -> float:
+        """Operational time of the first arrival."""
+        if self.kind == "constant":
+            return 0.0
+        shape = 1 / self.cv**2  # the residual of a stationary renewal process: U times a length-biased gap
+        return float(rng.random() * rng.standard_gamma(shape + 1) / shape)
+
+    def gaps(self, rng: np.random.Generator, n: int) -> NDArray[np.float64]:
+        """`n` gaps of mean 1 in operational time."""
+        if self.kind == "constant":
+            return np.ones(n)
+        if self.kind == "poisson":
+            return rng.standard_exponential(n)
+        return rng.standard_gamma(1 / self.cv**2, n) * self.cv**2
+
+
+class Source(Protocol):
+    """Recorded arrivals (loadgen.traces.Trace): a rate curve for display, and the requests in chunks."""
+
+    @property
+    def rate(self) -> Rate:
+        """The trace's rate over time; its integral at the end is the number of requests."""
+
+    def until(self, duration_s: float) -> Source:
+        """The same trace, ended at `duration_s`."""
+
+    def chunks(self, n: int, seed: int) -> Iterator[Arrivals]:
+        """All arrivals in order."""
+
+    def describe(self) -> dict[str, Any]:
+        """What was read and how, for run.json."""
+
+
+@dataclass(frozen=True, eq=False)
+class LoadPlan:
+    """Everything that is offered, drawn on demand; see the module docstring. Slices of it belong to workers."""
+
+    programme: Rate
+    process: Process = Process("poisson", 1.0)
+    prompt: Lengths = Lengths("fixed", 512)  # noqa: RUF009 -- frozen
+    output: Lengths = Lengths("fixed", 128)  # noqa: RUF009 -- frozen
+    shared_prefix_tokens: int = 0
+    seed: int = 0
+    trace: Source | None = None
+    index: int = 0
+    of: int = 1
+
+    @property
+    def duration_s(self) -> float:
+        """Length of the plan in s; UNTIL_STOPPED_S when none was given."""
+        return self.programme.duration_s
+
+    @property
+    def expected_requests(self) -> float:
+        """Expected requests of the whole plan (not of a slice); exact for constant arrivals and traces."""
+        return self.programme.requests
+
+    @property
+    def stages(self) -> list[dict[str, float]]:
+        """One stage per piece of the programme, one in all for a trace: stage, start_s, end_s, rate (mean, req/s)."""
+        edges, means = self.programme.edges_s, self.programme.means()
+        if self.trace is not None:
+            edges, means = edges[[0, -1]], np.array([self.expected_requests / self.duration_s])
+        return [
+            {"stage": i, "start_s": float(edges[i]), "end_s": float(edges[i + 1]), "rate": float(mean)}
+            for i, mean in enumerate(means)
+        ]
+
+    def stage_of(self, due_s: ArrayLike) -> NDArray[np.int32]:
+        """The stage number of each due time."""
+        edges = np.array([stage["start_s"] for stage in self.stages])
+        return (np.searchsorted(edges, np.asarray(due_s), side="right") - 1).astype(np.int32)
+
+    def rate(self, t_s: ArrayLike) -> NDArray[np.float64]:
+        """Offered requests/s of the whole plan at each time."""
+        return self.programme.rate(t_s)
+
+    def describe(self) -> dict[str, Any]:
+        """The plan in words and numbers, for run.json."""
+        return {
+            "stages": self.stages,
+            "duration_s": self.duration_s,
+            "expected_requests": self.expected_requests,
+            "arrivals": "trace" if self.trace is not None else str(self.process),
+            "prompt_tokens": str(self.prompt),
+            "output_tokens": str(self.output),
+            "shared_prefix_tokens": self.shared_prefix_tokens,
+            "seed": self.seed,
+            **({"trace": self.trace.describe()} if self.trace is not None else {}),
+        }
+
+    def slice(self, index: int, of: int) -> LoadPlan:
+        """Worker `index` of `of`: the requests whose id leaves `index` when divided by `of`."""
+        if not 0 <= index < of:
+            raise ValueError(f"slice {index} of {of}")
+        return replace(self, index=self.index + self.of * index, of=self.of * of)
+
+    def arrivals(self, n: int = CHUNK) -> Iterator[Arrivals]:
+        """This slice's arrivals, in chunks of at most `n`; memory is that of one chunk, whatever the plan's length.
+
+        Every slice draws the whole plan and keeps its share: about 0.1 us per request of the plan and worker.
+        """
+        for chunk in self._traced(n) if self.trace is not None else self._drawn(n):
+            mine = chunk if self.of == 1 else chunk.take(chunk.request_id % self.of == self.index)
+            if len(mine.due_s):
+                yield mine
+
+    def _drawn(self, n: int) -> Iterator[Arrivals]:
+        gaps, prompts, outputs = (_generator(self.seed, purpose) for purpose in range(3))
+        total = self.programme.requests
+        total -= 1e-9 * max(1.0, total)  # rounding of the integral must not add a request at the very end
+        u, done, latest = self.process.first(gaps), 0, 0.0
+        while u < total:
+            ahead = total - u
+            size = min(n, int(ahead + 8 * (1 + self.process.cv) * math.sqrt(ahead + 1)) + 8)
+            times = np.cumsum(np.concatenate(([u], self.process.gaps(gaps, size))))
+            u = float(times[-1])
+            times = times[: int(np.searchsorted(times[:-1], total))]
+            count = len(times)
+            due = np.maximum(
+                np.maximum.accumulate(self.programme.inverse(times)), latest
+            )  # rounding keeps order
+            latest = float(due[-1])
+            prompt, output = self.prompt.draw(prompts, count), self.output.draw(outputs, count)
+            yield Arrivals(
+                due_s=due,
+                prompt_tokens=prompt,
+                output_tokens=output,
+                prefix_tokens=np.minimum(prompt - 1, self.shared_prefix_tokens).astype(np.int32),
+                request_id=np.arange(done, done + count, dtype=np.int64),
+            )
+            done += count
+
+    def _traced(self, n: int) -> Iterator[Arrivals]:
+        assert self.trace is not None
+        prompts, outputs = (_generator(self.seed, purpose) for purpose in (1, 2))
+        for chunk in self.trace.chunks(n, self.seed):
+            count = len(chunk.due_s)
+            if (
+                self.prompt.kind != "trace"
+            ):  # other lengths: the trace's prefix blocks no longer describe the prompts
+                prompt = self.prompt.draw(prompts, count)
+                prefix = np.minimum(prompt - 1, self.shared_prefix_tokens).astype(np.int32)
+                chunk = chunk._replace(prompt_tokens=prompt, prefix_tokens=prefix, blocks=None)
+            if self.output.kind != "trace":
+                chunk = chunk._replace(output_tokens=self.output.draw(outputs, count))
+            yield chunk
+
+    @staticmethod
+    def from_options(
+        rate: float | None = None,
+        arrivals: str = "poisson",
+        stages: str | None = None,
+        load_file: Path | str | None = None,
+        trace: Path | str | None = None,
+        prompt_tokens: str | None = None,
+        output_tokens: str | None = None,
+        shared_prefix_tokens: int = 0,
+        seed: int = 0,
+        duration_s: float | None = None,
+    ) -> LoadPlan:
+        """The plan that command-line options describe; exactly one of rate, stages, load_file and trace says how much.
+
+        Lengths default to `fixed:512` and `fixed:128`, with a trace to `trace`. `duration_s` cuts the plan; a rate
+        without it lasts UNTIL_STOPPED_S. A load file is complete in itself: only `duration_s` applies to it.
+        Raises BadInput with the option's value, what was expected and the next step.
+        """
+        given = {"--rate": rate, "--stages": stages, "--load": load_file, "--trace": trace}
+        named = [name for name, value in given.items() if value is not None]
+        if len(named) != 1:
+            raise BadInput(
+                "how much load", value=" and ".join(named) or None, expected=f"one of {', '.join(given)}"
+            )
+        if load_file is not None:
+            return LoadPlan.from_file(load_file).until(duration_s)
+        recorded = None
+        if trace is not None:
+            from loadgen.traces import Trace
+
+            recorded = Trace.open(trace)
+            programme = recorded.rate
+        elif stages is not None:
+            programme = rates.steps(parse_stages(stages))
+        else:
+            assert rate is not None
+            if not 0 < rate < math.inf:
+                raise BadInput("--rate", value=rate, expected="requests/s above 0")
+            programme = rates.constant(rate, UNTIL_STOPPED_S if duration_s is None else duration_s)
+        plan = LoadPlan(
+            programme=programme,
+            process=parse_arrivals(arrivals),
+            prompt=lengths.parse(prompt_tokens or ("trace" if recorded else "fixed:512")),
+            output=lengths.parse(output_tokens or ("trace" if recorded else "fixed:128")),
+            shared_prefix_tokens=shared_prefix_tokens,
+            seed=seed,
+            trace=recorded,
+        )
+        plan.check()
+        return plan.until(duration_s)
+
+    @staticmethod
+    def from_file(path: Path | str) -> LoadPlan:
+        """The plan that a load file describes (loadgen.load_file). Raises BadInput naming the file and the field."""
+        from loadgen.load_file import read
+
+        return read(path)
+
+    @staticmethod
+    def default_traffic(
+        peak_rps: float,
+        prompt_tokens: str = "lognormal:1020,1.0",
+        output_tokens: str = "lognormal:129,0.9",
+        cv: float = 3.0,
+        duration_s: float = 86_400.0,
+        seed: int = 0,
+    ) -> LoadPlan:
+        """What is assumed when nobody says: one day from midnight UTC along rates.DAY_SHAPE, in bursts of gamma gaps.
+
+        The busiest hour offers `peak_rps`; the day's mean is 0.62 and its trough 0.28 of that. CV 3 is the burstiness
+        that multiplied TTFT p99 about five times in published simulation at equal throughput; 1 would be Poisson.
+        """
+        if not 0 < peak_rps < math.inf:
+            raise BadInput("peak of the default traffic in requests/s", value=peak_rps, expected="above 0")
+        return LoadPlan(
+            programme=rates.diurnal(peak_rps, duration_s),
+            process=parse_arrivals(f"gamma:{cv:g}"),
+            prompt=lengths.parse(prompt_tokens),
+            output=lengths.parse(output_tokens),
+            seed=seed,
+        )
+
+    def until(self, duration_s: float | None) -> LoadPlan:
+        """The same plan, ended at `duration_s` when that is earlier."""
+        if duration_s is None or duration_s >= self.duration_s:
+            return self
+        if not duration_s > 0:
+            raise BadInput("duration in s", value=duration_s, expected="a number above 0")
+        shorter = None if self.trace is None else self.trace.until(duration_s)
+        programme = self.programme.until(duration_s) if shorter is None else shorter.rate
+        return replace(self, programme=programme, trace=shorter)
+
+    def check(self) -> None:
+        """Raises BadInput when the parts do not go together."""
+        if self.trace is None and "trace" in (self.prompt.kind, self.output.kind):
+            raise BadInput("lengths `trace` without a trace", next_step="give --trace FILE or other lengths")
+        if self.shared_prefix_tokens < 0:
+            raise BadInput("shared prefix tokens", value=self.shared_prefix_tokens, expected="at least 0")
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise BadInput("seed", value=self.seed, expected="a whole number of at least 0")
+        if not self.expected_requests > 0:
+            raise BadInput("the load offers nothing: every rate is 0", next_step="raise one of the rates")
+
+
+def parse_arrivals(text: str) -> Process:
+    """The process that `constant | poisson | gamma:CV` names. Raises BadInput with the nearest name."""
+    kind, _, rest = str(text).strip().partition(":")
+    if kind in ("constant", "poisson") and not rest:
+        return Process(kind, 0.0 if kind == "constant" else 1.0)
+    forms = {"constant": "constant", "poisson": "poisson", "gamma": "gamma:CV"}
+    if kind != "gamma":
+        near = difflib.get_close_matches(kind, forms, n=1, cutoff=0.3)
+        raise BadInput(
+            "unknown arrival process",
+            value=text,
+            expected=" | ".join(forms.values()),
+            next_step=f"did you mean {forms[near[0]]}?" if near else None,
+        )
+    try:
+        cv = float(rest)
+    except ValueError:
+        cv = math.nan
+    if not 0.01 <= cv <= 30:
+        raise BadInput(
+            "arrivals", value=text, expected="gamma:CV with a CV from 0.01 to 30, for example gamma:3"
+        )
+    return Process(kind, cv)
+
+
+def parse_stages(text: str) -> list[tuple[float, float]]:
+    """`1:60,2:60` as [(rate in requests/s, duration in s), ...]. Raises BadInput naming the stage that is wrong."""
+    stages: list[tuple[float, float]] = []
+    for part in str(text).split(","):
+        rate_text, _, duration_text = part.partition(":")
+        try:
+            rate, duration_s = float(rate_text), float(duration_text)
+        except ValueError:
+            rate = duration_s = math.nan
+        if not (0 <= rate < math.inf and 0 < duration_s < math.inf):
+            raise BadInput(
+                f"stage {len(stages) + 1} of --stages {text}",
+                value=part.strip(),
+                expected="RATE:SECONDS with a rate of at least 0 requests/s and a duration above 0 s",
+                next_step="write for example --stages 1:60,2:60",
+            )
+        stages.append((rate, duration_s))
+    return stages
+
+
+def _generator(seed: int, purpose: int) -> np.random.Generator:
+    return np.random.Generator(np.random.SFC64(np.random.SeedSequence((seed, purpose))))
