@@ -1,6 +1,8 @@
 """Fixtures shared by all rooms."""
 
+import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,3 +24,20 @@ def shared_dir() -> Path:
     if not (path / "calibration").is_dir():
         pytest.skip(f"public data not found at {path}; set AUTOSCALE_SHARED")
     return path
+
+
+@pytest.fixture(scope="session")
+def sweep_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Factory: the recorded sweep "sweep_A" or "sweep_D" (tests/recorded_sweeps.py) as a fresh run directory."""
+    spec = importlib.util.spec_from_file_location(
+        "recorded_sweeps", Path(__file__).parent / "recorded_sweeps.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def write(name: str) -> Path:
+        return module.sweep_to_run(name, tmp_path_factory.mktemp("runs") / name)
+
+    return write
