@@ -60,7 +60,7 @@ def signal_of(metric_name: str) -> str | None:
     """The signal behind an HPA's or Prometheus' metric name, whatever the path; None when it is none of ours."""
     words = re.split(r"[|:/]", metric_name.lower())
     for word in reversed(words):
-        bare = re.sub(r"^(?:.*_)?vllm_", "", word).replace("-", "_")
+        bare = re.sub(r"^.*vllm_", "", word.replace("-", "_"))
         if bare in _SIGNAL_OF:
             return _SIGNAL_OF[bare]
     return None

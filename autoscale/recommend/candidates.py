@@ -12,10 +12,35 @@ MAX_WINDOW_S = 3600
 
 @dataclass(frozen=True)
 class Behavior:
-    """A behaviour block under a name; `block` None leaves the field out of the manifest (the tutorials' way)."""
+    """A behaviour by its scale-down window; None leaves the block out of the manifest (the tutorials' way)."""
 
-    name: str
-    block: dict[str, Any] | None = None
+    down_window_s: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What tables call it: "default", "down 30 min"."""
+        return "default" if self.down_window_s is None else f"down {self.down_window_s // 60} min"
+
+    @property
+    def block(self) -> dict[str, Any] | None:
+        """The autoscaling/v2 behavior field: scale-up as Kubernetes' own, removal one replica a minute."""
+        if self.down_window_s is None:
+            return None
+        return {
+            "scaleUp": {
+                "stabilizationWindowSeconds": 0,
+                "selectPolicy": "Max",
+                "policies": [
+                    {"type": "Pods", "value": 4, "periodSeconds": 15},
+                    {"type": "Percent", "value": 100, "periodSeconds": 15},
+                ],
+            },
+            "scaleDown": {
+                "stabilizationWindowSeconds": self.down_window_s,
+                "selectPolicy": "Max",
+                "policies": [{"type": "Pods", "value": 1, "periodSeconds": 60}],
+            },
+        }
 
 
 @dataclass(frozen=True)
@@ -57,25 +82,4 @@ def behaviors(cold_start_s: float) -> list[Behavior]:
     outlive = 60 * math.ceil((cold_start_s * 1.25 + 60) / 60)
     if outlive <= MAX_WINDOW_S:
         windows.add(max(outlive, 60))
-    return [Behavior("default"), *(_window(w) for w in sorted(windows))]
-
-
-def _window(seconds: int) -> Behavior:
-    return Behavior(
-        f"down {seconds // 60} min",
-        {
-            "scaleUp": {
-                "stabilizationWindowSeconds": 0,
-                "selectPolicy": "Max",
-                "policies": [
-                    {"type": "Pods", "value": 4, "periodSeconds": 15},
-                    {"type": "Percent", "value": 100, "periodSeconds": 15},
-                ],
-            },
-            "scaleDown": {
-                "stabilizationWindowSeconds": seconds,
-                "selectPolicy": "Max",
-                "policies": [{"type": "Pods", "value": 1, "periodSeconds": 60}],
-            },
-        },
-    )
+    return [Behavior(), *(Behavior(w) for w in sorted(windows))]

@@ -246,8 +246,8 @@ def _rank(trial: Trial | None) -> float:
     return trial.accelerator_hours if trial is not None and trial.holds else math.inf
 
 
-def _window_s(behavior: Behavior) -> float:
-    return behavior.block["scaleDown"]["stabilizationWindowSeconds"] if behavior.block else 300.5
+def _window_s(behavior: Behavior) -> int:
+    return 0 if behavior.down_window_s is None else behavior.down_window_s
 
 
 def confirm(

@@ -1,0 +1,299 @@
+"""The engine model of one replica, learned from a run: fit, intervals, identifiability, and the error of the replay.
+
+1. The step time by regression over the requests (step_time.py), starting from the profile's prior.
+2. A refinement by replay: the same requests are sent through the engine model and four factors (the base, the
+   growth with the batch, the prefill term, the overhead before the scheduler) are moved until medians per stage agree with what was measured.
+3. The replay error per quantity says what the model is worth: a model that does not reproduce its own run is not used
+   to extrapolate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.optimize import least_squares
+
+from analysis.errors import TooLittleData
+from analysis.run import Run
+from autoscale.recommend import step_time
+from autoscale.sim.engine import EngineParams, replay
+
+FIGURES = ("tpot_p50_s", "ttft_p50_s", "ttft_p95_s", "running", "kv_usage", "waiting", "throughput_rps")
+# how much a relative error of each figure counts in the refinement; waiting and the TTFT tail swing too much to steer by
+WEIGHTS = {"tpot_p50_s": 1.0, "ttft_p50_s": 0.5, "running": 1.0, "kv_usage": 0.5, "throughput_rps": 2.0}
+PULL = 0.1
+TRUSTED_ERROR = {"tpot_p50_s": 0.15, "running": 0.20, "throughput_rps": 0.10}  # medians over the stages
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A fitted engine and what it is worth.
+
+    engine        the parameters, ready to simulate
+    intervals     coefficient -> (low, high), 95 %, from a block bootstrap over requests
+    scale         relative 95 % half-width of the whole step time: what the uncertainty does to capacity
+    confounded    pairs of coefficients that the run could not tell apart
+    replay        one row per stage and figure: stage, figure, measured, modelled, error (relative)
+    stages_used   stage numbers that the fit rests on
+    """
+
+    engine: EngineParams
+    intervals: dict[str, tuple[float, float]]
+    scale: float
+    confounded: tuple[tuple[str, str], ...]
+    replay: pd.DataFrame
+    stages_used: tuple[int, ...]
+
+    def median_error(self) -> dict[str, float]:
+        """Median absolute relative error over the stages, per figure; NaN where nothing was measured."""
+        return {f: float(self._errors(f).median()) for f in FIGURES}
+
+    def untrusted(self) -> list[str]:
+        """Why the model must not be used to extrapolate, one sentence each; empty when it reproduces its run."""
+        errors = self.median_error()
+        return [
+            f"the replay misses {figure} by {errors[figure]:.0%} (median over the stages; at most {limit:.0%} is trusted)"
+            for figure, limit in TRUSTED_ERROR.items()
+            if errors[figure] > limit
+        ]
+
+    def _errors(self, figure: str) -> pd.Series:
+        return self.replay.loc[self.replay["figure"] == figure, "error"].abs()
+
+
+def limits_from_run(header: dict[str, object], prior: EngineParams) -> EngineParams:
+    """The prior with the engine limits that the run found (blocks, block size, seats, token budget)."""
+    facts = header.get("engine") or {}
+    assert isinstance(facts, dict)
+    found = {name: int(facts[key]) for key, name in _LIMITS.items() if facts.get(key)}
+    if "max_num_seqs" in found and "max_num_batched_tokens" not in found:
+        found["max_num_batched_tokens"] = max(prior.max_num_batched_tokens, found["max_num_seqs"])
+    return replace(prior, **found)
+
+
+_LIMITS = {
+    "num_blocks": "num_blocks",
+    "block_size": "block_size",
+    "max_num_seqs": "max_num_seqs",
+    "max_num_batched_tokens": "max_num_batched_tokens",
+}
+
+
+def calibrate(
+    runs: Sequence[Run],
+    prior: EngineParams,
+    *,
+    replicas: int = 1,
+    exclude: Sequence[set[int]] = (),
+    replicates: int = 200,
+    seed: int = 0,
+    progress: Callable[[float, str], None] | None = None,
+) -> Calibration:
+    """The engine model of one replica from one or more runs (different shapes of load), fitted together.
+
+    `prior` carries the limits (see limits_from_run) and the starting step time; `replicas` is how many served the runs;
+    `exclude[i]` are stages of run i to leave out (limited by the client). Raises TooLittleData without usable requests.
+    """
+    if replicas != 1:
+        raise TooLittleData(
+            "the run was served by several replicas",
+            value=replicas,
+            expected="1 while the step time is measured",
+            next_step="scale the deployment to one replica and measure again",
+        )
+    report = progress or (lambda _fraction, _text: None)
+    kept = [_usable(run.requests, exclude[i] if i < len(exclude) else set()) for i, run in enumerate(runs)]
+    seen = _join([step_time.exposure(rows) for rows in kept])
+    start = np.array([getattr(prior, name) for name in step_time.COEFFICIENTS])
+    passes = prior.pipeline_stages  # the regression sees the whole pass; parameters are per stage
+    coefficients = step_time.fit(seen, start)
+    report(0.2, "step time fitted")
+    measured = [_measured(run, rows) for run, rows in zip(runs, kept, strict=True)]
+    engine = _with(prior, coefficients / passes, _overhead(kept, seen, coefficients))
+    engine = _refine(engine, kept, runs, measured)
+    report(0.6, "refined by replay")
+    draws = step_time.bootstrap(seen, start, replicates, seed)
+    factor = np.array([getattr(engine, n) for n in step_time.COEFFICIENTS]) / np.maximum(coefficients, 1e-15)
+    low, high = np.percentile(draws * factor, [2.5, 97.5], axis=0)
+    typical = seen.design().mean(axis=0)
+    spread = np.percentile((draws @ typical) / (coefficients @ typical), [2.5, 97.5])
+    report(0.9, "intervals")
+    table = [
+        _compare(m, _modelled(engine, rows, run)).assign(run=i)
+        for i, (m, rows, run) in enumerate(zip(measured, kept, runs, strict=True))
+    ]
+    report(1.0, "replayed")
+    return Calibration(
+        engine=engine,
+        intervals={
+            name: (float(a), float(b)) for name, a, b in zip(step_time.COEFFICIENTS, low, high, strict=True)
+        },
+        scale=float((spread[1] - spread[0]) / 2),
+        confounded=tuple(step_time.confounded(seen)),
+        replay=pd.concat(table, ignore_index=True),
+        stages_used=tuple(sorted({int(s) for s in np.unique(seen.stage)})),
+    )
+
+
+def _usable(requests: pd.DataFrame, excluded: set[int]) -> pd.DataFrame:
+    rows = requests[requests["sent_s"].notna()]
+    return rows[~rows["stage"].isin(excluded)] if excluded else rows
+
+
+def _join(parts: Sequence[step_time.Exposure]) -> step_time.Exposure:
+    shifted = [replace(p, stage=p.stage + 1000 * i) for i, p in enumerate(parts)]
+    return step_time.Exposure(
+        *(
+            np.concatenate([getattr(p, name) for p in shifted])
+            for name in step_time.Exposure.__dataclass_fields__
+        )
+    )
+
+
+def _with(prior: EngineParams, coefficients: NDArray[np.float64], overhead_s: float) -> EngineParams:
+    values = dict(zip(step_time.COEFFICIENTS, map(float, coefficients), strict=True))
+    return replace(prior, **values, request_overhead_s=overhead_s)
+
+
+def _overhead(
+    kept: Sequence[pd.DataFrame], seen: step_time.Exposure, coefficients: NDArray[np.float64]
+) -> float:
+    """What remains of the quietest TTFTs after half a step of waiting and the prefill step itself."""
+    rows = pd.concat(kept)
+    ttft = (rows["first_token_s"] - rows["sent_s"]).to_numpy(float)
+    quiet = ttft <= np.nanpercentile(ttft, 25)
+    step = float(np.percentile(seen.duration_s / seen.steps, 25))
+    prompt = rows["prompt_tokens"].astype("float64").to_numpy()[quiet]
+    return max(0.0, float(np.nanmedian(ttft[quiet] - 1.5 * step - coefficients[3] * prompt)))
+
+
+def _refine(
+    engine: EngineParams, kept: Sequence[pd.DataFrame], runs: Sequence[Run], measured: Sequence[pd.DataFrame]
+) -> EngineParams:
+    floor_s = 1e-3  # the overhead is moved on a log scale
+
+    def moved(theta: NDArray[np.float64]) -> EngineParams:
+        base, slope, prefill, overhead = map(float, np.exp(theta))
+        return replace(
+            engine,
+            base_s=engine.base_s * base,
+            per_sequence_s=engine.per_sequence_s * slope,
+            per_kv_token_s=engine.per_kv_token_s * slope,
+            per_prefill_token_s=engine.per_prefill_token_s * prefill,
+            request_overhead_s=max(0.0, (engine.request_overhead_s + floor_s) * overhead - floor_s),
+        )
+
+    def residuals(theta: NDArray[np.float64]) -> NDArray[np.float64]:
+        trial = moved(theta)
+        parts = [PULL * theta]  # weak: what the replay cannot see stays at the regression
+        for rows, run, target in zip(kept, runs, measured, strict=True):
+            table = _compare(target, _modelled(trial, rows, run))
+            weight = table["figure"].map(WEIGHTS).fillna(0.0).to_numpy(float)
+            error = np.log1p(np.clip(table["error"].to_numpy(float), -0.95, 10))
+            parts.append(np.where(np.isfinite(error), weight * error, 0.0))
+        return np.concatenate(parts)
+
+    solved = least_squares(residuals, np.zeros(4), bounds=(-1.5, 1.5), diff_step=0.03, max_nfev=20)
+    return moved(solved.x)
+
+
+def _measured(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
+    metrics = run.metrics if run.has("metrics") else None
+    return stage_figures(rows, metrics, _windows(run, rows))
+
+
+def _modelled(engine: EngineParams, rows: pd.DataFrame, run: Run) -> pd.DataFrame:
+    ordered = rows.sort_values("sent_s")
+    times = (
+        np.unique(run.metrics["time_s"].to_numpy(float))
+        if run.has("metrics")
+        else np.arange(0.5, float(ordered["sent_s"].max()), 1.0)
+    )
+    requests, series = replay(engine, _Requests.of(ordered), times)
+    gauges = pd.DataFrame({name: series[name] for name in ("waiting", "running", "kv_usage")}).assign(
+        time_s=times
+    )
+    frame = pd.DataFrame(
+        {
+            "stage": ordered["stage"].to_numpy(),
+            "due_s": ordered["due_s"].to_numpy(float),
+            "sent_s": ordered["sent_s"].to_numpy(float),
+            "first_token_s": requests["first_token_s"],
+            "last_token_s": requests["last_token_s"],
+            "output_tokens": requests["output_tokens"],
+            "status": "ok",
+        }
+    )
+    return stage_figures(frame, gauges, _windows(run, rows))
+
+
+@dataclass(frozen=True)
+class _Requests:
+    due_s: NDArray[np.float64]
+    prompt_tokens: NDArray[np.int32]
+    output_tokens: NDArray[np.int32]
+    prefix_tokens: NDArray[np.int32]
+    request_id: NDArray[np.int64]
+
+    @staticmethod
+    def of(rows: pd.DataFrame) -> _Requests:
+        prompt = rows["prompt_tokens"].fillna(rows["prompt_tokens_asked"]).fillna(1)
+        output = rows["output_tokens"].fillna(rows["output_tokens_asked"]).fillna(1)
+        return _Requests(
+            rows["sent_s"].to_numpy(float),
+            prompt.to_numpy("int32"),
+            output.clip(lower=1).to_numpy("int32"),
+            np.zeros(len(rows), np.int32),
+            np.arange(len(rows)),
+        )
+
+
+def _windows(run: Run, rows: pd.DataFrame) -> dict[int, tuple[float, float]]:
+    """Stage -> (start_s, end_s): from the load plan, else from when its requests were sent."""
+    planned = (run.header.get("load") or {}).get("stages") or run.header.get("stages") or []
+    windows = {
+        int(s.get("stage", i)): (float(s["start_s"]), float(s["end_s"])) for i, s in enumerate(planned)
+    }
+    sent = rows.groupby("stage")["sent_s"].agg(["min", "max"])
+    return {int(k): windows.get(int(k), (float(v["min"]), float(v["max"]))) for k, v in sent.iterrows()}
+
+
+def stage_figures(
+    requests: pd.DataFrame, metrics: pd.DataFrame | None, windows: dict[int, tuple[float, float]]
+) -> pd.DataFrame:
+    """FIGURES per stage (index), NaN where nothing was seen; gauges are means over scrapes of the sum over pods."""
+    ok = requests[requests["status"] == "ok"]
+    ttft = ok["first_token_s"] - ok["sent_s"]
+    tokens = ok["output_tokens"].astype("float64")
+    tpot = ((ok["last_token_s"] - ok["first_token_s"]) / (tokens - 1)).where(tokens > 1)
+    table = {}
+    for stage, (start, end) in windows.items():
+        of = ok["stage"] == stage
+        done = ok["last_token_s"].between(start, end)
+        figures = {
+            "tpot_p50_s": tpot[of].median(),
+            "ttft_p50_s": ttft[of].median(),
+            "ttft_p95_s": ttft[of].quantile(0.95),
+            "throughput_rps": done.sum() / (end - start),
+        }
+        if metrics is not None:
+            inside = metrics[metrics["time_s"].between(start, end)]
+            for name in ("running", "waiting"):
+                figures[name] = inside.groupby("time_s")[name].sum(min_count=1).mean()
+            figures["kv_usage"] = inside["kv_usage"].mean()
+        table[stage] = figures
+    return pd.DataFrame.from_dict(table, orient="index").reindex(columns=list(FIGURES))
+
+
+def _compare(measured: pd.DataFrame, modelled: pd.DataFrame) -> pd.DataFrame:
+    long = measured.stack(future_stack=True).rename("measured").to_frame()
+    long["modelled"] = modelled.stack(future_stack=True)
+    long = long.rename_axis(["stage", "figure"]).reset_index()
+    # a queue of a fraction of a request is no scale for a relative error
+    scale = np.where(long["figure"] == "waiting", np.maximum(long["measured"], 1.0), long["measured"])
+    long["error"] = (long["modelled"] - long["measured"]) / np.where(scale > 0, scale, np.nan)
+    return long

@@ -1,0 +1,45 @@
+"""Names of the three signals by version and metric path."""
+
+import pytest
+
+from autoscale.profiles.signals import SIGNALS, hpa_metric_name, prometheus_name, signal_of
+
+PATHS = ("stackdriver", "autoscalingmetric", "prometheus-adapter", "keda")
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("version", ["0.8.5", "0.9.2", "0.32.0"])
+@pytest.mark.parametrize("signal", SIGNALS)
+def test_every_name_leads_back_to_its_signal(signal: str, version: str, path: str) -> None:
+    assert signal_of(hpa_metric_name(signal, version, path)) == signal
+    assert signal_of(prometheus_name(signal, version)) == signal
+
+
+@pytest.mark.parametrize(
+    ("version", "name"),
+    [
+        pytest.param("0.9.1", "vllm:gpu_cache_usage_perc", id="the old name before 0.9.2"),
+        pytest.param(
+            "0.9.2rc1", "vllm:kv_cache_usage_perc", id="the new name from 0.9.2, candidates included"
+        ),
+        pytest.param("v0.11.0", "vllm:kv_cache_usage_perc", id="an image tag with a v"),
+        pytest.param("0.32.0", "vllm:kv_cache_usage_perc", id="two digits are numbers, not text"),
+    ],
+)
+def test_kv_usage_is_called_by_the_version(version: str, name: str) -> None:
+    assert prometheus_name("kv_usage", version) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "signal"),
+    [
+        pytest.param(
+            "prometheus.googleapis.com|vllm:num_requests_waiting|gauge", "waiting", id="the tutorials' name"
+        ),
+        pytest.param("s0-prometheus-vllm_num_requests_waiting", "waiting", id="KEDA's external name"),
+        pytest.param("vllm:num_requests_waiting_by_reason", None, id="another metric of vLLM"),
+        pytest.param("http_requests_total", None, id="somebody else's metric"),
+    ],
+)
+def test_names_as_users_write_them(name: str, signal: str | None) -> None:
+    assert signal_of(name) == signal

@@ -1,0 +1,126 @@
+"""The search finds the cheapest setting that holds, on a judge whose truth is a formula."""
+
+import math
+from dataclasses import dataclass
+
+import pytest
+
+from autoscale.recommend.candidates import Behavior, Candidate, behaviors, quantity
+from autoscale.recommend.search import Judged, Space, Trial, confirm, loosest, search, static_fleet
+
+
+def trial(margin: float, cost: float, *, wasted: int = 0, stopped: str = "") -> Trial:
+    return Trial(
+        margin=margin,
+        attainment=0.95 + margin,
+        accelerator_hours=cost,
+        replica_hours=cost,
+        ttft_p99_s=1.0,
+        tpot_p99_s=0.05,
+        wasted_scale_outs=wasted,
+        flaps=0,
+        longest_breach_s=0.0,
+        peak_replicas=1,
+        stopped=stopped,
+    )
+
+
+@dataclass(frozen=True)
+class Formula:
+    """Cost falls and breaches grow with the target; KV is the better signal by construction."""
+
+    best_kv: float = 0.61
+    best_waiting: float = 8.0
+
+    def __call__(self, setting: Candidate | int, seed: int, cost_limit_h: float = math.inf) -> Trial:
+        if isinstance(setting, int):
+            return trial(0.01 if setting >= 5 else -0.1, 24.0 * setting)
+        signal, value = setting.targets[-1]
+        limit = {"kv_usage": self.best_kv, "waiting": self.best_waiting}[signal]
+        floor = {"kv_usage": 50.0, "waiting": 70.0}[signal]
+        cost = floor + 20 * (1 - value / limit) + 10 * (setting.min_replicas - 1)
+        if cost > cost_limit_h:
+            return trial(math.nan, cost, stopped="cost")
+        if value > limit:
+            return trial(-0.01, cost, stopped="breaches")
+        return trial(0.001, cost, wasted=setting.behavior.down_window_s is None)
+
+
+SPACE = Space(
+    targets={"kv_usage": tuple(k / 20 for k in range(2, 20)), "waiting": (1, 2, 4, 8, 16, 32)},
+    behaviors=(Behavior(), Behavior(1800)),
+    min_replicas=(1, 2),
+    max_replicas=8,
+)
+
+
+def test_the_static_fleet_is_the_smallest_that_holds() -> None:
+    count, tried = static_fleet(Formula(), start=3, limit=16)
+    assert count == 5
+    assert not tried[4].holds
+
+
+def test_no_static_fleet_holds_within_the_limit() -> None:
+    assert static_fleet(Formula(), start=2, limit=4)[0] is None
+
+
+def test_bisection_finds_the_loosest_target_that_holds() -> None:
+    line = SPACE.line((), "kv_usage", SPACE.behaviors[1], 1)
+    best, tried = loosest(Formula(), line, math.inf)
+    assert best is not None
+    assert best.targets == (("kv_usage", 0.6),)  # 0.65 breaks the limit of 0.61
+    assert len(tried) <= 5  # 18 targets: at most ceil(log2(19)) trials
+
+
+def test_a_line_dearer_than_the_limit_holds_nothing() -> None:
+    assert loosest(Formula(), SPACE.line((), "waiting", SPACE.behaviors[1], 1), cost_limit_h=60)[0] is None
+
+
+def test_the_search_ends_at_the_cheapest_setting_that_wastes_nothing() -> None:
+    best, outcome = search(Formula(), SPACE, static_cost_h=120.0)[0]
+    assert best == Candidate((("kv_usage", 0.6),), SPACE.behaviors[1], 1, 8)
+    assert outcome.wasted_scale_outs == 0
+
+
+def test_confirming_uses_the_same_seeds_for_every_setting() -> None:
+    seeds: list[tuple[object, int]] = []
+
+    def judge(setting: Candidate | int, seed: int, cost_limit_h: float = math.inf) -> Trial:
+        seeds.append((setting, seed))
+        return trial(0.01 * seed, 10)
+
+    judged = confirm(judge, [3, 4], seeds=[1, 2, 3])
+    assert seeds == [(3, 1), (3, 2), (3, 3), (4, 1), (4, 2), (4, 3)]
+    assert judged[0].mean("margin") == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize(
+    ("margins", "holds"),
+    [
+        pytest.param([0.01, 0.012, 0.011], True, id="clearly above"),
+        pytest.param([0.02, -0.01, 0.0], False, id="the mean is above but its lower bound is not"),
+        pytest.param([0.0, 0.0, 0.0], True, id="exactly at the asked level"),
+    ],
+)
+def test_a_setting_holds_when_its_lower_bound_does(margins: list[float], holds: bool) -> None:
+    assert Judged(1, tuple(trial(m, 10) for m in margins)).holds is holds
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(5, "5"), (5.5, "5500m"), (0.504, "504m"), (0.85, "850m"), (5.0, "5"), (1000, "1000")],
+)
+def test_targets_are_written_as_quantities(value: float, text: str) -> None:
+    assert quantity(value) == text
+
+
+@pytest.mark.parametrize(
+    ("cold_start_s", "windows"),
+    [
+        pytest.param(120, [240, 300, 1800, 3600], id="two minutes: a window of four outlives it"),
+        pytest.param(1200, [300, 1560, 1800, 3600], id="twenty minutes"),
+        pytest.param(5400, [300, 1800, 3600], id="ninety minutes do not fit the API's longest window"),
+    ],
+)
+def test_behaviours_include_a_window_that_outlives_the_start(cold_start_s: float, windows: list[int]) -> None:
+    assert [b.down_window_s for b in behaviors(cold_start_s)] == [None, *windows]
