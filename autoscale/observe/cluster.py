@@ -2,15 +2,24 @@
 
 Whoever watches a cluster sees a stream of observations: Kubernetes-shaped objects with the time at which they were
 received. The live side takes them from list and watch calls, the simulated fleet emits the same shapes over HTTP, a
-recording is a file of them. Everything that judges (check/scaleout.py) is a pure function of such a stream.
+recording is a file of them. Everything that judges (`autoscale.check`) is a pure function of such a stream.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import builtins
+import gzip
+import json
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from decimal import ROUND_CEILING, Decimal
+from pathlib import Path
 from threading import Event
 from typing import Any, Protocol
+
+from analysis.errors import BadRun, SourceUnavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +28,15 @@ class Observation:
 
     time_s    unix seconds when it was received, on the observer's clock
     resource  plural resource name (horizontalpodautoscalers, deployments, leaderworkersets, statefulsets, replicasets,
-              pods, nodes, events), `custommetrics` (what the custom metrics API answered) or `gap` (what was not seen)
-    type      ADDED, MODIFIED, DELETED as in a watch; QUERY for custommetrics; MISSED for gap
-    object    the object as the API server sent it (managedFields dropped)
+              pods, nodes, events), or one of the observer's own:
+              `custommetrics`  what the custom metrics API answered: metric, labelSelector, values {pod: quantity},
+                               or values null with answer (HTTP status) and message
+              `gap`            what was not seen: resource, from_s, to_s, lost (false: only late), reason
+              `clock`          offset_s = observer's clock minus API server's, with low_s and high_s
+              `logs`           lines of one container that tell a start-up phase: pod, lines [{time, text}]
+    type      ADDED, MODIFIED, DELETED as in a watch; QUERY for custommetrics; MISSED for gap; MEASURED for clock;
+              READ for logs
+    object    the object as the API server sent it (managedFields and other bulk dropped)
     """
 
     time_s: float
@@ -29,22 +44,162 @@ class Observation:
     type: str
     object: dict[str, Any]
 
+    def as_dict(self) -> dict[str, Any]:
+        """The line that an evidence file holds."""
+        return {"time_s": self.time_s, "resource": self.resource, "type": self.type, "object": self.object}
+
+
+class ClusterError(SourceUnavailable):
+    """A cluster, or one of its APIs, did not answer; `status` is the HTTP status, None when there was no answer.
+
+    For the custom metrics API the status tells the cause apart: 404 with `absent` set, no such API is registered; 404,
+    no such metric; 503, registered but its server is down; 403, not allowed.
+    """
+
+    def __init__(self, what: str, *, status: int | None = None, absent: bool = False, **facts: Any) -> None:
+        super().__init__(what, **facts)
+        self.status, self.absent = status, absent
+
 
 class Cluster(Protocol):
     """What preflight and the scale-out check need from a cluster, live or simulated."""
 
     def list(self, resource: str, namespace: str | None = None, selector: str = "") -> list[dict[str, Any]]:
-        """Current objects of one resource. Raises SourceUnavailable; Forbidden is a SourceUnavailable with status 403."""
+        """Current objects of one resource. Raises ClusterError; forbidden has status 403, an unknown resource 404."""
         ...
 
-    def observe(self, resources: list[str], namespace: str, stop: Event) -> Iterator[Observation]:
+    def observe(self, resources: builtins.list[str], namespace: str, stop: Event) -> Iterator[Observation]:
         """List, then watch the resources until `stop` is set; survives expired versions and dropped connections."""
         ...
 
     def custom_metric(self, namespace: str, metric: str, selector: str) -> dict[str, int]:
-        """Pod name -> value in milli-units, as the custom metrics API answers an HPA. Raises SourceUnavailable."""
+        """Pod name -> value in milli-units, as the custom metrics API answers an HPA. Raises ClusterError."""
         ...
 
     def scale(self, hpa: dict[str, Any], replicas: int) -> None:
         """Write the scale subresource of the HPA's target: the only call that changes anything."""
         ...
+
+
+# --- small readings of Kubernetes objects, shared by both sides and the judge ----------------------------------------
+
+
+def timestamp_s(text: str | None) -> float | None:
+    """Unix seconds of an RFC 3339 time as Kubernetes writes it ("2026-11-20T17:30:13Z", with or without fraction)."""
+    if not text:
+        return None
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+
+
+_SUFFIX = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
+_BINARY = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4, "Pi": 5, "Ei": 6}
+
+
+def milli(quantity: str | int | float) -> int:
+    """A Kubernetes quantity in milli-units, rounded up as the HPA reads it ("5500m" 5500, "34.972" 34972, "1k" 1000000)."""
+    match = re.fullmatch(
+        r"([+-]?[0-9.]+)(?:([eE][+-]?[0-9]+)|(Ki|Mi|Gi|Ti|Pi|Ei|[numkMGTPE]?))", str(quantity)
+    )
+    if match is None:
+        raise ValueError(f"{quantity!r} is not a Kubernetes quantity")
+    number, exponent, suffix = match.groups()
+    value = Decimal(number + (exponent or "")) * 1000
+    if suffix in _BINARY:
+        value *= 1024 ** _BINARY[suffix]
+    elif suffix:
+        value *= Decimal(10) ** _SUFFIX[suffix]
+    return int(value.to_integral_value(ROUND_CEILING))
+
+
+def selector_text(selector: Mapping[str, Any] | None) -> str:
+    """A LabelSelector object as the text that list calls take; "" for an absent or empty one."""
+    selector = selector or {}
+    terms = [f"{key}={value}" for key, value in sorted((selector.get("matchLabels") or {}).items())]
+    for part in selector.get("matchExpressions") or []:
+        key, values = part["key"], ",".join(part.get("values") or [])
+        terms.append(
+            {
+                "In": f"{key} in ({values})",
+                "NotIn": f"{key} notin ({values})",
+                "Exists": key,
+                "DoesNotExist": f"!{key}",
+            }[part["operator"]]
+        )
+    return ",".join(terms)
+
+
+_TERM = re.compile(
+    r"\s*(!?)\s*([^\s,=!()]+)\s*(?:(==|=|!=)\s*([^,\s]*)|\s(in|notin)\s*\(([^)]*)\))?\s*(?:,|$)"
+)
+
+
+def labels_match(selector: str, labels: Mapping[str, str] | None) -> bool:
+    """Whether labels satisfy a selector text; the empty selector matches everything, as in a list call."""
+    labels, position = labels or {}, 0
+    while position < len(selector):
+        term = _TERM.match(selector, position)
+        if term is None:
+            raise ValueError(f"cannot read the label selector {selector!r} at {selector[position:]!r}")
+        position = term.end()
+        negated, key, operator, value, sets, members = term.groups()
+        have = labels.get(key)
+        if sets:
+            within = have is not None and have in {m.strip() for m in members.split(",")}
+            holds = within if sets == "in" else not within
+        elif operator:
+            holds = (have == value) if operator != "!=" else (have != value)
+        else:
+            holds = (have is None) if negated else (have is not None)
+        if not holds:
+            return False
+    return True
+
+
+_BULK = ("managedFields", "kubectl.kubernetes.io/last-applied-configuration")
+
+
+def slim(resource: str, found: dict[str, Any]) -> dict[str, Any]:
+    """The object without what no judgement needs: managedFields, the last applied text, a node's image list."""
+    metadata = {key: value for key, value in (found.get("metadata") or {}).items() if key != _BULK[0]}
+    if annotations := metadata.get("annotations"):
+        metadata["annotations"] = {key: value for key, value in annotations.items() if key != _BULK[1]}
+    kept = {**found, "metadata": metadata}
+    if resource == "nodes" and "images" in (found.get("status") or {}):
+        kept["status"] = {key: value for key, value in found["status"].items() if key != "images"}
+    return kept
+
+
+def read_observations(file: Path | str) -> Iterator[Observation]:
+    """The observations of an evidence file (JSON lines, gzipped or not), in file order.
+
+    A line's time is `time_s` (unix seconds) or `ts` (RFC 3339). A file that was cut off while it was written yields
+    everything before the cut. Raises BadRun when it cannot be opened or a line is not an observation.
+    """
+    file = Path(file)
+    try:
+        with (
+            gzip.open(file, "rt", encoding="utf-8")
+            if file.suffix == ".gz"
+            else open(file, encoding="utf-8") as lines
+        ):
+            torn: BadRun | None = None
+            for number, line in enumerate(lines, start=1):
+                if torn:
+                    raise torn
+                try:
+                    yield _observation(file, number, line)
+                except BadRun as error:
+                    torn = error  # the last line may be half written, no other
+    except EOFError:
+        return  # the writer was killed: a gzip stream without its end
+    except OSError as error:
+        raise BadRun(f"cannot read the observations {file}: {error}") from None
+
+
+def _observation(file: Path, number: int, line: str) -> Observation:
+    try:
+        row = json.loads(line)
+        time_s: Any = row["time_s"] if "time_s" in row else timestamp_s(row["ts"])
+        return Observation(float(time_s), row["resource"], row["type"], row["object"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadRun(f"{file}, line {number} is not an observation: {error!r}") from None

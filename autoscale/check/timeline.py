@@ -1,0 +1,491 @@
+"""What happened, folded from a stream of observations: pods with their moments, HPA, decisions, metric samples.
+
+The fold keeps one small record per pod and bounded series, so that a watch of hours costs megabytes. Judging a
+timeline (scaleout.py) needs nothing else, and the same fold serves the live view while the watch runs.
+
+Moments. Kubernetes stamps conditions in whole seconds on the cluster's clock; a watch delivers the change within
+milliseconds on the observer's clock. Both are used: the receipt when it falls into the second that the stamp names
+(after correcting for the clock difference), the stamp when the receipt came late (first list, relist after a gap).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from autoscale.observe.cluster import Observation, labels_match, milli, selector_text, timestamp_s
+
+NAN = math.nan
+ACCELERATORS = ("nvidia.com/gpu", "google.com/tpu", "amd.com/gpu")
+LWS_NAME, LWS_GROUP, LWS_WORKER = (
+    f"leaderworkerset.sigs.k8s.io/{part}" for part in ("name", "group-index", "worker-index")
+)
+SAMPLES_KEPT = 40_000  # 3 hours of two metrics every second fit with room
+LATE_S = 1.25  # a receipt this long after the stamped second began still counts as prompt
+TARGETS = {"Deployment": "deployments", "LeaderWorkerSet": "leaderworkersets", "StatefulSet": "statefulsets"}
+
+
+@dataclass
+class PodRecord:
+    """One pod. Every `_s` is unix seconds on the observer's clock; NaN = did not happen, or was not seen."""
+
+    uid: str
+    name: str
+    labels: dict[str, str]
+    accelerators: int = 0
+    node: str | None = None
+    phase: str = "Pending"
+    owner: str = ""
+    created_s: float = NAN
+    scheduled_s: float = NAN
+    initialized_s: float = NAN
+    pulling_s: float = NAN
+    pulled_s: float = NAN
+    started_s: float = NAN
+    ready_s: float = NAN
+    deleting_s: float = NAN
+    gone_s: float = NAN
+    unready_s: float = NAN  # the last time that Ready was lost after it had been reached
+    unschedulable: str = ""  # the scheduler's last reason
+    asked_for_node_s: float = NAN  # the node autoscaler announced a scale-up for this pod
+    no_node: str = ""  # the node autoscaler's reason not to
+    restarts: int = 0
+    waiting: str = ""  # reason why its container does not run, e.g. ImagePullBackOff
+    log_s: dict[str, float] = field(default_factory=dict)  # start-up phase -> when the log told its end
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One reading of a metric: usage_milli is the mean over the pods that reported, values_milli each of them."""
+
+    time_s: float
+    metric: str
+    usage_milli: float  # NaN: no answer
+    values_milli: dict[str, int] | None = None  # None: only the mean is known (HPA status)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The target's size was changed."""
+
+    time_s: float
+    before: int
+    after: int
+    by_hpa: bool
+    reason: str = ""
+    late: bool = False  # found by a new list, not seen as it happened
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A span that was not watched; `lost`: changes in it may never have been seen."""
+
+    resource: str
+    from_s: float
+    to_s: float
+    lost: bool
+    reason: str
+
+
+class Timeline:
+    """The fold. `add` takes observations in order of receipt; everything else reads.
+
+    hpa_name None: the first HPA that is seen.
+    """
+
+    def __init__(self, hpa_name: str | None = None) -> None:
+        self.hpa_name = hpa_name
+        self.hpa: dict[str, Any] = {}
+        self.target: dict[str, Any] = {}
+        self.pods: dict[str, PodRecord] = {}
+        self.decisions: list[Decision] = []
+        self.samples: deque[Sample] = deque(maxlen=SAMPLES_KEPT)
+        self.gaps: list[Gap] = []
+        self.syncs_s: deque[float] = deque(maxlen=64)  # when the HPA was seen to act
+        self.nodes: dict[str, dict[str, Any]] = {}
+        self.node_seen_s: dict[str, float] = {}
+        self.target_ready: list[tuple[float, int]] = []  # (time_s, readyReplicas) of the target's status
+        self.log: deque[dict[str, Any]] = deque(
+            maxlen=2_000
+        )  # what happened, for events.jsonl and the live view
+        self.logged = 0
+        self.first_s = self.last_s = NAN
+        self.clock_offset_s = 0.0
+        self.clock_known = False
+        self.seen: set[str] = set()
+        self._size: int | None = None
+        self._workloads: dict[
+            tuple[str, str], Observation
+        ] = {}  # seen before the HPA told which one is its target
+        self._events: dict[str, dict[str, float]] = {}  # pod name -> reason -> time, for pods not seen yet
+        self._rescales: deque[tuple[float, int, str]] = deque(maxlen=64)
+        self._readers = {
+            "horizontalpodautoscalers": self._hpa,
+            "pods": self._pod,
+            "events": self._event,
+            "nodes": self._node,
+            "custommetrics": self._query,
+            "gap": self._gap,
+            "clock": self._clock,
+            "logs": self._logs,
+            **dict.fromkeys(TARGETS.values(), self._workload),
+        }
+
+    # --- what it knows ---
+
+    @property
+    def kind(self) -> str:
+        """Kind of the HPA's target, "" while the HPA is unknown."""
+        return str(self.hpa.get("spec", {}).get("scaleTargetRef", {}).get("kind", ""))
+
+    @property
+    def target_name(self) -> str:
+        """Name of the HPA's target, "" while the HPA is unknown."""
+        return str(self.hpa.get("spec", {}).get("scaleTargetRef", {}).get("name", ""))
+
+    @property
+    def size(self) -> int | None:
+        """Replicas that the target is asked to have; None while unknown."""
+        return self._size
+
+    def targets_milli(self) -> dict[str, int]:
+        """Metric name -> averageValue in milli-units, for the Pods and External metrics of the HPA."""
+        return hpa_targets_milli(self.hpa)
+
+    def own_pods(self) -> list[PodRecord]:
+        """The pods of the target, in order of creation."""
+        return sorted(filter(self._owned, self.pods.values()), key=lambda pod: (pod.created_s, pod.name))
+
+    def next_sync_s(self, now_s: float, period_s: float = 15.0) -> float:
+        """When the HPA looks at its metric next; NaN before it was seen to act."""
+        if not self.syncs_s:
+            return NAN
+        last = self.syncs_s[-1]
+        return last + math.ceil(max(now_s - last, 1e-9) / period_s) * period_s
+
+    def _owned(self, pod: PodRecord) -> bool:
+        if self.kind == "LeaderWorkerSet":
+            return pod.labels.get(LWS_NAME) == self.target_name
+        if selector := selector_text((self.target.get("spec") or {}).get("selector")):
+            return labels_match(selector, pod.labels)
+        return bool(self.target_name) and pod.name.startswith(self.target_name + "-")
+
+    # --- the fold ---
+
+    def add(self, seen: Observation) -> None:
+        """Take one observation in."""
+        if math.isnan(self.first_s):
+            self.first_s = seen.time_s
+        self.last_s = seen.time_s if math.isnan(self.last_s) else max(self.last_s, seen.time_s)
+        self.seen.add(seen.resource)
+        if reader := self._readers.get(seen.resource):
+            reader(seen)
+
+    def extend(self, stream: Iterable[Observation]) -> Timeline:
+        """Take a whole stream in; returns itself."""
+        for seen in stream:
+            self.add(seen)
+        return self
+
+    def moment(self, received_s: float, stamp: str | None) -> float:
+        """When something happened, from its receipt and its stamp; see the module's docstring."""
+        stamped_s = timestamp_s(stamp)
+        if stamped_s is None:
+            return received_s
+        stamped_s += self.clock_offset_s
+        if "." in str(stamp):
+            return min(stamped_s, received_s)
+        if received_s <= stamped_s + LATE_S:
+            return min(received_s, stamped_s + 1.0)
+        return stamped_s + 0.5
+
+    def note(self, time_s: float, kind: str, message: str, **facts: Any) -> None:
+        """Keep one line for people; the oldest go first."""
+        self.log.append({"time_s": time_s, "kind": kind, "message": message, **facts})
+        self.logged += 1
+
+    def _hpa(self, seen: Observation) -> None:
+        name = seen.object["metadata"]["name"]
+        if self.hpa_name is None:
+            self.hpa_name = name
+        if name != self.hpa_name or seen.type == "DELETED":
+            if name == self.hpa_name:
+                self.note(seen.time_s, "hpa", f"HorizontalPodAutoscaler {name} was deleted")
+            return
+        before, self.hpa = self.hpa, seen.object
+        if early := self._workloads.pop((TARGETS.get(self.kind, ""), self.target_name), None):
+            self._workloads.clear()
+            self._workload(early)
+        status, previous = seen.object.get("status") or {}, before.get("status") or {}
+        if before and status != previous:
+            self.syncs_s.append(seen.time_s)
+        if self._size is None and not self.target and status.get("currentReplicas"):
+            self._size = int(status["currentReplicas"])
+        rescaled = status.get("lastScaleTime") != previous.get("lastScaleTime")
+        if before and rescaled and status.get("desiredReplicas"):
+            at_s = self.moment(seen.time_s, status["lastScaleTime"])
+            if not self._targets_seen:
+                self._resize(at_s, int(status["desiredReplicas"]), by_hpa=True)
+            self._claim(at_s, int(status["desiredReplicas"]), "")
+        conditions = {c["type"]: c for c in status.get("conditions") or []}
+        old = {c["type"]: c for c in previous.get("conditions") or []}
+        for kind, condition in conditions.items():
+            if before and condition["reason"] != old.get(kind, {}).get("reason"):
+                self.note(seen.time_s, "condition", f"{kind}={condition['status']} {condition['reason']}")
+        for metric, usage in hpa_usage_milli(seen.object).items():
+            if status != previous:
+                self.samples.append(Sample(seen.time_s, metric, usage))
+
+    @property
+    def _targets_seen(self) -> bool:
+        return TARGETS.get(self.kind, "") in self.seen and bool(self.target)
+
+    def _workload(self, seen: Observation) -> None:
+        key = (seen.resource, seen.object["metadata"]["name"])
+        if not self.kind:
+            self._workloads[key] = seen
+            return
+        if key != (TARGETS.get(self.kind), self.target_name):
+            return
+        if seen.type == "DELETED":
+            self.note(seen.time_s, "target", f"{self.kind} {self.target_name} was deleted")
+            return
+        self.target = seen.object
+        size = int(seen.object.get("spec", {}).get("replicas", 1))
+        ready = int((seen.object.get("status") or {}).get("readyReplicas") or 0)
+        if not self.target_ready or self.target_ready[-1][1] != ready:
+            self.target_ready.append((seen.time_s, ready))
+        self._resize(seen.time_s, size, by_hpa=False, late=seen.type == "ADDED" and self._size is not None)
+
+    def _resize(self, at_s: float, size: int, *, by_hpa: bool, late: bool = False) -> None:
+        before, self._size = self._size, size
+        if before is None or before == size:
+            return
+        if late and (known := [r for r in self._rescales if r[1] == size]):
+            at_s = min(at_s, known[-1][0])
+        reason, by = next(
+            (
+                (text, True)
+                for time_s, new, text in reversed(self._rescales)
+                if new == size and abs(time_s - at_s) < 5
+            ),
+            ("", by_hpa),
+        )
+        self.decisions.append(Decision(at_s, before, size, by, reason, late))
+        self.note(at_s, "decision", f"{before} -> {size} replicas", reason=reason)
+
+    def _claim(self, at_s: float, size: int, reason: str) -> None:
+        """The HPA says that it set this size: the decision that did is its own."""
+        self._rescales.append((at_s, size, reason))
+        for index in range(len(self.decisions) - 1, max(-1, len(self.decisions) - 4), -1):
+            made = self.decisions[index]
+            if made.after == size and (abs(made.time_s - at_s) < 5 or made.late):
+                time_s = min(made.time_s, at_s) if made.late else made.time_s
+                self.decisions[index] = Decision(
+                    time_s, made.before, size, True, reason or made.reason, made.late
+                )
+                return
+
+    def _pod(self, seen: Observation) -> None:
+        metadata, status = seen.object["metadata"], seen.object.get("status") or {}
+        uid = metadata.get("uid") or metadata["name"]
+        pod = self.pods.get(uid)
+        fresh = pod is None
+        if pod is None:
+            if seen.type == "DELETED" and metadata.get("creationTimestamp") is None:
+                return
+            pod = self.pods[uid] = PodRecord(uid, metadata["name"], dict(metadata.get("labels") or {}))
+            pod.accelerators = _accelerators(seen.object.get("spec") or {})
+            pod.created_s = self.moment(seen.time_s, metadata.get("creationTimestamp"))
+            for reason, time_s in self._events.pop(pod.name, {}).items():
+                self._pod_event(pod, reason, time_s, "")
+        pod.labels = dict(metadata.get("labels") or pod.labels)
+        pod.node = (seen.object.get("spec") or {}).get("nodeName") or pod.node
+        pod.phase = status.get("phase", pod.phase)
+        self._conditions(pod, seen, status, fresh)
+        self._containers(pod, seen, status)
+        if metadata.get("deletionTimestamp") and math.isnan(pod.deleting_s):
+            grace_s = float(metadata.get("deletionGracePeriodSeconds") or 0)
+            asked = timestamp_s(metadata["deletionTimestamp"])
+            stamp = None if asked is None else _rfc3339(asked - grace_s)
+            pod.deleting_s = self.moment(seen.time_s, stamp)
+            self.note(pod.deleting_s, "pod", f"{pod.name} is being deleted")
+        if seen.type == "DELETED":
+            pod.gone_s = seen.time_s
+            if math.isnan(pod.deleting_s):
+                pod.deleting_s = seen.time_s
+            self.note(seen.time_s, "pod", f"{pod.name} is gone")
+
+    def _conditions(self, pod: PodRecord, seen: Observation, status: dict[str, Any], fresh: bool) -> None:
+        for condition in status.get("conditions") or []:
+            at_s = self.moment(seen.time_s, condition.get("lastTransitionTime"))
+            holds = condition["status"] == "True"
+            match condition["type"]:
+                case "PodScheduled":
+                    pod.unschedulable = (
+                        "" if holds else str(condition.get("message") or condition.get("reason") or "")
+                    )
+                    if holds and math.isnan(pod.scheduled_s):
+                        pod.scheduled_s = at_s
+                case "Initialized" if holds and math.isnan(pod.initialized_s):
+                    pod.initialized_s = at_s
+                case "Ready":
+                    if holds and math.isnan(pod.ready_s):
+                        pod.ready_s = at_s
+                        if not fresh:
+                            self.note(at_s, "pod", f"{pod.name} is ready")
+                    elif not holds and pod.ready_s < at_s:
+                        pod.unready_s = at_s
+
+    def _containers(self, pod: PodRecord, seen: Observation, status: dict[str, Any]) -> None:
+        found = status.get("containerStatuses") or []
+        pod.restarts = max([pod.restarts, *(int(c.get("restartCount") or 0) for c in found)])
+        waiting = [(c.get("state") or {}).get("waiting") for c in found]
+        pod.waiting = next((str(w.get("reason", "")) for w in waiting if w), "")
+        starts = [(c.get("state") or {}).get("running", {}).get("startedAt") for c in found]
+        if found and all(starts) and math.isnan(pod.started_s):
+            pod.started_s = max(self.moment(seen.time_s, start) for start in starts)
+
+    def _event(self, seen: Observation) -> None:
+        event = seen.object
+        about, reason = event.get("involvedObject") or {}, str(event.get("reason") or "")
+        message = str(event.get("message") or "")
+        stamp = event.get("eventTime") or event.get("firstTimestamp") or event.get("lastTimestamp")
+        at_s = self.moment(seen.time_s, stamp)
+        if about.get("kind") == "Pod":
+            pod = self.pods.get(str(about.get("uid"))) or next(
+                (p for p in reversed(self.pods.values()) if p.name == about.get("name")), None
+            )
+            if pod:
+                self._pod_event(pod, reason, at_s, message)
+            elif reason in ("Pulling", "Pulled", "TriggeredScaleUp") and len(self._events) < 1_000:
+                self._events.setdefault(str(about.get("name")), {})[reason] = at_s
+        elif about.get("kind") == "HorizontalPodAutoscaler" and about.get("name") == self.hpa_name:
+            if reason == "SuccessfulRescale" and message.startswith("New size: "):
+                size = int(message.removeprefix("New size: ").split(";")[0])
+                self._claim(at_s, size, message.partition("reason: ")[2])
+            elif event.get("type") == "Warning" and seen.type == "ADDED":
+                self.note(at_s, "hpa", message, reason=reason)
+
+    def _pod_event(self, pod: PodRecord, reason: str, at_s: float, message: str) -> None:
+        match reason:
+            case "TriggeredScaleUp" if math.isnan(pod.asked_for_node_s):
+                pod.asked_for_node_s = at_s
+                self.note(at_s, "node", f"the node autoscaler adds nodes for {pod.name}", detail=message)
+            case "NotTriggerScaleUp":
+                pod.no_node = message
+            case "FailedScheduling" if math.isnan(pod.scheduled_s):
+                pod.unschedulable = message or pod.unschedulable
+            case "Pulling" if math.isnan(pod.pulling_s):
+                pod.pulling_s = at_s
+            case "Pulled" if math.isnan(pod.pulled_s):
+                pod.pulled_s = at_s
+
+    def _node(self, seen: Observation) -> None:
+        name = seen.object["metadata"]["name"]
+        if seen.type == "DELETED":
+            self.nodes.pop(name, None)
+            return
+        if name not in self.nodes:
+            stamp = seen.object["metadata"].get("creationTimestamp")
+            self.node_seen_s[name] = self.moment(seen.time_s, stamp)
+        self.nodes[name] = seen.object
+
+    def _query(self, seen: Observation) -> None:
+        answer = seen.object
+        targets = self.targets_milli()
+        if targets and answer["metric"] not in targets:
+            return
+        selector = answer.get("labelSelector") or ""
+        if self.kind and selector and not self._selector_is_ours(selector):
+            return
+        values = answer.get("values")
+        if not values:
+            self.samples.append(Sample(seen.time_s, answer["metric"], NAN, {} if values == {} else None))
+            return
+        read = {pod: milli(value) for pod, value in values.items()}
+        self.samples.append(Sample(seen.time_s, answer["metric"], sum(read.values()) / len(read), read))
+        if str(answer.get("agent", "")).find("horizontal-pod-autoscaler") >= 0:
+            self.syncs_s.append(seen.time_s)
+
+    def _selector_is_ours(self, selector: str) -> bool:
+        if self.kind == "LeaderWorkerSet":
+            return f"{LWS_NAME}={self.target_name}" in selector
+        own = selector_text((self.target.get("spec") or {}).get("selector"))
+        return not own or own == selector
+
+    def _gap(self, seen: Observation) -> None:
+        o = seen.object
+        gap = Gap(
+            str(o["resource"]),
+            float(o.get("from_s", seen.time_s)),
+            float(o.get("to_s", seen.time_s)),
+            bool(o.get("lost", True)),
+            str(o.get("reason", "")),
+        )
+        if len(self.gaps) < 2_000:
+            self.gaps.append(gap)
+        self.note(
+            seen.time_s, "gap", f"{gap.resource} not seen for {gap.to_s - gap.from_s:.1f} s: {gap.reason}"
+        )
+
+    def _clock(self, seen: Observation) -> None:
+        self.clock_offset_s, self.clock_known = float(seen.object["offset_s"]), True
+
+    def _logs(self, seen: Observation) -> None:
+        pod = next((p for p in reversed(self.pods.values()) if p.name == seen.object["pod"]), None)
+        if pod is None:
+            return
+        for line in seen.object.get("lines") or []:
+            if phase := log_phase(str(line.get("text", ""))):
+                pod.log_s.setdefault(phase, self.moment(seen.time_s, line.get("time")))
+
+
+# vLLM's own words -> the phase that ends with them (the first line counts)
+_LOG_ENDS = (
+    ("Loading weights took", "weights"),
+    ("Model loading took", "weights"),
+    ("torch.compile takes", "compile"),
+    ("Graph capturing finished", "compile"),
+    ("init engine (profile, create kv cache, warmup model) took", "engine_start"),
+    ("Application startup complete", "engine_start"),
+)
+
+
+def log_phase(text: str) -> str | None:
+    """The start-up phase (weights, compile, engine_start) whose end a vLLM log line tells, or None."""
+    return next((phase for words, phase in _LOG_ENDS if words in text), None)
+
+
+def hpa_targets_milli(hpa: dict[str, Any]) -> dict[str, int]:
+    """Metric name -> averageValue in milli-units of an HPA's Pods and External metrics."""
+    targets = {}
+    for entry in (hpa.get("spec") or {}).get("metrics") or []:
+        metric = entry.get("pods") or entry.get("external") or {}
+        if value := (metric.get("target") or {}).get("averageValue"):
+            targets[metric["metric"]["name"]] = milli(value)
+    return targets
+
+
+def hpa_usage_milli(hpa: dict[str, Any]) -> dict[str, int]:
+    """Metric name -> the mean that the HPA's status shows (before it fills in missing pods)."""
+    usage = {}
+    for entry in (hpa.get("status") or {}).get("currentMetrics") or []:
+        metric = entry.get("pods") or entry.get("external") or {}
+        if value := (metric.get("current") or {}).get("averageValue"):
+            usage[metric["metric"]["name"]] = milli(value)
+    return usage
+
+
+def _accelerators(spec: dict[str, Any]) -> int:
+    limits = [(c.get("resources") or {}).get("limits") or {} for c in spec.get("containers") or []]
+    return sum(int(limit.get(kind) or 0) for limit in limits for kind in ACCELERATORS)
+
+
+def _rfc3339(unix_s: float) -> str:
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(unix_s, UTC).isoformat().replace("+00:00", "Z")
