@@ -87,6 +87,14 @@ class Source(Protocol):
     def rate(self) -> Rate:
         """The trace's rate over time; its integral at the end is the number of requests."""
 
+    @property
+    def has_lengths(self) -> bool:
+        """Whether the trace says how many tokens."""
+
+    @property
+    def block_tokens(self) -> int | None:
+        """Tokens of one prefix block of `Arrivals.blocks`; None without blocks."""
+
     def until(self, duration_s: float) -> Source:
         """The same trace, ended at `duration_s`."""
 
@@ -309,6 +317,15 @@ class LoadPlan:
         """Raises BadInput when the parts do not go together."""
         if self.trace is None and "trace" in (self.prompt.kind, self.output.kind):
             raise BadInput("lengths `trace` without a trace", next_step="give --trace FILE or other lengths")
+        if (
+            self.trace is not None
+            and not self.trace.has_lengths
+            and "trace" in (self.prompt.kind, self.output.kind)
+        ):
+            raise BadInput(
+                "the trace holds no lengths",
+                next_step="name prompt and output lengths, for example lognormal:600,1.0",
+            )
         if self.shared_prefix_tokens < 0:
             raise BadInput("shared prefix tokens", value=self.shared_prefix_tokens, expected="at least 0")
         if not isinstance(self.seed, int) or self.seed < 0:
