@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -69,7 +70,7 @@ def limits_from_run(header: dict[str, object], prior: EngineParams) -> EnginePar
     """The prior with the engine limits that the run found (blocks, block size, seats, token budget)."""
     facts = header.get("engine") or {}
     assert isinstance(facts, dict)
-    found = {name: int(facts[key]) for key, name in _LIMITS.items() if facts.get(key)}
+    found: dict[str, Any] = {name: int(facts[key]) for key, name in _LIMITS.items() if facts.get(key)}
     if "max_num_seqs" in found and "max_num_batched_tokens" not in found:
         found["max_num_batched_tokens"] = max(prior.max_num_batched_tokens, found["max_num_seqs"])
     return replace(prior, **found)
@@ -155,7 +156,7 @@ def _join(parts: Sequence[step_time.Exposure]) -> step_time.Exposure:
 
 
 def _with(prior: EngineParams, coefficients: NDArray[np.float64], overhead_s: float) -> EngineParams:
-    values = dict(zip(step_time.COEFFICIENTS, map(float, coefficients), strict=True))
+    values: dict[str, Any] = dict(zip(step_time.COEFFICIENTS, map(float, coefficients), strict=True))
     return replace(prior, **values, request_overhead_s=overhead_s)
 
 
@@ -258,8 +259,8 @@ def _windows(run: Run, rows: pd.DataFrame) -> dict[int, tuple[float, float]]:
     windows = {
         int(s.get("stage", i)): (float(s["start_s"]), float(s["end_s"])) for i, s in enumerate(planned)
     }
-    sent = rows.groupby("stage")["sent_s"].agg(["min", "max"])
-    return {int(k): windows.get(int(k), (float(v["min"]), float(v["max"]))) for k, v in sent.iterrows()}
+    sent = {int(k): rows.loc[rows["stage"] == k, "sent_s"] for k in rows["stage"].dropna().unique()}
+    return {k: windows.get(k, (float(v.min()), float(v.max()))) for k, v in sent.items()}
 
 
 def stage_figures(
@@ -290,8 +291,9 @@ def stage_figures(
 
 
 def _compare(measured: pd.DataFrame, modelled: pd.DataFrame) -> pd.DataFrame:
-    long = measured.stack(future_stack=True).rename("measured").to_frame()
-    long["modelled"] = modelled.stack(future_stack=True)
+    long = pd.DataFrame(
+        {"measured": measured.stack(future_stack=True), "modelled": modelled.stack(future_stack=True)}
+    )
     long = long.rename_axis(["stage", "figure"]).reset_index()
     # a queue of a fraction of a request is no scale for a relative error
     scale = np.where(long["figure"] == "waiting", np.maximum(long["measured"], 1.0), long["measured"])

@@ -115,11 +115,6 @@ class Space:
     # Pairs (waiting, other): with a pair the queue is the alarm and the other signal holds scale-in back
     waiting_in_pairs: tuple[float, ...] = ()
 
-    def families(self) -> list[tuple[tuple[str, float], ...]]:
-        """Fixed parts of each family; the line's own target comes last."""
-        pairs = [(("waiting", w),) for w in self.waiting_in_pairs]
-        return [(), *pairs]
-
     def line(
         self, fixed: tuple[tuple[str, float], ...], signal: str, behavior: Behavior, minimum: int
     ) -> Line:
@@ -183,9 +178,8 @@ def search(
     static_cost_h: float,
     executor: Executor | None = None,
     progress: Callable[[float, str], None] | None = None,
-    finalists: int = 8,
 ) -> list[tuple[Candidate, Trial]]:
-    """Settings worth judging over more seeds, cheapest first, each with its first trial.
+    """Everything that was tried, those that hold first and cheapest first, each with its trial.
 
     Coordinate descent over families, then behaviours and minimum replicas for the two best families: every round is a
     set of independent lines, run side by side when an executor is given.
@@ -232,10 +226,7 @@ def search(
         if space.line(*family, behavior, minimum) not in first[family]
     ]
     race(rest, (0.4, 1.0), "behaviours and bounds")
-    holding = sorted(
-        (item for item in found.items() if item[1].holds), key=lambda item: item[1].accelerator_hours
-    )
-    return holding[:finalists]
+    return sorted(found.items(), key=lambda item: (not item[1].holds, item[1].accelerator_hours))
 
 
 def _loosest(judge: Judge, line: Line, cost_limit_h: float) -> list[tuple[Candidate, Trial]]:

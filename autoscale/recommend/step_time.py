@@ -121,7 +121,7 @@ def confounded(seen: Exposure) -> list[tuple[str, str]]:
     """Pairs of coefficients whose columns move together in this run (or do not move at all beside the base)."""
     columns = seen.design()[:, 1:]
     with np.errstate(invalid="ignore"):
-        correlation = np.corrcoef(columns, rowvar=False)
+        correlation = np.atleast_2d(np.corrcoef(columns, rowvar=False))
     spread = columns.std(axis=0) / np.maximum(columns.mean(axis=0), 1e-12)
     names = COEFFICIENTS[1:]
     pairs = [("base_s", name) for name, s in zip(names, spread, strict=True) if s < 0.1]

@@ -1,0 +1,141 @@
+"""What a setting is judged under: the replica, the traffic, the SLO; and the judge that simulates it.
+
+The SLO `ttft_p95=2s` asks that 95 % of the requests of the whole horizon have their first token within 2 s of their due
+time. `attainment` replaces the terms' own percentiles: that share of all requests must keep every bound at once.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from analysis.slo import Slo
+from autoscale.profiles import Profile
+from autoscale.profiles.signals import hpa_metric_name
+from autoscale.recommend.candidates import Candidate, quantity
+from autoscale.recommend.search import Trial
+from autoscale.sim.engine import EngineParams
+from autoscale.sim.fleet import Options, simulate
+from autoscale.sim.outcome import Outcome, Tally
+from loadgen.traffic import LoadPlan
+
+STOP_MARGIN = (
+    0.02  # a trial ends early once this share of all expected requests more than allowed broke a bound
+)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Everything but the setting. Calling it simulates one setting with one seed (search.Judge).
+
+    A seed draws the arrivals, the start-up phases and the routing; settings compared over the same seeds see the same.
+    """
+
+    profile: Profile
+    engine: EngineParams
+    plan: LoadPlan
+    slo: Slo
+    attainment: float | None = None
+    options: Options = Options()  # noqa: RUF009 -- frozen
+
+    def __call__(
+        self, setting: Candidate | dict[str, Any] | int, seed: int, cost_limit_h: float = math.inf
+    ) -> Trial:
+        """One trial of a candidate, an HPA manifest, or a static fleet of that many replicas."""
+        return trial_of(self.outcome(setting, seed, cost_limit_h=cost_limit_h), self.attainment)
+
+    def outcome(
+        self,
+        setting: Candidate | dict[str, Any] | int,
+        seed: int,
+        *,
+        keep: bool = False,
+        cost_limit_h: float = math.inf,
+    ) -> Outcome:
+        """The whole simulation of one setting."""
+        static = setting if isinstance(setting, int) else None
+        hpa = None if isinstance(setting, int) else self.manifest(setting)
+        allowed = self._breaches_allowed()
+
+        def stop(tally: Tally) -> str:
+            if tally.accelerator_hours > cost_limit_h:
+                return "cost"
+            broken = [int(j - w) for j, w in zip(tally.judged, tally.within, strict=True)]
+            if self.attainment is not None or self.slo.goodput is not None:
+                broken.append(tally.requests - tally.good)
+            return "breaches" if any(b > a for b, a in zip(broken, allowed, strict=False)) else ""
+
+        return simulate(
+            self.profile,
+            hpa,
+            replace(self.plan, seed=seed).arrivals(),
+            seed=seed,
+            duration_s=self.plan.duration_s,
+            engine=self.engine,
+            static_replicas=static,
+            slo=self.slo,
+            options=self.options,
+            keep=keep,
+            stop=None if keep else stop,
+        )
+
+    def manifest(self, setting: Candidate | dict[str, Any]) -> dict[str, Any]:
+        """The autoscaling/v2 object of a setting, as it would be applied."""
+        return hpa_manifest(self.profile, setting) if isinstance(setting, Candidate) else setting
+
+    def _breaches_allowed(self) -> list[float]:
+        expected = self.plan.expected_requests
+        asked = [t.percentile / 100 for t in self.slo.terms if t.percentile is not None and t.metric != "itl"]
+        if self.attainment is not None:
+            asked = [0.0 for _ in asked] + [self.attainment]
+        elif self.slo.goodput is not None:
+            asked.append(self.slo.goodput)
+        return [(1 - share + STOP_MARGIN) * expected for share in asked]
+
+
+def trial_of(outcome: Outcome, attainment: float | None) -> Trial:
+    """The figures of an outcome that the search compares."""
+    margin = outcome.margin if attainment is None else outcome.attainment - attainment
+    return Trial(
+        margin=margin,
+        attainment=outcome.attainment,
+        accelerator_hours=outcome.accelerator_hours,
+        replica_hours=outcome.replica_hours,
+        ttft_p99_s=outcome.percentile("ttft", 99),
+        tpot_p99_s=outcome.percentile("tpot", 99),
+        wasted_scale_outs=outcome.wasted_scale_outs,
+        flaps=outcome.flaps,
+        longest_breach_s=outcome.longest_breach_s,
+        peak_replicas=outcome.peak_replicas,
+        stopped=outcome.stopped,
+    )
+
+
+def hpa_manifest(profile: Profile, setting: Candidate) -> dict[str, Any]:
+    """The autoscaling/v2 HorizontalPodAutoscaler of a candidate for the profile's workload."""
+    deploy, version = profile.deploy, profile.engine.vllm_version
+    group = "leaderworkerset.x-k8s.io/v1" if deploy.kind == "LeaderWorkerSet" else "apps/v1"
+    spec: dict[str, Any] = {
+        "scaleTargetRef": {"apiVersion": group, "kind": deploy.kind, "name": deploy.name},
+        "minReplicas": setting.min_replicas,
+        "maxReplicas": setting.max_replicas,
+        "metrics": [
+            {
+                "type": "Pods",
+                "pods": {
+                    "metric": {"name": hpa_metric_name(signal, version, deploy.metrics)},
+                    "target": {"type": "AverageValue", "averageValue": quantity(value)},
+                },
+            }
+            for signal, value in setting.targets
+        ],
+    }
+    if setting.behavior.block is not None:
+        spec["behavior"] = setting.behavior.block
+    return {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": deploy.hpa_name, "namespace": deploy.namespace},
+        "spec": spec,
+    }
