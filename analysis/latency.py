@@ -94,7 +94,7 @@ def percentile_of_gaps(itl: pd.DataFrame, at: float, confidence: float = 0.95) -
 
     Every value is the middle of its bucket, so it errs by half a bucket at most.
     """
-    low_s, middle_s, cumulative = _gaps(itl)
+    middle_s, cumulative = _gaps(itl)
     count = int(cumulative[-1]) if cumulative.size else 0
     if count < samples_needed(at, confidence):
         return Percentile(at, np.nan, -np.inf, np.inf, count)
@@ -102,13 +102,13 @@ def percentile_of_gaps(itl: pd.DataFrame, at: float, confidence: float = 0.95) -
         count * at / 100,
         *stats.binom.ppf([(1 - confidence) / 2, (1 + confidence) / 2], count, at / 100),
     ]
-    value, low, high = middle_s[np.minimum(np.searchsorted(cumulative, ranks), low_s.size - 1)]
+    value, low, high = middle_s[np.minimum(np.searchsorted(cumulative, ranks), middle_s.size - 1)]
     return Percentile(at, float(value), float(low), float(high), count)
 
 
 def gaps_within(itl: pd.DataFrame, bound_s: float) -> tuple[float, int]:
     """The share (0-1) of gaps that are at most `bound_s`, and how many gaps there are; NaN and 0 without any."""
-    low_s, middle_s, cumulative = _gaps(itl)
+    middle_s, cumulative = _gaps(itl)
     if not cumulative.size or not cumulative[-1]:
         return np.nan, 0
     inside = int(np.searchsorted(middle_s, bound_s, side="right"))
@@ -139,8 +139,7 @@ def in_flight(start_s: ArrayLike, end_s: ArrayLike, at_s: ArrayLike) -> NDArray[
     return (opened - np.searchsorted(ends, at_s, side="right")).astype(float)
 
 
-def _gaps(itl: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+def _gaps(itl: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     counts = itl.groupby(["gap_low_s", "gap_high_s"])["count"].sum().sort_index()
-    low_s = counts.index.get_level_values(0).to_numpy(dtype=float)
-    high_s = counts.index.get_level_values(1).to_numpy(dtype=float)
-    return low_s, (low_s + high_s) / 2, np.cumsum(counts.to_numpy(dtype="int64"))
+    low_s, high_s = (counts.index.get_level_values(i).to_numpy(dtype=float) for i in (0, 1))
+    return (low_s + high_s) / 2, np.cumsum(counts.to_numpy(dtype="int64"))

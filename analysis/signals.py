@@ -1,0 +1,224 @@
+"""What the server's gauges say: as the HPA sees them, in step with the client's clock, against load, ahead of the SLO.
+
+A pod's waiting and running are summed over its engines and its KV usage is their mean; the fleet's value is the mean
+over the pods that report, which is what an HPA compares with averageValue. A pod that does not report is missing,
+never zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.latency import in_flight
+
+SIGNALS = ("waiting", "running", "kv_usage")
+
+_STALE_STEPS = 2  # a scrape stands in for at most this many missing ones after it
+_LARGEST_OFFSET_S = 1800.0
+_GRID = 4000  # points of the clock search: 1 s up to an hour, coarser beyond
+
+
+@dataclass(frozen=True)
+class ClockOffset:
+    """How far the metrics' clock runs ahead of the client's.
+
+    `offset_s` is what has been found (0 when nothing speaks for an offset), `correlation` between requests in flight
+    at the client and in the server at that offset, `correlation_at_zero` without correction; NaN = could not be tested.
+    """
+
+    offset_s: float
+    correlation: float
+    correlation_at_zero: float
+
+    def __str__(self) -> str:
+        if np.isnan(self.correlation):
+            return "clocks of client and metrics could not be compared: no metrics, or they do not vary with the load"
+        if self.offset_s:
+            return (
+                f"metrics are stamped {abs(self.offset_s):.0f} s {'ahead of' if self.offset_s > 0 else 'behind'} the"
+                f" client's clock; corrected (correlation {self.correlation_at_zero:.2f} -> {self.correlation:.2f})"
+            )
+        return f"clocks of client and metrics agree (correlation {self.correlation:.2f})"
+
+
+@dataclass(frozen=True)
+class LeadTime:
+    """How long before the SLO broke a signal left the range it had before.
+
+    `level` is the signal's highest value (smoothed) while the SLO held, `lead_s` the time from the signal's last rise
+    through `threshold` to the first window that broke the SLO; negative = the signal came later, NaN = it never rose
+    clearly or the SLO never broke.
+    """
+
+    signal: str
+    threshold: float
+    lead_s: float
+
+
+def per_pod(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Gauges per pod on a common time grid: time_s, pod, waiting, running, kv_usage.
+
+    The grid's step is the usual time between scrapes of a pod. A pod of several engines counts only when all of them
+    reported; a gap is bridged for at most two steps and is NaN (left out) beyond.
+    """
+    columns = ["time_s", "pod", *SIGNALS]
+    frame = metrics.dropna(subset=["waiting", "running", "kv_usage"], how="all")
+    if frame.empty:
+        return pd.DataFrame({c: pd.Series(dtype="float64") for c in columns})
+    step_s = scrape_interval_s(frame)
+    slot = np.floor(frame["time_s"].to_numpy() / step_s + 1e-9).astype("int64")
+    cells = frame.assign(slot=slot).groupby(["pod", "engine", "slot"])[list(SIGNALS)].last()
+    filled = []
+    for (pod, engine), part in cells.groupby(level=["pod", "engine"]):
+        series = part.droplevel([0, 1])
+        slots = np.arange(series.index.min(), series.index.max() + 1 + _STALE_STEPS)
+        series = series.reindex(slots).ffill(limit=_STALE_STEPS)
+        filled.append(series[series.index <= slot.max()].assign(pod=pod, engine=engine))
+    engines = pd.concat(filled).rename_axis("slot").reset_index()
+    whole = (
+        engines.groupby(["slot", "pod"]).agg(
+            waiting=("waiting", lambda v: v.sum(skipna=False)),
+            running=("running", lambda v: v.sum(skipna=False)),
+            kv_usage=("kv_usage", lambda v: v.mean(skipna=False)),
+        )
+        if engines.groupby("pod")["engine"].nunique().max() > 1
+        else engines.set_index(["slot", "pod"])[list(SIGNALS)]
+    )
+    table = whole.dropna(how="all").reset_index()
+    table["time_s"] = table.pop("slot") * step_s
+    return table[columns].sort_values(["time_s", "pod"], ignore_index=True)
+
+
+def fleet(metrics: pd.DataFrame) -> pd.DataFrame:
+    """The HPA's view over time: time_s, pods (that reported), waiting, running, kv_usage (means over pods),
+    full (share of pods with a queue) and in_system (waiting + running over all pods)."""
+    pods = per_pod(metrics)
+    pods["full"] = (pods["waiting"] >= 1).astype(float).where(pods["waiting"].notna())
+    pods["in_system"] = pods["waiting"] + pods["running"]
+    grouped = pods.groupby("time_s")
+    series = grouped[[*SIGNALS, "full"]].mean()
+    series["pods"] = grouped["pod"].nunique()
+    series["in_system"] = grouped["in_system"].sum(min_count=1)
+    return series.reset_index()
+
+
+def scrape_interval_s(metrics: pd.DataFrame) -> float:
+    """The usual time in s between scrapes of one engine; 1 when there are too few to tell."""
+    gaps = metrics.sort_values("time_s").groupby(["pod", "engine"])["time_s"].diff().dropna()
+    gaps = gaps[gaps > 0]
+    return float(round(gaps.median(), 3)) if len(gaps) else 1.0
+
+
+def clock_offset(table: pd.DataFrame, metrics: pd.DataFrame) -> ClockOffset:
+    """Offset of the metrics' clock from the client's, by cross-correlation of requests in flight and in the server.
+
+    `table` holds the client's latencies (`analysis.latency.latencies`). Offsets of up to 30 minutes are tried. One is
+    believed when it is larger than the scrapes can blur, explains the server clearly better than none does (the
+    unexplained variance at least halved) and correlates at 0.6 or more; otherwise the clocks are taken to agree.
+    """
+    series = fleet(metrics)
+    sent = table.dropna(subset=["sent_s"])
+    if len(series) < 10 or len(sent) < 10:
+        return ClockOffset(0.0, np.nan, np.nan)
+    blur_s = scrape_interval_s(metrics)
+    client_span = (sent["sent_s"].min(), np.nanmax(sent[["sent_s", "last_token_s"]].to_numpy()))
+    span_s = max(client_span[1], series["time_s"].max()) - min(client_span[0], series["time_s"].min())
+    step_s = max(1.0, blur_s, span_s / _GRID)
+    times = np.arange(client_span[0], client_span[1] + step_s, step_s)
+    closed = sent["last_token_s"].fillna(
+        sent["sent_s"]
+    )  # a request without an end says nothing about its stay
+    client = in_flight(sent["sent_s"], closed, times)
+    offsets = np.arange(-_LARGEST_OFFSET_S, _LARGEST_OFFSET_S + step_s, step_s)
+    offsets -= offsets[np.argmin(np.abs(offsets))]
+    scores = np.array([_agreement(times + offset, client, series) for offset in offsets])
+    zero = float(scores[np.argmin(np.abs(offsets))])
+    if np.all(np.isnan(scores)):
+        return ClockOffset(0.0, np.nan, np.nan)
+    best = int(np.nanargmax(scores))
+    correlation, offset_s = float(scores[best]), float(offsets[best])
+    unexplained_at_zero = 1 - max(zero, 0) ** 2 if np.isfinite(zero) else 1.0
+    clear = correlation >= 0.6 and 1 - correlation**2 <= 0.5 * unexplained_at_zero
+    if not clear or abs(offset_s) <= 2 * max(blur_s, step_s):
+        return ClockOffset(0.0, zero, zero)
+    return ClockOffset(offset_s, correlation, zero)
+
+
+def against_load(points: pd.DataFrame) -> pd.DataFrame:
+    """How each signal moves with load, from operating points (`analysis.capacity.operating_points`).
+
+    One row per signal: signal, low and high (means at the lowest and highest rate), per_rps (slope over the stages
+    below saturation, signal per req/s), rank (Spearman correlation with the rate over all stages; 1 = rises with
+    every step), rises_at_rps (the lowest rate whose mean lies above 10 % of the largest; NaN = never).
+    """
+    rows = []
+    for signal in SIGNALS:
+        known = points.dropna(subset=[signal]).sort_values("rate_rps")
+        if known.empty:
+            rows.append((signal, np.nan, np.nan, np.nan, np.nan, np.nan))
+            continue
+        rate, value = known["rate_rps"].to_numpy(), known[signal].to_numpy()
+        below = (known["state"] == "steady").to_numpy()
+        slope = float(np.polyfit(rate[below], value[below], 1)[0]) if below.sum() >= 2 else np.nan
+        varies = len(known) >= 3 and np.ptp(value) > 0
+        rank = float(known["rate_rps"].corr(known[signal], method="spearman")) if varies else np.nan
+        above = rate[value > 0.1 * value.max()] if value.max() > 0 else rate[:0]
+        rows.append((signal, value[0], value[-1], slope, rank, above.min() if above.size else np.nan))
+    columns = ["signal", "low", "high", "per_rps", "rank", "rises_at_rps"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def lead_times(
+    series: pd.DataFrame, breach_s: float, calm_until_s: float, smooth_s: float = 5.0
+) -> list[LeadTime]:
+    """Lead time of each signal before the SLO broke for good at `breach_s`.
+
+    `series` is `fleet(metrics)`. Until `calm_until_s` the load was one that the SLO holds; the threshold of a signal
+    is the highest value of its `smooth_s` mean in that time, and a fifth more of its whole range, so that noise below
+    does not count. The lead counts from the start of the last unbroken time above it before (or after) the breach.
+    """
+    times = series["time_s"].to_numpy()
+    found = []
+    for signal in SIGNALS:
+        values = _smooth(times, series[signal].to_numpy(dtype=float), smooth_s)
+        calm = values[(times <= calm_until_s) & np.isfinite(values)]
+        if not np.isfinite(breach_s) or not calm.size or not np.isfinite(values).any():
+            found.append(LeadTime(signal, np.nan, np.nan))
+            continue
+        threshold = float(calm.max() + 0.2 * (np.nanmax(values) - calm.max()))
+        above = (values > threshold) & (times > calm_until_s)
+        starts = times[above & ~np.concatenate([[False], above[:-1]])]
+        before = starts[starts <= breach_s]
+        first = before[-1] if before.size else (starts[0] if starts.size else np.nan)
+        found.append(LeadTime(signal, threshold, float(breach_s - first)))
+    return found
+
+
+def _agreement(at_s: NDArray[np.float64], client: NDArray[np.float64], series: pd.DataFrame) -> float:
+    """Correlation over the common time, if that is at least a third of the shorter record and both vary."""
+    times, values = series["time_s"].to_numpy(), series["in_system"].to_numpy(dtype=float)
+    inside = (at_s >= times[0]) & (at_s <= times[-1])
+    shorter = min(at_s[-1] - at_s[0], times[-1] - times[0])
+    if inside.sum() < 10 or (at_s[inside][-1] - at_s[inside][0]) < shorter / 3:
+        return np.nan
+    server = values[np.searchsorted(times, at_s[inside], side="right") - 1]
+    known = np.isfinite(server)
+    x, y = client[inside][known], server[known]
+    if x.size < 10 or x.std() == 0 or y.std() == 0:
+        return np.nan
+    return float(((x - x.mean()) * (y - y.mean())).mean() / (x.std() * y.std()))
+
+
+def _smooth(times: NDArray[np.float64], values: NDArray[np.float64], window_s: float) -> NDArray[np.float64]:
+    """Trailing mean over `window_s` of what was reported; NaN where nothing was."""
+    known = np.isfinite(values)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(known, values, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(known)])
+    first = np.searchsorted(times, times - window_s, side="right")
+    last = np.arange(1, times.size + 1)
+    number = counts[last] - counts[first]
+    return np.where(number > 0, (sums[last] - sums[first]) / np.maximum(number, 1), np.nan)
