@@ -417,7 +417,8 @@ class PromptSource:
     ) -> bytes:
         """The request body for one row of loadgen.traffic.Arrivals.
 
-        `prefix_tokens` leading tokens are those of the run's shared prefix; `blocks`, when given, decide all tokens.
+        `prefix_tokens` leading tokens are those of the run's shared prefix; `blocks`, when given, decide all tokens,
+        and conversations (`turns` > 1) begin alike by themselves.
         At least one token is sent, whatever is asked.
         """
         wanted = max(prompt_tokens - self.overhead_tokens, 1)
@@ -425,7 +426,7 @@ class PromptSource:
         if blocks is not None:
             text = self._from_blocks(n, blocks)
         else:
-            shared = min(prefix_tokens, n - 1) if prefix_tokens > 0 else 0
+            shared = min(prefix_tokens, n - 1) if prefix_tokens > 0 and self.turns == 1 else 0
             if self.turns > 1:
                 group, place = divmod(request_id, self.conversations * self.turns)
                 request_id = group * self.conversations + place % self.conversations
@@ -452,11 +453,13 @@ class PromptSource:
         return b"".join(head) + self._window(mixed ^ mixed >> 29, n - len(head))
 
     def _window(self, where: int, n: int) -> bytes:
+        """`n` symbols of the pool, read as a ring from a place that `where` alone decides."""
         width = len(self.symbols[0])
-        size = len(self._pool) // width
-        start = where % max(size - n, 1) if n < size else 0
-        whole, part = divmod(n, size)
-        return self._pool * whole + self._pool[start * width : (start + part) * width]
+        start, wanted = where % POOL * width, n * width
+        text = self._pool[start : start + wanted]
+        while len(text) < wanted:
+            text += self._pool[: wanted - len(text)]
+        return text
 
     def _from_blocks(self, n: int, blocks: Sequence[int]) -> bytes:
         parts = [self._unique(self.key - 1 - int(block), self.block_tokens) for block in blocks]

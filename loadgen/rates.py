@@ -115,14 +115,17 @@ class Rate:
         return np.concatenate(([0.0], np.cumsum(d * (self.level_rps + 0.5 * self.slope_rps_s * d))))
 
     @cached_property
-    def _nodes(self) -> tuple[Floats, Floats]:
-        """Times and integrals between which the inverse is bracketed; at most about a million per wave."""
+    def _nodes(self) -> tuple[Floats, Floats, Floats, Floats]:
+        """Times and integrals between which the inverse is bracketed, at most about a million per wave, and the rate
+        just after each time and just before the next."""
         times = [self.edges_s]
         for w in self.waves:
             step = max(w.period_s / WAVE_NODES, (w.end_s - w.start_s) / 1e6)
-            times.append(np.arange(w.start_s, w.end_s, step))
+            times.append(np.append(np.arange(w.start_s, w.end_s, step), w.end_s))
         nodes = np.unique(np.concatenate(times))
-        return nodes, np.maximum.accumulate(self.integral(nodes))
+        inset = 1e-6 * np.diff(nodes)
+        after, before = self.rate(nodes[:-1] + inset), self.rate(nodes[1:] - inset)
+        return nodes, np.maximum.accumulate(self.integral(nodes)), after, before
 
     def _closed_form(self, u: Floats) -> Floats:
         area = self._line_area
@@ -136,24 +139,35 @@ class Rate:
         )
 
     def _newton(self, u: Floats) -> Floats:
-        times, areas = self._nodes
+        times, areas, after, before = self._nodes
         flat = np.atleast_1d(u).ravel()
         node = np.clip(np.searchsorted(areas, flat, side="right") - 1, 0, len(times) - 2)
         low, high = times[node], times[node + 1]
         rise = areas[node + 1] - areas[node]
-        share = np.divide(flat - areas[node], rise, out=np.ones_like(flat), where=rise > 0)
-        t = low + np.clip(share, 0.0, 1.0) * (high - low)
+        x = np.clip(np.divide(flat - areas[node], rise, out=np.ones_like(flat), where=rise > 0), 0.0, 1.0)
+        # First guess: the cubic through both nodes with slopes 1 / rate, or the chord where a rate is near 0.
+        width = high - low
+        steep = rise > 20 * width * np.minimum(after[node], before[node])
+        start = np.where(steep, width, rise / np.maximum(after[node], 1e-300))
+        end = np.where(steep, width, rise / np.maximum(before[node], 1e-300))
+        cubic = x * (start + x * (3 * width - 2 * start - end + x * (start + end - 2 * width)))
+        t = low + np.clip(cubic, 0.0, width)
+        bend = float(np.abs(self.slope_rps_s).max()) + sum(
+            abs(w.amplitude_rps) * 2 * np.pi / w.period_s for w in self.waves
+        )
         todo = np.arange(len(flat))
         for _ in range(60):
-            now, wanted = t[todo], flat[todo]
-            excess = self.integral(now) - wanted
+            now = t[todo]
+            excess = self.integral(now) - flat[todo]
             low[todo] = np.where(excess <= 0, now, low[todo])
             high[todo] = np.where(excess > 0, now, high[todo])
             rate = self.rate(now)
-            following = now - np.divide(excess, rate, out=np.full_like(now, np.inf), where=rate > 0)
-            inside = (following >= low[todo]) & (following <= high[todo])
-            t[todo] = np.where(inside, following, 0.5 * (low[todo] + high[todo]))
-            todo = todo[np.abs(t[todo] - now) > 1e-9]
+            step = np.divide(-excess, rate, out=np.full_like(now, np.inf), where=rate > 0)
+            newton = (now + step >= low[todo]) & (now + step <= high[todo])
+            t[todo] = np.where(newton, now + step, 0.5 * (low[todo] + high[todo]))
+            # Newton leaves an error of at most step^2 |rate'| / (2 rate); bisection half the bracket.
+            left = np.where(newton, 0.5 * bend * step**2, rate * (high[todo] - low[todo]))
+            todo = todo[left > 1e-9 * rate]
             if len(todo) == 0:
                 break
         return np.where(flat >= areas[-1], self.duration_s, t).reshape(u.shape)

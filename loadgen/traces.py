@@ -380,7 +380,8 @@ def _read_jsonl(path: str, form: Jsonl) -> Iterator[tuple[list[int], Arrivals]]:
 def _field(path: str, number: int, row: Any, name: str, kinds: tuple[type, ...]) -> Any:
     value: Any = row.get(name) if isinstance(row, dict) else None
     most: float = math.inf if float in kinds else MOST
-    if isinstance(value, kinds) and not isinstance(value, bool) and 0 <= value <= most:
+    number_like = isinstance(value, kinds) and not isinstance(value, bool)
+    if number_like and 0 <= value <= most:
         return value
     expected = "a number of at least 0" if float in kinds else "a whole number of tokens of at least 0"
     missing = isinstance(row, dict) and name not in row

@@ -116,6 +116,8 @@ class LoadPlan:
     shared_prefix_tokens: int = 0
     seed: int = 0
     trace: Source | None = None
+    turns: int = 1  # requests of one conversation; each prompt holds the earlier prompts and answers
+    conversations: int = 1  # that are held at the same time: turn k + 1 comes this many requests after turn k
     index: int = 0
     of: int = 1
 
@@ -159,6 +161,8 @@ class LoadPlan:
             "prompt_tokens": str(self.prompt),
             "output_tokens": str(self.output),
             "shared_prefix_tokens": self.shared_prefix_tokens,
+            "turns": self.turns,
+            "conversations": self.conversations,
             "seed": self.seed,
             **({"trace": self.trace.describe()} if self.trace is not None else {}),
         }
@@ -181,6 +185,7 @@ class LoadPlan:
 
     def _drawn(self, n: int) -> Iterator[Arrivals]:
         gaps, prompts, outputs = (_generator(self.seed, purpose) for purpose in range(3))
+        history = np.zeros(self.conversations, dtype=np.int64)
         total = self.programme.requests
         total -= 1e-9 * max(1.0, total)  # rounding of the integral must not add a request at the very end
         u, done, latest = self.process.first(gaps), 0, 0.0
@@ -196,11 +201,15 @@ class LoadPlan:
             )  # rounding keeps order
             latest = float(due[-1])
             prompt, output = self.prompt.draw(prompts, count), self.output.draw(outputs, count)
+            known = np.full(count, self.shared_prefix_tokens, dtype=np.int64)
+            if self.turns > 1:
+                prompt, said = _continued(prompt, output, done, self.turns, history)
+                known = np.maximum(known, said)
             yield Arrivals(
                 due_s=due,
                 prompt_tokens=prompt,
                 output_tokens=output,
-                prefix_tokens=np.minimum(prompt - 1, self.shared_prefix_tokens).astype(np.int32),
+                prefix_tokens=np.minimum(prompt - 1, known).astype(np.int32),
                 request_id=np.arange(done, done + count, dtype=np.int64),
             )
             done += count
@@ -243,7 +252,9 @@ class LoadPlan:
         named = [name for name, value in given.items() if value is not None]
         if len(named) != 1:
             raise BadInput(
-                "how much load", value=" and ".join(named) or None, expected=f"one of {', '.join(given)}"
+                "several loads are named" if named else "no load is named",
+                value=" and ".join(named) or None,
+                expected=f"exactly one of {', '.join(given)}",
             )
         if load_file is not None:
             return LoadPlan.from_file(load_file).until(duration_s)
@@ -328,6 +339,10 @@ class LoadPlan:
             )
         if self.shared_prefix_tokens < 0:
             raise BadInput("shared prefix tokens", value=self.shared_prefix_tokens, expected="at least 0")
+        if self.turns > 1 and self.trace is not None:
+            raise BadInput("conversations with a trace", next_step="a trace brings its own conversations")
+        if self.turns > 1 and self.shared_prefix_tokens:
+            raise BadInput("conversations and a shared prefix", next_step="leave out one of them")
         if not isinstance(self.seed, int) or self.seed < 0:
             raise BadInput("seed", value=self.seed, expected="a whole number of at least 0")
         if not self.expected_requests > 0:
@@ -359,7 +374,7 @@ def parse_arrivals(text: str) -> Process:
     return Process(kind, cv)
 
 
-def parse_stages(text: str) -> list[tuple[float, float]]:
+def parse_stages(text: str, name: str = "--stages") -> list[tuple[float, float]]:
     """`1:60,2:60` as [(rate in requests/s, duration in s), ...]. Raises BadInput naming the stage that is wrong."""
     stages: list[tuple[float, float]] = []
     for part in str(text).split(","):
@@ -370,13 +385,38 @@ def parse_stages(text: str) -> list[tuple[float, float]]:
             rate = duration_s = math.nan
         if not (0 <= rate < math.inf and 0 < duration_s < math.inf):
             raise BadInput(
-                f"stage {len(stages) + 1} of --stages {text}",
+                f"stage {len(stages) + 1} of {name} {text}",
                 value=part.strip(),
                 expected="RATE:SECONDS with a rate of at least 0 requests/s and a duration above 0 s",
-                next_step="write for example --stages 1:60,2:60",
+                next_step="write for example 1:60,2:60",
             )
         stages.append((rate, duration_s))
     return stages
+
+
+def _continued(
+    prompt: NDArray[np.int32],
+    output: NDArray[np.int32],
+    first_id: int,
+    turns: int,
+    history: NDArray[np.int64],
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Prompts that contain their conversation so far, and the tokens of that part; `history` is carried on.
+
+    Requests first_id, first_id + 1, ... belong to the len(history) conversations in turn.
+    """
+    abreast = len(history)
+    whole, said = np.empty_like(prompt), np.empty(len(prompt), dtype=np.int64)
+    at = 0
+    while at < len(prompt):
+        turn, place = divmod((first_id + at) % (abreast * turns), abreast)
+        rows = slice(at, min(len(prompt), at + abreast - place))
+        seats = slice(place, place + rows.stop - rows.start)
+        said[rows] = history[seats] if turn else 0
+        whole[rows] = np.minimum(said[rows] + prompt[rows], lengths.MOST)
+        history[seats] = whole[rows] + output[rows].astype(np.int64)
+        at = rows.stop
+    return whole, said
 
 
 def _generator(seed: int, purpose: int) -> np.random.Generator:
