@@ -1,1 +1,38 @@
+"""The Horizontal Pod Autoscaler, run as a pure function: `HpaSpec.from_manifest` and `decide`."""
 
+from autoscale.hpa.quantity import Quantity, format_milli
+from autoscale.hpa.quantity import parse as parse_quantity
+from autoscale.hpa.rules import (
+    Condition,
+    Decision,
+    Event,
+    Memory,
+    MetricError,
+    PodMetric,
+    Proposal,
+    decide,
+    external_proposal,
+    pods_proposal,
+)
+from autoscale.hpa.spec import Behavior, HpaSpec, MetricTarget, Policy, ScalingRules
+
+__all__ = [
+    "Behavior",
+    "Condition",
+    "Decision",
+    "Event",
+    "HpaSpec",
+    "Memory",
+    "MetricError",
+    "MetricTarget",
+    "PodMetric",
+    "Policy",
+    "Proposal",
+    "Quantity",
+    "ScalingRules",
+    "decide",
+    "external_proposal",
+    "format_milli",
+    "parse_quantity",
+    "pods_proposal",
+]
