@@ -352,7 +352,9 @@ class Replicas:
             if not more:
                 return
         self._reserve(0)
-        kernels.advance(self._state, _NO_IDS, _NO_DUE, *_NO_TOKENS, 0, 0, False, until_s)
+        kernels.advance(
+            self._state, _NO_IDS, _NO_DUE, _NO_TOKENS, _NO_TOKENS, _NO_TOKENS, 0, 0, False, until_s
+        )
 
     def _reserve(self, arrivals: int) -> None:
         """Make room for that many new requests, and for the end of all that are in flight."""
@@ -424,7 +426,7 @@ class _One(NamedTuple):
 
 
 _NO_IDS, _NO_DUE = np.zeros(0, np.int64), np.zeros(0)
-_NO_TOKENS = [np.zeros(0, np.int32)] * 3
+_NO_TOKENS = np.zeros(0, np.int32)
 _COUNTS = (
     ("waiting", "shown_waiting"),
     ("running", "shown_running"),

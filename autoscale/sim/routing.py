@@ -12,7 +12,7 @@ ROUTINGS = ("random", "round_robin", "least_requests")
 
 
 @njit(cache=True)
-def draw(clock: Any, n: int) -> int:
+def draw(clock: Any, n: int) -> Any:
     """A uniform number in 0..n-1 from the state in `clock` (splitmix64; the bias of the remainder is below n / 2^63)."""
     clock.random += np.uint64(0x9E3779B97F4A7C15)
     z = clock.random
