@@ -169,6 +169,12 @@ class Deploy(_Section):
     max_replicas: Count = 2
     tutorial_target: Positive  # the tutorial's averageValue for num_requests_waiting
     extra_args: list[str] = []
+    pass_limits: list[Literal["max_model_len", "max_num_batched_tokens", "max_num_seqs"]] = []  # limits that are
+    # given to vLLM as arguments; the others are its defaults
+    serving_script: str = "/vllm-workspace/examples/online_serving/multi-node-serving.sh"  # in the image; joins Ray
+    requests: dict[str, str] = {}  # cpu and memory of one pod, as quantities
+    shared_memory: str = "15Gi"  # /dev/shm of one pod
+    local_ssds: Annotated[int, Field(ge=0)] = 0  # of the machine type: they hold the weights while a pod lives
 
 
 class Profile(_Section):

@@ -1,0 +1,68 @@
+"""What a user may choose about a manifest set, beyond the profile and the recommendation."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from analysis.errors import BadInput
+
+MetricsPath = Literal["stackdriver", "autoscalingmetric", "prometheus-adapter", "keda"]
+PATHS: tuple[MetricsPath, ...] = ("stackdriver", "autoscalingmetric", "prometheus-adapter", "keda")
+
+PLACEHOLDERS = ("PROJECT_ID", "REGION", "ZONE", "CLUSTER_NAME", "BUCKET_NAME", "DISK_NAME")
+_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
+_URL = re.compile(r"https?://[A-Za-z0-9.-]+(:\d+)?(/[A-Za-z0-9._~/-]*)?")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Every improvement over the tutorials can be switched off; the places are yours to fill in.
+
+    health_probes      /health for start-up, readiness and liveness instead of an open port
+    drain              preStop, grace period and --shutdown-timeout from the output length
+    ray_timeout        --ray_init_timeout from the spread of node arrivals
+    served_model_name  keep the hub's model id when weights are served from a path
+    requests           CPU, memory and disk requests beside the accelerator
+    behavior           write the recommendation's behavior block
+    rollout            replace a replica without needing a spare node
+    xla_cache          TPU compile cache: seeded (private copy of a published one), shared (the tutorial's), off
+    checker_may_scale  let the checker's account write the scale subresource of this workload
+    longest_output_s   measured duration of the longest generation; None takes the profile's workload
+    """
+
+    health_probes: bool = True
+    drain: bool = True
+    ray_timeout: bool = True
+    served_model_name: bool = True
+    requests: bool = True
+    behavior: bool = True
+    rollout: bool = True
+    disruption_budget: bool = True
+    checker: bool = True
+    checker_may_scale: bool = False
+    create_namespace: bool = False
+    xla_cache: Literal["seeded", "shared", "off"] = "seeded"
+    longest_output_s: float | None = None
+    project: str = "PROJECT_ID"
+    region: str = "REGION"
+    zone: str = "ZONE"
+    cluster: str = "CLUSTER_NAME"
+    bucket: str = "BUCKET_NAME"
+    disk: str = "DISK_NAME"
+    prometheus_url: str = (
+        "http://prometheus-operated.monitoring.svc:9090"  # KEDA and prometheus-adapter ask here
+    )
+
+    def __post_init__(self) -> None:
+        """Raises BadInput for a place that is not a plain name: these words are printed in shell commands."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            pattern = _URL if field.name == "prometheus_url" else _SAFE
+            if isinstance(value, str) and not pattern.fullmatch(value):
+                raise BadInput(
+                    f"option {field.name}", value=value, expected="letters, digits, dots and dashes"
+                )
+        if self.xla_cache not in ("seeded", "shared", "off"):
+            raise BadInput("option xla_cache", value=self.xla_cache, expected="seeded, shared or off")

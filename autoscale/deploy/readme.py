@@ -1,0 +1,97 @@
+"""The README of each set: what YAML cannot do, as commands in order, with the node-pool and quota arithmetic."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from autoscale.deploy import load_set, sizing, weights, workload
+from autoscale.deploy.access import ACCOUNT
+from autoscale.deploy.options import MetricsPath, Options
+from autoscale.deploy.scaling import Plan, external_name, metric_name, vllm_metric
+from autoscale.profiles import Profile
+
+LWS_VERSION = "v0.7.0"
+
+_ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=False,  # noqa: S701  # Markdown for people, not HTML
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+
+
+def render(profile: Profile, options: Options, path: MetricsPath, plan: Plan) -> str:
+    """README.md of one set."""
+    bare_metal = profile.deploy.platform == "bare-metal"
+    pool = {
+        "min": sizing.nodes(profile, plan.min_replicas),
+        "max": sizing.nodes(profile, plan.max_replicas),
+        "chips": sizing.chips(profile, plan.max_replicas),
+    }
+    return _render(
+        "set.md.j2",
+        profile=profile,
+        deploy=profile.deploy,
+        options=options,
+        path=path,
+        plan=plan,
+        pool=pool,
+        kubectl="kubectl --kubeconfig CLUSTER_KUBECONFIG" if bare_metal else "kubectl",
+        helm="helm --kubeconfig CLUSTER_KUBECONFIG" if bare_metal else "helm",
+        bare_metal=bare_metal,
+        tpu=profile.deploy.platform == "gke-tpu",
+        grouped=profile.deploy.kind == "LeaderWorkerSet",
+        gpu_type=profile.deploy.node_selector.get("cloud.google.com/gke-accelerator", ""),
+        chip="TPU" if profile.deploy.platform == "gke-tpu" else "GPU",
+        disk_gib=max(200, 2 * sizing.weights_gib(profile) + 100),
+        startup=sizing.startup(profile, plan.max_replicas),
+        loading=sizing.loading(profile),
+        weights_gib=sizing.weights_gib(profile),
+        raw_metrics=_raw_metrics(profile, path, plan),
+        exported=[vllm_metric(profile, target.signal) for target in plan.targets],
+        lws_version=LWS_VERSION,
+        resource="leaderworkerset" if profile.deploy.kind == "LeaderWorkerSet" else "deployment",
+        producer_claim=weights.PRODUCER_CLAIM,
+        producer_job=weights.PRODUCER_JOB,
+        gcsfuse_account=workload.GCSFUSE_ACCOUNT,
+        xla_dir=workload.XLA_DIR,
+        checker_account=ACCOUNT,
+    )
+
+
+def overview(profiles: list[Profile]) -> str:
+    """README.md of manifests/: one line per set."""
+    return _render("overview.md.j2", profiles=profiles)
+
+
+def observability() -> str:
+    """README.md of manifests/observability."""
+    return _render("observability.md.j2")
+
+
+def locust() -> str:
+    """README.md of manifests/locust."""
+    return _render("locust.md.j2", load=load_set)
+
+
+def _raw_metrics(profile: Profile, path: MetricsPath, plan: Plan) -> list[str]:
+    """Paths under which the metrics API serves what the HPA reads."""
+    namespace, deploy = profile.deploy.namespace, profile.deploy
+    if path == "keda":
+        selector = f"labelSelector=scaledobject.keda.sh%2Fname%3D{deploy.hpa_name}"
+        root = f"/apis/external.metrics.k8s.io/v1beta1/namespaces/{namespace}"
+        return [f"{root}/{external_name(index)}?{selector}" for index in range(len(plan.targets))]
+    root = f"/apis/custom.metrics.k8s.io/v1beta1/namespaces/{namespace}/pods/*"
+    quoted = [metric_name(profile, path, target.signal).replace("|", "%7C") for target in plan.targets]
+    return [f"{root}/{name}" for name in quoted]
+
+
+def _render(template: str, **values: Any) -> str:
+    text = _ENVIRONMENT.get_template(template).render(**values)
+    return re.sub(r"\n{3,}", "\n\n", text)

@@ -1,0 +1,239 @@
+"""Manifest sets: the objects of one profile in apply order, and the files that hold them.
+
+`objects` gives plain dicts, `write_set` the commented files with kustomization and README, `reference_files` everything
+that is committed under manifests/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from analysis.errors import BadInput
+from autoscale.deploy import (
+    access,
+    alerts,
+    dashboard,
+    load_set,
+    monitoring,
+    readme,
+    scaling,
+    weights,
+    workload,
+)
+from autoscale.deploy.meta import MANAGED_BY, OWNER
+from autoscale.deploy.options import PATHS, MetricsPath, Options
+from autoscale.deploy.scaling import Plan
+from autoscale.deploy.yaml_out import dump, dump_all, plain
+from autoscale.profiles import Profile, load, names
+
+Object = dict[str, Any]
+File = tuple[str, str]  # path below the set's directory, text
+Stage = Literal["all", "weights", "serving"]
+
+GENERATED = "Written by `autoscale manifests`; change the profile or the options and write it again."
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of a set: its objects and what they are for."""
+
+    path: str
+    about: str
+    objects: list[Object]
+
+    @property
+    def text(self) -> str:
+        """The file: one document per object."""
+        first, *rest = self.objects
+        return dump_all([(first, f"{self.about}\n{GENERATED}"), *((document, "") for document in rest)])
+
+
+def objects(
+    profile: Profile,
+    recommendation: Mapping[str, Any] | None = None,
+    metrics: MetricsPath | None = None,
+    options: Options | None = None,
+    *,
+    stage: Stage = "all",
+) -> list[Object]:
+    """The Kubernetes objects of a set as plain dicts, in apply order.
+
+    `stage`: "weights" are those that fill the disk first (Hyperdisk ML), "serving" the others, "all" both.
+    Raises BadInput for a recommendation or a metrics path that does not fit, NotAchieved for an infeasible answer.
+    """
+    options = options or Options()
+    path, plan = _path(profile, metrics), scaling.plan(profile, recommendation)
+    parts = _weight_parts(profile, options) if stage in ("all", "weights") else []
+    if stage in ("all", "serving"):
+        parts = parts + _serving_parts(profile, options, path, plan)
+    return [plain(document) for part in parts for document in part.objects]
+
+
+def write_set(
+    profile: Profile,
+    recommendation: Mapping[str, Any] | None = None,
+    metrics: MetricsPath | None = None,
+    options: Options | None = None,
+) -> list[File]:
+    """The files of a set as (path, text): YAML with comments, kustomizations and a README. Raises as `objects` does."""
+    options = options or Options()
+    path, plan = _path(profile, metrics), scaling.plan(profile, recommendation)
+    serving, filling = _serving_parts(profile, options, path, plan), _weight_parts(profile, options)
+    files = [("README.md", readme.render(profile, options, path, plan))]
+    files += _folder("", serving, f"{profile.title}.")
+    if path == "prometheus-adapter" and plan.autoscales:
+        values = monitoring.adapter_values(profile, options.prometheus_url, plan)
+        about = "Helm values of prometheus-adapter: from Prometheus series to the HPA's metrics."
+        files.append(("prometheus-adapter-values.yaml", dump(values, f"{about}\n{GENERATED}")))
+    if filling:
+        files += _folder("weights/", filling, "First stage: the disk and the weights on it.")
+    rules = Part(
+        "rules.yaml",
+        "Recording and alert rules; those on the HPA need kube-state-metrics.",
+        [alerts.rules(profile, path, plan)],
+    )
+    files += _folder("alerts/", [rules], "Optional: recording and alert rules.")
+    return files
+
+
+def reference_files(recommendations: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, str]:
+    """Everything under manifests/, path -> text: one set per profile, the load generator's, and the dashboard.
+
+    `recommendations` maps profile names to recommendations; profiles without one carry their tutorial's target.
+    """
+    found: dict[str, str] = {"README.md": readme.overview([load(name) for name in names()])}
+    for name in names():
+        for path, text in write_set(load(name), (recommendations or {}).get(name)):
+            found[f"{name}/{path}"] = text
+    for path, text in load_files():
+        found[f"locust/{path}"] = text
+    found["observability/dashboard.json"] = dashboard.dashboard()
+    found["observability/README.md"] = readme.observability()
+    return found
+
+
+def load_files() -> list[File]:
+    """The files of manifests/locust: Locust's master and workers on Kubernetes."""
+    job = Part(
+        "load.yaml", "Locust on Kubernetes: claim for the results, master and workers.", load_set.objects()
+    )
+    reader = Part(
+        "results.yaml", "A pod that holds the results for an hour, to copy them out.", [load_set.reader()]
+    )
+    return [
+        ("README.md", readme.locust()),
+        *_folder("", [job], "Load from inside the cluster."),
+        (reader.path, reader.text),
+    ]
+
+
+def write_files(files: list[File], directory: Path) -> list[Path]:
+    """Write (path, text) pairs below a directory; returns the paths that were new or changed."""
+    changed = []
+    for name, text in files:
+        target = directory / name
+        if target.exists() and target.read_text(encoding="utf-8") == text:
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+        changed.append(target)
+    return changed
+
+
+# --- parts of a set --------------------------------------------------------------------------------------------------
+
+
+def _path(profile: Profile, metrics: MetricsPath | None) -> MetricsPath:
+    path = metrics or profile.deploy.metrics
+    if path not in PATHS:
+        raise BadInput("unknown metrics path", value=path, expected=f"one of {', '.join(PATHS)}")
+    if profile.deploy.platform == "bare-metal" and monitoring.managed(path):
+        raise BadInput(
+            f"metrics path for profile {profile.name}, which does not run on GKE",
+            value=path,
+            expected="prometheus-adapter or keda",
+        )
+    return path
+
+
+def _weight_parts(profile: Profile, options: Options) -> list[Part]:
+    if profile.deploy.storage != "hyperdisk-ml":
+        return []
+    storage_class, claim, job = weights.producer(profile, options)
+    return [
+        Part(
+            "disk.yaml",
+            "A Hyperdisk ML disk, created for its first user: the producer job.",
+            [storage_class, claim],
+        ),
+        Part("producer.yaml", "Downloads the weights to the disk, once.", [job]),
+    ]
+
+
+def _serving_parts(profile: Profile, options: Options, path: MetricsPath, plan: Plan) -> list[Part]:
+    deploy = profile.deploy
+    parts = []
+    if options.create_namespace and deploy.namespace != "default":
+        labels = {MANAGED_BY: OWNER}
+        name = {"name": deploy.namespace, "labels": labels}
+        parts.append(
+            Part(
+                "namespace.yaml",
+                "The namespace of this set.",
+                [{"apiVersion": "v1", "kind": "Namespace", "metadata": name}],
+            )
+        )
+    if options.checker:
+        about = "Least privilege for `autoscale check` and `autoscale lint --cluster`: what they read, nothing more."
+        parts.append(Part("checker-rbac.yaml", about, access.checker(profile, options, path, plan.targets)))
+    if deploy.storage == "gcsfuse":
+        about = "The account that reads and writes the bucket; README.md binds it to an IAM role."
+        parts.append(Part("service-account.yaml", about, [workload.service_account(profile)]))
+    if deploy.storage == "hyperdisk-ml":
+        about = "The filled disk as a read-only volume for every replica."
+        parts.append(Part("volume.yaml", about, weights.static_volume(profile, options)))
+    parts.append(Part("service.yaml", "Where requests go.", [workload.service(profile)]))
+    if options.disruption_budget:
+        parts.append(
+            Part(
+                "disruption-budget.yaml",
+                "Bounds what maintenance may take away at once.",
+                [workload.disruption_budget(profile)],
+            )
+        )
+    server = workload.workload(profile, options, plan.min_replicas, plan.max_replicas)
+    parts.append(Part("workload.yaml", f"{profile.title}.", [server]))
+    parts.append(
+        Part("monitoring.yaml", "Scrapes the pods that serve HTTP.", [monitoring.scrape(profile, path)])
+    )
+    return parts + (_scaling_parts(profile, options, path, plan) if plan.autoscales else [])
+
+
+def _scaling_parts(profile: Profile, options: Options, path: MetricsPath, plan: Plan) -> list[Part]:
+    if path == "keda":
+        return [
+            Part(
+                "scaledobject.yaml",
+                "Scales the workload; KEDA creates the HPA.",
+                [scaling.scaled_object(profile, options, plan)],
+            )
+        ]
+    parts = []
+    if path == "autoscalingmetric":
+        about = "Gauges that GKE's metrics agent reads from the pods (GKE 1.35.1 or later, 20 per cluster)."
+        parts.append(Part("autoscaling-metric.yaml", about, [scaling.autoscaling_metric(profile, plan)]))
+    return [*parts, Part("hpa.yaml", "Scales the workload.", [scaling.hpa(profile, options, path, plan)])]
+
+
+def _folder(prefix: str, parts: list[Part], about: str) -> list[File]:
+    """The parts as files, and the kustomization that lists them in apply order."""
+    kustomization = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": [part.path for part in parts],
+    }
+    head = dump(kustomization, f"{about}\nkubectl apply --server-side -k .\n{GENERATED}")
+    return [(f"{prefix}kustomization.yaml", head)] + [(prefix + part.path, part.text) for part in parts]
