@@ -1,0 +1,9 @@
+"""Load on /v1/chat/completions: `locust -f loadgen/chat.py --host URL`; `--help` lists the options."""
+
+from loadgen.users import LlmUser
+
+
+class ChatUser(LlmUser):
+    """A user of the chat endpoint."""
+
+    endpoint = "chat"

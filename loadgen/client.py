@@ -1,0 +1,567 @@
+"""Connections and the read loop: HTTP/1.1 on gevent's event loop, one callback per connection, no greenlet per request.
+
+A connection's read watcher stamps each read and keeps the raw bytes; loadgen.stream makes sense of them after the
+request is over. Requests are never retried. All callbacks run in the hub: they do not block and do not switch.
+
+The pool keeps a few spare connections open, so that a request that is due does not wait for a handshake, and replaces
+connections that served long enough, so that replicas which a scale-out adds get their share of the traffic.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import socket
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+from urllib.parse import urlsplit
+
+import gevent
+import gevent.event
+import gevent.monkey
+import gevent.socket
+
+from analysis.errors import BadInput, SourceUnavailable
+from loadgen import stream
+
+READ_EVENTS, WRITE_EVENTS = 1, 2  # gevent.hub.loop.io
+READ_BYTES = 16_384
+SPARE = 8  # idle connections kept open, plus one per SPARE_SHARE in flight
+SPARE_SHARE = 16
+IDLE_LIMIT_S = 3.0  # an idle connection is not used after this; uvicorn closes after 5 s
+CONNECT_TIMEOUT_S = 10.0
+SWEEP_S = 0.25
+RESOLVE_S = 30.0
+
+now_s = time.perf_counter
+
+# Locust patches the standard library; the watchers here need plain non-blocking sockets.
+_Socket: type[socket.socket] = gevent.monkey.get_original("socket", "socket")
+_SSLContext = gevent.monkey.get_original("ssl", "SSLContext")
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where requests go, from `--host`."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str  # before the endpoint's own path, without trailing slash
+
+    @classmethod
+    def from_url(cls, url: str) -> Target:
+        """Raises BadInput when `url` is not http(s)://host[:port][/path]."""
+        try:
+            parts = urlsplit(url if "://" in url else f"http://{url}")
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+        except ValueError:
+            parts, port = urlsplit(""), 0
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise BadInput("--host is not a URL", value=url, expected="http://HOST:PORT or https://HOST")
+        path = parts.path.rstrip("/")
+        return cls(parts.scheme, parts.hostname, port, path.removesuffix("/v1"))
+
+    @property
+    def authority(self) -> str:
+        """The Host header."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == {"http": 80, "https": 443}[self.scheme] else f"{host}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.authority}{self.path}"
+
+    def request(self, method: str, path: str, body: bytes = b"", headers: str = "") -> bytes:
+        """The bytes of a request; `headers` are further lines, each with its line end."""
+        kind = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body else ""
+        head = f"{method} {self.path}{path} HTTP/1.1\r\nHost: {self.authority}\r\nUser-Agent: llm-autoscale\r\nAccept: */*\r\n"
+        return (head + kind + headers + "\r\n").encode("latin-1") + body
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the pool may do. Times in s."""
+
+    max_connections: int = 4096
+    timeout_s: float = 600.0  # from sent to the end of the answer
+    idle_timeout_s: float = 60.0  # without a byte, once the body has begun
+    reconnect_after_s: float = 30.0  # age at which a connection is replaced; inf = never
+    reconnect_after_requests: float = math.inf
+
+
+@dataclass(slots=True, eq=False)
+class Exchange:
+    """One request on its way. Times are now_s() readings; NaN = did not happen."""
+
+    request_id: int
+    payload: bytes
+    due_s: float
+    over: Callable[[Exchange], None]  # called in the hub when the exchange has ended
+    stage: int = 0
+    asked: tuple[int, int] = (0, 0)  # prompt and output tokens
+    sent_s: float = math.nan
+    waited: bool = False  # for a connection to be opened
+    stamps_s: list[float] = field(default_factory=list)
+    reads: list[bytes] = field(default_factory=list)
+    failure: tuple[str, str] | None = None
+    connection: Connection | None = None
+
+    def answer(self) -> stream.Answer:
+        """What came back."""
+        return stream.read_answer(self.stamps_s, self.reads, self.failure)
+
+
+class Connection:
+    """One socket: opening -> (TLS handshake) -> idle <-> busy -> closed.
+
+    Invariant: `exchange` is set exactly while a request waits for this connection or for its answer.
+    """
+
+    __slots__ = (
+        "_body_bytes",
+        "_head",
+        "_incoming",
+        "_outgoing",
+        "_pool",
+        "_reader",
+        "_tls",
+        "_unsent",
+        "_writer",
+        "exchange",
+        "open",
+        "opened_s",
+        "served",
+        "socket",
+        "used_s",
+    )
+
+    def __init__(self, pool: Client, family: int, address: Any) -> None:
+        self._pool = pool
+        self.open = False
+        self.opened_s = self.used_s = now_s()
+        self.served = 0
+        self.exchange: Exchange | None = None
+        self._unsent = b""
+        self._head: stream.Head | None = None
+        self._body_bytes = 0
+        self._tls: ssl.SSLObject | None = None
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.socket = _Socket(family, socket.SOCK_STREAM)
+        self.socket.setblocking(False)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        loop = gevent.get_hub().loop
+        self._reader = loop.io(self.socket.fileno(), READ_EVENTS)
+        self._writer = loop.io(self.socket.fileno(), WRITE_EVENTS)
+        code = self.socket.connect_ex(address)
+        if code not in (0, errno.EINPROGRESS):
+            loop.run_callback(self._failed, OSError(code, _reason(code)))
+        else:
+            self._writer.start(self._connected)
+
+    # --- opening -----------------------------------------------------------------------------------------------------
+
+    def _connected(self) -> None:
+        self._writer.stop()
+        code = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            self._failed(OSError(code, _reason(code)))
+            return
+        context = self._pool.tls
+        if context is None:
+            self._reader.start(self._readable)
+            self._opened()
+            return
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=self._pool.target.host)
+        self._reader.start(self._handshake_readable)
+        self._handshake()
+
+    def _handshake_readable(self) -> None:
+        try:
+            data = self.socket.recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._failed(error)
+            return
+        if not data:
+            self._failed(OSError("closed during the TLS handshake"))
+            return
+        self._incoming.write(data)
+        self._handshake()
+
+    def _handshake(self) -> None:
+        assert self._tls is not None
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            self._transmit(self._outgoing.read())
+            return
+        except ssl.SSLError as error:
+            self._failed(error)
+            return
+        self._transmit(self._outgoing.read())
+        self._reader.stop()
+        self._reader.start(self._readable_tls)
+        self._opened()
+
+    def _opened(self) -> None:
+        self.open = True
+        self.opened_s = self.used_s = now_s()
+        self._pool._opened(self)
+        if self.exchange is not None:
+            self._start(self.exchange)
+
+    # --- sending -----------------------------------------------------------------------------------------------------
+
+    def send(self, exchange: Exchange) -> None:
+        """Send now, or as soon as the connection is open."""
+        self.exchange, exchange.connection = exchange, self
+        if self.open:
+            self._start(exchange)
+
+    def _start(self, exchange: Exchange) -> None:
+        self._head, self._body_bytes = None, 0
+        exchange.sent_s = self.used_s = now_s()
+        if self._tls is None:
+            self._transmit(exchange.payload)
+        else:
+            self._tls.write(exchange.payload)
+            self._transmit(self._outgoing.read())
+
+    def _transmit(self, data: bytes) -> None:
+        if self._unsent:
+            self._unsent += data
+            return
+        try:
+            sent = self.socket.send(data) if data else 0
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._failed(error)
+            return
+        if sent < len(data):
+            self._unsent = data[sent:]
+            self._writer.start(self._writable)
+
+    def _writable(self) -> None:
+        self._writer.stop()
+        data, self._unsent = self._unsent, b""
+        self._transmit(data)
+
+    # --- receiving ---------------------------------------------------------------------------------------------------
+
+    def _readable(self) -> None:
+        try:
+            data = self.socket.recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._failed(error)
+            return
+        exchange = self.exchange
+        if exchange is None or not data:
+            self._closed_by_peer()
+            return
+        exchange.stamps_s.append(now_s())
+        exchange.reads.append(data)
+        head = self._head
+        if head is None or not head.chunked or data.endswith(b"\r\n\r\n") or len(data) < 5:
+            self._advance(exchange, len(data))
+
+    def _readable_tls(self) -> None:
+        assert self._tls is not None
+        try:
+            received = self.socket.recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._failed(error)
+            return
+        stamp = now_s()
+        if received:
+            self._incoming.write(received)
+        else:
+            self._incoming.write_eof()
+        while True:
+            try:
+                data = self._tls.read(READ_BYTES)
+            except ssl.SSLWantReadError:
+                return
+            except ssl.SSLError as error:
+                if received:
+                    self._failed(error)
+                else:
+                    self._closed_by_peer()
+                return
+            exchange = self.exchange
+            if exchange is None or not data:
+                self._closed_by_peer()
+                return
+            exchange.stamps_s.append(stamp)
+            exchange.reads.append(data)
+            self._advance(exchange, len(data))
+
+    def _advance(self, exchange: Exchange, size: int) -> None:
+        """Look whether the response is complete: called for the head, and where the framing may have ended."""
+        head = self._head
+        if head is None:
+            raw = b"".join(exchange.reads)
+            try:
+                self._head = head = stream.parse_head(raw)
+            except ValueError:
+                self._over(keep=False)
+                return
+            if head is None:
+                return
+            self._body_bytes = len(raw) - head.body_start
+        else:
+            self._body_bytes += size
+        if head.chunked:
+            complete = stream.is_complete(head, b"".join(exchange.reads))
+        else:
+            complete = head.length is not None and self._body_bytes >= head.length
+        if complete:
+            self._over(keep=head.keep_alive)
+
+    # --- ending ------------------------------------------------------------------------------------------------------
+
+    def _closed_by_peer(self) -> None:
+        exchange = self.exchange
+        if exchange is not None and not exchange.reads:
+            exchange.failure = ("connection_error", "the server closed the connection before an answer came")
+        self._over(keep=False)
+
+    def _failed(self, error: Exception) -> None:
+        if self.socket is None:
+            return
+        if not self.open:
+            self._pool._refused(error)
+        if self.exchange is not None:
+            self.exchange.failure = ("connection_error", _sentence(error, self._pool.target))
+        self._over(keep=False)
+
+    def give_up(self, status: str, error: str) -> None:
+        """End the exchange from this side; the server sees the connection close."""
+        if self.exchange is not None:
+            self.exchange.failure = (status, error)
+        self._over(keep=False)
+
+    def _over(self, keep: bool) -> None:
+        exchange, self.exchange = self.exchange, None
+        self.served += 1
+        if not keep:
+            self.close()
+        self._pool._over(self, exchange)
+
+    def close(self) -> None:
+        """Free the socket and its watchers; may be called twice."""
+        if self.socket is None:
+            return
+        self.open = False
+        for watcher in (self._reader, self._writer):
+            watcher.stop()
+            watcher.close()
+        self.socket.close()
+        self.socket = None  # type: ignore[assignment]  # marks the connection as closed
+
+
+class Client:
+    """A bounded pool of connections to one target. Requests in flight never exceed `limits.max_connections`."""
+
+    def __init__(self, target: Target, limits: Limits, tls: ssl.SSLContext | None = None) -> None:
+        self.target, self.limits = target, limits
+        self.tls = tls if tls is not None or target.scheme == "http" else tls_context()
+        self.in_flight: set[Exchange] = set()
+        self.waited = 0  # requests that had to wait for a connection to open
+        self.opened = 0  # connections opened so far
+        self.last_refusal: Exception | None = None
+        self._idle: deque[Connection] = deque()
+        self._opening: set[Connection] = set()
+        self._addresses = self._resolve()
+        self._turn = count()
+        self._resolved_s = self._swept_s = now_s()
+        self._sweeper = gevent.get_hub().loop.timer(SWEEP_S, repeat=SWEEP_S)
+        self._sweeper.start(self._sweep)
+        self._closed = False
+
+    @property
+    def full(self) -> bool:
+        """Whether every connection that may be used is busy."""
+        return len(self.in_flight) >= self.limits.max_connections
+
+    def submit(self, exchange: Exchange) -> None:
+        """Send now on an idle connection, or on a new one as soon as it is open."""
+        self.in_flight.add(exchange)
+        horizon_s = now_s() - IDLE_LIMIT_S
+        while self._idle:
+            connection = self._idle.pop()  # the most recently used one
+            if connection.used_s > horizon_s:
+                break
+            connection.close()
+        else:
+            connection = next((c for c in self._opening if c.exchange is None), None) or self._connect()
+            exchange.waited = True
+            self.waited += 1
+        connection.send(exchange)
+        self._keep_spares()
+
+    def warm(self, connections: int, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
+        """Open up to this many connections (called from a greenlet; returns when they are open).
+
+        Raises SourceUnavailable with the reason when none can be opened.
+        """
+        for _ in range(min(connections, self.limits.max_connections) - len(self._idle) - len(self._opening)):
+            self._connect()
+        deadline_s = now_s() + timeout_s
+        while self._opening and now_s() < deadline_s:
+            gevent.sleep(0.002)
+        if not self._idle and not self.in_flight:
+            reason = self.last_refusal or f"no answer within {timeout_s:g} s"
+            raise SourceUnavailable(f"cannot connect to {self.target}: {_reason_of(reason)}")
+
+    def close(self, status: str = "cancelled", error: str = "the run ended") -> None:
+        """Give up what is in flight with this status and close every connection."""
+        self._closed = True
+        self._sweeper.stop()
+        self._sweeper.close()
+        for exchange in list(self.in_flight):
+            if exchange.connection is not None:
+                exchange.connection.give_up(status, error)
+        for connection in (*self._idle, *self._opening):
+            connection.close()
+        self._idle.clear()
+        self._opening.clear()
+
+    # --- called by connections ---------------------------------------------------------------------------------------
+
+    def _opened(self, connection: Connection) -> None:
+        self._opening.discard(connection)
+        self.opened += 1
+        if connection.exchange is None:
+            self._idle.append(connection)
+
+    def _refused(self, error: Exception) -> None:
+        self.last_refusal = error
+
+    def _over(self, connection: Connection, exchange: Exchange | None) -> None:
+        self._opening.discard(connection)
+        if connection.socket is None:
+            if connection in self._idle:
+                self._idle.remove(connection)
+        elif self._worn(connection):
+            connection.close()
+        else:
+            connection.used_s = now_s()
+            self._idle.append(connection)
+        if exchange is not None:
+            exchange.connection = None
+            self.in_flight.discard(exchange)
+            exchange.over(exchange)
+
+    # --- upkeep ------------------------------------------------------------------------------------------------------
+
+    def _connect(self) -> Connection:
+        family, address = self._addresses[next(self._turn) % len(self._addresses)]
+        connection = Connection(self, family, address)
+        self._opening.add(connection)
+        return connection
+
+    def _keep_spares(self) -> None:
+        spare = SPARE + len(self.in_flight) // SPARE_SHARE
+        spare = min(spare, self.limits.max_connections - len(self.in_flight))
+        if len(self._idle) + len(self._opening) < spare and not self._closed:
+            self._connect()
+
+    def _worn(self, connection: Connection) -> bool:
+        return (
+            connection.served >= self.limits.reconnect_after_requests
+            or now_s() - connection.opened_s >= self.limits.reconnect_after_s
+        )
+
+    def _sweep(self) -> None:
+        """Time out silent exchanges, drop connections that idled too long, look addresses up again."""
+        now = now_s()
+        for exchange in list(self.in_flight):
+            connection = exchange.connection
+            if connection is None:
+                continue
+            if exchange.sent_s != exchange.sent_s:
+                if now - connection.opened_s > CONNECT_TIMEOUT_S:
+                    connection.give_up("connection_error", f"no connection within {CONNECT_TIMEOUT_S:g} s")
+            elif now - exchange.sent_s > self.limits.timeout_s:
+                connection.give_up("timeout", f"no complete answer within {self.limits.timeout_s:g} s")
+            elif len(exchange.reads) > 1 and now - exchange.stamps_s[-1] > self.limits.idle_timeout_s:
+                connection.give_up("timeout", f"no byte for {self.limits.idle_timeout_s:g} s in mid-answer")
+        while self._idle and now - self._idle[0].used_s > IDLE_LIMIT_S:
+            self._idle.popleft().close()
+        for _ in range(2 if len(self._idle) < SPARE else 0):
+            self._keep_spares()
+        if now - self._resolved_s > RESOLVE_S:
+            self._resolved_s = now
+            gevent.spawn(self._resolve_again)
+
+    def _resolve_again(self) -> None:
+        try:
+            self._addresses = self._resolve()
+        except SourceUnavailable:
+            return  # the addresses known so far stay in use
+
+    def _resolve(self) -> list[tuple[int, Any]]:
+        try:
+            found = gevent.socket.getaddrinfo(self.target.host, self.target.port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise SourceUnavailable(f"cannot find the host {self.target.host}: {_reason_of(error)}") from None
+        return [(family, address) for family, _, _, _, address in found]
+
+
+def tls_context(verify: bool = True) -> ssl.SSLContext:
+    """Client side TLS with the system's certificates; `verify` False accepts any certificate."""
+    context: ssl.SSLContext = _SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_default_certs()
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def fetch(client: Client, method: str, path: str, body: bytes = b"", headers: str = "") -> tuple[int, bytes]:
+    """(HTTP status, body) of one plain request, waiting for it in a greenlet; used before the load, never within.
+
+    Raises SourceUnavailable when no answer came.
+    """
+    ended = gevent.event.Event()
+    payload = client.target.request(method, path, body, headers)
+    exchange = Exchange(-1, payload, now_s(), lambda _: ended.set())
+    client.submit(exchange)
+    ended.wait()
+    raw = b"".join(exchange.reads)
+    try:
+        head = stream.parse_head(raw)
+    except ValueError as error:
+        raise SourceUnavailable(f"{client.target} does not speak HTTP: {error}") from None
+    if head is None:
+        reason = exchange.failure[1] if exchange.failure else "closed before an answer came"
+        raise SourceUnavailable(f"no answer from {client.target}: {reason}")
+    return head.http_status, b"".join(stream._body(raw, head)[0])
+
+
+def _reason(code: int) -> str:
+    return errno.errorcode.get(code, str(code))
+
+
+def _reason_of(error: object) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"TLS certificate: {error.verify_message}"
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno).lower()
+    return str(getattr(error, "strerror", None) or error)
+
+
+def _sentence(error: Exception, target: Target) -> str:
+    return f"{target}: {_reason_of(error)}"

@@ -1,0 +1,9 @@
+"""Load on /v1/completions: `locust -f loadgen/completions.py --host URL`; `--help` lists the options."""
+
+from loadgen.users import LlmUser
+
+
+class CompletionsUser(LlmUser):
+    """A user of the completions endpoint."""
+
+    endpoint = "completions"

@@ -1,0 +1,318 @@
+"""One worker's half of a run: sends its slice of the plan (or what Locust's users ask for) and keeps the records.
+
+Open loop: a request is sent at its due time, whatever the answers do. Due times are absolute, so nothing accumulates;
+bodies are made ahead of time, while the loop is idle. At the in-flight cap a due request waits for a seat: its latency
+counts from the due time, and it is `dropped` when the run ends first.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import gevent
+import gevent.event
+
+from loadgen.client import Client, Exchange
+from loadgen.clock import Alarm, Clock, now_s
+from loadgen.prompts import OwnPrompts, PromptSource
+from loadgen.records import Batch, Done, measured
+from loadgen.traffic import LoadPlan
+
+AHEAD = 4096  # bodies made ahead
+AHEAD_BYTES = 64 << 20
+SLICE_S = 0.001  # most time spent on bookkeeping before the loop gets its turn
+BACKLOG = 2000  # ended requests that may wait for idle time before they are parsed regardless
+WARM = 64  # connections opened before the start, at most
+FLUSH_S = 2.0
+SAMPLE_S = 0.5
+TICK_S = 0.02  # how often the loop's punctuality is tested
+STALL_S = 0.01  # a tick later than this counts as a stall
+
+
+@dataclass(frozen=True)
+class Sample:
+    """How the client itself fared over one interval of one worker; see loadgen.client_health."""
+
+    time_s: float  # end of the interval, seconds since the start of the run
+    interval_s: float
+    cpu_s: float  # of this process
+    starved_s: float  # the process was runnable and had no core (NaN where the kernel does not say)
+    stalled_s: float  # the event loop was late, beyond STALL_S
+    in_flight: int
+    waited: int  # requests that had to wait for a connection to open
+    waiting: int  # due requests that wait for a seat
+
+
+class Generator:
+    """Sends requests on one client and hands out batches. `report(batch, samples)` is called every FLUSH_S.
+
+    `on_done(done)` is called for each ended request, in a greenlet.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        bodies: PromptSource | OwnPrompts,
+        path: str,
+        worker: str,
+        report: Callable[[dict[str, Any], list[tuple[float, ...]]], None],
+        on_done: Callable[[Done], None],
+        run_tag: str = "",
+    ) -> None:
+        self.client, self._bodies, self._path, self.worker = client, bodies, path, worker
+        self._report, self._on_done, self._tag = report, on_done, run_tag
+        self.clock = Clock(now_s())
+        self.started = gevent.event.Event()
+        self.finished = gevent.event.Event()  # the plan is over and nothing is in flight
+        self.cut_s = math.inf  # seconds since the start from which nothing more is planned
+        self._ended: deque[Exchange] = deque()
+        self._something_ended = gevent.event.Event()
+        self._batch = Batch()
+        self._samples: list[Sample] = []
+        self._ready: deque[Exchange] = deque()
+        self._source: Iterator[Exchange] = iter(())
+        self._planned, self._exhausted = False, True
+        self._hungry = gevent.event.Event()
+        self._alarm: Alarm | None = None
+        self._greenlets = [gevent.spawn(self._parse_loop), gevent.spawn(self._flush_loop)]
+        self._punctuality = _Punctuality()
+
+    # --- open loop ---------------------------------------------------------------------------------------------------
+
+    def prepare(self, plan: LoadPlan) -> None:
+        """Open connections and make the first bodies for this slice of the plan (in a greenlet)."""
+        self._source = self._exchanges(plan)
+        self._planned, self._exhausted = True, False
+        first_rate = float(plan.rate(0.0)) / plan.of
+        self.client.warm(min(WARM, max(4, math.ceil(first_rate))))
+        self._refill()
+
+    def start(self, clock: Clock) -> None:
+        """Begin at the clock's zero."""
+        self.clock = clock
+        if self._planned:
+            self._alarm = Alarm(self._send_due)
+            self._greenlets.append(gevent.spawn(self._refill_loop))
+            self._send_due()
+        self.started.set()
+
+    def _exchanges(self, plan: LoadPlan) -> Iterator[Exchange]:
+        """The plan's requests, ready to be sent; due_s is still relative to the start."""
+        for chunk in plan.arrivals(1024):
+            stages = plan.stage_of(chunk.due_s).tolist()
+            blocks = chunk.blocks if chunk.blocks is not None else [None] * len(stages)
+            rows = zip(
+                chunk.request_id.tolist(),
+                chunk.due_s.tolist(),
+                stages,
+                chunk.prompt_tokens.tolist(),
+                chunk.output_tokens.tolist(),
+                chunk.prefix_tokens.tolist(),
+                blocks,
+                strict=True,
+            )
+            for number, due_s, stage, prompt, output, prefix, block in rows:
+                body = self._bodies.body(number, prompt, output, prefix, block)
+                yield Exchange(
+                    number, self._payload(number, body), due_s, self._over, stage, (prompt, output)
+                )
+
+    def _payload(self, number: int, body: bytes) -> bytes:
+        return self.client.target.request("POST", self._path, body, f"X-Request-Id: {self._tag}-{number}\r\n")
+
+    def _refill(self) -> None:
+        """Make bodies ahead, for at most SLICE_S at a time."""
+        size = sum(len(e.payload) for e in self._ready)
+        while not self._exhausted and len(self._ready) < AHEAD and size < AHEAD_BYTES:
+            until_s = now_s() + SLICE_S
+            while now_s() < until_s:
+                exchange = next(self._source, None)
+                if exchange is None:
+                    self._exhausted = True
+                    break
+                size += len(exchange.payload)
+                self._ready.append(exchange)
+            gevent.sleep(0)
+
+    def _refill_loop(self) -> None:
+        while not self._exhausted:
+            self._hungry.wait()
+            self._hungry.clear()
+            was_empty = not self._ready
+            self._refill()
+            if was_empty:
+                self._send_due()
+
+    def _send_due(self) -> None:
+        """Send everything that is due and set the alarm for the next; runs in the hub, or in a greenlet."""
+        ready, client, zero_s = self._ready, self.client, self.clock.zero_s
+        while ready and not client.full:
+            exchange = ready[0]
+            if exchange.due_s > self.cut_s:
+                ready.clear()
+                self._exhausted, self._source = True, iter(())
+                break
+            due_s = zero_s + exchange.due_s
+            if due_s > now_s():
+                if self._alarm is not None:
+                    self._alarm.set(due_s)
+                break
+            ready.popleft()
+            exchange.due_s = due_s
+            client.submit(exchange)
+        if not self._exhausted and len(ready) < AHEAD // 2:
+            self._hungry.set()
+        self._check_finished()
+
+    def _check_finished(self) -> None:
+        if self._exhausted and not self._ready and not self.client.in_flight:
+            self.finished.set()
+
+    # --- closed loop -------------------------------------------------------------------------------------------------
+
+    def request(self, number: int, prompt: int, output: int, prefix: int = 0, stage: int = 0) -> Exchange:
+        """Send one request for a user and wait for its end (in a greenlet); due is now."""
+        ended = gevent.event.Event()
+
+        def over(exchange: Exchange) -> None:
+            self._over(exchange)
+            ended.set()
+
+        body = self._bodies.body(number, prompt, output, prefix)
+        exchange = Exchange(number, self._payload(number, body), now_s(), over, stage, (prompt, output))
+        self.client.submit(exchange)
+        try:
+            ended.wait()
+        except gevent.GreenletExit:
+            if exchange.connection is not None:
+                exchange.connection.give_up("cancelled", "the run ended before the answer")
+            raise
+        return exchange
+
+    # --- bookkeeping -------------------------------------------------------------------------------------------------
+
+    def _over(self, exchange: Exchange) -> None:
+        self._ended.append(exchange)
+        self._something_ended.set()
+        if self._alarm is not None:
+            if self._ready:
+                self._send_due()
+            else:
+                self._check_finished()
+
+    def _parse_loop(self) -> None:
+        while True:
+            self._something_ended.wait()
+            self._something_ended.clear()
+            while self._ended:
+                if len(self._ended) < BACKLOG:
+                    gevent.idle()
+                self._parse(SLICE_S)
+                if len(self._ended) >= BACKLOG:
+                    gevent.sleep(0)
+
+    def _parse(self, at_most_s: float) -> None:
+        until_s = now_s() + at_most_s
+        while self._ended and now_s() < until_s:
+            done = measured(self._ended.popleft())
+            self._batch.add(done, self.worker, self.clock)
+            self._on_done(done)
+
+    def _flush_loop(self) -> None:
+        samples = 0
+        while True:
+            gevent.sleep(SAMPLE_S)
+            if self.started.is_set():
+                self._sample()
+                samples += 1
+                if samples % round(FLUSH_S / SAMPLE_S) == 0:
+                    self.flush()
+
+    def flush(self) -> None:
+        """Report what came since the last time."""
+        batch, self._batch = self._batch, Batch()
+        samples, self._samples = self._samples, []
+        if batch.rows or samples:
+            self._report(batch.packed(), [tuple(vars(s).values()) for s in samples])
+
+    def _sample(self) -> None:
+        late_s, cpu_s, starved_s, interval_s = self._punctuality.take()
+        now = now_s() - self.clock.zero_s
+        waiting = sum(1 for e in self._ready if e.due_s < now) if self.client.full else 0
+        self._samples.append(
+            Sample(
+                now,
+                interval_s,
+                cpu_s,
+                starved_s,
+                late_s,
+                len(self.client.in_flight),
+                self.client.waited,
+                waiting,
+            )
+        )
+
+    def stop(self, cut_s: float, grace_s: float) -> None:
+        """Plan nothing after `cut_s`, wait up to `grace_s` for what is in flight, cancel the rest, report the last batch."""
+        self.cut_s = min(self.cut_s, cut_s)
+        if self._alarm is not None:
+            self._send_due()
+            self.finished.wait(timeout=grace_s)
+        else:
+            until_s = now_s() + grace_s
+            while self.client.in_flight and now_s() < until_s:
+                gevent.sleep(0.02)
+        self._ready.clear()
+        self._exhausted = True
+        self.client.close("cancelled", f"no complete answer within {grace_s:g} s after the end of the load")
+        if self._alarm is not None:
+            self._alarm.close()
+            self._alarm = None
+        while self._ended:
+            self._parse(math.inf)
+        self._sample()
+        self.flush()
+        self._punctuality.close()
+        gevent.killall([g for g in self._greenlets if g is not gevent.getcurrent()], block=False)
+
+
+class _Punctuality:
+    """Tests every TICK_S how late the event loop is, and reads what the kernel says about this process's CPU time."""
+
+    def __init__(self) -> None:
+        self._due_s = now_s() + TICK_S
+        self._late_s = 0.0
+        self._alarm = Alarm(self._tick)
+        self._alarm.set(self._due_s)
+        self._last = (now_s(), time.process_time(), _starved_s())
+
+    def take(self) -> tuple[float, float, float, float]:
+        """(stalled, CPU, starved, interval) in s since the last call."""
+        before, self._last = self._last, (now_s(), time.process_time(), _starved_s())
+        interval_s, cpu_s, starved_s = (b - a for a, b in zip(before, self._last, strict=True))
+        late_s, self._late_s = self._late_s, 0.0
+        return late_s, cpu_s, starved_s, interval_s
+
+    def close(self) -> None:
+        self._alarm.close()
+
+    def _tick(self) -> None:
+        now = now_s()
+        late_s = now - self._due_s
+        if late_s > STALL_S:
+            self._late_s += late_s
+        self._due_s = now + TICK_S
+        self._alarm.set(self._due_s)
+
+
+def _starved_s() -> float:
+    """Time in s that the main thread was runnable without a core so far; NaN where Linux's schedstat is missing."""
+    with suppress(OSError, ValueError, IndexError), open("/proc/self/schedstat", encoding="ascii") as file:
+        return int(file.read().split()[1]) / 1e9
+    return math.nan

@@ -1,0 +1,213 @@
+"""The command-line options of the load generator, and what they mean together. Imports no locust."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analysis.errors import BadInput
+from loadgen.client import Limits
+from loadgen.traffic import LoadPlan
+
+LENGTHS = "fixed:N | uniform:A,B | normal:M,S | lognormal:M,S"
+WANTED = (
+    "rate", "arrivals", "stages", "load", "trace", "prompt_tokens", "output_tokens", "shared_prefix_tokens", "seed",
+    "prompts", "ignore_eos", "stream", "model", "max_in_flight", "timeout", "idle_timeout", "grace", "reconnect_every",
+    "insecure", "slo", "prometheus", "run_dir", "run_time",
+)  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options to Locust's parser."""
+    load = parser.add_argument_group(
+        "LLM load", "Without --rate, --stages, --load or --trace the run is a closed loop of -u users."
+    )
+    load.add_argument(
+        "--rate", type=float, metavar="R", help="open loop: offered requests/s for the whole run"
+    )
+    load.add_argument(
+        "--arrivals", default="poisson", metavar="HOW", help="constant | poisson | gamma:CV (default poisson)"
+    )
+    load.add_argument(
+        "--stages", metavar="R:S,...", help="open loop in steps of rate:seconds, for example 1:60,2:60,4:60"
+    )
+    load.add_argument(
+        "--load",
+        metavar="FILE",
+        help="open loop from a YAML file: stages, ramps, spikes, sine, trace, lengths",
+    )
+    load.add_argument("--trace", metavar="FILE", help="open loop: replay a recorded trace")
+    load.add_argument(
+        "--prompt-tokens", metavar="LEN", help=f"tokens per prompt: {LENGTHS} | trace (default fixed:512)"
+    )
+    load.add_argument(
+        "--output-tokens", metavar="LEN", help=f"tokens per answer: {LENGTHS} | trace (default fixed:128)"
+    )
+    load.add_argument(
+        "--shared-prefix-tokens",
+        type=int,
+        default=0,
+        metavar="N",
+        help="leading tokens that all prompts share (default 0: every prompt is unique)",
+    )
+    load.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of arrivals, lengths and prompts (default 0); never sent to the server",
+    )
+    request = parser.add_argument_group("LLM requests")
+    request.add_argument("--model", metavar="ID", help="model id; by default the only one in /v1/models")
+    request.add_argument(
+        "--prompts",
+        metavar="HOW",
+        help="ids (token ids, exact), words (text), or a JSONL file of your own prompts; default ids for completions, words for chat",
+    )
+    request.add_argument(
+        "--ignore-eos",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="answers have exactly the asked tokens (vLLM); default on",
+    )
+    request.add_argument(
+        "--stream", action=argparse.BooleanOptionalAction, default=True, help="stream the answers; default on"
+    )
+    connection = parser.add_argument_group("LLM client")
+    connection.add_argument(
+        "--max-in-flight",
+        type=int,
+        default=4096,
+        metavar="N",
+        help="requests in flight at most, over all workers; others wait for a seat (default 4096)",
+    )
+    connection.add_argument(
+        "--timeout",
+        type=float,
+        default=600.0,
+        metavar="S",
+        help="a request without complete answer fails after this (default 600)",
+    )
+    connection.add_argument(
+        "--idle-timeout",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="a stream silent for this long fails (default 60)",
+    )
+    connection.add_argument(
+        "--grace",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="wait this long for answers after the end of the load (default 60)",
+    )
+    connection.add_argument(
+        "--reconnect-every",
+        default="30s",
+        metavar="WHEN",
+        help="replace connections after this age (30s) or number of requests (100), so that new replicas get traffic; never = keep (default 30s)",
+    )
+    connection.add_argument("--insecure", action="store_true", help="accept any TLS certificate")
+    record = parser.add_argument_group("LLM results")
+    record.add_argument(
+        "--run-dir", metavar="DIR", help="where the run is recorded (default runs/<time>-<endpoint>)"
+    )
+    record.add_argument(
+        "--slo", metavar="TERMS", help="judge each stage, for example ttft_p95=2s,tpot_p95=100ms"
+    )
+    record.add_argument(
+        "--prometheus",
+        metavar="URL",
+        help="noted in run.json as the place of the server's metrics; `autoscale collect` uses it",
+    )
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options as given; properties are what follows from them. All of it travels to workers as plain values."""
+
+    values: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, parsed: argparse.Namespace) -> Options:
+        """The load generator's part of Locust's parsed options."""
+        return cls({name: getattr(parsed, name, None) for name in WANTED})
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.values[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    @property
+    def open_loop(self) -> bool:
+        """Whether requests arrive by a plan of their own, not by users."""
+        return any(self.values[name] is not None for name in ("rate", "stages", "load", "trace"))
+
+    def plan(self) -> LoadPlan:
+        """What is offered; for a closed loop only its lengths and seed count. Raises BadInput."""
+        lengths = {
+            "arrivals": self.arrivals,
+            "prompt_tokens": self.prompt_tokens,
+            "output_tokens": self.output_tokens,
+            "shared_prefix_tokens": self.shared_prefix_tokens,
+            "seed": self.seed,
+        }
+        if not self.open_loop:
+            return LoadPlan.from_options(rate=1000.0, **lengths)
+        return LoadPlan.from_options(
+            rate=self.rate,
+            stages=self.stages,
+            load_file=self.load,
+            trace=self.trace,
+            duration_s=float(self.run_time) if self.run_time else None,
+            **lengths,
+        )
+
+    def limits(self, workers: int = 1) -> Limits:
+        """The limits of one of so many workers. Raises BadInput."""
+        for name in ("timeout", "idle_timeout", "max_in_flight"):
+            if not self.values[name] > 0:
+                raise BadInput(
+                    f"--{name.replace('_', '-')}", value=self.values[name], expected="a number above 0"
+                )
+        if not self.grace >= 0:
+            raise BadInput("--grace", value=self.grace, expected="seconds of at least 0")
+        age_s, requests = parse_reconnect(self.reconnect_every)
+        return Limits(
+            max(1, math.ceil(self.max_in_flight / workers)), self.timeout, self.idle_timeout, age_s, requests
+        )
+
+    def check(self) -> None:
+        """Raises BadInput with one sentence for the first thing that is wrong."""
+        self.plan()
+        self.limits()
+        if self.slo is not None:
+            from analysis.slo import parse_slo
+
+            parse_slo(self.slo)
+        if self.prompts not in (None, "ids", "words") and not Path(self.prompts).is_file():
+            raise BadInput("--prompts", value=self.prompts, expected="ids, words or a JSONL file that exists")
+        if self.run_dir is not None and (Path(self.run_dir) / "run.json").exists():
+            raise BadInput(
+                "--run-dir already holds a run", value=self.run_dir, next_step="choose another directory"
+            )
+
+
+def parse_reconnect(text: str) -> tuple[float, float]:
+    """(age in s, requests) after which a connection is replaced, from `30s`, `100` or `never`. Raises BadInput."""
+    if text == "never":
+        return math.inf, math.inf
+    try:
+        number = float(text.removesuffix("s"))
+    except ValueError:
+        number = math.nan
+    if not number > 0:
+        raise BadInput(
+            "--reconnect-every", value=text, expected="an age such as 30s, a number of requests, or never"
+        )
+    return (number, math.inf) if text.endswith("s") else (math.inf, number)

@@ -1,0 +1,208 @@
+"""What a run leaves behind: request rows and gap histograms, made by workers in batches, written by one process.
+
+A worker turns each ended exchange into a row when the event loop is idle, never while bytes wait to be read. Every few
+seconds its rows leave as a Batch: plain values, so that it travels to the master as a Locust message. The process that
+owns the run directory writes each batch as a part at once: a process killed later loses nothing that was written.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis import run
+from analysis.histogram import Histogram
+from loadgen.client import Exchange
+from loadgen.clock import Clock
+from loadgen.stream import Answer
+from loadgen.traffic import Arrivals, LoadPlan
+
+COLUMNS = tuple(run.TABLES["requests"])
+NAN = math.nan
+
+
+@dataclass(frozen=True)
+class Done:
+    """One ended request with its latencies in s; NaN where they do not exist. `gaps_s` lie between its token events."""
+
+    exchange: Exchange
+    answer: Answer
+    ttft_s: float
+    e2e_s: float
+    tpot_s: float
+    gaps_s: NDArray[np.float64]
+
+
+def measured(exchange: Exchange) -> Done:
+    """Parse the answer and take its latencies, from the due time."""
+    answer = exchange.answer()
+    times = answer.token_times_s
+    first, last = answer.first_s, answer.last_s
+    ok = answer.status == "ok"
+    tokens = answer.output_tokens if answer.output_tokens is not None else len(times)
+    return Done(
+        exchange,
+        answer,
+        first - exchange.due_s,
+        last - exchange.due_s if ok else NAN,
+        (last - first) / (tokens - 1) if ok and tokens > 1 else NAN,
+        np.diff(times),
+    )
+
+
+@dataclass
+class Batch:
+    """Rows (columns of analysis.run's requests table) and gaps per stage, since the last batch of one worker."""
+
+    rows: list[tuple[Any, ...]] = field(default_factory=list)
+    gaps: dict[int, list[NDArray[np.float64]]] = field(default_factory=dict)
+
+    def add(self, done: Done, worker: str, clock: Clock) -> None:
+        """One more ended request."""
+        exchange, answer = done.exchange, done.answer
+        zero = clock.zero_s
+        self.rows.append(
+            (
+                exchange.request_id,
+                exchange.stage,
+                worker,
+                exchange.due_s - zero,
+                exchange.sent_s - zero,
+                answer.first_s - zero,
+                answer.last_s - zero,
+                answer.prompt_tokens,
+                answer.output_tokens,
+                len(answer.token_times_s),
+                answer.status,
+                answer.http_status,
+                answer.error,
+                *exchange.asked,
+            )
+        )
+        if len(done.gaps_s):
+            self.gaps.setdefault(exchange.stage, []).append(done.gaps_s)
+
+    def packed(self) -> dict[str, Any]:
+        """Plain values for a message."""
+        gaps = {}
+        for stage, arrays in self.gaps.items():
+            histogram = Histogram()
+            histogram.add(np.concatenate(arrays))
+            gaps[stage] = histogram.sparse()
+        return {"rows": self.rows, "gaps": gaps}
+
+
+def dropped(arrivals: Arrivals, stages: NDArray[np.int32], worker: str, reason: str) -> list[tuple[Any, ...]]:
+    """Rows for requests that were planned and not sent."""
+    return [
+        (
+            int(i),
+            int(stage),
+            worker,
+            float(due),
+            NAN,
+            NAN,
+            NAN,
+            None,
+            None,
+            0,
+            "dropped",
+            None,
+            reason,
+            int(p),
+            int(o),
+        )
+        for i, stage, due, p, o in zip(
+            arrivals.request_id,
+            stages,
+            arrivals.due_s,
+            arrivals.prompt_tokens,
+            arrivals.output_tokens,
+            strict=True,
+        )
+    ]
+
+
+def preload() -> None:
+    """Import what writing needs: doing so at the first write would stall the load for a second."""
+    import pandas  # noqa: F401 -- used by pyarrow
+    import pyarrow.parquet  # noqa: F401
+
+
+class RunWriter:
+    """Owns one run directory while it is being written."""
+
+    def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
+        preload()
+        self.path = run.create(path, header)
+        self._parts = 0
+        self._gaps: dict[int, Histogram] = {}
+        self.seen: set[int] = set()  # request ids with a row
+
+    def add(self, worker: str, batch: Mapping[str, Any]) -> None:
+        """Write one packed batch of a worker."""
+        rows: Sequence[Sequence[Any]] = batch["rows"]
+        if rows:
+            columns = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
+            run.write_table(self.path, "requests", columns, part=f"{worker}.{self._parts:06d}")
+            self._parts += 1
+            self.seen.update(columns["request_id"])
+        for stage, counts in batch["gaps"].items():
+            self._gaps.setdefault(int(stage), Histogram()).merge(Histogram.from_sparse(counts))
+        if batch["gaps"]:
+            run.write_table(self.path, "itl", self._itl(), part="all.0")
+
+    def account_for(
+        self, plan: LoadPlan, until_s: float, workers: Mapping[int, str], reason: Callable[[int], str]
+    ) -> int:
+        """Write a `dropped` row for every request that was due before `until_s` and has no row; returns how many.
+
+        `workers` names the worker of each slice, `reason` says why its requests are missing.
+        """
+        missing = 0
+        for chunk in plan.arrivals():
+            due = chunk.take(chunk.due_s <= until_s)
+            absent = np.fromiter((i not in self.seen for i in due.request_id.tolist()), bool, len(due.due_s))
+            rest = due.take(absent)
+            owner = rest.request_id % len(workers)
+            for index in np.unique(owner):
+                mine = rest.take(owner == index)
+                rows = dropped(mine, plan.stage_of(mine.due_s), workers[int(index)], reason(int(index)))
+                self.add(f"{workers[int(index)]}-dropped", {"rows": rows, "gaps": {}})
+                missing += len(rows)
+            if len(due.due_s) < len(chunk.due_s):
+                break
+        return missing
+
+    def gaps(self, stage: int) -> Histogram:
+        """The gaps between token events of one stage."""
+        return self._gaps.get(stage, Histogram())
+
+    def event(self, time_s: float, kind: str, message: str, **facts: Any) -> None:
+        """Note in events.jsonl that something happened."""
+        run.append_event(self.path, time_s, kind, message, **facts)
+
+    def finish(self, **header: Any) -> run.Run:
+        """Fold the parts into tables, complete the header, and read the run back."""
+        run.merge_parts(self.path, "requests")
+        if self._gaps:
+            run.write_table(self.path, "itl", self._itl())
+            for part in self.path.glob("itl.*.part.parquet"):
+                part.unlink()
+        run.update(self.path, **header)
+        return run.read(self.path)
+
+    def _itl(self) -> dict[str, Any]:
+        tables = {stage: histogram.table() for stage, histogram in sorted(self._gaps.items())}
+        columns: dict[str, Any] = {
+            name: np.concatenate([table[name] for table in tables.values()])
+            for name in ("gap_low_s", "gap_high_s", "count")
+        }
+        columns["stage"] = np.repeat(list(tables), [len(table["count"]) for table in tables.values()])
+        return columns

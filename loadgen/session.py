@@ -1,0 +1,282 @@
+"""One run as its owner sees it: probe the server, open the run directory, take in batches, settle accounts, say how it went.
+
+The owner is the only process, or Locust's master. Imports no locust, so that it can be driven by a test.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from analysis import run
+from analysis.errors import BadInput, SourceUnavailable
+from loadgen import client_health
+from loadgen.client import Client, Limits, Target, fetch, tls_context
+from loadgen.generator import Sample
+from loadgen.options import Options
+from loadgen.prompts import OwnPrompts, PromptSource, Template, by_ids, by_jsonl, by_words
+from loadgen.records import RunWriter
+from loadgen.traffic import LoadPlan
+
+ENDPOINTS = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
+SAMPLE_COLUMNS = tuple(f.name for f in fields(Sample))
+
+
+@dataclass(frozen=True)
+class Server:
+    """What was found out about the server before the load."""
+
+    target: str
+    model: str
+    engine: Mapping[str, Any]  # vllm_version, block_size, num_blocks, kv_tokens where the server says so
+
+
+def probe(options: Options, url: str) -> Server:
+    """Connect, find the model and the engine's facts (in a greenlet).
+
+    Raises BadInput for an URL or model that cannot be, SourceUnavailable when nothing answers or the answer is not that
+    of an OpenAI-compatible server.
+    """
+    client = connect(options, url, Limits(max_connections=4, timeout_s=10.0))
+    try:
+        client.warm(1)
+        status, body = fetch(client, "GET", "/v1/models")
+        ids = _model_ids(body) if status == 200 else None
+        if options.model is None and ids is None:
+            raise SourceUnavailable(
+                f"{client.target} is not an OpenAI-compatible server: GET /v1/models answered {status}"
+                + ("" if status != 200 else " without a model list"),
+                next_step="correct --host, or name the model with --model if the server lists none",
+            )
+        if ids and options.model is None and len(ids) > 1:
+            raise BadInput(
+                "the server has several models", value=", ".join(ids), next_step="choose one with --model"
+            )
+        if ids and options.model is not None and options.model not in ids:
+            raise BadInput("unknown --model", value=options.model, expected=f"one of {', '.join(ids)}")
+        model = options.model if options.model is not None else (ids or [""])[0]
+        return Server(str(client.target), model, _engine_facts(client))
+    finally:
+        client.close()
+
+
+def connect(options: Options, url: str, limits: Limits) -> Client:
+    """A client for `--host`. Raises BadInput and SourceUnavailable."""
+    target = Target.from_url(url)
+    return Client(
+        target, limits, tls_context(verify=False) if options.insecure and target.scheme == "https" else None
+    )
+
+
+def bodies(options: Options, endpoint: str, model: str, salt: int) -> PromptSource | OwnPrompts:
+    """The source of request bodies that the options ask for; `salt` keeps runs out of each other's prefix cache."""
+    template = Template(model, endpoint, options.stream, options.ignore_eos)
+    how = options.prompts or ("ids" if endpoint == "completions" else "words")
+    if how == "ids":
+        return by_ids(template, options.seed, salt)
+    if how == "words":
+        return by_words(template, options.seed, salt)
+    return by_jsonl(template, how)
+
+
+class Owner:
+    """Owns the run directory between `Owner(...)` and `finish`; `take` may be called at any time in between."""
+
+    def __init__(
+        self, options: Options, endpoint: str, server: Server, started_at: float, workers: Sequence[str]
+    ) -> None:
+        self.options, self.started_at = options, started_at
+        self.workers = dict(enumerate(workers))
+        self.plan: LoadPlan = options.plan()
+        self._samples: dict[str, list[tuple[float, ...]]] = {}
+        self._lost: dict[str, float] = {}  # worker -> when it was found to be gone
+        self._last_batch_s: dict[str, float] = {}
+        stages = list(self.plan.stages) if options.open_loop else []
+        self.writer = RunWriter(
+            Path(options.run_dir) if options.run_dir else _fresh_directory(started_at, endpoint),
+            {
+                "kind": "live",
+                "started_at": started_at,
+                "ended_at": None,
+                "command": " ".join(sys.argv),
+                "versions": _versions(),
+                "target": server.target,
+                "endpoint": ENDPOINTS[endpoint],
+                "model": server.model,
+                "load": {
+                    "loop": "open" if options.open_loop else "closed",
+                    **(self.plan.describe() if options.open_loop else {"stages": stages}),
+                    "max_in_flight": options.max_in_flight,
+                },
+                "stages": stages,
+                "lengths": {
+                    "prompt_tokens": str(self.plan.prompt),
+                    "output_tokens": str(self.plan.output),
+                    "shared_prefix_tokens": self.plan.shared_prefix_tokens,
+                    "ignore_eos": options.ignore_eos,
+                },
+                "seed": options.seed,
+                "engine": dict(server.engine),
+                "slo": options.slo,
+                "prometheus": options.prometheus,
+                "workers": [{"name": name} for name in workers],
+                "client": None,
+            },
+        )
+
+    @property
+    def path(self) -> Path:
+        """The run directory."""
+        return self.writer.path
+
+    def take(
+        self, worker: str, batch: Mapping[str, Any], samples: Sequence[Sequence[float]], now_unix_s: float
+    ) -> None:
+        """Write one worker's batch."""
+        self.writer.add(worker, batch)
+        self._samples.setdefault(worker, []).extend(tuple(sample) for sample in samples)
+        self._last_batch_s[worker] = now_unix_s - self.started_at
+
+    def worker_lost(self, worker: str, now_unix_s: float) -> None:
+        """Note that a worker is gone; its requests are accounted for at the end."""
+        if worker not in self._lost and worker in self.workers.values():
+            self._lost[worker] = now_unix_s - self.started_at
+            self.writer.event(self._lost[worker], "worker_lost", f"worker {worker} was lost", worker=worker)
+
+    def finish(
+        self, until_s: float, now_unix_s: float, users: int | None, offsets: Mapping[str, tuple[float, float]]
+    ) -> run.Run:
+        """Settle the accounts up to `until_s` (seconds since the start) and complete the directory.
+
+        `users` is the size of a closed loop, `offsets` the (clock offset, its uncertainty) in s measured per worker.
+        """
+        if self.options.open_loop:
+            stages: list[dict[str, Any]] = [
+                {**stage, "end_s": min(stage["end_s"], until_s)}
+                for stage in self.plan.stages
+                if stage["start_s"] < until_s
+            ]
+            unsent = self.writer.account_for(self.plan, until_s, self.workers, self._why_missing)
+        else:
+            stages = [{"stage": 0, "start_s": 0.0, "end_s": until_s, "users": users}]
+            unsent = 0
+        interim = run.read(self.path)
+        client: dict[str, Any] = {"verdict": "ok", "stages": [], "sentence": "no request was planned"}
+        if interim.has("requests"):
+            client = client_health.judge(
+                interim.requests,  # type: ignore[arg-type]  # a DataFrame maps column names to columns
+                stages,
+                self._sample_columns(),
+                self.options.max_in_flight if self.options.open_loop else None,
+            )
+        for worker, lost_s in self._lost.items():
+            client["verdict"] = "limited"
+            client.setdefault("lost_workers", []).append({"worker": worker, "time_s": round(lost_s, 3)})
+        client["unsent"] = unsent
+        header = interim.header
+        return self.writer.finish(
+            ended_at=now_unix_s,
+            stages=stages,
+            load={**header["load"], "stages": stages},
+            client=client,
+            workers=[
+                {
+                    "name": name,
+                    "lost_at_s": self._lost.get(name),
+                    "clock_offset_s": offsets.get(name, (0.0, 0.0))[0],
+                    "clock_uncertainty_s": offsets.get(name, (0.0, 0.0))[1],
+                }
+                for name in self.workers.values()
+            ],
+        )
+
+    def _why_missing(self, index: int) -> str:
+        worker = self.workers[index]
+        if worker in self._lost:
+            last_s = self._last_batch_s.get(worker)
+            since = (
+                "before its first report" if last_s is None else f"after its last report at {last_s:.1f} s"
+            )
+            return f"worker {worker} was lost {since}"
+        return "the run ended while the request waited for a seat"
+
+    def _sample_columns(self) -> dict[str, Any] | None:
+        rows = [(worker, *sample) for worker, samples in sorted(self._samples.items()) for sample in samples]
+        if not rows:
+            return None
+        columns = dict(zip(("worker", *SAMPLE_COLUMNS), map(list, zip(*rows, strict=True)), strict=True))
+        columns["waited"] = _increments(columns["worker"], columns["waited"])
+        return columns
+
+
+def _increments(workers: Sequence[str], totals: Sequence[int]) -> list[int]:
+    last: dict[str, int] = {}
+    steps = []
+    for worker, total in zip(workers, totals, strict=True):
+        steps.append(total - last.get(worker, 0))
+        last[worker] = total
+    return steps
+
+
+def _fresh_directory(started_at: float, endpoint: str) -> Path:
+    stamp = datetime.fromtimestamp(started_at, UTC).strftime("%Y%m%dT%H%M%SZ")
+    path = Path("runs") / f"{stamp}-{endpoint}"
+    number = 2
+    while (path / run.HEADER).exists():
+        path = Path("runs") / f"{stamp}-{endpoint}-{number}"
+        number += 1
+    return path
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in ("llm-autoscale", "locust", "gevent", "numpy"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:  # used from a clone without installation
+            continue
+    return versions
+
+
+def _model_ids(body: bytes) -> list[str] | None:
+    try:
+        return [str(model["id"]) for model in json.loads(body)["data"]]
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _engine_facts(client: Client) -> dict[str, Any]:
+    """What /version and /metrics say; keys that the server does not offer are absent."""
+    facts: dict[str, Any] = {}
+    for path, take in (("/version", _version), ("/metrics", _cache_config)):
+        try:
+            status, body = fetch(client, "GET", path)
+        except SourceUnavailable:
+            continue
+        if status == 200:
+            facts.update(take(body))
+    return facts
+
+
+def _version(body: bytes) -> dict[str, Any]:
+    try:
+        return {"vllm_version": str(json.loads(body)["version"])}
+    except (ValueError, KeyError, TypeError):
+        return {}
+
+
+def _cache_config(body: bytes) -> dict[str, Any]:
+    line = re.search(rb"^vllm:cache_config_info\{(.*)\}", body, re.MULTILINE)
+    if line is None:
+        return {}
+    labels = dict(re.findall(r'(\w+)="([^"]*)"', line[1].decode("utf-8", "replace")))
+    names = {"block_size": "block_size", "num_gpu_blocks": "num_blocks", "kv_cache_size_tokens": "kv_tokens"}
+    return {ours: int(labels[theirs]) for theirs, ours in names.items() if labels.get(theirs, "").isdigit()}

@@ -1,0 +1,320 @@
+"""From the bytes of one HTTP response and their receive times to tokens, gaps and a failure class. Pure.
+
+A response is a list of socket reads, each with its time. Nothing here depends on where the reads were cut: an event's
+time is the time of the read that held its last byte, so cutting finer changes times, never tokens, classes or order.
+
+What a vLLM server does and why it matters here: the 200 headers come at once while the request still queues; several
+events share a read; a token may have empty text; the chat role chunk carries no token; the usage event has no choices;
+a dying engine sends an error event and then [DONE], all under status 200; a stream cut short has no [DONE].
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+HEAD_LIMIT = 65_536  # bytes of headers after which the peer is not taken for an HTTP server
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+class Head(NamedTuple):
+    """Status line and the headers that matter. `length` is the body's size; None: chunked, or up to the close."""
+
+    http_status: int
+    body_start: int  # offset of the first body byte
+    chunked: bool
+    length: int | None
+    keep_alive: bool
+    event_stream: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one request got back. Times are those of the reads; NaN and None mean that it did not happen.
+
+    `token_times_s` holds one time per event that carried a token; tokens are counted by the server's usage
+    (`output_tokens`), since one event may hold several.
+    """
+
+    status: str
+    http_status: int | None
+    error: str | None
+    token_times_s: NDArray[np.float64]
+    last_s: float  # last event that carried a token; the last byte when the answer was not streamed
+    prompt_tokens: int | None
+    output_tokens: int | None
+
+    @property
+    def first_s(self) -> float:
+        """Time of the first token; NaN when none came or the answer was not streamed."""
+        return float(self.token_times_s[0]) if len(self.token_times_s) else float("nan")
+
+
+def parse_head(data: bytes) -> Head | None:
+    """The head at the start of `data`, interim 1xx answers skipped; None while it is not complete.
+
+    Raises ValueError when it cannot be the head of an HTTP/1 response.
+    """
+    start = 0
+    while True:
+        if not data.startswith(b"HTTP/1.", start) and not b"HTTP/1.".startswith(data[start : start + 7]):
+            raise ValueError(f"not an HTTP response: {data[start : start + 40]!r}")
+        end = data.find(b"\r\n\r\n", start)
+        if end < 0:
+            if len(data) - start > HEAD_LIMIT:
+                raise ValueError(f"no end of headers within {HEAD_LIMIT} bytes")
+            return None
+        lines = data[start:end].lower().split(b"\r\n")
+        http_status = int(lines[0][9:12])
+        if http_status >= 200:
+            break
+        start = end + 4
+    headers = dict(line.split(b":", 1) for line in lines[1:] if b":" in line)
+    chunked = b"chunked" in headers.get(b"transfer-encoding", b"")
+    length = headers.get(b"content-length")
+    size = 0 if http_status in (204, 304) else int(length) if length is not None and not chunked else None
+    persistent = b"keep-alive" if lines[0].startswith(b"http/1.1") else b"close"
+    connection = headers.get(b"connection", persistent)
+    return Head(
+        http_status,
+        end + 4,
+        chunked,
+        size,
+        b"close" not in connection and (chunked or size is not None),
+        b"event-stream" in headers.get(b"content-type", b""),
+    )
+
+
+def is_complete(head: Head, raw: bytes) -> bool:
+    """Whether `raw`, a response from its first byte, holds the whole body; never true for one that ends by closing."""
+    if head.chunked:
+        return _unchunk(raw, head.body_start)[2]
+    return head.length is not None and len(raw) >= head.body_start + head.length
+
+
+def read_answer(
+    stamps_s: Sequence[float], reads: Sequence[bytes], failure: tuple[str, str] | None = None
+) -> Answer:
+    """The answer in these reads. `failure` is (status, error) when the client gave up; None: the response ended or the
+    peer closed the connection."""
+    raw = b"".join(reads)
+    try:
+        head = parse_head(raw)
+    except ValueError as error:
+        return _without_answer("connection_error", str(error))
+    if head is None:
+        return _without_answer(*(failure or ("connection_error", "closed before an answer came")))
+    pieces, starts, ended = _body(raw, head)
+    body = b"".join(pieces)
+    if head.http_status != 200:
+        message = error_message(body) or body[:200].decode("utf-8", "replace")
+        return _without_answer("http_error", message, head.http_status)
+    if head.event_stream:
+        tokens, ends, facts = _events(body)
+        times = _times(np.asarray(ends, dtype=np.int64), pieces, starts, reads, stamps_s)[
+            np.asarray(tokens, dtype=np.int64)
+        ]
+        last_s = float(times[-1]) if len(times) else float("nan")
+        ended = ended or facts.done
+    else:
+        times, facts = np.empty(0), _whole(body)
+        last_s = stamps_s[-1] if ended and facts.done else float("nan")
+    reason: str | None
+    if failure is not None:
+        status, reason = failure
+    elif facts.error is not None:
+        status, reason = "incomplete", facts.error
+    elif not facts.done:
+        missing = "[DONE]" if head.event_stream else "an OpenAI answer in JSON"
+        status, reason = "incomplete", f"the response ended without {missing}"
+    elif not ended:
+        status, reason = "incomplete", "the connection was closed before the end of the response"
+    elif head.event_stream and not len(times):
+        status, reason = "incomplete", "the stream held no token"
+    else:
+        status, reason = "ok", None
+    return Answer(status, head.http_status, reason, times, last_s, facts.prompt_tokens, facts.output_tokens)
+
+
+def error_message(body: bytes) -> str | None:
+    """The sentence in an error body (`error.message`, or FastAPI's `detail`); None when there is none."""
+    try:
+        content = json.loads(body)
+    except ValueError:
+        return None
+    if not isinstance(content, dict):
+        return None
+    error = content.get("error", content.get("detail"))
+    if isinstance(error, dict):
+        error = error.get("message")
+    return None if error is None else str(error)
+
+
+# --- inside ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Facts:
+    """What a body says besides tokens. `done`: it came to its proper end."""
+
+    done: bool = False
+    error: str | None = None
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+
+    def take_usage(self, content: dict[str, Any]) -> None:
+        usage = content.get("usage")
+        if isinstance(usage, dict):
+            self.prompt_tokens = usage.get("prompt_tokens", self.prompt_tokens)
+            self.output_tokens = usage.get("completion_tokens", self.output_tokens)
+
+
+def _without_answer(status: str, error: str, http_status: int | None = None) -> Answer:
+    return Answer(status, http_status, error, np.empty(0), float("nan"), None, None)
+
+
+def _body(raw: bytes, head: Head) -> tuple[list[bytes], list[int], bool]:
+    """The pieces of the body, the offset of each in `raw`, and whether the framing says that it is complete."""
+    if head.chunked:
+        return _unchunk(raw, head.body_start)
+    end = len(raw) if head.length is None else head.body_start + head.length
+    return [raw[head.body_start : end]], [head.body_start], head.length is not None and len(raw) >= end
+
+
+def _unchunk(raw: bytes, position: int) -> tuple[list[bytes], list[int], bool]:
+    pieces: list[bytes] = []
+    starts: list[int] = []
+    while (line_end := raw.find(b"\r\n", position)) >= 0:
+        try:
+            size = int(raw[position:line_end].partition(b";")[0], 16)
+        except ValueError:
+            break
+        if size == 0:  # trailers, if any, end with an empty line
+            ended = raw.startswith(b"\r\n", line_end + 2) or raw.find(b"\r\n\r\n", line_end) >= 0
+            return pieces, starts, ended
+        start = line_end + 2
+        pieces.append(raw[start : start + size])
+        starts.append(start)
+        position = start + size + 2
+    return pieces, starts, False
+
+
+def _events(body: bytes) -> tuple[list[int], list[int], _Facts]:
+    """(indices of the events that carry a token, end offset of every event, facts) of an event stream.
+
+    An event is decoded as JSON only when it may be more than one plain token: the byte patterns below cannot occur
+    inside a JSON string, where quotes are escaped.
+    """
+    separator = b"\r\n\r\n" if b"\r\n\r\n" in body else b"\n\n"
+    gap = b" " if b'": ' in body[:2000] else b""
+    text, content = b'"text":' + gap + b'"', b'"content":' + gap + b'"'
+    finished = b'"finish_reason":' + gap + b'"'
+    tokens: list[int] = []
+    ends: list[int] = []
+    facts = _Facts()
+    offset = 0
+    closing: list[int] = []  # events without text that end a choice
+    events = body.split(separator)
+    unterminated = len(events) - 1  # empty, or cut in the middle
+    for number, event in enumerate(events):
+        ends.append(offset + len(event))
+        offset += len(event) + len(separator)
+        plain = (
+            (text in event or content in event)
+            and finished not in event
+            and b'"role"' not in event
+            and b'"error"' not in event
+            and event.startswith(b"data:")
+            and number != unterminated
+        )
+        if plain:
+            tokens.append(number)
+            continue
+        payload = event[5:].strip() if event.startswith(b"data:") and b"\n" not in event else _data(event)
+        if not payload:
+            continue
+        if payload == b"[DONE]":
+            facts.done = True
+            continue
+        try:
+            decoded = json.loads(payload)
+        except ValueError:
+            continue  # cut in the middle: the stream ends here
+        if not isinstance(decoded, dict):
+            continue
+        if decoded.get("error") is not None:
+            facts.error = f"error in the stream: {error_message(payload)}"
+            continue
+        facts.take_usage(decoded)
+        choices = decoded.get("choices") or []
+        if any(_carries_token(choice) for choice in choices):
+            tokens.append(number)
+            if not any(_text(choice) for choice in choices):
+                closing.append(number)
+    # A server may end a choice with an event of its own that holds no token; only its usage can tell.
+    while closing and facts.output_tokens is not None and len(tokens) > facts.output_tokens:
+        tokens.remove(closing.pop())
+    return tokens, ends, facts
+
+
+def _data(event: bytes) -> bytes:
+    """The payload of an event with several lines: its data lines joined, comments and other fields left out."""
+    lines = [line.rstrip(b"\r") for line in event.split(b"\n")]
+    return b"\n".join(line[5:].strip() for line in lines if line.startswith(b"data:"))
+
+
+def _text(choice: dict[str, Any]) -> str:
+    delta = choice.get("delta") or {}
+    return choice.get("text") or next((v for k, v in delta.items() if k != "role" and v), "")
+
+
+def _carries_token(choice: dict[str, Any]) -> bool:
+    if "text" in choice:
+        return True
+    delta = choice.get("delta") or {}
+    if "role" in delta:
+        return bool(_text(choice))
+    return any(value is not None for value in delta.values())
+
+
+def _whole(body: bytes) -> _Facts:
+    """The facts of an answer that was not streamed."""
+    facts = _Facts()
+    try:
+        content = json.loads(body)
+    except ValueError:
+        return facts
+    if isinstance(content, dict):
+        facts.take_usage(content)
+        facts.done = isinstance(content.get("choices"), list)
+        if content.get("error") is not None:
+            facts.error = f"error in the answer: {error_message(body)}"
+    return facts
+
+
+def _times(
+    ends: NDArray[np.int64],
+    pieces: Sequence[bytes],
+    starts: Sequence[int],
+    reads: Sequence[bytes],
+    stamps_s: Sequence[float],
+) -> NDArray[np.float64]:
+    """The time at which the last byte before each body offset in `ends` was read."""
+    if not pieces:
+        return np.full(len(ends), np.nan)
+    piece_ends = np.cumsum([len(piece) for piece in pieces])
+    last_byte = np.maximum(ends - 1, 0)
+    piece = np.minimum(np.searchsorted(piece_ends, last_byte, side="right"), len(pieces) - 1)
+    in_raw = (
+        np.asarray(starts)[piece]
+        + last_byte
+        - (piece_ends[piece] - np.array([len(p) for p in pieces])[piece])
+    )
+    read_ends = np.cumsum([len(read) for read in reads])
+    which = np.minimum(np.searchsorted(read_ends, in_raw, side="right"), len(reads) - 1)
+    return np.asarray(stamps_s, dtype=np.float64)[which]

@@ -1,0 +1,145 @@
+"""The table at the end of a run: what was offered, what was delivered, how long it took, and whether to believe it. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis import run
+from analysis.histogram import Histogram
+
+WIDTH = 100
+ENOUGH_FOR_P99 = 100  # below this, a p99 is the maximum by another name
+
+
+def table(recorded: run.Run) -> str:
+    """Per stage: rates, outcomes, latencies with percentiles, tokens per event, client verdict; at most 100 columns."""
+    header = recorded.header
+    lines = ["", f"Run {recorded.path}"]
+    if not recorded.has("requests"):
+        return "\n".join([*lines, "No request was planned: nothing to report.", ""])
+    requests = recorded.requests
+    verdicts = {v["stage"]: v for v in header["client"]["stages"]}
+    lines.append(
+        f"{'stage':>5} {'offered/s':>10} {'delivered/s':>12} {'ok':>8} {'failed':>7} {'dropped':>8} "
+        f"{'tokens/s':>10} {'tokens/event':>13}  client"
+    )
+    latencies = [
+        "",
+        f"{'stage':>5} {'latency (s)':<16} {'p50':>9} {'p95':>9} {'p99':>9} {'count':>9}",
+    ]
+    for stage in header["stages"]:
+        number = int(stage["stage"])
+        rows = requests[requests["stage"] == number]
+        column = {
+            name: rows[name].to_numpy(dtype=np.float64, na_value=np.nan)
+            for name in ("due_s", "sent_s", "first_token_s", "last_token_s", "output_tokens", "events")
+        }
+        status = rows["status"].to_numpy(dtype=str)
+        lines.append(_rates(number, stage, column, status, verdicts.get(number, {})))
+        latencies += _latencies(number, column, status, _gaps(recorded, number))
+    lines += latencies
+    lines += list(_warnings(header, requests))
+    return "\n".join([*lines, ""])
+
+
+def _rates(
+    number: int,
+    stage: dict[str, Any],
+    column: dict[str, Any],
+    status: NDArray[np.str_],
+    verdict: dict[str, Any],
+) -> str:
+    duration_s = max(stage["end_s"] - stage["start_s"], 1e-9)
+    sent = int(np.sum(~np.isnan(column["sent_s"])))
+    ok, dropped = int(np.sum(status == "ok")), int(np.sum(status == "dropped"))
+    good = status == "ok"
+    tokens, events = np.nansum(column["output_tokens"][good]), np.nansum(column["events"][good])
+    offered = f"{len(status) / duration_s:.2f}" if "rate" in stage else f"{stage.get('users') or '?'} users"
+    per_event = f"{tokens / events:.2f}" if tokens and events else "-"
+    return (
+        f"{number:>5} {offered:>10} {sent / duration_s:>12.2f} {ok:>8} {len(status) - ok - dropped:>7} {dropped:>8} "
+        f"{tokens / duration_s:>10.1f} {per_event:>13}  {verdict.get('verdict', '-')}"
+    )
+
+
+def _latencies(
+    number: int, column: dict[str, Any], status: NDArray[np.str_], gaps: Histogram
+) -> Iterable[str]:
+    good = status == "ok"
+    first, last = column["first_token_s"], np.where(good, column["last_token_s"], np.nan)
+    due, sent = column["due_s"], column["sent_s"]
+    tokens = np.where(np.isnan(column["output_tokens"]), column["events"], column["output_tokens"])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        tpot = np.where(tokens > 1, (last - first) / (tokens - 1), np.nan)
+    for name, values in (
+        ("TTFT from due", first - due),
+        ("TTFT from send", first - sent),
+        ("TPOT", tpot),
+        ("E2E from due", last - due),
+        ("E2E from send", last - sent),
+    ):
+        known = values[~np.isnan(values)]
+        if len(known):
+            yield _latency(
+                number, name, [float(np.quantile(known, q)) for q in (0.5, 0.95, 0.99)], len(known)
+            )
+    if len(gaps):
+        yield _latency(number, "ITL", [gaps.quantile(q) for q in (0.5, 0.95, 0.99)], len(gaps))
+
+
+def _latency(number: int, name: str, values_s: list[float], counted: int) -> str:
+    p50, p95, p99 = (_seconds(value) for value in values_s)
+    few = "" if counted >= ENOUGH_FOR_P99 else "  (too few for a p99)"
+    return f"{number:>5} {name:<16} {p50:>9} {p95:>9} {p99:>9} {counted:>9}{few}"
+
+
+def _warnings(header: dict[str, Any], requests: Any) -> Iterable[str]:
+    for stage in header["client"]["stages"]:
+        for reason in stage["reasons"]:
+            yield from _wrapped(f"stage {stage['stage']} limited by the client: {reason['sentence']}")
+    for lost in header["client"].get("lost_workers", []):
+        yield from _wrapped(f"worker {lost['worker']} was lost at {lost['time_s']:.1f} s")
+    if unsent := header["client"].get("unsent"):
+        yield from _wrapped(f"{unsent} planned requests have no record and count as dropped")
+    failures = requests[~requests["status"].isin(["ok", "dropped"])]
+    if len(failures):
+        for (status, error), count in (
+            failures.groupby(["status", "error"], dropna=False).size().nlargest(3).items()
+        ):
+            yield from _wrapped(f"{count} x {status}: {error}")
+    yield from _length_error(requests)
+
+
+def _length_error(requests: Any) -> Iterable[str]:
+    """Asked against achieved prompt lengths, from the server's usage."""
+    achieved = requests["prompt_tokens"].to_numpy(dtype=np.float64, na_value=np.nan)
+    asked = requests["prompt_tokens_asked"].to_numpy(dtype=np.float64, na_value=np.nan)
+    known = ~np.isnan(achieved) & (asked > 0)
+    if known.any():
+        mean, wanted = float(achieved[known].mean()), float(asked[known].mean())
+        if abs(mean - wanted) > 0.005 * wanted:
+            yield from _wrapped(
+                f"prompts had {mean:.1f} tokens on average by the server's count, {wanted:.1f} were asked"
+            )
+
+
+def _gaps(recorded: run.Run, stage: int) -> Histogram:
+    if not recorded.has("itl"):
+        return Histogram()
+    rows = recorded.itl[recorded.itl["stage"] == stage]
+    return Histogram.from_edges(
+        rows["gap_low_s"].to_numpy(dtype=np.float64), rows["count"].to_numpy(dtype=np.int64)
+    )
+
+
+def _wrapped(sentence: str) -> list[str]:
+    return [sentence if len(sentence) <= WIDTH else sentence[: WIDTH - 3] + "..."]
+
+
+def _seconds(value_s: float) -> str:
+    return "-" if math.isnan(value_s) else f"{value_s:.4f}" if value_s < 100 else f"{value_s:.1f}"

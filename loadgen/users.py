@@ -1,0 +1,440 @@
+"""Abstract Locust users for streamed LLM requests, closed and open loop, and how a run hangs on Locust's events.
+
+Closed loop: Locust's users, each with one request at a time. Open loop (--rate, --stages, --load, --trace): requests
+arrive by the plan, and the users only keep Locust running. Local, --processes and master/worker runs take one path:
+the owner (local runner or master) begins a run, generators (local runner or workers) send and report batches.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import math
+import sys
+import time
+import zlib
+from collections import defaultdict
+from typing import Any, ClassVar
+
+import gevent
+import gevent.event
+import locust.stats
+import numpy as np
+from locust import User, constant, events
+from locust.env import Environment
+from locust.exception import StopUser
+from locust.runners import LocalRunner, MasterRunner, WorkerRunner
+
+from analysis.errors import AutoscaleError, BadInput
+from loadgen import clock, options, session, summary
+from loadgen.generator import Generator
+from loadgen.options import Options
+from loadgen.records import Done, preload
+
+log = logging.getLogger("loadgen")
+BEGIN_AFTER_S = 1.5  # workers open connections and make bodies between the master's word and the start
+PINGS = 10
+LAST_WORD_S = 10.0  # how long the master waits for the last batches of its workers, after the grace
+
+
+class LlmUser(User):
+    """One user of an OpenAI-compatible endpoint; subclasses set `endpoint` to completions or chat."""
+
+    abstract = True
+    endpoint: ClassVar[str] = "completions"
+    wait_time = constant(0)
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        self._run: Worker | None = None
+
+    def on_start(self) -> None:
+        """Wait until the run has begun; in an open loop there is nothing else to do."""
+        worker: Worker = self.environment.llm_worker
+        worker.begun.wait()
+        self._run = worker
+        if worker.open_loop:
+            gevent.event.Event().wait()
+
+    @locust.task
+    def ask(self) -> None:
+        """One request and its answer."""
+        assert self._run is not None
+        self._run.ask()
+
+
+class Worker:
+    """The sending half in this process: a generator, and its latencies in Locust's statistics."""
+
+    def __init__(self, environment: Any, endpoint: str, tell: Any) -> None:
+        self.environment, self.endpoint, self._tell = environment, endpoint, tell
+        self.begun = gevent.event.Event()
+        self.open_loop = False
+        self.generator: Generator | None = None
+        self.grace_s = 0.0
+        self._lengths: Any = None
+        self._pending: dict[str, list[Any]] = defaultdict(list)
+        self._ended = False
+        self.name = "local"
+
+    def begin(self, job: dict[str, Any]) -> None:
+        """Make ready and start at the instant that the owner named."""
+        chosen = Options(job["options"])
+        self._ended, self.name = False, job["worker"]
+        self.open_loop, self.grace_s = chosen.open_loop, float(chosen.grace)
+        client = session.connect(chosen, job["host"], chosen.limits(job["of"]))
+        source = session.bodies(chosen, self.endpoint, job["model"], job["salt"])
+        self.generator = generator = Generator(
+            client,
+            source,
+            session.ENDPOINTS[self.endpoint],
+            job["worker"],
+            self._report,
+            self._done,
+            job["tag"],
+        )
+        plan = chosen.plan().slice(job["index"], job["of"])
+        if self.open_loop:
+            generator.prepare(plan)
+        else:
+            self._lengths = _rows(plan)
+        gc.collect()
+        gc.freeze()  # nothing made so far is garbage later: collections during the run stay short
+        start_s = clock.Clock.starting_at(job["start_unix_s"], job["offset_s"])
+        gevent.sleep(max(0.0, start_s.zero_s - clock.now_s()))
+        generator.start(start_s)
+        self.begun.set()
+        if self.open_loop:
+            generator.finished.wait()
+            self._tell("llm_finished", {"worker": job["worker"]})
+
+    def ask(self) -> None:
+        """One request of a closed-loop user."""
+        if self.generator is None or self.generator.cut_s < math.inf:
+            raise StopUser
+        number, prompt, output, prefix = next(self._lengths)
+        if self.generator.client.full:
+            raise StopUser("more users than --max-in-flight")
+        self.generator.request(number, prompt, output, prefix)
+
+    def end(self, cut_s: float, grace_s: float) -> None:
+        """Stop sending, wait for what is in flight, report the rest. Does nothing the second time."""
+        generator = self.generator
+        if generator is not None and not self._ended:
+            self._ended = True
+            generator.stop(cut_s, grace_s)
+            self.publish()
+            self.begun.clear()
+            self.generator = None
+
+    def elapsed_s(self) -> float:
+        """Seconds since the start of the run, on this process's clock."""
+        return self.generator.clock.elapsed(clock.now_s()) if self.generator is not None else math.nan
+
+    def _report(self, batch: dict[str, Any], samples: list[tuple[float, ...]]) -> None:
+        self.publish()
+        self._tell("llm_batch", {"worker": self.name, "batch": batch, "samples": samples})
+
+    def _done(self, done: Done) -> None:
+        exchange, answer = done.exchange, done.answer
+        pending = self._pending
+        if answer.status == "cancelled":
+            return  # by the end of the run: neither a success nor a failure of the server
+        failure = None if answer.status == "ok" else f"{answer.status}: {answer.error or ''}"[:160]
+        self.environment.events.request.fire(
+            request_type="POST",
+            name=session.ENDPOINTS[self.endpoint],
+            response_time=_ms(done.e2e_s),
+            response_length=sum(map(len, exchange.reads)),
+            exception=failure,
+            context={},
+            start_time=None,
+            url=None,
+            response=None,
+        )
+        pending["TTFT"].append(done.ttft_s)
+        pending["TPOT"].append(done.tpot_s)
+        pending["E2E"].append(done.e2e_s)
+        late_s = exchange.sent_s - exchange.due_s
+        pending["TTFT from send"].append(done.ttft_s - late_s)
+        pending["E2E from send"].append(done.e2e_s - late_s)
+        if len(done.gaps_s):
+            pending["ITL"].append(done.gaps_s)
+
+    def publish(self) -> None:
+        """Add what came since the last time to Locust's rows."""
+        pending, self._pending = self._pending, defaultdict(list)
+        for name, values in pending.items():
+            seconds = np.concatenate(values) if name == "ITL" else np.asarray(values, dtype=np.float64)
+            _add_row(self.environment, name, seconds[~np.isnan(seconds)])
+
+
+class Owning:
+    """The owning half: begins and ends runs, in the local runner or the master."""
+
+    def __init__(self, environment: Any, endpoint: str) -> None:
+        self.environment, self.endpoint = environment, endpoint
+        self.owner: session.Owner | None = None
+        self.server: session.Server | None = None
+        self.finished: set[str] = set()
+        self.last_words: set[str] = set()
+        self.offsets: dict[str, tuple[float, float]] = {}
+        self.names: dict[str, str] = {}  # Locust's worker id -> our name
+        self.options = Options({})
+        self._ending = False
+
+    # --- begin -------------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Validate the options and look at the server, before anything is started. Raises AutoscaleError."""
+        environment = self.environment
+        chosen = Options.of(environment.parsed_options)
+        chosen.check()
+        if environment.host:
+            self.server = session.probe(chosen, environment.host)
+        elif environment.parsed_options.headless:
+            raise BadInput(
+                "--host is missing",
+                next_step="give the server's address, for example --host http://127.0.0.1:8000",
+            )
+
+    def begin(self, **_: Any) -> None:
+        """Listener of test_start."""
+        chosen = self.options = Options.of(self.environment.parsed_options)
+        chosen.check()
+        host = self.environment.host
+        if self.server is None or self.server.target != str(session.Target.from_url(host)):
+            self.server = session.probe(chosen, host)
+        runner = self.environment.runner
+        jobs: dict[str, int] = {"local": 0}
+        if isinstance(runner, MasterRunner):
+            jobs = {client.id: i for i, client in enumerate(runner.clients.ready)}
+            self.names = {client_id: f"w{i}" for client_id, i in jobs.items()}
+        else:
+            self.names = {"local": "local"}
+        start_unix_s = clock.unix_now_s() + (BEGIN_AFTER_S if isinstance(runner, MasterRunner) else 0.3)
+        self.finished, self.last_words, self._ending = set(), set(), False
+        self.owner = session.Owner(
+            chosen, self.endpoint, self.server, start_unix_s, list(self.names.values())
+        )
+        log.info("Recording in %s", self.owner.path)
+        salt = zlib.crc32(repr(start_unix_s).encode())
+        for client_id, index in jobs.items():
+            job = {
+                "options": dict(chosen.values),
+                "host": host,
+                "model": self.server.model,
+                "index": index,
+                "of": len(jobs),
+                "worker": self.names[client_id],
+                "start_unix_s": start_unix_s,
+                "salt": salt,
+                "tag": f"{salt:08x}",
+                "offset_s": 0.0,
+            }
+            if isinstance(runner, MasterRunner):
+                runner.send_message("llm_begin", job, client_id)
+            else:
+                worker: Worker = self.environment.llm_worker
+                gevent.spawn(worker.begin, job).link_exception(self._begin_failed)
+
+    def _begin_failed(self, greenlet: gevent.Greenlet) -> None:
+        log.error("%s", greenlet.exception)
+        self.environment.process_exit_code = getattr(greenlet.exception, "exit_code", 1)
+        gevent.spawn(self.environment.runner.quit)
+
+    # --- messages ----------------------------------------------------------------------------------------------------
+
+    def hear(self, kind: str, data: dict[str, Any]) -> None:
+        """A message of a worker."""
+        if self.owner is None:
+            return
+        name = data["worker"]
+        if kind == "llm_batch":
+            self.owner.take(name, data["batch"], data["samples"], clock.unix_now_s())
+        elif kind == "llm_finished":
+            self.finished.add(name)
+            if self.finished >= set(self.names.values()):
+                gevent.spawn(self._plan_is_over)
+        elif kind == "llm_last_word":
+            self.last_words.add(name)
+            self.offsets[name] = tuple(data["offset"])
+
+    def _plan_is_over(self) -> None:
+        if self._ending or self.environment.runner.state in ("stopping", "stopped", "cleanup"):
+            return
+        if self.environment.parsed_options.headless:
+            self.environment.runner.quit()
+        else:
+            self.environment.runner.stop()
+
+    # --- end ---------------------------------------------------------------------------------------------------------
+
+    def end(self, **_: Any) -> None:
+        """Listener of test_stopping: settle the run, once."""
+        owner = self.owner
+        if owner is None or self._ending:
+            return
+        self._ending = True
+        chosen = self.options
+        elapsed_s = clock.unix_now_s() - owner.started_at
+        planned_s = owner.plan.duration_s if chosen.open_loop else float(chosen.run_time or math.inf)
+        natural = elapsed_s >= planned_s - 4.0
+        cut_s = planned_s if natural else elapsed_s
+        if natural and elapsed_s < planned_s:
+            gevent.sleep(planned_s - elapsed_s)
+        grace_s = float(chosen.grace) if natural else 0.0
+        users = int(self.environment.runner.user_count) or self.environment.parsed_options.num_users
+        runner = self.environment.runner
+        if isinstance(runner, MasterRunner):
+            self._end_workers(runner, cut_s, grace_s)
+        else:
+            worker: Worker = self.environment.llm_worker
+            worker.end(cut_s, grace_s)
+        self.owner = None
+        finished = owner.finish(cut_s, clock.unix_now_s(), users, self.offsets)
+        sys.stdout.write(summary.table(finished) + "\n")
+        sys.stdout.flush()
+
+    def _end_workers(self, runner: MasterRunner, cut_s: float, grace_s: float) -> None:
+        asked = {client_id: name for client_id, name in self.names.items() if client_id in runner.clients}
+        for client_id in asked:
+            runner.send_message("llm_end", {"cut_s": cut_s, "grace_s": grace_s}, client_id)
+        deadline_s = clock.now_s() + grace_s + LAST_WORD_S
+        while clock.now_s() < deadline_s:
+            missing = {c: n for c, n in asked.items() if n not in self.last_words}
+            alive = [c for c in missing if c in runner.clients and runner.clients[c].state != "missing"]
+            if not alive:
+                break
+            gevent.sleep(0.05)
+        for name in self.names.values():
+            if name not in self.last_words and self.owner is not None:
+                self.owner.worker_lost(name, clock.unix_now_s())
+
+
+# --- Locust's events -------------------------------------------------------------------------------------------------
+
+
+@events.init_command_line_parser.add_listener
+def _add_arguments(parser: Any) -> None:
+    options.add_arguments(parser)
+
+
+@events.init.add_listener
+def _init(environment: Any, runner: Any, **_: Any) -> None:
+    endpoints = {cls.endpoint for cls in environment.user_classes if issubclass(cls, LlmUser)}
+    if not endpoints:
+        return
+    endpoint = endpoints.pop()
+    locust.stats.bucket_response_time = _three_digits  # type: ignore[assignment]  # Locust says int; floats work
+    gc.set_threshold(50_000, 20, 50)
+    if isinstance(runner, WorkerRunner):
+        _init_worker(environment, runner, endpoint)
+        return
+    owning = Owning(environment, endpoint)
+    try:
+        owning.check()
+        preload()
+    except AutoscaleError as error:
+        sys.stderr.write(f"locust: {error}\n")
+        sys.exit(error.exit_code)
+    parsed = environment.parsed_options
+    if parsed.headless and not parsed.run_time and Options.of(parsed).open_loop:
+        duration_s = Options.of(parsed).plan().duration_s
+        if duration_s < 30 * 86_400:
+            parsed.run_time = math.ceil(duration_s)
+    if isinstance(runner, LocalRunner):
+        environment.llm_worker = Worker(environment, endpoint, owning.hear)
+    else:
+        for kind in ("llm_batch", "llm_finished", "llm_last_word"):
+            runner.register_message(kind, lambda msg, **_: owning.hear(msg.type, msg.data))
+        runner.register_message("llm_ping", _pong)
+    environment.events.test_start.add_listener(owning.begin)
+    environment.events.test_stopping.add_listener(owning.end)
+
+
+def _pong(environment: Any, msg: Any, **_: Any) -> None:
+    data = {"sent_s": msg.data["sent_s"], "master_s": clock.unix_now_s()}
+    environment.runner.send_message("llm_pong", data, msg.node_id)
+
+
+def _init_worker(environment: Any, runner: WorkerRunner, endpoint: str) -> None:
+    worker = Worker(environment, endpoint, runner.send_message)
+    environment.llm_worker = worker
+    pongs: list[tuple[float, float, float]] = []
+
+    def pong(msg: Any, **_: Any) -> None:
+        pongs.append((msg.data["sent_s"], msg.data["master_s"], clock.unix_now_s()))
+
+    def measured_offset() -> tuple[float, float]:
+        return clock.offset(pongs) if pongs else (0.0, math.nan)
+
+    def begin(msg: Any, **_: Any) -> None:
+        for _ping in range(PINGS):
+            runner.send_message("llm_ping", {"sent_s": clock.unix_now_s()})
+            gevent.sleep(0.02)
+        worker.begin({**msg.data, "offset_s": measured_offset()[0]})
+
+    def end(msg: Any, **_: Any) -> None:
+        worker.end(msg.data["cut_s"], msg.data["grace_s"])
+        runner.send_message("llm_last_word", {"worker": worker.name, "offset": measured_offset()})
+
+    def quitting(**_: Any) -> None:
+        if worker.generator is not None:
+            worker.end(worker.elapsed_s(), 0.0)
+            runner.send_message("llm_last_word", {"worker": worker.name, "offset": measured_offset()})
+
+    runner.register_message("llm_pong", pong)
+    runner.register_message("llm_begin", begin, concurrent=True)
+    runner.register_message("llm_end", end, concurrent=True)
+    environment.events.quitting.add_listener(quitting)
+
+
+# --- Locust's statistics ---------------------------------------------------------------------------------------------
+
+
+def _three_digits(response_time_ms: float) -> float:
+    """Rounds to three significant digits: at most 0.5 % off, where Locust's own rounding is off by up to 33 %."""
+    return float(f"{response_time_ms:.3g}")
+
+
+def _ms(seconds: float) -> float | None:
+    return None if math.isnan(seconds) else seconds * 1e3
+
+
+def _add_row(environment: Any, name: str, seconds: Any) -> None:
+    """Add many values to one of Locust's rows at once; the total row counts requests only."""
+    if not len(seconds):
+        return
+    entry = environment.stats.entries[(name, "latency")]
+    milliseconds = seconds * 1e3
+    now = time.time()
+    if (
+        entry.use_response_times_cache
+        and entry.last_request_timestamp
+        and int(now) > int(entry.last_request_timestamp)
+    ):
+        entry._cache_response_times(int(now) - 1)
+    entry.num_requests += len(milliseconds)
+    entry.num_reqs_per_sec[int(now)] += len(milliseconds)
+    entry.last_request_timestamp = now
+    entry.total_response_time += float(milliseconds.sum())
+    low, high = float(milliseconds.min()), float(milliseconds.max())
+    entry.min_response_time = low if entry.min_response_time is None else min(entry.min_response_time, low)
+    entry.max_response_time = max(entry.max_response_time, high)
+    scale = 10.0 ** (2 - np.floor(np.log10(np.maximum(milliseconds, 1e-6))))
+    rounded, counts = np.unique(np.round(milliseconds * scale) / scale, return_counts=True)
+    for value, number in zip(rounded.tolist(), counts.tolist(), strict=True):
+        entry.response_times[float(f"{value:.3g}")] += number
+
+
+def _rows(plan: Any) -> Any:
+    """(request id, prompt tokens, output tokens, shared prefix) without end, for closed-loop users."""
+    for chunk in plan.arrivals(1024):
+        yield from zip(
+            chunk.request_id.tolist(),
+            chunk.prompt_tokens.tolist(),
+            chunk.output_tokens.tolist(),
+            chunk.prefix_tokens.tolist(),
+            strict=True,
+        )
