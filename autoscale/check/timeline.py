@@ -16,7 +16,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from autoscale.observe.cluster import Observation, labels_match, milli, selector_text, timestamp_s
+from autoscale.observe.cluster import (
+    Observation,
+    labels_match,
+    log_phase,
+    milli,
+    selector_text,
+    timestamp_s,
+)
 
 NAN = math.nan
 ACCELERATORS = ("nvidia.com/gpu", "google.com/tpu", "amd.com/gpu")
@@ -39,6 +46,7 @@ class PodRecord:
     node: str | None = None
     phase: str = "Pending"
     owner: str = ""
+    seen_s: float = NAN  # last heard of
     created_s: float = NAN
     scheduled_s: float = NAN
     initialized_s: float = NAN
@@ -120,6 +128,7 @@ class Timeline:
         self._workloads: dict[
             tuple[str, str], Observation
         ] = {}  # seen before the HPA told which one is its target
+        self._named: dict[str, str] = {}  # pod name -> uid of its present owner
         self._events: dict[str, dict[str, float]] = {}  # pod name -> reason -> time, for pods not seen yet
         self._rescales: deque[tuple[float, int, str]] = deque(maxlen=64)
         self._readers = {
@@ -292,6 +301,7 @@ class Timeline:
     def _pod(self, seen: Observation) -> None:
         metadata, status = seen.object["metadata"], seen.object.get("status") or {}
         uid = metadata.get("uid") or metadata["name"]
+        self._succeed(metadata["name"], uid, seen)
         pod = self.pods.get(uid)
         fresh = pod is None
         if pod is None:
@@ -311,13 +321,26 @@ class Timeline:
             grace_s = float(metadata.get("deletionGracePeriodSeconds") or 0)
             asked = timestamp_s(metadata["deletionTimestamp"])
             stamp = None if asked is None else _rfc3339(asked - grace_s)
-            pod.deleting_s = self.moment(seen.time_s, stamp)
+            at_s = self.moment(seen.time_s, stamp)
+            pod.deleting_s = seen.time_s if at_s < pod.seen_s - 1.0 else at_s
             self.note(pod.deleting_s, "pod", f"{pod.name} is being deleted")
         if seen.type == "DELETED":
             pod.gone_s = seen.time_s
             if math.isnan(pod.deleting_s):
                 pod.deleting_s = seen.time_s
             self.note(seen.time_s, "pod", f"{pod.name} is gone")
+        pod.seen_s = seen.time_s
+
+    def _succeed(self, name: str, uid: str, seen: Observation) -> None:
+        """A name belongs to one pod at a time: whoever had it before is gone, even if nobody said so."""
+        before = self._named.get(name)
+        if before == uid and seen.type == "ADDED" and self.pods[uid].gone_s == self.pods[uid].gone_s:
+            ended = self.pods.pop(uid)
+            self.pods[f"{uid} until {ended.gone_s}"] = ended
+        elif before and before != uid and (earlier := self.pods.get(before)) and math.isnan(earlier.gone_s):
+            earlier.gone_s = seen.time_s
+            earlier.deleting_s = seen.time_s if math.isnan(earlier.deleting_s) else earlier.deleting_s
+        self._named[name] = uid
 
     def _conditions(self, pod: PodRecord, seen: Observation, status: dict[str, Any], fresh: bool) -> None:
         for condition in status.get("conditions") or []:
@@ -442,22 +465,6 @@ class Timeline:
         for line in seen.object.get("lines") or []:
             if phase := log_phase(str(line.get("text", ""))):
                 pod.log_s.setdefault(phase, self.moment(seen.time_s, line.get("time")))
-
-
-# vLLM's own words -> the phase that ends with them (the first line counts)
-_LOG_ENDS = (
-    ("Loading weights took", "weights"),
-    ("Model loading took", "weights"),
-    ("torch.compile takes", "compile"),
-    ("Graph capturing finished", "compile"),
-    ("init engine (profile, create kv cache, warmup model) took", "engine_start"),
-    ("Application startup complete", "engine_start"),
-)
-
-
-def log_phase(text: str) -> str | None:
-    """The start-up phase (weights, compile, engine_start) whose end a vLLM log line tells, or None."""
-    return next((phase for words, phase in _LOG_ENDS if words in text), None)
 
 
 def hpa_targets_milli(hpa: dict[str, Any]) -> dict[str, int]:

@@ -64,6 +64,12 @@ class ClusterError(SourceUnavailable):
 class Cluster(Protocol):
     """What preflight and the scale-out check need from a cluster, live or simulated."""
 
+    tells_queries: bool  # whether `observe` itself tells what the HPA asked the custom metrics API
+
+    def now_s(self) -> float:
+        """The clock of its observations, unix s; a fleet with a compressed control plane has one of its own."""
+        ...
+
     def list(self, resource: str, namespace: str | None = None, selector: str = "") -> list[dict[str, Any]]:
         """Current objects of one resource. Raises ClusterError; forbidden has status 403, an unknown resource 404."""
         ...
@@ -167,6 +173,22 @@ def slim(resource: str, found: dict[str, Any]) -> dict[str, Any]:
     if resource == "nodes" and "images" in (found.get("status") or {}):
         kept["status"] = {key: value for key, value in found["status"].items() if key != "images"}
     return kept
+
+
+# vLLM's own words -> the phase that ends with them (the first line counts)
+_LOG_ENDS = (
+    ("Loading weights took", "weights"),
+    ("Model loading took", "weights"),
+    ("torch.compile takes", "compile"),
+    ("Graph capturing finished", "compile"),
+    ("init engine (profile, create kv cache, warmup model) took", "engine_start"),
+    ("Application startup complete", "engine_start"),
+)
+
+
+def log_phase(text: str) -> str | None:
+    """The start-up phase (weights, compile, engine_start) whose end a vLLM log line tells, or None."""
+    return next((phase for words, phase in _LOG_ENDS if words in text), None)
 
 
 def read_observations(file: Path | str) -> Iterator[Observation]:

@@ -1,0 +1,184 @@
+"""The other side of the door: the simulated fleet over HTTP, as a `Cluster`.
+
+The fleet emits what a Kubernetes watcher would have seen (GET /fleet/observations, numbered NDJSON that stays open), so
+listing is a fold over what it has emitted. Its times are control time: `started_at` plus seconds that run `speed` times
+as fast as the wall clock.
+"""
+
+# ruff: noqa: ARG002  # the signatures are those of a live cluster; a fleet has one namespace and one HPA
+from __future__ import annotations
+
+import builtins
+import http.client
+import json
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+from urllib.error import HTTPError, URLError
+
+from analysis.errors import BadInput
+from autoscale.observe.cluster import ClusterError, Observation, labels_match, milli
+
+TIMEOUT_S = 10.0
+SILENCE_S = 15.0  # the stream may be quiet for longer: it is asked again from the last number
+RETRY_S = 0.5
+GIVE_UP_S = 30.0
+
+
+class FleetDoor:
+    """A simulated fleet at `url`. Raises ClusterError when it does not answer, BadInput when it is something else."""
+
+    tells_queries = True
+
+    def __init__(self, url: str, clock: Callable[[], float] = time.time) -> None:
+        self.url, self._clock = url.rstrip("/"), clock
+        if not self.url.startswith(("http://", "https://")):
+            raise BadInput("the fleet's address", value=url, expected="http://HOST:PORT")
+        facts = self._json("/fleet")
+        if "speed" not in facts or "started_at" not in facts:
+            raise BadInput(
+                "this server is not a simulated fleet", value=url, expected="the address of `autoscale serve`"
+            )
+        self.speed, self.started_at = float(facts["speed"]), float(facts["started_at"])
+        self.namespace = str(facts.get("namespace") or "default")
+        self._lock = threading.Lock()
+        self._since = 0
+        self._objects: dict[str, dict[str, dict[str, Any]]] = {}
+        self._answers: dict[str, dict[str, Any]] = {}
+        control_s = float(facts.get("control_s") or 0.0)
+        self._ahead_s = self.started_at + control_s - clock() * self.speed  # control = wall * speed + this
+
+    def now_s(self) -> float:
+        """The fleet's control time, unix s."""
+        return self._clock() * self.speed + self._ahead_s
+
+    def facts(self) -> dict[str, Any]:
+        """What GET /fleet tells: profile, speed, HPA, replicas with their metrics URLs."""
+        return self._json("/fleet")
+
+    def truth(self) -> dict[str, Any]:
+        """The true times of every replica's life."""
+        return self._json("/fleet/truth")
+
+    def metrics_urls(self) -> dict[str, str]:
+        """Pod name -> where its metrics are scraped, for the replicas that serve."""
+        return {r["name"]: r["metrics_url"] for r in self.facts()["replicas"] if r.get("metrics_url")}
+
+    def list(
+        self, resource: str, namespace: str | None = None, selector: str = ""
+    ) -> builtins.list[dict[str, Any]]:
+        """Current objects of one resource, from all that the fleet has emitted."""
+        self._catch_up()
+        if resource not in self._objects and resource not in ("pods", "events", "horizontalpodautoscalers"):
+            raise ClusterError(f"a simulated fleet has no {resource}", status=404)
+        found = self._objects.get(resource, {}).values()
+        return [o for o in found if labels_match(selector, o["metadata"].get("labels"))]
+
+    def observe(
+        self, resources: builtins.list[str], namespace: str, stop: threading.Event
+    ) -> Iterator[Observation]:
+        """Everything from the fleet's first observation on, until `stop` is set or the fleet is gone for good."""
+        wanted = {*resources, "custommetrics"}
+        since, silent_since_s = 0, time.monotonic()
+        while not stop.is_set():
+            try:
+                for row in self._rows(since, follow=True, stop=stop):
+                    since, silent_since_s = int(row["seq"]) + 1, time.monotonic()
+                    if row["resource"] in wanted:
+                        yield Observation(float(row["time_s"]), row["resource"], row["type"], row["object"])
+                    if stop.is_set():
+                        return
+                silent_since_s = time.monotonic()
+            except ClusterError:
+                if time.monotonic() - silent_since_s > GIVE_UP_S:
+                    return
+                stop.wait(RETRY_S)
+
+    def custom_metric(self, namespace: str, metric: str, selector: str) -> dict[str, int]:
+        """The values that the fleet's HPA read last. Raises ClusterError with status 404 before there are any."""
+        self._catch_up()
+        values = (self._answers.get(metric) or {}).get("values")
+        if values is None:
+            raise ClusterError(f"the fleet's HPA has no value of {metric}", status=404)
+        return {pod: milli(value) for pod, value in values.items()}
+
+    def scale(self, hpa: dict[str, Any], replicas: int) -> None:
+        """Write the fleet's scale subresource."""
+        self._json(f"/fleet/scale?replicas={replicas}", method="POST")
+
+    def _catch_up(self) -> None:
+        """Fold what was emitted since the last call into the current objects."""
+        with self._lock:
+            for row in self._rows(self._since, follow=False):
+                self._since = int(row["seq"]) + 1
+                if row["resource"] == "custommetrics":
+                    self._answers[row["object"]["metric"]] = row["object"]
+                    continue
+                found = self._objects.setdefault(row["resource"], {})
+                name = row["object"]["metadata"]["name"]
+                if row["type"] == "DELETED":
+                    found.pop(name, None)
+                else:
+                    found[name] = row["object"]
+
+    # --- requests ---
+
+    def _rows(
+        self, since: int, *, follow: bool, stop: threading.Event | None = None
+    ) -> Iterator[dict[str, Any]]:
+        query = f"/fleet/observations?since={since}" + ("" if follow else "&follow=false")
+        closer: threading.Thread | None = None
+        try:
+            with self._open(query, SILENCE_S if follow else TIMEOUT_S) as answer:
+                if stop is not None:
+                    closer = threading.Thread(target=_close_when, args=(stop, answer), daemon=True)
+                    closer.start()
+                for line in answer:
+                    if not line.endswith(b"\n"):
+                        return  # cut off in the middle of a line
+                    yield json.loads(line)
+        except TimeoutError:
+            return  # quiet, not gone
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            if stop is not None and stop.is_set():
+                return
+            raise ClusterError(f"the fleet at {self.url} went away: {error}") from None
+
+    def _json(self, path: str, method: str = "GET") -> Any:
+        with self._open(path, TIMEOUT_S, method) as answer:
+            try:
+                return json.loads(answer.read())
+            except ValueError:
+                raise BadInput(
+                    "this server is not a simulated fleet",
+                    value=self.url,
+                    expected="the address of `autoscale serve`",
+                ) from None
+
+    def _open(self, path: str, timeout_s: float, method: str = "GET") -> Any:
+        request = urllib.request.Request(self.url + path, method=method)  # noqa: S310  # the scheme was checked at the start
+        try:
+            return urllib.request.urlopen(request, timeout=timeout_s)  # noqa: S310  # as above
+        except HTTPError as error:
+            with error:
+                text = error.read().decode("utf-8", "replace")
+            raise ClusterError(
+                f"the fleet answered {error.code} to {path}: {text[:200]}", status=error.code
+            ) from None
+        except (URLError, OSError, http.client.HTTPException) as error:
+            raise ClusterError(
+                f"no fleet answers at {self.url}: {getattr(error, 'reason', error)}",
+                next_step="start one with `autoscale serve`",
+            ) from None
+
+
+def _close_when(stop: threading.Event, answer: Any) -> None:
+    """Make a blocked read return once `stop` is set; ends by itself when the answer is closed."""
+    while not answer.isclosed():
+        if stop.wait(0.2):
+            with suppress(OSError, AttributeError, ValueError):
+                answer.fp.raw._sock.shutdown(2)
+            return

@@ -1,0 +1,304 @@
+"""The real kubernetes client against a small API server that does what real ones do to watchers."""
+
+import importlib.util
+import threading
+import time
+from email.utils import formatdate
+from pathlib import Path
+
+import pytest
+
+from analysis.errors import BadInput
+from autoscale.observe.cluster import ClusterError, read_observations
+from autoscale.observe.live import Clocks, LiveCluster, connect, resource_path
+
+
+def _standin():
+    spec = importlib.util.spec_from_file_location(
+        "kubernetes_standin", Path(__file__).parent.parent / "kubernetes_standin.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+standin = _standin()
+
+
+def pod(name: str, *, ready: bool = False, uid: str | None = None) -> dict:
+    return {
+        "kind": "Pod",
+        "apiVersion": "v1",
+        "metadata": {
+            "name": name,
+            "namespace": "ns",
+            "uid": uid or name,
+            "managedFields": [{"manager": "x"}],
+        },
+        "spec": {"containers": [{"name": "vllm"}]},
+        "status": {
+            "phase": "Running",
+            "conditions": [{"type": "Ready", "status": "True" if ready else "False"}],
+        },
+    }
+
+
+class Watch:
+    """Observes in a thread and lets a test wait for what it expects."""
+
+    def __init__(self, cluster, resources):
+        self.seen, self.stop = [], threading.Event()
+        self.thread = threading.Thread(target=self._run, args=(cluster, resources), daemon=True)
+        self.thread.start()
+
+    def _run(self, cluster, resources):
+        for seen in cluster.observe(resources, "ns", self.stop):
+            self.seen.append(seen)
+
+    def until(self, condition, timeout_s=10.0):
+        end = time.monotonic() + timeout_s
+        while not condition(self.seen):
+            assert time.monotonic() < end, (
+                f"not seen within {timeout_s} s: {[(o.resource, o.type) for o in self.seen]}"
+            )
+            time.sleep(0.005)
+        return self.seen
+
+    def names(self, kind):
+        return [o.object["metadata"]["name"] for o in self.seen if o.type == kind]
+
+    def close(self):
+        self.stop.set()
+        self.thread.join(timeout=5)
+        assert not self.thread.is_alive()
+
+
+@pytest.fixture
+def server():
+    running = standin.ApiServer()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def cluster(server):
+    return LiveCluster(standin.client(server.url), clock=server.clock)
+
+
+@pytest.fixture
+def watch(cluster):
+    open_ones = []
+
+    def start(*resources):
+        open_ones.append(Watch(cluster, list(resources)))
+        return open_ones[-1]
+
+    yield start
+    for one in open_ones:
+        one.close()
+
+
+def test_it_lists_then_tells_each_change_without_bulk(server, watch):
+    server.apply("pods", "ADDED", pod("a"))
+    seen = watch("pods")
+    server.wait_watching(["pods"])
+    server.apply("pods", "ADDED", pod("b"))
+    server.apply("pods", "DELETED", pod("a"))
+    seen.until(lambda rows: any(o.type == "DELETED" for o in rows))
+    assert [(o.type, o.object["metadata"]["name"]) for o in seen.seen if o.resource == "pods"] == [
+        ("ADDED", "a"),
+        ("ADDED", "b"),
+        ("DELETED", "a"),
+    ]
+    assert "managedFields" not in seen.seen[0].object["metadata"]
+    assert seen.seen[0].object["kind"] == "Pod", "a list leaves kind to its head; an observation has it"
+
+
+def test_a_long_list_comes_in_pages(server, cluster):
+    for index in range(1203):
+        server.apply("pods", "ADDED", pod(f"p{index}"))
+    assert len(cluster.list("pods", "ns")) == 1203
+    assert sum("limit=500" in path for path in server.requests) == 3
+
+
+def test_a_dropped_connection_goes_on_from_the_last_version_and_loses_nothing(server, watch):
+    seen = watch("pods")
+    server.wait_watching(["pods"])
+    server.apply("pods", "ADDED", pod("a"))
+    seen.until(lambda rows: len(rows) > 0)
+    server.drop()
+    server.apply("pods", "ADDED", pod("b"))
+    seen.until(lambda rows: "b" in seen.names("ADDED"))
+    assert seen.names("ADDED") == ["a", "b"]
+    assert not [o for o in seen.seen if o.resource == "gap" and o.object["lost"]]
+
+
+def test_an_expired_version_lists_again_and_tells_the_differences_and_the_gap(server, watch):
+    server.apply("pods", "ADDED", pod("stays"))
+    server.apply("pods", "ADDED", pod("changes"))
+    server.apply("pods", "ADDED", pod("goes"))
+    seen = watch("pods")
+    server.wait_watching(["pods"])
+    with server.changed:  # nobody is told: the changes happen while the watcher is blind
+        server.drop()
+        server.apply("pods", "MODIFIED", pod("changes", ready=True))
+        server.apply("pods", "DELETED", pod("goes"))
+        server.apply("pods", "ADDED", pod("comes"))
+        server.compact()
+    seen.until(lambda rows: "comes" in seen.names("ADDED"))
+    assert seen.names("DELETED") == ["goes"]
+    assert seen.names("MODIFIED") == ["changes"]
+    assert seen.names("ADDED") == ["stays", "changes", "goes", "comes"]
+    gap = next(o for o in seen.seen if o.resource == "gap")
+    assert gap.object["lost"]
+    assert gap.object["resource"] == "pods"
+    assert gap.object["to_s"] >= gap.object["from_s"]
+    assert seen.seen.index(gap) < seen.seen.index(next(o for o in seen.seen if o.type == "DELETED"))
+
+
+def test_a_restarted_api_server_is_found_again(server, cluster, watch):
+    server.apply("pods", "ADDED", pod("before"))
+    seen = watch("pods")
+    server.wait_watching(["pods"])
+    port = server.server_address[1]
+    server.stop()
+    time.sleep(0.3)
+    again = standin.ApiServer(port)
+    try:
+        again.version = 5000  # a new store: old versions are unknown to it
+        again.oldest = 5000
+        again.apply("pods", "ADDED", pod("after", uid="new"))
+        seen.until(lambda rows: "after" in seen.names("ADDED"), timeout_s=20)
+        assert seen.names("DELETED") == ["before"]
+        assert [o for o in seen.seen if o.resource == "gap" and o.object["lost"]]
+        seen.close()
+    finally:
+        again.stop()
+        server.serving = threading.Thread()  # the fixture stops a server that is already stopped
+        server.stop = lambda: None
+
+
+def test_a_forbidden_resource_is_named_once_and_the_others_go_on(server, watch):
+    server.forbidden = {"nodes"}
+    server.apply("pods", "ADDED", pod("a"))
+    seen = watch("pods", "nodes")
+    seen.until(lambda rows: {"pods", "gap"} <= {o.resource for o in rows})
+    gap = next(o for o in seen.seen if o.resource == "gap")
+    assert (gap.object["resource"], gap.object["status"]) == ("nodes", 403)
+    assert "forbidden" in gap.object["reason"]
+
+
+def test_a_kind_that_the_cluster_lacks_is_named_and_does_not_stop_the_rest(server, watch):
+    server.absent = {"leaderworkersets"}
+    server.apply("pods", "ADDED", pod("a"))
+    seen = watch("leaderworkersets", "pods")
+    seen.until(lambda rows: {"pods", "gap"} <= {o.resource for o in rows})
+    assert next(o for o in seen.seen if o.resource == "gap").object["status"] == 404
+
+
+def test_throttling_is_waited_out(server, cluster, watch):
+    server.apply("pods", "ADDED", pod("a"))
+    server.throttled = 2
+    seen = watch("pods")
+    seen.until(lambda rows: "a" in seen.names("ADDED"))
+
+
+def test_the_log_of_a_pod_that_gets_ready_tells_its_phases(server, watch):
+    server.logs["a"] = (
+        "2026-11-20T17:00:01.5Z INFO something\n"
+        "2026-11-20T17:00:30.25Z INFO Loading weights took 28.7 seconds\n"
+        "2026-11-20T17:01:00.5Z INFO init engine (profile, create kv cache, warmup model) took 30.0 seconds\n"
+    )
+    seen = watch("pods")
+    server.wait_watching(["pods"])
+    server.apply("pods", "ADDED", pod("a"))
+    server.apply("pods", "MODIFIED", pod("a", ready=True))
+    seen.until(lambda rows: any(o.resource == "logs" for o in rows))
+    lines = next(o for o in seen.seen if o.resource == "logs").object["lines"]
+    assert [line["time"] for line in lines] == ["2026-11-20T17:00:30.25Z", "2026-11-20T17:01:00.5Z"]
+
+
+METRIC = "prometheus.googleapis.com|vllm:num_requests_waiting|gauge"
+
+
+def test_the_metric_is_asked_as_the_hpa_asks(server, cluster):
+    server.metrics[METRIC] = {"a": "5500m", "b": "34.972", "c": "1k"}
+    assert cluster.custom_metric("ns", METRIC, "app=vllm") == {"a": 5500, "b": 34972, "c": 1_000_000}
+    assert server.requests[-1].endswith("labelSelector=app%3Dvllm")
+
+
+@pytest.mark.parametrize(
+    ("api", "status", "absent"),
+    [("up", 404, False), ("down", 503, False), ("absent", 404, True)],
+    ids=["no such metric is 404", "a stopped adapter is 503", "no adapter is 404 and absent"],
+)
+def test_why_a_metric_has_no_value(server, cluster, api, status, absent):
+    server.metrics_api = api
+    with pytest.raises(ClusterError) as raised:
+        cluster.custom_metric("ns", METRIC, "app=vllm")
+    assert (raised.value.status, raised.value.absent) == (status, absent)
+
+
+def test_scaling_writes_the_scale_subresource_and_nothing_else(server, cluster):
+    reference = {"kind": "LeaderWorkerSet", "name": "vllm", "apiVersion": "leaderworkerset.x-k8s.io/v1"}
+    cluster.scale({"metadata": {"namespace": "ns"}, "spec": {"scaleTargetRef": reference}}, 3)
+    assert server.scaled == [
+        (
+            "/apis/leaderworkerset.x-k8s.io/v1/namespaces/ns/leaderworkersets/vllm/scale",
+            {"spec": {"replicas": 3}},
+        )
+    ]
+
+
+def test_no_server_at_all_is_said_with_a_next_step():
+    cluster = LiveCluster(standin.client("http://127.0.0.1:1"))
+    with pytest.raises(ClusterError, match="no answer from the API server"):
+        cluster.list("pods", "ns")
+
+
+def test_an_unknown_context_is_bad_input(tmp_path):
+    with pytest.raises(BadInput, match="no usable kubeconfig"):
+        connect(context="nowhere", kubeconfig=str(tmp_path / "none"))
+    with pytest.raises(BadInput, match="unknown resource"):
+        resource_path("gadgets", "ns")
+
+
+def test_the_clock_difference_is_found_from_date_headers_to_a_fraction_of_a_second():
+    """Server 7.3 s behind: answers at many phases of its second pin the offset to where the whole seconds turn."""
+    clocks = Clocks()
+    for k in range(40):
+        at_s = 1_000_000.0 + k * 1.037
+        server_s = at_s + 0.002 - 7.3
+        clocks.add(at_s, at_s + 0.004, formatdate(int(server_s), usegmt=True))
+    assert clocks.low_s <= 7.3 <= clocks.high_s
+    assert clocks.high_s - clocks.low_s < 0.1
+    assert clocks.offset_s == pytest.approx(7.3, abs=0.05)
+
+
+def test_a_clock_that_was_set_is_measured_anew():
+    clocks = Clocks()
+    clocks.add(100.0, 100.0, "Thu, 01 Jan 1970 00:01:40 GMT")
+    clocks.add(200.0, 200.0, "Thu, 01 Jan 1970 00:02:20 GMT")
+    assert 59.0 <= clocks.offset_s <= 60.0
+
+
+@pytest.mark.parametrize("name", ["deployment", "lws"])
+def test_a_recording_served_by_the_api_is_seen_as_it_was_recorded(server, cluster, watch, fixtures_dir, name):
+    rows = [
+        o
+        for o in read_observations(fixtures_dir / "kubernetes" / f"{name}.jsonl.gz")
+        if o.resource not in ("custommetrics", "mark")
+    ]
+    resources = sorted({o.resource for o in rows})
+    server.now_s = rows[0].time_s
+    seen = watch(*resources)
+    server.wait_watching(resources)
+    for count, row in enumerate(rows, start=1):
+        server.now_s = max(server.now_s, row.time_s)
+        server.apply(row.resource, row.type, row.object)
+        seen.until(lambda got, n=count: sum(o.resource in resources for o in got) == n)
+    got = [o for o in seen.seen if o.resource in resources]
+    assert [(o.resource, o.type, o.object["metadata"]["name"]) for o in got] == [
+        (o.resource, o.type, o.object["metadata"]["name"]) for o in rows
+    ]
+    assert max(abs(a.time_s - b.time_s) for a, b in zip(got, rows, strict=True)) < 0.5
