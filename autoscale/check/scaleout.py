@@ -35,11 +35,17 @@ SLO_WINDOW_S = 30.0
 
 @dataclass(frozen=True)
 class Load:
-    """What clients saw: rows of requests.parquet with times in unix s, the SLO, and when the offered load changed."""
+    """What clients saw: rows of requests.parquet with times in unix s, the SLO, and when the offered load changed.
+
+    `rate` and `ahead_s` turn the clients' clock into the timeline's (time * rate + ahead_s): a fleet with a compressed
+    control plane has one of its own, while latencies stay true seconds.
+    """
 
     requests: pd.DataFrame | None = None
     slo: Slo | None = None
     changes_s: Sequence[float] = ()
+    rate: float = 1.0
+    ahead_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -516,7 +522,7 @@ class Breaches:
         tokens = rows["output_tokens"].astype("float64").to_numpy(float, na_value=np.nan)
         with np.errstate(invalid="ignore", divide="ignore"):
             tpot = np.where(tokens > 1, (e2e - ttft) / (tokens - 1), np.nan)
-        self.due_s = due
+        self.due_s = due * load.rate + load.ahead_s
         self.good = meets(load.slo, rows["status"].to_numpy() == "ok", ttft, tpot, e2e)
         shares = [t.percentile / 100 for t in load.slo.terms if t.percentile is not None]
         self.asked = load.slo.goodput or min(shares, default=1.0)
@@ -554,6 +560,7 @@ class Breaches:
 
 # --- one scale-in ------------------------------------------------------------------------------------------------------
 
+SILENT_WAIT_S = 120.0
 CUT_STATUSES = ("connection_error", "incomplete", "http_error")
 
 
@@ -563,12 +570,7 @@ def _scale_in(made: Decision, gone: tuple[Replica, ...], load: Load, gauges: Gau
     freed_s = max(ends) if ends and not any(math.isnan(end) for end in ends) else NAN
     cut = None
     if load.requests is not None and gone:
-        rows = load.requests
-        last = rows[["sent_s", "first_token_s", "last_token_s"]].max(axis=1)
-        until_s = (freed_s if not math.isnan(freed_s) else math.inf) + 1.0
-        failed = rows["status"].isin(CUT_STATUSES) & (rows["sent_s"] <= until_s) & (last >= deleting_s - 60.0)
-        alive = rows["last_token_s"].fillna(math.inf) >= deleting_s
-        cut = int((failed & alive).sum())
+        cut = _cut(load, deleting_s, freed_s)
     busy = None
     if gauges:
         left = [
@@ -589,6 +591,19 @@ def _scale_in(made: Decision, gone: tuple[Replica, ...], load: Load, gauges: Gau
         cut,
         busy,
     )
+
+
+def _cut(load: Load, deleting_s: float, freed_s: float) -> int:
+    """Requests that failed and were under way while replicas were removed. An answer that broke off was last heard
+    of in that time; one without any token may have been waiting for up to two minutes."""
+    assert load.requests is not None
+    rows = load.requests[["sent_s", "first_token_s", "last_token_s"]] * load.rate + load.ahead_s
+    failed = load.requests["status"].isin(CUT_STATUSES)
+    sent, silent = rows["sent_s"], rows["last_token_s"].isna()
+    until_s = math.inf if math.isnan(freed_s) else freed_s + 1.0
+    heard = rows.max(axis=1) >= deleting_s - 1.0
+    waiting = silent & (sent >= deleting_s - SILENT_WAIT_S)
+    return int((failed & (sent <= until_s) & (heard | waiting)).sum())
 
 
 def flaps(decisions: Sequence[Decision], within_s: float) -> list[tuple[Decision, Decision]]:
