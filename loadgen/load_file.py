@@ -31,7 +31,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from analysis.errors import BadInput
-from loadgen import lengths, rates, traffic
+from loadgen import rates
 from loadgen.rates import Rate
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -123,7 +123,7 @@ class Segment(_Section):
     def rate(self) -> Rate:
         """The segment as a rate programme."""
         if self.stages is not None:
-            return rates.steps(traffic.parse_stages(self.stages, "stages"))
+            return rates.parse_stages(self.stages, "stages")
         if self.curve is not None:
             times, values = zip(*self.curve.points, strict=True)
             return rates.points(times, values)
@@ -197,35 +197,25 @@ class LoadFile(_Section):
             raise ValueError("arrivals do not go with a trace, which brings its own times")
         return self
 
-    def plan(self, folder: Path) -> traffic.LoadPlan:
-        """The plan; a trace's path is relative to `folder`."""
-        recorded = None
-        if self.trace is not None:
-            from loadgen.traces import Trace
+    def programme(self) -> Rate | None:
+        """The rate of `load`; None with a trace. Raises BadInput when a part does not hold together."""
+        if self.load is None:
+            return None
+        return rates.joined([segment.rate() for segment in self.load] * self.repeat)
 
-            options = self.trace.model_dump(exclude={"path"})
-            recorded = Trace.open(folder / self.trace.path, repeat=self.repeat, **options)
-            programme = recorded.rate
-        else:
-            assert self.load is not None
-            programme = rates.joined([segment.rate() for segment in self.load] * self.repeat)
-        plan = traffic.LoadPlan(
-            programme=programme,
-            process=traffic.parse_arrivals(self.arrivals),
-            prompt=lengths.parse(self.prompt_tokens or ("trace" if recorded else "fixed:512")),
-            output=lengths.parse(self.output_tokens or ("trace" if recorded else "fixed:128")),
-            shared_prefix_tokens=self.shared_prefix_tokens,
-            seed=self.seed,
-            trace=recorded,
-            turns=self.conversations.turns if self.conversations else 1,
-            conversations=self.conversations.concurrent if self.conversations else 1,
-        )
-        plan.check()
-        return plan.until(self.duration_s)
+    def trace_path(self) -> str:
+        """The trace's path as written."""
+        assert self.trace is not None
+        return self.trace.path
+
+    def trace_options(self) -> dict[str, Any]:
+        """How the trace is replayed: the keywords of loadgen.traces.Trace.open."""
+        assert self.trace is not None
+        return {**self.trace.model_dump(exclude={"path"}), "repeat": self.repeat}
 
 
-def read(path: Path | str) -> traffic.LoadPlan:
-    """The plan that the load file describes. Raises BadInput naming the file, the line and the field."""
+def read(path: Path | str) -> LoadFile:
+    """The load file, validated. Raises BadInput naming the file, the line and the field."""
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -240,11 +230,9 @@ def read(path: Path | str) -> traffic.LoadPlan:
     if not isinstance(content, dict):
         raise BadInput(f"{path} holds", value=type(content).__name__, expected="a mapping with load or trace")
     try:
-        return LoadFile.model_validate(content).plan(path.parent)
+        return LoadFile.model_validate(content)
     except ValidationError as error:
         raise _explained(path, node, error) from None
-    except BadInput as error:
-        raise BadInput(f"{path}: {error}") from None
 
 
 def schema() -> dict[str, Any]:

@@ -193,6 +193,26 @@ def steps(stages: Sequence[tuple[float, float]]) -> Rate:
     return Rate(edges, np.array([float(rate) for rate, _ in stages]), np.zeros(len(stages)))
 
 
+def parse_stages(text: str, name: str = "--stages") -> Rate:
+    """The steps that `1:60,2:60` (RATE:SECONDS) names. Raises BadInput naming the stage that is wrong."""
+    stages: list[tuple[float, float]] = []
+    for part in str(text).split(","):
+        rate_text, _, duration_text = part.partition(":")
+        try:
+            rate, duration_s = float(rate_text), float(duration_text)
+        except ValueError:
+            rate = duration_s = np.nan
+        if not (0 <= rate < np.inf and 0 < duration_s < np.inf):
+            raise BadInput(
+                f"stage {len(stages) + 1} of {name} {text}",
+                value=part.strip(),
+                expected="RATE:SECONDS with a rate of at least 0 requests/s and a duration above 0 s",
+                next_step="write for example 1:60,2:60",
+            )
+        stages.append((rate, duration_s))
+    return steps(stages)
+
+
 def constant(rate_rps: float, duration_s: float) -> Rate:
     """The same rate throughout."""
     return steps([(rate_rps, duration_s)])

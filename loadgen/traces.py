@@ -21,59 +21,23 @@ with prefix blocks of its own. Both keep the shape of the rate over times longer
 
 from __future__ import annotations
 
-import gzip
-import json
 import math
-import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from analysis.errors import BadInput
 from loadgen import rates, servegen
-from loadgen.lengths import MOST
+from loadgen.arrivals import Arrivals
 from loadgen.rates import Rate
-from loadgen.traffic import Arrivals
+from loadgen.trace_files import FORMATS, Jsonl, arrivals, detect, read
 
-LINES = 16_384  # rows read at a time
 COARSE_S = (0.1, 10.0)  # distances of stamps that mean a bucket, not a clock; the most that is spread over
 COPY = 1 << 40  # distance between the block ids of copies: a copy shares nothing with its original
-
-
-@dataclass(frozen=True)
-class Csv:
-    """Columns of a comma-separated format: time, prompt and output tokens, and how times are read."""
-
-    columns: tuple[str, str, str]
-    seconds: Callable[[NDArray[np.str_]], NDArray[np.float64]]
-
-
-@dataclass(frozen=True)
-class Jsonl:
-    """A format with one JSON object per line: seconds per time unit, tokens per prefix block."""
-
-    unit_s: float
-    block_tokens: int
-
-
-def _date_seconds(text: NDArray[np.str_]) -> NDArray[np.float64]:
-    clean = np.char.partition(text, "+")[:, 0]  # 2024 stamps end in +00:00
-    return clean.astype("datetime64[ns]").astype(np.int64) / 1e9
-
-
-FORMATS: dict[str, Csv | Jsonl | None] = {
-    "azure": Csv(("TIMESTAMP", "ContextTokens", "GeneratedTokens"), _date_seconds),
-    "burstgpt": Csv(("Timestamp", "Request tokens", "Response tokens"), lambda t: t.astype(np.float64)),
-    "mooncake": Jsonl(1e-3, 512),
-    "qwen": Jsonl(1.0, 16),
-    "servegen": None,
-}
 
 
 @dataclass(frozen=True)
@@ -148,7 +112,7 @@ class Trace:
     def _one_pass(self, rng: np.random.Generator) -> Iterator[Arrivals]:
         if self.format == "servegen":
             drawn = servegen.drawn(self.path, self.from_s, self._to_s(), rng)
-            chunks: Iterable[Arrivals] = (_arrivals(*columns) for columns in drawn)
+            chunks: Iterable[Arrivals] = (arrivals(*columns) for columns in drawn)
         else:
             chunks = _window(_spread(self._read(), self.bucket_s or 0.0, rng), self.from_s, self._to_s())
         scaled = (c._replace(due_s=(c.due_s - self.from_s) * self.time_scale) for c in chunks)
@@ -156,10 +120,8 @@ class Trace:
         return _with_prefixes(thick, self.block_tokens)
 
     def _read(self) -> Iterator[Arrivals]:
-        form = FORMATS[self.format]
-        rows = _read_csv(self.path, form) if isinstance(form, Csv) else _read_jsonl(self.path, form)  # type: ignore[arg-type]  # servegen never comes here
         origin, latest = math.nan, math.nan
-        for line, chunk in rows:
+        for line, chunk in read(self.path, self.format):
             if math.isnan(origin):
                 origin = latest = float(chunk.due_s[0])
             back = np.flatnonzero(np.diff(chunk.due_s, prepend=latest) < 0)
@@ -244,175 +206,6 @@ class Trace:
 
 
 _NO_RATE = rates.constant(0.0, 1.0)
-
-
-def detect(path: Path | str) -> str:
-    """The format of a trace file, from its first line. Raises BadInput when it is none of FORMATS."""
-    with _opened(path) as file, _readable(path):
-        head = file.readline().strip()
-    names = [name.strip() for name in head.split(",")]
-    for name, form in FORMATS.items():
-        if isinstance(form, Csv) and set(form.columns) <= set(names):
-            return name
-    if names[: len(servegen.COLUMNS)] == list(servegen.COLUMNS):
-        return "servegen"
-    try:
-        keys = set(json.loads(head))
-    except (ValueError, TypeError):
-        keys = set()
-    if {"timestamp", "input_length", "output_length"} <= keys:
-        return "qwen" if "chat_id" in keys else "mooncake"
-    raise BadInput(
-        f"{path}: unknown trace format, its first line is",
-        value=head[:80],
-        expected="a header or keys of " + ", ".join(FORMATS),
-        next_step="name the format in a load file when the header differs",
-    )
-
-
-# --- reading ---------------------------------------------------------------------------------------------------------
-
-
-def _opened(path: Path | str) -> IO[str]:
-    try:
-        with open(path, "rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
-        return gzip.open(path, "rt", encoding="utf-8") if packed else open(path, encoding="utf-8")
-    except OSError as error:
-        raise BadInput(f"cannot read the trace: {error}") from None
-
-
-@contextmanager
-def _readable(path: Path | str) -> Iterator[None]:
-    """Turns what a damaged file raises while it is read into BadInput."""
-    try:
-        yield
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise BadInput(f"cannot read the trace {path}: {error}") from None
-
-
-def _lines(path: Path | str) -> Iterator[tuple[list[int], list[str]]]:
-    """Line numbers (from 1) and lines that are not blank, LINES at a time."""
-    with _opened(path) as file, _readable(path):
-        numbered = ((number, text) for number, line in enumerate(file, 1) if (text := line.strip()))
-        while piece := list(islice(numbered, LINES)):
-            numbers, texts = zip(*piece, strict=True)
-            yield list(numbers), list(texts)
-
-
-def _read_csv(path: str, form: Csv) -> Iterator[tuple[list[int], Arrivals]]:
-    names: list[str] = []
-    for numbers, lines in _lines(path):
-        if not names:
-            names = [name.strip() for name in lines[0].split(",")]
-            if missing := [column for column in form.columns if column not in names]:
-                raise BadInput(f"{path} line 1: no column {missing[0]}", value=lines[0][:80])
-            numbers, lines = numbers[1:], lines[1:]
-        if not lines:
-            continue
-        rows = [line.split(",") for line in lines]
-        places = [names.index(column) for column in form.columns]
-        try:
-            columns = [np.array([row[place] for row in rows]) for place in places]
-            chunk = _arrivals(form.seconds(columns[0]), _tokens(columns[1]), _tokens(columns[2]))
-        except (ValueError, IndexError):
-            _blame(path, form, names, places, numbers, rows)
-        yield numbers, chunk
-
-
-def _tokens(values: NDArray[Any]) -> NDArray[np.int64]:
-    tokens = values.astype(np.int64)
-    if (tokens < 0).any() or (tokens > MOST).any():
-        raise ValueError("token count out of range")
-    return tokens
-
-
-def _blame(
-    path: str, form: Csv, names: list[str], places: list[int], numbers: list[int], rows: list[list[str]]
-) -> None:
-    """Raises BadInput for the first row and column that cannot be read."""
-    readers = (form.seconds, _tokens, _tokens)
-    wanted = (
-        "a time",
-        "a whole number of tokens of at least 0",
-        "a whole number of tokens of at least 0",
-    )
-    for number, row in zip(numbers, rows, strict=True):
-        for place, reader, expected in zip(places, readers, wanted, strict=True):
-            where = f"{path} line {number}, column {place + 1} ({names[place]})"
-            if place >= len(row):
-                raise BadInput(
-                    f"{where} is missing", value=",".join(row)[:80], expected=f"{len(names)} columns"
-                )
-            try:
-                reader(np.array([row[place]]))
-            except ValueError:
-                raise BadInput(where, value=row[place], expected=expected) from None
-    raise AssertionError("the rows are readable one by one")
-
-
-def _read_jsonl(path: str, form: Jsonl) -> Iterator[tuple[list[int], Arrivals]]:
-    for numbers, lines in _lines(path):
-        times, prompts, outputs, blocks = [], [], [], []
-        for number, line in zip(numbers, lines, strict=True):
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                column = getattr(error, "colno", 1)
-                raise BadInput(f"{path} line {number}, column {column}: not JSON", value=line[:60]) from None
-            times.append(_field(path, number, row, "timestamp", (int, float)))
-            prompts.append(_field(path, number, row, "input_length", (int,)))
-            outputs.append(_field(path, number, row, "output_length", (int,)))
-            ids = row.get("hash_ids")
-            if ids is not None and not (isinstance(ids, list) and all(type(i) is int for i in ids)):
-                raise BadInput(
-                    f"{path} line {number}, field hash_ids", value=ids, expected="a list of numbers"
-                )
-            blocks.append(tuple(ids or ()))
-        yield (
-            numbers,
-            _arrivals(
-                np.array(times, dtype=np.float64) * form.unit_s, np.array(prompts), np.array(outputs), blocks
-            ),
-        )
-
-
-def _field(path: str, number: int, row: Any, name: str, kinds: tuple[type, ...]) -> Any:
-    value: Any = row.get(name) if isinstance(row, dict) else None
-    most: float = math.inf if float in kinds else MOST
-    number_like = isinstance(value, kinds) and not isinstance(value, bool)
-    if number_like and 0 <= value <= most:
-        return value
-    expected = "a number of at least 0" if float in kinds else "a whole number of tokens of at least 0"
-    missing = isinstance(row, dict) and name not in row
-    raise BadInput(
-        f"{path} line {number}, field {name}" + (" is missing" if missing else ""),
-        value=value,
-        expected=expected,
-    )
-
-
-def _arrivals(
-    due_s: NDArray[np.float64],
-    prompt: NDArray[Any],
-    output: NDArray[Any],
-    blocks: list[tuple[int, ...]] | None = None,
-) -> Arrivals:
-    named = None
-    if blocks is not None:
-        named = np.empty(len(blocks), dtype=object)
-        named[:] = blocks
-    return Arrivals(
-        due_s=due_s,
-        prompt_tokens=np.maximum(prompt, 1).astype(np.int32),
-        output_tokens=np.maximum(output, 1).astype(np.int32),
-        prefix_tokens=np.zeros(len(due_s), dtype=np.int32),
-        request_id=np.zeros(len(due_s), dtype=np.int64),
-        blocks=named,
-    )
-
-
-# --- reshaping -------------------------------------------------------------------------------------------------------
 
 
 def _joined(parts: list[Arrivals]) -> Arrivals:

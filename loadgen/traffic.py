@@ -18,91 +18,24 @@ gaps, which makes comparisons between them paired.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.errors import BadInput
 from loadgen import lengths, rates
+from loadgen.arrivals import Arrivals, Process, parse_arrivals
 from loadgen.lengths import Lengths
 from loadgen.rates import Rate
+from loadgen.traces import Trace
 
 CHUNK = 65_536  # arrivals drawn at a time: about 2 MB
 UNTIL_STOPPED_S = 366 * 86_400.0  # duration of a plan that was given none
-
-
-class Arrivals(NamedTuple):
-    """A chunk of requests as equally long arrays, ordered by `due_s`."""
-
-    due_s: NDArray[np.float64]  # seconds since the start
-    prompt_tokens: NDArray[np.int32]
-    output_tokens: NDArray[np.int32]
-    prefix_tokens: NDArray[np.int32]  # leading tokens of the prompt that a prefix cache can serve
-    request_id: NDArray[np.int64]  # 0, 1, 2, ... over the whole plan, whatever the slice
-    blocks: NDArray[np.object_] | None = (
-        None  # per request a tuple of prefix block ids, when the trace has them
-    )
-
-    def take(self, which: slice | NDArray[Any]) -> Arrivals:
-        """The chosen rows."""
-        return Arrivals._make(None if column is None else column[which] for column in self)
-
-
-@dataclass(frozen=True)
-class Process:
-    """How arrivals scatter around the rate: `kind` constant | poisson | gamma, `cv` of the gaps in operational time."""
-
-    kind: str
-    cv: float
-
-    def __str__(self) -> str:
-        return f"gamma:{self.cv:g}" if self.kind == "gamma" else self.kind
-
-    def first(self, rng: np.random.Generator) -> float:
-        """Operational time of the first arrival."""
-        if self.kind == "constant":
-            return 0.0
-        shape = 1 / self.cv**2  # the residual of a stationary renewal process: U times a length-biased gap
-        return float(rng.random() * rng.standard_gamma(shape + 1) / shape)
-
-    def gaps(self, rng: np.random.Generator, n: int) -> NDArray[np.float64]:
-        """`n` gaps of mean 1 in operational time."""
-        if self.kind == "constant":
-            return np.ones(n)
-        if self.kind == "poisson":
-            return rng.standard_exponential(n)
-        return rng.standard_gamma(1 / self.cv**2, n) * self.cv**2
-
-
-class Source(Protocol):
-    """Recorded arrivals (loadgen.traces.Trace): a rate curve for display, and the requests in chunks."""
-
-    @property
-    def rate(self) -> Rate:
-        """The trace's rate over time; its integral at the end is the number of requests."""
-
-    @property
-    def has_lengths(self) -> bool:
-        """Whether the trace says how many tokens."""
-
-    @property
-    def block_tokens(self) -> int | None:
-        """Tokens of one prefix block of `Arrivals.blocks`; None without blocks."""
-
-    def until(self, duration_s: float) -> Source:
-        """The same trace, ended at `duration_s`."""
-
-    def chunks(self, n: int, seed: int) -> Iterator[Arrivals]:
-        """All arrivals in order."""
-
-    def describe(self) -> dict[str, Any]:
-        """What was read and how, for run.json."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,12 +43,12 @@ class LoadPlan:
     """Everything that is offered, drawn on demand; see the module docstring. Slices of it belong to workers."""
 
     programme: Rate
-    process: Process = Process("poisson", 1.0)
+    process: Process = Process("poisson", 1.0)  # noqa: RUF009 -- frozen
     prompt: Lengths = Lengths("fixed", 512)  # noqa: RUF009 -- frozen
     output: Lengths = Lengths("fixed", 128)  # noqa: RUF009 -- frozen
     shared_prefix_tokens: int = 0
     seed: int = 0
-    trace: Source | None = None
+    trace: Trace | None = None
     turns: int = 1  # requests of one conversation; each prompt holds the earlier prompts and answers
     conversations: int = 1  # that are held at the same time: turn k + 1 comes this many requests after turn k
     index: int = 0
@@ -260,12 +193,10 @@ class LoadPlan:
             return LoadPlan.from_file(load_file).until(duration_s)
         recorded = None
         if trace is not None:
-            from loadgen.traces import Trace
-
             recorded = Trace.open(trace)
             programme = recorded.rate
         elif stages is not None:
-            programme = rates.steps(parse_stages(stages))
+            programme = rates.parse_stages(stages)
         else:
             assert rate is not None
             if not 0 < rate < math.inf:
@@ -285,10 +216,33 @@ class LoadPlan:
 
     @staticmethod
     def from_file(path: Path | str) -> LoadPlan:
-        """The plan that a load file describes (loadgen.load_file). Raises BadInput naming the file and the field."""
-        from loadgen.load_file import read
+        """The plan that a load file describes (loadgen.load_file).
 
-        return read(path)
+        Raises BadInput naming the file, and the line and field where the file itself is wrong.
+        """
+        from loadgen import load_file  # pydantic takes a while to import
+
+        spec = load_file.read(path)
+        try:
+            recorded, programme = None, spec.programme()
+            if programme is None:
+                recorded = Trace.open(Path(path).parent / spec.trace_path(), **spec.trace_options())
+                programme = recorded.rate
+            plan = LoadPlan(
+                programme=programme,
+                process=parse_arrivals(spec.arrivals),
+                prompt=lengths.parse(spec.prompt_tokens or ("trace" if recorded else "fixed:512")),
+                output=lengths.parse(spec.output_tokens or ("trace" if recorded else "fixed:128")),
+                shared_prefix_tokens=spec.shared_prefix_tokens,
+                seed=spec.seed,
+                trace=recorded,
+                turns=spec.conversations.turns if spec.conversations else 1,
+                conversations=spec.conversations.concurrent if spec.conversations else 1,
+            )
+            plan.check()
+            return plan.until(spec.duration_s)
+        except BadInput as error:
+            raise BadInput(f"{path}: {error}") from None
 
     @staticmethod
     def default_traffic(
@@ -347,51 +301,6 @@ class LoadPlan:
             raise BadInput("seed", value=self.seed, expected="a whole number of at least 0")
         if not self.expected_requests > 0:
             raise BadInput("the load offers nothing: every rate is 0", next_step="raise one of the rates")
-
-
-def parse_arrivals(text: str) -> Process:
-    """The process that `constant | poisson | gamma:CV` names. Raises BadInput with the nearest name."""
-    kind, _, rest = str(text).strip().partition(":")
-    if kind in ("constant", "poisson") and not rest:
-        return Process(kind, 0.0 if kind == "constant" else 1.0)
-    forms = {"constant": "constant", "poisson": "poisson", "gamma": "gamma:CV"}
-    if kind != "gamma":
-        near = difflib.get_close_matches(kind, forms, n=1, cutoff=0.3)
-        raise BadInput(
-            "unknown arrival process",
-            value=text,
-            expected=" | ".join(forms.values()),
-            next_step=f"did you mean {forms[near[0]]}?" if near else None,
-        )
-    try:
-        cv = float(rest)
-    except ValueError:
-        cv = math.nan
-    if not 0.01 <= cv <= 30:
-        raise BadInput(
-            "arrivals", value=text, expected="gamma:CV with a CV from 0.01 to 30, for example gamma:3"
-        )
-    return Process(kind, cv)
-
-
-def parse_stages(text: str, name: str = "--stages") -> list[tuple[float, float]]:
-    """`1:60,2:60` as [(rate in requests/s, duration in s), ...]. Raises BadInput naming the stage that is wrong."""
-    stages: list[tuple[float, float]] = []
-    for part in str(text).split(","):
-        rate_text, _, duration_text = part.partition(":")
-        try:
-            rate, duration_s = float(rate_text), float(duration_text)
-        except ValueError:
-            rate = duration_s = math.nan
-        if not (0 <= rate < math.inf and 0 < duration_s < math.inf):
-            raise BadInput(
-                f"stage {len(stages) + 1} of {name} {text}",
-                value=part.strip(),
-                expected="RATE:SECONDS with a rate of at least 0 requests/s and a duration above 0 s",
-                next_step="write for example 1:60,2:60",
-            )
-        stages.append((rate, duration_s))
-    return stages
 
 
 def _continued(
