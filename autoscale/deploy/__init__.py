@@ -1,8 +1,8 @@
-"""Manifests: `write_set` and `objects` for one profile, `reference_files` for the committed sets, `preview` and `commit`
-to apply a set. Modules are imported by name by whoever needs more, so that the linter's room loads on its own."""
+"""Manifests: `write_set` and `objects` for one profile, `reference_files` for the committed sets, `apply` to
+ask or change a cluster. Modules are imported by name by whoever needs more, so that the linter's room loads on its own."""
 
-from autoscale.deploy.apply import ApiServer, Change, commit, preview
-from autoscale.deploy.options import PATHS, MetricsPath, Options
+from autoscale.deploy.changes import ApiServer, Change, apply, commit, preview
+from autoscale.deploy.choices import PATHS, MetricsPath, Options, options
 from autoscale.deploy.writer import load_files, objects, reference_files, write_files, write_set
 
 __all__ = [
@@ -11,9 +11,11 @@ __all__ = [
     "Change",
     "MetricsPath",
     "Options",
+    "apply",
     "commit",
     "load_files",
     "objects",
+    "options",
     "preview",
     "reference_files",
     "write_files",

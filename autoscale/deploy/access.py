@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from autoscale.deploy.choices import MetricsPath, Options
 from autoscale.deploy.meta import meta
-from autoscale.deploy.options import MetricsPath, Options
 from autoscale.deploy.scaling import Target, external_name, metric_name
 from autoscale.deploy.workload import LWS_API
 from autoscale.deploy.yaml_out import Note

@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 from autoscale.deploy import sizing
+from autoscale.deploy.choices import MetricsPath
 from autoscale.deploy.meta import meta
 from autoscale.deploy.monitoring import managed
-from autoscale.deploy.options import MetricsPath
-from autoscale.deploy.scaling import SIGNALS, Plan, Target, decimal, vllm_metric
+from autoscale.deploy.scaling import Plan, Target, decimal, vllm_metric
 from autoscale.deploy.yaml_out import Note
 from autoscale.profiles import Profile
+from autoscale.profiles.signals import SIGNALS
 
 Object = dict[str, Any]
 

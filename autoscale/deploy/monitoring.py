@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlsplit
 
+from autoscale.deploy.choices import MetricsPath
 from autoscale.deploy.meta import meta
-from autoscale.deploy.options import MetricsPath
 from autoscale.deploy.scaling import Plan, metric_name, vllm_metric
 from autoscale.deploy.yaml_out import Note
 from autoscale.profiles import Profile

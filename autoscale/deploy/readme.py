@@ -10,7 +10,7 @@ import jinja2
 
 from autoscale.deploy import load_set, sizing, weights, workload
 from autoscale.deploy.access import ACCOUNT
-from autoscale.deploy.options import MetricsPath, Options
+from autoscale.deploy.choices import MetricsPath, Options
 from autoscale.deploy.scaling import Plan, external_name, metric_name, vllm_metric
 from autoscale.profiles import Profile
 

@@ -9,16 +9,17 @@ from typing import Any
 
 from analysis.errors import BadInput, NotAchieved
 from autoscale.deploy import sizing
+from autoscale.deploy.choices import MetricsPath, Options
 from autoscale.deploy.meta import meta
-from autoscale.deploy.options import MetricsPath, Options
 from autoscale.deploy.workload import LWS_API
-from autoscale.deploy.yaml_out import Note
-from autoscale.hpa.quantity import format_milli, parse
+from autoscale.deploy.yaml_out import Note, plain
+from autoscale.hpa import HpaSpec, format_milli
+from autoscale.hpa import parse_quantity as parse
 from autoscale.profiles import Profile
+from autoscale.profiles.signals import SIGNALS, hpa_metric_name, prometheus_name
 
 Object = dict[str, Any]
 
-SIGNALS = ("waiting", "running", "kv_usage")
 KEDA_POLL_S = 15
 AUTOSCALING_METRIC = "vllm"  # name of the AutoscalingMetric object: it is part of the HPA's metric names
 
@@ -61,23 +62,23 @@ def plan(profile: Profile, recommendation: Mapping[str, Any] | None) -> Plan:
             "load and run `autoscale recommend` to derive a target, its interval and a behavior block for your SLO."
         )
         return Plan([target], deploy.min_replicas, deploy.max_replicas, None, source)
-    answer = recommendation.get("answer")
-    low = _replicas(recommendation, "minReplicas", deploy.min_replicas)
-    high = _replicas(recommendation, "maxReplicas", max(low, deploy.max_replicas))
-    if high < low:
-        raise BadInput(
-            "recommendation has maxReplicas below minReplicas", value=high, expected=f"at least {low}"
-        )
-    match answer:
+    match answer := recommendation.get("answer"):
         case "infeasible":
             raise NotAchieved(
                 "the recommendation says that this SLO cannot be met on this replica, so there is no HPA to write",
                 next_step="relax the SLO or choose a profile with a faster replica",
             )
+        case "need_more_data":
+            raise NotAchieved(
+                "the recommendation asks for more data, so there is no HPA to write",
+                next_step="measure what its reasons name, or leave the recommendation out for the tutorial's target",
+            )
         case "do_not_autoscale":
+            low, high = _bounds(recommendation, deploy.min_replicas, deploy.max_replicas)
             source = f"The recommendation is not to autoscale: {low} replicas stay up, scale-out would come too late."
             return Plan([], low, low, None, source)
         case "autoscale":
+            low, high = _bounds(recommendation, deploy.min_replicas, deploy.max_replicas)
             targets = [_target(entry) for entry in recommendation.get("metrics") or []]
             if not targets:
                 raise BadInput(
@@ -94,30 +95,18 @@ def plan(profile: Profile, recommendation: Mapping[str, Any] | None) -> Plan:
 
 def vllm_metric(profile: Profile, signal: str) -> str:
     """The name under which this vLLM version exports a signal."""
-    renamed = sizing.version_of(profile) >= sizing.KV_METRIC_RENAMED_IN
-    names = {
-        "waiting": "vllm:num_requests_waiting",
-        "running": "vllm:num_requests_running",
-        "kv_usage": "vllm:kv_cache_usage_perc" if renamed else "vllm:gpu_cache_usage_perc",
-    }
-    return names[signal]
+    return prometheus_name(signal, profile.engine.vllm_version)
 
 
 def metric_name(profile: Profile, path: MetricsPath, signal: str) -> str:
     """The name under which the HPA asks for a signal on a metrics path (KEDA chooses its own)."""
-    name = vllm_metric(profile, signal)
-    match path:
-        case "stackdriver":
-            return f"prometheus.googleapis.com|{name}|gauge"
-        case "autoscalingmetric":
-            return f"autoscaling.gke.io|{AUTOSCALING_METRIC}|{gauge_name(profile, signal)}"
-        case "prometheus-adapter":
-            return name.replace(":", "_")
-    raise ValueError(f"{path} has no pods metric")
+    if path == "autoscalingmetric":
+        return f"autoscaling.gke.io|{AUTOSCALING_METRIC}|{gauge_name(profile, signal)}"
+    return hpa_metric_name(signal, profile.engine.vllm_version, path)
 
 
 def gauge_name(profile: Profile, signal: str) -> str:
-    """The lower-case name of a gauge inside an AutoscalingMetric."""
+    """The name of a gauge inside an AutoscalingMetric: lower-case letters, digits and dashes."""
     return vllm_metric(profile, signal).removeprefix("vllm:").replace("_", "-")
 
 
@@ -127,7 +116,7 @@ def external_name(index: int) -> str:
 
 
 def hpa(profile: Profile, options: Options, path: MetricsPath, plan: Plan) -> Object:
-    """The HorizontalPodAutoscaler (autoscaling/v2)."""
+    """The HorizontalPodAutoscaler (autoscaling/v2). Raises BadInput for a behavior block that an API server refuses."""
     spec: Object = {
         "scaleTargetRef": _scale_target(profile),
         "minReplicas": plan.min_replicas,
@@ -136,16 +125,21 @@ def hpa(profile: Profile, options: Options, path: MetricsPath, plan: Plan) -> Ob
     }
     if behavior := _behavior(options, plan):
         spec["behavior"] = behavior
-    return {
+    manifest = {
         "apiVersion": "autoscaling/v2",
         "kind": "HorizontalPodAutoscaler",
         "metadata": meta(profile, profile.deploy.hpa_name),
         "spec": spec,
     }
+    HpaSpec.from_manifest(plain(manifest))  # what an API server would refuse is refused here
+    return manifest
 
 
 def scaled_object(profile: Profile, options: Options, plan: Plan) -> Object:
     """The KEDA ScaledObject: KEDA creates the HPA itself and reads Prometheus for it."""
+    hpa(
+        profile, options, "prometheus-adapter", plan
+    )  # KEDA would create it with the same behavior: refused here, not there
     config: Object = {"name": Note("The HPA that KEDA creates.", profile.deploy.hpa_name)}
     if behavior := _behavior(options, plan):
         config["behavior"] = behavior
@@ -276,8 +270,20 @@ def _behavior(options: Options, plan: Plan) -> Any:
     )
 
 
-def _replicas(recommendation: Mapping[str, Any], key: str, default: int) -> int:
-    value = recommendation.get(key, default)
+def _bounds(recommendation: Mapping[str, Any], low_default: int, high_default: int) -> tuple[int, int]:
+    low = _count(recommendation, "minReplicas", low_default)
+    high = _count(recommendation, "maxReplicas", max(low, high_default))
+    if high < low:
+        raise BadInput(
+            "recommendation has maxReplicas below minReplicas", value=high, expected=f"at least {low}"
+        )
+    return low, high
+
+
+def _count(recommendation: Mapping[str, Any], key: str, default: int) -> int:
+    value = recommendation.get(key)
+    if value is None:
+        return default
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise BadInput(f"recommendation {key}", value=value, expected="a whole number of at least 1")
     return value

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from analysis.errors import BadInput
 from autoscale.profiles import Profile
+from autoscale.profiles.signals import version_tuple
 
 MARGIN = (
     1.5  # a slow start is waited for; a stuck one is restarted this much later than it should have been ready
@@ -22,7 +23,6 @@ Z99 = 2.326
 
 # shutdown-timeout came with 0.18; 0.19 is the first release in which it is sure to be there
 SHUTDOWN_TIMEOUT_SINCE = (0, 19)
-KV_METRIC_RENAMED_IN = (0, 9, 2)
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Figure:
 
 def version_of(profile: Profile) -> tuple[int, ...]:
     """The profile's vLLM version as numbers: 0.11.0 is (0, 11, 0). Raises BadInput when there are none."""
-    found = re.match(r"v?(\d+)\.(\d+)(?:\.(\d+))?", profile.engine.vllm_version)
-    if not found:
+    version = version_tuple(profile.engine.vllm_version)
+    if not version:
         raise BadInput(
             "unreadable vLLM version", value=profile.engine.vllm_version, expected="such as 0.11.0"
         )
-    return tuple(int(part) for part in found.groups(default="0"))
+    return version
 
 
 def ray_init(profile: Profile) -> Figure:

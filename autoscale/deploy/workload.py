@@ -6,8 +6,8 @@ import shlex
 from typing import Any
 
 from autoscale.deploy import sizing
+from autoscale.deploy.choices import Options
 from autoscale.deploy.meta import meta
-from autoscale.deploy.options import Options
 from autoscale.deploy.yaml_out import Note
 from autoscale.profiles import Profile
 

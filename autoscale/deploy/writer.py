@@ -23,8 +23,8 @@ from autoscale.deploy import (
     weights,
     workload,
 )
+from autoscale.deploy.choices import PATHS, MetricsPath, Options
 from autoscale.deploy.meta import MANAGED_BY, OWNER
-from autoscale.deploy.options import PATHS, MetricsPath, Options
 from autoscale.deploy.scaling import Plan
 from autoscale.deploy.yaml_out import dump, dump_all, plain
 from autoscale.profiles import Profile, load, names

@@ -10,9 +10,10 @@ import pytest
 import yaml
 
 from analysis.errors import BadInput, NotAchieved, SourceUnavailable
-from autoscale.deploy import apply, writer
-from autoscale.deploy.apply import ApiServer, commit, preview
-from autoscale.deploy.options import Options
+from autoscale.deploy import changes as room
+from autoscale.deploy import writer
+from autoscale.deploy.changes import ApiServer, commit, preview
+from autoscale.deploy.choices import Options
 from autoscale.profiles import load, names
 
 PLACES = Options(project="p", region="r", zone="z", cluster="c", bucket="b", disk="d")
@@ -22,7 +23,7 @@ class MemoryServer:
     """An API server of a dict: refuses what `invalid` names, counts what is really written."""
 
     def __init__(self, *live, invalid=()):
-        self.stored = {apply.api_path(document): copy.deepcopy(document) for document in live}
+        self.stored = {room.api_path(document): copy.deepcopy(document) for document in live}
         self.invalid, self.written = set(invalid), []
 
     def get(self, path):
@@ -117,9 +118,9 @@ def test_placeholders_are_named_before_anything_is_sent():
 def test_every_kind_of_every_set_has_an_api_path():
     for name in names():
         for document in writer.objects(load(name)):
-            assert apply.api_path(document).endswith("/" + document["metadata"]["name"])
+            assert room.api_path(document).endswith("/" + document["metadata"]["name"])
     assert (
-        apply.api_path(documents()[-1])
+        room.api_path(documents()[-1])
         == "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers/vllm-hpa"
     )
 

@@ -6,7 +6,7 @@ import shlex
 import pytest
 
 from autoscale.deploy import writer
-from autoscale.hpa.spec import HpaSpec
+from autoscale.hpa import HpaSpec
 from autoscale.profiles import load, names
 
 GROUPED = [name for name in names() if load(name).deploy.kind == "LeaderWorkerSet"]

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from autoscale.deploy import alerts, load_set, scaling, weights, writer
-from autoscale.deploy.options import PATHS, Options
+from autoscale.deploy.choices import PATHS, Options
 from autoscale.deploy.yaml_out import plain
 from autoscale.profiles import load, names
 

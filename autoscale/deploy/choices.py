@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 from analysis.errors import BadInput
 
@@ -66,3 +68,39 @@ class Options:
                 )
         if self.xla_cache not in ("seeded", "shared", "off"):
             raise BadInput("option xla_cache", value=self.xla_cache, expected="seeded, shared or off")
+
+
+def options(assignments: Iterable[str]) -> Options:
+    """Options from `name=value` texts: yes/no options take true or false, longest_output_s a number of seconds.
+
+    Raises BadInput naming the options there are, or the value that does not fit.
+    """
+    known = {field.name: field for field in fields(Options)}
+    given: dict[str, Any] = {}
+    for assignment in assignments:
+        name, separator, text = assignment.partition("=")
+        if not separator or name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise BadInput(
+                "unknown option of a manifest set",
+                value=assignment,
+                expected=f"name=value with name one of {', '.join(known)}",
+                next_step=f"did you mean {near[0]}?" if near else None,
+            )
+        default = known[name].default
+        if isinstance(default, bool):
+            if text.lower() not in ("true", "false"):
+                raise BadInput(f"option {name}", value=text, expected="true or false")
+            given[name] = text.lower() == "true"
+        elif default is None:
+            given[name] = _seconds(name, text)
+        else:
+            given[name] = text
+    return Options(**given)
+
+
+def _seconds(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise BadInput(f"option {name}", value=text, expected="a number of seconds") from None

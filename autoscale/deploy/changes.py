@@ -1,6 +1,6 @@
 """Applying a set: the server is asked first, the difference is shown, and only what we wrote is touched.
 
-`preview` asks the API server for a strict server-side dry run of every object and returns what would change. `commit`
+`apply` says in lines what happens. `preview` asks the API server for a strict server-side dry run of every object and returns what would change. `commit`
 does it. An object that exists without our label was written by somebody else: it is refused unless forced.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import difflib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 from urllib.parse import quote
@@ -17,8 +17,8 @@ from urllib.parse import quote
 import yaml
 
 from analysis.errors import BadInput, NotAchieved, SourceUnavailable
+from autoscale.deploy.choices import PLACEHOLDERS
 from autoscale.deploy.meta import MANAGED_BY, OWNER
-from autoscale.deploy.options import PLACEHOLDERS
 
 Object = dict[str, Any]
 Progress = Callable[[float, str], None]
@@ -77,6 +77,29 @@ class Change:
     reason: str = ""
 
 
+def apply(
+    documents: Sequence[Object], *, dry_run: bool = True, force: bool = False, server: Server | None = None
+) -> Iterator[str]:
+    """Preview (the default) or apply, as lines to print: per object its action and its diff, then the count.
+
+    `server` None is the cluster of KUBECONFIG. Raises as `preview` and `commit` do; a dry run that finds an object which
+    would be refused raises NotAchieved after its lines.
+    """
+    server = server or ApiServer()
+    found = preview(documents, server, force=force) if dry_run else commit(documents, server, force=force)
+    for change in found:
+        yield f"{change.action:<9} {change.name}" + (f": {change.reason}" if change.reason else "")
+        yield from change.diff.splitlines()
+    stopped = [change.name for change in found if change.action in ("refused", "invalid")]
+    if stopped:
+        raise NotAchieved(
+            f"{len(stopped)} of {len(found)} objects would not be applied", value=", ".join(stopped)
+        )
+    if dry_run and (left := placeholders(documents)):
+        yield f"Fill in before applying: {', '.join(left)}"
+    yield f"{len(found)} objects {'checked by the server, nothing was changed' if dry_run else 'applied'}"
+
+
 def preview(
     documents: Sequence[Object], server: Server, *, force: bool = False, progress: Progress | None = None
 ) -> list[Change]:
@@ -101,7 +124,7 @@ def commit(
         raise BadInput(
             "the set still holds placeholders",
             value=", ".join(left),
-            next_step="write it again with your names (--project, --zone, --bucket, --disk, ...)",
+            next_step="give them: --set project=... --set zone=... --set bucket=... --set disk=...",
         )
     changes = preview(documents, server, force=force)
     for change in changes:
