@@ -166,8 +166,8 @@ class Rate:
             newton = (now + step >= low[todo]) & (now + step <= high[todo])
             t[todo] = np.where(newton, now + step, 0.5 * (low[todo] + high[todo]))
             # Newton leaves an error of at most step^2 |rate'| / (2 rate); bisection half the bracket.
-            left = np.where(newton, 0.5 * bend * step**2, rate * (high[todo] - low[todo]))
-            todo = todo[left > 1e-9 * rate]
+            far = 0.5 * bend * np.where(newton, step, 0.0) ** 2 > 1e-9 * rate
+            todo = todo[np.where(newton, far, high[todo] - low[todo] > 1e-9)]
             if len(todo) == 0:
                 break
         return np.where(flat >= areas[-1], self.duration_s, t).reshape(u.shape)
