@@ -1,0 +1,18 @@
+# Load workers (locust -f loadgen/completions.py), the simulated fleet (autoscale serve) and every other verb.
+# docker build --tag registry.example.com/llm-autoscale:latest .
+FROM python:3.11-slim
+
+ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 NUMBA_CACHE_DIR=/tmp/numba
+
+WORKDIR /app
+COPY pyproject.toml README.md LICENSE ./
+COPY analysis analysis
+COPY loadgen loadgen
+COPY autoscale autoscale
+RUN pip install . \
+ && useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin autoscale \
+ && install --directory --owner autoscale /runs
+
+# loadgen/ stays beside the installed packages: locust takes its scenario as a file.
+USER 10001
+CMD ["autoscale", "--help"]
