@@ -340,8 +340,7 @@ def write_run(
         "profile": profile.name,
         "seed": outcome.seed,
         "slo": str(outcome.slo),
-        "stages": [],
-        "lengths": {},
+        "unserved": outcome.unserved,  # offered requests that have no row: nobody served them before the end
         "engine": {
             "vllm_version": profile.engine.vllm_version,
             "block_size": profile.engine.block_size,
