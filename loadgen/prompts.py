@@ -145,11 +145,11 @@ class PromptSource:
         return request["prompt"] if "prompt" in request else request["messages"][-1]["content"]
 
     def _unique(self, key: int, n: int) -> bytes:
-        """`n` symbols that begin with the digits of `key`, the fastest changing first."""
+        """`n` symbols that begin with one that neighbouring keys do not share and then spell the key."""
         rest = mixed = key * ODD & MASK
         count = len(self.symbols)
-        head: list[bytes] = []
-        for _ in range(min(n, math.ceil(64 / math.log2(count)))):
+        head = [self.symbols[key % count]]
+        for _ in range(min(n - 1, math.ceil(64 / math.log2(count)))):
             rest, digit = divmod(rest, count)
             head.append(self.symbols[digit])
         return b"".join(head) + self._window(mixed ^ mixed >> 29, n - len(head))
