@@ -1,0 +1,282 @@
+"""metrics.parquet from Prometheus (recorded, faked, real) and from direct scraping; what goes wrong says so."""
+
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pandas as pd
+import pytest
+import requests
+
+from analysis import run
+from analysis.errors import BadInput, SourceUnavailable, TooLittleData
+from autoscale.observe.collect import collect
+from autoscale.observe.scrape import Scraper
+
+
+def beside(name: str, folder: Path = Path(__file__).parent) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+servers = beside("servers")
+recorded_sweeps = beside("recorded_sweeps", Path(__file__).parent.parent)
+T0 = 1_800_000_000.0
+
+
+def new_run(
+    path: Path, started_at: float = T0, ended_at: float | None = T0 + 60, model: str | None = "m"
+) -> Path:
+    return run.create(path, {"kind": "live", "started_at": started_at, "ended_at": ended_at, "model": model})
+
+
+def series(name: str, values: list[list[Any]], **labels: str) -> tuple[dict[str, str], list[list[Any]]]:
+    return {"__name__": name, "model_name": "m", "engine": "0", "instance": "10.0.0.1:8000", **labels}, values
+
+
+def ramp(start_s: int, end_s: int, slope: float = 1.0, every_s: int = 1) -> list[list[Any]]:
+    return [[T0 + t, str(slope * t)] for t in range(start_s, end_s, every_s)]
+
+
+@pytest.mark.parametrize("range_vectors", [True, False], ids=["raw samples", "range queries"])
+@pytest.mark.parametrize("name", ["sweep_A", "sweep_D"])
+def test_a_recorded_prometheus_gives_the_table_that_its_answers_hold(
+    tmp_path: Path, sweep_run, name: str, range_vectors: bool
+):
+    expected = run.read(sweep_run(name)).metrics
+    queries = ("waiting", "running", "kv", "preemptions", "prompt", "gen", "success")
+    answers = [
+        (one["metric"], one["values"])
+        for query in queries
+        for one in recorded_sweeps.prometheus_answer(name, query)["data"]["result"]
+    ]
+    target = recorded_sweeps.sweep_to_run(name, tmp_path / "run")
+    (target / "metrics.parquet").unlink()
+    with servers.serving(servers.FakePrometheus(answers, range_vectors=range_vectors)) as server:
+        summary = collect(target, server.url)
+    assert summary["raw_samples"] is range_vectors
+    assert summary["gaps"] == []
+    pd.testing.assert_frame_equal(run.read(target).metrics, expected, check_exact=False, atol=1e-6)
+
+
+def test_models_pods_gaps_restarts_and_a_shifted_clock(tmp_path: Path):
+    found = [
+        series("vllm:num_requests_waiting", ramp(0, 61), pod="a"),
+        series("vllm:num_requests_waiting", ramp(0, 20) + ramp(40, 50), pod="b"),
+        series("vllm:num_requests_waiting", ramp(0, 61), pod="z", model_name="other"),
+        series(
+            "vllm:prompt_tokens_total",
+            [[T0 + t, str(10 * t if t < 30 else 10 * (t - 30))] for t in range(61)],
+            pod="a",
+        ),
+        series("vllm:gpu_cache_usage_perc", [[T0 + t, "0.1"] for t in range(61)], pod="a"),
+        series("vllm:kv_cache_usage_perc", [[T0 + t, "0.2"] for t in range(61)], pod="a"),
+        series("vllm:cache_config_info", ramp(0, 61), pod="a", block_size="16", num_gpu_blocks="100"),
+    ]
+    shifted = [(labels, [[t + 30.0, v] for t, v in values]) for labels, values in found]
+    target = new_run(tmp_path / "run")
+    run.update(target, engine={"max_num_seqs": 16})
+    with servers.serving(servers.FakePrometheus(shifted, clock_ahead_s=30.0)) as server:
+        summary = collect(target, server.url)
+    assert summary["clock_offset_s"] == pytest.approx(30.0, abs=0.5)
+    assert summary["pods"] == ["a", "b"]
+    assert summary["other_models"] == ["other"]
+    assert [(g["pod"], round(g["start_s"]), round(g["end_s"])) for g in summary["gaps"]] == [
+        ("b", 19, 40),
+        ("b", 49, 60),
+    ]
+    assert [r["column"] for r in summary["counter_resets"]] == ["prompt_tokens_total"]
+    collected = run.read(target)
+    a = collected.metrics[collected.metrics["pod"] == "a"]
+    assert (a["kv_usage"] == 0.2).all()
+    # 290 tokens before the restart at 30 s, 300 after it: increase() over the window is 590
+    assert a["prompt_tokens_total"].is_monotonic_increasing
+    assert a["prompt_tokens_total"].iloc[-1] == pytest.approx(590, abs=11)
+    assert collected.metrics["running"].isna().all(), "not reported is NaN, never zero"
+    assert collected.header["engine"]["num_blocks"] == 100
+    assert collected.header["engine"]["max_num_seqs"] == 16
+    kinds = {event["kind"] for event in collected.events}
+    assert kinds == {"metrics_gap", "counter_reset", "models_left_out", "clock_offset"}
+
+
+def test_long_windows_are_asked_for_in_chunks_below_the_point_limit(tmp_path: Path):
+    hours = 25_000
+    values = series("vllm:num_requests_running", ramp(0, hours + 1, every_s=5), pod="a")
+    target = new_run(tmp_path / "run", ended_at=T0 + hours)
+    with servers.serving(servers.FakePrometheus([values], range_vectors=False)) as server:
+        collect(target, server.url, step_s=1.0)
+    metrics = run.read(target).metrics
+    assert metrics["time_s"].tolist() == [float(t) for t in range(0, hours + 1, 5)], (
+        "no sample twice, none lost"
+    )
+
+
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_an_unreachable_prometheus_is_a_source_unavailable(tmp_path: Path):
+    with pytest.raises(SourceUnavailable, match=r"cannot reach Prometheus at .*connection refused"):
+        collect(new_run(tmp_path / "run"), f"http://127.0.0.1:{closed_port()}")
+
+
+def test_a_page_that_is_not_prometheus_is_named(tmp_path: Path):
+    with (
+        servers.serving(lambda path, query: (200, "<html>hello</html>")) as server,
+        pytest.raises(SourceUnavailable, match="not like Prometheus"),
+    ):
+        collect(new_run(tmp_path / "html"), server.url)
+    with (
+        servers.serving(lambda path, query: (404, "no")) as server,
+        pytest.raises(SourceUnavailable, match="is not Prometheus"),
+    ):
+        collect(new_run(tmp_path / "missing"), server.url)
+
+
+def test_a_window_without_the_run_s_model_says_what_is_there(tmp_path: Path):
+    other = [series("vllm:num_requests_waiting", ramp(0, 61), model_name="other")]
+    with (
+        servers.serving(servers.FakePrometheus(other)) as server,
+        pytest.raises(TooLittleData, match=r"no metrics of model m .* it has other"),
+    ):
+        collect(new_run(tmp_path / "run"), server.url)
+
+
+def test_an_empty_prometheus_says_which_jobs_it_scrapes(tmp_path: Path):
+    up = [({"__name__": "up", "job": "node"}, [[T0, "1"]])]
+
+    def answer(path: str, query: dict[str, str]) -> tuple[int, str]:
+        return servers.FakePrometheus(up if query.get("query") == "up" else [])(path, query)
+
+    with (
+        servers.serving(answer) as server,
+        pytest.raises(TooLittleData, match="no vLLM metrics, and scrapes the jobs node"),
+    ):
+        collect(new_run(tmp_path / "run"), server.url)
+
+
+def test_one_source_is_needed(tmp_path: Path):
+    target = new_run(tmp_path / "run")
+    with pytest.raises(BadInput, match="one source"):
+        collect(target)
+    with pytest.raises(BadInput, match="the run has ended"):
+        collect(target, scrape=["http://127.0.0.1:1"])
+
+
+def test_scraping_survives_a_pod_that_goes_away_and_a_restart(tmp_path: Path):
+    staying, leaving = servers.FakeVllm(), servers.FakeVllm()
+    target = new_run(tmp_path / "run", started_at=time.time(), ended_at=None)
+    with servers.serving(staying) as first:
+        with servers.serving(leaving) as second:
+            scraper = Scraper(target, [first.url, second.url], interval_s=0.1).start()
+            time.sleep(0.6)
+            staying.restart()
+        time.sleep(3.0)  # longer than the shortest silence that counts as a gap
+        summary = scraper.stop()
+    gone = second.url.removeprefix("http://")
+    assert [gap["pod"] for gap in summary["gaps"]] == [gone]
+    assert {reset["column"] for reset in summary["counter_resets"]} >= {"prompt_tokens_total"}
+    assert summary["engine"]["vllm_version"] == "0.99.0"
+    metrics = run.read(target).metrics
+    assert set(metrics["engine"]) == {"0", "1"}
+    kept = metrics[metrics["pod"] == first.url.removeprefix("http://")]
+    assert kept["time_s"].nunique() >= 20
+    assert (kept[kept["engine"] == "1"]["kv_usage"] == 0.5).all()
+    assert not list(target.glob("*.part.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        pytest.param("# TYPE x gauge\nx 1\n", "has no vLLM metrics", id="another program's metrics"),
+        pytest.param("<html></html>", "has no vLLM metrics", id="a web page"),
+    ],
+)
+def test_scraping_something_else_is_refused(tmp_path: Path, text: str, sentence: str):
+    target = new_run(tmp_path / "run", ended_at=None)
+    with (
+        servers.serving(lambda path, query: (200, text)) as server,
+        pytest.raises(SourceUnavailable, match=sentence),
+    ):
+        Scraper(target, [server.url]).start()
+
+
+def test_scraping_nobody_is_a_source_unavailable(tmp_path: Path):
+    target = new_run(tmp_path / "run", ended_at=None)
+    with pytest.raises(SourceUnavailable, match=r"no server answered at .*connection refused"):
+        collect(target, scrape=[f"http://127.0.0.1:{closed_port()}"])
+
+
+def wait_until_both_are_scraped(url: str) -> None:
+    deadline = time.monotonic() + 40  # discovery takes five seconds
+    while time.monotonic() < deadline:
+        try:
+            answer = requests.get(f"{url}/api/v1/query", params={"query": "up == 1"}, timeout=2).json()
+            if len(answer["data"]["result"]) == 2:
+                return
+        except (requests.RequestException, ValueError, KeyError):
+            pass
+        time.sleep(0.1)
+    pytest.fail("Prometheus did not scrape the test's servers")
+
+
+def test_a_real_prometheus_scraping_a_vllm_page(tmp_path: Path):
+    program = shutil.which("prometheus")
+    if program is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("the prometheus package is missing")
+        pytest.skip("prometheus is not installed: apt-get install prometheus")
+    with (
+        servers.serving(servers.FakeVllm(model="m")) as mine,
+        servers.serving(servers.FakeVllm("other")) as other,
+    ):
+        targets = [url.removeprefix("http://") for url in (mine.url, other.url)]
+        config = tmp_path / "prometheus.yml"
+        config.write_text(
+            "global: {scrape_interval: 1s, scrape_timeout: 1s}\n"
+            f"scrape_configs: [{{job_name: vllm, static_configs: [{{targets: {targets}}}]}}]\n"
+        )
+        url = f"http://127.0.0.1:{closed_port()}"
+        command = [
+            program,
+            f"--config.file={config}",
+            f"--storage.tsdb.path={tmp_path / 'tsdb'}",
+            f"--web.listen-address={url.removeprefix('http://')}",
+        ]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            try:
+                wait_until_both_are_scraped(url)
+                started_at = time.time()
+                time.sleep(5.0)
+                target = new_run(tmp_path / "run", started_at=started_at, ended_at=time.time())
+                time.sleep(0.5)
+                summary = collect(target, url)
+            finally:
+                process.terminate()
+                process.wait(20)
+    metrics = run.read(target).metrics
+    assert summary["raw_samples"]
+    assert summary["pods"] == [targets[0]]
+    assert summary["other_models"] == ["other"]
+    assert summary["interval_s"] == pytest.approx(1.0, abs=0.1)
+    assert metrics["time_s"].between(0, 6).all()
+    one = metrics[metrics["engine"] == "0"]
+    assert 4 <= len(one) <= 6, "one row per scrape"
+    assert (one["waiting"] == 3).all()
+    assert (one["kv_usage"] == 0.25).all()
+    grown = one["prompt_tokens_total"].iloc[-1] - one["prompt_tokens_total"].iloc[0]
+    elapsed_s = one["time_s"].iloc[-1] - one["time_s"].iloc[0]
+    assert grown / elapsed_s == pytest.approx(500, rel=0.1)
+    assert run.read(target).header["engine"]["num_blocks"] == 1000
