@@ -100,6 +100,12 @@ class LoadPlan:
             **({"trace": self.trace.describe()} if self.trace is not None else {}),
         }
 
+    def prompt_options(self) -> dict[str, int]:
+        """What loadgen.prompts must know of the plan: the keywords of by_ids and by_words."""
+        blocks = self.trace.block_tokens if self.trace is not None else None
+        options = {"turns": self.turns, "conversations": self.conversations}
+        return options if blocks is None else {**options, "block_tokens": blocks}
+
     def slice(self, index: int, of: int) -> LoadPlan:
         """Worker `index` of `of`: the requests whose id leaves `index` when divided by `of`."""
         if not 0 <= index < of:

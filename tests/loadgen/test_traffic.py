@@ -395,6 +395,31 @@ def test_a_bad_load_file_is_answered_with_file_line_and_field(tmp_path, old, new
         LoadPlan.from_file(written(tmp_path, LOAD.replace(old, new)))
 
 
+def test_a_load_file_replays_a_trace_that_lies_beside_it(tmp_path):
+    rows = "".join(
+        f'{{"timestamp": {i * 100}, "input_length": 40, "output_length": 7, "hash_ids": [1]}}\n'
+        for i in range(100)
+    )
+    (tmp_path / "trace.jsonl").write_text(rows)
+    text = (
+        "trace: {path: trace.jsonl, from_s: 2, to_s: 6, time_scale: 0.5}\nrepeat: 3\noutput_tokens: fixed:9\n"
+    )
+    plan = LoadPlan.from_file(written(tmp_path, text))
+    got = everything(plan)
+    assert got.due_s == pytest.approx(np.arange(120) * 0.05)  # 40 requests of 4 s, in 2 s, three times
+    assert set(got.prompt_tokens.tolist()) == {40}
+    assert set(got.output_tokens.tolist()) == {9}
+    assert plan.stages == [{"stage": 0, "start_s": 0.0, "end_s": 6.0, "rate": 20.0}]
+    assert plan.prompt_options() == {"turns": 1, "conversations": 1, "block_tokens": 512}
+
+
+def test_a_load_file_holds_conversations(tmp_path):
+    text = "load: [{constant: {rate_rps: 5, duration_s: 20}}]\nconversations: {turns: 3, concurrent: 2}\n"
+    plan = LoadPlan.from_file(written(tmp_path, text))
+    assert plan.prompt_options() == {"turns": 3, "conversations": 2}
+    assert everything(plan).prompt_tokens[:6].tolist() == [512, 512, 1152, 1152, 1792, 1792]
+
+
 def test_the_schema_in_docs_is_that_of_the_model():
     committed = json.loads((ROOT / "docs" / "load-file.schema.json").read_text())
     assert committed == load_file.schema(), (
