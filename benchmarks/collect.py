@@ -1,85 +1,102 @@
-"""Cost of collecting one hour of 16 pods at 1 s from a Prometheus (budget: 10 s, 500 MB).
+"""Cost of collecting one hour of 16 pods at 1 s from a real Prometheus server (budget: 10 s, 500 MB).
 
-The server is a process of its own that answers range vectors with made-up series, so that only the collector is measured.
+The hour is made up and loaded into the server's storage with promtool; both come with the `prometheus` package.
 Run: python -m benchmarks.collect
 """
 
-import json
-import multiprocessing
-import re
 import resource
+import socket
+import subprocess
 import tempfile
 import time
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+
+import requests
 
 from analysis import run
+from autoscale.observe.collect import collect
 
 PODS, DURATION_S = 16, 3600
 REASONS = ("stop", "length", "abort", "error", "repetition")
-GAUGES = ("vllm:num_requests_waiting", "vllm:num_requests_running", "vllm:kv_cache_usage_perc")
-COUNTERS = ("vllm:num_preemptions_total", "vllm:prompt_tokens_total", "vllm:generation_tokens_total")
+SERIES = [
+    *(
+        (name, "gauge", "")
+        for name in ("num_requests_waiting", "num_requests_running", "kv_cache_usage_perc")
+    ),
+    *(
+        (name, "counter", "")
+        for name in ("num_preemptions_total", "prompt_tokens_total", "generation_tokens_total")
+    ),
+    *(("request_success_total", "counter", f',finished_reason="{reason}"') for reason in REASONS),
+]
 
 
-class Prometheus(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        query = {key: values[0] for key, values in parse_qs(urlsplit(self.path).query).items()}
-        window = re.search(r"\[(\d+)ms\]$", query["query"])
-        now = time.time()
-        result: object = [now, str(now)]
-        if window:
-            end, span_s = float(query["time"]), int(window[1]) / 1000
-            times = [
-                t + 0.123 for t in range(int(end - span_s), int(end) + 1) if end - span_s <= t + 0.123 <= end
-            ]
-            names = [(name, {}) for name in (*GAUGES, *COUNTERS)]
-            names += [("vllm:request_success_total", {"finished_reason": reason}) for reason in REASONS]
-            result = [
-                {
-                    "metric": {
-                        "__name__": name,
-                        "pod": f"vllm-{pod}",
-                        "engine": "0",
-                        "model_name": "m",
-                        **labels,
-                    },
-                    "values": [[t, f"{t - 1.7e9:.3f}"] for t in times],
-                }
-                for pod in range(PODS)
-                for name, labels in names
-            ]
-        body = json.dumps({"status": "success", "data": {"result": result}}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
+def hour(started_at: float) -> Iterator[str]:
+    """The hour as OpenMetrics text: every series of every pod at 1 s."""
+    declared = set()
+    for name, kind, label in SERIES:
+        if name not in declared:
+            yield f"# TYPE vllm:{name.removesuffix('_total')} {kind}\n"
+            declared.add(name)
+        for pod in range(PODS):
+            labels = f'pod="vllm-{pod}",engine="0",model_name="m"{label}'
+            for t in range(DURATION_S):
+                yield f"vllm:{name}{{{labels}}} {t * 0.37:.2f} {started_at + t:.3f}\n"
+    yield "# EOF\n"
 
 
 def main() -> None:
-    server = HTTPServer(("127.0.0.1", 0), Prometheus)
-    process = multiprocessing.get_context("fork").Process(target=server.serve_forever, daemon=True)
-    process.start()
-    from autoscale.observe.collect import collect
-
+    started_at = float(int(time.time()) - DURATION_S - 300)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
     with tempfile.TemporaryDirectory() as folder:
-        started_at = time.time() - DURATION_S
-        target = run.create(
-            Path(folder) / "run",
-            {"started_at": started_at, "ended_at": started_at + DURATION_S, "model": "m"},
+        text, storage, config = (Path(folder) / name for name in ("hour.txt", "tsdb", "prometheus.yml"))
+        with open(text, "w", encoding="utf-8") as file:
+            file.writelines(hour(started_at))
+        subprocess.run(
+            ["promtool", "tsdb", "create-blocks-from", "openmetrics", text, storage],
+            check=True,
+            stdout=subprocess.DEVNULL,
         )
-        wall, cpu = time.perf_counter(), time.process_time()
-        summary = collect(target, f"http://127.0.0.1:{server.server_port}")
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    process.terminate()
-    process.join()
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        config.write_text("scrape_configs: []\n")
+        command = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={storage}"]
+        with subprocess.Popen(
+            [*command, f"--web.listen-address={address}"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as server:
+            try:
+                wait_until_ready(f"http://{address}/-/ready")
+                header = {"started_at": started_at, "ended_at": started_at + DURATION_S, "model": "m"}
+                target = run.create(Path(folder) / "run", header)
+                before_mb = peak_mb()
+                wall, cpu = time.perf_counter(), time.process_time()
+                summary = collect(target, f"http://{address}")
+                wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            finally:
+                server.terminate()
+                server.wait()
+    print(f"{summary['rows']} rows of {len(summary['pods'])} pods, {len(summary['gaps'])} gaps")
     print(
-        f"{summary['rows']} rows of {len(summary['pods'])} pods: {wall:.1f} s wall, {cpu:.1f} s CPU, peak {peak_mb:.0f} MB"
+        f"{wall:.1f} s wall, {cpu:.1f} s CPU; peak {peak_mb():.0f} MB, {before_mb:.0f} MB of it before the start"
     )
+
+
+def wait_until_ready(url: str) -> None:
+    for _ in range(300):
+        try:
+            if requests.get(url, timeout=1).ok:
+                return
+        except requests.RequestException:
+            pass
+        time.sleep(0.1)
+    raise SystemExit("Prometheus did not start")
+
+
+def peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 if __name__ == "__main__":

@@ -111,6 +111,11 @@ class HpaSpec:
         refuses, and for metric types that are not modelled here (Resource, ContainerResource, Object, Value targets).
         """
         stored = stored_spec(manifest)
+        if not (manifest["spec"].get("metrics") or ()):
+            raise BadInput(
+                "spec.metrics is empty, so an API server would scale on 80 % CPU",
+                expected="at least one Pods or External metric",
+            )
         metadata = manifest["metadata"]
         target = stored["scaleTargetRef"]
         behavior = stored.get("behavior")

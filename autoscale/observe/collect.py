@@ -190,7 +190,7 @@ class _Prometheus:
             ) from None
 
     def clock_offset_s(self) -> float:
-        """Seconds by which the server's clock is ahead; 0 within a second. Also finds out whether it is Prometheus."""
+        """Seconds (to 0.1) by which the server's clock is ahead; 0 within a second. Also finds out whether it is Prometheus."""
         before = time.time()
         try:
             answer = self.query("time()")
@@ -204,7 +204,7 @@ class _Prometheus:
             offset_s = float(answer[1]) - (before + after) / 2
         except (IndexError, TypeError, ValueError):
             return 0.0
-        return offset_s if abs(offset_s) > max(CLOCKS_AGREE_S, after - before) else 0.0
+        return round(offset_s, 1) if abs(offset_s) > max(CLOCKS_AGREE_S, after - before) else 0.0
 
     def samples(
         self, matchers: str, window: tuple[float, float], step_s: float

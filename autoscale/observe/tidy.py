@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,19 +37,8 @@ def finish(
     interval_s = usual_interval_s(frame, step_s)
     holes = gaps(frame, window, interval_s)
     run.write_table(run_dir, "metrics", frame)
-    for gap in holes:
-        message = f"pod {gap['pod']}: no metrics for {gap['end_s'] - gap['start_s']:.1f} s"
-        run.append_event(run_dir, gap["start_s"], "metrics_gap", message, **gap)
-    for reset in resets:
-        message = f"pod {reset['pod']}: {reset['column']} fell, the server restarted"
-        run.append_event(
-            run_dir, reset["time_s"], "counter_reset", message, pod=reset["pod"], column=reset["column"]
-        )
     left_out = sorted(other_models)
-    if left_out:
-        run.append_event(
-            run_dir, window[0], "models_left_out", f"metrics of other models left out: {', '.join(left_out)}"
-        )
+    note(run_dir, [*_gap_events(holes), *_reset_events(resets), *_left_out_events(left_out, window[0])])
     if facts:
         run.update(run_dir, engine={**(run.read_header(run_dir).get("engine") or {}), **facts})
     return {
@@ -64,6 +53,36 @@ def finish(
         "clock_offset_s": offset_s,
         "engine": facts,
     }
+
+
+Event = tuple[float, str, str, dict[str, Any]]  # time_s, kind, message, facts
+
+
+def note(run_dir: Path | str, events: Iterable[Event]) -> None:
+    """Append events that are not there yet: collecting twice says everything once."""
+    known = {
+        (event.get("time_s"), event.get("kind"), event.get("message")) for event in run.read(run_dir).events
+    }
+    for time_s, kind, message, facts in events:
+        if (round(time_s, 6), kind, message) not in known:
+            run.append_event(run_dir, time_s, kind, message, **facts)
+
+
+def _gap_events(gaps: list[dict[str, Any]]) -> Iterator[Event]:
+    for gap in gaps:
+        message = f"pod {gap['pod']}: no metrics for {gap['end_s'] - gap['start_s']:.1f} s"
+        yield gap["start_s"], "metrics_gap", message, gap
+
+
+def _reset_events(resets: list[dict[str, Any]]) -> Iterator[Event]:
+    for reset in resets:
+        message = f"pod {reset['pod']}: {reset['column']} fell, the server restarted"
+        yield reset["time_s"], "counter_reset", message, {"pod": reset["pod"], "column": reset["column"]}
+
+
+def _left_out_events(models: list[str], time_s: float) -> Iterator[Event]:
+    if models:
+        yield time_s, "models_left_out", f"metrics of other models left out: {', '.join(models)}", {}
 
 
 def without_resets(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, Any]]]:

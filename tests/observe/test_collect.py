@@ -88,6 +88,10 @@ def test_models_pods_gaps_restarts_and_a_shifted_clock(tmp_path: Path):
     run.update(target, engine={"max_num_seqs": 16})
     with servers.serving(servers.FakePrometheus(shifted, clock_ahead_s=30.0)) as server:
         summary = collect(target, server.url)
+        noted = [event for event in run.read(target).events if event["kind"] == "metrics_gap"]
+        collect(target, server.url)
+        again = [event for event in run.read(target).events if event["kind"] == "metrics_gap"]
+    assert [e["pod"] for e in again] == [e["pod"] for e in noted], "collecting twice says everything once"
     assert summary["clock_offset_s"] == pytest.approx(30.0, abs=0.5)
     assert summary["pods"] == ["a", "b"]
     assert summary["other_models"] == ["other"]
