@@ -14,7 +14,7 @@ MetricsPath = Literal["stackdriver", "autoscalingmetric", "prometheus-adapter", 
 PATHS: tuple[MetricsPath, ...] = ("stackdriver", "autoscalingmetric", "prometheus-adapter", "keda")
 
 PLACEHOLDERS = ("PROJECT_ID", "REGION", "ZONE", "CLUSTER_NAME", "BUCKET_NAME", "DISK_NAME")
-_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
+_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/-]*")
 _URL = re.compile(r"https?://[A-Za-z0-9.-]+(:\d+)?(/[A-Za-z0-9._~/-]*)?")
 
 
@@ -31,6 +31,7 @@ class Options:
     rollout            replace a replica without needing a spare node
     xla_cache          TPU compile cache: seeded (private copy of a published one), shared (the tutorial's), off
     checker_may_scale  let the checker's account write the scale subresource of this workload
+    namespace, image   in place of the profile's; empty keeps them
     longest_output_s   measured duration of the longest generation; None takes the profile's workload
     """
 
@@ -47,6 +48,8 @@ class Options:
     create_namespace: bool = False
     xla_cache: Literal["seeded", "shared", "off"] = "seeded"
     longest_output_s: float | None = None
+    namespace: str = ""
+    image: str = ""
     project: str = "PROJECT_ID"
     region: str = "REGION"
     zone: str = "ZONE"
@@ -62,7 +65,8 @@ class Options:
         for field in fields(self):
             value = getattr(self, field.name)
             pattern = _URL if field.name == "prometheus_url" else _SAFE
-            if isinstance(value, str) and not pattern.fullmatch(value):
+            kept = value == "" and field.default == ""
+            if isinstance(value, str) and not kept and not pattern.fullmatch(value):
                 raise BadInput(
                     f"option {field.name}", value=value, expected="letters, digits, dots and dashes"
                 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ _ENVIRONMENT = jinja2.Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
+_ENVIRONMENT.filters["word"] = shlex.quote  # a profile's text as one word of a shell command
 
 
 def render(profile: Profile, options: Options, path: MetricsPath, plan: Plan) -> str:
@@ -62,6 +65,8 @@ def render(profile: Profile, options: Options, path: MetricsPath, plan: Plan) ->
         gcsfuse_account=workload.GCSFUSE_ACCOUNT,
         xla_dir=workload.XLA_DIR,
         checker_account=ACCOUNT,
+        question=_question(profile),
+        upstream=f"vllm/vllm-openai:v{profile.engine.vllm_version}",
     )
 
 
@@ -80,6 +85,12 @@ def locust() -> str:
     return _render("locust.md.j2", load=load_set)
 
 
+def _question(profile: Profile) -> str:
+    """A completion request as one shell word."""
+    body = {"model": profile.model.id, "prompt": "The capital of France is", "max_tokens": 8}
+    return shlex.quote(json.dumps(body))
+
+
 def _raw_metrics(profile: Profile, path: MetricsPath, plan: Plan) -> list[str]:
     """Paths under which the metrics API serves what the HPA reads."""
     namespace, deploy = profile.deploy.namespace, profile.deploy
@@ -88,6 +99,8 @@ def _raw_metrics(profile: Profile, path: MetricsPath, plan: Plan) -> list[str]:
         root = f"/apis/external.metrics.k8s.io/v1beta1/namespaces/{namespace}"
         return [f"{root}/{external_name(index)}?{selector}" for index in range(len(plan.targets))]
     root = f"/apis/custom.metrics.k8s.io/v1beta1/namespaces/{namespace}/pods/*"
+    if path == "autoscalingmetric":
+        return []  # read by the HPA's own agent, not served by the custom metrics API
     quoted = [metric_name(profile, path, target.signal).replace("|", "%7C") for target in plan.targets]
     return [f"{root}/{name}" for name in quoted]
 

@@ -20,7 +20,6 @@ Object = dict[str, Any]
 CLASS = "hyperdisk-ml"
 PRODUCER_CLAIM = "producer-pvc"
 PRODUCER_JOB = "producer-job"
-VOLUME = "hdml-static-pv"
 DRIVER = "pd.csi.storage.gke.io"
 
 
@@ -36,7 +35,7 @@ def static_volume(profile: Profile, options: Options) -> list[Object]:
         {
             "apiVersion": "v1",
             "kind": "PersistentVolume",
-            "metadata": meta(profile, VOLUME, namespaced=False),
+            "metadata": meta(profile, _volume(profile), namespaced=False),
             "spec": {
                 "storageClassName": CLASS,
                 "capacity": {"storage": size},
@@ -78,12 +77,18 @@ def static_volume(profile: Profile, options: Options) -> list[Object]:
             "metadata": meta(profile, WEIGHTS_CLAIM),
             "spec": {
                 "storageClassName": CLASS,
-                "volumeName": VOLUME,
+                "volumeName": _volume(profile),
                 "accessModes": ["ReadOnlyMany"],
                 "resources": {"requests": {"storage": size}},
             },
         },
     ]
+
+
+def _volume(profile: Profile) -> str:
+    """Volumes are cluster-wide: sets in several namespaces must not share a name."""
+    namespace = profile.deploy.namespace
+    return "hdml-static-pv" if namespace == "default" else f"hdml-static-pv-{namespace}"
 
 
 def _size(profile: Profile) -> str:

@@ -9,6 +9,7 @@ from autoscale.deploy import sizing
 from autoscale.deploy.choices import Options
 from autoscale.deploy.meta import meta
 from autoscale.deploy.yaml_out import Note
+from autoscale.hpa import parse_quantity
 from autoscale.profiles import Profile
 
 Object = dict[str, Any]
@@ -262,7 +263,7 @@ def _container(profile: Profile, options: Options, name: str, command: Object) -
 
 def _requests(profile: Profile) -> Object:
     deploy = profile.deploy
-    requests: Object = dict(deploy.requests)
+    requests: Object = {name: parse_quantity(amount).stored for name, amount in deploy.requests.items()}
     if deploy.storage == "hub":
         size = sizing.weights_gib(profile)
         requests["ephemeral-storage"] = Note(
@@ -310,7 +311,7 @@ def _mounts(profile: Profile, options: Options) -> list[Any]:
 
 
 def _volumes(profile: Profile, options: Options) -> list[Any]:
-    memory = {"medium": "Memory", "sizeLimit": profile.deploy.shared_memory}
+    memory = {"medium": "Memory", "sizeLimit": parse_quantity(profile.deploy.shared_memory).stored}
     volumes: list[Any] = [
         Note("Tensor-parallel processes exchange data here.", {"name": "dshm", "emptyDir": memory})
     ]

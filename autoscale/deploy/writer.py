@@ -27,7 +27,7 @@ from autoscale.deploy.choices import PATHS, MetricsPath, Options
 from autoscale.deploy.meta import MANAGED_BY, OWNER
 from autoscale.deploy.scaling import Plan
 from autoscale.deploy.yaml_out import dump, dump_all, plain
-from autoscale.profiles import Profile, load, names
+from autoscale.profiles import Profile, load, names, overlay
 
 Object = dict[str, Any]
 File = tuple[str, str]  # path below the set's directory, text
@@ -65,6 +65,7 @@ def objects(
     Raises BadInput for a recommendation or a metrics path that does not fit, NotAchieved for an infeasible answer.
     """
     options = options or Options()
+    profile = _placed(profile, options)
     path, plan = _path(profile, metrics), scaling.plan(profile, recommendation)
     parts = _weight_parts(profile, options) if stage in ("all", "weights") else []
     if stage in ("all", "serving"):
@@ -80,6 +81,7 @@ def write_set(
 ) -> list[File]:
     """The files of a set as (path, text): YAML with comments, kustomizations and a README. Raises as `objects` does."""
     options = options or Options()
+    profile = _placed(profile, options)
     path, plan = _path(profile, metrics), scaling.plan(profile, recommendation)
     serving, filling = _serving_parts(profile, options, path, plan), _weight_parts(profile, options)
     files = [("README.md", readme.render(profile, options, path, plan))]
@@ -159,11 +161,28 @@ def _path(profile: Profile, metrics: MetricsPath | None) -> MetricsPath:
     return path
 
 
+def _placed(profile: Profile, options: Options) -> Profile:
+    """The profile with the user's namespace and image."""
+    given = {"namespace": options.namespace, "image": options.image}
+    return overlay(profile, {"deploy": {name: value for name, value in given.items() if value}})
+
+
+def _namespace_parts(profile: Profile, options: Options) -> list[Part]:
+    """The namespace, when asked for: in the first stage of the set, whichever that is."""
+    namespace = profile.deploy.namespace
+    if not options.create_namespace or namespace == "default":
+        return []
+    metadata = {"name": namespace, "labels": {MANAGED_BY: OWNER}}
+    document = {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
+    return [Part("namespace.yaml", "The namespace of this set.", [document])]
+
+
 def _weight_parts(profile: Profile, options: Options) -> list[Part]:
     if profile.deploy.storage != "hyperdisk-ml":
         return []
     storage_class, claim, job = weights.producer(profile, options)
     return [
+        *_namespace_parts(profile, options),
         Part(
             "disk.yaml",
             "A Hyperdisk ML disk, created for its first user: the producer job.",
@@ -175,17 +194,7 @@ def _weight_parts(profile: Profile, options: Options) -> list[Part]:
 
 def _serving_parts(profile: Profile, options: Options, path: MetricsPath, plan: Plan) -> list[Part]:
     deploy = profile.deploy
-    parts = []
-    if options.create_namespace and deploy.namespace != "default":
-        labels = {MANAGED_BY: OWNER}
-        name = {"name": deploy.namespace, "labels": labels}
-        parts.append(
-            Part(
-                "namespace.yaml",
-                "The namespace of this set.",
-                [{"apiVersion": "v1", "kind": "Namespace", "metadata": name}],
-            )
-        )
+    parts = [] if deploy.storage == "hyperdisk-ml" else _namespace_parts(profile, options)
     if options.checker:
         about = "Least privilege for `autoscale check` and `autoscale lint --cluster`: what they read, nothing more."
         parts.append(Part("checker-rbac.yaml", about, access.checker(profile, options, path, plan.targets)))

@@ -1,6 +1,8 @@
 """What a recommendation, a metrics path and the options change in a set."""
 
+import json
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -337,6 +339,49 @@ def test_places_are_written_where_the_yaml_needs_them():
     assert "projects/my-project/zones/us-central1-a/disks/pvc-1" in str(found)
     assert "'bucketName': 'weights'" in str(objects(load(TPU), options=places))
     assert not re.search(r"\b(PROJECT_ID|ZONE|DISK_NAME|BUCKET_NAME)\b", str(found))
+
+
+def test_a_set_moves_to_another_namespace_and_image_as_a_whole():
+    places = options(["namespace=serving", "image=eu.example.com/vllm:v1@sha256", "create_namespace=true"])
+    for name in names():
+        found = objects(load(name), options=places)
+        assert found[0]["kind"] == "Namespace"
+        assert {o["metadata"].get("namespace", "serving") for o in found} == {"serving"}
+        assert server(found)["image"] == "eu.example.com/vllm:v1@sha256"
+        assert "default" not in {subject["namespace"] for o in found for subject in o.get("subjects", [])}
+
+
+def test_quantities_are_written_as_the_api_server_stores_them():
+    profile = overlay(
+        load(SMALL),
+        {"deploy": {"requests": {"cpu": "8000m", "memory": "65536Mi"}, "shared_memory": "1024Mi"}},
+    )
+    assert server(objects(profile))["resources"]["requests"] | {"ephemeral-storage": 0} == {
+        "cpu": "8",
+        "memory": "64Gi",
+        "ephemeral-storage": 0,
+    }
+    assert {"name": "dshm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}} in pod(objects(profile))[
+        "volumes"
+    ]
+
+
+@pytest.mark.parametrize(
+    "change", [{"name": "vLLM"}, {"namespace": "a b"}, {"hpa_name": "x" * 64}, {"service": "-x"}]
+)
+def test_a_name_that_the_api_server_refuses_is_refused_at_once(change):
+    with pytest.raises(BadInput, match="lower-case"):
+        objects(overlay(load(GPU), {"deploy": change}))
+
+
+def test_a_profiles_text_stays_one_word_in_the_readmes_commands():
+    profile = overlay(load(GPU), {"model": {"id": "x'; reboot; '"}, "deploy": {"node_pool": "a b; reboot"}})
+    readme = dict(write_set(profile))["README.md"]
+    assert "node-pools create 'a b; reboot'" in readme
+    assert "-d {" not in readme
+    blocks = re.findall(r"^```sh\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    words = shlex.split(next(block for block in blocks if "curl" in block), comments=True)
+    assert json.loads(words[words.index("-d") + 1])["model"] == "x'; reboot; '"
 
 
 # --- security --------------------------------------------------------------------------------------------------------
