@@ -122,12 +122,19 @@ def metrics_of(run_dir: Path, rate: float = 1.0, ahead_s: float = 0.0) -> Any:
     return run.metrics.assign(time_s=(run.metrics["time_s"] + run.started_at) * rate + ahead_s)
 
 
-def write_replicas(run_dir: Path, timeline: Timeline, started_at: float) -> None:
+def run_time_s(time_s: float, started_at: float, rate: float = 1.0, ahead_s: float = 0.0) -> float:
+    """A timeline's moment as seconds since the run started, on the clock that all tables of a run share."""
+    return (time_s - ahead_s) / rate - started_at
+
+
+def write_replicas(
+    run_dir: Path, timeline: Timeline, started_at: float, rate: float = 1.0, ahead_s: float = 0.0
+) -> None:
     """replicas.parquet: a row at every change of the counts."""
     rows = counts(timeline)
     names = ("time_s", "desired", "created", "scheduled", "ready")
     columns = {name: [row[i] for row in rows] for i, name in enumerate(names)}
-    columns["time_s"] = [time_s - started_at for time_s in columns["time_s"]]
+    columns["time_s"] = [run_time_s(at_s, started_at, rate, ahead_s) for at_s in columns["time_s"]]
     runs.write_table(run_dir, "replicas", columns)
 
 

@@ -23,8 +23,8 @@ def overlay(past: History, weight_bytes: float | None = None) -> dict[str, Any]:
         return {}
     cold: dict[str, Any] = {
         "node": _phase(u.scheduled_s - u.created_s for u in started),
-        "image": _phase(u.first_started_s - u.scheduled_s for u in started),
-        "group_join": _phase(u.started_s - u.first_started_s for u in started),
+        "image": _phase(_all_placed_s(u) - u.scheduled_s for u in started),
+        "group_join": _phase(u.started_s - _all_placed_s(u) for u in started),
         "engine_init": _phase(u.ready_s - u.started_s - _logged(u, "weights", "compile") for u in started),
         "compile": _phase(_logged(u, "compile") for u in started),
         "weights_rate_bytes_s": INSIDE_ENGINE_INIT,
@@ -48,6 +48,11 @@ def _metric_path(past: History) -> dict[str, Any]:
     if not delays:
         return {}
     return {"metric_path": {"ingestion_delay_s": _phase(delays)["median_s"], "scrape_interval_s": 1.0}}
+
+
+def _all_placed_s(unit: Replica) -> float:
+    """When the first pod ran, but not before the last one had its node: waiting for nodes is no group join."""
+    return max(unit.first_started_s, unit.scheduled_s)
 
 
 def _logged(unit: Replica, *phases: str) -> float:

@@ -55,8 +55,8 @@ def diagnose_observations(
 
 def diagnose(now: Snapshot, hpa_name: str) -> tuple[Finding, ...]:
     """The findings for one HPA, errors first; an empty result means nothing stands in its way."""
-    found = [*_permissions(now)]
     hpa = now.hpa(hpa_name)
+    found = [*_permissions(now, hpa)]
     if hpa is None:
         found += _no_hpa(now, hpa_name)
     else:
@@ -88,10 +88,13 @@ def _once(found: list[Finding]) -> Iterator[Finding]:
 # --- may we look, is it there --------------------------------------------------------------------------------------------
 
 
-def _permissions(now: Snapshot) -> Iterator[Finding]:
+def _permissions(now: Snapshot, hpa: dict[str, Any] | None) -> Iterator[Finding]:
+    target = TARGETS.get(hpa["spec"]["scaleTargetRef"]["kind"]) if hpa else None
     for resource, error in now.hidden.items():
         if error.status == 403:
-            needed = resource in ("horizontalpodautoscalers", "pods", *TARGETS.values())
+            if resource in TARGETS.values() and resource != target:
+                continue
+            needed = resource in ("horizontalpodautoscalers", "pods", target)
             blind = {
                 "nodes": "node supply and node arrivals cannot be judged",
                 "events": "image pulls, node autoscaler and the reasons of the HPA stay unknown",

@@ -273,30 +273,29 @@ class Timeline:
         before, self._size = self._size, size
         if before is None or before == size:
             return
-        if late and (known := [r for r in self._rescales if r[1] == size]):
-            at_s = min(at_s, known[-1][0])
-        reason, by = next(
-            (
-                (text, True)
-                for time_s, new, text in reversed(self._rescales)
-                if new == size and abs(time_s - at_s) < 5
-            ),
-            ("", by_hpa),
-        )
-        self.decisions.append(Decision(at_s, before, size, by, reason, late))
+        claims = [
+            each for each in self._rescales if each[1] == size and self._since_decision_s < each[0] < at_s + 5
+        ]
+        if claims:  # the HPA's own time is the better one where the target's change was received late
+            at_s, by_hpa = min(at_s, claims[-1][0]), True
+        reason = next((text for _, _, text in reversed(claims) if text), "")
+        self.decisions.append(Decision(at_s, before, size, by_hpa, reason, late))
         self.note(at_s, "decision", f"{before} -> {size} replicas", reason=reason)
 
+    @property
+    def _since_decision_s(self) -> float:
+        return self.decisions[-1].time_s if self.decisions else self.first_s - 1.0
+
     def _claim(self, at_s: float, size: int, reason: str) -> None:
-        """The HPA says that it set this size: the decision that did is its own."""
+        """The HPA says that it set this size: the decision that did is its own, and no later than it says."""
         self._rescales.append((at_s, size, reason))
-        for index in range(len(self.decisions) - 1, max(-1, len(self.decisions) - 4), -1):
-            made = self.decisions[index]
-            if made.after == size and (abs(made.time_s - at_s) < 5 or made.late):
-                time_s = min(made.time_s, at_s) if made.late else made.time_s
-                self.decisions[index] = Decision(
-                    time_s, made.before, size, True, reason or made.reason, made.late
-                )
-                return
+        if not self.decisions or self.decisions[-1].after != size:
+            return
+        made = self.decisions[-1]
+        floor_s = self.decisions[-2].time_s if len(self.decisions) > 1 else self.first_s - 1.0
+        if at_s > floor_s and (made.by_hpa or at_s < made.time_s + 5):
+            time_s = min(made.time_s, at_s)
+            self.decisions[-1] = Decision(time_s, made.before, size, True, reason or made.reason, made.late)
 
     def _pod(self, seen: Observation) -> None:
         metadata, status = seen.object["metadata"], seen.object.get("status") or {}

@@ -11,8 +11,17 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
 
-from autoscale.check.scaleout import FAIR_SHARE, History, ScaleOut, as_dict, excess, flaps, tolerance
-from autoscale.check.timeline import Sample, Timeline
+from autoscale.check.scaleout import (
+    FAIR_SHARE,
+    STATUS_LAG_S,
+    History,
+    ScaleOut,
+    as_dict,
+    excess,
+    flaps,
+    tolerance,
+)
+from autoscale.check.timeline import Timeline
 
 Outcome = Literal["pass", "fail", "not_judged"]
 
@@ -158,32 +167,27 @@ def excess_spans(timeline: Timeline) -> Iterable[tuple[float, float, float | Non
     """
     bound = 1 + tolerance(timeline, "scaleUp")
     most = int((timeline.hpa.get("spec") or {}).get("maxReplicas") or 0)
-    grown = [made for made in timeline.decisions if made.after > made.before]
+    pending = [made for made in timeline.decisions if made.after > made.before]
     open_s: dict[str, float] = {}
-    pending = list(grown)
     for sample in [*timeline.samples, None]:
         at_s = sample.time_s if sample else timeline.last_s
-        while pending and pending[0].time_s <= at_s:
+        while pending and (sample is None or pending[0].time_s + STATUS_LAG_S < at_s):
             made = pending.pop(0)
             if open_s:
-                yield min(open_s.values()), at_s, made.time_s
+                yield min(*open_s.values(), made.time_s), at_s, made.time_s
                 open_s = {}
         if sample is None:
             break
-        size = _size_at(timeline, at_s)
+        size = _size_at(timeline, at_s - STATUS_LAG_S)
         ratio = excess(timeline, sample, size)
         if math.isnan(ratio) or sample.values_milli is None:
             continue
-        if ratio > bound and (size is None or size < most) and not _just_decided(grown, sample):
+        if ratio > bound and (size is None or size < most):
             open_s.setdefault(sample.metric, at_s)
         elif (since_s := open_s.pop(sample.metric, None)) is not None and not open_s:
             yield since_s, at_s, None
     if open_s:
         yield min(open_s.values()), timeline.last_s, None
-
-
-def _just_decided(grown: list[Any], sample: Sample) -> bool:
-    return any(0 <= sample.time_s - made.time_s < 1.0 for made in grown)
 
 
 def _size_at(timeline: Timeline, at_s: float) -> int | None:

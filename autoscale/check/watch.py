@@ -123,19 +123,13 @@ def check(
     timeline = Timeline(hpa_name)
     stop = stop or threading.Event()
     ended = "the preflight found nothing to watch"
-    if not any(f.code in STOPPERS or (f.code == "rbac_missing" and f.severity == "error") for f in findings):
-        watch = _Watch(cluster, namespace, run_dir, started_at, timeline, stop, sample_s, scrape, progress)
-        watch.zero = (rate, ahead_s)
+    if "horizontalpodautoscalers" not in before.hidden and not any(f.code in STOPPERS for f in findings):
+        clock = (started_at, rate, ahead_s)
+        watch = _Watch(cluster, namespace, run_dir, clock, timeline, stop, sample_s, scrape, progress)
         ended = watch.run(timeout_s, settle_s, scale_to, before.hpa(hpa_name))
-        with_now = (
-            diagnose(take(cluster, namespace, hpa_name, cluster.now_s), hpa_name) if ended != LOST else ()
-        )
-        known = {(f.code, f.cause) for f in findings}
-        findings = (
-            *findings,
-            *(f for f in with_now if (f.code, f.cause) not in known and f.severity == "error"),
-        )
-    evidence.write_replicas(run_dir, timeline, started_at)
+        if ended != LOST:  # what stands in the way at the end counts; what went away meanwhile was a start
+            findings = diagnose(take(cluster, namespace, hpa_name, cluster.now_s), hpa_name)
+    evidence.write_replicas(run_dir, timeline, started_at, rate, ahead_s)
     runs.merge_parts(run_dir, "metrics")
     runs.update(run_dir, ended_at=time.time())
     load = evidence.load_of(Path(load_run) if load_run else run_dir, slo, rate, ahead_s)
@@ -194,17 +188,16 @@ class _Watch:
         cluster: Cluster,
         namespace: str,
         run_dir: Path,
-        started_at: float,
+        clock: tuple[float, float, float],  # zero of the run in unix s, rate and lead of the cluster's clock
         timeline: Timeline,
         stop: threading.Event,
         sample_s: float | None,
         scrape: Callable[[], Sequence[Mapping[str, Any]]] | None,
         progress: Callable[[State], None] | None,
     ) -> None:
-        self.cluster, self.namespace, self.run_dir, self.started_at = cluster, namespace, run_dir, started_at
+        self.cluster, self.namespace, self.run_dir, self.clock = cluster, namespace, run_dir, clock
         self.timeline, self.stop, self.scrape, self.progress = timeline, stop, scrape, progress
         self.sample_s = sample_s
-        self.zero = (1.0, 0.0)
         self.found: queue.Queue[Observation | None] = queue.Queue(maxsize=QUEUE_SIZE)
         self.over = threading.Event()
         self.rows: list[Mapping[str, Any]] = []
@@ -271,7 +264,11 @@ class _Watch:
         for line in list(timeline.log)[len(timeline.log) - fresh :]:
             facts = {key: value for key, value in line.items() if key not in ("time_s", "kind", "message")}
             runs.append_event(
-                self.run_dir, line["time_s"] - self.started_at, line["kind"], line["message"], **facts
+                self.run_dir,
+                evidence.run_time_s(line["time_s"], *self.clock),
+                line["kind"],
+                line["message"],
+                **facts,
             )
         self.told = timeline.logged
         if self.progress:
@@ -281,7 +278,10 @@ class _Watch:
         now_s = self.cluster.now_s()
         self.cluster.scale(hpa, replicas)
         runs.append_event(
-            self.run_dir, now_s - self.started_at, "scale_to", f"asked the target for {replicas} replicas"
+            self.run_dir,
+            evidence.run_time_s(now_s, *self.clock),
+            "scale_to",
+            f"asked the target for {replicas} replicas",
         )
 
     # --- the two threads ---
@@ -351,7 +351,7 @@ class _Watch:
             for name in runs.TABLES["metrics"]
             if any(name in r for r in rows)
         }
-        columns["time_s"] = [float(row["time_s"]) - self.started_at for row in rows]
+        columns["time_s"] = [float(row["time_s"]) - self.clock[0] for row in rows]
         runs.write_table(self.run_dir, "metrics", columns, part=f"check.{self.parts:05d}")
         self.parts += 1
 
