@@ -418,8 +418,14 @@ def _warm_up(params: EngineParams) -> None:
     rack.open(0, 0.0)
     rack.submit(0, 1, 2, 0.0)
     rack.advance(60.0)
-    rack.engines[0].progress()
-    rack.engines[0].finished()
+    engine = rack.engines[0]
+    request = rack.submit(0, 1, 2, 60.0)
+    engine.advance(60.0 + 1e-6)
+    engine.abort(request)
+    engine.progress()
+    engine.finished()
+    engine.engine_gauges()
+    rack.close(0, 61.0, abort=True)
     rack.gauges()
 
 

@@ -1,0 +1,447 @@
+"""The fleet over HTTP, end to end on loopback: vLLM's answers, streams, metrics per replica, HPA loop, observations."""
+
+import asyncio
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import aiohttp
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from analysis.errors import BadInput
+from autoscale.profiles.profile import load, overlay
+from autoscale.sim.engine import EngineParams
+from autoscale.sim.fleet import Options
+from autoscale.sim.rack import Rack
+from autoscale.sim.server import FleetServer, FleetThread
+
+L4 = overlay(load("llama-3.1-8b-1xl4"), {"engine": {"max_model_len": 2048, "request_overhead_s": 0.0}})
+MODEL = L4.model.id
+# 2 ms a token, 4 seats: quick to fill, quick to answer
+QUICK = EngineParams(
+    base_s=0.002,
+    per_sequence_s=0.0,
+    per_kv_token_s=0.0,
+    per_prefill_token_s=0.0,
+    num_blocks=1001,
+    max_num_seqs=4,
+    max_num_batched_tokens=2048,
+)
+METRIC = "prometheus.googleapis.com|vllm:num_requests_waiting|gauge"
+
+
+def manifest(most: int = 3, target: str = "2") -> dict:
+    metric = {"metric": {"name": METRIC}, "target": {"type": "AverageValue", "averageValue": target}}
+    return {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": "vllm-hpa"},
+        "spec": {
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": L4.deploy.name},
+            "minReplicas": 1,
+            "maxReplicas": most,
+            "metrics": [{"type": "Pods", "pods": metric}],
+        },
+    }
+
+
+def ask(url: str, body: object = None, *, method: str | None = None, kind: str = "application/json"):
+    """(status, body as text) of one request."""
+    data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+    request = urllib.request.Request(url, data=data, method=method, headers={"Content-Type": kind})
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def events_of(text: str) -> list:
+    lines = [line.removeprefix("data: ") for line in text.splitlines() if line]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def observations(server: FleetServer) -> list[dict]:
+    return [json.loads(line) for line in ask(f"{server.url}/fleet/observations?follow=false")[1].splitlines()]
+
+
+def until(condition, within_s: float = 15.0):
+    """Wait for something that another thread brings about."""
+    end = time.monotonic() + within_s
+    while not (value := condition()):
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+    return value
+
+
+@pytest.fixture(scope="module")
+def server():
+    with FleetThread(FleetServer(L4, port=0, replicas=2, engine=QUICK, speed=100.0)) as running:
+        yield running
+
+
+# --- vLLM's API ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "message"),
+    [
+        ({"model": "nope"}, 404, f"The model `nope` does not exist. Valid aliases: {MODEL}."),
+        ({"max_tokens": 0}, 400, "max_tokens must be at least 1, got 0. (parameter=max_tokens, value=0)"),
+        ({"max_tokens": -1}, 400, "max_tokens must be at least 1, got -1. (parameter=max_tokens, value=-1)"),
+        (
+            {"max_tokens": 100_000},
+            400,
+            "max_tokens=100000 cannot be greater than max_model_len=2048. Please request fewer output tokens. "
+            "(parameter=max_tokens, value=100000)",
+        ),
+        ({"min_tokens": 50}, 400, "min_tokens must be less than or equal to max_tokens=12, got 50."),
+        (
+            {"prompt": ""},
+            400,
+            "Either prompt or prompt_embeds must be provided and non-empty. (parameter=prompt)",
+        ),
+        (
+            {"prompt": None},
+            400,
+            "Either prompt or prompt_embeds must be provided and non-empty. (parameter=prompt)",
+        ),
+        ({"prompt": []}, 400, "You must pass at least one prompt"),
+        (
+            {"prompt": [5] * 3000},
+            400,
+            "max_tokens must be at least 1, got 0. (parameter=max_tokens, value=0)",
+        ),
+        (
+            {"prompt": [5] * 3000, "max_tokens": None},
+            400,
+            "This model's maximum context length is 2048 tokens. However, your prompt contains 3000 input tokens, which "
+            "exceeds this limit even without any output tokens. Please reduce the length of the input prompt. "
+            "(parameter=input_tokens, value=3000)",
+        ),
+        (
+            {"stream_options": {"include_usage": True}},
+            400,
+            "Stream options can only be defined when `stream=True`. (parameter=stream_options)",
+        ),
+    ],
+)
+def test_what_vllm_refuses_is_refused_in_its_words(server, change, status, message) -> None:
+    body = {"model": MODEL, "prompt": "The server must wait", "max_tokens": 12} | change
+    answer = ask(f"{server.url}/v1/completions", body)
+    assert answer[0] == status
+    error = json.loads(answer[1])["error"]
+    assert error["message"] == message
+    assert error["code"] == status
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "kind", "status", "part"),
+    [
+        ("/nope", {}, "application/json", 404, '{"detail": "Not Found"}'),
+        ("/v1/completions", None, "application/json", 405, '{"detail": "Method Not Allowed"}'),
+        ("/v1/completions", b'{"model": ', "application/json", 400, "JSON decode error"),
+        ("/v1/completions", {"prompt": "x"}, "text/plain", 400, "Unsupported Media Type"),
+        (
+            "/v1/completions",
+            {"prompt": "x", "temperature": "hot"},
+            "application/json",
+            400,
+            "body.temperature",
+        ),
+        ("/v1/chat/completions", {"messages": []}, "application/json", 400, "Cannot apply chat template"),
+        ("/v1/chat/completions", {"prompt": "x"}, "application/json", 400, "body.messages"),
+        ("/fleet/scale", {}, "application/json", 400, "replicas=N"),
+        ("/fleet/observations?since=yesterday", None, "application/json", 400, "number of an observation"),
+    ],
+)
+def test_other_bad_requests(server, path, body, kind, status, part) -> None:
+    answer = ask(server.url + path, body, kind=kind)
+    assert answer[0] == status
+    assert part in answer[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "tokens"),
+    [
+        pytest.param({}, 16, id="completions default to 16 tokens"),
+        pytest.param({"max_tokens": 7, "ignore_eos": True}, 7, id="ignore_eos gives exactly max_tokens"),
+        pytest.param(
+            {"prompt": [5] * 2040, "max_tokens": 500},
+            8,
+            id="prompt and max_tokens are clamped to the context",
+        ),
+        pytest.param({"prompt": ["a b", [1, 2, 3]], "max_tokens": 4}, 8, id="two prompts, two choices"),
+        pytest.param(
+            {"n": 3, "max_tokens": 4, "nonsense": 1}, 12, id="n choices; unknown fields are accepted"
+        ),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_tokens_of_an_answer(server, change, tokens, stream) -> None:
+    body = {"model": MODEL, "prompt": "The server must wait"} | change
+    if stream:
+        body |= {"stream": True, "stream_options": {"include_usage": True}, "return_token_ids": True}
+    status, text = ask(f"{server.url}/v1/completions", body)
+    assert status == 200
+    if not stream:
+        answer = json.loads(text)
+        assert answer["usage"]["completion_tokens"] == tokens
+        assert {choice["finish_reason"] for choice in answer["choices"]} == {"length"}
+        return
+    events = events_of(text)
+    assert events[-1]["choices"] == []
+    usage = events[-1]["usage"]
+    assert usage["completion_tokens"] == tokens
+    assert usage["total_tokens"] == tokens + usage["prompt_tokens"]
+    assert sum(len(event["choices"][0]["token_ids"]) for event in events[:-1]) == tokens
+    assert [e["choices"][0]["finish_reason"] for e in events[:-1]].count("length") == len(
+        {e["choices"][0]["index"] for e in events[:-1]}
+    )
+
+
+def test_a_chat_stream_begins_with_the_role_and_ends_with_done(server) -> None:
+    body = {"messages": [{"role": "user", "content": "Say something"}], "max_tokens": 3, "stream": True}
+    events = events_of(ask(f"{server.url}/v1/chat/completions", body)[1])
+    assert events[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert all("usage" not in event for event in events)
+    assert events[-1]["choices"][0]["finish_reason"] == "length"
+
+
+def test_the_same_text_has_the_same_number_of_tokens_everywhere(server) -> None:
+    text = "Every request waits for a seat, and some wait twice."
+    count = json.loads(ask(f"{server.url}/tokenize", {"prompt": text})[1])["count"]
+    usage = json.loads(ask(f"{server.url}/v1/completions", {"prompt": text, "max_tokens": 1})[1])["usage"]
+    assert usage["prompt_tokens"] == count > 8
+    assert json.loads(ask(f"{server.url}/v1/models")[1])["data"][0]["max_model_len"] == 2048
+    assert json.loads(ask(f"{server.url}/version")[1])["version"] == L4.engine.vllm_version
+
+
+def test_tokens_take_their_true_time_at_any_control_speed(server) -> None:
+    async def gaps() -> list[float]:
+        times = []
+        async with aiohttp.ClientSession() as client:
+            body = {"prompt": "x", "max_tokens": 200, "stream": True}
+            async with client.post(f"{server.url}/v1/completions", json=body) as answer:
+                async for line in answer.content:
+                    if line.startswith(b"data: {"):
+                        times.append(time.perf_counter())
+        return times
+
+    times = asyncio.run(gaps())
+    # 200 tokens of 2 ms: 0.4 s; at a hundredth it would be 4 ms. An upper bound would time this machine, not the fleet.
+    assert times[-1] - times[0] > 0.9 * 199 * 0.002
+
+
+def test_a_client_that_goes_away_frees_its_seat_at_once(server) -> None:
+    async def leave() -> None:
+        async with aiohttp.ClientSession() as client:
+            body = {"prompt": "x", "max_tokens": 2000, "stream": True}
+            async with client.post(f"{server.url}/v1/completions", json=body) as answer:
+                await answer.content.readline()
+
+    asyncio.run(leave())
+    until(lambda: sum(server.rack.gauges()["in_flight"]) == 0, within_s=2.0)
+
+
+def test_each_replica_exports_vllms_metrics(server) -> None:
+    for _ in range(8):  # each on a new connection: both replicas get some
+        ask(f"{server.url}/v1/completions", {"prompt": "a b c", "max_tokens": 5})
+    total = 0.0
+    replicas = json.loads(ask(f"{server.url}/fleet")[1])["replicas"]
+    assert [replica["state"] for replica in replicas] == ["ready", "ready"]
+    for replica in replicas:
+        families = {f.name: f for f in text_string_to_metric_families(ask(replica["metrics_url"])[1])}
+        for name in (
+            "vllm:num_requests_waiting",
+            "vllm:num_requests_running",
+            "vllm:kv_cache_usage_perc",
+            "vllm:num_preemptions",
+            "vllm:prompt_tokens",
+            "vllm:generation_tokens",
+            "vllm:request_success",
+            "vllm:time_to_first_token_seconds",
+            "vllm:inter_token_latency_seconds",
+            "vllm:e2e_request_latency_seconds",
+            "vllm:request_queue_time_seconds",
+        ):
+            assert {"engine": "0", "model_name": MODEL}.items() <= families[name].samples[0].labels.items()
+        info = families["vllm:cache_config_info"].samples[0].labels
+        assert (info["num_gpu_blocks"], info["block_size"]) == ("1001", "16")
+        success = families["vllm:request_success"].samples
+        done = {s.labels["finished_reason"]: s.value for s in success if s.name.endswith("_total")}
+        ttft = {
+            s.name: s.value
+            for s in families["vllm:time_to_first_token_seconds"].samples
+            if "bucket" not in s.name
+        }
+        assert ttft["vllm:time_to_first_token_seconds_count"] >= done["length"]
+        total += done["length"]
+    assert total >= 8
+    targets = json.loads(ask(f"{server.url}/fleet/sd")[1])
+    assert [f"http://{t['targets'][0]}/metrics" for t in targets] == [r["metrics_url"] for r in replicas]
+
+
+@pytest.mark.parametrize(
+    ("routing", "same"),
+    [
+        pytest.param("connection", {1}, id="a connection stays with its replica"),
+        pytest.param("round_robin", {3}, id="requests take turns"),
+    ],
+)
+def test_routing(routing: str, same: set[int]) -> None:
+    class Connection:
+        pass
+
+    rack = Rack(QUICK, 3, seed=1, routing=routing)
+    for slot in range(3):
+        rack.open(slot, 0.0)
+    connections = [Connection() for _ in range(30)]
+    picks = [{rack.pick(connection) for _ in range(6)} for connection in connections]
+    assert {len(slots) for slots in picks} == same
+    assert set().union(*picks) == {0, 1, 2}
+    rack.close(1, 0.0)
+    assert all(rack.pick(connection) != 1 for connection in connections)
+
+
+# --- the control plane -----------------------------------------------------------------------------------------------
+
+
+def test_load_scales_the_fleet_out_and_everybody_can_see_it() -> None:
+    fleet = FleetServer(L4, manifest(), port=0, engine=QUICK, speed=300.0, seed=3)
+    with FleetThread(fleet) as server, ThreadPoolExecutor(24) as pool:
+        body = {"prompt": "x", "max_tokens": 150, "stream": True}
+        loads = [pool.submit(ask, f"{server.url}/v1/completions", body) for _ in range(72)]
+        until(lambda: len(server.fleet.serving) >= 2, within_s=20)
+        seen = observations(server)
+        assert all("[DONE]" in load.result()[1] for load in loads)
+        truth = json.loads(ask(f"{server.url}/fleet/truth")[1])["replicas"]
+        started_at = server.started_at
+    assert [o["seq"] for o in seen] == list(range(len(seen)))
+    assert [o["time_s"] for o in seen] == sorted(o["time_s"] for o in seen)
+    queries = [o["object"] for o in seen if o["resource"] == "custommetrics"]
+    assert {q["metric"] for q in queries} == {METRIC}
+    assert any(int(v.removesuffix("m")) > 2000 for q in queries for v in (q["values"] or {}).values())
+    statuses = [o["object"]["status"] for o in seen if o["resource"] == "horizontalpodautoscalers"]
+    assert statuses[0] == {"desiredReplicas": 0, "currentMetrics": None}
+    assert max(s["desiredReplicas"] for s in statuses) == 3
+    reasons = [o["object"]["reason"] for o in seen if o["resource"] == "events"]
+    for reason in (
+        "SuccessfulRescale",
+        "ScalingReplicaSet",
+        "FailedScheduling",
+        "Scheduled",
+        "Pulled",
+        "Started",
+    ):
+        assert reason in reasons
+    late = next(t for t in truth if t["created"] > started_at)
+    order = [late[k] for k in ("created", "scheduled", "image", "weights", "engine", "ready")]
+    assert order == sorted(order)
+    assert order[-1] - order[0] > 60  # control time: a cold start reads as long as it would take
+    pod = [
+        o["object"]
+        for o in seen
+        if o["resource"] == "pods" and o["object"]["metadata"]["name"] == late["replica"]
+    ]
+    assert [p["status"]["phase"] for p in pod] == ["Pending", "Pending", "Running", "Running"]
+    conditions = [{c["type"]: c["status"] for c in p["status"]["conditions"]} for p in pod]
+    assert [c.get("PodScheduled") for c in conditions] == ["False", "True", "True", "True"]
+    assert [c.get("Ready") for c in conditions] == [None, "False", "False", "True"]
+    deployment = [o["object"] for o in seen if o["resource"] == "deployments"]
+    assert deployment[-1]["status"]["readyReplicas"] >= 2
+
+
+def test_a_replica_that_goes_drains_and_its_port_refuses() -> None:
+    fleet = FleetServer(L4, port=0, replicas=2, engine=QUICK, speed=50.0, options=Options(grace_s=5.0))
+    with FleetThread(fleet) as server, ThreadPoolExecutor(8) as pool:
+        urls = {r["name"]: r["metrics_url"] for r in json.loads(ask(f"{server.url}/fleet")[1])["replicas"]}
+        body = {"prompt": "x", "max_tokens": 300, "stream": True}
+        loads = [pool.submit(ask, f"{server.url}/v1/completions", body) for _ in range(8)]
+        until(lambda: sum(server.rack.gauges()["in_flight"]) == 8)
+        assert ask(f"{server.url}/fleet/scale?replicas=1", {}, method="POST") == (200, '{"replicas": 1}')
+        assert all("[DONE]" in load.result()[1] for load in loads)  # drained within the grace
+        until(lambda: len(server.fleet.pods.replicas) == 1)
+        left = {r["name"] for r in json.loads(ask(f"{server.url}/fleet")[1])["replicas"]}
+        gone = next(url for name, url in urls.items() if name not in left)
+        with pytest.raises(urllib.error.URLError, match="refused"):
+            until(lambda: ask(gone)[0] != 200)
+        kinds = [(o["resource"], o["type"]) for o in observations(server)]
+    assert ("pods", "DELETED") in kinds
+
+
+def test_without_grace_a_stream_breaks_off() -> None:
+    fleet = FleetServer(L4, port=0, engine=QUICK, speed=50.0, options=Options(grace_s=0.0, no_ready="fail"))
+    with FleetThread(fleet) as server, ThreadPoolExecutor(1) as pool:
+        body = {"prompt": "x", "max_tokens": 2000, "stream": True}
+        load = pool.submit(ask, f"{server.url}/v1/completions", body)
+        until(lambda: sum(server.rack.gauges()["in_flight"]) == 1)
+        ask(f"{server.url}/fleet/scale?replicas=0", {}, method="POST")
+        with pytest.raises(Exception, match=r"(?i)incomplete|reset|closed"):
+            load.result()
+        assert ask(f"{server.url}/v1/completions", {"prompt": "x"})[0] == 503
+        assert ask(f"{server.url}/health")[0] == 503
+
+
+def test_observations_are_followed_as_they_come() -> None:
+    async def follow(server: FleetServer) -> list[dict]:
+        async with (
+            aiohttp.ClientSession() as client,
+            client.get(f"{server.url}/fleet/observations?since=2") as answer,
+        ):
+            await client.post(f"{server.url}/fleet/scale?replicas=2")
+            seen = []
+            async for line in answer.content:
+                seen.append(json.loads(line))
+                if seen[-1]["resource"] == "pods" and seen[-1]["type"] == "ADDED" and seen[-1]["seq"] > 8:
+                    return seen
+        return []
+
+    with FleetThread(FleetServer(L4, port=0, engine=QUICK)) as server:
+        seen = asyncio.run(follow(server))
+    assert [o["seq"] for o in seen] == list(range(2, 2 + len(seen)))
+
+
+def test_a_port_in_use_is_bad_input() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for keywords in ({"port": port}, {"port": 0, "metrics_base_port": port}):
+            with pytest.raises(
+                BadInput, match=rf"already in use: {port}; expected a free port. Choose another"
+            ):
+                FleetThread(FleetServer(L4, engine=QUICK, **keywords)).__enter__()
+
+
+SERVE = """
+from autoscale.profiles.profile import load
+from autoscale.sim.server import FleetServer, serve
+serve(FleetServer(load("llama-3.1-8b-1xl4"), port=0), on_started=lambda s: print(s.url, flush=True), with_parent=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_with_streams_under_way(number) -> None:
+    with subprocess.Popen([sys.executable, "-c", SERVE], stdout=subprocess.PIPE, text=True) as process:
+        url = process.stdout.readline().strip()
+        with ThreadPoolExecutor(1) as pool:
+            body = {"prompt": "x", "max_tokens": 5000, "stream": True}
+            load = pool.submit(ask, f"{url}/v1/completions", body)
+            metrics_url = json.loads(ask(f"{url}/fleet")[1])["replicas"][0]["metrics_url"]
+            until(
+                lambda: f'num_requests_running{{engine="0",model_name="{MODEL}"}} 1.0' in ask(metrics_url)[1]
+            )
+            process.send_signal(number)
+            assert process.wait(timeout=10) == 0
+            with pytest.raises(Exception, match=r"(?i)incomplete|reset|closed|refused"):
+                load.result()
