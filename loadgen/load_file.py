@@ -77,7 +77,7 @@ class Sine(_Section):
     amplitude_rps: NotNegative
     period_s: Positive
     duration_s: Positive
-    phase_rad: float = 0
+    phase_rad: Annotated[float, Field(allow_inf_nan=False)] = 0
 
 
 class Diurnal(_Section):

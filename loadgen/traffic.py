@@ -161,9 +161,10 @@ class LoadPlan:
             if (
                 self.prompt.kind != "trace"
             ):  # other lengths: the trace's prefix blocks no longer describe the prompts
-                prompt = self.prompt.draw(prompts, count)
-                prefix = np.minimum(prompt - 1, self.shared_prefix_tokens).astype(np.int32)
-                chunk = chunk._replace(prompt_tokens=prompt, prefix_tokens=prefix, blocks=None)
+                chunk = chunk._replace(prompt_tokens=self.prompt.draw(prompts, count), blocks=None)
+            if chunk.blocks is None:
+                shared = np.minimum(chunk.prompt_tokens - 1, self.shared_prefix_tokens)
+                chunk = chunk._replace(prefix_tokens=shared.astype(np.int32))
             if self.output.kind != "trace":
                 chunk = chunk._replace(output_tokens=self.output.draw(outputs, count))
             yield chunk
@@ -297,6 +298,11 @@ class LoadPlan:
                 "the trace holds no lengths",
                 next_step="name prompt and output lengths, for example lognormal:600,1.0",
             )
+        own_prefixes = (
+            self.trace is not None and self.trace.block_tokens is not None and self.prompt.kind == "trace"
+        )
+        if own_prefixes and self.shared_prefix_tokens:
+            raise BadInput("a shared prefix, and a trace with prefixes of its own", next_step="leave out one")
         if self.shared_prefix_tokens < 0:
             raise BadInput("shared prefix tokens", value=self.shared_prefix_tokens, expected="at least 0")
         if self.turns > 1 and self.trace is not None:

@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from analysis.errors import BadInput
+from loadgen import trace_files
 from loadgen.arrivals import Arrivals
 from loadgen.trace_files import detect
 from loadgen.traces import Trace
@@ -211,6 +212,18 @@ def test_the_rate_is_scaled_and_keeps_its_shape(uneven, scale):
     assert stats.kstest(due[due < 1900] / 1900, "uniform").statistic < 0.03
 
 
+def test_a_shared_prefix_goes_with_a_trace_that_has_none_of_its_own(tmp_path):
+    plan = LoadPlan.from_options(trace=written(tmp_path, AZURE), shared_prefix_tokens=380)
+    assert next(plan.arrivals()).prefix_tokens.tolist() == [373, 380, 380]
+    with pytest.raises(BadInput, match="a trace with prefixes of its own"):
+        LoadPlan.from_options(trace=written(tmp_path, MOONCAKE), shared_prefix_tokens=380)
+    plan = LoadPlan.from_options(
+        trace=written(tmp_path, MOONCAKE), shared_prefix_tokens=9, prompt_tokens="fixed:50"
+    )
+    assert next(plan.arrivals()).prefix_tokens.tolist() == [9, 9, 9, 9]
+    assert next(plan.arrivals()).blocks is None
+
+
 def test_copies_share_no_prefix_with_their_original(tmp_path):
     got = everything(Trace.open(written(tmp_path, MOONCAKE), rate_scale=2, jitter_s=0.1, repeat=2))
     assert len(got.due_s) == 16
@@ -268,16 +281,20 @@ def test_coarse_stamps_are_spread_inside_their_bucket(tmp_path):
     assert everything(Trace.open(file, bucket_s=0)).due_s.tolist() == [i // 12 * 3 for i in range(6000)]
 
 
-def test_a_long_trace_is_replayed_in_the_memory_of_a_few_chunks(tmp_path):
-    line = BURST.splitlines()[0] + "\n"
-    file = written(tmp_path, line + "".join(f"{i / 7},M,10,20,0,x\n" for i in range(60_000)))
-    tracemalloc.start()
-    trace = Trace.open(file)
-    count = sum(len(chunk.due_s) for chunk in trace.chunks(1000, 0))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert count == 60_000
-    assert peak < 25e6
+def test_a_trace_six_times_as_long_is_replayed_in_the_same_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(trace_files, "LINES", 1000)
+
+    def peak_bytes(rows: int) -> int:
+        lines = "".join(f"{i / 7},M,10,20,0,x\n" for i in range(rows))
+        file = written(tmp_path, BURST.splitlines()[0] + "\n" + lines)
+        tracemalloc.start()
+        trace = Trace.open(file, rate_scale=1.5)
+        assert sum(len(chunk.due_s) for chunk in trace.chunks(500, 0)) > rows
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    assert peak_bytes(24_000) < 1.3 * peak_bytes(4_000)
 
 
 @pytest.mark.parametrize(

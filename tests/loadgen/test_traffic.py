@@ -61,6 +61,13 @@ def test_the_inverse_undoes_the_integral_and_keeps_order(rate):
     assert rate.inverse(rate.requests + 1) == rate.duration_s
 
 
+@pytest.mark.parametrize("rate", PROGRAMMES.values(), ids=PROGRAMMES)
+def test_a_programme_cut_short_offers_what_it_offered_until_then(rate):
+    for end in np.linspace(0, rate.duration_s, 9)[1:-1]:
+        assert rate.until(end).requests == pytest.approx(float(rate.integral(end)))
+        assert rate.until(end).duration_s == end
+
+
 def shapes():
     number = st.floats(0, 50)
     length = st.floats(0.5, 500)
@@ -110,10 +117,8 @@ def test_a_day_peaks_at_its_peak_and_repeats():
 
 
 def test_the_day_follows_the_public_week(shared_dir):
-    import pandas as pd
-
-    week = pd.read_csv(shared_dir / "traces" / "azure2024_conv_rate_digitised_15min.csv.gz")
-    hourly = week["req_per_s"].to_numpy().reshape(7, 24, 4).mean(axis=2)
+    file = shared_dir / "traces" / "azure2024_conv_rate_digitised_15min.csv.gz"
+    hourly = np.loadtxt(file, delimiter=",", skiprows=1)[:, 1].reshape(7, 24, 4).mean(axis=2)
     relative = hourly / hourly.mean()
     assert relative.max() == pytest.approx(max(rates.DAY_SHAPE), abs=0.01)
     assert relative.min() == pytest.approx(min(rates.DAY_SHAPE), abs=0.01)
