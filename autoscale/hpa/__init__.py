@@ -1,19 +1,10 @@
 """The Horizontal Pod Autoscaler, run as a pure function: `HpaSpec.from_manifest` and `decide`."""
 
+from autoscale.hpa.calculator import MetricError, PodMetric, Proposal, external_proposal, pods_proposal
+from autoscale.hpa.limits import Condition, Memory
 from autoscale.hpa.quantity import Quantity, format_milli
 from autoscale.hpa.quantity import parse as parse_quantity
-from autoscale.hpa.rules import (
-    Condition,
-    Decision,
-    Event,
-    Memory,
-    MetricError,
-    PodMetric,
-    Proposal,
-    decide,
-    external_proposal,
-    pods_proposal,
-)
+from autoscale.hpa.rules import Decision, Event, decide
 from autoscale.hpa.spec import Behavior, HpaSpec, MetricTarget, Policy, ScalingRules
 
 __all__ = [
