@@ -224,7 +224,7 @@ class Replicas:
         if at_s <= self.now_s:
             self._apply(slot, what)
             return
-        heapq.heappush(self._controls, (at_s, self._control_count, what, slot))
+        heapq.heappush(self._controls, (float(at_s), self._control_count, what, slot))
         self._control_count += 1
 
     def _apply(self, slot: int, what: str) -> None:
@@ -238,7 +238,7 @@ class Replicas:
                 raise BadInput(
                     "the replica slot still drains", value=slot, next_step="close it with abort=True"
                 )
-            kernels.reset_slot(s, slot)
+            kernels.reset_slot(s, int(slot))
             s.open_list[n] = slot
             s.is_open[slot] = 1
             clock["open_slots"] = n + 1
@@ -252,7 +252,7 @@ class Replicas:
             s.connections[s.connections == slot] = NONE
         if what == "abort":
             self._reserve(0)
-            kernels.cancel(s, NONE, slot)
+            kernels.cancel(s, NONE, int(slot))
 
     def _in_flight(self, slot: int) -> int:
         dp = self.params.data_parallel
@@ -262,7 +262,7 @@ class Replicas:
 
     def offer(self, arrivals: Requests) -> None:
         """Queue a chunk of requests, due at or after everything offered before. `request_id` is kept when it has one."""
-        due = np.ascontiguousarray(arrivals.due_s, np.float64)
+        due = _column(arrivals.due_s, np.float64)
         if not len(due):
             return
         if due[0] < max(self._last_due_s, self.now_s) or bool((due[1:] < due[:-1]).any()):
@@ -274,11 +274,11 @@ class Replicas:
         ids = getattr(arrivals, "request_id", None)
         if ids is None:
             ids = np.arange(self._next_id, self._next_id + len(due))
-        ids = np.ascontiguousarray(ids, np.int64)
+        ids = _column(ids, np.int64)
         self._next_id = max(self._next_id, int(ids[-1]) + 1)
         self._last_due_s = float(due[-1])
         columns = (arrivals.prompt_tokens, arrivals.output_tokens, arrivals.prefix_tokens)
-        self._arrivals.append([ids, due, *(np.ascontiguousarray(c, np.int32) for c in columns), 0])
+        self._arrivals.append([ids, due, *(_column(c, np.int32) for c in columns), 0])
 
     def submit(
         self, prompt_tokens: int, output_tokens: int, prefix_tokens: int = 0, at_s: float | None = None
@@ -294,7 +294,7 @@ class Replicas:
     def abort(self, request_id: int) -> bool:
         """The client gives up a request now; False when it is not in flight."""
         self._reserve(0)
-        return bool(kernels.cancel(self._state, request_id, NONE))
+        return bool(kernels.cancel(self._state, int(request_id), NONE))
 
     # --- time ---
 
@@ -317,6 +317,7 @@ class Replicas:
         """Everything that happens before `until_s`."""
         if until_s < self.now_s:
             raise BadInput("cannot go back in time", value=until_s, expected=f"at least {self.now_s:g}")
+        until_s = float(until_s)
         while self._controls and self._controls[0][0] < until_s:
             at_s, _, what, slot = heapq.heappop(self._controls)
             self._run(at_s)
@@ -436,6 +437,11 @@ _COUNTS = (
     ("requests_total", "completed"),
     ("in_flight", "in_flight"),
 )
+
+
+def _column(values: Any, dtype: Any) -> NDArray[Any]:
+    """The one kind of array that the kernel was compiled for: contiguous, writable, of that type."""
+    return np.require(values, dtype, ["C", "W"])
 
 
 def _pack(params: EngineParams, routing: int, wait: bool) -> NDArray[Any]:

@@ -21,9 +21,8 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
-from autoscale.sim.routing import LEAST_REQUESTS, pick_slot
+from autoscale.sim.routing import LEAST_REQUESTS, compiled, pick_slot
 
 NONE = -1
 FREE, GATEWAY, TRANSIT, WAITING, PREFILL, DECODE = range(6)  # states of a request
@@ -163,12 +162,12 @@ class State(NamedTuple):
 # --- lists and heaps -------------------------------------------------------------------------------------------------
 
 
-@njit(cache=True)
+@compiled
 def _blocks(tokens: int, size: int) -> int:
     return (tokens + size - 1) // size
 
 
-@njit(cache=True)
+@compiled
 def _append_running(e: Any, requests: Any, r: int) -> None:
     requests[r].before = e.run_tail
     requests[r].after = NONE
@@ -179,7 +178,7 @@ def _append_running(e: Any, requests: Any, r: int) -> None:
     e.run_tail = r
 
 
-@njit(cache=True)
+@compiled
 def _remove_running(e: Any, requests: Any, r: int) -> None:
     before, after = requests[r].before, requests[r].after
     if e.first_prefill == r:
@@ -194,7 +193,7 @@ def _remove_running(e: Any, requests: Any, r: int) -> None:
         requests[after].before = before
 
 
-@njit(cache=True)
+@compiled
 def _append_waiting(e: Any, requests: Any, r: int) -> None:
     requests[r].before = e.wait_tail
     requests[r].after = NONE
@@ -205,7 +204,7 @@ def _append_waiting(e: Any, requests: Any, r: int) -> None:
     e.wait_tail = r
 
 
-@njit(cache=True)
+@compiled
 def _prepend_waiting(e: Any, requests: Any, r: int) -> None:
     requests[r].before = NONE
     requests[r].after = e.wait_head
@@ -216,7 +215,7 @@ def _prepend_waiting(e: Any, requests: Any, r: int) -> None:
     e.wait_head = r
 
 
-@njit(cache=True)
+@compiled
 def _remove_waiting(e: Any, requests: Any, r: int) -> None:
     before, after = requests[r].before, requests[r].after
     if e.first_transit == r:
@@ -231,7 +230,7 @@ def _remove_waiting(e: Any, requests: Any, r: int) -> None:
         requests[after].before = before
 
 
-@njit(cache=True)
+@compiled
 def _sift_up(heap: Any, i: int, key: int) -> None:
     while i > 0:
         parent = (i - 1) >> 1
@@ -242,7 +241,7 @@ def _sift_up(heap: Any, i: int, key: int) -> None:
     heap[i] = key
 
 
-@njit(cache=True)
+@compiled
 def _sift_down(heap: Any, size: int, i: int, key: int) -> None:
     child = 2 * i + 1
     while child < size:
@@ -256,7 +255,7 @@ def _sift_down(heap: Any, size: int, i: int, key: int) -> None:
     heap[i] = key
 
 
-@njit(cache=True)
+@compiled
 def _heap_remove(heap: Any, size: int, key: int) -> None:
     """Take out any key; a scan of the keys, needed only when a request is preempted or aborted."""
     i = 0
@@ -274,7 +273,7 @@ def _heap_remove(heap: Any, size: int, key: int) -> None:
 # --- requests --------------------------------------------------------------------------------------------------------
 
 
-@njit(cache=True)
+@compiled
 def _new_request(s: State, request_id: int, due_s: float, prompt: int, target: int, prefix: int) -> int:
     c = s.clock[0]
     r = c.free_head
@@ -293,7 +292,7 @@ def _new_request(s: State, request_id: int, due_s: float, prompt: int, target: i
     return r
 
 
-@njit(cache=True)
+@compiled
 def _end_request(s: State, r: int, tokens: int, last_s: float, end_s: float, status: int) -> None:
     """Write the record of a request that left its engine, and give its place in the table back."""
     c, q = s.clock[0], s.requests[r]
@@ -317,13 +316,13 @@ def _end_request(s: State, r: int, tokens: int, last_s: float, end_s: float, sta
     c.in_flight -= 1
 
 
-@njit(cache=True)
+@compiled
 def tokens_out(e: Any, q: Any) -> int:
     """Output tokens that request `q` of engine `e` has produced by now."""
     return q.target - (q.finish_step - e.steps) if q.state == DECODE else q.out
 
 
-@njit(cache=True)
+@compiled
 def _leave_decode(s: State, i: int, r: int) -> int:
     """Take a decoding request out of the counts of engine `i`; returns the tokens it has (prompt and output)."""
     p, e, q = s.params[0], s.engines[i], s.requests[r]
@@ -336,7 +335,7 @@ def _leave_decode(s: State, i: int, r: int) -> int:
     return tokens
 
 
-@njit(cache=True)
+@compiled
 def _preempt_last(s: State, i: int) -> int:
     """Evict the last running request to the head of the queue; returns 1 when it needed a block for this step."""
     p, e = s.params[0], s.engines[i]
@@ -361,7 +360,7 @@ def _preempt_last(s: State, i: int) -> int:
     return needed
 
 
-@njit(cache=True)
+@compiled
 def remove_request(s: State, r: int, at_s: float, status: int) -> None:
     """End a request wherever it is (client abort, timeout, closed replica): seat and blocks are free at once."""
     q = s.requests[r]
@@ -394,7 +393,7 @@ def remove_request(s: State, r: int, at_s: float, status: int) -> None:
     _end_request(s, r, tokens, math.nan, at_s, status)
 
 
-@njit(cache=True)
+@compiled
 def _complete(s: State, i: int, r: int, at_s: float) -> None:
     """The last token of a running request came out at `at_s`."""
     p, e, q = s.params[0], s.engines[i], s.requests[r]
@@ -414,7 +413,7 @@ def _complete(s: State, i: int, r: int, at_s: float) -> None:
 # --- one engine ------------------------------------------------------------------------------------------------------
 
 
-@njit(cache=True)
+@compiled
 def _finish_step(s: State, i: int) -> None:
     """Hand out the tokens of the step in progress, let completed requests go, move the gauges."""
     p, e = s.params[0], s.engines[i]
@@ -460,7 +459,7 @@ def _finish_step(s: State, i: int) -> None:
     e.shown_free = e.free_blocks + e.late_blocks
 
 
-@njit(cache=True)
+@compiled
 def _form_step(s: State, i: int, at_s: float, known: int) -> bool:
     """Schedule one step at `at_s`, with the first `known` waiting requests as candidates; False when it is empty."""
     p, e, requests = s.params[0], s.engines[i], s.requests
@@ -529,7 +528,7 @@ def _form_step(s: State, i: int, at_s: float, known: int) -> bool:
     return True
 
 
-@njit(cache=True)
+@compiled
 def _next_step(s: State, i: int, at_s: float) -> None:
     """Form the step that starts at `at_s`, or fall idle."""
     e = s.engines[i]
@@ -551,12 +550,12 @@ def _next_step(s: State, i: int, at_s: float) -> None:
         e.stable = 0
 
 
-@njit(cache=True)
+@compiled
 def _end_of(e: Any, i: int) -> float:
     return e.anchor_s + i * e.first_s + e.growth_s * (0.5 * i * (i - 1))
 
 
-@njit(cache=True)
+@compiled
 def _jump(s: State, k: int, until_s: float) -> bool:
     """Complete all steps of engine `k` that end before `until_s` and look like the one in progress; False if none."""
     e = s.engines[k]
@@ -605,7 +604,7 @@ def _jump(s: State, k: int, until_s: float) -> bool:
     return True
 
 
-@njit(cache=True)
+@compiled
 def run_engine(s: State, i: int, until_s: float) -> None:
     """Everything that happens on engine `i` before `until_s`."""
     e = s.engines[i]
@@ -638,13 +637,13 @@ def run_engine(s: State, i: int, until_s: float) -> None:
 # --- all engines -----------------------------------------------------------------------------------------------------
 
 
-@njit(cache=True)
+@compiled
 def _fits(p: Any, prompt: int, target: int) -> bool:
     """Whether the cache could ever hold the request (vLLM refuses at start-up or with a 400 otherwise)."""
     return _blocks(max(prompt, 1) + max(target, 1) - 1, p.block_size) <= p.num_blocks - 1
 
 
-@njit(cache=True)
+@compiled
 def _send(s: State, r: int, at_s: float) -> None:
     """Route request `r` to an open slot and, in the slot, to the engine with least work."""
     p, q = s.params[0], s.requests[r]
@@ -673,7 +672,7 @@ def _send(s: State, r: int, at_s: float) -> None:
     e.in_flight += 1
 
 
-@njit(cache=True)
+@compiled
 def _arrive(s: State, request_id: int, due_s: float, prompt: int, target: int, prefix: int) -> None:
     p, c = s.params[0], s.clock[0]
     r = _new_request(s, request_id, due_s, prompt, target, prefix)
@@ -694,7 +693,7 @@ def _arrive(s: State, request_id: int, due_s: float, prompt: int, target: int, p
         c.gateway += 1
 
 
-@njit(cache=True)
+@compiled
 def advance(
     s: State,
     request_id: Any,
@@ -735,7 +734,7 @@ def advance(
     return start
 
 
-@njit(cache=True)
+@compiled
 def flush_gateway(s: State) -> None:
     """Send on what waited for a replica, oldest first."""
     c = s.clock[0]
@@ -747,7 +746,7 @@ def flush_gateway(s: State) -> None:
     c.gateway_tail = NONE
 
 
-@njit(cache=True)
+@compiled
 def cancel(s: State, request_id: int, slot: int) -> int:
     """Abort the request of that id, or all of a slot (`request_id` NONE); returns how many."""
     c = s.clock[0]
@@ -763,7 +762,7 @@ def cancel(s: State, request_id: int, slot: int) -> int:
     return count
 
 
-@njit(cache=True)
+@compiled
 def reset_slot(s: State, slot: int) -> None:
     """Fresh, empty engines in a slot."""
     p = s.params[0]
@@ -781,7 +780,7 @@ def reset_slot(s: State, slot: int) -> None:
         s.phases[i, :] = 0
 
 
-@njit(cache=True)
+@compiled
 def next_event_s(s: State) -> float:
     """When the next step ends, request enters a scheduler, or deadline passes; inf when nothing is under way."""
     c = s.clock[0]
@@ -794,7 +793,7 @@ def next_event_s(s: State) -> float:
     return soonest
 
 
-@njit(cache=True)
+@compiled
 def read_progress(s: State, out: Any) -> int:
     """Fill `out` with (request_id, slot, tokens_out) of the requests that replicas hold; returns how many."""
     r, n = s.clock[0].oldest, 0
