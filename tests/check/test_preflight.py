@@ -1,0 +1,227 @@
+"""Every recorded failure is named with its cause; small snapshots for what was not recorded."""
+
+import copy
+
+import pytest
+
+from autoscale.check.preflight import diagnose, diagnose_observations, preflight
+from autoscale.check.snapshot import Answer, Snapshot, fold
+from autoscale.observe.cluster import ClusterError, read_observations, timestamp_s
+
+METRIC = "prometheus.googleapis.com|vllm:num_requests_waiting|gauge"
+FIRST_LOOK, EMPTY, DOWN, GONE = "17:39:17", "17:39:45", "17:41:10", "17:42:15"
+
+
+@pytest.fixture(scope="module")
+def failures(fixtures_dir):
+    return list(read_observations(fixtures_dir / "kubernetes" / "failures.jsonl.gz"))
+
+
+def at(clock: str) -> float:
+    found = timestamp_s(f"2026-11-20T{clock}Z")
+    assert found
+    return found
+
+
+@pytest.mark.parametrize(
+    ("hpa", "clock", "code", "severity", "words"),
+    [
+        ("miss", FIRST_LOOK, "metric_not_found", "error", "does not know the metric"),
+        ("miss", EMPTY, "metric_empty", "error", "no value for the target's pods"),
+        (
+            "notarget",
+            FIRST_LOOK,
+            "target_not_found",
+            "error",
+            "Deployment/nothing-here, which does not exist",
+        ),
+        ("nokind", FIRST_LOOK, "target_kind_unknown", "error", "Thing/x of example.com/v1"),
+        ("amb-a", FIRST_LOOK, "second_hpa", "error", "amb-b scales the same pods"),
+        ("amb-b", FIRST_LOOK, "second_hpa", "error", "amb-a scales the same pods"),
+        ("late", FIRST_LOOK, "pods_unschedulable", "error", "Insufficient nvidia.com/gpu"),
+        ("slow", FIRST_LOOK, "pods_not_ready", "warning", "counts them fully"),
+        ("zero", FIRST_LOOK, "target_at_zero", "error", "0 replicas"),
+        ("nosel", FIRST_LOOK, "selector_missing", "error", "hpaPodSelector is empty"),
+        ("half", FIRST_LOOK, "group_incomplete", "error", "half-1-1"),
+        ("tol", FIRST_LOOK, "tolerance_set", "info", "5.0%"),
+        ("twin", FIRST_LOOK, "inside_tolerance", "info", "ratio of 1.06"),
+        ("maxed", FIRST_LOOK, "at_max_replicas", "warning", "maxReplicas 2"),
+        ("part", FIRST_LOOK, "metric_partial", "error", "never scales down"),
+        ("part", EMPTY, "metric_partial", "error", "vllm:does_not_exist"),
+    ],
+    ids=[
+        "miss: the metrics API answers 404",
+        "miss: then an empty list",
+        "notarget: the target does not exist",
+        "nokind: a kind without CRD",
+        "amb-a: two HPAs on one target, seen from the first",
+        "amb-b: and from the second",
+        "late: pods without a node",
+        "slow: running, never ready, counted all the same",
+        "zero: the target was scaled to 0",
+        "nosel: a LeaderWorkerSet without selector",
+        "half: a leader without its worker",
+        "tol: behavior.scaleUp.tolerance",
+        "twin: inside the default tolerance",
+        "maxed: more is wanted than maxReplicas",
+        "part: the second metric is missing, scale-down is blocked",
+        "part: still so with an empty list",
+    ],
+)
+def test_a_recorded_case_is_named_with_its_cause(failures, hpa, clock, code, severity, words):
+    found = {f.code: f for f in diagnose_observations(failures, hpa, at(clock))}
+    assert code in found, f"found only {sorted(found)}"
+    assert found[code].severity == severity
+    assert words in found[code].cause
+    assert found[code].fix
+    own = {"late": {"pods_unschedulable"}, "half": {"pods_unschedulable", "group_incomplete"}}
+    errors = {c for c, f in found.items() if f.severity == "error"}
+    assert errors <= own.get(hpa, set()) | {code, "metric_not_found", "metric_empty"}, (
+        "nothing else is blamed"
+    )
+
+
+WITH_METRICS = ["miss", "late", "slow", "half", "tol", "twin", "maxed", "part"]
+
+
+@pytest.mark.parametrize("hpa", WITH_METRICS)
+def test_a_stopped_metrics_server_and_a_deleted_api_are_told_apart(failures, hpa):
+    down = {f.code for f in diagnose_observations(failures, hpa, at(DOWN))}
+    gone = {f.code for f in diagnose_observations(failures, hpa, at(GONE))}
+    assert "metrics_api_down" in down
+    assert "metrics_api_absent" not in down
+    assert "metrics_api_absent" in gone
+    assert "metrics_api_down" not in gone
+    assert "metric_partial" not in down | gone, "when the API itself fails, no single metric is to blame"
+
+
+@pytest.mark.parametrize("name", ["deployment", "lws"])
+def test_a_working_hpa_has_no_error(fixtures_dir, name):
+    rows = list(read_observations(fixtures_dir / "kubernetes" / f"{name}.jsonl.gz"))
+    hpa = {"deployment": "vllm-dep-hpa", "lws": "vllm-lws-hpa"}[name]
+    found = diagnose_observations(rows, hpa)
+    assert [f for f in found if f.severity == "error"] == []
+    renamed = [f for f in found if f.code == "metric_renamed"]
+    assert len(renamed) == (1 if name == "lws" else 0), "the recording uses vllm:gpu_cache_usage_perc"
+
+
+@pytest.fixture
+def healthy(fixtures_dir) -> Snapshot:
+    rows = read_observations(fixtures_dir / "kubernetes" / "deployment.jsonl.gz")
+    return copy.deepcopy(fold(rows, at("17:32:10")))
+
+
+HPA = "vllm-dep-hpa"
+
+
+def codes(now: Snapshot, name: str = HPA) -> dict[str, str]:
+    return {f.code: f.cause for f in diagnose(now, name)}
+
+
+def test_a_wrong_name_suggests_the_near_one(healthy):
+    assert "hpa_not_found" in codes(healthy, "vllm-hpa")
+    assert f"use --hpa {HPA}" in diagnose(healthy, "vllm-hpa")[0].fix
+
+
+@pytest.mark.parametrize(
+    ("metric", "target", "words"),
+    [
+        ("prometheus.googleapis.com|vllm:kv_cache_usage_perc|gauge", "70", "written as a percentage"),
+        ("prometheus.googleapis.com|vllm:kv_cache_usage_perc|gauge", "1", "never be exceeded"),
+        ("prometheus.googleapis.com|vllm:num_requests_running|gauge", "128", "--max-num-seqs 128"),
+    ],
+    ids=["a KV target of 70", "a KV target of 1", "a running target at the number of seats"],
+)
+def test_a_target_that_can_never_fire_is_an_error(healthy, metric, target, words):
+    hpa, workload = healthy.hpa(HPA), healthy.all("deployments")[0]
+    hpa["spec"]["metrics"][0]["pods"] |= {"metric": {"name": metric}, "target": {"averageValue": target}}
+    workload["spec"]["template"]["spec"]["containers"][0]["args"] = ["--max-num-seqs=128"]
+    assert words in codes(healthy)["target_never_reached"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (Answer(None, status=503), "metrics_api_down"),
+        (Answer(None, status=404, absent=True), "metrics_api_absent"),
+        (Answer(None, status=404), "metric_not_found"),
+        (Answer({}), "metric_empty"),
+        (Answer({"other-pod": 1000}), "metric_for_other_pods"),
+    ],
+    ids=["503", "no such API", "no such metric", "an empty list", "values of other pods only"],
+)
+def test_what_the_metrics_api_answers_directly_is_told(healthy, answer, code):
+    healthy.answers[METRIC, "app=vllm-dep"] = answer
+    assert code in codes(healthy)
+
+
+def test_missing_rights_degrade_or_stop(healthy):
+    healthy.hidden = {
+        name: ClusterError("forbidden", status=403)
+        for name in ("nodes", "events", "pods", "leaderworkersets")
+    }
+    found = [(f.severity, f.evidence["resource"]) for f in diagnose(healthy, HPA) if f.code == "rbac_missing"]
+    assert sorted(found) == [("error", "pods"), ("warning", "events"), ("warning", "nodes")]
+
+
+def test_too_few_nodes_for_max_replicas_is_a_warning_with_the_number_that_fits(healthy):
+    for node in healthy.all("nodes"):
+        node["status"]["allocatable"]["nvidia.com/gpu"] = "2"
+    found = next(f for f in diagnose(healthy, HPA) if f.code == "node_supply")
+    assert found.severity == "warning"
+    assert found.evidence == {"needed": 4, "have": 2}
+
+
+def test_an_hpa_on_the_stateful_set_of_a_group_set_points_to_the_group_set(healthy):
+    hpa = healthy.hpa(HPA)
+    hpa["spec"]["scaleTargetRef"] = {"kind": "StatefulSet", "name": "vllm", "apiVersion": "apps/v1"}
+    labels = {"leaderworkerset.sigs.k8s.io/name": "vllm"}
+    spec = {"selector": {"matchLabels": labels}}
+    healthy.objects["statefulsets"] = {
+        "vllm": {"kind": "StatefulSet", "metadata": {"name": "vllm", "labels": labels}, "spec": spec}
+    }
+    assert "target_is_part_of_group_set" in codes(healthy)
+
+
+def test_a_monitoring_that_selects_nobody_is_named(healthy):
+    monitoring = {
+        "metadata": {"name": "m"},
+        "spec": {"selector": {"matchLabels": {"app": "else"}}, "endpoints": [{"port": 9}]},
+    }
+    healthy.objects["podmonitorings"] = {"m": monitoring}
+    assert "pods_not_scraped" in codes(healthy)
+    monitoring["spec"]["selector"]["matchLabels"]["app"] = "vllm-dep"
+    assert "scrape_port_wrong" in codes(healthy)
+    monitoring["spec"]["endpoints"][0]["port"] = 8000
+    assert not {"pods_not_scraped", "scrape_port_wrong"} & set(codes(healthy))
+
+
+class Door:
+    """A cluster of one snapshot."""
+
+    tells_queries = False
+
+    def __init__(self, now: Snapshot, forbidden=(), values=None):
+        self.now, self.forbidden, self.values = now, forbidden, values
+
+    def now_s(self):
+        return self.now.at_s
+
+    def list(self, resource, namespace=None, selector=""):
+        if resource in self.forbidden:
+            raise ClusterError(f"{resource} is forbidden", status=403)
+        if resource not in self.now.objects:
+            raise ClusterError("not found", status=404)
+        return self.now.all(resource)
+
+    def custom_metric(self, namespace, metric, selector):
+        if self.values is None:
+            raise ClusterError("down", status=503)
+        return self.values
+
+
+def test_preflight_asks_the_cluster_and_diagnoses_what_it_may_see(healthy):
+    values = {p["metadata"]["name"]: 4500 for p in healthy.all("pods")}
+    assert [f.code for f in preflight(Door(healthy, values=values), "deployment", HPA)] == []
+    found = preflight(Door(healthy, forbidden=("nodes",)), "deployment", HPA)
+    assert {f.code for f in found} == {"metrics_api_down", "rbac_missing"}
