@@ -2,7 +2,7 @@
 
     python benchmarks/traffic.py
 
-One core. Budgets: 5 million arrivals/s where the rate has a closed-form inverse, lengths included; 20,000 bodies/s of
+One core. Budgets: 5 million arrivals/s, lengths included, and 20,000 bodies/s of
 512 tokens. Waves (sine) cost a Newton step each.
 """
 

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -75,23 +76,13 @@ class Rate:
     def rate(self, t_s: ArrayLike) -> Floats:
         """Requests/s at each time; 0 outside the programme."""
         t = np.asarray(t_s, dtype=np.float64)
-        piece = np.clip(np.searchsorted(self.edges_s, t, side="right") - 1, 0, len(self.level_rps) - 1)
-        value = self.level_rps[piece] + self.slope_rps_s[piece] * (t - self.edges_s[piece])
-        for w in self.waves:
-            angle = 2 * np.pi * (t - w.start_s) / w.period_s + w.phase_rad
-            value = value + np.where((t >= w.start_s) & (t < w.end_s), w.amplitude_rps * np.sin(angle), 0.0)
-        return np.where((t >= 0) & (t < self.duration_s), np.maximum(value, 0.0), 0.0)
+        rate = self._area_and_rate(t, self._piece(t))[1]
+        return np.where((t >= 0) & (t < self.duration_s), rate, 0.0)
 
     def integral(self, t_s: ArrayLike) -> Floats:
         """Requests due in [0, t) at each time; constant outside the programme."""
         t = np.clip(np.asarray(t_s, dtype=np.float64), 0.0, self.duration_s)
-        piece = np.clip(np.searchsorted(self.edges_s, t, side="right") - 1, 0, len(self.level_rps) - 1)
-        d = t - self.edges_s[piece]
-        area = self._line_area[piece] + d * (self.level_rps[piece] + 0.5 * self.slope_rps_s[piece] * d)
-        for w in self.waves:
-            angle = 2 * np.pi * (np.clip(t, w.start_s, w.end_s) - w.start_s) / w.period_s + w.phase_rad
-            area = area + w.amplitude_rps * w.period_s / (2 * np.pi) * (np.cos(w.phase_rad) - np.cos(angle))
-        return area
+        return self._area_and_rate(t, self._piece(t))[0]
 
     def inverse(self, requests: ArrayLike) -> Floats:
         """The earliest time in s after which the integral exceeds each number; the end for numbers beyond it."""
@@ -108,6 +99,20 @@ class Rate:
     def means(self) -> Floats:
         """Mean requests/s of each piece, shape (k,)."""
         return np.diff(self.integral(self.edges_s)) / np.diff(self.edges_s)
+
+    def _piece(self, t: Floats) -> NDArray[np.intp]:
+        return np.clip(np.searchsorted(self.edges_s, t, side="right") - 1, 0, len(self.level_rps) - 1)
+
+    def _area_and_rate(self, t: Floats, piece: NDArray[np.intp]) -> tuple[Floats, Floats]:
+        """The integral and the rate at times that lie in these pieces."""
+        d, level, slope = t - self.edges_s[piece], self.level_rps[piece], self.slope_rps_s[piece]
+        area = self._line_area[piece] + d * (level + 0.5 * slope * d)
+        rate = level + slope * d
+        for w in self.waves:
+            angle = 2 * np.pi / w.period_s * (np.clip(t, w.start_s, w.end_s) - w.start_s) + w.phase_rad
+            area = area + w.amplitude_rps * w.period_s / (2 * np.pi) * (np.cos(w.phase_rad) - np.cos(angle))
+            rate = rate + (t >= w.start_s) * (t < w.end_s) * w.amplitude_rps * np.sin(angle)
+        return area, np.maximum(rate, 0.0)
 
     @cached_property
     def _line_area(self) -> Floats:
@@ -155,19 +160,21 @@ class Rate:
         bend = float(np.abs(self.slope_rps_s).max()) + sum(
             abs(w.amplitude_rps) * 2 * np.pi / w.period_s for w in self.waves
         )
-        todo = np.arange(len(flat))
+        piece = self._piece(low)  # of the whole bracket: every edge is a node
+        todo: Any = slice(None)
         for _ in range(60):
             now = t[todo]
-            excess = self.integral(now) - flat[todo]
+            area, rate = self._area_and_rate(now, piece[todo])
+            excess = area - flat[todo]
             low[todo] = np.where(excess <= 0, now, low[todo])
             high[todo] = np.where(excess > 0, now, high[todo])
-            rate = self.rate(now)
             step = np.divide(-excess, rate, out=np.full_like(now, np.inf), where=rate > 0)
             newton = (now + step >= low[todo]) & (now + step <= high[todo])
             t[todo] = np.where(newton, now + step, 0.5 * (low[todo] + high[todo]))
             # Newton leaves an error of at most step^2 |rate'| / (2 rate); bisection half the bracket.
             far = 0.5 * bend * np.where(newton, step, 0.0) ** 2 > 1e-9 * rate
-            todo = todo[np.where(newton, far, high[todo] - low[todo] > 1e-9)]
+            again = np.flatnonzero(np.where(newton, far, high[todo] - low[todo] > 1e-9))
+            todo = again if isinstance(todo, slice) else todo[again]
             if len(todo) == 0:
                 break
         return np.where(flat >= areas[-1], self.duration_s, t).reshape(u.shape)
