@@ -130,6 +130,8 @@ class Connection:
         "_outgoing",
         "_pool",
         "_reader",
+        "_recv",
+        "_streaming",
         "_tls",
         "_unsent",
         "_writer",
@@ -150,10 +152,12 @@ class Connection:
         self._unsent = b""
         self._head: stream.Head | None = None
         self._body_bytes = 0
+        self._streaming = False  # within a chunked body: most reads need no look at their content
         self._tls: ssl.SSLObject | None = None
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.socket = _Socket(family, socket.SOCK_STREAM)
         self.socket.setblocking(False)
+        self._recv = self.socket.recv
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         loop = gevent.get_hub().loop
         self._reader = loop.io(self.socket.fileno(), READ_EVENTS)
@@ -226,7 +230,7 @@ class Connection:
             self._start(exchange)
 
     def _start(self, exchange: Exchange) -> None:
-        self._head, self._body_bytes = None, 0
+        self._head, self._body_bytes, self._streaming = None, 0, False
         exchange.sent_s = self.used_s = now_s()
         if self._tls is None:
             self._transmit(exchange.payload)
@@ -258,7 +262,7 @@ class Connection:
 
     def _readable(self) -> None:
         try:
-            data = self.socket.recv(READ_BYTES)
+            data = self._recv(READ_BYTES)
         except BlockingIOError:
             return
         except OSError as error:
@@ -270,8 +274,7 @@ class Connection:
             return
         exchange.stamps_s.append(now_s())
         exchange.reads.append(data)
-        head = self._head
-        if head is None or not head.chunked or data.endswith(b"\r\n\r\n") or len(data) < 5:
+        if not self._streaming or data.endswith(b"\r\n\r\n") or len(data) < 5:
             self._advance(exchange, len(data))
 
     def _readable_tls(self) -> None:
@@ -305,7 +308,8 @@ class Connection:
                 return
             exchange.stamps_s.append(stamp)
             exchange.reads.append(data)
-            self._advance(exchange, len(data))
+            if not self._streaming or data.endswith(b"\r\n\r\n") or len(data) < 5:
+                self._advance(exchange, len(data))
 
     def _advance(self, exchange: Exchange, size: int) -> None:
         """Look whether the response is complete: called for the head, and where the framing may have ended."""
@@ -320,6 +324,7 @@ class Connection:
             if head is None:
                 return
             self._body_bytes = len(raw) - head.body_start
+            self._streaming = head.chunked
         else:
             self._body_bytes += size
         if head.chunked:

@@ -8,6 +8,8 @@ owns the run directory writes each batch as a part at once: a process killed lat
 from __future__ import annotations
 
 import math
+import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +27,8 @@ from loadgen.traffic import Arrivals, LoadPlan
 
 COLUMNS = tuple(run.TABLES["requests"])
 NAN = math.nan
+GAPS_EVERY_S = 5.0  # the histogram of gaps is written anew this often; rows are written with every batch
+COUNT_AT = 4096  # gaps counted at once: about 0.2 ms
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,9 @@ class Batch:
     """Rows (columns of analysis.run's requests table) and gaps per stage, since the last batch of one worker."""
 
     rows: list[tuple[Any, ...]] = field(default_factory=list)
-    gaps: dict[int, list[NDArray[np.float64]]] = field(default_factory=dict)
+    gaps: dict[int, Histogram] = field(default_factory=dict)
+    _loose: dict[int, list[NDArray[np.float64]]] = field(default_factory=dict)  # gaps not yet counted
+    _loose_gaps: int = 0
 
     def add(self, done: Done, worker: str, clock: Clock) -> None:
         """One more ended request."""
@@ -86,16 +92,20 @@ class Batch:
             )
         )
         if len(done.gaps_s):
-            self.gaps.setdefault(exchange.stage, []).append(done.gaps_s)
+            self._loose.setdefault(exchange.stage, []).append(done.gaps_s)
+            self._loose_gaps += len(done.gaps_s)
+            if self._loose_gaps > COUNT_AT:
+                self._count()
 
     def packed(self) -> dict[str, Any]:
         """Plain values for a message."""
-        gaps = {}
-        for stage, arrays in self.gaps.items():
-            histogram = Histogram()
-            histogram.add(np.concatenate(arrays))
-            gaps[stage] = histogram.sparse()
-        return {"rows": self.rows, "gaps": gaps}
+        self._count()
+        return {"rows": self.rows, "gaps": {stage: gaps.sparse() for stage, gaps in self.gaps.items()}}
+
+    def _count(self) -> None:
+        for stage, arrays in self._loose.items():
+            self.gaps.setdefault(stage, Histogram()).add(np.concatenate(arrays))
+        self._loose, self._loose_gaps = {}, 0
 
 
 def dropped(arrivals: Arrivals, stages: NDArray[np.int32], worker: str, reason: str) -> list[tuple[Any, ...]]:
@@ -130,9 +140,10 @@ def dropped(arrivals: Arrivals, stages: NDArray[np.int32], worker: str, reason: 
 
 
 def preload() -> None:
-    """Import what writing needs: doing so at the first write would stall the load for a second."""
-    import pandas  # noqa: F401 -- used by pyarrow
-    import pyarrow.parquet  # noqa: F401
+    """Import what writing needs and write once: the first time takes over a second, which would stall the load."""
+    with tempfile.TemporaryDirectory() as scratch:
+        run.write_table(scratch, "requests", {name: [None] for name in COLUMNS})
+        run.write_table(scratch, "itl", Histogram().table())
 
 
 class RunWriter:
@@ -143,6 +154,7 @@ class RunWriter:
         self.path = run.create(path, header)
         self._parts = 0
         self._gaps: dict[int, Histogram] = {}
+        self._gaps_written_s = time.monotonic()
         self.seen: set[int] = set()  # request ids with a row
 
     def add(self, worker: str, batch: Mapping[str, Any]) -> None:
@@ -153,9 +165,10 @@ class RunWriter:
             run.write_table(self.path, "requests", columns, part=f"{worker}.{self._parts:06d}")
             self._parts += 1
             self.seen.update(columns["request_id"])
-        for stage, counts in batch["gaps"].items():
-            self._gaps.setdefault(int(stage), Histogram()).merge(Histogram.from_sparse(counts))
-        if batch["gaps"]:
+        for stage, (buckets, counts) in batch["gaps"].items():
+            self._gaps.setdefault(int(stage), Histogram()).merge(Histogram.from_sparse(buckets, counts))
+        if batch["gaps"] and time.monotonic() - self._gaps_written_s > GAPS_EVERY_S:
+            self._gaps_written_s = time.monotonic()
             run.write_table(self.path, "itl", self._itl(), part="all.0")
 
     def account_for(

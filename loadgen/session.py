@@ -28,6 +28,7 @@ from loadgen.traffic import LoadPlan
 
 ENDPOINTS = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 SAMPLE_COLUMNS = tuple(f.name for f in fields(Sample))
+CPU_COLUMN = SAMPLE_COLUMNS.index("cpu_s")
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,10 @@ class Owner:
             client["verdict"] = "limited"
             client.setdefault("lost_workers", []).append({"worker": worker, "time_s": round(lost_s, 3)})
         client["unsent"] = unsent
+        client["cpu_s"] = {
+            worker: round(sum(row[CPU_COLUMN] for row in rows), 3)
+            for worker, rows in sorted(self._samples.items())
+        }
         header = interim.header
         return self.writer.finish(
             ended_at=now_unix_s,

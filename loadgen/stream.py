@@ -116,9 +116,7 @@ def read_answer(
         return _without_answer("http_error", message, head.http_status)
     if head.event_stream:
         tokens, ends, facts = _events(body)
-        times = _times(np.asarray(ends, dtype=np.int64), pieces, starts, reads, stamps_s)[
-            np.asarray(tokens, dtype=np.int64)
-        ]
+        times = _times(ends[np.asarray(tokens, dtype=np.int64)], pieces, starts, reads, stamps_s)
         last_s = float(times[-1]) if len(times) else float("nan")
         ended = ended or facts.done
     else:
@@ -204,40 +202,20 @@ def _unchunk(raw: bytes, position: int) -> tuple[list[bytes], list[int], bool]:
     return pieces, starts, False
 
 
-def _events(body: bytes) -> tuple[list[int], list[int], _Facts]:
+def _events(body: bytes) -> tuple[list[int], NDArray[np.int64], _Facts]:
     """(indices of the events that carry a token, end offset of every event, facts) of an event stream.
 
-    An event is decoded as JSON only when it may be more than one plain token: the byte patterns below cannot occur
-    inside a JSON string, where quotes are escaped.
+    Most events are one plain token each. They are recognised by byte patterns that cannot occur inside a JSON string,
+    where quotes are escaped; the others are decoded.
     """
     separator = b"\r\n\r\n" if b"\r\n\r\n" in body else b"\n\n"
-    gap = b" " if b'": ' in body[:2000] else b""
-    text, content = b'"text":' + gap + b'"', b'"content":' + gap + b'"'
-    finished = b'"finish_reason":' + gap + b'"'
-    tokens: list[int] = []
-    ends: list[int] = []
-    facts = _Facts()
-    offset = 0
-    closing: list[int] = []  # events without text that end a choice
     events = body.split(separator)
-    unterminated = len(events) - 1  # empty, or cut in the middle
-    for number, event in enumerate(events):
-        ends.append(offset + len(event))
-        offset += len(event) + len(separator)
-        plain = (
-            (text in event or content in event)
-            and finished not in event
-            and b'"role"' not in event
-            and b'"error"' not in event
-            and event.startswith(b"data:")
-            and number != unterminated
-        )
-        if plain:
-            tokens.append(number)
-            continue
-        payload = event[5:].strip() if event.startswith(b"data:") and b"\n" not in event else _data(event)
-        if not payload:
-            continue
+    ends = np.cumsum(np.fromiter(map(len, events), np.int64, len(events)) + len(separator)) - len(separator)
+    facts = _Facts()
+    tokens: list[int] = []
+    closing: list[int] = []  # events without text, which may only end a choice
+    for number in _not_plain(body, events, ends, tokens):
+        payload = _data(events[number])
         if payload == b"[DONE]":
             facts.done = True
             continue
@@ -256,14 +234,35 @@ def _events(body: bytes) -> tuple[list[int], list[int], _Facts]:
             tokens.append(number)
             if not any(_text(choice) for choice in choices):
                 closing.append(number)
+    tokens.sort()
     # A server may end a choice with an event of its own that holds no token; only its usage can tell.
     while closing and facts.output_tokens is not None and len(tokens) > facts.output_tokens:
         tokens.remove(closing.pop())
     return tokens, ends, facts
 
 
+def _not_plain(body: bytes, events: Sequence[bytes], ends: NDArray[np.int64], tokens: list[int]) -> list[int]:
+    """Put the events that are surely one plain token into `tokens`; returns the numbers of all others."""
+    gap = b" " if b'": ' in body[:2000] else b""
+    keys = [b'"text":' + gap + b'"', b'"content":' + gap + b'"']
+    first = len(events[0])  # the first event may be the role chunk, the last one may be cut
+    special = (b'"finish_reason":' + gap + b'"', b'"role"', b'"error"')
+    until = min((at for at in (body.find(mark, first) for mark in special) if at >= 0), default=len(body))
+    plain_until = min(int(np.searchsorted(ends, until)), len(events) - 1)
+    others = [0]
+    for number in range(1, plain_until):
+        event = events[number]
+        if (keys[0] in event or keys[1] in event) and event.startswith(b"data:"):
+            tokens.append(number)
+        else:
+            others.append(number)
+    return others + list(range(max(plain_until, 1), len(events)))
+
+
 def _data(event: bytes) -> bytes:
-    """The payload of an event with several lines: its data lines joined, comments and other fields left out."""
+    """The payload of an event: its data lines joined, comments and other fields left out."""
+    if event.startswith(b"data:") and b"\n" not in event:
+        return event[5:].strip()
     lines = [line.rstrip(b"\r") for line in event.split(b"\n")]
     return b"\n".join(line[5:].strip() for line in lines if line.startswith(b"data:"))
 
@@ -307,14 +306,11 @@ def _times(
     """The time at which the last byte before each body offset in `ends` was read."""
     if not pieces:
         return np.full(len(ends), np.nan)
-    piece_ends = np.cumsum([len(piece) for piece in pieces])
+    sizes = np.fromiter(map(len, pieces), np.int64, len(pieces))
+    piece_ends = np.cumsum(sizes)
     last_byte = np.maximum(ends - 1, 0)
     piece = np.minimum(np.searchsorted(piece_ends, last_byte, side="right"), len(pieces) - 1)
-    in_raw = (
-        np.asarray(starts)[piece]
-        + last_byte
-        - (piece_ends[piece] - np.array([len(p) for p in pieces])[piece])
-    )
-    read_ends = np.cumsum([len(read) for read in reads])
+    in_raw = np.asarray(starts, dtype=np.int64)[piece] + last_byte - (piece_ends - sizes)[piece]
+    read_ends = np.cumsum(np.fromiter(map(len, reads), np.int64, len(reads)))
     which = np.minimum(np.searchsorted(read_ends, in_raw, side="right"), len(reads) - 1)
     return np.asarray(stamps_s, dtype=np.float64)[which]

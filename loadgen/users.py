@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
+import signal
 import sys
 import time
 import zlib
@@ -26,6 +27,7 @@ from locust.exception import StopUser
 from locust.runners import LocalRunner, MasterRunner, WorkerRunner
 
 from analysis.errors import AutoscaleError, BadInput
+from analysis.histogram import BUCKETS, middle_s
 from loadgen import clock, options, session, summary
 from loadgen.generator import Generator
 from loadgen.options import Options
@@ -34,6 +36,8 @@ from loadgen.records import Done, preload
 log = logging.getLogger("loadgen")
 BEGIN_AFTER_S = 1.5  # workers open connections and make bodies between the master's word and the start
 PINGS = 10
+MOST_WARM = 512  # connections of a closed loop that are opened before it starts
+MIDDLES_S = np.array([middle_s(bucket) for bucket in range(BUCKETS)])
 LAST_WORD_S = 10.0  # how long the master waits for the last batches of its workers, after the grace
 
 
@@ -98,6 +102,7 @@ class Worker:
             generator.prepare(plan)
         else:
             self._lengths = _rows(plan)
+            client.warm(min(MOST_WARM, math.ceil((job["users"] or 1) / job["of"])))
         gc.collect()
         gc.freeze()  # nothing made so far is garbage later: collections during the run stay short
         start_s = clock.Clock.starting_at(job["start_unix_s"], job["offset_s"])
@@ -133,6 +138,10 @@ class Worker:
 
     def _report(self, batch: dict[str, Any], samples: list[tuple[float, ...]]) -> None:
         self.publish()
+        for buckets, counts in batch["gaps"].values():
+            gevent.sleep(0)  # each step takes a few ms: let the reads between them
+            _add_row(self.environment, "ITL", MIDDLES_S[buckets], np.asarray(counts))
+        gevent.sleep(0)
         self._tell("llm_batch", {"worker": self.name, "batch": batch, "samples": samples})
 
     def _done(self, done: Done) -> None:
@@ -158,15 +167,14 @@ class Worker:
         late_s = exchange.sent_s - exchange.due_s
         pending["TTFT from send"].append(done.ttft_s - late_s)
         pending["E2E from send"].append(done.e2e_s - late_s)
-        if len(done.gaps_s):
-            pending["ITL"].append(done.gaps_s)
 
     def publish(self) -> None:
         """Add what came since the last time to Locust's rows."""
         pending, self._pending = self._pending, defaultdict(list)
         for name, values in pending.items():
-            seconds = np.concatenate(values) if name == "ITL" else np.asarray(values, dtype=np.float64)
-            _add_row(self.environment, name, seconds[~np.isnan(seconds)])
+            seconds = np.asarray(values, dtype=np.float64)
+            known = seconds[~np.isnan(seconds)]
+            _add_row(self.environment, name, known, np.ones(len(known), dtype=np.int64))
 
 
 class Owning:
@@ -182,6 +190,7 @@ class Owning:
         self.names: dict[str, str] = {}  # Locust's worker id -> our name
         self.options = Options({})
         self._ending = False
+        self._settled = gevent.event.Event()
 
     # --- begin -------------------------------------------------------------------------------------------------------
 
@@ -230,6 +239,7 @@ class Owning:
                 "start_unix_s": start_unix_s,
                 "salt": salt,
                 "tag": f"{salt:08x}",
+                "users": self.environment.parsed_options.num_users,
                 "offset_s": 0.0,
             }
             if isinstance(runner, MasterRunner):
@@ -273,9 +283,13 @@ class Owning:
     def end(self, **_: Any) -> None:
         """Listener of test_stopping: settle the run, once."""
         owner = self.owner
-        if owner is None or self._ending:
+        if owner is None:
+            return
+        if self._ending:
+            self._settled.wait(timeout=LAST_WORD_S)
             return
         self._ending = True
+        self._settled.clear()
         chosen = self.options
         elapsed_s = clock.unix_now_s() - owner.started_at
         planned_s = owner.plan.duration_s if chosen.open_loop else float(chosen.run_time or math.inf)
@@ -295,6 +309,7 @@ class Owning:
         finished = owner.finish(cut_s, clock.unix_now_s(), users, self.offsets)
         sys.stdout.write(summary.table(finished) + "\n")
         sys.stdout.flush()
+        self._settled.set()
 
     def _end_workers(self, runner: MasterRunner, cut_s: float, grace_s: float) -> None:
         asked = {client_id: name for client_id, name in self.names.items() if client_id in runner.clients}
@@ -327,7 +342,7 @@ def _init(environment: Any, runner: Any, **_: Any) -> None:
         return
     endpoint = endpoints.pop()
     locust.stats.bucket_response_time = _three_digits  # type: ignore[assignment]  # Locust says int; floats work
-    gc.set_threshold(50_000, 20, 50)
+    gc.set_threshold(10_000, 50, 1000)  # a collection of the youngest takes 1 ms, and the others are rare
     if isinstance(runner, WorkerRunner):
         _init_worker(environment, runner, endpoint)
         return
@@ -351,6 +366,20 @@ def _init(environment: Any, runner: Any, **_: Any) -> None:
         runner.register_message("llm_ping", _pong)
     environment.events.test_start.add_listener(owning.begin)
     environment.events.test_stopping.add_listener(owning.end)
+    environment.events.quitting.add_listener(owning.end)
+    _interrupt_politely()
+
+
+def _interrupt_politely() -> None:
+    """Let the first Ctrl-C reach the main greenlet only, so that no greenlet dies in the middle of a record."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return
+
+    def interrupted() -> None:
+        watcher.cancel()  # a second Ctrl-C ends the process at once
+        gevent.get_hub().handle_system_error(KeyboardInterrupt, KeyboardInterrupt())
+
+    watcher = gevent.signal_handler(signal.SIGINT, interrupted)
 
 
 def _pong(environment: Any, msg: Any, **_: Any) -> None:
@@ -388,6 +417,7 @@ def _init_worker(environment: Any, runner: WorkerRunner, endpoint: str) -> None:
     runner.register_message("llm_begin", begin, concurrent=True)
     runner.register_message("llm_end", end, concurrent=True)
     environment.events.quitting.add_listener(quitting)
+    _interrupt_politely()
 
 
 # --- Locust's statistics ---------------------------------------------------------------------------------------------
@@ -402,12 +432,13 @@ def _ms(seconds: float) -> float | None:
     return None if math.isnan(seconds) else seconds * 1e3
 
 
-def _add_row(environment: Any, name: str, seconds: Any) -> None:
-    """Add many values to one of Locust's rows at once; the total row counts requests only."""
+def _add_row(environment: Any, name: str, seconds: Any, counts: Any) -> None:
+    """Add many values at once, each so many times, to one of Locust's rows; the total row counts requests only."""
     if not len(seconds):
         return
     entry = environment.stats.entries[(name, "latency")]
     milliseconds = seconds * 1e3
+    number = int(counts.sum())
     now = time.time()
     if (
         entry.use_response_times_cache
@@ -415,17 +446,15 @@ def _add_row(environment: Any, name: str, seconds: Any) -> None:
         and int(now) > int(entry.last_request_timestamp)
     ):
         entry._cache_response_times(int(now) - 1)
-    entry.num_requests += len(milliseconds)
-    entry.num_reqs_per_sec[int(now)] += len(milliseconds)
+    entry.num_requests += number
+    entry.num_reqs_per_sec[int(now)] += number
     entry.last_request_timestamp = now
-    entry.total_response_time += float(milliseconds.sum())
+    entry.total_response_time += float(milliseconds @ counts)
     low, high = float(milliseconds.min()), float(milliseconds.max())
     entry.min_response_time = low if entry.min_response_time is None else min(entry.min_response_time, low)
     entry.max_response_time = max(entry.max_response_time, high)
-    scale = 10.0 ** (2 - np.floor(np.log10(np.maximum(milliseconds, 1e-6))))
-    rounded, counts = np.unique(np.round(milliseconds * scale) / scale, return_counts=True)
-    for value, number in zip(rounded.tolist(), counts.tolist(), strict=True):
-        entry.response_times[float(f"{value:.3g}")] += number
+    for value, times in zip(milliseconds.tolist(), counts.tolist(), strict=True):
+        entry.response_times[_three_digits(value)] += times
 
 
 def _rows(plan: Any) -> Any:
