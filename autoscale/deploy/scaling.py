@@ -209,7 +209,7 @@ def _scale_target(profile: Profile) -> Any:
 def _pool(profile: Profile, max_replicas: int) -> str:
     nodes, chips = sizing.nodes(profile, max_replicas), sizing.chips(profile, max_replicas)
     return (
-        f"{max_replicas} replicas x {profile.replica.nodes} nodes = {nodes} nodes with {chips} chips: the node pool's "
+        f"{max_replicas} replicas x {profile.replica.nodes} = {nodes} nodes with {chips} chips: the node pool's "
         "maximum and the quota must hold them, or the last replicas stay Pending."
     )
 

@@ -12,7 +12,7 @@ import yaml
 from analysis.errors import BadInput, NotAchieved, SourceUnavailable
 from autoscale.deploy import changes as room
 from autoscale.deploy import writer
-from autoscale.deploy.changes import ApiServer, commit, preview
+from autoscale.deploy.changes import ApiServer, apply, commit, preview
 from autoscale.deploy.choices import Options
 from autoscale.profiles import load, names
 
@@ -123,6 +123,32 @@ def test_every_kind_of_every_set_has_an_api_path():
         room.api_path(documents()[-1])
         == "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers/vllm-hpa"
     )
+
+
+def test_a_dry_run_in_lines_names_every_object_and_what_is_left_to_fill_in():
+    server = MemoryServer()
+    lines = list(apply(writer.objects(load("llama-3.1-70b-v6e8")), server=server))
+    assert "create    HorizontalPodAutoscaler/default/vllm-hpa" in lines
+    assert "Fill in before applying: BUCKET_NAME" in lines
+    assert lines[-1].endswith("objects checked by the server, nothing was changed")
+    assert not server.written
+
+
+def test_a_dry_run_in_lines_ends_with_what_would_stop_it():
+    said = []
+    lines = map(said.append, apply(documents(), server=MemoryServer(stranger(documents()[-1]))))
+    with pytest.raises(NotAchieved, match=f"1 of {len(documents())} objects would not be applied"):
+        list(lines)
+    assert any(
+        line.startswith("refused   HorizontalPodAutoscaler/default/vllm-hpa: it exists") for line in said
+    )
+
+
+def test_applying_in_lines_writes():
+    server = MemoryServer()
+    lines = list(apply(documents(), dry_run=False, server=server))
+    assert lines[-1] == f"{len(documents())} objects applied"
+    assert len(server.written) == len(documents())
 
 
 # --- over HTTP -------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from functools import cache
 
 import jsonschema
 import kubernetes.client
@@ -73,9 +74,16 @@ def is_custom(document):
 def test_built_in_kinds_pass_the_strict_schema_of_recent_versions(name, path, recommendation):
     checked = [o for o in everything(name, path, recommendation) if not is_custom(o)]
     assert len(checked) >= 7
-    for version in VERSIONS if path == PATHS[0] or "baremetal" in name else VERSIONS[1:2]:
-        for document in checked:
-            assert kubernetes_validate.validate(document, version, strict=True) == version
+    for document in checked:
+        document["metadata"]["labels"]["app.kubernetes.io/part-of"] = "x"  # the same objects are in many sets
+        for version in VERSIONS:
+            assert accepts(version, json.dumps(document))
+
+
+@cache
+def accepts(version, text):
+    """Whether the strict schema of a version takes an object (raises when not); each object is asked about once."""
+    return kubernetes_validate.validate(json.loads(text), version, strict=True) == version
 
 
 @pytest.mark.parametrize(
