@@ -92,7 +92,14 @@ def sweep(
         {"start_s": k * stage_s, "end_s": (k + 1) * stage_s, "rate": rate} for k, rate in enumerate(rates)
     ]
     run.create(
-        out, {"kind": "simulated", "started_at": 1e9, "ended_at": 1e9 + end.max(), "stages": stages, **(header or {})}
+        out,
+        {
+            "kind": "simulated",
+            "started_at": 1e9,
+            "ended_at": 1e9 + end.max(),
+            "stages": stages,
+            **(header or {}),
+        },
     )
     table = pd.DataFrame(
         {
