@@ -83,6 +83,7 @@ class EngineParams:
     request_overhead_s: float = 0.0
     async_scheduling: bool = False
     request_timeout_s: float = math.inf  # the client gives up this long after the due time
+    prefix_hit_fraction: float = 0.0  # of every prompt, at least; requests may bring more as prefix_tokens
 
     def __post_init__(self) -> None:
         for name, low in (
@@ -119,6 +120,10 @@ class EngineParams:
             )
         if not self.request_overhead_s >= 0:
             raise BadInput("request_overhead_s", value=self.request_overhead_s, expected="seconds >= 0")
+        if not 0 <= self.prefix_hit_fraction < 1:
+            raise BadInput(
+                "prefix_hit_fraction", value=self.prefix_hit_fraction, expected="a fraction in [0, 1)"
+            )
         if not self.request_timeout_s > 0:
             raise BadInput("request_timeout_s", value=self.request_timeout_s, expected="seconds above 0")
 
@@ -141,6 +146,7 @@ class EngineParams:
             data_parallel=profile.replica.data_parallel,
             request_overhead_s=engine.request_overhead_s,
             async_scheduling=engine.async_scheduling,
+            prefix_hit_fraction=engine.prefix_hit_fraction,
         )
 
     @property
@@ -277,8 +283,13 @@ class Replicas:
         ids = _column(ids, np.int64)
         self._next_id = max(self._next_id, int(ids[-1]) + 1)
         self._last_due_s = float(due[-1])
-        columns = (arrivals.prompt_tokens, arrivals.output_tokens, arrivals.prefix_tokens)
-        self._arrivals.append([ids, due, *(_column(c, np.int32) for c in columns), 0])
+        prompt, output, prefix = (
+            _column(tokens, np.int32)
+            for tokens in (arrivals.prompt_tokens, arrivals.output_tokens, arrivals.prefix_tokens)
+        )
+        if self.params.prefix_hit_fraction:
+            prefix = np.maximum(prefix, (prompt * self.params.prefix_hit_fraction).astype(np.int32))
+        self._arrivals.append([ids, due, prompt, output, prefix, 0])
 
     def submit(
         self, prompt_tokens: int, output_tokens: int, prefix_tokens: int = 0, at_s: float | None = None
@@ -447,7 +458,9 @@ def _column(values: Any, dtype: Any) -> NDArray[Any]:
 def _pack(params: EngineParams, routing: int, wait: bool) -> NDArray[Any]:
     packed = np.zeros(1, kernels.PARAMS)
     for field in fields(params):
-        packed[0][_PACKED.get(field.name, field.name)] = getattr(params, field.name)
+        name = _PACKED.get(field.name, field.name)
+        if name in (kernels.PARAMS.names or ()):
+            packed[0][name] = getattr(params, field.name)
     packed[0]["routing"], packed[0]["wait_for_ready"] = routing, wait
     return packed
 

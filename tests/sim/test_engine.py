@@ -249,6 +249,13 @@ def test_cached_prefix_tokens_are_not_computed_again(chunk):
     assert done["first_token_s"][0] == pytest.approx(0.02 + 0.208)
 
 
+def test_a_hit_fraction_is_the_least_that_every_prompt_finds_cached(chunk):
+    """Half of 1200 tokens: 37 whole blocks, 592 tokens; 608 are left for two steps of at most 512."""
+    params = replace(FREE, per_prefill_token_s=1e-3, prefix_hit_fraction=0.5)
+    done, _ = replay(params, chunk([0.0, 10.0], 1200, 1, [0, 1000]))
+    assert (done["first_token_s"] - done["due_s"]).tolist() == pytest.approx([0.04 + 0.608, 0.02 + 0.208])
+
+
 def test_stages_add_up_per_token_and_share_the_load():
     """One sequence: the sum of both stages; eight: each micro-batch of four passes two stages."""
     p = replace(FREE, per_sequence_s=1e-3, pipeline_stages=2)
@@ -446,6 +453,7 @@ def test_the_kernel_is_compiled_once_whatever_arrays_are_offered(chunk):
         ({"per_kv_token_s": -1e-9}, "per_kv_token_s"),
         ({"base_s": 0.0, "per_sequence_s": 0.0}, "takes no time"),
         ({"request_timeout_s": 0.0}, "request_timeout_s"),
+        ({"prefix_hit_fraction": 1.0}, "prefix_hit_fraction"),
     ],
 )
 def test_parameters_that_vllm_could_not_have_are_refused(change, says):
