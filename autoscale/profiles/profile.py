@@ -143,7 +143,7 @@ class Workload(_Section):
     prompt_tokens: str
     output_tokens: str
     slo: str
-    attainment: Annotated[float, Field(gt=0, lt=1)] = 0.99
+    attainment: Annotated[float, Field(gt=0, lt=1)] | None = None  # share that must keep every bound; None: the SLO's own percentiles
 
 
 class Deploy(_Section):

@@ -38,7 +38,8 @@ from loadgen.traffic import LoadPlan, parse_arrivals
 WAITING_TARGETS = (0.2, 0.5, 1, 2, 3, 4, 5, 7, 10, 14, 20, 28, 40, 56, 80, 112, 160)
 STEP = 1.12  # between targets of a line: the HPA's tolerance of 10 % hides finer ones
 FLEET_LIMIT = 256  # replicas that a search for the needed fleet goes up to
-WORTH_A_POOL = 3e7  # simulated requests above which worker processes pay for their start
+TRIALS = 150  # about what a search takes
+WORTH_A_POOL_S = 15.0  # worker processes take some seconds to start
 FIGURES = (
     "attainment",
     "replica_hours",
@@ -181,7 +182,8 @@ def capacity(scenario: Scenario) -> Point:
     low, high = 0.0, scenario.engine.max_num_seqs / (_shape(scenario.plan)[1].mean() * step)
     while _holds(scenario, high) and high < 1e5:
         low, high = high, 2 * high
-    while high - low > 0.02 * high:
+    floor = high / 1000  # below this an SLO that an idle replica keeps is broken by two requests meeting
+    while high - low > 0.02 * high and high > floor:
         middle = (low + high) / 2
         low, high = (middle, high) if _holds(scenario, middle) else (low, middle)
     rate = max(low, 0.5 * high)
@@ -450,7 +452,8 @@ def _lognormal(tokens: Sequence[NDArray[np.int32]]) -> Lengths:
 @contextmanager
 def _pool(plan: LoadPlan, jobs: int | None) -> Iterator[Executor | None]:
     jobs = jobs or os.cpu_count() or 1
-    if jobs == 1 or plan.expected_requests * 100 < WORTH_A_POOL:
+    trial_s = 1e-6 * plan.expected_requests + 5e-6 * plan.duration_s  # measured: requests, and 15 s ticks
+    if jobs == 1 or trial_s * TRIALS < WORTH_A_POOL_S:
         yield None
         return
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as executor:

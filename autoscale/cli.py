@@ -1,0 +1,545 @@
+"""The command line: the only module that reads arguments, prints and exits.
+
+Results go to stdout (a table, or JSON with --json), progress and errors to stderr. Exit codes: 0 done, 1 the answer is
+no, 2 bad input, 3 a source could not be reached, 130 interrupted. Every verb imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from analysis.errors import AutoscaleError, BadInput
+
+app = typer.Typer(
+    help="Find, write and prove HPA targets for vLLM on Kubernetes.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+EXIT_INTERRUPTED = 130
+DEFAULT_PROFILE = "llama-3.1-8b-1xl4"
+
+Progress = Callable[[float, str], None]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+ProfileName = Annotated[str, typer.Option("--profile", "-p", help="Profile name, or a profile .yaml.")]
+MaybeProfile = Annotated[
+    str | None, typer.Option("--profile", "-p", help="Profile name, or a profile .yaml.")
+]
+Traffic = Annotated[
+    Path | None, typer.Option(help="Traffic: a load file (YAML) or a recorded trace.", exists=False)
+]
+Peak = Annotated[
+    float | None, typer.Option(help="Peak of the default traffic (a day in bursts), requests/s.")
+]
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with the code of its outcome."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        code = app(standalone_mode=False)
+    except AutoscaleError as error:
+        if "--json" in sys.argv:
+            print(json.dumps({"error": type(error).__name__, "sentence": str(error)}))
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted: what was written so far stays readable", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        sys.exit(0)
+    except Exception as error:
+        if not hasattr(error, "show"):
+            raise
+        error.show()
+        sys.exit(getattr(error, "exit_code", 2))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+# --- simulated fleet -------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def serve(
+    profile: ProfileName = DEFAULT_PROFILE,
+    hpa: Annotated[
+        Path | None, typer.Option(help="HPA manifest to run; without it the fleet keeps its size.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port of the gateway; 0 = any.")] = 8000,
+    metrics_port: Annotated[int, typer.Option(help="First port of the replicas' /metrics; 0 = any.")] = 0,
+    replicas: Annotated[int, typer.Option(help="Replicas at the start.", min=0)] = 1,
+    speed: Annotated[
+        float, typer.Option(help="Compress cold start, scrape, sync and windows by this; never the engine.")
+    ] = 1.0,
+    cold: Annotated[
+        bool, typer.Option(help="Start cold: the first replicas take their start-up time.")
+    ] = False,
+    routing: Annotated[str, typer.Option(help="random | round_robin | least_requests.")] = "random",
+    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+) -> None:
+    """Run a simulated fleet over HTTP: an OpenAI-compatible gateway, /metrics per replica, cold starts, the HPA."""
+    import asyncio
+
+    from autoscale.profiles import load
+    from autoscale.sim.server import FleetServer
+
+    server = FleetServer(
+        load(profile),
+        hpa=_manifest(hpa) if hpa else None,
+        host=host,
+        port=port,
+        metrics_port=metrics_port,
+        replicas=replicas,
+        speed=speed,
+        warm=not cold,
+        routing=routing,
+        seed=seed,
+    )
+
+    async def run() -> None:
+        async with server:
+            print(f"gateway   {server.url}/v1   model {server.model}", file=sys.stderr)
+            print(f"fleet     {server.url}/fleet   metrics {server.url}/fleet/sd", file=sys.stderr)
+            if speed != 1:
+                print(
+                    f"speed     the control plane runs {speed:g} times faster; the engine does not",
+                    file=sys.stderr,
+                )
+            await asyncio.Event().wait()
+
+    asyncio.run(run())
+
+
+@app.command()
+def simulate(
+    hpa: Annotated[Path, typer.Option(help="HPA manifest (autoscaling/v2).")],
+    profile: ProfileName = DEFAULT_PROFILE,
+    traffic: Traffic = None,
+    peak: Peak = None,
+    compare: Annotated[list[Path] | None, typer.Option(help="Another HPA to set beside it; repeat.")] = None,
+    static: Annotated[
+        list[int] | None, typer.Option(help="A fixed number of replicas to set beside it; repeat.")
+    ] = None,
+    slo: Annotated[str | None, typer.Option(help="SLO; default the profile's.")] = None,
+    seeds: Annotated[int, typer.Option(help="Simulations per setting.", min=1)] = 3,
+    out: Annotated[Path | None, typer.Option(help="Directory for run directories and plots.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what would happen to a profile's replicas under this HPA and this traffic."""
+    from autoscale import render
+    from autoscale.profiles import load
+    from autoscale.recommend import scenario_of
+    from autoscale.sim import write_run
+
+    scenario = scenario_of(load(profile), traffic=traffic, peak_rps=peak, slo=slo)
+    settings: dict[str, Any] = {path.name: _manifest(path) for path in (hpa, *(compare or []))}
+    settings |= {f"{count} standing": count for count in static or []}
+    outcomes = {}
+    with _progress() as report:
+        for i, (name, setting) in enumerate(settings.items()):
+            outcomes[name] = []
+            for seed in range(seeds):
+                report((i + seed / seeds) / len(settings), f"{name}, seed {seed}")
+                outcomes[name].append(scenario.outcome(setting, seed, keep=seed == 0 and out is not None))
+    content = {name: render.outcome_figures(found) for name, found in outcomes.items()}
+    paths = []
+    if out is not None:
+        for name, found in outcomes.items():
+            run = write_run(found[0], out / Path(name).stem.replace(" ", "-"), command=" ".join(sys.argv))
+            paths += [run, render.save(render.timeline(run), run / "timeline.png")]
+    if as_json:
+        _print_json(content)
+        return
+    _print(render.outcome_table(content, scenario))
+    _print_paths(paths)
+
+
+# --- from a run to a recommendation ----------------------------------------------------------------------------------
+
+
+@app.command()
+def collect(
+    run: Annotated[Path | None, typer.Argument(help="Run directory; default the newest under runs/.")] = None,
+    prometheus: Annotated[
+        str | None, typer.Option(help="Prometheus URL; default the one noted in the run.")
+    ] = None,
+    scrape: Annotated[
+        list[str] | None,
+        typer.Option(help="A replica's /metrics URL to scrape now, until --for is over; repeat."),
+    ] = None,
+    step: Annotated[float, typer.Option(help="Seconds between samples.", min=0.1)] = 1.0,
+    for_s: Annotated[
+        float | None, typer.Option("--for", help="Scrape for so many seconds; default until Ctrl-C.")
+    ] = None,
+    selector: Annotated[
+        str | None, typer.Option(help='More label matchers, for example namespace="llm".')
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Fill a run directory's metrics.parquet from Prometheus, or by scraping replicas directly."""
+    from autoscale.observe import collect as collect_metrics
+
+    path = _run_path(run)
+    with _progress() as report:
+        summary = collect_metrics(
+            path,
+            prometheus=prometheus,
+            scrape=scrape,
+            step_s=step,
+            scrape_for_s=for_s,
+            selector=selector,
+            progress=report,
+        )
+    if as_json:
+        _print_json(summary)
+        return
+    print(f"{path}/metrics.parquet: {summary['rows']} rows, {len(summary['pods'])} replicas")
+    for sentence in summary.get("notes", []):
+        print(f"  {sentence}")
+
+
+@app.command()
+def recommend(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Run directories of one replica; default the newest under runs/."),
+    ] = None,
+    profile: MaybeProfile = None,
+    traffic: Traffic = None,
+    peak: Peak = None,
+    slo: Annotated[
+        str | None, typer.Option(help="For example ttft_p95=2s,tpot_p95=100ms; default the profile's.")
+    ] = None,
+    attainment: Annotated[
+        float | None,
+        typer.Option(help="Share of requests that must keep every bound; default the SLO's percentiles."),
+    ] = None,
+    max_replicas: Annotated[
+        int | None,
+        typer.Option(help="Most replicas; default what the traffic needs and a quarter more.", min=1),
+    ] = None,
+    price: Annotated[float | None, typer.Option(help="Price of one accelerator hour.", min=0)] = None,
+    current: Annotated[Path | None, typer.Option(help="The HPA in use now, to set beside it.")] = None,
+    measured: Annotated[
+        Path | None,
+        typer.Option(help="Measured cold start and metric delay (measured.yaml of `autoscale check`)."),
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="An older recommendation.json: does its target still hold?")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Seeds that confirm the choice.", min=2)] = 4,
+    jobs: Annotated[int | None, typer.Option(help="Processes; default one per core.", min=1)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory for the results; default the run directory.")
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Show the path from data to number.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Find the HPA's averageValue: the cheapest setting that keeps the SLO, with an interval and reasons."""
+    from autoscale import render
+    from autoscale.recommend import recommend as find
+
+    with _progress() as report:
+        result = find(
+            runs or None,
+            profile=profile,
+            traffic=traffic,
+            peak_rps=peak,
+            slo=slo,
+            attainment=attainment,
+            max_replicas=max_replicas,
+            price=price,
+            current=_manifest(current) if current else None,
+            measured=measured,
+            against=against,
+            seeds=seeds,
+            jobs=jobs,
+            out=out,
+            command=" ".join(sys.argv),
+            progress=report,
+        )
+    if as_json:
+        _print_json(result.content)
+    else:
+        _print(*render.recommendation(result, explain=explain))
+        _print_paths(result.files)
+    raise typer.Exit(
+        0 if result.content["answer"] in ("autoscale", "do_not_autoscale") and result.holds else 1
+    )
+
+
+@app.command()
+def report(
+    run: Annotated[Path | None, typer.Argument(help="Run directory; default the newest under runs/.")] = None,
+    compare: Annotated[Path | None, typer.Option(help="Another run to set beside it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The page; default report.html in the run.")] = None,
+) -> None:
+    """Write a run as one HTML page: load, latency, server signals, client verdict, replicas."""
+    from autoscale.recommend import run_page
+
+    path = _run_path(run)
+    print(run_page(path, compare, out or path / "report.html"))
+
+
+# --- manifests -------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def manifests(
+    profile: Annotated[str, typer.Argument(help="Profile name, or a profile .yaml.")],
+    recommendation: Annotated[
+        Path | None, typer.Option(help="recommendation.json; default the profile's tutorial target.")
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            help="stackdriver | autoscalingmetric | prometheus-adapter | keda; default the profile's."
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the set here; default prints it.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Option of the set, name=value, for example health_probes=false; repeat."),
+    ] = None,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Apply to the cluster in KUBECONFIG; a dry run unless --yes.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --apply: really change the cluster.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="With --apply: also objects that somebody else wrote.")
+    ] = False,
+) -> None:
+    """Write the HPA and everything around it for a profile: a commented, kustomize-friendly set with a README."""
+    from autoscale import deploy
+    from autoscale.profiles import load
+    from autoscale.recommend.document import read
+
+    system = load(profile)
+    content = read(recommendation) if recommendation else None
+    options = deploy.options(set_ or [])
+    if apply:
+        for line in deploy.apply(
+            deploy.objects(system, content, metrics, options), dry_run=not yes, force=force
+        ):
+            print(line)
+        return
+    files = deploy.write_set(system, content, metrics, options)
+    if out is None:
+        for path, text in files:
+            print(f"# {path}\n{text}" if path.endswith((".yaml", ".yml")) else "", end="")
+        return
+    deploy.write_files(files, out)
+    _print_paths([out / path for path, _ in files])
+
+
+@app.command()
+def lint(
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="Files or directories: YAML, kustomize or Helm output.")
+    ] = None,
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Read the objects from the cluster in KUBECONFIG instead.")
+    ] = False,
+    namespace: Annotated[str | None, typer.Option(help="With --cluster: the namespace.")] = None,
+    sarif: Annotated[bool, typer.Option("--sarif", help="Print SARIF.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Find what kubectl accepts and the HPA never forgives: metrics that cannot arrive, targets that cannot fire."""
+    from autoscale import deploy, render
+
+    if cluster == bool(paths):
+        raise BadInput("lint needs files or --cluster", expected="one of the two")
+    result = deploy.lint_cluster(namespace) if cluster else deploy.lint_files(paths or [])
+    if sarif:
+        _print_json(result.sarif())
+    elif as_json:
+        _print_json(result.to_json())
+    else:
+        _print(*render.findings(result))
+    raise typer.Exit(1 if result.errors else 0)
+
+
+# --- check -----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def check(
+    fleet: Annotated[str | None, typer.Option(help="URL of a simulated fleet (`autoscale serve`).")] = None,
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Namespace of the HPA.")] = "default",
+    hpa: Annotated[str | None, typer.Option(help="Name of the HPA.")] = None,
+    context: Annotated[str | None, typer.Option(help="Context in KUBECONFIG.")] = None,
+    load: Annotated[
+        str | None,
+        typer.Option(help="A locust command that makes the load, or a run directory recorded meanwhile."),
+    ] = None,
+    expect: Annotated[
+        Path | None, typer.Option(help="recommendation.json that the cluster is held to.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to watch at most.", min=1)] = 7200.0,
+    scale_to: Annotated[
+        int | None,
+        typer.Option(help="Write this number of replicas: the only option that changes anything.", min=0),
+    ] = None,
+    replay: Annotated[Path | None, typer.Option(help="Judge the evidence of an earlier check again.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory for the evidence.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Prove a scale-out on a cluster or a simulated fleet: every phase timed, a verdict with evidence."""
+    from autoscale import checking, render
+
+    with _live() as show:
+        result = checking.run(
+            fleet=fleet,
+            namespace=namespace,
+            hpa=hpa,
+            context=context,
+            load=load,
+            expect=expect,
+            timeout_s=timeout,
+            scale_to=scale_to,
+            replay=replay,
+            out=out,
+            command=" ".join(sys.argv),
+            progress=show,
+        )
+    if as_json:
+        _print_json(result.to_json())
+    else:
+        _print(*render.check(result))
+        _print_paths(result.files)
+    raise typer.Exit(0 if result.passed else 1)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Directory for everything that the demo writes.")] = Path(
+        "runs/demo"
+    ),
+    profile: ProfileName = DEFAULT_PROFILE,
+    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+) -> None:
+    """Do it all once in under three minutes on a simulated fleet: load, collect, recommend, manifests, check."""
+    from autoscale import demo as demonstration
+    from autoscale import render
+
+    with _progress() as report:
+        result = demonstration.run(out, profile=profile, seed=seed, progress=report)
+    _print(*render.demo(result))
+    _print_paths(result.files)
+    raise typer.Exit(0 if result.passed else 1)
+
+
+# --- printing --------------------------------------------------------------------------------------------------------
+
+
+def _run_path(run: Path | None) -> Path:
+    from analysis.errors import BadRun
+    from analysis.run import newest
+
+    if run is not None:
+        return run
+    found = newest()
+    if found is None:
+        raise BadRun(
+            "there is no run under runs/",
+            next_step="make one with `locust -f loadgen/completions.py --host URL --rate 1`",
+        )
+    print(f"using the newest run, {found}", file=sys.stderr)
+    return found
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """The HorizontalPodAutoscaler in a YAML file (the first one, other kinds passed over)."""
+    import yaml
+
+    try:
+        documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise BadInput("no such HPA file", value=str(path)) from None
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"cannot read {path}: {error}") from None
+    for document in documents:
+        if isinstance(document, dict) and document.get("kind") == "HorizontalPodAutoscaler":
+            return document
+    raise BadInput(f"{path} holds no HorizontalPodAutoscaler", expected="an autoscaling/v2 manifest")
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=100)
+
+
+def _print(*parts: Any) -> None:
+    console = _console()
+    for part in parts:
+        console.print(part)
+
+
+def _print_json(content: Any) -> None:
+    print(json.dumps(content, indent=2, default=str))
+
+
+def _print_paths(paths: list[Path]) -> None:
+    for path in paths:
+        print(f"  {path}")
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A progress bar on stderr; without a terminal a line whenever the text changes."""
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        last = [""]
+
+        def line(_fraction: float, text: str) -> None:
+            head = text.split(",")[0]
+            if head != last[0]:
+                last[0] = head
+                print(f"  {text}", file=sys.stderr, flush=True)
+
+        yield line
+        return
+    columns = (TextColumn("{task.description:<44.44}"), BarColumn(), TimeElapsedColumn())
+    with Bar(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=1.0)
+        yield lambda fraction, text: bar.update(task, completed=fraction, description=text)
+
+
+@contextmanager
+def _live() -> Iterator[Callable[[Any], None]]:
+    """A live view of a check on stderr; without a terminal a plain line per change."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from autoscale import render
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        last = [""]
+
+        def line(state: Any) -> None:
+            text = render.check_line(state)
+            if text != last[0]:
+                last[0] = text
+                print(text, file=sys.stderr, flush=True)
+
+        yield line
+        return
+    with Live(console=console, refresh_per_second=2, transient=True) as live:
+        yield lambda state: live.update(render.check_live(state))

@@ -1,0 +1,184 @@
+"""recommendation.json: the answer with everything that the manifest writer, the checker and a later drift test need."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from analysis.errors import BadInput
+from autoscale.profiles.signals import hpa_metric_name
+from autoscale.recommend.calibrate import Calibration
+from autoscale.recommend.candidates import Candidate, quantity
+from autoscale.recommend.decide import FIGURES, Decision
+from autoscale.recommend.scenario import Scenario
+from autoscale.recommend.search import Judged, Trial
+
+SCHEMA_VERSION = 1
+ANSWERS = ("autoscale", "do_not_autoscale", "infeasible", "need_more_data")
+
+
+def document(
+    scenario: Scenario,
+    decision: Decision,
+    *,
+    calibration: Calibration | None = None,
+    measured: dict[str, Any] | None = None,
+    provenance: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The whole recommendation as plain JSON types; NaN becomes null.
+
+    `measured` is what the run itself said about capacity, `provenance` where run, profile and traffic came from.
+    """
+    setting = decision.chosen.setting if decision.chosen else None
+    manifest = scenario.manifest(setting) if isinstance(setting, Candidate) else None
+    content: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "answer": decision.answer,
+        "profile": scenario.profile.name,
+        "provenance": provenance or {},
+        "slo": {
+            "text": str(scenario.slo),
+            "attainment": scenario.attainment,
+            "binding": decision.capacity.binding if decision.capacity else None,
+        },
+        "metrics": _metrics(scenario, decision, setting),
+        "minReplicas": _bound(setting, "min_replicas"),
+        "maxReplicas": _bound(setting, "max_replicas"),
+        "behavior": setting.behavior.block if isinstance(setting, Candidate) else None,
+        "hpa": manifest,
+        "predicted": _judged(scenario, decision.chosen),
+        "static_fleet": _judged(scenario, decision.static),
+        "tutorial_default": _judged(scenario, decision.tutorial),
+        "current": _judged(scenario, decision.current),
+        "capacity_rps": _capacity(decision, calibration, measured),
+        "model_error": _model(scenario, calibration),
+        "reasons": [{"code": r.code, "sentence": r.sentence} for r in decision.reasons],
+        "candidates": [_candidate(c, t) for c, t in decision.tried],
+        "traffic": scenario.plan.describe(),
+    }
+    return _plain(content)
+
+
+def write(content: dict[str, Any], path: Path) -> None:
+    """Write a document atomically."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read(path: Path | str) -> dict[str, Any]:
+    """A recommendation.json. Raises BadInput when it is not one."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput("no such recommendation", value=str(path)) from None
+    except (ValueError, OSError) as error:
+        raise BadInput(f"cannot read the recommendation {path}: {error}") from None
+    if not isinstance(content, dict) or content.get("answer") not in ANSWERS:
+        raise BadInput(
+            f"{path} is not a recommendation", expected="a recommendation.json of `autoscale recommend`"
+        )
+    return content
+
+
+def _metrics(scenario: Scenario, decision: Decision, setting: object) -> list[dict[str, Any]]:
+    if not isinstance(setting, Candidate):
+        return []
+    deploy, version = scenario.profile.deploy, scenario.profile.engine.vllm_version
+    return [
+        {
+            "name": signal,
+            "metric": hpa_metric_name(signal, version, deploy.metrics),
+            "averageValue": quantity(value),
+            "interval": [quantity(v) for v in decision.interval.get(signal, (value, value))],
+        }
+        for signal, value in setting.targets
+    ]
+
+
+def _bound(setting: object, name: str) -> int | None:
+    if isinstance(setting, Candidate):
+        return int(getattr(setting, name))
+    return setting if isinstance(setting, int) else None
+
+
+def _judged(scenario: Scenario, judged: Judged | None) -> dict[str, Any] | None:
+    if judged is None:
+        return None
+    figures: dict[str, Any] = {}
+    for figure in FIGURES:
+        low, high = judged.interval(figure)
+        name = "slo_attainment" if figure == "attainment" else figure
+        figures[name] = {"value": judged.mean(figure), "low": low, "high": high}
+    price = scenario.profile.accelerator.price_per_chip_hour
+    figures["cost"] = (
+        None if price is None else {k: v * price for k, v in figures["accelerator_hours"].items()}
+    )
+    setting = judged.setting
+    label = (
+        setting.label
+        if isinstance(setting, Candidate)
+        else f"{setting} standing replicas"
+        if isinstance(setting, int)
+        else "as given"
+    )
+    return {"setting": label, "holds": judged.holds, "seeds": len(judged.trials), **figures}
+
+
+def _capacity(
+    decision: Decision, calibration: Calibration | None, measured: dict[str, Any] | None
+) -> dict[str, Any]:
+    content: dict[str, Any] = {"measured": measured}
+    if decision.capacity is not None:
+        rate, half = decision.capacity.rate_rps, calibration.scale if calibration else math.nan
+        content["model"] = {
+            "value": rate,
+            "low": rate * (1 - half),
+            "high": rate * (1 + half),
+            "waiting": decision.capacity.waiting,
+            "running": decision.capacity.running,
+            "kv_usage": decision.capacity.kv_usage,
+        }
+    return content
+
+
+def _model(scenario: Scenario, calibration: Calibration | None) -> dict[str, Any]:
+    engine = scenario.engine
+    content: dict[str, Any] = {
+        "source": "profile prior (no run)" if calibration is None else "calibrated on the run",
+        "engine": {name: getattr(engine, name) for name in engine.__dataclass_fields__},
+    }
+    if calibration is not None:
+        content["replay_median_error"] = calibration.median_error()
+        content["intervals"] = {k: list(v) for k, v in calibration.intervals.items()}
+        content["confounded"] = [list(pair) for pair in calibration.confounded]
+        content["stages_used"] = list(calibration.stages_used)
+        content["replay"] = calibration.replay.to_dict(orient="records")
+    return content
+
+
+def _candidate(candidate: Candidate, trial: Trial) -> dict[str, Any]:
+    return {
+        "setting": candidate.label,
+        "family": candidate.family,
+        "holds": trial.holds,
+        "stopped": trial.stopped or None,
+        "margin": trial.margin,
+        "accelerator_hours": trial.accelerator_hours,
+        "wasted_scale_outs": trial.wasted_scale_outs,
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,284 @@
+"""From run directories to recommendation.json: read, analyse, calibrate, decide, write."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from analysis.errors import BadInput, BadRun, TooLittleData
+from analysis.run import Run, newest, read
+from analysis.slo import parse_slo
+from autoscale.profiles import Profile, load, names, overlay
+from autoscale.recommend import decide as deciding
+from autoscale.recommend.calibrate import Calibration, calibrate, limits_from_run
+from autoscale.recommend.document import document, write
+from autoscale.recommend.document import read as read_document
+from autoscale.recommend.scenario import Scenario
+from autoscale.sim.engine import EngineParams
+from loadgen.traffic import LoadPlan
+
+DEFAULT_PROFILE = "llama-3.1-8b-1xl4"
+DEFAULT_PEAK = 4.0  # peak of the default traffic, in multiples of one replica's capacity
+
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The answer: `content` is recommendation.json, `files` what was written, `decision` the objects behind it."""
+
+    content: dict[str, Any]
+    files: list[Path]
+    scenario: Scenario
+    decision: deciding.Decision | None
+    calibration: Calibration | None
+    runs: tuple[Run, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether what is recommended keeps the SLO."""
+        predicted = self.content.get("predicted")
+        return bool(predicted and predicted["holds"])
+
+
+def scenario_of(
+    profile: Profile,
+    *,
+    traffic: Path | None = None,
+    peak_rps: float | None = None,
+    slo: str | None = None,
+    attainment: float | None = None,
+    engine: EngineParams | None = None,
+    lengths: tuple[str, str] | None = None,
+) -> Scenario:
+    """What settings of this profile are judged under; engine, SLO and lengths are the profile's where not given.
+
+    Without traffic it is the default day in bursts, its peak `peak_rps` or four times what one replica can serve.
+    """
+    if traffic is not None and peak_rps is not None:
+        raise BadInput("traffic and peak exclude each other", value=peak_rps, expected="one of the two")
+    if attainment is not None and not 0 < attainment < 1:
+        raise BadInput("attainment", value=attainment, expected="a share between 0 and 1, for example 0.99")
+    prompt, output = lengths or (profile.workload.prompt_tokens, profile.workload.output_tokens)
+    plan = _plan(traffic) if traffic else LoadPlan.default_traffic(peak_rps or 1.0, prompt, output)
+    scenario = Scenario(
+        profile=profile,
+        engine=engine or EngineParams.from_profile(profile),
+        plan=plan,
+        slo=parse_slo(slo or profile.workload.slo),
+        attainment=attainment if attainment is not None else profile.workload.attainment,
+    )
+    if traffic is not None or peak_rps is not None or deciding.idle_verdict(scenario) is not None:
+        return scenario
+    peak = DEFAULT_PEAK * deciding.capacity(scenario).rate_rps
+    return replace(scenario, plan=LoadPlan.default_traffic(peak, prompt, output))
+
+
+def recommend(
+    runs: Sequence[Path] | None = None,
+    *,
+    profile: str | None = None,
+    traffic: Path | None = None,
+    peak_rps: float | None = None,
+    slo: str | None = None,
+    attainment: float | None = None,
+    max_replicas: int | None = None,
+    price: float | None = None,
+    current: dict[str, Any] | None = None,
+    measured: Path | None = None,
+    against: Path | None = None,
+    seeds: int = 4,
+    jobs: int | None = None,
+    out: Path | None = None,
+    command: str = "",
+    progress: Progress | None = None,
+) -> Recommendation:
+    """The cheapest HPA setting that keeps the SLO, from one or more runs of one replica (None: the newest, or no run).
+
+    Writes recommendation.json and hpa.yaml to `out` (default the run directory). Raises BadInput, BadRun, TooLittleData.
+    """
+    report = progress or (lambda _fraction, _text: None)
+    report(0.0, "reading the run")
+    found = _runs(runs)
+    system = _system(profile, found, price, measured)
+    engine, calibration, capacity = EngineParams.from_profile(system), None, None
+    if found:
+        capacity = _measured_capacity(found[0], slo or found[0].header.get("slo") or system.workload.slo)
+        engine = limits_from_run(found[0].header, engine)
+        calibration = calibrate(
+            found,
+            engine,
+            exclude=[_limited(run) for run in found],
+            progress=lambda f, text: report(0.02 + 0.08 * f, text),
+        )
+        engine = calibration.engine
+    scenario = scenario_of(
+        system,
+        traffic=traffic,
+        peak_rps=peak_rps,
+        slo=slo or (found[0].header.get("slo") if found else None),
+        attainment=attainment,
+        engine=engine,
+        lengths=_run_lengths(found),
+    )
+    if calibration is not None and calibration.untrusted():
+        decision = deciding.Decision("need_more_data", tuple(_more_data(calibration)), None)
+    else:
+        decision = deciding.decide(
+            scenario,
+            max_replicas=max_replicas,
+            current=current,
+            step_scale=calibration.scale if calibration else 0.0,
+            seeds=seeds,
+            jobs=jobs,
+            progress=lambda f, text: report(0.1 + 0.88 * f, text),
+        )
+    content = document(
+        scenario,
+        decision,
+        calibration=calibration,
+        measured=capacity,
+        provenance={
+            "runs": [str(run.path) for run in found],
+            "profile": system.name,
+            "traffic": str(traffic) if traffic else "default: a day in bursts",
+            "command": command,
+        },
+    )
+    if against is not None:
+        content["drift"] = drift(scenario, read_document(against), decision)
+    target = out or (found[0].path if found else Path("runs") / f"recommend-{system.name}")
+    report(1.0, "writing")
+    return Recommendation(content, _write(content, target), scenario, decision, calibration, tuple(found))
+
+
+def drift(scenario: Scenario, old: dict[str, Any], decision: deciding.Decision) -> dict[str, Any]:
+    """Whether an older recommendation still holds on what is known now: {"holds", "sentence", figures}."""
+    if not old.get("hpa"):
+        return {"holds": None, "sentence": f"the old answer was {old['answer']}: it has no target to test"}
+    judged = deciding.confirm(scenario, [old["hpa"]], (1, 2, 3, 4))[0]
+    new = decision.chosen
+    cost = (
+        ""
+        if new is None or not new.cost
+        else f", {judged.cost / new.cost - 1:+.0%} accelerator-hours against the new one"
+    )
+    verb = "still holds" if judged.holds else "does not hold any more"
+    targets = ", ".join(f"{m['name']} {m['averageValue']}" for m in old["metrics"])
+    return {
+        "holds": judged.holds,
+        "sentence": f"the old target ({targets}) {verb}: {judged.mean('attainment'):.2%} within every bound{cost}",
+        "attainment": judged.mean("attainment"),
+        "accelerator_hours": judged.cost,
+    }
+
+
+def _plan(path: Path) -> LoadPlan:
+    if not path.exists():
+        raise BadInput(
+            "no such traffic file", value=str(path), expected="a load file (.yaml) or a recorded trace"
+        )
+    return LoadPlan.from_file(path) if path.suffix in (".yaml", ".yml") else LoadPlan.from_options(trace=path)
+
+
+def _runs(paths: Sequence[Path] | None) -> list[Run]:
+    if paths is None:
+        latest = newest()
+        return [_checked(read(latest))] if latest else []
+    return [_checked(read(path)) for path in paths]
+
+
+def _checked(run: Run) -> Run:
+    if not run.has("metrics"):
+        raise BadRun(
+            f"the run {run.path} has no metrics.parquet",
+            next_step=f"collect it: autoscale collect {run.path} --prometheus URL",
+        )
+    status = run.requests["status"].value_counts()
+    if status.get("ok", 0) == 0:
+        first = run.requests["error"].dropna()
+        raise TooLittleData(
+            f"every request of {run.path} failed",
+            value=", ".join(f"{count} {name}" for name, count in status.items()),
+            expected="completed requests",
+            next_step=f"the first error was: {first.iloc[0]}" if len(first) else None,
+        )
+    return run
+
+
+def _system(name: str | None, runs: Sequence[Run], price: float | None, measured: Path | None) -> Profile:
+    if name is None and runs:
+        header = runs[0].header
+        by_model = [n for n in names() if load(n).model.id == header.get("model")]
+        name = header.get("profile") or (by_model[0] if by_model else None)
+    system = load(name or DEFAULT_PROFILE)
+    if price is not None:
+        system = overlay(system, {"accelerator": {"price_per_chip_hour": price}})
+    if measured is not None:
+        try:
+            changes = yaml.safe_load(measured.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise BadInput(f"cannot read {measured}: {error}") from None
+        if not isinstance(changes, dict):
+            raise BadInput(
+                f"{measured} is no profile overlay", expected="a mapping such as cold_start: {...}"
+            )
+        system = overlay(system, changes)
+    return system
+
+
+def _limited(run: Run) -> set[int]:
+    """Stages that the client limited."""
+    from analysis.steady import observe, windows
+
+    return {int(w.stage) for w in windows(observe(run)) if w.client}
+
+
+def _measured_capacity(run: Run, slo: str) -> dict[str, Any]:
+    raise NotImplementedError
+
+
+def _run_lengths(runs: Sequence[Run]) -> tuple[str, str] | None:
+    """Lengths of the load that was sent, to be assumed for the default traffic; None when the run does not say."""
+    lengths = runs[0].header.get("lengths") or {} if runs else {}
+    prompt, output = lengths.get("prompt_tokens"), lengths.get("output_tokens")
+    if not prompt or not output or "trace" in (prompt, output):
+        return None
+    return str(prompt), str(output)
+
+
+def _more_data(calibration: Calibration) -> list[deciding.Reason]:
+    reasons = [deciding.Reason("model_error", sentence) for sentence in calibration.untrusted()]
+    for a, b in calibration.confounded:
+        reasons.append(
+            deciding.Reason(
+                "confounded",
+                f"the run cannot tell {a} from {b}: add stages with other prompt and output lengths",
+            )
+        )
+    reasons.append(
+        deciding.Reason(
+            "measure_again",
+            "measure again on one quiet replica, for example: locust -f loadgen/completions.py --headless --host URL "
+            "--stages 1:120,2:120,4:120,8:120 --prompt-tokens uniform:100,1500 --output-tokens uniform:50,250",
+        )
+    )
+    return reasons
+
+
+def _write(content: dict[str, Any], target: Path) -> list[Path]:
+    target.mkdir(parents=True, exist_ok=True)
+    files = [target / "recommendation.json"]
+    write(content, files[0])
+    if content["hpa"]:
+        files.append(target / "hpa.yaml")
+        files[1].write_text(yaml.safe_dump(content["hpa"], sort_keys=False), encoding="utf-8")
+    return files
+
+
+__all__ = ["Recommendation", "drift", "math", "recommend", "scenario_of"]
