@@ -16,6 +16,8 @@ Object = dict[str, Any]
 ACCOUNT = "autoscale-checker"
 READ = ["get", "list", "watch"]
 RBAC = "rbac.authorization.k8s.io"
+METRICS_GROUP = "custom.metrics.k8s.io"
+LWS_GROUP = LWS_API.split("/")[0]
 
 
 def checker(profile: Profile, options: Options, path: MetricsPath, targets: list[Target]) -> list[Object]:
@@ -54,11 +56,12 @@ def checker(profile: Profile, options: Options, path: MetricsPath, targets: list
                     "Which nodes came, and when.", {"apiGroups": [""], "resources": ["nodes"], "verbs": READ}
                 ),
                 Note(
-                    "Whether a metrics adapter is registered and available.",
+                    "Whether a metrics adapter is registered.",
                     {
                         "apiGroups": ["apiregistration.k8s.io"],
                         "resources": ["apiservices"],
-                        "verbs": ["get", "list"],
+                        "resourceNames": [f"{version}.{METRICS_GROUP}" for version in ("v1beta1", "v1beta2")],
+                        "verbs": ["get"],
                     },
                 ),
             ],
@@ -76,52 +79,41 @@ def checker(profile: Profile, options: Options, path: MetricsPath, targets: list
 def _namespace_rules(
     profile: Profile, options: Options, path: MetricsPath, targets: list[Target]
 ) -> list[Any]:
-    grouped = profile.deploy.kind == "LeaderWorkerSet"
-    kinds = ["statefulsets"] if grouped else ["deployments", "replicasets"]
     rules: list[Any] = [
-        {"apiGroups": [""], "resources": ["pods", "events", "services"], "verbs": READ},
-        {"apiGroups": ["apps"], "resources": kinds, "verbs": READ},
+        {"apiGroups": [""], "resources": ["pods", "events"], "verbs": READ},
+        {"apiGroups": ["apps"], "resources": ["deployments", "statefulsets"], "verbs": READ},
+        {"apiGroups": [LWS_GROUP], "resources": ["leaderworkersets"], "verbs": READ},
         {"apiGroups": ["autoscaling"], "resources": ["horizontalpodautoscalers"], "verbs": READ},
+        Note(
+            "Whether and how the pods are scraped.",
+            {"apiGroups": ["monitoring.googleapis.com"], "resources": ["podmonitorings"], "verbs": ["list"]},
+        ),
+        {"apiGroups": ["monitoring.coreos.com"], "resources": ["podmonitors"], "verbs": ["list"]},
     ]
-    workload_group, workload_kind = ("apps", "deployments")
-    if grouped:
-        workload_group, workload_kind = LWS_API.split("/")[0], "leaderworkersets"
-        rules.append({"apiGroups": [workload_group], "resources": [workload_kind], "verbs": READ})
-    monitoring = _monitoring_resource(profile, path)
-    rules.append({"apiGroups": [monitoring[0]], "resources": [monitoring[1]], "verbs": ["get", "list"]})
-    if path == "keda":
-        rules.append({"apiGroups": ["keda.sh"], "resources": ["scaledobjects"], "verbs": ["get", "list"]})
-        names = [external_name(index) for index in range(len(targets))]
-        metrics = {"apiGroups": ["external.metrics.k8s.io"], "resources": names, "verbs": ["get", "list"]}
-    else:
-        if path == "autoscalingmetric":
-            rules.append(
-                {
-                    "apiGroups": ["autoscaling.gke.io"],
-                    "resources": ["autoscalingmetrics"],
-                    "verbs": ["get", "list"],
-                }
-            )
-        names = [f"pods/{metric_name(profile, path, target.signal)}" for target in targets]
-        metrics = {"apiGroups": ["custom.metrics.k8s.io"], "resources": names, "verbs": ["get", "list"]}
-    if names:
-        rules.append(Note("The values that the HPA itself reads.", metrics))
+    if options.checker_reads_logs:
+        why = "Tells weights, compile and warm-up apart. With request logging on, logs hold prompts: switch this off then."
+        rules.append(Note(why, {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]}))
+    if targets:
+        rules.append(Note("The values that the HPA itself reads.", _metrics_rule(profile, path, targets)))
     if options.checker_may_scale:
         rules.append(
-            Note(
-                "The only write: the scale of this workload, for a scale-out test.",
-                {
-                    "apiGroups": [workload_group],
-                    "resources": [f"{workload_kind}/scale"],
-                    "resourceNames": [profile.deploy.name],
-                    "verbs": ["get", "update", "patch"],
-                },
-            )
+            Note("The only write: the scale of this workload, for a scale-out test.", _scale_rule(profile))
         )
     return rules
 
 
-def _monitoring_resource(profile: Profile, path: MetricsPath) -> tuple[str, str]:
-    if path == "keda" or path == "prometheus-adapter" or profile.deploy.platform == "bare-metal":
-        return "monitoring.coreos.com", "podmonitors"
-    return "monitoring.googleapis.com", "podmonitorings"
+def _metrics_rule(profile: Profile, path: MetricsPath, targets: list[Target]) -> Object:
+    group, names = METRICS_GROUP, [f"pods/{metric_name(profile, path, target.signal)}" for target in targets]
+    if path == "keda":
+        group, names = "external.metrics.k8s.io", [external_name(index) for index in range(len(targets))]
+    return {"apiGroups": [group], "resources": names, "verbs": ["get", "list"]}
+
+
+def _scale_rule(profile: Profile) -> Object:
+    grouped = profile.deploy.kind == "LeaderWorkerSet"
+    return {
+        "apiGroups": [LWS_GROUP if grouped else "apps"],
+        "resources": ["leaderworkersets/scale" if grouped else "deployments/scale"],
+        "resourceNames": [profile.deploy.name],
+        "verbs": ["get", "update", "patch"],
+    }

@@ -30,6 +30,7 @@ class Options:
     behavior           write the recommendation's behavior block
     rollout            replace a replica without needing a spare node
     xla_cache          TPU compile cache: seeded (private copy of a published one), shared (the tutorial's), off
+    checker_reads_logs let the checker's account read pod logs, which tell the phases of a start-up apart
     checker_may_scale  let the checker's account write the scale subresource of this workload
     namespace, image   in place of the profile's; empty keeps them
     longest_output_s   measured duration of the longest generation; None takes the profile's workload
@@ -44,6 +45,7 @@ class Options:
     rollout: bool = True
     disruption_budget: bool = True
     checker: bool = True
+    checker_reads_logs: bool = True
     checker_may_scale: bool = False
     create_namespace: bool = False
     xla_cache: Literal["seeded", "shared", "off"] = "seeded"

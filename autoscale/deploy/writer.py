@@ -196,7 +196,7 @@ def _serving_parts(profile: Profile, options: Options, path: MetricsPath, plan: 
     deploy = profile.deploy
     parts = [] if deploy.storage == "hyperdisk-ml" else _namespace_parts(profile, options)
     if options.checker:
-        about = "Least privilege for `autoscale check` and `autoscale lint --cluster`: what they read, nothing more."
+        about = "Least privilege for `autoscale check`: what it reads, nothing more."
         parts.append(Part("checker-rbac.yaml", about, access.checker(profile, options, path, plan.targets)))
     if deploy.storage == "gcsfuse":
         about = "The account that reads and writes the bucket; README.md binds it to an IAM role."

@@ -11,6 +11,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from analysis.errors import BadInput, NotAchieved
+from autoscale.check.snapshot import HELPFUL, NEEDED
+from autoscale.check.timeline import TARGETS
+from autoscale.check.watch import RESOURCES
 from autoscale.deploy import PATHS, Options, objects, options, sizing, write_set
 from autoscale.deploy.workload import DRAIN_SCRIPT
 from autoscale.hpa import HpaSpec
@@ -395,6 +398,23 @@ def test_the_checker_reads_and_nothing_more(name, path):
     for rule in rules:
         assert set(rule["verbs"]) <= {"get", "list", "watch"}
         assert not {"*", "secrets", "configmaps"} & {*rule["resources"], *rule["apiGroups"]}
+
+
+def test_the_checker_sees_what_it_lists_and_watches():
+    found = objects(load(SMALL))
+    granted = {
+        (verb, resource)
+        for o in found
+        if o["kind"] in ("Role", "ClusterRole")
+        for r in o["rules"]
+        for resource in r["resources"]
+        for verb in r["verbs"]
+    }
+    assert {("watch", resource) for resource in RESOURCES} <= granted
+    assert {("list", resource) for resource in (*NEEDED, *TARGETS.values(), *HELPFUL)} <= granted
+    assert ("get", "pods/log") in granted
+    quiet = objects(load(SMALL), options=Options(checker_reads_logs=False))
+    assert "pods/log" not in str(quiet)
 
 
 def test_the_checker_may_scale_one_workload_when_asked():
