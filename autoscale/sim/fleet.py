@@ -30,7 +30,7 @@ from autoscale.sim.pods import UNLIMITED, ColdStart, Nodes, PodEvent, Pods, Repl
 from loadgen.traffic import Arrivals
 
 POLL_S = 1.0  # how often a draining replica is looked at
-HARVEST_TICKS = 512  # scrapes between two collections of finished requests
+HARVEST_TICKS = 128  # scrapes between two collections of finished requests
 
 
 @dataclass(frozen=True)

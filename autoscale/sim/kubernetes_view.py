@@ -35,6 +35,7 @@ class KubernetesView:
         self.profile, self.started_at, self.emit = profile, started_at, emit
         self.namespace = profile.deploy.namespace
         self.lws = profile.deploy.kind == "LeaderWorkerSet"
+        self.resource = TPU if profile.deploy.platform == "gke-tpu" else GPU
         self.spec = spec
         self.replicas: dict[int, Replica] = {}  # ordinal -> those that exist
         self.desired = 0
@@ -219,7 +220,6 @@ class KubernetesView:
 
     def _pod(self, now_s: float, replica: Replica, member: int, kind: str) -> None:
         deploy, profile = self.profile.deploy, self.profile
-        resource = TPU if deploy.platform == "gke-tpu" else GPU
         labels = dict(deploy.labels)
         if self.lws:
             labels = {
@@ -238,15 +238,10 @@ class KubernetesView:
         if replica.deleting_s == replica.deleting_s:
             meta["deletionTimestamp"] = self.stamp(now_s)
             meta["deletionGracePeriodSeconds"] = 0 if kind == "DELETED" else 30
-        chips = str(profile.replica.chips_per_node)
-        spec: dict[str, Any] = {
-            "containers": [
-                {"name": "vllm", "image": deploy.image, "resources": {"limits": {resource: chips}}},
-            ]
-        }
+        spec = self._pod_spec(serves=member == 0)
         if node := self._nodes.get((replica.ordinal, member)):
             spec["nodeName"] = node
-        status = self._pod_status(replica, member, resource)
+        status = self._pod_status(replica, member)
         self._emit(
             now_s,
             "pods",
@@ -254,14 +249,33 @@ class KubernetesView:
             {"kind": "Pod", "apiVersion": "v1", "metadata": meta, "spec": spec, "status": status},
         )
 
-    def _pod_status(self, replica: Replica, member: int, resource: str) -> dict[str, Any]:
+    def _pod_spec(self, *, serves: bool) -> dict[str, Any]:
+        """The pod spec of the template; group members other than the leader serve nothing."""
+        deploy = self.profile.deploy
+        container: dict[str, Any] = {
+            "name": "vllm",
+            "image": deploy.image,
+            "resources": {"limits": {self.resource: str(self.profile.replica.chips_per_node)}},
+        }
+        if serves:
+            container["ports"] = [{"containerPort": deploy.port, "protocol": "TCP"}]
+        spec: dict[str, Any] = {
+            "containers": [container],
+            "restartPolicy": "Always",
+            "terminationGracePeriodSeconds": 30,
+        }
+        if deploy.node_selector:
+            spec["nodeSelector"] = dict(deploy.node_selector)
+        return spec
+
+    def _pod_status(self, replica: Replica, member: int) -> dict[str, Any]:
         scheduled_s, started_s = replica.member_scheduled_s[member], replica.member_started_s[member]
         if scheduled_s != scheduled_s:
             status: dict[str, Any] = {"phase": "Pending", "qosClass": "Burstable"}
             if replica.ordinal >= 0 and replica.member_node_s[member] > replica.attempt_s:
                 status["conditions"] = [
                     _pod_condition("PodScheduled", "False", self.stamp(replica.attempt_s), "Unschedulable")
-                    | {"message": UNSCHEDULABLE.format(resource=resource)}
+                    | {"message": UNSCHEDULABLE.format(resource=self.resource)}
                 ]
             return status
         running = started_s == started_s
@@ -320,7 +334,16 @@ class KubernetesView:
                 "metadata": meta,
                 "spec": {
                     "replicas": self.desired,
-                    "leaderWorkerTemplate": {"size": self.profile.replica.nodes},
+                    "startupPolicy": "LeaderCreated",
+                    "leaderWorkerTemplate": {
+                        "size": self.profile.replica.nodes,
+                        "restartPolicy": "RecreateGroupOnPodRestart",
+                        "leaderTemplate": {
+                            "metadata": {"labels": {"role": "leader"}},
+                            "spec": self._pod_spec(serves=True),
+                        },
+                        "workerTemplate": {"spec": self._pod_spec(serves=False)},
+                    },
                 },
                 "status": {
                     "replicas": len(all_of_them),
@@ -355,7 +378,14 @@ class KubernetesView:
             "kind": "Deployment",
             "apiVersion": "apps/v1",
             "metadata": meta,
-            "spec": {"replicas": self.desired, "selector": {"matchLabels": dict(deploy.labels)}},
+            "spec": {
+                "replicas": self.desired,
+                "selector": {"matchLabels": dict(deploy.labels)},
+                "template": {
+                    "metadata": {"labels": dict(deploy.labels)},
+                    "spec": self._pod_spec(serves=True),
+                },
+            },
             "status": {k: v for k, v in status.items() if v != 0 or k == "terminatingReplicas"},
         }
 
@@ -431,9 +461,8 @@ class KubernetesView:
 
     def _pending_events(self, now_s: float, replica: Replica, member: int) -> None:
         name = self._name(replica, member)
-        resource = TPU if self.profile.deploy.platform == "gke-tpu" else GPU
         self._event(
-            now_s, "Pod", name, "FailedScheduling", UNSCHEDULABLE.format(resource=resource), "default-scheduler",
+            now_s, "Pod", name, "FailedScheduling", UNSCHEDULABLE.format(resource=self.resource), "default-scheduler",
             warning=True,
         )  # fmt: skip
         pool = self.profile.deploy.node_pool or "accelerators"

@@ -49,7 +49,7 @@ METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 class FleetServer:
     """A fleet on HTTP ports of this machine. `start`, then `stop`; both in the same event loop.
 
-    `metrics_base_port` + slot is a replica's metrics port; None takes free ones. A port refuses connections while its
+    `metrics_port` + slot is a replica's metrics port; 0 takes free ones. A port refuses connections while its
     replica does not serve, as a pod's does. Raises BadInput when the HPA does not fit or a port is taken.
     """
 
@@ -60,7 +60,7 @@ class FleetServer:
         *,
         host: str = "127.0.0.1",
         port: int = 8000,
-        metrics_base_port: int | None = None,
+        metrics_port: int = 0,
         speed: float = 1.0,
         replicas: int | None = None,
         seed: int = 0,
@@ -74,7 +74,7 @@ class FleetServer:
             )
         self.profile, self.host, self.port = profile, host, port
         self.speed, self.seed, self.options = speed, seed, options
-        self.metrics_base_port = metrics_base_port
+        self.metrics_port = metrics_port
         self.spec = None if hpa is None else read_hpa(profile, hpa)
         least = self.spec.min_replicas if self.spec else profile.deploy.min_replicas
         self.replicas = max(1, least) if replicas is None else replicas
@@ -99,6 +99,11 @@ class FleetServer:
         """Where the gateway listens."""
         return f"http://{self.host}:{self.port}"
 
+    @property
+    def model(self) -> str:
+        """The model id that requests name."""
+        return self.profile.model.id
+
     def engine_now(self) -> float:
         """Seconds since the start: the engines' time."""
         return time.perf_counter() - self._zero
@@ -116,8 +121,7 @@ class FleetServer:
         self.port = gateway_socket.getsockname()[1]
         try:
             for slot in range(len(self.rack.engines)):
-                base = self.metrics_base_port
-                self._sockets[slot] = _bind(self.host, 0 if base is None else base + slot)
+                self._sockets[slot] = _bind(self.host, self.metrics_port and self.metrics_port + slot)
         except BadInput:
             gateway_socket.close()
             self._close_sockets()
@@ -169,6 +173,13 @@ class FleetServer:
                 await asyncio.wait_for(runner.cleanup(), STOP_WITHIN_S)
         self._close_sockets()
 
+    async def __aenter__(self) -> FleetServer:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
     async def run(self, stopped: asyncio.Event | None = None) -> None:
         """Start, serve until `stopped` is set or the loop that moves time fails, stop."""
         await self.start()
@@ -205,13 +216,19 @@ class FleetServer:
     def pod(self, event: PodEvent) -> None:
         """A replica made a transition."""
         replica, kind = event.replica, event.kind
-        facts = self.truth.setdefault(
-            replica.ordinal,
-            {"replica": pod_name(self.profile, replica), "slot": replica.slot, "first_request": None},
-        )
-        facts.setdefault(_TRUTH.get(kind, kind), self.started_at + event.time_s)
-        if kind == "scheduled" and replica.scheduled:
-            facts["scheduled"] = self.started_at + event.time_s  # the last member counts
+        facts = self.truth.get(replica.ordinal)
+        if facts is None:
+            name = pod_name(self.profile, replica)
+            facts = self.truth[replica.ordinal] = {
+                "replica": name,
+                "slot": replica.slot,
+                **dict.fromkeys(_TRUTH),
+            }
+        stage = _TRUTH_OF.get(kind, kind)
+        if stage in facts and (
+            facts[stage] is None or kind == "scheduled"
+        ):  # of several pods the last counts
+            facts[stage] = self.started_at + event.time_s
         if kind == "ready":
             engine = self.rack.engines[replica.slot]
             self.metrics[replica.slot] = ReplicaMetrics(self.profile, self.params, engine.engine_gauges)
@@ -392,7 +409,19 @@ class FleetServer:
         return response
 
 
-_TRUTH = {"running": "image", "loaded": "weights", "initialised": "engine"}
+_TRUTH = (
+    "created",
+    "scheduled",
+    "image",
+    "joined",
+    "weights",
+    "engine",
+    "ready",
+    "first_request",
+    "deleting",
+    "gone",
+)
+_TRUTH_OF = {"running": "image", "loaded": "weights", "initialised": "engine"}
 
 
 def _bind(host: str, port: int) -> socket.socket:

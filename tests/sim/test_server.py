@@ -416,7 +416,7 @@ def test_a_port_in_use_is_bad_input() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        for keywords in ({"port": port}, {"port": 0, "metrics_base_port": port}):
+        for keywords in ({"port": port}, {"port": 0, "metrics_port": port}):
             with pytest.raises(
                 BadInput, match=rf"already in use: {port}; expected a free port. Choose another"
             ):
