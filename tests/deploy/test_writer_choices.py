@@ -18,6 +18,8 @@ from autoscale.deploy import PATHS, Options, objects, options, sizing, write_set
 from autoscale.deploy.workload import DRAIN_SCRIPT
 from autoscale.hpa import HpaSpec
 from autoscale.profiles import load, names, overlay
+from autoscale.recommend.candidates import Behavior, Candidate, quantity
+from autoscale.recommend.scenario import hpa_manifest
 
 GPU, SMALL, TPU = "llama-3.1-405b-2x8h100", "llama-3.1-8b-1xh100", "llama-3.1-70b-v6e8"
 BEHAVIOR = {
@@ -66,6 +68,22 @@ def test_a_recommendation_becomes_the_hpa_and_the_first_size_of_the_workload():
     assert [m["pods"]["target"]["averageValue"] for m in spec["metrics"]] == ["3", "504m"]
     assert kinds(found)["LeaderWorkerSet"]["spec"]["replicas"] == 2
     assert HpaSpec.from_manifest(kinds(found)["HorizontalPodAutoscaler"]).max_replicas == 6
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_hpa_that_is_written_is_the_one_that_was_simulated(name):
+    setting = Candidate((("waiting", 5.5), ("kv_usage", 0.504)), Behavior(3600), 1, 3)
+    simulated = hpa_manifest(load(name), setting)
+    entries = [{"name": signal, "averageValue": quantity(value)} for signal, value in setting.targets]
+    recommended = {
+        "answer": "autoscale",
+        "metrics": entries,
+        "minReplicas": 1,
+        "maxReplicas": 3,
+        "behavior": setting.behavior.block,
+    }
+    written = kinds(objects(load(name), recommended))["HorizontalPodAutoscaler"]
+    assert HpaSpec.from_manifest(written) == HpaSpec.from_manifest(simulated)
 
 
 def test_node_pool_arithmetic_follows_the_recommended_maximum():
