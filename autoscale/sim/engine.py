@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.errors import BadInput
-from autoscale.sim import kernels
-from autoscale.sim.kernels import NONE
+from autoscale.sim import kernels, state
 from autoscale.sim.routing import ROUTINGS
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ GAUGES = np.dtype(
 )
 PROGRESS = np.dtype([("request_id", "i8"), ("slot", "i4"), ("tokens_out", "i4")], align=True)
 FINISHED = (
-    kernels.FINISHED
+    state.FINISHED
 )  # request_id, due_s, sent_s, first_token_s, last_token_s, end_s, prompt_tokens, ..., status
 
 
@@ -190,21 +189,21 @@ class Replicas:
             raise BadInput("connections", value=connections, expected="at least 1, with random routing only")
         self.params, self.slots = params, slots
         engines = slots * params.data_parallel
-        self._state = kernels.State(
+        self._state = state.State(
             params=_pack(params, ROUTINGS.index(routing), no_ready == "wait"),
-            clock=np.zeros(1, kernels.CLOCK),
+            clock=np.zeros(1, state.CLOCK),
             is_open=np.zeros(slots, np.int64),
             open_list=np.zeros(slots, np.int64),
-            connections=np.full(connections or 0, NONE, np.int64),
-            engines=np.zeros(engines, kernels.ENGINE),
+            connections=np.full(connections or 0, state.NONE, np.int64),
+            engines=np.zeros(engines, state.ENGINE),
             heaps=np.empty((engines, params.max_num_seqs), np.int64),
             phases=np.zeros((engines, params.block_size), np.int32),
-            requests=np.zeros(0, kernels.REQUEST),
-            finished=np.zeros(0, kernels.FINISHED),
+            requests=np.zeros(0, state.REQUEST),
+            finished=np.zeros(0, state.FINISHED),
         )
         clock = self._state.clock[0]
         for name in ("free_head", "oldest", "newest", "gateway_head", "gateway_tail"):
-            clock[name] = NONE
+            clock[name] = state.NONE
         clock["random"] = np.uint64(seed & 0xFFFFFFFFFFFFFFFF)
         for slot in range(slots):
             kernels.reset_slot(self._state, slot)
@@ -255,10 +254,10 @@ class Replicas:
             s.open_list[: n - 1] = opened[opened != slot]
             s.is_open[slot] = 0
             clock["open_slots"] = n - 1
-            s.connections[s.connections == slot] = NONE
+            s.connections[s.connections == slot] = state.NONE
         if what == "abort":
             self._reserve(0)
-            kernels.cancel(s, NONE, int(slot))
+            kernels.cancel(s, state.NONE, int(slot))
 
     def _in_flight(self, slot: int) -> int:
         dp = self.params.data_parallel
@@ -305,7 +304,7 @@ class Replicas:
     def abort(self, request_id: int) -> bool:
         """The client gives up a request now; False when it is not in flight."""
         self._reserve(0)
-        return bool(kernels.cancel(self._state, int(request_id), NONE))
+        return bool(kernels.cancel(self._state, int(request_id), state.NONE))
 
     # --- time ---
 
@@ -373,7 +372,7 @@ class Replicas:
         s, clock = self._state, self._state.clock[0]
         needed = int(clock["in_flight"]) + arrivals
         if (size := len(s.requests)) < needed:
-            grown = np.zeros(max(needed, 2 * size), kernels.REQUEST)
+            grown = np.zeros(max(needed, 2 * size), state.REQUEST)
             grown[:size] = s.requests
             grown["after"][size:] = np.arange(size + 1, len(grown) + 1)
             grown["after"][-1] = clock["free_head"]
@@ -381,7 +380,7 @@ class Replicas:
             self._state = s = s._replace(requests=grown)
         needed += int(clock["finished"])
         if len(s.finished) < needed:
-            records = np.empty(max(needed, 2 * len(s.finished)), kernels.FINISHED)
+            records = np.empty(max(needed, 2 * len(s.finished)), state.FINISHED)
             records[: len(s.finished)] = s.finished
             self._state = s._replace(finished=records)
 
@@ -456,10 +455,10 @@ def _column(values: Any, dtype: Any) -> NDArray[Any]:
 
 
 def _pack(params: EngineParams, routing: int, wait: bool) -> NDArray[Any]:
-    packed = np.zeros(1, kernels.PARAMS)
+    packed = np.zeros(1, state.PARAMS)
     for field in fields(params):
         name = _PACKED.get(field.name, field.name)
-        if name in (kernels.PARAMS.names or ()):
+        if name in (state.PARAMS.names or ()):
             packed[0][name] = getattr(params, field.name)
     packed[0]["routing"], packed[0]["wait_for_ready"] = routing, wait
     return packed

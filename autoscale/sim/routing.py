@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
-# Kernels allocate nothing: without numba's reference counts they run 4 times as fast. Divisors are checked before.
-compiled = njit(cache=True, error_model="numpy", _nrt=False)  # type: ignore[call-overload]  # its stubs leave _nrt out
+from autoscale.sim.state import compiled
 
 RANDOM, ROUND_ROBIN, LEAST_REQUESTS = range(3)
 ROUTINGS = ("random", "round_robin", "least_requests")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from analysis.errors import BadInput
 from analysis.run import STATUSES
 from autoscale.profiles import profile
-from autoscale.sim import kernels
+from autoscale.sim import kernels, state
 from autoscale.sim.engine import CHUNK, EngineParams, Replicas, replay
 
 PLAIN = EngineParams(
@@ -67,20 +67,20 @@ params_strategy = st.builds(
 def check_books(replicas):
     """Blocks, seats, queues and counts of every engine against the table of requests."""
     s, p = replicas._state, replicas.params
-    held = s.requests[s.requests["state"] != kernels.FREE]
+    held = s.requests[s.requests["state"] != state.FREE]
     assert len(held) == replicas.in_flight
     for i, e in enumerate(s.engines):
         mine = held[held["engine"] == i]
-        running = mine[mine["state"] >= kernels.PREFILL]
+        running = mine[mine["state"] >= state.PREFILL]
         out = np.where(
-            running["state"] == kernels.DECODE, running["target"] - (running["finish_step"] - e["steps"]), 0
+            running["state"] == state.DECODE, running["target"] - (running["finish_step"] - e["steps"]), 0
         )
-        tokens = np.where(running["state"] == kernels.DECODE, running["prompt"] + out, running["computed"])
+        tokens = np.where(running["state"] == state.DECODE, running["prompt"] + out, running["computed"])
         assert e["free_blocks"] + e["late_blocks"] + (-(-tokens // p.block_size)).sum() == p.num_blocks - 1
         assert e["free_blocks"] >= 0
         assert len(running) == e["running"] <= p.max_num_seqs
-        assert (mine["state"] == kernels.WAITING).sum() == e["waiting"]
-        assert tokens[running["state"] == kernels.DECODE].sum() == e["kv_tokens"]
+        assert (mine["state"] == state.WAITING).sum() == e["waiting"]
+        assert tokens[running["state"] == state.DECODE].sum() == e["kv_tokens"]
         assert len(mine) == e["in_flight"]
         assert s.phases[i].sum() == e["decoding"] == e["heap_size"]
 
