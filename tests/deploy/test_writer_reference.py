@@ -1,5 +1,6 @@
 """The committed sets are what the tool writes, their rules fire when they should, and their READMEs are complete."""
 
+import argparse
 import json
 import re
 import shutil
@@ -12,6 +13,7 @@ import yaml
 from autoscale.deploy import alerts, load_set, reference_files, scaling, write_set
 from autoscale.deploy.yaml_out import plain
 from autoscale.profiles import load, names
+from loadgen.options import add_arguments
 
 ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "manifests"
@@ -254,6 +256,14 @@ def test_the_master_waits_for_as_many_workers_as_there_are():
         "requests": {"cpu": "1", "memory": "1Gi"},
         "limits": {"cpu": "1", "memory": "1Gi"},
     }
+
+
+def test_the_load_generator_knows_every_option_that_it_is_given():
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    given = [word for pair in load_set.TARGET for word in pair]
+    _, unknown = parser.parse_known_args(given)
+    assert unknown == ["--host", "http://vllm-leader:8080"]  # Locust's own
 
 
 def test_the_load_generator_runs_without_root():
