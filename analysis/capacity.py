@@ -25,15 +25,14 @@ from analysis.latency import gaps_within
 from analysis.points import operating_points
 from analysis.queueing import Replica
 from analysis.run import Run
-from analysis.slo import Slo, Term, meets
+from analysis.signals import SIGNALS, LeadTime, lead_times
+from analysis.slo import Slo, Term, breaches, meets
 from analysis.steady import Observed, StageWindow, observe, windows
 
 _DRAWS = 400
 _SAMPLE = 600  # requests that stand for all in the SLO's curve
-_TAIL_SPREAD = (
-    0.25  # spread (log) of the queue's decay around the two-moment value: 2 sigma = 0.6 to 1.65 times
-)
-_KNEE_MODEL = 0.008  # relative error of the knee's formula on simulated queues with sizes of cv 0.15 to 0.8
+_TAIL_SPREAD = 0.15  # spread (log) of the queue's decay around its formula: 2 sigma = 0.74 to 1.35 times
+_KNEE_MODEL = 0.004  # relative error of the knee's formula on simulated queues with sizes of cv 0.15 to 0.8
 _LOAD = np.concatenate([np.linspace(0.05, 0.6, 8), np.linspace(0.65, 0.995, 24)])  # shares of saturation
 
 
@@ -138,6 +137,24 @@ def analyse(run: Run | Observed, slo: Slo | None = None, seed: int = 0) -> Capac
     )
 
 
+def signal_leads(observed: Observed, spans: tuple[StageWindow, ...], slo: Slo) -> list[LeadTime]:
+    """How long before the SLO broke each signal had left its calm range; NaN leads when that cannot be seen.
+
+    Calm is the time until the last stage in which the SLO held throughout; the break is the first broken window of
+    15 s after it that is part of a broken span of at least two windows (or the last one of the run).
+    """
+    if observed.series is None:
+        return [LeadTime(signal, np.nan, np.nan) for signal in SIGNALS]
+    broken = [(a, b) for a, b in breaches(slo, observed.table) if b - a >= 30] or breaches(
+        slo, observed.table
+    )[-1:]
+    steady = [w for w in spans if w.state == "steady"]
+    calm = [w for w in steady if not any(a < w.end_s and b > w.start_s for a, b in broken)]
+    calm_until_s = max((w.end_s for w in calm), default=-np.inf)
+    breach_s = min((a for a, _ in broken if a >= calm_until_s - 15), default=np.nan)
+    return lead_times(observed.series, breach_s, calm_until_s)
+
+
 def _server(usable: pd.DataFrame, header: dict[str, Any], rng: np.random.Generator) -> _Server | None:
     """The queue that fits the operating points; None when nothing tells where it saturates."""
     full = usable[usable["state"] == "saturated"]
@@ -210,10 +227,10 @@ def _holds(
     assert asked is not None
     if term.metric == "itl" and not goodput:
         return _bracket(usable, _gap_breaches(observed, spans, term), asked, server)
-    breaches = {w.stage: _breaches(observed, w, slo) for w in spans if w.usable}
+    broken = {w.stage: _breaches(observed, w, slo) for w in spans if w.usable}
     if server is None or not server.measured:
-        return _bracket(usable, breaches, asked, server)
-    return _from_queue(observed, spans, usable, slo, breaches, asked, server, rng)
+        return _bracket(usable, broken, asked, server)
+    return _from_queue(observed, spans, usable, slo, broken, asked, server, rng)
 
 
 def _from_queue(
@@ -221,7 +238,7 @@ def _from_queue(
     spans: tuple[StageWindow, ...],
     usable: pd.DataFrame,
     slo: Slo,
-    breaches: dict[int, tuple[float, float]],
+    broken: dict[int, tuple[float, float]],
     asked: float,
     server: _Server,
     rng: np.random.Generator,
@@ -239,8 +256,8 @@ def _from_queue(
     evidence = [
         (
             rate,
-            np.array(breaches[int(stage)])
-            * min(1.0, _independent(rate, duration_s, replica) / breaches[int(stage)][1]),
+            np.array(broken[int(stage)])
+            * min(1.0, _independent(rate, duration_s, replica) / broken[int(stage)][1]),
         )
         for stage, rate, duration_s in steady[["stage", "rate_rps", "duration_s"]].to_numpy(dtype=float)
     ]
@@ -254,9 +271,9 @@ def _from_queue(
         curve = np.asarray(optimize.isotonic_regression((late * nearness).sum(axis=1)).x)
         at_rps = _LOAD * server.saturated[draw]
         crossings[draw] = _crossing(at_rps, curve, 1 - asked, server.saturated[draw])
-        for rate, (broken, count) in evidence:
+        for rate, (late_count, count) in evidence:
             share = float(np.clip(np.interp(rate, at_rps, curve), 5e-3, 1 - 5e-3))
-            weights[draw] += broken * np.log(share) + (count - broken) * np.log1p(-share)
+            weights[draw] += late_count * np.log(share) + (count - late_count) * np.log1p(-share)
     weights = np.exp(weights - weights.max())
     low, value, high = _weighted(crossings, weights, (0.025, 0.5, 0.975))
     how = "measured latencies plus the wait in the fitted queue"
@@ -362,13 +379,13 @@ def _gap_breaches(
 
 
 def _bracket(
-    usable: pd.DataFrame, breaches: dict[int, tuple[float, float]], asked: float, server: _Server | None
+    usable: pd.DataFrame, counted: dict[int, tuple[float, float]], asked: float, server: _Server | None
 ) -> Estimate:
     """Between the last stage that holds and the first that does not; the middle by the shares' normal scores."""
-    stages = usable[usable["stage"].isin(list(breaches))].sort_values("rate_rps")
+    stages = usable[usable["stage"].isin(list(counted))].sort_values("rate_rps")
     if stages.empty:
         return Estimate(np.nan, 0.0, np.inf, "not measured: the run has no streamed gaps")
-    broken, count = np.array([breaches[stage] for stage in stages["stage"]]).T
+    broken, count = np.array([counted[stage] for stage in stages["stage"]]).T
     share = np.asarray(optimize.isotonic_regression(broken / count, weights=count).x)
     rates = stages["rate_rps"].to_numpy()
     ceiling = server.replica.saturated_rps if server and server.measured else np.inf

@@ -19,6 +19,7 @@ SIGNALS = ("waiting", "running", "kv_usage")
 
 _STALE_STEPS = 2  # a scrape stands in for at most this many missing ones after it
 _LARGEST_OFFSET_S = 1800.0
+_AFTER_BREACH_S = 15.0
 _GRID = 4000  # points of the clock search: 1 s up to an hour, coarser beyond
 
 
@@ -178,8 +179,8 @@ def lead_times(
     """Lead time of each signal before the SLO broke for good at `breach_s`.
 
     `series` is `fleet(metrics)`. Until `calm_until_s` the load was one that the SLO holds; the threshold of a signal
-    is the highest value of its `smooth_s` mean in that time, and a fifth more of its whole range, so that noise below
-    does not count. The lead counts from the start of the last unbroken time above it before (or after) the breach.
+    is the highest value of its `smooth_s` mean in that time, and a fifth of the way from there to its highest value
+    until 15 s after the breach, so that noise does not count. The lead counts from the start of the last unbroken time above it before (or after) the breach.
     """
     times = series["time_s"].to_numpy()
     found = []
@@ -189,7 +190,8 @@ def lead_times(
         if not np.isfinite(breach_s) or not calm.size or not np.isfinite(values).any():
             found.append(LeadTime(signal, np.nan, np.nan))
             continue
-        threshold = float(calm.max() + 0.2 * (np.nanmax(values) - calm.max()))
+        near = values[(times <= breach_s + _AFTER_BREACH_S) & np.isfinite(values)]
+        threshold = float(calm.max() + 0.2 * (near.max() - calm.max()))
         above = (values > threshold) & (times > calm_until_s)
         starts = times[above & ~np.concatenate([[False], above[:-1]])]
         before = starts[starts <= breach_s]

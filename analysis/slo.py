@@ -13,11 +13,15 @@ import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.errors import BadInput
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 METRICS = ("ttft", "tpot", "itl", "e2e")
 PER_REQUEST = ("ttft", "tpot", "e2e")  # a gap belongs to a stream, not to a request: itl has percentiles only
@@ -158,6 +162,30 @@ def evaluate(
         share = float(good.mean()) if good.size else np.nan
         verdicts.append(Verdict("goodput", share, share, slo.goodput, good.size))
     return tuple(verdicts)
+
+
+def breaches(
+    slo: Slo, table: pd.DataFrame, window_s: float = 15.0, fewest: int = 10
+) -> list[tuple[float, float]]:
+    """Spans (from_s, to_s) in which the SLO was broken, by the due time of the requests of `analysis.latency.latencies`.
+
+    Time is cut into windows of `window_s`; one is broken when a percentile term or goodput does not hold in it. Windows
+    with fewer than `fewest` requests say nothing. Broken windows in a row are one span. Gaps (itl) have no time: those
+    terms are left out.
+    """
+    spans: list[tuple[float, float]] = []
+    timed = Slo(tuple(t for t in slo.terms if t.metric in PER_REQUEST), slo.goodput)
+    for window, rows in table.groupby(table["due_s"] // window_s):
+        if len(rows) < fewest:
+            continue
+        judged = evaluate(timed, rows["ok"], rows["ttft_s"], rows["tpot_s"], rows["e2e_s"])
+        if all(verdict.holds for verdict in judged):
+            continue
+        from_s = float(window) * window_s
+        if spans and spans[-1][1] == from_s:
+            from_s = spans.pop()[0]
+        spans.append((from_s, float(window) * window_s + window_s))
+    return spans
 
 
 def _term(name: str, value: str, part: str) -> Term:
