@@ -251,12 +251,10 @@ class Gateway:
         return response
 
     async def _tokenize(self, request: web.Request) -> web.Response:
-        body = await request.json()
-        text = body.get("prompt")
-        if not isinstance(text, str):
-            messages = body.get("messages") or []
-            text = "\n".join(str(m.get("content", "")) for m in messages if isinstance(m, dict))
-        tokens = api.token_ids(text)
+        try:
+            tokens = api.tokenized(await request.read())
+        except Refusal as refusal:
+            return web.json_response(refusal.body, status=refusal.status)
         return web.json_response(
             {"count": len(tokens), "max_model_len": self.profile.engine.max_model_len, "tokens": tokens}
         )

@@ -57,19 +57,19 @@ def token_ids(text: str) -> list[int]:
     return [zlib.crc32(piece.encode()) % 32_000 for piece in _PIECE.findall(text)]
 
 
+def tokenized(raw: bytes) -> list[int]:
+    """The answer's tokens for a /tokenize body: a prompt, or messages with what the chat template adds."""
+    body = _json_object(raw)
+    if isinstance(body.get("prompt"), str):
+        return token_ids(body["prompt"])
+    return [(k * 31) % 32_000 for k in range(_chat_prompt(body))]
+
+
 def parse(raw: bytes, content_type: str, *, chat: bool, model: str, max_model_len: int) -> Ask:
     """The request in `raw`. Raises Refusal with the status and body that vLLM gives."""
     if content_type.split(";")[0].strip() != "application/json":
         raise _invalid("Unsupported Media Type: Only 'application/json' is allowed", None)
-    try:
-        body = json.loads(raw)
-    except ValueError as error:
-        at = getattr(error, "pos", 0)
-        raise _invalid(
-            f"{{'type': 'json_invalid', 'loc': 'body.{at}', 'msg': 'JSON decode error'}}", f"body.{at}"
-        ) from None
-    if not isinstance(body, dict):
-        raise _invalid("Input should be a valid dictionary", "body")
+    body = _json_object(raw)
     asked_model = body.get("model") or model
     if asked_model != model:
         message = f"The model `{asked_model}` does not exist. Valid aliases: {model}."
@@ -166,6 +166,19 @@ def _chat_prompt(body: dict[str, Any]) -> int:
         parts = content if isinstance(content, list) else [{"text": content or ""}]
         tokens += 4 + sum(count_tokens(str(part.get("text", ""))) for part in parts if isinstance(part, dict))
     return tokens
+
+
+def _json_object(raw: bytes) -> dict[str, Any]:
+    try:
+        body = json.loads(raw)
+    except ValueError as error:
+        at = getattr(error, "pos", 0)
+        raise _invalid(
+            f"{{'type': 'json_invalid', 'loc': 'body.{at}', 'msg': 'JSON decode error'}}", f"body.{at}"
+        ) from None
+    if not isinstance(body, dict):
+        raise _invalid("{'loc': 'body', 'msg': 'Input should be a valid dictionary'}", "body")
+    return body
 
 
 def _integer(body: dict[str, Any], name: str, default: int) -> int:

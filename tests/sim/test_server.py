@@ -160,6 +160,7 @@ def test_what_vllm_refuses_is_refused_in_its_words(server, change, status, messa
         ),
         ("/v1/chat/completions", {"messages": []}, "application/json", 400, "Cannot apply chat template"),
         ("/v1/chat/completions", {"prompt": "x"}, "application/json", 400, "body.messages"),
+        ("/tokenize", b"[]", "application/json", 400, "valid dictionary"),
         ("/fleet/scale", {}, "application/json", 400, "replicas=N"),
         ("/fleet/observations?since=yesterday", None, "application/json", 400, "number of an observation"),
     ],
@@ -222,6 +223,10 @@ def test_the_same_text_has_the_same_number_of_tokens_everywhere(server) -> None:
     count = json.loads(ask(f"{server.url}/tokenize", {"prompt": text})[1])["count"]
     usage = json.loads(ask(f"{server.url}/v1/completions", {"prompt": text, "max_tokens": 1})[1])["usage"]
     assert usage["prompt_tokens"] == count > 8
+    messages = {"messages": [{"role": "user", "content": text}]}
+    count = json.loads(ask(f"{server.url}/tokenize", messages)[1])["count"]
+    usage = json.loads(ask(f"{server.url}/v1/chat/completions", messages | {"max_tokens": 1})[1])["usage"]
+    assert usage["prompt_tokens"] == count > 15
     assert json.loads(ask(f"{server.url}/v1/models")[1])["data"][0]["max_model_len"] == 2048
     assert json.loads(ask(f"{server.url}/version")[1])["version"] == L4.engine.vllm_version
 
