@@ -1,6 +1,6 @@
 """Speed and size of the engine model.
 
-    python benchmarks/engine.py
+    python -m benchmarks.engine
 
 1. Simulated requests per second of processor time: Llama 3.1 70B on v6e-8, 512/128 tokens, 8 replicas, near capacity.
 2. Cost per request against the number of sequences in the batch: tokens are never counted one by one, so the cost per

@@ -1,6 +1,6 @@
 """TPOT that others measured on real accelerators, against the prior alone and against a step time fitted per configuration.
 
-    python benchmarks/published.py         one line per configuration; needs the public data (AUTOSCALE_SHARED)
+    python -m benchmarks.published         one line per configuration; needs the public data (AUTOSCALE_SHARED)
 
 Each row is a closed loop of C clients with fixed lengths, and is simulated as such. Rows of disaggregated serving give
 no concurrency, so there is nothing to simulate for them.

@@ -1,23 +1,25 @@
 """How well the engine model reproduces a real vLLM server: a recorded sweep, replayed with one step time fitted to it.
 
-    python benchmarks/replay.py            the table of tests/sim/test_engine_replay.py, for people
+    python -m benchmarks.replay            the table of tests/sim/test_engine_replay.py, for people
 
 The fit moves the four coefficients of the step time and the overhead per request until the replay's medians per stage
 (TPOT, TTFT, mean running and KV usage) agree with the recording. What a prompt token costs shows in how TTFT grows with
 the prompt; a weak pull to the start keeps apart what one shape of load cannot tell apart (batch and cache).
 """
 
-import sys
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.optimize import least_squares
 
+from analysis import run
 from autoscale.sim.engine import EngineParams, replay
 from loadgen.traffic import Arrivals
+from tests.recorded_sweeps import ENGINE, sweep_to_run
 
 FITTED = ("base_s", "per_sequence_s", "per_kv_token_s", "per_prefill_token_s", "request_overhead_s")
 WEIGHTS = {"tpot_p50": 1.5, "running": 1.0, "kv_usage": 0.5, "ttft_p50": 0.3}
@@ -124,14 +126,6 @@ def _leaned(error: Any) -> Any:
 
 
 def main() -> None:
-    sys.path.insert(
-        0, str(Path(__file__).parent.parent)
-    )  # tests/recorded_sweeps.py is not part of the package
-    from tempfile import TemporaryDirectory
-
-    from analysis import run
-    from tests.recorded_sweeps import ENGINE, sweep_to_run
-
     pd.set_option("display.width", 200, "display.max_columns", 20)
     with TemporaryDirectory() as folder:
         recorded = run.read(sweep_to_run("sweep_D", Path(folder) / "D"))
