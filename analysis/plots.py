@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -70,11 +71,9 @@ _FONT = {"size": 10.5}
 def save(figure: Figure, path: Path | str, width_px: int = 1200) -> Path:
     """Write the figure as PNG (`width_px` wide) or SVG, by the path's suffix; returns the path."""
     path = Path(path)
-    figure.savefig(
-        path,
-        dpi=width_px / float(figure.get_figwidth()),
-        metadata={"Date": None} if path.suffix == ".svg" else {},
-    )
+    dpi = width_px / float(figure.get_figwidth())
+    with rc_context({"svg.hashsalt": "llm-autoscale"}):  # the same data give the same bytes
+        figure.savefig(path, dpi=dpi, metadata={"Date": None} if path.suffix == ".svg" else {})
     return path
 
 

@@ -80,15 +80,11 @@ def per_pod(metrics: pd.DataFrame) -> pd.DataFrame:
         series = series.reindex(slots).ffill(limit=_STALE_STEPS)
         filled.append(series[series.index <= slot.max()].assign(pod=pod, engine=engine))
     engines = pd.concat(filled).rename_axis("slot").reset_index()
-    whole = (
-        engines.groupby(["slot", "pod"]).agg(
-            waiting=("waiting", lambda v: v.sum(skipna=False)),
-            running=("running", lambda v: v.sum(skipna=False)),
-            kv_usage=("kv_usage", lambda v: v.mean(skipna=False)),
-        )
-        if engines.groupby("pod")["engine"].nunique().max() > 1
-        else engines.set_index(["slot", "pod"])[list(SIGNALS)]
-    )
+    grouped = engines.groupby(["slot", "pod"])[list(SIGNALS)]
+    whole = grouped.sum().where(
+        grouped.count().eq(grouped.size(), axis=0)
+    )  # NaN unless every engine reported
+    whole["kv_usage"] /= grouped.size()
     table = whole.dropna(how="all").reset_index()
     table["time_s"] = table.pop("slot") * step_s
     return table[columns].sort_values(["time_s", "pod"], ignore_index=True)

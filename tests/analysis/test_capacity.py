@@ -127,7 +127,7 @@ def test_gaps_in_the_metrics_change_little(sweep_run) -> None:
 
 
 def test_intervals_cover_the_truth_of_synthetic_servers(synthetic, tmp_path: Path) -> None:
-    # 12 servers here; benchmarks/analysis.py does 200 and prints the share covered
+    # 12 servers here; benchmarks/capacity.py does 200 and prints the share covered
     covered = []
     for k in range(12):
         rng = np.random.default_rng(k)

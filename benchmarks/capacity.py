@@ -1,4 +1,4 @@
-"""Accuracy and speed of the analysis: `python benchmarks/analysis.py [coverage [N]] [speed] [sweeps]`.
+"""Accuracy and speed of the analysis: `python benchmarks/capacity.py [coverage [N]] [speed] [sweeps]`.
 
     coverage  N (200) synthetic servers with known truth, each measured by a 10-minute sweep of noisy stages: how often
               the 95 % intervals hold the truth (asked: 92-98 %), and how far the estimates are off
