@@ -15,6 +15,7 @@ from autoscale.profiles.profile import Profile
 from autoscale.profiles.signals import version_tuple
 from autoscale.sim.engine import EngineParams
 from autoscale.sim.metric_path import exported_names
+from autoscale.sim.rack import PrefixCache
 
 TTFT_BUCKETS = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560,
@@ -44,8 +45,14 @@ _GAUGES = {
 class ReplicaMetrics(Collector):
     """The metrics of one replica from its start on; `gauges` returns engine.GAUGES with one row per engine."""
 
-    def __init__(self, profile: Profile, params: EngineParams, gauges: Callable[[], NDArray[Any]]) -> None:
-        self.profile, self.params, self.gauges = profile, params, gauges
+    def __init__(
+        self,
+        profile: Profile,
+        params: EngineParams,
+        gauges: Callable[[], NDArray[Any]],
+        cache: PrefixCache,
+    ) -> None:
+        self.profile, self.params, self.gauges, self.cache = profile, params, gauges, cache
         self.registry = CollectorRegistry()
         self.registry.register(self)
         version = profile.engine.vllm_version
@@ -94,6 +101,21 @@ class ReplicaMetrics(Collector):
             counter = CounterMetricFamily(name, text, labels=["engine", "model_name"])
             for row in rows:
                 counter.add_metric([str(row["engine"]), model], float(row[column]))
+            yield counter
+        for name, tokens, text in (
+            (
+                "vllm:prefix_cache_queries",
+                self.cache.queries,
+                "Prefix cache queries, in terms of number of queried tokens.",
+            ),
+            (
+                "vllm:prefix_cache_hits",
+                self.cache.hits,
+                "Prefix cache hits, in terms of number of cached tokens.",
+            ),
+        ):
+            counter = CounterMetricFamily(name, text, labels=["engine", "model_name"])
+            counter.add_metric(["0", model], float(tokens))
             yield counter
         facts = {
             "block_size": str(self.params.block_size),

@@ -201,6 +201,7 @@ class Gateway:
                 chat=chat,
                 model=self.model,
                 max_model_len=self.profile.engine.max_model_len,
+                block_size=self.rack.params.block_size,
             )
             if not self.rack.opened and not self.wait:
                 raise Refusal(503, "No replica is ready.", "Service Unavailable")
@@ -244,7 +245,9 @@ class Gateway:
         if ask.include_usage:
             total = ask.output_tokens * len(answer.choices)
             await response.write(
-                api.usage_event(ask, answer.answer_id, answer.created, sum(ask.prompts), total)
+                api.usage_event(
+                    ask, answer.answer_id, answer.created, sum(p.tokens for p in ask.prompts), total
+                )
             )
         await response.write(api.DONE)
         await response.write_eof()

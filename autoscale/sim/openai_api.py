@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
+from array import array
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,6 @@ _WORDS = (  # noqa: SIM905  # a sentence is easier to read than a list of its wo
     " so capacity follows load with delay when replicas start cold or targets sit too high for bursts in traffic"
 ).split()
 TEXTS = [json.dumps(" " + word)[1:-1] for word in _WORDS]  # JSON-escaped, leading space as tokenizers have it
-CHAT_TEMPLATE_TOKENS = 11  # what the chat template adds to the first message; 4 for each further one
 DEFAULT_COMPLETION_TOKENS = 16
 _PIECE = re.compile(r"\w{1,6}|[^\w\s]")
 
@@ -34,22 +34,48 @@ class Refusal(Exception):
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """A prompt's length and the chained checksums of its whole blocks, by which a prefix cache knows it again."""
+
+    tokens: int
+    blocks: tuple[int, ...] = ()
+
+    @classmethod
+    def of_text(cls, text: str, block_size: int) -> Prompt:
+        """The prompt that a text is."""
+        pieces = _PIECE.findall(text)
+        coded = [" ".join(pieces[i : i + block_size]).encode() for i in range(0, len(pieces), block_size)]
+        return cls(max(1, len(pieces)), _chain(coded, len(pieces) // block_size))
+
+    @classmethod
+    def of_ids(cls, ids: list[int], block_size: int) -> Prompt:
+        """The prompt that token ids are."""
+        width = block_size * 8
+        data = array("q", ids).tobytes()
+        coded = [data[i : i + width] for i in range(0, len(data), width)]
+        return cls(len(ids), _chain(coded, len(ids) // block_size))
+
+
+def _chain(coded: list[bytes], whole: int) -> tuple[int, ...]:
+    seen, blocks = 0, []
+    for block in coded[:whole]:
+        seen = zlib.crc32(block, seen)
+        blocks.append(seen)
+    return tuple(blocks)
+
+
+@dataclass(frozen=True)
 class Ask:
-    """One accepted request. `prompts` are token counts, one per choice-bearing prompt (chat has one)."""
+    """One accepted request; it has one choice per prompt and n (chat has one prompt)."""
 
     chat: bool
     model: str
-    prompts: tuple[int, ...]
+    prompts: tuple[Prompt, ...]
     output_tokens: int
     stream: bool
     include_usage: bool
     token_ids: bool
     n: int
-
-
-def count_tokens(text: str) -> int:
-    """Tokens of a text: pieces of up to six word characters, and each other mark."""
-    return len(_PIECE.findall(text))
 
 
 def token_ids(text: str) -> list[int]:
@@ -62,10 +88,12 @@ def tokenized(raw: bytes) -> list[int]:
     body = _json_object(raw)
     if isinstance(body.get("prompt"), str):
         return token_ids(body["prompt"])
-    return [(k * 31) % 32_000 for k in range(_chat_prompt(body))]
+    return [(k * 31) % 32_000 for k in range(_chat_prompt(body, 1 << 30).tokens)]
 
 
-def parse(raw: bytes, content_type: str, *, chat: bool, model: str, max_model_len: int) -> Ask:
+def parse(
+    raw: bytes, content_type: str, *, chat: bool, model: str, max_model_len: int, block_size: int
+) -> Ask:
     """The request in `raw`. Raises Refusal with the status and body that vLLM gives."""
     if content_type.split(";")[0].strip() != "application/json":
         raise _invalid("Unsupported Media Type: Only 'application/json' is allowed", None)
@@ -83,13 +111,13 @@ def parse(raw: bytes, content_type: str, *, chat: bool, model: str, max_model_le
             raise _invalid(
                 f"{{'loc': 'body.{name}', 'msg': 'Input should be a valid number'}}", f"body.{name}"
             )
-    prompts = (_chat_prompt(body),) if chat else _prompts(body)
+    prompts = (_chat_prompt(body, block_size),) if chat else _prompts(body, block_size)
     n = _integer(body, "n", 1)
     return Ask(
         chat=chat,
         model=model,
         prompts=prompts,
-        output_tokens=_output_tokens(body, max(prompts), max_model_len, chat),
+        output_tokens=_output_tokens(body, max(p.tokens for p in prompts), max_model_len, chat),
         stream=stream,
         include_usage=bool((options or {}).get("include_usage")),
         token_ids=bool(body.get("return_token_ids")),
@@ -134,23 +162,34 @@ def _output_tokens(body: dict[str, Any], prompt: int, max_model_len: int, chat: 
     return tokens
 
 
-def _prompts(body: dict[str, Any]) -> tuple[int, ...]:
+def _prompts(body: dict[str, Any], block_size: int) -> tuple[Prompt, ...]:
     prompt = body.get("prompt")
     if prompt is None or prompt == "":
         raise _wrong("Either prompt or prompt_embeds must be provided and non-empty.", "prompt")
     if isinstance(prompt, str):
-        return (max(1, count_tokens(prompt)),)
+        return (Prompt.of_text(prompt, block_size),)
     if isinstance(prompt, list):
         if not prompt:
             raise Refusal(400, "You must pass at least one prompt")
-        if all(isinstance(token, int) for token in prompt):
-            return (len(prompt),)
-        if all(isinstance(one, str) or (isinstance(one, list) and one) for one in prompt):
-            return tuple(max(1, count_tokens(p)) if isinstance(p, str) else len(p) for p in prompt)
+        if _is_ids(prompt):
+            return (Prompt.of_ids(prompt, block_size),)
+        if all(isinstance(one, str) or _is_ids(one) for one in prompt):
+            return tuple(
+                Prompt.of_text(p, block_size) if isinstance(p, str) else Prompt.of_ids(p, block_size)
+                for p in prompt
+            )
     raise _invalid("{'loc': 'body.prompt', 'msg': 'Input should be a valid string'}", "body.prompt")
 
 
-def _chat_prompt(body: dict[str, Any]) -> int:
+def _is_ids(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(t, int) and 0 <= t < 1 << 31 for t in value)
+    )
+
+
+def _chat_prompt(body: dict[str, Any], block_size: int) -> Prompt:
     messages = body.get("messages")
     if not isinstance(messages, list):
         raise _invalid(
@@ -160,12 +199,12 @@ def _chat_prompt(body: dict[str, Any]) -> int:
         raise Refusal(
             400, "Cannot apply chat template to an empty conversation. Provide at least one message."
         )
-    tokens = CHAT_TEMPLATE_TOKENS - 4
+    texts = []
     for message in messages:
         content = message.get("content", "") if isinstance(message, dict) else ""
         parts = content if isinstance(content, list) else [{"text": content or ""}]
-        tokens += 4 + sum(count_tokens(str(part.get("text", ""))) for part in parts if isinstance(part, dict))
-    return tokens
+        texts += ["< | | >", *(str(part.get("text", "")) for part in parts if isinstance(part, dict))]
+    return Prompt.of_text(" ".join([*texts, "begin of text now answer it ."]), block_size)
 
 
 def _json_object(raw: bytes) -> dict[str, Any]:
@@ -308,5 +347,5 @@ def answer(ask: Ask, answer_id: str, created: int, requests: list[int]) -> dict[
         "created": created,
         "model": ask.model,
         "choices": choices,
-        "usage": usage(sum(ask.prompts), total),
+        "usage": usage(sum(p.tokens for p in ask.prompts), total),
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from analysis.errors import BadInput
 from autoscale.sim.engine import GAUGES, EngineParams, Replicas
+from autoscale.sim.openai_api import Prompt
 
 ROUTINGS = ("connection", "random", "round_robin", "least_requests")
 
@@ -28,6 +30,7 @@ class Rack:
             raise BadInput("unknown routing", value=routing, expected=f"one of {', '.join(ROUTINGS)}")
         self.params, self.routing = params, routing
         self.engines = [Replicas(params, 1, seed=seed + slot, no_ready="fail") for slot in range(slots)]
+        self.caches = [PrefixCache(params) for _ in range(slots)]
         self.next_s = [math.inf] * slots
         self.opened: list[int] = []  # slots that take traffic, in the order they opened
         self._rng = np.random.Generator(np.random.PCG64([seed, 9007]))
@@ -37,6 +40,7 @@ class Rack:
     def open(self, slot: int, at_s: float) -> None:
         """The slot takes traffic from `at_s` on (not later than now)."""
         self.engines[slot].open(0, at_s)
+        self.caches[slot] = PrefixCache(self.params)
         self.opened.append(slot)
 
     def close(self, slot: int, at_s: float, abort: bool = False) -> None:
@@ -89,9 +93,40 @@ class Rack:
         turn = self._turn % len(self.opened)
         return min(self.opened[turn:] + self.opened[:turn], key=lambda s: self.engines[s].in_flight)
 
-    def submit(self, slot: int, prompt_tokens: int, output_tokens: int, now_s: float) -> int:
+    def submit(self, slot: int, prompt: Prompt, output_tokens: int, now_s: float) -> int:
         """Send one request to a slot at `now_s`; returns its id within the slot."""
         engine = self.engines[slot]
-        request = engine.submit(prompt_tokens, output_tokens, at_s=max(now_s, engine.now_s))
+        known = self.caches[slot].look_up(prompt)
+        request = engine.submit(prompt.tokens, output_tokens, known, at_s=max(now_s, engine.now_s))
         self.next_s[slot] = min(self.next_s[slot], now_s)
         return request
+
+
+class PrefixCache:
+    """Which whole blocks of earlier prompts a replica still knows, least recently used first to go.
+
+    As large as the KV cache; that running requests hold blocks of it, and that a block is known only once it was
+    computed, is left out.
+    """
+
+    def __init__(self, params: EngineParams) -> None:
+        self.block_size, self.most = params.block_size, params.num_blocks - 1
+        self.queries = self.hits = 0  # tokens
+        self._blocks: OrderedDict[int, None] = OrderedDict()
+
+    def look_up(self, prompt: Prompt) -> int:
+        """Tokens at the beginning of the prompt that need no prefill; remembers the prompt's blocks."""
+        known = 0
+        for block in prompt.blocks:
+            if block not in self._blocks:
+                break
+            known += 1
+        for block in reversed(prompt.blocks):  # a prefix outlives what follows it
+            self._blocks[block] = None
+            self._blocks.move_to_end(block)
+        while len(self._blocks) > self.most:
+            self._blocks.popitem(last=False)
+        tokens = min(known * self.block_size, prompt.tokens - 1)  # the last token is always computed
+        self.queries += prompt.tokens
+        self.hits += tokens
+        return tokens

@@ -36,6 +36,7 @@ from autoscale.sim.exposition import ReplicaMetrics
 from autoscale.sim.fleet import DEFAULTS, Fleet, Options, read_hpa, slots_for
 from autoscale.sim.gateway import Gateway
 from autoscale.sim.kubernetes_view import KubernetesView
+from autoscale.sim.openai_api import Prompt
 from autoscale.sim.outcome import pod_name
 from autoscale.sim.pods import PodEvent, Replica
 from autoscale.sim.rack import Rack
@@ -231,7 +232,9 @@ class FleetServer:
             facts[stage] = self.started_at + event.time_s
         if kind == "ready":
             engine = self.rack.engines[replica.slot]
-            self.metrics[replica.slot] = ReplicaMetrics(self.profile, self.params, engine.engine_gauges)
+            self.metrics[replica.slot] = ReplicaMetrics(
+                self.profile, self.params, engine.engine_gauges, self.rack.caches[replica.slot]
+            )
             self.gateway.opened(replica.slot, self.metrics[replica.slot], self._first_request(replica))
             self._spawn(self._listen(replica.slot))
         elif kind == "gone" and replica.slot in self.metrics:
@@ -445,10 +448,10 @@ def _warm_up(params: EngineParams) -> None:
     """Compile, or load from the cache, before the clock starts: the first request would wait for it otherwise."""
     rack = Rack(params, 1, 0)
     rack.open(0, 0.0)
-    rack.submit(0, 1, 2, 0.0)
+    rack.submit(0, Prompt(1), 2, 0.0)
     rack.advance(60.0)
     engine = rack.engines[0]
-    request = rack.submit(0, 1, 2, 60.0)
+    request = rack.submit(0, Prompt(1), 2, 60.0)
     engine.advance(60.0 + 1e-6)
     engine.abort(request)
     engine.progress()

@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import aiohttp
 import pytest
@@ -19,7 +20,8 @@ from analysis.errors import BadInput
 from autoscale.profiles.profile import load, overlay
 from autoscale.sim.engine import EngineParams
 from autoscale.sim.fleet import Options
-from autoscale.sim.rack import Rack
+from autoscale.sim.openai_api import Prompt
+from autoscale.sim.rack import PrefixCache, Rack
 from autoscale.sim.server import FleetServer, FleetThread
 
 L4 = overlay(load("llama-3.1-8b-1xl4"), {"engine": {"max_model_len": 2048, "request_overhead_s": 0.0}})
@@ -274,6 +276,7 @@ def test_each_replica_exports_vllms_metrics(server) -> None:
             "vllm:prompt_tokens",
             "vllm:generation_tokens",
             "vllm:request_success",
+            "vllm:prefix_cache_hits",
             "vllm:time_to_first_token_seconds",
             "vllm:inter_token_latency_seconds",
             "vllm:e2e_request_latency_seconds",
@@ -294,6 +297,35 @@ def test_each_replica_exports_vllms_metrics(server) -> None:
     assert total >= 8
     targets = json.loads(ask(f"{server.url}/fleet/sd")[1])
     assert [f"http://{t['targets'][0]}/metrics" for t in targets] == [r["metrics_url"] for r in replicas]
+
+
+@pytest.mark.parametrize(
+    ("before", "prompt", "known"),
+    [
+        pytest.param([], list(range(64)), 0, id="a new prompt is computed whole"),
+        pytest.param(
+            [list(range(64))], list(range(64)), 63, id="one fixed prompt is known but for its last token"
+        ),
+        pytest.param(
+            [list(range(64))],
+            [*range(40), *range(90, 130)],
+            32,
+            id="a shared beginning counts in whole blocks",
+        ),
+        pytest.param([list(range(64))], [7, *range(64)], 0, id="another head shifts everything behind it"),
+        pytest.param(
+            [list(range(64)), *([k] * 16 for k in range(100, 140))],
+            list(range(64)),
+            0,
+            id="forgotten when the cache is full",
+        ),
+    ],
+)
+def test_a_replica_knows_the_prefixes_of_earlier_prompts(before, prompt, known) -> None:
+    cache = PrefixCache(replace(QUICK, num_blocks=33))
+    for ids in before:
+        cache.look_up(Prompt.of_ids(ids, 16))
+    assert cache.look_up(Prompt.of_ids(prompt, 16)) == known
 
 
 @pytest.mark.parametrize(
