@@ -6,7 +6,8 @@ from typing import Any
 
 from autoscale.deploy.choices import MetricsPath, Options
 from autoscale.deploy.meta import meta
-from autoscale.deploy.scaling import Target, external_name, metric_name
+from autoscale.deploy.scaling import external_name, metric_name
+from autoscale.deploy.targets import Target
 from autoscale.deploy.workload import LWS_API
 from autoscale.deploy.yaml_out import Note
 from autoscale.profiles import Profile

@@ -12,7 +12,8 @@ from autoscale.deploy import sizing
 from autoscale.deploy.choices import MetricsPath
 from autoscale.deploy.meta import meta
 from autoscale.deploy.monitoring import managed
-from autoscale.deploy.scaling import Plan, Target, decimal, vllm_metric
+from autoscale.deploy.scaling import vllm_metric
+from autoscale.deploy.targets import Plan, Target, decimal
 from autoscale.deploy.yaml_out import Note
 from autoscale.profiles import Profile
 from autoscale.profiles.signals import SIGNALS

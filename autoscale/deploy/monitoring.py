@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 
 from autoscale.deploy.choices import MetricsPath
 from autoscale.deploy.meta import meta
-from autoscale.deploy.scaling import Plan, metric_name, vllm_metric
+from autoscale.deploy.scaling import metric_name, vllm_metric
+from autoscale.deploy.targets import Plan
 from autoscale.deploy.yaml_out import Note
 from autoscale.profiles import Profile
 

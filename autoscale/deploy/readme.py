@@ -10,10 +10,11 @@ from typing import Any
 
 import jinja2
 
-from autoscale.deploy import load_set, sizing, weights, workload
+from autoscale.deploy import load_set, pod, sizing, weights
 from autoscale.deploy.access import ACCOUNT
 from autoscale.deploy.choices import MetricsPath, Options
-from autoscale.deploy.scaling import Plan, external_name, metric_name, vllm_metric
+from autoscale.deploy.scaling import external_name, metric_name, vllm_metric
+from autoscale.deploy.targets import Plan
 from autoscale.profiles import Profile
 
 LWS_VERSION = "v0.7.0"
@@ -32,7 +33,7 @@ _ENVIRONMENT.filters["word"] = shlex.quote  # a profile's text as one word of a 
 def render(profile: Profile, options: Options, path: MetricsPath, plan: Plan) -> str:
     """README.md of one set."""
     bare_metal = profile.deploy.platform == "bare-metal"
-    pool = {
+    nodes = {
         "min": sizing.nodes(profile, plan.min_replicas),
         "max": sizing.nodes(profile, plan.max_replicas),
         "chips": sizing.chips(profile, plan.max_replicas),
@@ -44,7 +45,7 @@ def render(profile: Profile, options: Options, path: MetricsPath, plan: Plan) ->
         options=options,
         path=path,
         plan=plan,
-        pool=pool,
+        pool=nodes,
         kubectl="kubectl --kubeconfig CLUSTER_KUBECONFIG" if bare_metal else "kubectl",
         helm="helm --kubeconfig CLUSTER_KUBECONFIG" if bare_metal else "helm",
         bare_metal=bare_metal,
@@ -62,8 +63,8 @@ def render(profile: Profile, options: Options, path: MetricsPath, plan: Plan) ->
         resource="leaderworkerset" if profile.deploy.kind == "LeaderWorkerSet" else "deployment",
         producer_claim=weights.PRODUCER_CLAIM,
         producer_job=weights.PRODUCER_JOB,
-        gcsfuse_account=workload.GCSFUSE_ACCOUNT,
-        xla_dir=workload.XLA_DIR,
+        gcsfuse_account=pod.GCSFUSE_ACCOUNT,
+        xla_dir=pod.XLA_DIR,
         checker_account=ACCOUNT,
         question=_question(profile),
         upstream=f"vllm/vllm-openai:v{profile.engine.vllm_version}",

@@ -11,7 +11,7 @@ from typing import Any
 from autoscale.deploy import sizing
 from autoscale.deploy.choices import Options
 from autoscale.deploy.meta import meta
-from autoscale.deploy.workload import WEIGHTS_CLAIM
+from autoscale.deploy.pod import WEIGHTS_CLAIM
 from autoscale.deploy.yaml_out import Note
 from autoscale.profiles import Profile
 

@@ -20,12 +20,13 @@ from autoscale.deploy import (
     monitoring,
     readme,
     scaling,
+    targets,
     weights,
     workload,
 )
 from autoscale.deploy.choices import PATHS, MetricsPath, Options
 from autoscale.deploy.meta import MANAGED_BY, OWNER
-from autoscale.deploy.scaling import Plan
+from autoscale.deploy.targets import Plan
 from autoscale.deploy.yaml_out import dump, dump_all, plain
 from autoscale.profiles import Profile, load, names, overlay
 
@@ -66,7 +67,7 @@ def objects(
     """
     options = options or Options()
     profile = _placed(profile, options)
-    path, plan = _path(profile, metrics), scaling.plan(profile, recommendation)
+    path, plan = _path(profile, metrics), targets.plan(profile, recommendation)
     parts = _weight_parts(profile, options) if stage in ("all", "weights") else []
     if stage in ("all", "serving"):
         parts = parts + _serving_parts(profile, options, path, plan)
@@ -82,7 +83,7 @@ def write_set(
     """The files of a set as (path, text): YAML with comments, kustomizations and a README. Raises as `objects` does."""
     options = options or Options()
     profile = _placed(profile, options)
-    path, plan = _path(profile, metrics), scaling.plan(profile, recommendation)
+    path, plan = _path(profile, metrics), targets.plan(profile, recommendation)
     serving, filling = _serving_parts(profile, options, path, plan), _weight_parts(profile, options)
     files = [("README.md", readme.render(profile, options, path, plan))]
     files += _folder("", serving, f"{profile.title}.")

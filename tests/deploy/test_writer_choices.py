@@ -15,7 +15,7 @@ from autoscale.check.snapshot import HELPFUL, NEEDED
 from autoscale.check.timeline import TARGETS
 from autoscale.check.watch import RESOURCES
 from autoscale.deploy import PATHS, Options, objects, options, sizing, write_set
-from autoscale.deploy.workload import DRAIN_SCRIPT
+from autoscale.deploy.pod import DRAIN_SCRIPT
 from autoscale.hpa import HpaSpec
 from autoscale.profiles import load, names, overlay
 from autoscale.recommend.candidates import Behavior, Candidate, quantity

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from autoscale.deploy import alerts, load_set, reference_files, scaling, write_set
+from autoscale.deploy import alerts, load_set, reference_files, targets, write_set
 from autoscale.deploy.yaml_out import plain
 from autoscale.profiles import load, names
 from loadgen.options import add_arguments
@@ -22,7 +22,7 @@ needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="promto
 
 def groups(name, recommendation=None):
     profile = load(name)
-    return plain(alerts.groups(profile, scaling.plan(profile, recommendation)))
+    return plain(alerts.groups(profile, targets.plan(profile, recommendation)))
 
 
 # --- committed sets --------------------------------------------------------------------------------------------------

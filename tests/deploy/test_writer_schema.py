@@ -11,7 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from autoscale.deploy import alerts, load_set, scaling, weights, writer
+from autoscale.deploy import alerts, load_set, targets, weights, writer
 from autoscale.deploy.choices import PATHS, Options
 from autoscale.deploy.yaml_out import plain
 from autoscale.profiles import load, names
@@ -62,7 +62,7 @@ CASE_IDS = [
 def everything(name, path, recommendation):
     profile, options = load(name), Options(checker_may_scale=True, create_namespace=True)
     found = writer.objects(profile, recommendation, path, options)
-    rules = alerts.rules(profile, path, scaling.plan(profile, recommendation))
+    rules = alerts.rules(profile, path, targets.plan(profile, recommendation))
     return [*found, plain(rules)]
 
 
@@ -321,7 +321,7 @@ def test_what_is_written_parses_to_the_objects(name):
     ]
     built = [
         *writer.objects(profile),
-        plain(alerts.rules(profile, profile.deploy.metrics, scaling.plan(profile, None))),
+        plain(alerts.rules(profile, profile.deploy.metrics, targets.plan(profile, None))),
     ]
     assert sorted(map(json.dumps, written)) == sorted(map(json.dumps, built))
 
