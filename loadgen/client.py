@@ -90,7 +90,7 @@ class Limits:
 
     max_connections: int = 4096
     timeout_s: float = 600.0  # from sent to the end of the answer
-    idle_timeout_s: float = 60.0  # without a byte, once the body has begun
+    idle_timeout_s: float = 120.0  # without a byte, once the body has begun
     reconnect_after_s: float = 30.0  # age at which a connection is replaced; inf = never
     reconnect_after_requests: float = math.inf
 
@@ -351,6 +351,11 @@ class Connection:
             self.exchange.failure = ("connection_error", _sentence(error, self._pool.target))
         self._over(keep=False)
 
+    @property
+    def body_begun(self) -> bool:
+        """Whether more than the head has been read; before that the server may keep the request in a queue."""
+        return self.exchange is not None and (len(self.exchange.reads) > 1 or self._body_bytes > 0)
+
     def give_up(self, status: str, error: str) -> None:
         """End the exchange from this side; the server sees the connection close."""
         if self.exchange is not None:
@@ -501,7 +506,7 @@ class Client:
                     connection.give_up("connection_error", f"no connection within {CONNECT_TIMEOUT_S:g} s")
             elif now - exchange.sent_s > self.limits.timeout_s:
                 connection.give_up("timeout", f"no complete answer within {self.limits.timeout_s:g} s")
-            elif len(exchange.reads) > 1 and now - exchange.stamps_s[-1] > self.limits.idle_timeout_s:
+            elif connection.body_begun and now - exchange.stamps_s[-1] > self.limits.idle_timeout_s:
                 connection.give_up("timeout", f"no byte for {self.limits.idle_timeout_s:g} s in mid-answer")
         while self._idle and now - self._idle[0].used_s > IDLE_LIMIT_S:
             self._idle.popleft().close()

@@ -94,9 +94,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     connection.add_argument(
         "--idle-timeout",
         type=float,
-        default=60.0,
+        default=120.0,
         metavar="S",
-        help="a stream silent for this long fails (default 60)",
+        help="a stream silent for this long fails (default 120)",
     )
     connection.add_argument(
         "--grace",

@@ -13,6 +13,8 @@ import pytest
 
 from analysis.errors import BadInput, SourceUnavailable
 from loadgen.client import Client, Exchange, Limits, Target, fetch, now_s, tls_context
+from loadgen.options import Options
+from loadgen.session import probe
 
 EVENT = b'data: {"choices":[{"index":0,"text":"a","finish_reason":null}]}\n\n'
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -230,3 +232,19 @@ def test_urls_are_read(url, text):
 def test_what_is_not_a_url_is_refused(url):
     with pytest.raises(BadInput, match="--host"):
         Target.from_url(url)
+
+
+PROBES = [
+    ("http://127.0.0.1:9", None, SourceUnavailable, "connection refused"),
+    (None, (b'HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello',), SourceUnavailable, "not an OpenAI-compatible server"),
+    (None, (b'HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n',), SourceUnavailable, "GET /v1/models answered 404"),
+    (None, (b'HTTP/1.1 200 OK\r\ncontent-length: 34\r\n\r\n{"data":[{"id":"a"},{"id":"bcd"}]}',), BadInput, "several models"),
+    ("ftp://x", None, BadInput, "--host"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("url", "script", "error", "said"), PROBES, ids=[row[3] for row in PROBES])
+def test_a_server_that_is_not_one_is_named_before_the_load(url, script, error, said):
+    options = Options({"model": None, "insecure": False})
+    with server(*(script or (CLOSE,))) as (here, _), pytest.raises(error, match=said):
+        probe(options, url or here)

@@ -1,0 +1,197 @@
+"""Real Locust processes against a small server of known truth: open and closed loop, workers, interruptions, bad input."""
+
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analysis import run
+
+ROOT = Path(__file__).parents[2]
+HEADER_KEYS = {
+    "schema_version", "kind", "started_at", "ended_at", "command", "versions", "target", "model", "load", "stages",
+    "lengths", "seed", "engine", "client",
+}  # fmt: skip
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory):
+    """A truth server (TTFT 50 ms, gap 5 ms): its URL and its log, which is complete after it ended."""
+    port, log = free_port(), tmp_path_factory.mktemp("truth") / "log.jsonl"
+    command = [sys.executable, ROOT / "benchmarks" / "truth_server.py", "--port", str(port), "--log", log]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        yield f"http://127.0.0.1:{port}"
+        process.terminate()
+
+
+def start(url: str, folder: Path, *options: str, entry: str = "completions") -> subprocess.Popen[str]:
+    """Locust in a process group of its own; its output goes to `folder`/log."""
+    command = [
+        sys.executable,
+        "-m",
+        "locust",
+        "-f",
+        ROOT / "loadgen" / f"{entry}.py",
+        "--headless",
+        "--only-summary",
+    ]
+    command += ["--host", url, "--run-dir", folder / "run", "--master-bind-port", str(free_port())]
+    master_port = command[-1]
+    command += ["--master-port", master_port] if "--processes" in options else []
+    with open(folder / "log", "w") as log:
+        return subprocess.Popen(
+            [str(part) for part in (*command, *options)],
+            stdout=log, stderr=subprocess.STDOUT, start_new_session=True, cwd=folder, text=True,
+        )  # fmt: skip
+
+
+def recording_for(folder: Path, seconds: float) -> None:
+    """Wait until the run in `folder` has been recorded for so long."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        header = folder / "run" / "run.json"
+        if header.exists() and time.time() - json.loads(header.read_text())["started_at"] > seconds:
+            return
+        time.sleep(0.05)
+    pytest.fail((folder / "log").read_text())
+
+
+def ended(process: subprocess.Popen[str], folder: Path) -> str:
+    process.wait(timeout=90)
+    with pytest.raises(ProcessLookupError):  # no process of the group is left
+        os.killpg(process.pid, 0)
+    return (folder / "log").read_text()
+
+
+RUNS = {
+    "two workers": (
+        "completions",
+        "--stages 20:1.5,60:1.5 --output-tokens fixed:8 --processes 2 --slo ttft_p95=2s --csv stats",
+    ),
+    "closed loop": ("chat", "-u 4 -r 4 -t 3s --output-tokens uniform:2,6"),
+    "one seat": (
+        "completions",
+        "--stages 50:0.2 --arrivals constant --output-tokens fixed:10 --max-in-flight 1",
+    ),
+    "interrupted": ("completions", "--rate 30 -t 60s --processes 2"),
+    "killed worker": ("completions", "--rate 40 -t 8s --processes 4 --output-tokens fixed:8"),
+    "bad stages": ("completions", "--stages 1:0"),
+}
+
+
+@pytest.fixture(scope="module")
+def started(truth, tmp_path_factory):
+    """All runs, started together: each is mostly waiting."""
+    runs = {}
+    for name, (entry, options) in RUNS.items():
+        folder = tmp_path_factory.mktemp(name.replace(" ", "-"))
+        runs[name] = start(truth, folder, *options.split(), entry=entry), folder
+    yield runs
+    for process, _ in runs.values():
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def test_a_killed_worker_is_named_and_its_requests_are_counted(started):
+    process, folder = started["killed worker"]
+    recording_for(folder, 2.5)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[1]), signal.SIGKILL)
+    log = ended(process, folder)
+    recorded = run.read(folder / "run")
+    lost = [w["name"] for w in recorded.header["workers"] if w["lost_at_s"] is not None]
+    assert len(lost) == 1, log
+    requests = recorded.requests
+    assert sorted(requests["request_id"]) == list(range(len(requests)))
+    dropped = requests[requests["status"] == "dropped"]
+    assert set(dropped["worker"]) == set(lost)
+    assert len(dropped) == recorded.header["client"]["unsent"] > 0
+    assert dropped["error"].str.contains(f"worker {lost[0]} was lost").all()
+    assert recorded.header["client"]["verdict"] == "limited"
+    assert f"worker {lost[0]} was lost" in log
+
+
+def test_an_interrupt_leaves_a_settled_run_and_no_process(started):
+    process, folder = started["interrupted"]
+    recording_for(folder, 2.5)
+    os.killpg(process.pid, signal.SIGINT)
+    log = ended(process, folder)
+    recorded = run.read(folder / "run")
+    assert recorded.header["ended_at"] is not None, log
+    statuses = set(recorded.requests["status"])
+    assert "ok" in statuses
+    assert statuses <= {"ok", "cancelled", "dropped"}
+
+
+def test_two_workers_deliver_the_plan_into_one_directory(started):
+    process, folder = started["two workers"]
+    log = ended(process, folder)
+    assert process.returncode == 0, log
+    recorded = run.read(folder / "run")
+    assert set(recorded.header) >= HEADER_KEYS
+    assert not [p for p in run.validate(recorded) if "metrics" not in p]
+    requests = recorded.requests
+    assert set(requests["status"]) == {"ok"}
+    assert set(requests["worker"]) == {"w0", "w1"}
+    assert sorted(requests["request_id"]) == list(range(len(requests)))
+    assert set(requests["output_tokens"]) == {8}
+    assert (requests["prompt_tokens"] == requests["prompt_tokens_asked"]).all()
+    assert recorded.header["load"]["expected_requests"] == pytest.approx(120)
+    assert recorded.itl["count"].sum() == 7 * len(requests)
+    assert [s["stage"] for s in recorded.header["client"]["stages"]] == [0, 1]
+    assert (requests["first_token_s"] - requests["sent_s"]).min() >= 0.0495
+    table = log[log.index("stage  offered/s") :].split("\n[")[0]
+    assert max(map(len, table.splitlines())) <= 100
+    with open(folder / "stats_stats.csv") as file:
+        rows = {row["Name"]: row for row in csv.DictReader(file)}
+    exact = np.median(requests["first_token_s"] - requests["due_s"]) * 1e3
+    assert float(rows["TTFT"]["50%"]) == pytest.approx(exact, rel=0.01)
+    assert set(rows) >= {"TTFT", "TPOT", "ITL", "E2E", "TTFT from send", "E2E from send"}
+
+
+def test_closed_loop_users_of_the_chat_endpoint(started):
+    process, folder = started["closed loop"]
+    log = ended(process, folder)
+    assert process.returncode == 0, log
+    recorded = run.read(folder / "run")
+    requests = recorded.requests
+    assert set(requests["status"]) == {"ok"}
+    assert recorded.header["stages"][0]["users"] == 4
+    assert (requests["output_tokens"] == requests["output_tokens_asked"]).all()
+    assert requests["events"].sum() == requests["output_tokens"].sum()  # the role chunk is no token
+
+
+def test_one_seat_counts_the_wait_from_the_due_time(started):
+    process, folder = started["one seat"]
+    # answers of 50 + 9 * 5 = 95 ms, one at a time, every 20 ms: the last of 10 is due at 180 ms and begins after 855 ms
+    log = ended(process, folder)
+    requests = run.read(folder / "run").requests
+    assert len(requests) == 10, log
+    last = requests.iloc[-1]
+    assert last["first_token_s"] - last["due_s"] >= 0.855 - 0.18 + 0.05
+    assert 0.0495 <= (requests["first_token_s"] - requests["sent_s"]).median() < 0.3
+    assert "cap" in {r["code"] for r in run.read_header(folder / "run")["client"]["stages"][0]["reasons"]}
+
+
+def test_bad_input_is_one_sentence_and_an_exit_code(started):
+    process, folder = started["bad stages"]
+    log = ended(process, folder)
+    assert process.returncode == 2
+    assert "--stages 1:0" in log.splitlines()[-1]
+    assert "Traceback" not in log
+    assert not (folder / "run").exists()
