@@ -14,8 +14,7 @@ from typing import Any
 
 from autoscale.hpa import Decision, HpaSpec, PodMetric, format_milli
 from autoscale.profiles.profile import Profile
-from autoscale.sim.outcome import pod_name, template_hash
-from autoscale.sim.pods import PodEvent, Replica
+from autoscale.sim.replica import PodEvent, Replica, pod_name, template_hash
 
 GPU, TPU = "nvidia.com/gpu", "google.com/tpu"
 LWS = "leaderworkerset.sigs.k8s.io"

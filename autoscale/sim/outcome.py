@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis import run as run_directory
 from analysis.histogram import Histogram
 from analysis.run import STATUSES
 from analysis.slo import Slo, Verdict, meets
 from autoscale.profiles.profile import Profile
-from autoscale.sim.pods import PodEvent, Replica
+from autoscale.sim.replica import PodEvent, Replica, pod_name
 
 if TYPE_CHECKING:
-    from autoscale.sim.fleet import Fleet
+    from autoscale.sim.control import Fleet
 
 METRICS = ("ttft", "tpot", "e2e")
 MINUTE_S = 60.0
@@ -170,24 +167,6 @@ class Recorder:
             self.batches.append(finished)
 
 
-def pod_name(profile: Profile, replica: Replica, member: int = 0) -> str:
-    """A pod's name as Kubernetes would build it: `<name>-<group>[-<member>]`, or a hash and five letters."""
-    deploy = profile.deploy
-    if deploy.kind == "LeaderWorkerSet":
-        return f"{deploy.name}-{replica.slot}" + (f"-{member}" if member else "")
-    letters, number = "bcdfghjklmnpqrstvwxz2456789", int(abs(replica.uid) * 1e12) * 64 + replica.ordinal % 64
-    suffix = ""
-    for _ in range(5):
-        number, letter = divmod(number, len(letters))
-        suffix += letters[letter]
-    return f"{deploy.name}-{template_hash(profile)}-{suffix}"
-
-
-def template_hash(profile: Profile) -> str:
-    """A stable stand-in for the pod template's hash."""
-    return f"{zlib.crc32(profile.name.encode()):x}"
-
-
 @dataclass(frozen=True)
 class Outcome:
     """What a simulation gave; hours are counted to the end of the traffic, requests judged by their due time.
@@ -320,84 +299,3 @@ def _flaps(decisions: list[tuple[float, int, int, str]], within_s: float) -> int
     """Changes of direction that come within `within_s` of the change before."""
     pairs = pairwise(decisions)
     return sum((b[2] > b[1]) != (a[2] > a[1]) and b[0] - a[0] <= within_s for a, b in pairs)
-
-
-def write_run(
-    outcome: Outcome, path: Path | str, *, command: str = "", versions: Mapping[str, str] | None = None
-) -> Path:
-    """Write the outcome as a run directory of kind simulated, the same files as a live run; returns the path.
-
-    Requests and metrics are written when the simulation kept them. The zero of its times is the time of writing.
-    Raises BadRun when the directory already holds a run.
-    """
-    profile = outcome.profile
-    header = {
-        "kind": "simulated",
-        "command": command,
-        "versions": dict(versions or {}),
-        "target": f"simulated fleet of {profile.name}",
-        "model": profile.model.id,
-        "profile": profile.name,
-        "seed": outcome.seed,
-        "slo": str(outcome.slo),
-        "unserved": outcome.unserved,  # offered requests that have no row: nobody served them before the end
-        "engine": {
-            "vllm_version": profile.engine.vllm_version,
-            "block_size": profile.engine.block_size,
-            "max_num_seqs": profile.engine.max_num_seqs,
-        },
-    }
-    path = run_directory.create(path, header)
-    run_directory.update(path, ended_at=run_directory.read_header(path)["started_at"] + outcome.duration_s)
-    if outcome.requests is not None:
-        run_directory.write_table(path, "requests", _request_columns(outcome.requests))
-    if outcome.samples:
-        run_directory.write_table(path, "metrics", _metric_columns(outcome.samples))
-    names = ("time_s", "desired", "created", "scheduled", "ready")
-    columns = dict(zip(names, zip(*outcome.replicas, strict=True), strict=True)) if outcome.replicas else {}
-    run_directory.write_table(path, "replicas", {k: [float(x) for x in v] for k, v in columns.items()})
-    happened: list[tuple[float, str, str, dict[str, str]]]
-    happened = [(t, "SuccessfulRescale", f"from {a} to {b}: {why}", {}) for t, a, b, why in outcome.decisions]
-    happened += [(t, kind, f"{pod} {kind}", {"pod": pod}) for t, kind, pod, _ in outcome.events]
-    for time_s, kind, message, facts in sorted(happened, key=lambda h: h[0]):
-        run_directory.append_event(path, time_s, kind, message, **facts)
-    return path
-
-
-def _request_columns(done: NDArray[Any]) -> dict[str, Any]:
-    ok = done["status"] == STATUSES.index("ok")
-    return {
-        "request_id": done["request_id"],
-        "stage": np.zeros(len(done), np.int32),
-        "worker": ["simulated"] * len(done),
-        "due_s": done["due_s"],
-        "sent_s": done["sent_s"],
-        "first_token_s": done["first_token_s"],
-        "last_token_s": done["last_token_s"],
-        "prompt_tokens": done["prompt_tokens"].astype(np.int64),
-        "output_tokens": done["output_tokens"].astype(np.int64),
-        "events": done["output_tokens"],
-        "status": [STATUSES[s] for s in done["status"]],
-        "http_status": np.where(ok | np.isfinite(done["first_token_s"]), 200, 503).astype(np.int16),
-        "prompt_tokens_asked": done["prompt_tokens"],
-        "output_tokens_asked": done["output_tokens"],
-    }
-
-
-def _metric_columns(samples: tuple[Any, ...]) -> dict[str, Any]:
-    rows = np.concatenate([rows for _, rows, _ in samples])
-    names = (
-        "waiting",
-        "running",
-        "kv_usage",
-        "preemptions_total",
-        "prompt_tokens_total",
-        "generation_tokens_total",
-        "requests_total",
-    )
-    return {
-        "time_s": np.concatenate([np.full(len(r), t) for t, r, _ in samples]),
-        "pod": [pod for _, _, pods in samples for pod in pods],
-        "engine": [str(e) for e in rows["engine"]],
-        **{name: rows[name] for name in names},
-    }

@@ -20,135 +20,17 @@ import heapq
 import math
 from collections import deque
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autoscale.profiles.profile import Phase, Profile
+from autoscale.profiles.profile import Phase
+from autoscale.sim.replica import UNLIMITED, ColdStart, Nodes, PodEvent, Replica
 
 TEARDOWN_S = 1.2  # from the last container's end to the pod being gone, as seen on a real kubelet stand-in
-RAY_TIMER_S = 300.0  # a group member gives up on the others after this long
 
 _Z95 = 1.6448536269514722  # standard normal quantile of 0.95
 _AHEAD = 32  # starts whose draws are made at once
-
-
-@dataclass(frozen=True)
-class Nodes:
-    """Node supply: `standing` nodes are there from the start, up to `maximum` more come with the profile's delay.
-
-    `maximum` None means no limit; 0 is a pool that does not grow. A pod beyond it stays Pending until another leaves.
-    """
-
-    standing: int = 0
-    maximum: int | None = None
-
-
-UNLIMITED = Nodes()
-
-
-@dataclass(frozen=True)
-class ColdStart:
-    """What the life of a pod needs of a profile; durations are (median_s, p95_s)."""
-
-    kind: str  # Deployment | LeaderWorkerSet
-    size: int  # pods per replica
-    chips_per_pod: int
-    node: Phase
-    image: Phase
-    join: Phase
-    weight_bytes: float
-    weights_rate_bytes_s: float
-    weights_shared: bool
-    engine_init: Phase
-    compile: Phase
-    compile_cached: Phase | None
-    timer_s: float = RAY_TIMER_S
-
-    @classmethod
-    def from_profile(cls, profile: Profile) -> ColdStart:
-        """The cold start that the profile states."""
-        cold = profile.cold_start
-        return cls(
-            kind=profile.deploy.kind,
-            size=profile.replica.nodes,
-            chips_per_pod=profile.replica.chips_per_node,
-            node=cold.node,
-            image=cold.image,
-            join=cold.group_join,
-            weight_bytes=profile.model.weight_bytes,
-            weights_rate_bytes_s=cold.weights_rate_bytes_s,
-            weights_shared=cold.weights_shared,
-            engine_init=cold.engine_init,
-            compile=cold.compile,
-            compile_cached=cold.compile_cached,
-        )
-
-
-class PodEvent(NamedTuple):
-    """One transition. Kinds: created, scheduled, started (both per member), running (all members), joined, loaded,
-    initialised, ready, recreated, deleting, gone."""
-
-    time_s: float
-    kind: str
-    replica: Replica
-    member: int = 0
-
-
-@dataclass(slots=True)
-class Replica:
-    """One replica and when it reached each stage; NaN = not reached."""
-
-    ordinal: int  # the how-manieth start of the fleet, warm ones are negative
-    slot: int  # engine slot; for a LeaderWorkerSet the group index
-    uid: float  # random, breaks ties between pods of the same age
-    created_s: float
-    member_node_s: list[float]  # when a member's node is there; inf = nobody knows yet
-    member_scheduled_s: list[float]
-    member_started_s: list[float]
-    image_cached: list[bool]
-    started_s: float = math.nan  # all members run
-    joined_s: float = math.nan
-    loaded_s: float = math.nan
-    initialised_s: float = math.nan
-    ready_s: float = math.nan
-    deleting_s: float = math.nan
-    gone_s: float = math.nan
-    recreations: int = 0
-    attempt_s: float = math.nan  # when the current attempt's pods were created
-    version: int = 0  # raised when planned transitions become void
-
-    @property
-    def ready(self) -> bool:
-        """Whether it takes traffic."""
-        return self.ready_s == self.ready_s and self.deleting_s != self.deleting_s
-
-    @property
-    def deleting(self) -> bool:
-        """Whether it was asked to go and is still there."""
-        return self.deleting_s == self.deleting_s and self.gone_s != self.gone_s
-
-    @property
-    def phase(self) -> str:
-        """The pod phase of the member that counts (the leader): Pending until its container runs."""
-        return "Running" if self.member_started_s[0] == self.member_started_s[0] else "Pending"
-
-    @property
-    def scheduled(self) -> bool:
-        """Whether every member has a node."""
-        return all(s == s for s in self.member_scheduled_s)
-
-    @property
-    def state(self) -> str:
-        """One word: pending, starting, ready, deleting or gone."""
-        if self.gone_s == self.gone_s:
-            return "gone"
-        if self.deleting_s == self.deleting_s:
-            return "deleting"
-        if self.ready_s == self.ready_s:
-            return "ready"
-        return "starting" if self.scheduled else "pending"
 
 
 @dataclass(slots=True)

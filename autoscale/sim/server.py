@@ -31,15 +31,15 @@ from aiohttp import web
 from analysis.errors import BadInput
 from autoscale.hpa import Decision, PodMetric
 from autoscale.profiles.profile import Profile
+from autoscale.sim.control import DEFAULTS, Fleet, Options
 from autoscale.sim.engine import EngineParams
 from autoscale.sim.exposition import ReplicaMetrics
-from autoscale.sim.fleet import DEFAULTS, Fleet, Options, read_hpa, slots_for
+from autoscale.sim.fleet import read_hpa, slots_for
 from autoscale.sim.gateway import Gateway
 from autoscale.sim.kubernetes_view import KubernetesView
 from autoscale.sim.openai_api import Prompt
-from autoscale.sim.outcome import pod_name
-from autoscale.sim.pods import PodEvent, Replica
 from autoscale.sim.rack import Rack
+from autoscale.sim.replica import PodEvent, Replica, pod_name
 
 KEPT_OBSERVATIONS = 100_000
 STOP_WITHIN_S = 1.0

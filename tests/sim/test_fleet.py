@@ -16,11 +16,12 @@ from analysis.errors import BadInput
 from analysis.run import STATUSES
 from autoscale.profiles.profile import MetricPath as Timing
 from autoscale.profiles.profile import load, overlay
+from autoscale.sim.control import Options
 from autoscale.sim.engine import EngineParams
-from autoscale.sim.fleet import Options, read_hpa, simulate
+from autoscale.sim.fleet import read_hpa, simulate
 from autoscale.sim.metric_path import MetricPath, milli, signal_of, sync_times
-from autoscale.sim.outcome import write_run
-from autoscale.sim.pods import Nodes
+from autoscale.sim.replica import Nodes
+from autoscale.sim.written import write_run
 from loadgen.traffic import Arrivals
 
 L4 = overlay(

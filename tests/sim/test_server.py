@@ -18,8 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from analysis.errors import BadInput
 from autoscale.profiles.profile import load, overlay
+from autoscale.sim.control import Options
 from autoscale.sim.engine import EngineParams
-from autoscale.sim.fleet import Options
 from autoscale.sim.openai_api import Prompt
 from autoscale.sim.rack import PrefixCache, Rack
 from autoscale.sim.server import FleetServer, FleetThread
