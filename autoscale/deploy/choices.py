@@ -33,6 +33,7 @@ class Options:
     checker_reads_logs let the checker's account read pod logs, which tell the phases of a start-up apart
     checker_may_scale  let the checker's account write the scale subresource of this workload
     namespace, image   in place of the profile's; empty keeps them
+    stage              which objects are applied: weights (the disk is filled first), serving (the rest), all
     longest_output_s   measured duration of the longest generation; None takes the profile's workload
     """
 
@@ -49,6 +50,7 @@ class Options:
     checker_may_scale: bool = False
     create_namespace: bool = False
     xla_cache: Literal["seeded", "shared", "off"] = "seeded"
+    stage: Literal["all", "weights", "serving"] = "all"
     longest_output_s: float | None = None
     namespace: str = ""
     image: str = ""
@@ -72,8 +74,14 @@ class Options:
                 raise BadInput(
                     f"option {field.name}", value=value, expected="letters, digits, dots and dashes"
                 )
-        if self.xla_cache not in ("seeded", "shared", "off"):
-            raise BadInput("option xla_cache", value=self.xla_cache, expected="seeded, shared or off")
+        for name, known in (
+            ("xla_cache", ("seeded", "shared", "off")),
+            ("stage", ("all", "weights", "serving")),
+        ):
+            if getattr(self, name) not in known:
+                raise BadInput(
+                    f"option {name}", value=getattr(self, name), expected=f"one of {', '.join(known)}"
+                )
 
 
 def options(assignments: Iterable[str]) -> Options:

@@ -89,7 +89,7 @@ def _requests(profile: Profile) -> Object:
         requests["ephemeral-storage"] = Note(
             f"Weights from the hub are written to the node's disk: {size} GiB and a margin. A node that is too small "
             "refuses the pod at once instead of evicting it in the middle of the download.",
-            f"{size + size // 20 + 5}Gi",
+            parse_quantity(f"{size + size // 20 + 5}Gi").stored,
         )
     return requests
 

@@ -13,6 +13,7 @@ from autoscale.deploy.choices import Options
 from autoscale.deploy.meta import meta
 from autoscale.deploy.pod import WEIGHTS_CLAIM
 from autoscale.deploy.yaml_out import Note
+from autoscale.hpa import parse_quantity
 from autoscale.profiles import Profile
 
 Object = dict[str, Any]
@@ -93,7 +94,7 @@ def _volume(profile: Profile) -> str:
 
 def _size(profile: Profile) -> str:
     """800Gi, or the next 100 GiB above the weights and a margin of 5 %."""
-    return f"{max(800, -(-sizing.weights_gib(profile) * 105 // 10_000) * 100)}Gi"
+    return parse_quantity(f"{max(800, -(-sizing.weights_gib(profile) * 105 // 10_000) * 100)}Gi").stored
 
 
 def _storage_class(profile: Profile) -> Object:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from analysis.errors import BadInput
 from autoscale.deploy import (
@@ -32,7 +32,6 @@ from autoscale.profiles import Profile, load, names, overlay
 
 Object = dict[str, Any]
 File = tuple[str, str]  # path below the set's directory, text
-Stage = Literal["all", "weights", "serving"]
 
 GENERATED = "Written by `autoscale manifests`; change the profile or the options and write it again."
 
@@ -57,19 +56,17 @@ def objects(
     recommendation: Mapping[str, Any] | None = None,
     metrics: MetricsPath | None = None,
     options: Options | None = None,
-    *,
-    stage: Stage = "all",
 ) -> list[Object]:
     """The Kubernetes objects of a set as plain dicts, in apply order.
 
-    `stage`: "weights" are those that fill the disk first (Hyperdisk ML), "serving" the others, "all" both.
+    `options.stage`: "weights" are those that fill the disk first (Hyperdisk ML), "serving" the others, "all" both.
     Raises BadInput for a recommendation or a metrics path that does not fit, NotAchieved for an infeasible answer.
     """
     options = options or Options()
     profile = _placed(profile, options)
     path, plan = _path(profile, metrics), targets.plan(profile, recommendation)
-    parts = _weight_parts(profile, options) if stage in ("all", "weights") else []
-    if stage in ("all", "serving"):
+    parts = _weight_parts(profile, options) if options.stage in ("all", "weights") else []
+    if options.stage in ("all", "serving"):
         parts = parts + _serving_parts(profile, options, path, plan)
     return [plain(document) for part in parts for document in part.objects]
 

@@ -346,6 +346,7 @@ def test_values_from_a_users_profile_are_quoted_in_the_leaders_script():
         "longest_output_s=soon",
         "longest_output_s=-1",
         "xla_cache=maybe",
+        "stage=2",
         "prometheus_url=file:///etc/passwd",
     ],
 )

@@ -234,9 +234,9 @@ def test_requests_go_to_the_leaders(name):
 
 @pytest.mark.parametrize("name", DISKS)
 def test_the_disk_is_created_filled_and_mounted_read_only(name):
-    kinds = [o["kind"] for o in writer.objects(load(name), stage="weights")]
+    kinds = [o["kind"] for o in writer.objects(load(name), options=writer.Options(stage="weights"))]
     assert kinds == ["StorageClass", "PersistentVolumeClaim", "Job"]
-    storage, claim, job = writer.objects(load(name), stage="weights")
+    storage, claim, job = writer.objects(load(name), options=writer.Options(stage="weights"))
     assert storage["metadata"]["name"] == "hyperdisk-ml"
     assert storage["provisioner"] == "pd.csi.storage.gke.io"
     assert storage["parameters"] == {"type": "hyperdisk-ml", "provisioned-throughput-on-create": "2400Mi"}
@@ -261,7 +261,7 @@ def test_the_disk_is_created_filled_and_mounted_read_only(name):
 @pytest.mark.parametrize("name", DISKS)
 def test_the_static_volume_is_bound_to_its_claim_and_zone(name):
     volume = one(name, "PersistentVolume")["spec"]
-    claim = one(name, "PersistentVolumeClaim", stage="serving")
+    claim = one(name, "PersistentVolumeClaim", options=writer.Options(stage="serving"))
     assert volume["accessModes"] == claim["spec"]["accessModes"] == ["ReadOnlyMany"]
     assert volume["claimRef"] == {"namespace": "default", "name": "hdml-static-pvc"}
     assert claim["metadata"]["name"] == "hdml-static-pvc"

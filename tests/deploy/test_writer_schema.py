@@ -351,4 +351,6 @@ def test_kustomize_renders_every_set(name, tmp_path):
         ["kubectl", "kustomize", str(tmp_path)], capture_output=True, text=True, check=True
     )
     found = {(o["kind"], o["metadata"]["name"]) for o in yaml.safe_load_all(rendered.stdout)}
-    assert found == {(o["kind"], o["metadata"]["name"]) for o in writer.objects(profile, stage="serving")}
+    assert found == {
+        (o["kind"], o["metadata"]["name"]) for o in writer.objects(profile, options=Options(stage="serving"))
+    }
