@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from analysis.errors import TooLittleData
-from analysis.latency import gaps_within
+from analysis.latency import gaps_within, samples_needed
 from analysis.points import operating_points
 from analysis.queueing import Replica
 from analysis.run import Run
@@ -46,7 +46,14 @@ class Estimate:
     high: float
     how: str
 
+    @property
+    def known(self) -> bool:
+        """Whether anything is known: a value, or an interval that excludes some rate."""
+        return not np.isnan(self.value) or self.low > 0 or bool(np.isfinite(self.high))
+
     def __str__(self) -> str:
+        if not self.known:
+            return f"unknown ({self.how})"
         if np.isnan(self.value) and np.isinf(self.high):
             return f"at least {self.low:.3g} req/s ({self.how})"
         if np.isnan(self.value):
@@ -117,7 +124,8 @@ def analyse(run: Run | Observed, slo: Slo | None = None, seed: int = 0) -> Capac
         }
         if slo.goodput is not None:
             per_term["goodput"] = _holds(observed, spans, usable, slo, server, rng, goodput=True)
-        binds = min(per_term, key=lambda name: (_at(per_term[name]), per_term[name].high))
+        judged = [name for name, estimate in per_term.items() if estimate.known] or list(per_term)
+        binds = min(judged, key=lambda name: (_at(per_term[name]), per_term[name].high))
         capacity = per_term[binds]
         if server and server.measured and _at(capacity) > 0.99 * server.replica.saturated_rps:
             binds = "saturation"
@@ -132,7 +140,7 @@ def analyse(run: Run | Observed, slo: Slo | None = None, seed: int = 0) -> Capac
         binds,
         server.wander if server else np.nan,
         server.replica if server else None,
-        tuple(_notes(observed, spans, usable)),
+        (*_notes(observed, spans, usable), *_weak(per_term, slo, usable)),
         _next(observed.header, usable, server),
     )
 
@@ -225,6 +233,8 @@ def _holds(
     term = slo.terms[0]
     asked = slo.goodput if goodput else (term.percentile or np.nan) / 100
     assert asked is not None
+    if not goodput and term.metric != "itl" and observed.table[f"{term.metric}_s"].isna().all():
+        return Estimate(np.nan, 0.0, np.inf, f"not measured: the run has no {term.metric.upper()}")
     if term.metric == "itl" and not goodput:
         return _bracket(usable, _gap_breaches(observed, spans, term), asked, server)
     broken = {w.stage: _breaches(observed, w, slo) for w in spans if w.usable}
@@ -343,7 +353,7 @@ def _slack(
     slack = np.full((service_s.size, base["spent"].size), np.inf)
     for metric, bound_s in slo.bounds_s().items():
         if metric == "ttft":
-            slack = np.minimum(slack, bound_s - base["first"][None, :])
+            slack = np.fmin(slack, bound_s - base["first"][None, :])  # not streamed: no bound to break
         elif metric == "e2e":
             slack = np.minimum(slack, bound_s - base["spent"][None, :] * service_s[:, None])
         else:
@@ -523,6 +533,21 @@ def _notes(observed: Observed, spans: tuple[StageWindow, ...], usable: pd.DataFr
         notes.append(
             f"rates are per replica; {' and '.join(f'{r:g}' for r in replicas)} replicas served the load"
         )
+    return notes
+
+
+def _weak(per_term: dict[str, Estimate], slo: Slo | None, usable: pd.DataFrame) -> list[str]:
+    """Sentences on terms that could not be judged, or whose percentile has too few samples in every stage."""
+    notes = [f"{name} could not be judged: {e.how}" for name, e in per_term.items() if not e.known]
+    most = int(usable["count"].max())
+    for term in slo.terms if slo else ():
+        if term.metric == "itl" or term.percentile is None or not per_term[term.name].known:
+            continue
+        if most < (needed := samples_needed(term.percentile)):
+            notes.append(
+                f"{term.name} rests on at most {most} requests per stage, {needed} are needed to see it: its rate is a"
+                " guess from the queue's model; lengthen the stages"
+            )
     return notes
 
 

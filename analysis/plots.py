@@ -526,7 +526,9 @@ def _legend(axis: Axes) -> None:
 
 
 def _log_seconds(axis: Axes) -> None:
-    """A logarithmic y axis with plain numbers at 1, 2 and 5 of each decade."""
+    """A logarithmic y axis with plain numbers at 1, 2 and 5 of each decade; linear when nothing is above zero."""
+    if not np.isfinite(axis.dataLim.minposy):
+        return
     axis.set_yscale("log")
     axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")

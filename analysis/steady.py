@@ -115,7 +115,9 @@ def observe(run: Run) -> Observed:
         series = signals.fleet(moved)
     stages = _stages(run.header, table)
     idle_s = _idle_ttft_s(table)
-    start_s = np.maximum(table["sent_s"].to_numpy(), table["first_token_s"].to_numpy() - idle_s)
+    start_s = np.fmax(
+        table["sent_s"].to_numpy(), table["first_token_s"].to_numpy() - idle_s
+    )  # not streamed: sent
     edges, full = _queued(table, start_s, idle_s, series)
     replicas = run.replicas if run.has("replicas") and len(run.replicas) else None
     itl = run.itl if run.has("itl") else None

@@ -155,3 +155,19 @@ def test_two_replicas_give_rates_per_replica(synthetic, tmp_path: Path) -> None:
     two = analyse(run.read(path))
     assert two.knee.value == pytest.approx(one.knee.value, rel=0.02)
     assert "per replica" in two.notes[-1]
+
+
+def test_terms_that_were_not_measured_are_named_and_do_not_bind(sweep_run) -> None:
+    found = analyse(run.read(sweep_run("sweep_D")), parse_slo("ttft_p95=2s,itl_p99=1s,e2e_p99.9=20s"))
+    assert not found.per_term["itl_p99"].known
+    assert found.binds != "itl_p99"
+    assert any("itl_p99 could not be judged" in note for note in found.notes)
+    assert any("e2e_p99.9 rests on at most 237 requests per stage, 2995" in note for note in found.notes)
+
+
+def test_a_run_without_streaming_has_a_knee_and_no_ttft(sweep_run) -> None:
+    path = sweep_run("sweep_D")
+    run.write_table(path, "requests", run.read(path).requests.assign(first_token_s=np.nan))
+    found = analyse(run.read(path), parse_slo("ttft_p95=2s,e2e_p95=8s"))
+    assert found.binds in {"e2e_p95", "saturation"}
+    assert any("no TTFT" in note for note in found.notes)
