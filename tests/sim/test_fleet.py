@@ -20,6 +20,7 @@ from autoscale.sim.control import Options
 from autoscale.sim.engine import EngineParams
 from autoscale.sim.fleet import read_hpa, simulate
 from autoscale.sim.metric_path import MetricPath, milli, signal_of, sync_times
+from autoscale.sim.outcome import _flaps
 from autoscale.sim.replica import Nodes
 from autoscale.sim.written import write_run
 from loadgen.traffic import Arrivals
@@ -217,6 +218,21 @@ def test_a_leader_worker_set_scales_by_groups() -> None:
     assert deleted == sorted(deleted, reverse=True)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "flaps"),
+    [
+        pytest.param([(0, 1, 2), (100, 2, 3)], 0, id="twice up is no flap"),
+        pytest.param([(0, 1, 2), (100, 2, 1)], 1, id="up and down soon after"),
+        pytest.param([(0, 1, 2), (1000, 2, 1)], 0, id="up and down long after"),
+        pytest.param(
+            [(0, 1, 4), (100, 4, 2), (200, 2, 1), (300, 1, 3)], 2, id="each change of direction counts once"
+        ),
+    ],
+)
+def test_flaps_are_changes_of_direction_within_a_quarter_of_an_hour(sizes, flaps) -> None:
+    assert _flaps([(t, before, after, "") for t, before, after in sizes], 900.0) == flaps
+
+
 # --- invariants ------------------------------------------------------------------------------------------------------
 
 
@@ -261,6 +277,15 @@ def test_requests_and_accelerators_are_conserved(
     if options.nodes.maximum is not None:
         limit = options.nodes.standing + options.nodes.maximum
         assert outcome.accelerator_hours <= limit * 600 / 3600 + 1e-9
+
+
+def test_littles_law_holds_between_requests_and_gauges() -> None:
+    outcome = run(None, [load_of(3, 7200, 4)], static_replicas=3, duration_s=7200, keep=True)
+    done = outcome.requests
+    in_service_s = (done["last_token_s"] - done["sent_s"]).sum()
+    mean_in_fleet = np.mean([(rows["waiting"] + rows["running"]).sum() for _, rows, _ in outcome.samples])
+    # L = lambda W; 480 scrapes of a queue that fluctuates by about its own size
+    assert mean_in_fleet == pytest.approx(in_service_s / 7200, rel=0.1)
 
 
 PRINT_DIGEST = """

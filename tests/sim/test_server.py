@@ -482,3 +482,25 @@ def test_a_signal_ends_it_with_streams_under_way(number) -> None:
             assert process.wait(timeout=10) == 0
             with pytest.raises(Exception, match=r"(?i)incomplete|reset|closed|refused"):
                 load.result()
+
+
+START_AND_DIE = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE, text=True)
+print(child.stdout.readline().strip(), flush=True)
+"""
+
+
+def test_it_does_not_outlive_the_process_that_started_it() -> None:
+    parent = subprocess.run(
+        [sys.executable, "-c", START_AND_DIE, SERVE], capture_output=True, text=True, timeout=60, check=True
+    )
+    url = parent.stdout.strip()
+
+    def refused() -> bool:
+        try:
+            return ask(f"{url}/health")[0] == 0
+        except OSError:
+            return True
+
+    until(refused)
