@@ -62,7 +62,7 @@ class Server(Protocol):
         """The object at an API path, None when there is none. Raises SourceUnavailable."""
         ...
 
-    def apply(self, path: str, document: Object, *, dry_run: bool, force: bool) -> Object:
+    def apply(self, path: str, document: Object, *, dry_run: bool) -> Object:
         """Server-side apply with strict field validation; the object as stored. Raises BadInput when it is refused."""
         ...
 
@@ -135,7 +135,7 @@ def commit(
             progress(index / len(documents), f"{change.action} {change.name}")
         if change.action != "unchanged":
             path = api_path(document)
-            server.apply(path, _wanted(document, server.get(path)), dry_run=False, force=force)
+            server.apply(path, _wanted(document, server.get(path)), dry_run=False)
     return changes
 
 
@@ -178,7 +178,7 @@ def _preview_one(document: Object, server: Server, force: bool) -> Change:
     live = server.get(path)
     ours = live is not None and (live["metadata"].get("labels") or {}).get(MANAGED_BY) == OWNER
     try:
-        after = server.apply(path, _wanted(document, live), dry_run=True, force=force or ours)
+        after = server.apply(path, _wanted(document, live), dry_run=True)
     except BadInput as error:
         return Change(name, "invalid", "", str(error))
     diff = _diff(live, after, name)
@@ -231,9 +231,10 @@ class ApiServer:
         """See Server.get."""
         return self._request("GET", path, None, ())
 
-    def apply(self, path: str, document: Object, *, dry_run: bool, force: bool) -> Object:
+    def apply(self, path: str, document: Object, *, dry_run: bool) -> Object:
         """See Server.apply."""
-        query = [("fieldManager", OWNER), ("fieldValidation", "Strict"), ("force", str(force).lower())]
+        # whose object it is was decided before by its label, so other field managers (kubectl, an editor) do not stop us
+        query = [("fieldManager", OWNER), ("fieldValidation", "Strict"), ("force", "true")]
         if dry_run:
             query.append(("dryRun", "All"))
         stored = self._request("PATCH", path, document, query)

@@ -29,7 +29,7 @@ class MemoryServer:
     def get(self, path):
         return self.stored.get(path)
 
-    def apply(self, path, document, *, dry_run, force):
+    def apply(self, path, document, *, dry_run):
         if document["kind"] in self.invalid:
             raise BadInput(f'strict decoding error: unknown field "spec.x" in {document["kind"]}')
         after = {**copy.deepcopy(document), "status": {"seen": 1}}
@@ -215,7 +215,7 @@ def test_the_real_client_asks_for_a_strict_server_side_dry_run(api):
     assert query == {
         "fieldManager": ["llm-autoscale"],
         "fieldValidation": ["Strict"],
-        "force": ["false"],
+        "force": ["true"],
         "dryRun": ["All"],
     }
     assert content == "application/apply-patch+yaml"
