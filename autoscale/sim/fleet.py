@@ -75,6 +75,8 @@ def simulate(
         raise BadInput(
             "a simulation needs either an HPA or a fixed number of replicas", expected="one of the two"
         )
+    if static_replicas is not None and static_replicas < 0:
+        raise BadInput("a fixed number of replicas", value=static_replicas, expected="0 or more")
     if not duration_s > 0:
         raise BadInput("the duration must be above 0 s", value=duration_s)
     spec = hpa if hpa is None or isinstance(hpa, HpaSpec) else read_hpa(profile, hpa)

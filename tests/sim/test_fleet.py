@@ -407,6 +407,7 @@ def test_an_hpa_that_does_not_fit_is_bad_input(change: dict, sentence: str) -> N
         pytest.param({}, "either an HPA or a fixed number", id="neither"),
         pytest.param({"hpa": manifest(), "static_replicas": 1}, "either an HPA or a fixed number", id="both"),
         pytest.param({"static_replicas": 1, "duration_s": 0}, "above 0 s", id="no time"),
+        pytest.param({"static_replicas": -1}, "0 or more", id="fewer than no replicas"),
     ],
 )
 def test_a_simulation_that_cannot_be_is_bad_input(keywords: dict, sentence: str) -> None:
