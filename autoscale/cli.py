@@ -77,47 +77,52 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port of the gateway; 0 = any.")] = 8000,
     metrics_port: Annotated[int, typer.Option(help="First port of the replicas' /metrics; 0 = any.")] = 0,
-    replicas: Annotated[int, typer.Option(help="Replicas at the start.", min=0)] = 1,
+    replicas: Annotated[
+        int | None, typer.Option(help="Replicas at the start; default the HPA's minimum.", min=0)
+    ] = None,
     speed: Annotated[
         float, typer.Option(help="Compress cold start, scrape, sync and windows by this; never the engine.")
     ] = 1.0,
     cold: Annotated[
         bool, typer.Option(help="Start cold: the first replicas take their start-up time.")
     ] = False,
-    routing: Annotated[str, typer.Option(help="random | round_robin | least_requests.")] = "random",
+    routing: Annotated[
+        str, typer.Option(help="connection (kube-proxy) | random | round_robin | least_requests.")
+    ] = "connection",
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+    with_parent: Annotated[
+        bool, typer.Option("--with-parent", help="End when the process that started it ends.")
+    ] = False,
 ) -> None:
     """Run a simulated fleet over HTTP: an OpenAI-compatible gateway, /metrics per replica, cold starts, the HPA."""
-    import asyncio
+    from dataclasses import replace
 
     from autoscale.profiles import load
-    from autoscale.sim.server import FleetServer
+    from autoscale.sim.server import DEFAULTS, FleetServer
+    from autoscale.sim.server import serve as run
+
+    def started(server: FleetServer) -> None:
+        print(f"gateway   {server.url}/v1   model {server.model}", file=sys.stderr)
+        print(f"fleet     {server.url}/fleet   targets for Prometheus {server.url}/fleet/sd", file=sys.stderr)
+        if speed != 1:
+            print(
+                f"speed     cold start, scrape, sync and windows run {speed:g} times faster; the engine does not",
+                file=sys.stderr,
+            )
 
     server = FleetServer(
         load(profile),
-        hpa=_manifest(hpa) if hpa else None,
+        _manifest(hpa) if hpa else None,
         host=host,
         port=port,
         metrics_port=metrics_port,
-        replicas=replicas,
         speed=speed,
-        warm=not cold,
-        routing=routing,
+        replicas=replicas,
         seed=seed,
+        routing=routing,
+        options=replace(DEFAULTS, warm=not cold),
     )
-
-    async def run() -> None:
-        async with server:
-            print(f"gateway   {server.url}/v1   model {server.model}", file=sys.stderr)
-            print(f"fleet     {server.url}/fleet   metrics {server.url}/fleet/sd", file=sys.stderr)
-            if speed != 1:
-                print(
-                    f"speed     the control plane runs {speed:g} times faster; the engine does not",
-                    file=sys.stderr,
-                )
-            await asyncio.Event().wait()
-
-    asyncio.run(run())
+    run(server, on_started=started, with_parent=with_parent)
 
 
 @app.command()

@@ -1,8 +1,8 @@
 """The engine model of one replica, learned from a run: fit, intervals, identifiability, and the error of the replay.
 
 1. The step time by regression over the requests (step_time.py), starting from the profile's prior.
-2. A refinement by replay: the same requests are sent through the engine model and four factors (the base, the
-   growth with the batch, the prefill term, the overhead before the scheduler) are moved until medians per stage agree with what was measured.
+2. A refinement by replay: the same requests are sent through the engine model and a factor per coefficient and one
+   on the overhead before the scheduler are moved until medians per stage agree with what was measured.
 3. The replay error per quantity says what the model is worth: a model that does not reproduce its own run is not used
    to extrapolate.
 """
@@ -24,9 +24,13 @@ from autoscale.recommend import step_time
 from autoscale.sim.engine import EngineParams, replay
 
 FIGURES = ("tpot_p50_s", "ttft_p50_s", "ttft_p95_s", "running", "kv_usage", "waiting", "throughput_rps")
-# how much a relative error of each figure counts in the refinement; waiting and the TTFT tail swing too much to steer by
-WEIGHTS = {"tpot_p50_s": 1.0, "ttft_p50_s": 0.5, "running": 1.0, "kv_usage": 0.5, "throughput_rps": 2.0}
-PULL = 0.1
+# how much an error of each figure counts in the refinement; waiting and the TTFT tail swing too much to steer by
+WEIGHTS = {"tpot_p50_s": 1.5, "running": 1.0, "kv_usage": 0.5, "ttft_p50_s": 0.3}
+SLOPE_WEIGHT = 0.3  # of how TTFT grows with the prompt: what tells prefill from the rest
+LEAN = 1.35  # a residual is |log error|^1.35: between the mean error (1) and the largest (infinity)
+PULL = 0.02  # towards the regression: keeps apart what one shape of load cannot tell apart
+QUEUED_TTFT = 4.0  # a stage whose median TTFT is this many times the quietest stage's has a queue
+FACTORS = (*step_time.COEFFICIENTS, "request_overhead_s")
 TRUSTED_ERROR = {"tpot_p50_s": 0.15, "running": 0.20, "throughput_rps": 0.10}  # medians over the stages
 
 
@@ -124,7 +128,7 @@ def calibrate(
     spread = np.percentile((draws @ typical) / (coefficients @ typical), [2.5, 97.5])
     report(0.9, "intervals")
     table = [
-        _compare(m, _modelled(engine, rows, run)).assign(run=i)
+        _compare(m, _replayed(engine, rows, run).figures).assign(run=i)
         for i, (m, rows, run) in enumerate(zip(measured, kept, runs, strict=True))
     ]
     report(1.0, "replayed")
@@ -175,31 +179,54 @@ def _overhead(
 def _refine(
     engine: EngineParams, kept: Sequence[pd.DataFrame], runs: Sequence[Run], measured: Sequence[pd.DataFrame]
 ) -> EngineParams:
-    floor_s = 1e-3  # the overhead is moved on a log scale
+    """Move every coefficient by a factor until the replay's figures per stage come nearest to the measured ones."""
+    start = np.array([getattr(engine, name) for name in FACTORS])
+    start[-1] = max(start[-1], 0.1 * engine.base_s)  # a factor cannot move a zero
+    slopes = [ttft_per_token_s(rows) for rows in kept]
 
-    def moved(theta: NDArray[np.float64]) -> EngineParams:
-        base, slope, prefill, overhead = map(float, np.exp(theta))
-        return replace(
-            engine,
-            base_s=engine.base_s * base,
-            per_sequence_s=engine.per_sequence_s * slope,
-            per_kv_token_s=engine.per_kv_token_s * slope,
-            per_prefill_token_s=engine.per_prefill_token_s * prefill,
-            request_overhead_s=max(0.0, (engine.request_overhead_s + floor_s) * overhead - floor_s),
-        )
+    def moved(factors: NDArray[np.float64]) -> EngineParams:
+        values: dict[str, Any] = dict(zip(FACTORS, map(float, start * factors), strict=True))
+        return replace(engine, **values)
 
-    def residuals(theta: NDArray[np.float64]) -> NDArray[np.float64]:
-        trial = moved(theta)
-        parts = [PULL * theta]  # weak: what the replay cannot see stays at the regression
-        for rows, run, target in zip(kept, runs, measured, strict=True):
-            table = _compare(target, _modelled(trial, rows, run))
+    def residuals(factors: NDArray[np.float64]) -> NDArray[np.float64]:
+        trial = moved(factors)
+        parts = [PULL * (factors - 1)]
+        for rows, run, target, slope_s in zip(kept, runs, measured, slopes, strict=True):
+            replayed = _replayed(trial, rows, run)
+            table = _compare(target, replayed.figures)
             weight = table["figure"].map(WEIGHTS).fillna(0.0).to_numpy(float)
             error = np.log1p(np.clip(table["error"].to_numpy(float), -0.95, 10))
-            parts.append(np.where(np.isfinite(error), weight * error, 0.0))
+            parts.append(np.where(np.isfinite(error), weight * _leaned(error), 0.0))
+            if slope_s > 0:
+                ratio = max(ttft_per_token_s(replayed.requests), 1e-9) / slope_s
+                parts.append(SLOPE_WEIGHT * _leaned(np.log([ratio])))
         return np.concatenate(parts)
 
-    solved = least_squares(residuals, np.zeros(4), bounds=(-1.5, 1.5), diff_step=0.03, max_nfev=20)
+    solved = least_squares(residuals, np.ones(len(FACTORS)), bounds=(0, 8), diff_step=0.05, max_nfev=25)
     return moved(solved.x)
+
+
+def _leaned(error: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.sign(error) * np.abs(error) ** LEAN
+
+
+def ttft_per_token_s(requests: pd.DataFrame) -> float:
+    """How much longer a request waits for its first token per prompt token, in s, over stages without a queue.
+
+    NaN when no stage is without a queue or all prompts are equally long.
+    """
+    ok = requests[(requests["status"] == "ok") & requests["first_token_s"].notna()]
+    ttft = (ok["first_token_s"] - ok["sent_s"]).to_numpy(float)
+    prompt, stage = ok["prompt_tokens"].to_numpy(float), ok["stage"].to_numpy(int)
+    medians = {int(k): float(np.median(ttft[stage == k])) for k in np.unique(stage)}
+    quiet = QUEUED_TTFT * min(medians.values(), default=0.0)
+    covariance = variance = 0.0
+    for k, median in medians.items():
+        if median <= quiet:
+            of = (stage == k) & (ttft < 2 * median)
+            x, y = prompt[of] - prompt[of].mean(), ttft[of] - ttft[of].mean()
+            covariance, variance = covariance + float(x @ y), variance + float(x @ x)
+    return covariance / variance if variance > 0 else float("nan")
 
 
 def _measured(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
@@ -207,29 +234,38 @@ def _measured(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
     return stage_figures(rows, metrics, _windows(run, rows))
 
 
-def _modelled(engine: EngineParams, rows: pd.DataFrame, run: Run) -> pd.DataFrame:
-    ordered = rows.sort_values("sent_s")
+@dataclass(frozen=True)
+class Replayed:
+    """A run sent through the engine model: its requests and the FIGURES per stage."""
+
+    requests: pd.DataFrame
+    figures: pd.DataFrame
+
+
+def _replayed(engine: EngineParams, rows: pd.DataFrame, run: Run) -> Replayed:
+    ordered = rows.sort_values("sent_s", kind="stable")
+    sent = ordered["sent_s"].to_numpy(float)
     times = (
         np.unique(run.metrics["time_s"].to_numpy(float))
         if run.has("metrics")
-        else np.arange(0.5, float(ordered["sent_s"].max()), 1.0)
+        else np.arange(0.5, sent.max(), 1.0)
     )
-    requests, series = replay(engine, _Requests.of(ordered), times)
+    done, series = replay(engine, _Requests.of(ordered), times)
     gauges = pd.DataFrame({name: series[name] for name in ("waiting", "running", "kv_usage")}).assign(
         time_s=times
     )
     frame = pd.DataFrame(
         {
             "stage": ordered["stage"].to_numpy(),
-            "due_s": ordered["due_s"].to_numpy(float),
-            "sent_s": ordered["sent_s"].to_numpy(float),
-            "first_token_s": requests["first_token_s"],
-            "last_token_s": requests["last_token_s"],
-            "output_tokens": requests["output_tokens"],
+            "sent_s": sent,
+            "first_token_s": done["first_token_s"],
+            "last_token_s": done["last_token_s"],
+            "prompt_tokens": done["prompt_tokens"],
+            "output_tokens": done["output_tokens"],
             "status": "ok",
         }
     )
-    return stage_figures(frame, gauges, _windows(run, rows))
+    return Replayed(frame, stage_figures(frame, gauges, _windows(run, rows)))
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from autoscale.recommend.scenario import Scenario
 from autoscale.recommend.search import (
     COST_SLACK,
     Judged,
+    Line,
     Space,
     Trial,
     confirm,
@@ -274,12 +275,13 @@ def target_interval(
     setting = chosen.setting
     assert isinstance(setting, Candidate)
     *fixed, (signal, value) = setting.targets
-    line = space.line(tuple(fixed), signal, setting.behavior, setting.min_replicas)
+    line = space.line((tuple(fixed), signal), setting.behavior, setting.min_replicas)
     engines = [scenario.engine]
     if step_scale > 0:
         engines += [scaled(scenario.engine, 1 + step_scale), scaled(scenario.engine, 1 - step_scale)]
-    run = [(replace(scenario, engine=engine), seed) for engine in engines for seed in (1, 2)]
-    ends = [loosest(judge, line, math.inf, seed)[0] for judge, seed in run]
+    at = min(range(len(line.settings)), key=lambda i: abs(line.settings[i].targets[-1][1] - value))
+    judges = [(replace(scenario, engine=engine), line, seed, at) for engine in engines for seed in (1, 2)]
+    ends = list(executor.map(_end, judges) if executor else map(_end, judges))
     values = [end.targets[-1][1] for end in ends if end is not None] + [value]
     cheap = [
         s.targets[-1][1]
@@ -288,6 +290,11 @@ def target_interval(
     ]
     low, high = min(values + cheap), max(values + cheap)
     return {**{name: (v, v) for name, v in fixed}, signal: (low, high)}
+
+
+def _end(job: tuple[Scenario, Line, int, int]) -> Candidate | None:
+    judge, line, seed, start = job
+    return loosest(judge, line, math.inf, seed, start)[0]
 
 
 def _near(settings: Sequence[Candidate], value: float) -> list[Candidate | int]:

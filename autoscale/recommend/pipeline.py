@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from analysis.capacity import Capacity, Estimate, analyse
 from analysis.errors import BadInput, BadRun, TooLittleData
 from analysis.run import Run, newest, read
 from analysis.slo import parse_slo
@@ -20,10 +20,14 @@ from autoscale.recommend.document import document, write
 from autoscale.recommend.document import read as read_document
 from autoscale.recommend.scenario import Scenario
 from autoscale.sim.engine import EngineParams
+from loadgen import rates
 from loadgen.traffic import LoadPlan
 
 DEFAULT_PROFILE = "llama-3.1-8b-1xl4"
 DEFAULT_PEAK = 4.0  # peak of the default traffic, in multiples of one replica's capacity
+
+DEFAULT_REQUESTS = 250_000  # more than this of the default day is not simulated
+PEAK_HOUR = 14.5  # of rates.DAY_SHAPE
 
 Progress = Callable[[float, str], None]
 
@@ -38,6 +42,7 @@ class Recommendation:
     decision: deciding.Decision | None
     calibration: Calibration | None
     runs: tuple[Run, ...]
+    capacities: tuple[Capacity, ...]
 
     @property
     def holds(self) -> bool:
@@ -65,7 +70,7 @@ def scenario_of(
     if attainment is not None and not 0 < attainment < 1:
         raise BadInput("attainment", value=attainment, expected="a share between 0 and 1, for example 0.99")
     prompt, output = lengths or (profile.workload.prompt_tokens, profile.workload.output_tokens)
-    plan = _plan(traffic) if traffic else LoadPlan.default_traffic(peak_rps or 1.0, prompt, output)
+    plan = _plan(traffic) if traffic else default_traffic(peak_rps or 1.0, prompt, output)
     scenario = Scenario(
         profile=profile,
         engine=engine or EngineParams.from_profile(profile),
@@ -76,7 +81,18 @@ def scenario_of(
     if traffic is not None or peak_rps is not None or deciding.idle_verdict(scenario) is not None:
         return scenario
     peak = DEFAULT_PEAK * deciding.capacity(scenario).rate_rps
-    return replace(scenario, plan=LoadPlan.default_traffic(peak, prompt, output))
+    return replace(scenario, plan=default_traffic(peak, prompt, output))
+
+
+def default_traffic(peak_rps: float, prompt: str, output: str) -> LoadPlan:
+    """The default day in bursts; of a busy service the hours around its peak, about 250,000 requests of it."""
+    plan = LoadPlan.default_traffic(peak_rps, prompt, output)
+    share = DEFAULT_REQUESTS / plan.expected_requests
+    if share >= 1:
+        return plan
+    hours = 24 * max(share, 1 / 8)
+    programme = rates.diurnal(peak_rps, hours * 3600, start_hour=PEAK_HOUR - 0.6 * hours)
+    return replace(plan, programme=programme)
 
 
 def recommend(
@@ -106,14 +122,15 @@ def recommend(
     report(0.0, "reading the run")
     found = _runs(runs)
     system = _system(profile, found, price, measured)
-    engine, calibration, capacity = EngineParams.from_profile(system), None, None
+    engine, calibration = EngineParams.from_profile(system), None
+    asked = slo or (found[0].header.get("slo") if found else None) or system.workload.slo
+    capacities = [analyse(run, parse_slo(asked)) for run in found]
     if found:
-        capacity = _measured_capacity(found[0], slo or found[0].header.get("slo") or system.workload.slo)
         engine = limits_from_run(found[0].header, engine)
         calibration = calibrate(
             found,
             engine,
-            exclude=[_limited(run) for run in found],
+            exclude=[_limited(capacity) for capacity in capacities],
             progress=lambda f, text: report(0.02 + 0.08 * f, text),
         )
         engine = calibration.engine
@@ -121,7 +138,7 @@ def recommend(
         system,
         traffic=traffic,
         peak_rps=peak_rps,
-        slo=slo or (found[0].header.get("slo") if found else None),
+        slo=asked,
         attainment=attainment,
         engine=engine,
         lengths=_run_lengths(found),
@@ -142,11 +159,13 @@ def recommend(
         scenario,
         decision,
         calibration=calibration,
-        measured=capacity,
+        measured=_measured(capacities[0]) if capacities else None,
         provenance={
             "runs": [str(run.path) for run in found],
             "profile": system.name,
-            "traffic": str(traffic) if traffic else "default: a day in bursts",
+            "traffic": str(traffic)
+            if traffic
+            else f"default: {scenario.plan.duration_s / 3600:.1f} h of a day in bursts",
             "command": command,
         },
     )
@@ -154,7 +173,9 @@ def recommend(
         content["drift"] = drift(scenario, read_document(against), decision)
     target = out or (found[0].path if found else Path("runs") / f"recommend-{system.name}")
     report(1.0, "writing")
-    return Recommendation(content, _write(content, target), scenario, decision, calibration, tuple(found))
+    return Recommendation(
+        content, _write(content, target), scenario, decision, calibration, tuple(found), tuple(capacities)
+    )
 
 
 def drift(scenario: Scenario, old: dict[str, Any], decision: deciding.Decision) -> dict[str, Any]:
@@ -232,15 +253,27 @@ def _system(name: str | None, runs: Sequence[Run], price: float | None, measured
     return system
 
 
-def _limited(run: Run) -> set[int]:
+def _limited(capacity: Capacity) -> set[int]:
     """Stages that the client limited."""
-    from analysis.steady import observe, windows
-
-    return {int(w.stage) for w in windows(observe(run)) if w.client}
+    return {int(window.stage) for window in capacity.windows if window.client}
 
 
-def _measured_capacity(run: Run, slo: str) -> dict[str, Any]:
-    raise NotImplementedError
+def _measured(capacity: Capacity) -> dict[str, Any]:
+    """What the run itself says about one replica, without any model of the engine."""
+
+    def of(estimate: Estimate) -> dict[str, Any]:
+        return {"value": estimate.value, "low": estimate.low, "high": estimate.high, "how": estimate.how}
+
+    return {
+        "knee": of(capacity.knee),
+        "saturated": of(capacity.saturated),
+        "slo": of(capacity.capacity),
+        "binds": capacity.binds,
+        "per_term": {name: of(estimate) for name, estimate in capacity.per_term.items()},
+        "notes": list(capacity.notes),
+        "stages": [str(window) for window in capacity.windows],
+        "next_command": capacity.next_command,
+    }
 
 
 def _run_lengths(runs: Sequence[Run]) -> tuple[str, str] | None:
@@ -281,4 +314,4 @@ def _write(content: dict[str, Any], target: Path) -> list[Path]:
     return files
 
 
-__all__ = ["Recommendation", "drift", "math", "recommend", "scenario_of"]
+__all__ = ["Recommendation", "drift", "recommend", "scenario_of"]

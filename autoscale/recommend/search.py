@@ -15,7 +15,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from scipy import stats
@@ -24,6 +24,9 @@ from autoscale.recommend.candidates import Behavior, Candidate
 
 COST_SLACK = 0.01  # settings within 1 % of the cheapest are not told apart
 CONFIDENCE = 0.95
+
+
+Family = tuple[tuple[tuple[str, float], ...], str]  # targets fixed beside a line, and the line's signal
 
 
 @dataclass(frozen=True)
@@ -115,10 +118,9 @@ class Space:
     # Pairs (waiting, other): with a pair the queue is the alarm and the other signal holds scale-in back
     waiting_in_pairs: tuple[float, ...] = ()
 
-    def line(
-        self, fixed: tuple[tuple[str, float], ...], signal: str, behavior: Behavior, minimum: int
-    ) -> Line:
-        """The line over the targets of `signal`, with `fixed` targets beside it."""
+    def line(self, family: Family, behavior: Behavior, minimum: int) -> Line:
+        """The line over the targets of the family's signal, with its fixed targets beside it."""
+        fixed, signal = family
         return Line(
             tuple(
                 Candidate((*fixed, (signal, value)), behavior, minimum, max(self.max_replicas, minimum))
@@ -186,8 +188,8 @@ def search(
 ) -> list[tuple[Candidate, Trial]]:
     """Everything that was tried, those that hold first and cheapest first, each with its trial.
 
-    Coordinate descent over families, then behaviours and minimum replicas for the two best families: every round is a
-    set of independent lines, run side by side when an executor is given.
+    Coordinate descent: families of signals, then behaviours for the two best, then minimum replicas for the two best of
+    those. Every round is a set of independent lines, run side by side when an executor is given.
     """
     found: dict[Candidate, Trial] = {}
     report = progress or (lambda _fraction, _text: None)
@@ -207,30 +209,28 @@ def search(
                 done += 1
                 report(share[0] + (share[1] - share[0]) * done / len(lines), text)
 
-    patient = max(space.behaviors, key=_window_s)
+    patient = sorted(space.behaviors, key=_window_s)[len(space.behaviors) // 2]
     signals = [s for s in space.targets if s != "waiting"]
-    families: list[tuple[tuple[tuple[str, float], ...], str]] = [((), s) for s in space.targets]
+    families: list[Family] = [((), s) for s in space.targets]
     families += [((("waiting", w),), s) for w, s in product(space.waiting_in_pairs, signals)]
-    first = {
-        family: [
-            space.line(*family, behavior, space.min_replicas[0]) for behavior in {space.behaviors[0], patient}
-        ]
-        for family in families
-    }
-    race([line for lines in first.values() for line in lines], (0.0, 0.4), "signals")
-    ranked = sorted(
-        families,
-        key=lambda f: min(
-            (_rank(found.get(s)) for line in first[f] for s in line.settings), default=math.inf
-        ),
+    smallest = space.min_replicas[0]
+    race([space.line(family, patient, smallest) for family in families], (0.0, 0.35), "signals")
+    leaders = _ranked(found, lambda c: _family(c), families)[:2]
+    others = [b for b in space.behaviors if b != patient]
+    race(
+        [space.line(family, behavior, smallest) for family, behavior in product(leaders, others)],
+        (0.35, 0.7),
+        "behaviours",
     )
-    rest = [
-        space.line(*family, behavior, minimum)
-        for family in ranked[:2]
-        for behavior, minimum in product(space.behaviors, space.min_replicas)
-        if space.line(*family, behavior, minimum) not in first[family]
-    ]
-    race(rest, (0.4, 1.0), "behaviours and bounds")
+    pairs = _ranked(found, lambda c: (_family(c), c.behavior), list(product(leaders, space.behaviors)))[:2]
+    race(
+        [
+            space.line(family, behavior, minimum)
+            for (family, behavior), minimum in product(pairs, space.min_replicas[1:])
+        ],
+        (0.7, 1.0),
+        "least replicas",
+    )
     return sorted(found.items(), key=lambda item: (not item[1].holds, item[1].accelerator_hours))
 
 
@@ -254,8 +254,19 @@ def _ends(found: dict[Candidate, Trial]) -> dict[str, float]:
     return {family: value for family, (_, value) in best.items()}
 
 
-def _rank(trial: Trial | None) -> float:
-    return trial.accelerator_hours if trial is not None and trial.holds else math.inf
+def _family(setting: Candidate) -> Family:
+    return setting.targets[:-1], setting.targets[-1][0]
+
+
+def _ranked(
+    found: dict[Candidate, Trial], key: Callable[[Candidate], Any], among: Sequence[Any]
+) -> list[Any]:
+    """`among` by the cost of the cheapest holding setting of each; those without one come last, in their order."""
+    best: dict[Any, float] = {}
+    for setting, trial in found.items():
+        if trial.holds:
+            best[key(setting)] = min(best.get(key(setting), math.inf), trial.accelerator_hours)
+    return sorted(among, key=lambda one: best.get(one, math.inf))
 
 
 def _window_s(behavior: Behavior) -> int:

@@ -65,7 +65,7 @@ def test_no_static_fleet_holds_within_the_limit() -> None:
 
 
 def test_bisection_finds_the_loosest_target_that_holds() -> None:
-    line = SPACE.line((), "kv_usage", SPACE.behaviors[1], 1)
+    line = SPACE.line(((), "kv_usage"), SPACE.behaviors[1], 1)
     best, tried = loosest(Formula(), line, math.inf)
     assert best is not None
     assert best.targets == (("kv_usage", 0.6),)  # 0.65 breaks the limit of 0.61
@@ -73,7 +73,7 @@ def test_bisection_finds_the_loosest_target_that_holds() -> None:
 
 
 def test_a_line_dearer_than_the_limit_holds_nothing() -> None:
-    assert loosest(Formula(), SPACE.line((), "waiting", SPACE.behaviors[1], 1), cost_limit_h=60)[0] is None
+    assert loosest(Formula(), SPACE.line(((), "waiting"), SPACE.behaviors[1], 1), cost_limit_h=60)[0] is None
 
 
 def test_the_search_ends_at_the_cheapest_setting_that_wastes_nothing() -> None:

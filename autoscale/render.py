@@ -1,0 +1,356 @@
+"""What people see: results as tables and pictures. Nothing here prints; `autoscale.cli` does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group
+from rich.padding import Padding
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from analysis.run import Run
+    from autoscale.check import CheckResult, State
+    from autoscale.recommend import Recommendation
+    from autoscale.recommend.scenario import Scenario
+    from autoscale.sim.outcome import Outcome
+
+HEADLINES = {
+    "autoscale": ("green", "Autoscale"),
+    "do_not_autoscale": ("yellow", "Do not autoscale"),
+    "infeasible": ("red", "This SLO cannot be met"),
+    "need_more_data": ("yellow", "More data is needed"),
+}
+UNITS = {"waiting": "requests waiting", "running": "requests running", "kv_usage": "of the KV cache"}
+MARKS = {"pass": ("ok", "green"), "fail": ("FAIL", "red")}
+SEVERITIES = {"error": "red", "warning": "yellow", "note": "cyan"}
+
+
+def table(*columns: str, title: str | None = None) -> Table:
+    """A plain table whose first column is text and whose others are numbers."""
+    made = Table(
+        title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=False
+    )
+    for k, column in enumerate(columns):
+        made.add_column(column, justify="left" if k == 0 else "right", overflow="fold", header_style="bold")
+    return made
+
+
+def seconds(value: float | None) -> str:
+    """A duration: 45 ms, 1.23 s, 12 min; a dash when there is none."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    if value < 1:
+        return f"{value * 1e3:.0f} ms"
+    return f"{value:.2f} s" if value < 120 else f"{value / 60:.0f} min"
+
+
+def number(value: float | None, form: str = ",.1f") -> str:
+    """A number, or a dash when there is none."""
+    return "-" if value is None or not math.isfinite(value) else format(value, form)
+
+
+# --- recommendation --------------------------------------------------------------------------------------------------
+
+
+def recommendation(result: Recommendation, *, explain: bool = False) -> Iterator[Any]:
+    """The answer, the comparison, the reasons; with `explain` the path from data to number."""
+    content = result.content
+    colour, headline = HEADLINES[content["answer"]]
+    yield Text()
+    yield Panel(
+        Group(*_answer_lines(content)),
+        title=Text(headline, style=f"bold {colour}"),
+        title_align="left",
+        width=100,
+    )
+    rows = {
+        "recommended": content["predicted"],
+        "tutorial default": content["tutorial_default"],
+        "standing fleet": content["static_fleet"],
+        "current HPA": content["current"],
+    }
+    if any(rows.values()):
+        yield _comparison({name: row for name, row in rows.items() if row})
+    yield Text("\nWhy", style="bold")
+    for reason in content["reasons"]:
+        yield Padding(Text.assemble(("• ", colour), reason["sentence"]), (0, 0, 0, 1))
+    if drift := content.get("drift"):
+        yield Text(f"\nThe old target: {drift['sentence']}", style="bold")
+    if explain:
+        yield from _path(content)
+
+
+def _answer_lines(content: Mapping[str, Any]) -> Iterator[Text]:
+    for metric in content["metrics"]:
+        low, high = metric["interval"]
+        yield Text.assemble(
+            (f"averageValue {metric['averageValue']}", "bold"),
+            f" {UNITS[metric['name']]} per replica   (interval {low} to {high})",
+        )
+        yield Text(f"  {metric['metric']}", style="dim")
+    if content["answer"] == "do_not_autoscale":
+        yield Text(f"Keep {content['minReplicas']} replicas standing.", style="bold")
+    if content["metrics"]:
+        window = (content["behavior"] or {}).get("scaleDown", {}).get("stabilizationWindowSeconds")
+        yield Text(
+            f"minReplicas {content['minReplicas']}, maxReplicas {content['maxReplicas']}, "
+            + (f"scale-down window {window} s, one replica a minute" if window else "no behavior block")
+        )
+    yield Text(f"SLO {content['slo']['text']}   profile {content['profile']}", style="dim")
+    yield Text(f"traffic {content['provenance'].get('traffic', '')}", style="dim")
+    measured = content["capacity_rps"]["measured"]
+    if measured:
+        knee, slo = measured["knee"], measured["slo"]
+        yield Text(
+            f"measured: knee {_estimate(knee)}, SLO holds up to {_estimate(slo)} per replica", style="dim"
+        )
+
+
+def _estimate(estimate: Mapping[str, Any]) -> str:
+    value, low, high = (estimate[k] for k in ("value", "low", "high"))
+    if value is None:
+        return f"at least {number(low, '.3g')} req/s"
+    top = number(high, ".3g") if high is not None else "open"
+    return f"{value:.3g} req/s ({number(low, '.3g')} to {top})"
+
+
+def _comparison(rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    made = table("", "SLO", "in bounds", "TTFT p99", "TPOT p99", "accelerator-h", "cost", "wasted", "flaps")
+    for name, row in rows.items():
+        value = {k: v["value"] if isinstance(v, Mapping) else None for k, v in row.items()}
+        hours = row["accelerator_hours"]
+        spread = (hours["high"] - hours["low"]) / 2 if hours["high"] is not None else 0.0
+        made.add_row(
+            f"{name}\n  {row['setting']}",
+            Text("kept", "green") if row["holds"] else Text("broken", "red"),
+            number(value["slo_attainment"], ".2%"),
+            seconds(value["ttft_p99_s"]),
+            seconds(value["tpot_p99_s"]),
+            number(value["accelerator_hours"]) + (f"\n±{spread:,.1f}" if spread else ""),
+            number(value.get("cost"), ",.0f"),
+            number(value["wasted_scale_outs"], ".1f"),
+            number(value["flaps"], ".1f"),
+        )
+    return made
+
+
+def _path(content: Mapping[str, Any]) -> Iterator[Any]:
+    yield Text("\nFrom data to number", style="bold")
+    measured = content["capacity_rps"]["measured"]
+    if measured:
+        for line in (*measured["stages"], *measured["notes"]):
+            yield Padding(Text(f"• {line}"), (0, 0, 0, 1))
+    model = content["model_error"]
+    yield Text(f"\nEngine model: {model['source']}")
+    errors = table("quantity", "replay error (median over stages)")
+    for figure, error in (model.get("replay_median_error") or {}).items():
+        errors.add_row(figure, number(error, ".1%"))
+    if errors.row_count:
+        yield errors
+    for a, b in model.get("confounded", []):
+        yield Text(f"  this run cannot tell {a} from {b}: their split follows the profile's prior")
+    tried = table(
+        "candidates (first seed)", "margin", "accelerator-h", "wasted", "verdict", title="\nWhat was tried"
+    )
+    for row in content["candidates"][:25]:
+        tried.add_row(
+            row["setting"],
+            number(row["margin"], "+.2%"),
+            number(row["accelerator_hours"]),
+            str(row["wasted_scale_outs"]),
+            "holds" if row["holds"] else f"stopped: {row['stopped']}" if row["stopped"] else "breaks",
+        )
+    yield tried
+
+
+# --- simulation ------------------------------------------------------------------------------------------------------
+
+
+def outcome_figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Means over the seeds, with the 95 % interval of the attainment."""
+    from autoscale.recommend.scenario import trial_of
+    from autoscale.recommend.search import Judged
+
+    judged = Judged(0, tuple(trial_of(outcome, None) for outcome in outcomes))
+    figures = {
+        name: judged.mean(name)
+        for name in (
+            "attainment",
+            "replica_hours",
+            "accelerator_hours",
+            "ttft_p99_s",
+            "tpot_p99_s",
+            "wasted_scale_outs",
+            "flaps",
+            "longest_breach_s",
+        )
+    }
+    low, high = judged.interval("attainment")
+    return {
+        **figures,
+        "attainment_low": low,
+        "attainment_high": high,
+        "cost": sum(o.cost for o in outcomes) / len(outcomes),
+        "holds": judged.holds,
+        "seeds": len(outcomes),
+        "lost_requests": sum(o.lost + o.unserved for o in outcomes) / len(outcomes),
+    }
+
+
+def outcome_table(content: Mapping[str, Mapping[str, Any]], scenario: Scenario) -> Group:
+    """Settings side by side: one column each."""
+    made = table("", *content)
+    rows = {
+        "SLO": lambda f: "kept" if f["holds"] else "broken",
+        "requests in bounds": lambda f: number(f["attainment"], ".2%"),
+        "  95 % interval": lambda f: (
+            f"{number(f['attainment_low'], '.2%')} to {number(f['attainment_high'], '.2%')}"
+        ),
+        "TTFT p99": lambda f: seconds(f["ttft_p99_s"]),
+        "TPOT p99": lambda f: seconds(f["tpot_p99_s"]),
+        "longest time over SLO": lambda f: seconds(f["longest_breach_s"]),
+        "replica-hours": lambda f: number(f["replica_hours"]),
+        "accelerator-hours": lambda f: number(f["accelerator_hours"]),
+        "cost": lambda f: number(f["cost"], ",.0f"),
+        "wasted scale-outs": lambda f: number(f["wasted_scale_outs"]),
+        "flaps": lambda f: number(f["flaps"]),
+        "lost requests": lambda f: number(f["lost_requests"]),
+    }
+    for label, cell in rows.items():
+        made.add_row(label, *(cell(figures) for figures in content.values()))
+    plan = scenario.plan
+    head = (
+        f"{scenario.profile.name}, {plan.expected_requests:,.0f} requests over {plan.duration_s / 3600:.1f} h, "
+        f"SLO {scenario.slo}"
+    )
+    return Group(Text(head, style="dim"), made)
+
+
+def timeline(path: Path, target: Mapping[str, float] | None = None, title: str | None = None) -> Figure:
+    """Load, signals and replicas over time of a run directory."""
+    from analysis import plots, signals
+    from analysis.run import read
+
+    run = read(path)
+    return plots.timeline(
+        load=rates(run),
+        signals=signals.fleet(run.metrics) if run.has("metrics") and len(run.metrics) else None,
+        replicas=run.replicas if run.has("replicas") else None,
+        target=target,
+        title=title
+        or f"{run.header.get('profile') or run.header.get('model') or path.name}: load, signals and replicas",
+    )
+
+
+def rates(run: Run, cells: int = 240) -> pd.DataFrame:
+    """Offered and served requests/s over time: columns time_s, offered_rps, served_rps."""
+    import numpy as np
+    import pandas as pd
+
+    rows = run.requests
+    due = rows["due_s"].to_numpy(float)
+    done = rows.loc[rows["status"] == "ok", "last_token_s"].dropna().to_numpy(float)
+    end = max(float(due.max(initial=1.0)), float(done.max(initial=1.0)))
+    edges = np.linspace(0, end, min(cells, max(10, int(end))) + 1)
+    width = edges[1] - edges[0]
+    return pd.DataFrame(
+        {
+            "time_s": edges[:-1] + width / 2,
+            "offered_rps": np.histogram(due, edges)[0] / width,
+            "served_rps": np.histogram(done, edges)[0] / width,
+        }
+    )
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG."""
+    from analysis import plots
+
+    return plots.save(figure, path)
+
+
+# --- lint ------------------------------------------------------------------------------------------------------------
+
+
+def findings(result: Any) -> Iterator[Any]:
+    """Findings of the linter: what, where, what happens, the fix."""
+    for found in result.findings:
+        place = f"{found.file}:{found.line}" if found.file else "cluster"
+        yield Text.assemble(
+            (f"{found.severity:<8}", f"bold {SEVERITIES[found.severity]}"),
+            (found.code, "bold"),
+            f"  {found.object}",
+        )
+        yield Padding(Text(f"{place}  {found.path}", style="dim"), (0, 0, 0, 8))
+        yield Padding(Text(found.consequence), (0, 0, 0, 8))
+        yield Padding(Text(f"fix: {found.fix}", style="green"), (0, 0, 1, 8))
+    for note in result.notes:
+        yield Text(f"note: {note}", style="dim")
+    counts = {s: sum(f.severity == s for f in result.findings) for s in SEVERITIES}
+    yield Text(", ".join(f"{n} {s}{'s' if n != 1 else ''}" for s, n in counts.items()), style="bold")
+
+
+# --- check -----------------------------------------------------------------------------------------------------------
+
+
+def check(result: CheckResult) -> Iterator[Any]:
+    """Preflight findings, phases of each scale-out, the verdict per criterion."""
+    for finding in result.findings:
+        yield Text.assemble(
+            (f"{finding.severity:<8}", f"bold {SEVERITIES.get(finding.severity, 'cyan')}"),
+            (finding.code, "bold"),
+            f"  {finding.cause}",
+        )
+        if finding.fix:
+            yield Padding(Text(f"fix: {finding.fix}", style="green"), (0, 0, 0, 8))
+    past = result.judgement.history
+    for k, out in enumerate(past.scale_outs, 1):
+        made = table(f"scale-out {k}: {out.before} to {out.after} replicas", "seconds", "")
+        longest = max((p.seconds for p in out.phases if math.isfinite(p.seconds)), default=1.0)
+        for phase in out.phases:
+            share = phase.seconds / longest if math.isfinite(phase.seconds) and longest else 0
+            made.add_row(phase.name, number(phase.seconds), Text("▇" * max(0, round(30 * share)), "cyan"))
+        yield made
+    verdict = table("criterion", "", "evidence")
+    verdict.columns[2].justify = "left"
+    for criterion in result.judgement.criteria:
+        mark, colour = MARKS.get(criterion.outcome, ("not judged", "yellow"))
+        verdict.add_row(criterion.code, Text(mark, f"bold {colour}"), criterion.sentence)
+    yield verdict
+    passed = result.passed
+    yield Text(
+        f"\n{'PASSED' if passed else 'NOT PASSED'}: {result.ended}",
+        style="bold green" if passed else "bold red",
+    )
+
+
+def check_line(state: State) -> str:
+    """The state of a running check in one line that changes only when something does."""
+    metrics = ", ".join(
+        f"{name.split('|')[-2] if '|' in name else name} {usage:g} of {target:g}"
+        for name, (usage, target) in state.metrics.items()
+    )
+    return f"  desired {state.desired}, ready {state.ready}; {metrics or 'no metric yet'}"
+
+
+def check_live(state: State) -> Group:
+    """The live view of a running check."""
+    made = table("", "")
+    made.add_row("elapsed", seconds(state.elapsed_s))
+    made.add_row("replicas", f"{state.ready} ready, {state.desired} desired")
+    for name, (usage, target) in state.metrics.items():
+        made.add_row(name, f"{usage:g} of {target:g}")
+    made.add_row("next HPA sync", seconds(max(0.0, state.next_sync_s - state.time_s)))
+    for out in state.past.scale_outs[-1:]:
+        for phase in out.phases:
+            made.add_row(f"  {phase.name}", f"{number(phase.seconds)} s")
+    return Group(made)
