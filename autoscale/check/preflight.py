@@ -682,7 +682,7 @@ def _templates(target: dict[str, Any]) -> list[tuple[dict[str, Any], int]]:
     group = spec.get("leaderWorkerTemplate")
     if not group:
         return [((spec.get("template") or {}).get("spec") or {}, 1)]
-    worker = group["workerTemplate"].get("spec") or {}
+    worker = (group.get("workerTemplate") or {}).get("spec") or {}
     leader = (group.get("leaderTemplate") or {}).get("spec")
     size = int(group.get("size") or 1)
     return [(leader, 1), (worker, size - 1)] if leader else [(worker, size)]

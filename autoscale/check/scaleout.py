@@ -151,18 +151,14 @@ def history(timeline: Timeline, load: Load | None = None, metrics: pd.DataFrame 
         previous = timeline.decisions[index - 1] if index else None
         until_s = following.time_s if following else math.inf
         if made.after > made.before:
-            fresh = [
-                u
-                for u in units
-                if _in(u.leader.created_s, made.time_s - CREATED_EARLY_S, until_s - CREATED_EARLY_S)
-            ]
+            fresh = _made_by(made, until_s, units)
             outs.append(
                 _scale_out(
                     timeline,
                     made,
                     previous,
                     until_s,
-                    tuple(fresh[: made.after - made.before]),
+                    fresh,
                     load,
                     gauges,
                     judged,
@@ -174,6 +170,15 @@ def history(timeline: Timeline, load: Load | None = None, metrics: pd.DataFrame 
     return History(
         tuple(outs), tuple(ins), tuple(units), tuple(unseen(timeline, load, gauges)), judged.total(), gauges
     )
+
+
+def _made_by(made: Decision, until_s: float, units: list[Replica]) -> tuple[Replica, ...]:
+    """The replicas that a decision made: those created after it come first, stamps may place some a little before."""
+    near = [
+        u for u in units if _in(u.leader.created_s, made.time_s - CREATED_EARLY_S, until_s - CREATED_EARLY_S)
+    ]
+    near.sort(key=lambda u: (u.leader.created_s < made.time_s - 0.1, abs(u.leader.created_s - made.time_s)))
+    return tuple(sorted(near[: made.after - made.before], key=lambda u: u.leader.created_s))
 
 
 def unseen(timeline: Timeline, load: Load, gauges: Gauges | None) -> Iterable[str]:

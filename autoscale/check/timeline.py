@@ -11,6 +11,7 @@ milliseconds on the observer's clock. Both are used: the receipt when it falls i
 from __future__ import annotations
 
 import math
+import sys
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -428,7 +429,7 @@ class Timeline:
         if not values:
             self.samples.append(Sample(seen.time_s, answer["metric"], NAN, {} if values == {} else None))
             return
-        read = {pod: milli(value) for pod, value in values.items()}
+        read = {sys.intern(pod): milli(value) for pod, value in values.items()}
         self.samples.append(Sample(seen.time_s, answer["metric"], sum(read.values()) / len(read), read))
         if str(answer.get("agent", "")).find("horizontal-pod-autoscaler") >= 0:
             self.syncs_s.append(seen.time_s)

@@ -310,17 +310,23 @@ def _share(timeline: Timeline, past: History) -> Criterion:
 
 
 def _share_after(timeline: Timeline, past: History, out: ScaleOut, name: str) -> float | None:
-    """Mean load of the replica over the mean of all, from PINNED_AFTER_S after ready until the next scale-in."""
+    """Mean load of the replica over the mean of all, from PINNED_AFTER_S after ready until the next scale-in.
+
+    None when no new request is seen to arrive in that time: a queue that only drains says nothing about routing.
+    """
     unit = next(u for u in out.replicas if u.leader.name == name)
     stop_s = min([s.decided_s for s in past.scale_ins if s.decided_s > unit.ready_s], default=timeline.last_s)
     from_s = min(unit.ready_s + PINNED_AFTER_S, (unit.ready_s + stop_s) / 2)
-    own, everyone, rounds = 0.0, 0.0, 0
+    own, everyone, rounds, arrivals = 0.0, 0.0, 0, False
+    before: dict[str, float] = {}
     for at_s, values in _rounds(timeline, past):
-        if from_s <= at_s <= stop_s and len(values) > 1 and name in values and sum(values.values()) > 0:
+        if from_s <= at_s <= stop_s and len(values) > 1 and name in values:
+            arrivals |= any(value > before.get(pod, math.inf) for pod, value in values.items())
+            before = values
             own += values[name]
             everyone += sum(values.values()) / len(values)
             rounds += 1
-    return own / everyone if rounds and everyone else None
+    return own / everyone if rounds and everyone and arrivals else None
 
 
 def _rounds(timeline: Timeline, past: History) -> Iterable[tuple[float, dict[str, float]]]:

@@ -100,6 +100,7 @@ class LiveCluster:
         self.clocks = Clocks()
         self._clock_told: tuple[float, float] = (math.nan, math.nan)
         self._lock = threading.Lock()
+        self._metrics_root: str | None = None
 
     # --- the door ---
 
@@ -137,8 +138,18 @@ class LiveCluster:
 
     def custom_metric(self, namespace: str, metric: str, selector: str) -> dict[str, int]:
         """Pod name -> value in milli-units, asked as the HPA asks. Raises ClusterError with the cause in its status."""
-        path = f"{self._metrics_path()}/namespaces/{quote(namespace)}/pods/*/{quote(metric, safe=':')}"
-        answer = self.get(path, [("labelSelector", selector)] if selector else [])
+        query = [("labelSelector", selector)] if selector else []
+        rest = f"/namespaces/{quote(namespace)}/pods/*/{quote(metric, safe=':')}"
+        known = self._metrics_root is not None
+        root = self._metrics_root or self._find_metrics_root()
+        try:
+            answer = self.get(root + rest, query)
+        except ClusterError as error:
+            self._metrics_root = None
+            if known and error.status in (404, 503):
+                self._find_metrics_root()  # raises the better reason when the whole API went away
+            raise
+        self._metrics_root = root
         return {item["describedObject"]["name"]: milli(item["value"]) for item in answer.get("items") or []}
 
     def scale(self, hpa: dict[str, Any], replicas: int) -> None:
@@ -251,7 +262,7 @@ class LiveCluster:
         }
         return Observation(self._clock(), "clock", "MEASURED", facts)
 
-    def _metrics_path(self) -> str:
+    def _find_metrics_root(self) -> str:
         try:
             group = self.get(f"/apis/{METRICS_GROUP}")
         except ClusterError as error:

@@ -383,19 +383,25 @@ def test_a_replica_that_is_removed_before_it_is_ready_is_a_wasted_one():
     assert verdict["became_ready"].outcome == "fail"
 
 
-def test_a_replica_without_traffic_is_named_with_keep_alive_pinning():
+@pytest.mark.parametrize(
+    ("waiting", "outcome"),
+    [((40, 44, 41, 46), "fail"), ((40, 39, 38, 37), "not_judged")],
+    ids=["the old replica's queue keeps growing", "the old queue only drains: nobody sends any more"],
+)
+def test_a_replica_without_traffic_is_named_with_keep_alive_pinning(waiting, outcome):
     scenario = Scenario(1)
-    rows = []
-    for o in scenario.observations:
-        if o.resource == "custommetrics" and len(o.object["values"]) > 1:
-            total = sum(int(v[:-1]) for v in o.object["values"].values())
-            values = {pod: f"{total if pod == 'vllm-0' else 0}m" for pod in o.object["values"]}
-            o = Observation(o.time_s, o.resource, o.type, {**o.object, "values": values})
-        rows.append(o)
-    timeline = Timeline("h").extend(rows)
+    ready_s = scenario.truth["ready"]
+    rows = [o for o in scenario.observations if o.resource != "custommetrics" or o.time_s < ready_s]
+    for k in range(120):
+        values = {f"vllm-{r}": "0m" for r in range(1, scenario.truth["after"])}
+        values["vllm-0"] = f"{(waiting[k % 4] if outcome == 'fail' else 200 - k) * 1000}m"
+        found = {"metric": METRIC, "labelSelector": "", "values": values}
+        rows.append(Observation(ready_s + 1 + k, "custommetrics", "QUERY", found))
+    timeline = Timeline("h").extend(sorted(rows, key=lambda o: o.time_s))
     verdict = {c.code: c for c in judge(timeline, history(timeline)).criteria}
-    assert verdict["new_replica_gets_its_share"].outcome == "fail"
-    assert "keep-alive pinning" in verdict["new_replica_gets_its_share"].sentence
+    assert verdict["new_replica_gets_its_share"].outcome == outcome
+    if outcome == "fail":
+        assert "keep-alive pinning" in verdict["new_replica_gets_its_share"].sentence
 
 
 def test_a_metric_that_asks_in_vain_fails_when_it_should():
