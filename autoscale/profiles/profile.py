@@ -47,7 +47,9 @@ class Accelerator(_Section):
     bandwidth_bytes_s: Positive
     flops_s: dict[str, Positive]
     visible_gib: Positive
-    usable_cap_gib: Positive | None = None  # runtimes that reserve more than gpu_memory_utilization says (TPU)
+    usable_cap_gib: Positive | None = (
+        None  # runtimes that reserve more than gpu_memory_utilization says (TPU)
+    )
     price_per_chip_hour: NotNegative | None = None  # user input; None prints accelerator-hours only
 
 
@@ -143,7 +145,9 @@ class Workload(_Section):
     prompt_tokens: str
     output_tokens: str
     slo: str
-    attainment: Annotated[float, Field(gt=0, lt=1)] | None = None  # share that must keep every bound; None: the SLO's own percentiles
+    attainment: Annotated[float, Field(gt=0, lt=1)] | None = (
+        None  # share that must keep every bound; None: the SLO's own percentiles
+    )
 
 
 class Deploy(_Section):
@@ -169,12 +173,13 @@ class Deploy(_Section):
     max_replicas: Count = 2
     tutorial_target: Positive  # the tutorial's averageValue for num_requests_waiting
     extra_args: list[str] = []
-    pass_limits: list[Literal["max_model_len", "max_num_batched_tokens", "max_num_seqs"]] = []  # limits that are
-    # given to vLLM as arguments; the others are its defaults
-    serving_script: str = "/vllm-workspace/examples/online_serving/multi-node-serving.sh"  # in the image; joins Ray
+    # engine limits that vLLM is given as arguments; the others are its defaults
+    pass_limits: list[Literal["max_model_len", "max_num_batched_tokens", "max_num_seqs"]] = []
+    # in the image: joins leader and workers to one Ray cluster
+    serving_script: str = "/vllm-workspace/examples/online_serving/multi-node-serving.sh"
     requests: dict[str, str] = {}  # cpu and memory of one pod, as quantities
     shared_memory: str = "15Gi"  # /dev/shm of one pod
-    local_ssds: Annotated[int, Field(ge=0)] = 0  # of the machine type: they hold the weights while a pod lives
+    local_ssds: Annotated[int, Field(ge=0)] = 0  # of the machine type; they hold weights from the hub
 
 
 class Profile(_Section):
@@ -224,8 +229,6 @@ def overlay(profile: Profile, changes: dict[str, Any]) -> Profile:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise BadInput(f"cannot set {field}: {first['msg']}", value=first.get("input")) from None
-
-
 
 
 def _content(name_or_path: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
