@@ -43,7 +43,6 @@ now_s = time.perf_counter
 
 # Locust patches the standard library; the watchers here need plain non-blocking sockets.
 _Socket: type[socket.socket] = gevent.monkey.get_original("socket", "socket")
-_SSLContext = gevent.monkey.get_original("ssl", "SSLContext")
 
 
 @dataclass(frozen=True)
@@ -532,7 +531,7 @@ class Client:
 
 def tls_context(verify: bool = True) -> ssl.SSLContext:
     """Client side TLS with the system's certificates; `verify` False accepts any certificate."""
-    context: ssl.SSLContext = _SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_default_certs()
     if not verify:
         context.check_hostname = False
