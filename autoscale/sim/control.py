@@ -24,6 +24,7 @@ from autoscale.sim.metric_path import MetricPath, Sample, milli, signal_of, sync
 from autoscale.sim.pods import Pods
 from autoscale.sim.replica import UNLIMITED, ColdStart, Nodes, PodEvent, Replica
 
+NOT_REPORTED = (math.nan, (math.nan, math.nan, math.nan))
 POLL_S = 1.0  # how often a draining replica is looked at
 
 
@@ -223,17 +224,15 @@ class Fleet:
         assert self.spec is not None
         pods = self.pods.replicas
         shown = self.path.read(now_s)
+        states = [
+            (r.phase, r.deleting_s == r.deleting_s, r.ready, shown.get(r.ordinal, NOT_REPORTED)[1])
+            for r in pods
+        ]
         metrics: dict[str, list[PodMetric]] = {}
         for name, which in self.signals:
             metrics[name] = [
-                PodMetric(
-                    "",
-                    r.phase,
-                    r.deleting_s == r.deleting_s,
-                    r.ready,
-                    milli(shown[r.ordinal][1][which]) if r.ordinal in shown else None,
-                )
-                for r in pods
+                PodMetric("", phase, deleting, ready, milli(sample[which]))
+                for phase, deleting, ready, sample in states
             ]
             if self.watcher:
                 self.watcher.query(now_s, name, metrics[name], pods)

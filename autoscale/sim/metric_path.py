@@ -6,7 +6,6 @@ window (5 minutes), so a pod that stopped exporting keeps its last value that lo
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterator, Mapping
 
@@ -92,9 +91,9 @@ class MetricPath:
         return latest
 
 
-def milli(value: float) -> int:
-    """A gauge as the adapters hand it out: truncated to thousandths."""
-    return math.floor(value * 1000 + 1e-9)
+def milli(value: float) -> int | None:
+    """A gauge as the adapters hand it out: truncated to thousandths; None when it was not reported (NaN)."""
+    return int(value * 1000 + 1e-9) if value == value else None
 
 
 def sync_times(period_s: float, rng: np.random.Generator, *, drift: bool = True) -> Iterator[float]:

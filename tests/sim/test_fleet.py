@@ -352,9 +352,10 @@ def test_syncs_without_drift_are_multiples_of_the_period() -> None:
         pytest.param(0.5047, 504, id="truncated as adapters do, not rounded"),
         pytest.param(0.57, 570, id="a float just below its decimal is that decimal"),
         pytest.param(12.0, 12_000, id="a count"),
+        pytest.param(math.nan, None, id="what was not reported has no value"),
     ],
 )
-def test_gauges_become_milli_units(value: float, expected: int) -> None:
+def test_gauges_become_milli_units(value: float, expected: int | None) -> None:
     assert milli(value) == expected
 
 
