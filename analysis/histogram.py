@@ -78,6 +78,12 @@ class Histogram:
         rank = max(1, math.ceil(fraction * cumulative[-1]))
         return middle_s(int(np.searchsorted(cumulative, rank)))
 
+    def share_within(self, bound_s: float) -> tuple[float, int]:
+        """(share of the counts at most `bound_s`, all counts); the share is NaN when nothing was counted."""
+        total = len(self)
+        below = int(self.counts[: int(bucket_of(np.array([bound_s]))[0]) + 1].sum())
+        return (below / total if total else math.nan), total
+
 
 def bucket_of(durations_s: NDArray[np.float64]) -> NDArray[np.int64]:
     """The bucket number of each duration."""

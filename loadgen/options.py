@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from analysis.errors import BadInput
+from analysis.slo import parse_slo
 from loadgen.client import Limits
+from loadgen.stopping import parse_rules
 from loadgen.traffic import LoadPlan
 
 LENGTHS = "fixed:N | uniform:A,B | normal:M,S | lognormal:M,S"
 WANTED = (
     "rate", "arrivals", "stages", "load", "trace", "prompt_tokens", "output_tokens", "shared_prefix_tokens", "seed",
     "prompts", "ignore_eos", "stream", "model", "max_in_flight", "timeout", "idle_timeout", "grace", "reconnect_every",
-    "insecure", "slo", "prometheus", "run_dir", "run_time",
+    "insecure", "slo", "stop_when", "prometheus", "run_dir", "run_time",
 )  # fmt: skip
 
 
@@ -120,6 +122,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--slo", metavar="TERMS", help="judge each stage, for example ttft_p95=2s,tpot_p95=100ms"
     )
     record.add_argument(
+        "--stop-when",
+        metavar="RULES",
+        help="end the run early: errors=10%%, slo (a term of --slo breaks), saturated (in flight keeps growing)",
+    )
+    record.add_argument(
         "--prometheus",
         metavar="URL",
         help="noted in run.json as the place of the server's metrics; `autoscale collect` uses it",
@@ -187,9 +194,8 @@ class Options:
         self.plan()
         self.limits()
         if self.slo is not None:
-            from analysis.slo import parse_slo
-
             parse_slo(self.slo)
+        parse_rules(self.stop_when, self.slo)
         if self.prompts not in (None, "ids", "words") and not Path(self.prompts).is_file():
             raise BadInput("--prompts", value=self.prompts, expected="ids, words or a JSONL file that exists")
         if self.run_dir is not None and (Path(self.run_dir) / "run.json").exists():

@@ -24,11 +24,12 @@ from loadgen.generator import Sample
 from loadgen.options import Options
 from loadgen.prompts import OwnPrompts, PromptSource, Template, by_ids, by_jsonl, by_words
 from loadgen.records import RunWriter
+from loadgen.stopping import Watch, parse_rules
 from loadgen.traffic import LoadPlan
 
 ENDPOINTS = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 SAMPLE_COLUMNS = tuple(f.name for f in fields(Sample))
-CPU_COLUMN = SAMPLE_COLUMNS.index("cpu_s")
+CPU_COLUMN, IN_FLIGHT_COLUMN = SAMPLE_COLUMNS.index("cpu_s"), SAMPLE_COLUMNS.index("in_flight")
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,8 @@ class Owner:
         self.options, self.started_at = options, started_at
         self.workers = dict(enumerate(workers))
         self.plan: LoadPlan = options.plan()
+        self.stopped: str | None = None  # why a rule of --stop-when ended the run
+        self._watch = Watch(parse_rules(options.stop_when, options.slo))
         self._samples: dict[str, list[tuple[float, ...]]] = {}
         self._lost: dict[str, float] = {}  # worker -> when it was found to be gone
         self._last_batch_s: dict[str, float] = {}
@@ -143,8 +146,15 @@ class Owner:
     ) -> None:
         """Write one worker's batch."""
         self.writer.add(worker, batch)
+        now_s = now_unix_s - self.started_at
+        self._watch.add(batch["rows"], now_s)
+        if samples:
+            self._watch.level(worker, int(samples[-1][IN_FLIGHT_COLUMN]), now_s)
         self._samples.setdefault(worker, []).extend(tuple(sample) for sample in samples)
-        self._last_batch_s[worker] = now_unix_s - self.started_at
+        self._last_batch_s[worker] = now_s
+        if self.stopped is None and (reason := self._watch.reason()):
+            self.stopped = reason
+            self.writer.event(now_s, "stopped", reason)
 
     def worker_lost(self, worker: str, now_unix_s: float) -> None:
         """Note that a worker is gone; its requests are accounted for at the end."""
@@ -192,6 +202,7 @@ class Owner:
             stages=stages,
             load={**header["load"], "stages": stages},
             client=client,
+            stopped=self.stopped,
             workers=[
                 {
                     "name": name,

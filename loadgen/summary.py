@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from analysis import run
 from analysis.histogram import Histogram
+from analysis.slo import evaluate, parse_slo
 
 WIDTH = 100
 ENOUGH_FOR_P99 = 100  # below this, a p99 is the maximum by another name
@@ -32,6 +33,7 @@ def table(recorded: run.Run) -> str:
         "",
         f"{'stage':>5} {'latency (s)':<16} {'p50':>9} {'p95':>9} {'p99':>9} {'count':>9}",
     ]
+    judged: list[str] = []
     for stage in header["stages"]:
         number = int(stage["stage"])
         rows = requests[requests["stage"] == number]
@@ -41,8 +43,10 @@ def table(recorded: run.Run) -> str:
         }
         status = rows["status"].to_numpy(dtype=str)
         lines.append(_rates(number, stage, column, status, verdicts.get(number, {})))
-        latencies += _latencies(number, column, status, _gaps(recorded, number))
-    lines += latencies
+        gaps = _gaps(recorded, number)
+        latencies += _latencies(number, column, status, gaps)
+        judged += _judged(number, header.get("slo"), column, status, gaps)
+    lines += latencies + judged
     lines += list(_warnings(header, requests))
     return "\n".join([*lines, ""])
 
@@ -71,11 +75,8 @@ def _latencies(
     number: int, column: dict[str, Any], status: NDArray[np.str_], gaps: Histogram
 ) -> Iterable[str]:
     good = status == "ok"
-    first, last = column["first_token_s"], np.where(good, column["last_token_s"], np.nan)
-    due, sent = column["due_s"], column["sent_s"]
-    tokens = np.where(np.isnan(column["output_tokens"]), column["events"], column["output_tokens"])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        tpot = np.where(tokens > 1, (last - first) / (tokens - 1), np.nan)
+    first, last = (np.where(good, column[name], np.nan) for name in ("first_token_s", "last_token_s"))
+    due, sent, tpot = column["due_s"], column["sent_s"], _tpot(column, good)
     for name, values in (
         ("TTFT from due", first - due),
         ("TTFT from send", first - sent),
@@ -92,6 +93,37 @@ def _latencies(
         yield _latency(number, "ITL", [gaps.quantile(q) for q in (0.5, 0.95, 0.99)], len(gaps))
 
 
+def _judged(
+    number: int, objectives: str | None, column: dict[str, Any], status: NDArray[np.str_], gaps: Histogram
+) -> Iterable[str]:
+    """How the stage stands to each term of --slo."""
+    if objectives is None:
+        return
+    good = status == "ok"
+    ttft, e2e = (column[name] - column["due_s"] for name in ("first_token_s", "last_token_s"))
+    for verdict in evaluate(
+        parse_slo(objectives),
+        good,
+        ttft,
+        _tpot(column, good),
+        e2e,
+        gaps.share_within,
+        lambda percentile: gaps.quantile(percentile / 100),
+    ):
+        holds = "holds" if verdict.holds else "BROKEN"
+        yield (
+            f"stage {number} SLO {verdict.name}: {verdict.value:.4g}, "
+            f"{verdict.share_within:.1%} of {verdict.count} within, {verdict.asked:.1%} asked: {holds}"
+        )
+
+
+def _tpot(column: dict[str, Any], good: NDArray[np.bool_]) -> NDArray[np.float64]:
+    tokens = np.where(np.isnan(column["output_tokens"]), column["events"], column["output_tokens"])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        tpot = (column["last_token_s"] - column["first_token_s"]) / (tokens - 1)
+    return np.where(good & (tokens > 1), tpot, np.nan)
+
+
 def _latency(number: int, name: str, values_s: list[float], counted: int) -> str:
     p50, p95, p99 = (_seconds(value) for value in values_s)
     few = "" if counted >= ENOUGH_FOR_P99 else "  (too few for a p99)"
@@ -99,6 +131,8 @@ def _latency(number: int, name: str, values_s: list[float], counted: int) -> str
 
 
 def _warnings(header: dict[str, Any], requests: Any) -> Iterable[str]:
+    if header.get("stopped"):
+        yield from _wrapped(f"stopped early: {header['stopped']}")
     for stage in header["client"]["stages"]:
         for reason in stage["reasons"]:
             yield from _wrapped(f"stage {stage['stage']} limited by the client: {reason['sentence']}")

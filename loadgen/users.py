@@ -261,7 +261,11 @@ class Owning:
             return
         name = data["worker"]
         if kind == "llm_batch":
+            running = self.owner.stopped is None
             self.owner.take(name, data["batch"], data["samples"], clock.unix_now_s())
+            if running and self.owner.stopped is not None:
+                log.warning("Stopping: %s", self.owner.stopped)
+                gevent.spawn(self._plan_is_over)
         elif kind == "llm_finished":
             self.finished.add(name)
             if self.finished >= set(self.names.values()):

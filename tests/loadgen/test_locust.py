@@ -80,7 +80,7 @@ def ended(process: subprocess.Popen[str], folder: Path) -> str:
 RUNS = {
     "two workers": (
         "completions",
-        "--stages 20:1.5,60:1.5 --output-tokens fixed:8 --processes 2 --slo ttft_p95=2s --csv stats",
+        "--stages 20:1.5,60:1.5 --output-tokens fixed:8 --processes 2 --slo ttft_p95=2s,itl_p99=1s --stop-when errors=50%,slo,saturated --csv stats",
     ),
     "closed loop": ("chat", "-u 4 -r 4 -t 3s --output-tokens uniform:2,6"),
     "one seat": (

@@ -108,7 +108,18 @@ def test_reconnect_is_an_age_a_count_or_never(text, age_s, requests):
 
 def options(**given):
     base = dict.fromkeys(
-        ["rate", "stages", "load", "trace", "prompt_tokens", "output_tokens", "prompts", "slo", "run_dir"]
+        [
+            "rate",
+            "stages",
+            "load",
+            "trace",
+            "prompt_tokens",
+            "output_tokens",
+            "prompts",
+            "slo",
+            "stop_when",
+            "run_dir",
+        ]
     )
     base |= {
         "arrivals": "poisson",
