@@ -115,6 +115,7 @@ class History:
     replicas: tuple[Replica, ...]
     unseen: tuple[str, ...] = ()  # sentences on what could not be seen
     requests_in_breach: int | None = None
+    requests: int | None = None
     gauges: Gauges | None = field(default=None, compare=False)
 
 
@@ -168,7 +169,13 @@ def history(timeline: Timeline, load: Load | None = None, metrics: pd.DataFrame 
             gone = [u for u in units if _in(u.deleting_s, made.time_s - CREATED_EARLY_S, until_s)]
             ins.append(_scale_in(made, tuple(gone), load, gauges))
     return History(
-        tuple(outs), tuple(ins), tuple(units), tuple(unseen(timeline, load, gauges)), judged.total(), gauges
+        tuple(outs),
+        tuple(ins),
+        tuple(units),
+        tuple(unseen(timeline, load, gauges)),
+        judged.total(),
+        len(judged.due_s) if judged.known else None,
+        gauges,
     )
 
 
@@ -486,24 +493,36 @@ def fair_share(
     """When the last new replica carried at least half of an equal split; None when that cannot be seen."""
     if not fresh or math.isnan(ready_s):
         return None
-    own = {unit.leader.name for unit in fresh}
-    others = [
-        dict(_series(timeline, gauges, unit.leader.name))
-        for unit in replicas(timeline)
-        if unit.leader.name not in own and not unit.leader.gone_s < ready_s
-    ]
-    reached = []
-    for unit in fresh:
-        for time_s, value in _series(timeline, gauges, unit.leader.name):
-            beside = [rows[time_s] for rows in others if time_s in rows]
-            if time_s >= unit.leader.ready_s and beside and value > 0:
-                fair = (value + sum(beside)) / (len(beside) + 1)
-                if value >= FAIR_SHARE * fair:
-                    reached.append(time_s)
-                    break
-        else:
-            return None
-    return max(reached, default=None)
+    waiting = {unit.leader.name: unit.leader.ready_s for unit in fresh}
+    reached: list[float] = []
+    for time_s, values in rounds(timeline, gauges, [unit.leader.name for unit in replicas(timeline)]):
+        fair = sum(values.values()) / len(values)
+        for name in [n for n, since_s in waiting.items() if since_s <= time_s and len(values) > 1]:
+            if values.get(name, 0.0) > 0 and values[name] >= FAIR_SHARE * fair:
+                del waiting[name]
+                reached.append(time_s)
+        if not waiting:
+            return max(reached)
+    return None
+
+
+def rounds(
+    timeline: Timeline, gauges: Gauges | None, pods: Sequence[str]
+) -> Iterable[tuple[float, dict[str, float]]]:
+    """(time_s, pod -> load) at every reading: of the replicas themselves when they were scraped (each pod's last
+    value, unless it fell silent), otherwise of the HPA's first metric."""
+    if gauges is None:
+        metric = next(iter(timeline.targets_milli()), "")
+        for sample in timeline.samples:
+            if sample.metric == metric and sample.values_milli:
+                yield sample.time_s, {pod: value / 1000 for pod, value in sample.values_milli.items()}
+        return
+    rows = sorted((t, pod, v) for pod in pods if pod in gauges for t, v in gauges.busy(pod))
+    silent_s = 3 * max((b[0] - a[0] for a, b in pairwise(rows)), default=0.0) + 1.0
+    last: dict[str, tuple[float, float]] = {}
+    for time_s, pod, value in rows:
+        last[pod] = (time_s, value)
+        yield time_s, {name: v for name, (t, v) in last.items() if time_s - t <= silent_s}
 
 
 # --- requests ----------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from autoscale.check.scaleout import (
     as_dict,
     excess,
     flaps,
+    rounds,
     tolerance,
 )
 from autoscale.check.timeline import Timeline
@@ -69,7 +70,6 @@ class Expectation:
     recovery_s: tuple[float, float] | None = None
     ready_s: tuple[float, float] | None = None  # decision to ready
     slo_attainment: tuple[float, float] | None = None
-    ttft_p99_s: tuple[float, float] | None = None
     wasted_scale_outs: tuple[float, float] | None = None
     flaps: tuple[float, float] | None = None
 
@@ -312,36 +312,23 @@ def _share(timeline: Timeline, past: History) -> Criterion:
 def _share_after(timeline: Timeline, past: History, out: ScaleOut, name: str) -> float | None:
     """Mean load of the replica over the mean of all, from PINNED_AFTER_S after ready until the next scale-in.
 
-    None when no new request is seen to arrive in that time: a queue that only drains says nothing about routing.
+    None when it has little and no new request is seen to arrive: a queue that only drains says nothing about routing.
     """
     unit = next(u for u in out.replicas if u.leader.name == name)
     stop_s = min([s.decided_s for s in past.scale_ins if s.decided_s > unit.ready_s], default=timeline.last_s)
     from_s = min(unit.ready_s + PINNED_AFTER_S, (unit.ready_s + stop_s) / 2)
-    own, everyone, rounds, arrivals = 0.0, 0.0, 0, False
+    own, everyone, seen, arrivals = 0.0, 0.0, 0, False
     before: dict[str, float] = {}
-    for at_s, values in _rounds(timeline, past):
+    for at_s, values in rounds(timeline, past.gauges, [u.leader.name for u in past.replicas]):
         if from_s <= at_s <= stop_s and len(values) > 1 and name in values:
             arrivals |= any(value > before.get(pod, math.inf) for pod, value in values.items())
             before = values
             own += values[name]
             everyone += sum(values.values()) / len(values)
-            rounds += 1
-    return own / everyone if rounds and everyone and arrivals else None
-
-
-def _rounds(timeline: Timeline, past: History) -> Iterable[tuple[float, dict[str, float]]]:
-    """(time_s, pod -> load) at moments when all pods were read together."""
-    leaders = [unit.leader.name for unit in past.replicas]
-    if past.gauges:
-        by_time: dict[float, dict[str, float]] = {}
-        for name in leaders:
-            for time_s, value in past.gauges.busy(name) if name in past.gauges else ():
-                by_time.setdefault(round(time_s), {})[name] = value
-        yield from sorted(by_time.items())
-        return
-    for sample in timeline.samples:
-        if sample.values_milli:
-            yield sample.time_s, {pod: value / 1000 for pod, value in sample.values_milli.items()}
+            seen += 1
+    if not seen or not everyone:
+        return None
+    return own / everyone if arrivals or own >= FAIR_SHARE * everyone else None
 
 
 def _slo_recovered(past: History, expect: Expectation) -> Criterion:

@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -313,7 +314,8 @@ class _Watch:
                 for seen in self._ask():
                     self._put(seen)
             if self.scrape:
-                self.rows.extend(self.scrape())
+                with suppress(ClusterError):  # the next round may find it again
+                    self.rows.extend(self.scrape())
                 if len(self.rows) >= METRIC_ROWS:
                     self._write_rows()
 
