@@ -1,4 +1,4 @@
-"""Load on /v1/chat/completions: `locust -f loadgen/chat.py --host URL`; `--help` lists the options."""
+"""Load on /v1/chat/completions: `locust -f loadgen/chat.py --host URL`; `--help-llm` lists the options."""
 
 from loadgen.users import LlmUser
 

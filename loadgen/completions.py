@@ -1,4 +1,4 @@
-"""Load on /v1/completions: `locust -f loadgen/completions.py --host URL`; `--help` lists the options."""
+"""Load on /v1/completions: `locust -f loadgen/completions.py --host URL`; `--help-llm` lists the options."""
 
 from loadgen.users import LlmUser
 

@@ -23,8 +23,23 @@ WANTED = (
 )  # fmt: skip
 
 
+class _Help(argparse.Action):
+    """Prints these options and ends: Locust's own --help is printed before the locustfile is read."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        ours = argparse.ArgumentParser(
+            prog=parser.prog, usage="locust -f loadgen/completions.py [options]", add_help=False
+        )
+        add_arguments(ours)
+        ours.print_help()
+        parser.exit(0)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options to Locust's parser."""
+    parser.add_argument(
+        "--help-llm", action=_Help, nargs=0, help="list the options of the LLM load generator"
+    )
     load = parser.add_argument_group(
         "LLM load", "Without --rate, --stages, --load or --trace the run is a closed loop of -u users."
     )

@@ -9,7 +9,7 @@ import json
 import platform
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from importlib import metadata
@@ -78,15 +78,36 @@ def connect(options: Options, url: str, limits: Limits) -> Client:
     )
 
 
-def bodies(options: Options, endpoint: str, model: str, salt: int) -> PromptSource | OwnPrompts:
-    """The source of request bodies that the options ask for; `salt` keeps runs out of each other's prefix cache."""
+def bodies(
+    options: Options, endpoint: str, model: str, salt: int, tokenizer: Client | None = None
+) -> PromptSource | OwnPrompts:
+    """The source of request bodies that the options ask for; `salt` keeps runs out of each other's prefix cache.
+
+    With `tokenizer`, a client of a server that has /tokenize, words are counted as that server counts them (in a
+    greenlet); without it a word is taken for a token.
+    """
     template = Template(model, endpoint, options.stream, options.ignore_eos)
     how = options.prompts or ("ids" if endpoint == "completions" else "words")
     if how == "ids":
         return by_ids(template, options.seed, salt)
     if how == "words":
-        return by_words(template, options.seed, salt)
+        count = None if tokenizer is None else _counter(tokenizer, endpoint, model)
+        return by_words(template, options.seed, salt, count)
     return by_jsonl(template, how)
+
+
+def _counter(client: Client, endpoint: str, model: str) -> Callable[[str], int]:
+    """Tokens of a prompt by the server's /tokenize, template included."""
+
+    def count(text: str) -> int:
+        prompt = {"messages": [{"role": "user", "content": text}]} if endpoint == "chat" else {"prompt": text}
+        status, body = fetch(client, "POST", "/tokenize", json.dumps({"model": model, **prompt}).encode())
+        try:
+            return int(json.loads(body)["count"])
+        except (ValueError, KeyError, TypeError):
+            raise SourceUnavailable(f"{client.target}/tokenize answered {status} without a count") from None
+
+    return count
 
 
 class Owner:

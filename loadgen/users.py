@@ -87,7 +87,8 @@ class Worker:
         self._ended, self.name = False, job["worker"]
         self.open_loop, self.grace_s = chosen.open_loop, float(chosen.grace)
         client = session.connect(chosen, job["host"], chosen.limits(job["of"]))
-        source = session.bodies(chosen, self.endpoint, job["model"], job["salt"])
+        tokenizer = client if job["counts_tokens"] else None
+        source = session.bodies(chosen, self.endpoint, job["model"], job["salt"], tokenizer)
         self.generator = generator = Generator(
             client,
             source,
@@ -239,6 +240,7 @@ class Owning:
                 "start_unix_s": start_unix_s,
                 "salt": salt,
                 "tag": f"{salt:08x}",
+                "counts_tokens": "vllm_version" in self.server.engine,
                 "users": self.environment.parsed_options.num_users,
                 "offset_s": 0.0,
             }

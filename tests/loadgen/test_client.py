@@ -14,7 +14,7 @@ import pytest
 from analysis.errors import BadInput, SourceUnavailable
 from loadgen.client import Client, Exchange, Limits, Target, fetch, now_s, tls_context
 from loadgen.options import Options
-from loadgen.session import probe
+from loadgen.session import _counter, probe
 
 EVENT = b'data: {"choices":[{"index":0,"text":"a","finish_reason":null}]}\n\n'
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -248,3 +248,11 @@ def test_a_server_that_is_not_one_is_named_before_the_load(url, script, error, s
     options = Options({"model": None, "insecure": False})
     with server(*(script or (CLOSE,))) as (here, _), pytest.raises(error, match=said):
         probe(options, url or here)
+
+
+def test_words_are_counted_by_the_servers_tokenize():
+    answer = b'{"count":99,"tokens":[]}'
+    with server(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(answer), answer)) as (url, _):
+        client = Client(Target.from_url(url), Limits())
+        assert _counter(client, "chat", "m")("some words") == 99
+        client.close()
