@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -28,6 +28,7 @@ app = typer.Typer(
 EXIT_INTERRUPTED = 130
 DEFAULT_PROFILE = "llama-3.1-8b-1xl4"
 
+MetricsPath = Literal["stackdriver", "autoscalingmetric", "prometheus-adapter", "keda"]
 Progress = Callable[[float, str], None]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 ProfileName = Annotated[str, typer.Option("--profile", "-p", help="Profile name, or a profile .yaml.")]
@@ -149,7 +150,7 @@ def simulate(
     scenario = scenario_of(load(profile), traffic=traffic, peak_rps=peak, slo=slo)
     settings: dict[str, Any] = {path.name: _manifest(path) for path in (hpa, *(compare or []))}
     settings |= {f"{count} standing": count for count in static or []}
-    outcomes = {}
+    outcomes: dict[str, list[Any]] = {}
     with _progress() as report:
         for i, (name, setting) in enumerate(settings.items()):
             outcomes[name] = []
@@ -176,41 +177,53 @@ def simulate(
 def collect(
     run: Annotated[Path | None, typer.Argument(help="Run directory; default the newest under runs/.")] = None,
     prometheus: Annotated[
-        str | None, typer.Option(help="Prometheus URL; default the one noted in the run.")
+        str | None,
+        typer.Option(help="URL of Prometheus or Managed Prometheus; default the one noted in the run."),
     ] = None,
     scrape: Annotated[
-        list[str] | None,
-        typer.Option(help="A replica's /metrics URL to scrape now, until --for is over; repeat."),
+        list[str] | None, typer.Option(help="A replica's address to scrape until the run ends; repeat.")
     ] = None,
     step: Annotated[float, typer.Option(help="Seconds between samples.", min=0.1)] = 1.0,
-    for_s: Annotated[
-        float | None, typer.Option("--for", help="Scrape for so many seconds; default until Ctrl-C.")
+    namespace: Annotated[
+        str | None, typer.Option("--namespace", "-n", help="Only pods of this namespace.")
     ] = None,
-    selector: Annotated[
-        str | None, typer.Option(help='More label matchers, for example namespace="llm".')
+    selector: Annotated[str, typer.Option(help='More PromQL label matchers, such as job="vllm".')] = "",
+    model: Annotated[str | None, typer.Option(help="Model to keep; default the run's.")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File with a bearer token for Prometheus (never on the command line).")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Fill a run directory's metrics.parquet from Prometheus, or by scraping replicas directly."""
-    from autoscale.observe import collect as collect_metrics
+    """Fill a run directory's metrics.parquet from Prometheus, or by scraping replicas while the load runs."""
+    from analysis.run import read_header
+    from autoscale.observe.collect import collect as fill
 
     path = _run_path(run)
+    source = prometheus or (None if scrape else read_header(path).get("prometheus"))
     with _progress() as report:
-        summary = collect_metrics(
+        summary = fill(
             path,
-            prometheus=prometheus,
-            scrape=scrape,
+            source,
+            scrape or (),
             step_s=step,
-            scrape_for_s=for_s,
+            namespace=namespace,
             selector=selector,
+            model=model,
+            token=_token(token_file),
             progress=report,
         )
     if as_json:
         _print_json(summary)
         return
-    print(f"{path}/metrics.parquet: {summary['rows']} rows, {len(summary['pods'])} replicas")
-    for sentence in summary.get("notes", []):
-        print(f"  {sentence}")
+    low, high = summary["window_s"]
+    print(
+        f"{path}/metrics.parquet: {summary['rows']} rows of {len(summary['pods'])} replicas, {low:.0f} to {high:.0f} s, "
+        f"{len(summary['gaps'])} gaps"
+    )
+    for gap in summary["gaps"]:
+        print(f"  gap: {gap}")
+    for name in summary["other_models"]:
+        print(f"  left out: metrics of model {name}")
 
 
 @app.command()
@@ -290,7 +303,7 @@ def report(
     out: Annotated[Path | None, typer.Option(help="The page; default report.html in the run.")] = None,
 ) -> None:
     """Write a run as one HTML page: load, latency, server signals, client verdict, replicas."""
-    from autoscale.recommend import run_page
+    from autoscale.pages import run_page
 
     path = _run_path(run)
     print(run_page(path, compare, out or path / "report.html"))
@@ -306,7 +319,7 @@ def manifests(
         Path | None, typer.Option(help="recommendation.json; default the profile's tutorial target.")
     ] = None,
     metrics: Annotated[
-        str | None,
+        MetricsPath | None,
         typer.Option(
             help="stackdriver | autoscalingmetric | prometheus-adapter | keda; default the profile's."
         ),
@@ -390,6 +403,7 @@ def check(
     expect: Annotated[
         Path | None, typer.Option(help="recommendation.json that the cluster is held to.")
     ] = None,
+    slo: Annotated[str | None, typer.Option(help="SLO of the load; default the one of its run.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds to watch at most.", min=1)] = 7200.0,
     scale_to: Annotated[
         int | None,
@@ -412,15 +426,15 @@ def check(
             expect=expect,
             timeout_s=timeout,
             scale_to=scale_to,
-            replay=replay,
+            replay_dir=replay,
             out=out,
-            command=" ".join(sys.argv),
+            slo=slo,
             progress=show,
         )
     if as_json:
-        _print_json(result.to_json())
+        _print_json(result.result.as_dict())
     else:
-        _print(*render.check(result))
+        _print(*render.check(result.result))
         _print_paths(result.files)
     raise typer.Exit(0 if result.passed else 1)
 
@@ -477,6 +491,13 @@ def _manifest(path: Path) -> dict[str, Any]:
         if isinstance(document, dict) and document.get("kind") == "HorizontalPodAutoscaler":
             return document
     raise BadInput(f"{path} holds no HorizontalPodAutoscaler", expected="an autoscaling/v2 manifest")
+
+
+def _token(path: Path | None) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8").strip() if path else None
+    except OSError as error:
+        raise BadInput(f"cannot read the token file {path}: {error}") from None
 
 
 def _console() -> Any:

@@ -80,6 +80,9 @@ def recommendation(result: Recommendation, *, explain: bool = False) -> Iterator
     }
     if any(rows.values()):
         yield _comparison({name: row for name, row in rows.items() if row})
+        for name, row in rows.items():
+            if row:
+                yield Text(f"  {name}: {row['setting']}", style="dim")
     yield Text("\nWhy", style="bold")
     for reason in content["reasons"]:
         yield Padding(Text.assemble(("• ", colour), reason["sentence"]), (0, 0, 0, 1))
@@ -130,12 +133,12 @@ def _comparison(rows: Mapping[str, Mapping[str, Any]]) -> Table:
         hours = row["accelerator_hours"]
         spread = (hours["high"] - hours["low"]) / 2 if hours["high"] is not None else 0.0
         made.add_row(
-            f"{name}\n  {row['setting']}",
+            name,
             Text("kept", "green") if row["holds"] else Text("broken", "red"),
             number(value["slo_attainment"], ".2%"),
             seconds(value["ttft_p99_s"]),
             seconds(value["tpot_p99_s"]),
-            number(value["accelerator_hours"]) + (f"\n±{spread:,.1f}" if spread else ""),
+            number(value["accelerator_hours"]) + (f" ±{spread:,.1f}" if spread else ""),
             number(value.get("cost"), ",.0f"),
             number(value["wasted_scale_outs"], ".1f"),
             number(value["flaps"], ".1f"),
@@ -354,3 +357,48 @@ def check_live(state: State) -> Group:
         for phase in out.phases:
             made.add_row(f"  {phase.name}", f"{number(phase.seconds)} s")
     return Group(made)
+
+
+def check_timeline(result: CheckResult, load_run: Path) -> Figure:
+    """Load, signals and replicas while a check watched, on the load's clock."""
+    from analysis import plots, signals
+    from analysis.run import read
+
+    load, watched = read(load_run), read(result.run_dir)
+    shift = watched.started_at - load.started_at
+    replicas = watched.replicas.assign(time_s=watched.replicas["time_s"] + shift)
+    seen = watched.metrics if watched.has("metrics") and len(watched.metrics) else None
+    return plots.timeline(
+        load=rates(load),
+        signals=None if seen is None else signals.fleet(seen.assign(time_s=seen["time_s"] + shift)),
+        replicas=replicas,
+        target=targets(result),
+        title="The scale-out as it was watched",
+    )
+
+
+def targets(result: CheckResult) -> dict[str, float]:
+    """The HPA's averageValue per signal of ours."""
+    from autoscale.hpa import parse_quantity
+    from autoscale.profiles.signals import signal_of
+
+    found = {}
+    for metric in ((result.timeline.hpa or {}).get("spec") or {}).get("metrics") or []:
+        pods = metric.get("pods") or {}
+        signal = signal_of((pods.get("metric") or {}).get("name") or "")
+        if signal:
+            found[signal] = float(parse_quantity(pods["target"]["averageValue"]).value)
+    return found
+
+
+def demo(result: Any) -> Iterator[Any]:
+    """The demo's end: the recommendation, the manifest, the verdict."""
+    yield from recommendation(result.recommendation)
+    yield Text("\nThe manifest, ready for kubectl apply", style="bold")
+    yield Text(result.manifest.strip(), style="cyan")
+    yield Text(
+        f"\nThe scale-out, watched on the simulated fleet (metrics of the load test from {result.collected_from})",
+        style="bold",
+    )
+    yield from check(result.check)
+    yield Text("\nFiles", style="bold")

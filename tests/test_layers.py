@@ -31,9 +31,13 @@ ALLOWED: dict[str, set[str]] = {
     },
     "autoscale.observe": {"analysis"},
     "autoscale.deploy": {"analysis.errors", "autoscale.profiles", "autoscale.hpa"},
+    "autoscale.pages": {"analysis", "autoscale"},  # pages show everything
     "autoscale.check": {"analysis", "autoscale.observe.cluster", "autoscale.hpa"},
 }
-COMMAND_LINE = ("autoscale.cli", "autoscale.demo", "autoscale.render", "autoscale")  # may import every room
+COMMAND_LINE = (  # may import every room
+    "autoscale",
+    *(f"autoscale.{name}" for name in ("__main__", "checking", "cli", "demo", "render")),
+)
 WITH_LOCUST = {"loadgen.users", "loadgen.completions", "loadgen.chat"}
 HEAVY = (
     "locust",

@@ -45,14 +45,14 @@ def hpa_metric_name(signal: str, vllm_version: str, path: str) -> str:
     """The metric's name in the HPA behind `path`.
 
     stackdriver: `prometheus.googleapis.com|vllm:num_requests_waiting|gauge`; autoscalingmetric:
-    `autoscaling.gke.io|vllm|num_requests_waiting` (object | name); prometheus-adapter and keda: the Prometheus name
+    `autoscaling.gke.io|vllm|num-requests-waiting` (object | name); prometheus-adapter and keda: the Prometheus name
     with an underscore for the colon, `vllm_num_requests_waiting`, as the adapter rule and the trigger name it.
     """
     name = prometheus_name(signal, vllm_version)
     if path == "stackdriver":
         return f"prometheus.googleapis.com|{name}|gauge"
     if path == "autoscalingmetric":
-        return f"autoscaling.gke.io|vllm|{name.removeprefix('vllm:')}"
+        return f"autoscaling.gke.io|vllm|{name.removeprefix('vllm:').replace('_', '-')}"
     return name.replace(":", "_")
 
 

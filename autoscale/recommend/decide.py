@@ -352,7 +352,7 @@ def _signal_choice(decision: Decision, setting: Candidate, point: Point) -> Iter
         if trial.holds:
             best[candidate.family] = min(best.get(candidate.family, math.inf), trial.accelerator_hours)
     others = ", ".join(
-        f"{f} {h:,.0f} h" for f, h in sorted(best.items(), key=lambda i: i[1]) if f != setting.family
+        f"{f} {_hours(h)} h" for f, h in sorted(best.items(), key=lambda i: i[1]) if f != setting.family
     )
     if setting.family == "waiting":
         text = (
@@ -402,7 +402,7 @@ def _against(chosen: Judged, other: Judged, what: str) -> str:
     held = "keeps" if other.holds else "does not keep"
     return (
         f"{what} {held} the SLO: {other.mean('attainment'):.2%} of the requests within every bound against "
-        f"{chosen.mean('attainment'):.2%}, {other.cost:,.0f} accelerator-hours against {chosen.cost:,.0f}"
+        f"{chosen.mean('attainment'):.2%}, {_hours(other.cost)} accelerator-hours against {_hours(chosen.cost)}"
     )
 
 
@@ -419,6 +419,10 @@ def _too_few(scenario: Scenario, limit: int | None, start: int, tried: dict[int,
         f"bounds; "
         + (f"{needed} replicas are needed at the peak" if needed else f"not even {FLEET_LIMIT} are enough"),
     )
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.1f}"
 
 
 def _value(verdict: Verdict) -> str:

@@ -40,7 +40,7 @@ class Scenario:
     options: Options = Options()  # noqa: RUF009 -- frozen
 
     def __call__(
-        self, setting: Candidate | dict[str, Any] | int, seed: int, cost_limit_h: float = math.inf
+        self, setting: Candidate | dict[str, Any] | int, seed: int, cost_limit_h: float | None = math.inf
     ) -> Trial:
         """One trial of a candidate, an HPA manifest, or a static fleet of that many replicas."""
         return trial_of(self.outcome(setting, seed, cost_limit_h=cost_limit_h), self.attainment)
@@ -51,15 +51,15 @@ class Scenario:
         seed: int,
         *,
         keep: bool = False,
-        cost_limit_h: float = math.inf,
+        cost_limit_h: float | None = None,
     ) -> Outcome:
-        """The whole simulation of one setting."""
+        """The simulation of one setting, to its end unless a limit is given (search.Judge)."""
         static = setting if isinstance(setting, int) else None
         hpa = None if isinstance(setting, int) else self.manifest(setting)
         allowed = self._breaches_allowed()
 
         def stop(tally: Tally) -> str:
-            if tally.accelerator_hours > cost_limit_h:
+            if tally.accelerator_hours > (cost_limit_h or math.inf):
                 return "cost"
             broken = [int(j - w) for j, w in zip(tally.judged, tally.within, strict=True)]
             if self.attainment is not None or self.slo.goodput is not None:
@@ -77,7 +77,7 @@ class Scenario:
             slo=self.slo,
             options=self.options,
             keep=keep,
-            stop=None if keep else stop,
+            stop=None if cost_limit_h is None else stop,
         )
 
     def manifest(self, setting: Candidate | dict[str, Any]) -> dict[str, Any]:

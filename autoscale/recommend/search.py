@@ -59,8 +59,11 @@ class Trial:
 class Judge(Protocol):
     """Simulates a setting (or a static fleet of N replicas) with one seed; picklable, so that workers can run it."""
 
-    def __call__(self, setting: Candidate | int, seed: int, cost_limit_h: float = math.inf) -> Trial:
-        """One trial; stops early once the SLO cannot hold any more or accelerator-hours exceed the limit."""
+    def __call__(self, setting: Candidate | int, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
+        """One trial; stops early once the SLO cannot hold any more or accelerator-hours exceed the limit.
+
+        Without a limit (None) it runs to the end whatever happens.
+        """
         ...
 
 
@@ -291,7 +294,7 @@ def confirm(
 
 
 def _one(judge: Judge, pair: tuple[Candidate | int, int]) -> Trial:
-    return judge(*pair)
+    return judge(*pair, cost_limit_h=None)
 
 
 def tighter(setting: Candidate, space: Space) -> Candidate | None:

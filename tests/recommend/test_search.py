@@ -32,14 +32,14 @@ class Formula:
     best_kv: float = 0.61
     best_waiting: float = 8.0
 
-    def __call__(self, setting: Candidate | int, seed: int, cost_limit_h: float = math.inf) -> Trial:
+    def __call__(self, setting: Candidate | int, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
         if isinstance(setting, int):
             return trial(0.01 if setting >= 5 else -0.1, 24.0 * setting)
         signal, value = setting.targets[-1]
         limit = {"kv_usage": self.best_kv, "waiting": self.best_waiting}[signal]
         floor = {"kv_usage": 50.0, "waiting": 70.0}[signal]
         cost = floor + 20 * (1 - value / limit) + 10 * (setting.min_replicas - 1)
-        if cost > cost_limit_h:
+        if cost_limit_h is not None and cost > cost_limit_h:
             return trial(math.nan, cost, stopped="cost")
         if value > limit:
             return trial(-0.01, cost, stopped="breaches")
@@ -85,7 +85,7 @@ def test_the_search_ends_at_the_cheapest_setting_that_wastes_nothing() -> None:
 def test_confirming_uses_the_same_seeds_for_every_setting() -> None:
     seeds: list[tuple[object, int]] = []
 
-    def judge(setting: Candidate | int, seed: int, cost_limit_h: float = math.inf) -> Trial:
+    def judge(setting: Candidate | int, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
         seeds.append((setting, seed))
         return trial(0.01 * seed, 10)
 

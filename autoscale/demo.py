@@ -1,0 +1,327 @@
+"""Everything once, on a simulated fleet: load, collect, recommend, manifests, check; in under three minutes.
+
+The fleet, the load generator, Prometheus, the recommendation and the check are the real ones; only the accelerators are
+simulated. What a user would do in a morning on a cluster is done here with short stages and a compressed control plane.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from socket import socket
+from typing import TYPE_CHECKING, Any
+
+import requests
+import yaml
+
+from analysis.errors import BadRun, NotAchieved, SourceUnavailable
+
+if TYPE_CHECKING:
+    from autoscale.check import CheckResult
+    from autoscale.recommend import Recommendation
+
+Progress = Callable[[float, str], None]
+
+LENGTHS = ("uniform:100,400", "uniform:16,48")
+SLO = "ttft_p95=1s,tpot_p95=150ms"
+STAGES = "2:8,4:8,8:8,12:8,16:8,20:10"  # requests/s:seconds, up to where one replica of the default profile is full
+SPEED = 30.0  # of the control plane while the scale-out is checked: a ten-minute start takes 20 s
+CHECK_S = 75.0
+TRAFFIC = {  # two hours with a climb and a burst; rates in multiples of what one replica serves within the SLO
+    "quiet": 0.6,
+    "busy": 2.6,
+    "burst": 1.2,
+}
+PROMETHEUS = """
+global: {{scrape_interval: 1s, scrape_timeout: 1s}}
+scrape_configs:
+  - job_name: vllm
+    static_configs: [{{targets: ['{target}'], labels: {{pod: '{pod}'}}}}]
+"""
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """What the demo did: the recommendation, the check, where metrics came from, and every file."""
+
+    recommendation: Recommendation
+    check: CheckResult | None
+    collected_from: str
+    manifest: str
+    files: list[Path]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the recommendation holds and the check agreed."""
+        return self.recommendation.holds and self.check is not None and self.check.passed
+
+
+def run(out: Path, *, profile: str, seed: int, progress: Progress) -> Demonstration:
+    """Do it all, writing below `out` (which must not hold an earlier demo)."""
+    if (out / "load").exists():
+        raise BadRun(
+            "the directory already holds a demo", value=str(out), next_step="choose another with --out"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    source = _measure(out, profile, seed, progress)
+    found = _recommend(out, profile, progress)
+    if found.content["hpa"] is None:
+        raise NotAchieved(
+            f"the demo's answer is {found.content['answer']}: there is nothing to check",
+            next_step=f"see {out}",
+        )
+    manifest, written = _manifests(out, profile, found)
+    checked = _check(out, profile, seed, found, progress)
+    files = [out / "load" / "capacity.png", *found.files, *written, *checked[1]]
+    return Demonstration(found, checked[0], source, manifest, [f for f in files if f.exists()])
+
+
+# --- load and metrics ------------------------------------------------------------------------------------------------
+
+
+def _measure(out: Path, profile: str, seed: int, progress: Progress) -> str:
+    """One warm replica under rising load; returns where its metrics came from."""
+    from autoscale.observe.collect import collect
+    from autoscale.observe.scrape import Scraper
+    from autoscale.profiles import load
+    from autoscale.sim.server import FleetServer, FleetThread
+
+    progress(0.01, "starting a simulated replica")
+    with FleetThread(FleetServer(load(profile), port=0, replicas=1, seed=seed)) as fleet:
+        replica = requests.get(f"{fleet.url}/fleet", timeout=10).json()["replicas"][0]
+        with _prometheus(out, replica) as prometheus:
+            total = sum(float(s.split(":")[1]) for s in STAGES.split(",")) + 6
+            with _locust(out / "load", fleet.url, ["--stages", STAGES, "--seed", str(seed)]) as load_test:
+                scraper = None
+                if prometheus is None:
+                    _wait_for(out / "load" / "run.json", load_test)
+                    scraper = Scraper(out / "load", [replica["metrics_url"]]).start()
+                _follow(load_test, total, lambda f: progress(0.03 + 0.4 * f, "load test of one replica"))
+                if scraper is not None:
+                    scraper.stop()
+            progress(0.44, "collecting metrics")
+            if prometheus is None:
+                return "its own scraper (no prometheus installed)"
+            collect(out / "load", prometheus=prometheus)
+            return "a Prometheus server"
+
+
+@contextmanager
+def _prometheus(out: Path, replica: dict[str, Any]) -> Iterator[str | None]:
+    """A Prometheus server that scrapes the replica every second; None when none is installed."""
+    program = shutil.which("prometheus")
+    if program is None:
+        yield None
+        return
+    home = out / "prometheus"
+    home.mkdir(exist_ok=True)
+    target = replica["metrics_url"].removeprefix("http://").removesuffix("/metrics")
+    (home / "prometheus.yml").write_text(
+        PROMETHEUS.format(target=target, pod=replica["name"]), encoding="utf-8"
+    )
+    url = f"127.0.0.1:{_free_port()}"
+    command = [
+        program,
+        f"--config.file={home / 'prometheus.yml'}",
+        f"--storage.tsdb.path={home / 'data'}",
+        f"--web.listen-address={url}",
+        "--log.level=error",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            _until_ready(f"http://{url}/-/ready", server)
+            yield f"http://{url}"
+        finally:
+            server.terminate()
+            server.wait(20)
+            shutil.rmtree(home, ignore_errors=True)
+
+
+@contextmanager
+def _locust(run_dir: Path, url: str, options: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    entry = Path(__file__).parent.parent / "loadgen" / "completions.py"
+    prompt, output = LENGTHS
+    command = [
+        sys.executable,
+        "-m",
+        "locust",
+        "-f",
+        str(entry),
+        "--headless",
+        "--host",
+        url,
+        "--run-dir",
+        str(run_dir),
+    ]
+    command += ["--prompt-tokens", prompt, "--output-tokens", output, "--slo", SLO, *options]
+    with open(run_dir.parent / f"{run_dir.name}.log", "wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _follow(process: subprocess.Popen[bytes], expected_s: float, progress: Callable[[float], None]) -> None:
+    began = time.monotonic()
+    while process.poll() is None:
+        progress(min(1.0, (time.monotonic() - began) / expected_s))
+        time.sleep(0.25)
+    if process.returncode not in (0, 1):  # 1: locust's word for failed requests, which the run records
+        raise SourceUnavailable(
+            "the load generator ended early", value=process.returncode, next_step="see load.log"
+        )
+
+
+def _wait_for(file: Path, process: subprocess.Popen[bytes], timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not file.exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise SourceUnavailable("the load generator did not start", next_step=f"see {file.parent}.log")
+        time.sleep(0.1)
+
+
+def _until_ready(url: str, process: subprocess.Popen[bytes], timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            if requests.get(url, timeout=1).ok:
+                return
+        except requests.RequestException:
+            pass
+        time.sleep(0.1)
+    raise SourceUnavailable("prometheus did not start", value=url)
+
+
+def _free_port() -> int:
+    with socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+# --- recommendation and manifests ------------------------------------------------------------------------------------
+
+
+def _recommend(out: Path, profile: str, progress: Progress) -> Recommendation:
+    from analysis import plots
+    from analysis.capacity import analyse
+    from analysis.run import read
+    from analysis.slo import parse_slo
+    from autoscale.recommend import recommend
+
+    run = read(out / "load")
+    capacity = analyse(run, parse_slo(SLO))
+    plots.save(plots.capacity_curve(capacity), out / "load" / "capacity.png")
+    known = [
+        rate for rate in (capacity.capacity.value, capacity.capacity.low, capacity.knee.value) if rate == rate
+    ]
+    traffic = out / "traffic.yaml"
+    traffic.write_text(_traffic(known[0] if known else 4.0), encoding="utf-8")
+    return recommend(
+        [out / "load"],
+        profile=profile,
+        traffic=traffic,
+        slo=SLO,
+        out=out,
+        seeds=3,
+        command="autoscale demo",
+        progress=lambda f, text: progress(0.46 + 0.24 * f, text),
+    )
+
+
+def _traffic(unit_rps: float) -> str:
+    quiet, busy, burst = (round(unit_rps * TRAFFIC[name], 2) for name in ("quiet", "busy", "burst"))
+    prompt, output = LENGTHS
+    return yaml.safe_dump(
+        {
+            "arrivals": "gamma:2",
+            "prompt_tokens": prompt,
+            "output_tokens": output,
+            "load": [
+                {"constant": {"rate_rps": quiet, "duration_s": 1200}},
+                {"ramp": {"from_rps": quiet, "to_rps": busy, "duration_s": 1500}},
+                {
+                    "spike": {
+                        "base_rps": busy,
+                        "peak_rps": busy + burst,
+                        "at_s": 900,
+                        "hold_s": 300,
+                        "duration_s": 1800,
+                    }
+                },
+                {"ramp": {"from_rps": busy, "to_rps": quiet, "duration_s": 1200}},
+                {"constant": {"rate_rps": quiet, "duration_s": 1500}},
+            ],
+        },
+        sort_keys=False,
+    )
+
+
+def _manifests(out: Path, profile: str, found: Recommendation) -> tuple[str, list[Path]]:
+    from autoscale import deploy
+    from autoscale.profiles import load
+
+    files = deploy.write_set(load(profile), found.content)
+    deploy.write_files(files, out / "manifests")
+    manifest = next(text for path, text in files if path == "hpa.yaml")
+    return manifest, [out / "manifests"]
+
+
+# --- check -----------------------------------------------------------------------------------------------------------
+
+
+def _check(
+    out: Path, profile: str, seed: int, found: Recommendation, progress: Progress
+) -> tuple[CheckResult, list[Path]]:
+    """The recommended HPA on a fresh fleet, under more than one replica can serve."""
+    from autoscale import checking
+    from autoscale.profiles import load
+    from autoscale.sim.server import FleetServer, FleetThread
+
+    progress(0.72, "starting the fleet with the recommended HPA")
+    assert found.decision is not None
+    assert found.decision.capacity is not None
+    rate = round(TRAFFIC["busy"] * found.decision.capacity.rate_rps, 2)
+    quiet = round(TRAFFIC["quiet"] * found.decision.capacity.rate_rps, 2)
+    server = FleetServer(
+        load(profile), found.content["hpa"], port=0, speed=SPEED, seed=seed, engine=found.scenario.engine
+    )
+    began = time.monotonic()
+    with (
+        FleetThread(server) as fleet,
+        _locust(
+            out / "check-load",
+            fleet.url,
+            ["--stages", f"{quiet}:10,{rate}:{CHECK_S - 10:.0f}", "--reconnect-every", "2s"],
+        ) as load_test,
+    ):
+        _wait_for(out / "check-load" / "run.json", load_test)
+        checked = checking.run(
+            fleet=fleet.url,
+            namespace="default",
+            hpa=None,
+            context=None,
+            load=str(out / "check-load"),
+            expect=None,
+            timeout_s=CHECK_S,
+            scale_to=None,
+            replay_dir=None,
+            out=out / "check",
+            slo=SLO,
+            settle_s=None,
+            progress=lambda state: progress(
+                0.75 + 0.24 * min(1.0, (time.monotonic() - began) / CHECK_S),
+                f"checking the scale-out: {state.ready} of {state.desired} replicas ready",
+            ),
+        )
+    return checked.result, checked.files
