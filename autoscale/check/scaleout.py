@@ -80,14 +80,17 @@ class ScaleOut:
     ready_s: float  # the last new replica was ready
     absorbed_s: float  # the metric was back under its target
     slo_back_s: float
-    attributed: float  # share 0-1 of the wall time that lies in a phase whose end was seen
+    attributed: float  # share 0-1 of the wall time that lies in a named phase and was watched
     requests_in_breach: int | None  # None: no requests were given
     notes: tuple[str, ...] = ()
 
     @property
     def wall_s(self) -> float:
-        """From the load, or the first sign of it, to the end of the last phase."""
-        return self.phases[-1].end_s - self.phases[0].start_s if self.phases else NAN
+        """From the load, or the first sign of it, to the last moment that was reached.
+
+        While replicas are not ready, what they wait for counts; a metric that is not back yet does not.
+        """
+        return _end_s(self.phases, self.ready_s) - self.phases[0].start_s if self.phases else NAN
 
 
 @dataclass(frozen=True)
@@ -256,8 +259,12 @@ def _scale_out(
             if judged.known:
                 moments.append(("slo_back", None if math.isnan(slo_back_s) else slo_back_s, ""))
     phases = _chain(moments, started_s, end_s)
-    wall_s = phases[-1].end_s - phases[0].start_s
-    open_s = sum(phase.seconds for phase in phases if phase.open)
+    wall_s = _end_s(phases, ready_s) - phases[0].start_s
+    blind_s = sum(
+        max(0.0, min(gap.to_s, _end_s(phases, ready_s)) - max(gap.from_s, phases[0].start_s))
+        for gap in timeline.gaps
+        if gap.lost and gap.resource == "pods"
+    )
     return ScaleOut(
         decided_s=made.time_s,
         before=made.before,
@@ -270,10 +277,15 @@ def _scale_out(
         ready_s=ready_s,
         absorbed_s=back_s,
         slo_back_s=slo_back_s,
-        attributed=1.0 if wall_s <= 0 else 1 - open_s / wall_s,
+        attributed=1.0 if wall_s <= 0 else max(0.0, 1 - blind_s / wall_s),
         requests_in_breach=judged.count(started_s, phases[-1].end_s),
         notes=tuple(_notes(fresh, made, cancelled)),
     )
+
+
+def _end_s(phases: tuple[Phase, ...], ready_s: float) -> float:
+    last = phases[-1]
+    return last.start_s if last.open and not math.isnan(ready_s) else last.end_s
 
 
 def _chain(moments: list[tuple[str, float | None, str]], start_s: float, end_s: float) -> tuple[Phase, ...]:

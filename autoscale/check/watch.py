@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis import run as runs
+from analysis.errors import SourceUnavailable
 from autoscale.check import evidence
 from autoscale.check.measured import overlay
 from autoscale.check.preflight import Finding, diagnose, diagnose_observations
@@ -37,6 +38,7 @@ RESOURCES = (
 QUEUE_SIZE = 10_000
 TICK_S = 0.25  # how often the live view is told, and the ends are looked at
 STOPPERS = {"hpa_not_found", "target_not_found", "target_kind_unknown", "target_at_zero"}
+FASTEST_SAMPLE_S = 0.25  # a compressed control plane is sampled as often as its clock asks, but not more
 METRIC_ROWS = 5_000  # rows of scraped metrics that are held before they are written
 
 
@@ -102,7 +104,7 @@ def check(
     """Preflight, watch, judge; the evidence goes to `run_dir` as it comes.
 
     The watch ends after `timeout_s` of wall time, when `stop` is set, when the source ends, or `settle_s` after a
-    scale-out was absorbed (None: never by itself). `sample_s` is how often the HPA's metrics are asked for, unless the
+    scale-out was absorbed (None: never by itself). `sample_s` (on the cluster's clock) is how often the HPA's metrics are asked for, unless the
     cluster tells them by itself; `scrape` returns rows of metrics.parquet (time_s in unix s) and is called as often.
     `load_run` is the run directory of the load (default: `run_dir`).
 
@@ -213,7 +215,7 @@ class _Watch:
         """Until one of the ends; returns which."""
         feeders = [threading.Thread(target=self._feed, daemon=True)]
         if self.sample_s and (self.scrape or not self.cluster.tells_queries):
-            feeders.append(threading.Thread(target=self._sample, daemon=True))
+            feeders.append(threading.Thread(target=self._keep_sampling, daemon=True))
         for feeder in feeders:
             feeder.start()
         begun_s = time.monotonic()
@@ -305,16 +307,24 @@ class _Watch:
                 continue
         return False
 
+    def _keep_sampling(self) -> None:
+        try:
+            self._sample()
+        except BaseException as error:  # noqa: BLE001  # handed to the thread that waits, which raises it
+            self.error = error
+            self._put(None)
+
     def _sample(self) -> None:
         assert self.sample_s is not None
+        every_s = max(self.sample_s / self.clock[1], min(self.sample_s, FASTEST_SAMPLE_S))
         begun_s, k = time.monotonic(), 0
-        while not self.over.wait(max(0.0, begun_s + k * self.sample_s - time.monotonic())):
-            k = max(k + 1, int((time.monotonic() - begun_s) / self.sample_s))
+        while not self.over.wait(max(0.0, begun_s + k * every_s - time.monotonic())):
+            k = max(k + 1, int((time.monotonic() - begun_s) / every_s))
             if not self.cluster.tells_queries:
                 for seen in self._ask():
                     self._put(seen)
             if self.scrape:
-                with suppress(ClusterError):  # the next round may find it again
+                with suppress(SourceUnavailable):  # the next round may find it again
                     self.rows.extend(self.scrape())
                 if len(self.rows) >= METRIC_ROWS:
                     self._write_rows()

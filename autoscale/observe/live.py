@@ -413,12 +413,17 @@ class _Watcher(threading.Thread):
         answer = self.cluster.request("get", resource_path(self.resource, self.namespace), query)
         self._answer = answer
         self._seeing_again(lost=False)
-        heard_s = self.cluster.now_s()
+        heard_s, opened_s, lines = self.cluster.now_s(), time.monotonic(), 0
         try:
             for line in _lines(answer):
+                lines += 1
                 heard_s = self.cluster.now_s()
                 self._event(json.loads(line))
                 self.failures = 0
+            if not lines and time.monotonic() - opened_s < 1.0:
+                self._wait(
+                    self._backoff_s()
+                )  # a server that ends watches at once is not asked in a tight loop
         except Exception as error:
             from urllib3.exceptions import HTTPError
 
