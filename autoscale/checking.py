@@ -17,6 +17,7 @@ from analysis.errors import BadInput
 from autoscale.check import CheckResult, Expectation, State, check, replay
 from autoscale.observe.cluster import Cluster
 
+SAMPLE_S = 5.0  # between looks at the replicas; up to five times as often when a fleet runs compressed
 OWN_RUN = "load"  # the load's run directory inside the check's
 
 
@@ -47,12 +48,13 @@ def run(
     out: Path | None,
     slo: str | None = None,
     settle_s: float | None = 60.0,
+    until: Callable[[State], bool] | None = None,
     progress: Callable[[State], None] | None = None,
 ) -> Checked:
     """Prove a scale-out (or judge an earlier check's evidence again). Raises BadInput, SourceUnavailable, BadRun.
 
     `load` is a run directory, or a locust command that is run while the cluster is watched: it gets a --run-dir and
-    --headless when it lacks them.
+    --headless when it lacks them. The watch ends when `until` says so of a state, besides its own reasons.
     """
     expected = _expectation(expect)
     load_run = Path(load) if load and Path(load).is_dir() else None
@@ -64,6 +66,13 @@ def run(
     target = out or Path("runs") / time.strftime("check-%Y%m%d-%H%M%S", time.gmtime())
     command = None if load is None or load_run else _command(load, target / OWN_RUN, fleet)
     stop = threading.Event()
+
+    def tell(state: State) -> None:
+        if progress:
+            progress(state)
+        if until and until(state):
+            stop.set()
+
     with _loading(command):
         result = check(
             cluster,
@@ -75,9 +84,10 @@ def run(
             slo=slo,
             timeout_s=timeout_s,
             settle_s=settle_s,
+            sample_s=SAMPLE_S / min(5.0, getattr(cluster, "speed", 1.0)),
             scrape=scrape,
             scale_to=scale_to,
-            progress=progress,
+            progress=tell,
             stop=stop,
         )
     return Checked(result, _draw(result, load_run or (target / OWN_RUN if command else None)))

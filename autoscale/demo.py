@@ -6,6 +6,7 @@ simulated. What a user would do in a morning on a cluster is done here with shor
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,7 @@ import yaml
 from analysis.errors import BadRun, NotAchieved, SourceUnavailable
 
 if TYPE_CHECKING:
-    from autoscale.check import CheckResult
+    from autoscale.check import CheckResult, State
     from autoscale.recommend import Recommendation
 
 Progress = Callable[[float, str], None]
@@ -319,9 +320,23 @@ def _check(
             out=out / "check",
             slo=SLO,
             settle_s=None,
+            until=_settled(began),
             progress=lambda state: progress(
                 0.75 + 0.24 * min(1.0, (time.monotonic() - began) / CHECK_S),
                 f"checking the scale-out: {state.ready} of {state.desired} replicas ready",
             ),
         )
     return checked.result, checked.files
+
+
+def _settled(began: float, for_s: float = 5.0, least_s: float = 30.0) -> Callable[[State], bool]:
+    """Whether every replica that was asked for has been ready for `for_s`, some time into a watch with a scale-out."""
+    since = [math.inf]
+
+    def settled(state: State) -> bool:
+        now = time.monotonic()
+        calm = state.past.scale_outs and state.ready == state.desired and now - began > least_s
+        since[0] = min(since[0], now) if calm else math.inf
+        return now - since[0] > for_s
+
+    return settled
