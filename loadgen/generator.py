@@ -80,7 +80,12 @@ class Generator:
         self._planned, self._exhausted = False, True
         self._hungry = gevent.event.Event()
         self._alarm: Alarm | None = None
-        self._greenlets = [gevent.spawn(self._parse_loop), gevent.spawn(self._flush_loop)]
+        self._asked: deque[tuple[Exchange, int]] = (
+            deque()
+        )  # by users of a closed loop, with the shared prefix
+        self._something_asked = gevent.event.Event()
+        loops = (self._parse_loop, self._flush_loop, self._ask_loop)
+        self._greenlets = [gevent.spawn(loop) for loop in loops]
         self._punctuality = _Punctuality()
 
     # --- open loop ---------------------------------------------------------------------------------------------------
@@ -178,16 +183,16 @@ class Generator:
     # --- closed loop -------------------------------------------------------------------------------------------------
 
     def request(self, number: int, prompt: int, output: int, prefix: int = 0, stage: int = 0) -> Exchange:
-        """Send one request for a user and wait for its end (in a greenlet); due is now."""
+        """Send one request for a user and wait for its end (in a greenlet)."""
         ended = gevent.event.Event()
 
         def over(exchange: Exchange) -> None:
             self._over(exchange)
             ended.set()
 
-        body = self._bodies.body(number, prompt, output, prefix)
-        exchange = Exchange(number, self._payload(number, body), now_s(), over, stage, (prompt, output))
-        self.client.submit(exchange)
+        exchange = Exchange(number, b"", math.nan, over, stage, (prompt, output))
+        self._asked.append((exchange, prefix))
+        self._something_asked.set()
         try:
             ended.wait()
         except gevent.GreenletExit:
@@ -195,6 +200,21 @@ class Generator:
                 exchange.connection.give_up("cancelled", "the run ended before the answer")
             raise
         return exchange
+
+    def _ask_loop(self) -> None:
+        """Send what users ask for when nothing waits to be read: users in step must not delay each other's tokens."""
+        while True:
+            self._something_asked.wait()
+            self._something_asked.clear()
+            while self._asked:
+                gevent.idle()
+                until_s = now_s() + SLICE_S
+                while self._asked and now_s() < until_s:
+                    exchange, prefix = self._asked.popleft()
+                    body = self._bodies.body(exchange.request_id, *exchange.asked, prefix)
+                    exchange.payload = self._payload(exchange.request_id, body)
+                    exchange.due_s = now_s()  # a closed loop has no schedule: due is when it is sent
+                    self.client.submit(exchange)
 
     # --- bookkeeping -------------------------------------------------------------------------------------------------
 
@@ -266,10 +286,12 @@ class Generator:
             self._send_due()
             self.finished.wait(timeout=grace_s)
         else:
+            self._asked.clear()
             until_s = now_s() + grace_s
             while self.client.in_flight and now_s() < until_s:
                 gevent.sleep(0.02)
         self._ready.clear()
+        self._asked.clear()
         self._exhausted = True
         self.client.close("cancelled", f"no complete answer within {grace_s:g} s after the end of the load")
         if self._alarm is not None:

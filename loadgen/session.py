@@ -79,7 +79,7 @@ def connect(options: Options, url: str, limits: Limits) -> Client:
 
 
 def bodies(
-    options: Options, endpoint: str, model: str, salt: int, tokenizer: Client | None = None
+    options: Options, plan: LoadPlan, endpoint: str, model: str, salt: int, tokenizer: Client | None = None
 ) -> PromptSource | OwnPrompts:
     """The source of request bodies that the options ask for; `salt` keeps runs out of each other's prefix cache.
 
@@ -88,11 +88,14 @@ def bodies(
     """
     template = Template(model, endpoint, options.stream, options.ignore_eos)
     how = options.prompts or ("ids" if endpoint == "completions" else "words")
+    shape: dict[str, Any] = {"turns": plan.turns, "conversations": plan.conversations}
+    if (block_tokens := getattr(plan.trace, "block_tokens", None)) is not None:
+        shape["block_tokens"] = block_tokens
     if how == "ids":
-        return by_ids(template, options.seed, salt)
+        return by_ids(template, plan.seed, salt, **shape)
     if how == "words":
         count = None if tokenizer is None else _counter(tokenizer, endpoint, model)
-        return by_words(template, options.seed, salt, count)
+        return by_words(template, plan.seed, salt, count, **shape)
     return by_jsonl(template, how)
 
 
@@ -148,7 +151,7 @@ class Owner:
                     "shared_prefix_tokens": self.plan.shared_prefix_tokens,
                     "ignore_eos": options.ignore_eos,
                 },
-                "seed": options.seed,
+                "seed": self.plan.seed,
                 "engine": dict(server.engine),
                 "slo": options.slo,
                 "prometheus": options.prometheus,

@@ -87,8 +87,9 @@ class Worker:
         self._ended, self.name = False, job["worker"]
         self.open_loop, self.grace_s = chosen.open_loop, float(chosen.grace)
         client = session.connect(chosen, job["host"], chosen.limits(job["of"]))
+        whole = chosen.plan()
         tokenizer = client if job["counts_tokens"] else None
-        source = session.bodies(chosen, self.endpoint, job["model"], job["salt"], tokenizer)
+        source = session.bodies(chosen, whole, self.endpoint, job["model"], job["salt"], tokenizer)
         self.generator = generator = Generator(
             client,
             source,
@@ -98,7 +99,7 @@ class Worker:
             self._done,
             job["tag"],
         )
-        plan = chosen.plan().slice(job["index"], job["of"])
+        plan = whole.slice(job["index"], job["of"])
         if self.open_loop:
             generator.prepare(plan)
         else:
