@@ -131,9 +131,12 @@ def pareto(
     chosen: str | None = None,
     asked: float | None = None,
     cost_label: str = "accelerator-hours",
+    attainment_label: str = "requests within the SLO (%)",
+    annotate: Sequence[str] = (),
 ) -> Figure:
     """Cost against SLO attainment. Columns of `candidates`: name, kind, cost, attainment (0-1) and, where known,
-    attainment_low, attainment_high; points of one kind share a marker, those not beaten by another are joined."""
+    attainment_low, attainment_high; points of one kind share a marker, those not beaten by another are joined. The
+    names of `annotate` are written beside their points."""
     figure, (axis,) = _panels(1, "Cost against SLO attainment", height=4.4)
     for (kind, part), style in zip(candidates.groupby("kind", sort=False), _cycle(SERIES), strict=False):
         if {"attainment_low", "attainment_high"} <= set(part):
@@ -169,31 +172,43 @@ def pareto(
             color=BLACK,
             label=f"chosen: {chosen}",
         )
+    for name in annotate:
+        for point in candidates[candidates["name"] == name].itertuples():
+            axis.annotate(
+                name,
+                (point.cost, 100 * point.attainment),
+                xytext=(0, -15),
+                textcoords="offset points",
+                ha="center",
+                fontsize=9,
+            )
     axis.set_xlabel(f"cost ({cost_label})")
-    axis.set_ylabel("requests within the SLO (%)")
+    axis.set_ylabel(attainment_label)
     _legend(axis)
     return figure
 
 
 def timeline(
     *,
-    load: pd.DataFrame,
+    load: pd.DataFrame | None = None,
     signals: pd.DataFrame | None = None,
     replicas: pd.DataFrame | None = None,
     target: Mapping[str, float] | None = None,
     breaches: Sequence[tuple[float, float]] = (),
     title: str = "Load, signals and replicas",
+    show: Sequence[str] = ("waiting", "kv_usage"),
 ) -> Figure:
-    """What happened over time, panels from top to bottom: rates, waiting, KV usage, replicas.
+    """What happened over time, panels from top to bottom: rates, the signals of `show`, replicas.
 
-    `load`: time_s, offered_rps, served_rps; `signals`: time_s, waiting, kv_usage (means over pods, `signals.fleet`);
+    `load`: time_s, offered_rps, served_rps; `signals`: time_s and the signals (means over pods, `signals.fleet`);
     `replicas`: time_s, desired, ready and, where known, created; `target`: the HPA's averageValue per signal;
-    `breaches`: (from_s, to_s) in which the SLO was broken. Panels without data are left out.
+    `breaches`: (from_s, to_s) in which the SLO was broken. Panels without data are left out; one table is needed.
     """
-    shown = [s for s in ("waiting", "kv_usage") if signals is not None and signals[s].notna().any()]
-    count = 1 + len(shown) + (replicas is not None)
+    shown = [s for s in show if signals is not None and signals[s].notna().any()]
+    count = (load is not None) + len(shown) + (replicas is not None)
     figure, axes = _panels(count, title, height=1.75)
-    scale, unit = _time_unit(float(load["time_s"].max()))
+    known = [table for table in (load, signals if shown else None, replicas) if table is not None]
+    scale, unit = _time_unit(max(float(table["time_s"].max()) for table in known))
     for axis in axes:
         for k, (from_s, to_s) in enumerate(breaches):
             label = "SLO broken" if k == 0 and axis is axes[0] else None
@@ -207,10 +222,12 @@ def timeline(
                 linewidth=0,
                 label=label,
             )
-    for name in ("offered", "served"):
-        _line(axes[0], load["time_s"] / scale, load[f"{name}_rps"], STYLES[name], name)
-    axes[0].set_ylabel("requests/s")
-    for axis, signal in zip(axes[1:], shown, strict=False):
+    if load is not None:
+        for name in ("offered", "served"):
+            _line(axes[0], load["time_s"] / scale, load[f"{name}_rps"], STYLES[name], name)
+        axes[0].set_ylabel("requests/s")
+        axes[0].set_ylim(bottom=0)
+    for axis, signal in zip(axes[load is not None :], shown, strict=False):
         assert signals is not None
         _line(axis, signals["time_s"] / scale, signals[signal], STYLES[signal], "mean over pods")
         if target and signal in target:
@@ -221,7 +238,7 @@ def timeline(
                 linewidth=1.4,
                 label=f"HPA target {target[signal]:g}",
             )
-        axis.set_ylabel("waiting\n(requests)" if signal == "waiting" else "KV used\n(share)")
+        axis.set_ylabel("KV used\n(share)" if signal == "kv_usage" else f"{signal}\n(requests)")
         axis.set_ylim(bottom=0)
     if replicas is not None:
         for name in ("created", "desired", "ready"):
@@ -318,7 +335,9 @@ def phases(
     rows: Sequence[tuple[str, Mapping[str, float]]], title: str = "Where a scale-out spends its time"
 ) -> Figure:
     """Stacked horizontal bars: one row per scale-out, (label, phase -> seconds); a phase of NaN s did not end."""
-    names = list(dict.fromkeys(name for _, parts in rows for name in parts))
+    shortest = 0.004 * max((sum(v for v in p.values() if np.isfinite(v)) for _, p in rows), default=1.0)
+    seen = (name for _, parts in rows for name, v in parts.items() if not v < shortest)  # NaN: did not end
+    names = list(dict.fromkeys(seen))
     longest = max((sum(v for v in parts.values() if np.isfinite(v)) for _, parts in rows), default=1.0)
     scale, unit = _time_unit(longest)
     figure, (axis,) = _panels(1, title, height=1.2 + 0.42 * max(len(rows), 1) + 0.28 * -(-len(names) // 3))
@@ -344,7 +363,7 @@ def phases(
     axis.set_yticks(range(len(rows)), [label for label, _ in rows])
     axis.invert_yaxis()
     axis.set_xlim(0, 1.3 * longest / scale)
-    axis.set_xlabel(f"time since the decision ({unit})")
+    axis.set_xlabel(f"time since the load rose ({unit})")
     axis.grid(axis="y", visible=False)
     _legend(axis)
     return figure
@@ -414,6 +433,37 @@ def curves(
     axis.set_xlabel(x_label)
     axis.set_ylabel(y_label)
     _legend(axis)
+    return figure
+
+
+def panels(
+    quantities: Mapping[str, Mapping[str, Sequence[ArrayLike]]],
+    x_label: str,
+    title: str,
+    logarithmic: Sequence[str] = (),
+) -> Figure:
+    """The same series in several quantities under each other, on one x axis.
+
+    `quantities`: label of the y axis -> name of the series -> (x, y) or (x, y, low, high); a name looks the same in
+    every panel. `logarithmic`: labels of the panels whose axis is logarithmic, in s.
+    """
+    names = list(dict.fromkeys(name for series in quantities.values() for name in series))
+    figure, axes = _panels(len(quantities), title, height=1.9)
+    for axis, (label, series) in zip(axes, quantities.items(), strict=True):
+        for name, (x, *lines) in series.items():
+            style = SERIES[names.index(name) % len(SERIES)]
+            values = [np.asarray(line, dtype=float) for line in lines]
+            if len(values) == 3:
+                low, high = (np.where(np.isfinite(side), side, values[0]) for side in values[1:])
+                axis.fill_between(np.asarray(x), low, high, color=style["color"], alpha=0.18, linewidth=0)
+            axis.plot(x, values[0], **style, markersize=4.5, markevery=max(np.size(x) // 10, 1), label=name)
+        axis.set_ylabel(label)
+        if label in logarithmic:
+            _log_seconds(axis)
+        else:
+            axis.set_ylim(bottom=0)
+    axes[-1].set_xlabel(x_label)
+    _legend(axes[0])
     return figure
 
 

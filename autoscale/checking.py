@@ -17,7 +17,6 @@ from analysis.errors import BadInput
 from autoscale.check import CheckResult, Expectation, State, check, replay
 from autoscale.observe.cluster import Cluster
 
-SAMPLE_S = 5.0  # between looks at the replicas; up to five times as often when a fleet runs compressed
 OWN_RUN = "load"  # the load's run directory inside the check's
 
 
@@ -84,7 +83,6 @@ def run(
             slo=slo,
             timeout_s=timeout_s,
             settle_s=settle_s,
-            sample_s=SAMPLE_S / min(5.0, getattr(cluster, "speed", 1.0)),
             scrape=scrape,
             scale_to=scale_to,
             progress=tell,
