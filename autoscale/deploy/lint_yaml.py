@@ -1,0 +1,239 @@
+"""YAML and JSON as data with places: safe, with limits, and with an error's line and column.
+
+Only plain data is built: a tag that is not YAML's own is refused, aliases may not unfold into more than a file of
+reasonable size holds, and nesting has an end. The values are those that an API server sees: a date stays text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import yaml
+
+from autoscale.deploy.lint_report import Key
+
+MAX_UNFOLDED = 200_000  # values of one document after its aliases are followed; the largest of ours has 400
+MAX_DEPTH = 100  # an API server refuses 10,000; a manifest has 15
+_CORE_TAGS = {
+    f"tag:yaml.org,2002:{name}"
+    for name in ("str", "int", "float", "bool", "null", "map", "seq", "binary", "timestamp", "merge")
+}
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+_NULL = {"", "~", "null", "Null", "NULL"}
+_BOOL = {
+    word: value
+    for words, value in (("true yes on", True), ("false no off", False))
+    for low in words.split()
+    for word in (low, low.capitalize(), low.upper())
+}
+_INT = re.compile(r"[-+]?(0b[01_]+|0o?[0-7_]+|0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)")
+_FLOAT = re.compile(
+    r"[-+]?(\d[\d_]*\.[\d_]*|\.\d[\d_]*|\d[\d_]*)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a document cannot be used: code, sentence, and the place, counted from 1."""
+
+    code: str
+    text: str
+    line: int
+    column: int
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document's value, where it starts, and what is wrong with it although it could be read."""
+
+    value: Any
+    line: int
+    problems: list[Problem] = field(default_factory=list)
+
+
+class _Refused(Exception):
+    """Carries the Problem for which a document is given up."""
+
+    def __init__(self, code: str, text: str, mark: Any) -> None:
+        super().__init__(text)
+        self.problem = Problem(code, text, mark.line + 1, mark.column + 1)
+
+
+def documents(text: str, places: dict[int, dict[Key, tuple[int, int]]]) -> Iterator[Document | Problem]:
+    """The documents of a file in order; a Problem for one that cannot be used. After a syntax error nothing follows.
+
+    `places` receives, for the id of every mapping and list, the line and column of each key; it is valid as long as
+    the documents are kept.
+    """
+    try:
+        events = yaml.parse(text, Loader=_LOADER)
+        for event in events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                builder = _Builder(places)
+                yield builder.document(events)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        sentence = " ".join(part for part in (error.problem, error.context) if part)
+        line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
+        yield Problem("yaml-broken", sentence or "not valid YAML", line, column)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        yield Problem("yaml-broken", f"character that YAML does not allow: {error.reason}", line, 1)
+    except RecursionError:
+        yield Problem("yaml-bomb", "nested deeper than the parser can follow", 0, 0)
+
+
+class _Builder:
+    """Builds one document from parser events, without recursion."""
+
+    def __init__(self, places: dict[int, dict[Key, tuple[int, int]]]) -> None:
+        self.places = places
+        self.anchors: dict[str, tuple[Any, int]] = {}  # name -> value and how many values it unfolds into
+        self.problems: list[Problem] = []
+        self.unfolded = 0
+
+    def document(self, events: Iterator[Any]) -> Document | Problem:
+        """The document whose start event was just taken; takes all events up to its end."""
+        refused: Problem | None = None
+        value, line = None, 0
+        stack: list[_Open] = []
+        for event in events:
+            if isinstance(event, yaml.DocumentEndEvent):
+                break
+            line = line or event.start_mark.line + 1
+            if refused:
+                continue
+            try:
+                done, item = self._take(event, stack)
+                if done:
+                    value = item
+            except _Refused as error:
+                refused = error.problem
+        return refused or Document(value, line, self.problems)
+
+    def _take(self, event: Any, stack: list[_Open]) -> tuple[bool, Any]:
+        """Apply one event; (True, value) when it completed the document's root."""
+        if isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
+            _check_tag(event)
+            if len(stack) >= MAX_DEPTH:
+                raise _Refused("yaml-bomb", f"nested more than {MAX_DEPTH} levels deep", event.start_mark)
+            container: Any = {} if isinstance(event, yaml.MappingStartEvent) else []
+            stack.append(_Open(container, event.anchor, event.start_mark))
+            if event.anchor:
+                self.anchors.pop(event.anchor, None)
+            self.places[id(container)] = stack[-1].places
+            return False, None
+        if isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
+            done = stack.pop()
+            value, size = done.container, done.size
+            if done.anchor:
+                self.anchors[done.anchor] = (value, size)
+            return self._place(value, size, done.mark, stack)
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor not in self.anchors:
+                inside = any(open_.anchor == event.anchor for open_ in stack)
+                text = f"alias *{event.anchor} " + (
+                    "contains itself" if inside else "has no anchor before it"
+                )
+                raise _Refused("yaml-bomb" if inside else "yaml-broken", text, event.start_mark)
+            value, size = self.anchors[event.anchor]
+            return self._place(value, size, event.start_mark, stack)
+        value = _value_of(event)
+        if event.anchor:
+            self.anchors[event.anchor] = (value, 1)
+        return self._place(value, 1, event.start_mark, stack)
+
+    def _place(self, value: Any, size: int, mark: Any, stack: list[_Open]) -> tuple[bool, Any]:
+        if not stack:
+            return True, value
+        top = stack[-1]
+        top.size += size
+        if top.size > MAX_UNFOLDED:
+            raise _Refused("yaml-bomb", f"aliases unfold into more than {MAX_UNFOLDED} values", mark)
+        if isinstance(top.container, list):
+            top.places[len(top.container)] = (mark.line + 1, mark.column + 1)
+            top.container.append(value)
+        elif top.key is _NO_KEY:
+            if isinstance(value, dict | list):
+                raise _Refused("yaml-broken", "a mapping or list is used as a key", mark)
+            top.key, top.key_mark = value, mark
+        else:
+            self._entry(top, value)
+        return False, None
+
+    def _entry(self, top: _Open, value: Any) -> None:
+        key, key_mark = top.key, top.key_mark
+        top.key = _NO_KEY
+        if key == "<<" and isinstance(value, dict | list):
+            for merged in [value] if isinstance(value, dict) else value:
+                if isinstance(merged, dict):
+                    top.container.update({k: v for k, v in merged.items() if k not in top.container})
+            return
+        key = key if isinstance(key, str) else _key_text(key)
+        if key in top.places:
+            text = f'key "{key}" is there twice, first in line {top.places[key][0]}'
+            self.problems.append(Problem("yaml-duplicate-key", text, key_mark.line + 1, key_mark.column + 1))
+        top.container[key] = value
+        top.places[key] = (key_mark.line + 1, key_mark.column + 1)
+
+
+_NO_KEY = object()
+
+
+class _Open:
+    """A mapping or list that is being filled, and how many values it unfolds into so far."""
+
+    __slots__ = ("anchor", "container", "key", "key_mark", "mark", "places", "size")
+
+    def __init__(self, container: Any, anchor: str | None, mark: Any) -> None:
+        self.container, self.anchor, self.mark = container, anchor, mark
+        self.places: dict[Key, tuple[int, int]] = {}
+        self.size = 1
+        self.key: Any = _NO_KEY
+        self.key_mark: Any = None
+
+
+def _check_tag(event: Any) -> None:
+    if event.tag and event.tag != "!" and event.tag not in _CORE_TAGS:
+        shown = event.tag.replace("tag:yaml.org,2002:", "!!")
+        raise _Refused("yaml-tag-refused", f"tag {shown} is not plain data", event.start_mark)
+
+
+def _value_of(event: Any) -> Any:
+    if event.tag:
+        _check_tag(event)
+        if event.tag in ("!", "tag:yaml.org,2002:str"):
+            return event.value
+        return plain_value(event.value)
+    return plain_value(event.value) if event.implicit[0] else event.value
+
+
+@lru_cache(maxsize=20_000)
+def plain_value(text: str) -> Any:
+    """What an unquoted scalar means: null, a boolean, a number, or text."""
+    if text in _NULL:
+        return None
+    if text in _BOOL:
+        return _BOOL[text]
+    try:
+        if _INT.fullmatch(text):
+            digits = text.replace("_", "")
+            octal = re.fullmatch(r"([-+]?)0o?([0-7]+)", digits)
+            return int(octal[1] + octal[2], 8) if octal else int(digits, 0)
+        if _FLOAT.fullmatch(text):
+            return float(text.replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))
+    except ValueError:
+        return text
+    return text
+
+
+def _key_text(key: Any) -> str:
+    """A key that is not text, as an API server reads it."""
+    if isinstance(key, bool):
+        return str(key).lower()
+    return "null" if key is None else str(key)
