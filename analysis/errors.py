@@ -13,6 +13,8 @@ offending value, what was expected and the next step; the same facts are attribu
 
 from __future__ import annotations
 
+import re
+
 
 class AutoscaleError(Exception):
     """Base of every error we raise on purpose.
@@ -37,7 +39,12 @@ class AutoscaleError(Exception):
             sentence += f"; expected {expected}"
         if next_step:
             sentence += f". {next_step[:1].upper()}{next_step[1:]}"
-        super().__init__(sentence)
+        super().__init__(_one_line(sentence))
+
+
+def _one_line(text: str) -> str:
+    """Text without line breaks and markup: what a server answered is often a page."""
+    return " ".join(re.sub(r"<[^<>]*>", " ", text.replace("\\n", " ")).split())
 
 
 class BadInput(AutoscaleError):
