@@ -34,11 +34,7 @@ SLO = "ttft_p95=1s,tpot_p95=150ms"
 STAGES = "2:8,4:8,8:8,12:8,16:8,20:10"  # requests/s:seconds, up to where one replica of the default profile is full
 SPEED = 30.0  # of the control plane while the scale-out is checked: a ten-minute start takes 20 s
 CHECK_S = 75.0
-TRAFFIC = {  # two hours with a climb and a burst; rates in multiples of what one replica serves within the SLO
-    "quiet": 0.6,
-    "busy": 2.6,
-    "burst": 1.2,
-}
+QUIET, BUSY, CHECKED = 0.6, 4.0, 2.6  # rates in multiples of what one replica serves within the SLO
 PROMETHEUS = """
 global: {{scrape_interval: 1s, scrape_timeout: 1s}}
 scrape_configs:
@@ -234,14 +230,15 @@ def _recommend(out: Path, profile: str, progress: Progress) -> Recommendation:
         traffic=traffic,
         slo=SLO,
         out=out,
-        seeds=3,
+        seeds=4,
         command="autoscale demo",
         progress=lambda f, text: progress(0.46 + 0.24 * f, text),
     )
 
 
 def _traffic(unit_rps: float) -> str:
-    quiet, busy, burst = (round(unit_rps * TRAFFIC[name], 2) for name in ("quiet", "busy", "burst"))
+    """Three hours with a slow climb to a busy spell, as a load file."""
+    quiet, busy = round(unit_rps * QUIET, 2), round(unit_rps * BUSY, 2)
     prompt, output = LENGTHS
     return yaml.safe_dump(
         {
@@ -249,19 +246,11 @@ def _traffic(unit_rps: float) -> str:
             "prompt_tokens": prompt,
             "output_tokens": output,
             "load": [
-                {"constant": {"rate_rps": quiet, "duration_s": 1200}},
-                {"ramp": {"from_rps": quiet, "to_rps": busy, "duration_s": 1500}},
-                {
-                    "spike": {
-                        "base_rps": busy,
-                        "peak_rps": busy + burst,
-                        "at_s": 900,
-                        "hold_s": 300,
-                        "duration_s": 1800,
-                    }
-                },
-                {"ramp": {"from_rps": busy, "to_rps": quiet, "duration_s": 1200}},
-                {"constant": {"rate_rps": quiet, "duration_s": 1500}},
+                {"constant": {"rate_rps": quiet, "duration_s": 1800}},
+                {"ramp": {"from_rps": quiet, "to_rps": busy, "duration_s": 3000}},
+                {"constant": {"rate_rps": busy, "duration_s": 2400}},
+                {"ramp": {"from_rps": busy, "to_rps": quiet, "duration_s": 1800}},
+                {"constant": {"rate_rps": quiet, "duration_s": 1800}},
             ],
         },
         sort_keys=False,
@@ -292,8 +281,8 @@ def _check(
     progress(0.72, "starting the fleet with the recommended HPA")
     assert found.decision is not None
     assert found.decision.capacity is not None
-    rate = round(TRAFFIC["busy"] * found.decision.capacity.rate_rps, 2)
-    quiet = round(TRAFFIC["quiet"] * found.decision.capacity.rate_rps, 2)
+    rate = round(CHECKED * found.decision.capacity.rate_rps, 2)
+    quiet = round(QUIET * found.decision.capacity.rate_rps, 2)
     server = FleetServer(
         load(profile), found.content["hpa"], port=0, speed=SPEED, seed=seed, engine=found.scenario.engine
     )
