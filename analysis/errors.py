@@ -44,7 +44,7 @@ class AutoscaleError(Exception):
 
 def _one_line(text: str) -> str:
     """Text without line breaks and markup: what a server answered is often a page."""
-    return " ".join(re.sub(r"<[^<>]*>", " ", text.replace("\\n", " ")).split())
+    return " ".join(re.sub(r"</?[A-Za-z!][^<>]*>", " ", text.replace("\\n", " ")).split())
 
 
 class BadInput(AutoscaleError):

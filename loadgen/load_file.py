@@ -23,6 +23,7 @@ Paths are relative to the load file. Times are seconds, rates requests/s. The JS
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -172,6 +173,22 @@ class Conversations(_Section):
     concurrent: Count = Field(8, description="turn k + 1 comes this many requests after turn k")
 
 
+class _Loader(yaml.SafeLoader):
+    """Safe YAML without YAML 1.1's numbers to the base of 60: there `stages: 10:1` is the number 601."""
+
+
+_NUMBERS = {
+    "tag:yaml.org,2002:int": r"[-+]?(?:0|[1-9][0-9_]*)",
+    "tag:yaml.org,2002:float": r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan",
+}
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, _pattern in _NUMBERS.items():
+    _Loader.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern})$"), list("-+.0123456789"))
+
+
 class LoadFile(_Section):
     """A load file; see the module docstring."""
 
@@ -219,8 +236,8 @@ def read(path: Path | str) -> LoadFile:
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
+        node = yaml.compose(text, Loader=_Loader)
+        content = yaml.load(text, Loader=_Loader)  # noqa: S506 -- a SafeLoader
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"cannot read the load file: {error}") from None
     except yaml.YAMLError as error:

@@ -400,6 +400,14 @@ def test_a_bad_load_file_is_answered_with_file_line_and_field(tmp_path, old, new
         LoadPlan.from_file(written(tmp_path, LOAD.replace(old, new)))
 
 
+@pytest.mark.parametrize("stages", ["10:1", "10:1.5", "10:30,20:59", "'10:1'", "0.5:60", "1e1:60"])
+def test_stages_need_no_quotes(tmp_path, stages):
+    plan = LoadPlan.from_file(written(tmp_path, f"load:\n  - stages: {stages}\nseed: 12\n"))
+    expected = LoadPlan.from_options(stages=stages.strip("'"), seed=12)
+    assert plan.stages == expected.stages
+    assert plan.seed == 12
+
+
 def test_a_load_file_replays_a_trace_that_lies_beside_it(tmp_path):
     rows = "".join(
         f'{{"timestamp": {i * 100}, "input_length": 40, "output_length": 7, "hash_ids": [1]}}\n'
