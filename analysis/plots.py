@@ -48,7 +48,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "ready": {"color": BLUE, "linestyle": "-", "marker": ""},
     "created": {"color": GREY, "linestyle": ":", "marker": ""},
 }
-SERIES = [
+SERIES: list[dict[str, Any]] = [
     {"color": colour, "linestyle": line, "marker": marker}
     for colour, line, marker in zip(
         (BLUE, ORANGE, GREEN, PURPLE, SKY, BLACK),
@@ -172,14 +172,18 @@ def pareto(
             color=BLACK,
             label=f"chosen: {chosen}",
         )
+    middle = (candidates["cost"].min() + candidates["cost"].max()) / 2
     for name in annotate:
-        for point in candidates[candidates["name"] == name].itertuples():
+        points = candidates[candidates["name"] == name]
+        for cost, attainment in zip(points["cost"], points["attainment"], strict=True):
+            side = -1 if cost > middle else 1  # towards the middle, so that no name runs out of the picture
             axis.annotate(
                 name,
-                (point.cost, 100 * point.attainment),
-                xytext=(0, -15),
+                (cost, 100 * attainment),
+                xytext=(13 * side, 0),
                 textcoords="offset points",
-                ha="center",
+                ha="right" if side < 0 else "left",
+                va="center",
                 fontsize=9,
             )
     axis.set_xlabel(f"cost ({cost_label})")
@@ -295,7 +299,8 @@ def replay_error(errors: pd.DataFrame) -> Figure:
     """Measured against predicted, one panel per quantity.
 
     Columns: quantity (as on the axis, with unit), rate_rps, measured, predicted and, where known, low and high of the
-    measurement. The title of a panel gives the median relative error.
+    measurement, and error (relative, when it is not predicted / measured - 1). The title of a panel gives the median
+    relative error.
     """
     quantities = list(dict.fromkeys(errors["quantity"]))
     rows = -(-len(quantities) // 2)
@@ -319,7 +324,8 @@ def replay_error(errors: pd.DataFrame) -> Figure:
         axis.plot(
             part["rate_rps"], part["predicted"], "--s", color=ORANGE, markerfacecolor="white", label="model"
         )
-        relative = (part["predicted"] / part["measured"] - 1).abs().replace(np.inf, np.nan).median()
+        errors_of = part["error"] if "error" in part else part["predicted"] / part["measured"] - 1
+        relative = errors_of.abs().replace(np.inf, np.nan).median()
         axis.set_title("" if np.isnan(relative) else f"median error {relative:.1%}", fontsize=10)
         _dress(axis)
         axis.set_ylabel(quantity)
@@ -437,7 +443,7 @@ def curves(
 
 
 def panels(
-    quantities: Mapping[str, Mapping[str, Sequence[ArrayLike]]],
+    quantities: Mapping[str, Mapping[str, Sequence[Any]]],
     x_label: str,
     title: str,
     logarithmic: Sequence[str] = (),
@@ -450,13 +456,13 @@ def panels(
     names = list(dict.fromkeys(name for series in quantities.values() for name in series))
     figure, axes = _panels(len(quantities), title, height=1.9)
     for axis, (label, series) in zip(axes, quantities.items(), strict=True):
-        for name, (x, *lines) in series.items():
+        for name, columns in series.items():
             style = SERIES[names.index(name) % len(SERIES)]
-            values = [np.asarray(line, dtype=float) for line in lines]
-            if len(values) == 3:
-                low, high = (np.where(np.isfinite(side), side, values[0]) for side in values[1:])
-                axis.fill_between(np.asarray(x), low, high, color=style["color"], alpha=0.18, linewidth=0)
-            axis.plot(x, values[0], **style, markersize=4.5, markevery=max(np.size(x) // 10, 1), label=name)
+            x, y, *sides = (np.asarray(column, dtype=float) for column in columns)
+            if sides:
+                low, high = (np.where(np.isfinite(side), side, y) for side in sides)
+                axis.fill_between(x, low, high, color=style["color"], alpha=0.18, linewidth=0)
+            axis.plot(x, y, **style, markersize=4.5, markevery=max(x.size // 10, 1), label=name)
         axis.set_ylabel(label)
         if label in logarithmic:
             _log_seconds(axis)
