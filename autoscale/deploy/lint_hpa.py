@@ -34,13 +34,14 @@ def rules(facts: Facts) -> Iterator[Finding]:
         if not _made_by_keda(scaler):
             by_target.setdefault(scaler.key, []).append(scaler)
     for same in by_target.values():
-        names = {(s.source.kind, s.source.name) for s in same}
-        for scaler in same[1:] if len(names) > 1 else []:
+        names = sorted({s.source.name for s in same})
+        shown = " and ".join(names[:3]) + (" and others" if len(names) > 3 else "")
+        for scaler in same[1:] if len({(s.source.kind, s.source.name) for s in same}) > 1 else []:
             yield scaler.source.finding(
                 "error",
                 "two-scalers-one-target",
                 scaler.target_path,
-                f"{scaler.kind} {scaler.name} is scaled by {' and '.join(sorted(n for _, n in names))}.",
+                f"{scaler.kind} {scaler.name} is scaled by {shown}.",
                 "Both HPAs report AmbiguousSelector and nothing scales.",
                 "Keep one HPA and put all its metrics there.",
             )

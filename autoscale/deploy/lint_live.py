@@ -54,14 +54,16 @@ def connect(context: str | None = None) -> Any:
 def snapshot(api_client: Any, namespace: str | None) -> tuple[list[Located], set[str], list[str]]:
     """(objects, kinds that were not seen, notes about them). Raises SourceUnavailable when nothing answers."""
     from kubernetes.client.exceptions import ApiException
+    from kubernetes.dynamic import DynamicClient
 
+    client = DynamicClient(api_client, discoverer=lambda *_: None)  # paths are known: nothing to discover
     objects: list[Located] = []
     unseen: set[str] = set()
     notes: list[str] = []
     for kind, (root, plural, namespaced) in READ.items():
         where = f"/namespaces/{namespace}" if namespaced and namespace else ""
         try:
-            found = _list(api_client, f"{root}{where}/{plural}")
+            found = _list(client, f"{root}{where}/{plural}")
         except ApiException as error:
             if error.status == 404:  # the cluster has no such kind: there are no objects of it
                 continue
@@ -83,7 +85,7 @@ def snapshot(api_client: Any, namespace: str | None) -> tuple[list[Located], set
     return objects, unseen, notes
 
 
-def _list(api_client: Any, path: str) -> list[dict[str, Any]]:
+def _list(client: Any, path: str) -> list[dict[str, Any]]:
     """All objects of a path, page by page."""
     import urllib3
 
@@ -92,19 +94,12 @@ def _list(api_client: Any, path: str) -> list[dict[str, Any]]:
     while True:
         query = [("limit", str(PAGE))] + ([("continue", token)] if token else [])
         try:
-            answer = api_client.call_api(
-                path,
-                "GET",
-                query_params=query,
-                header_params={"Accept": "application/json"},
-                auth_settings=["BearerToken"],
-                _preload_content=False,
-                _request_timeout=TIMEOUT_S,
+            answer = client.request(
+                "GET", path, query_params=query, serialize=False, _request_timeout=TIMEOUT_S
             )
         except urllib3.exceptions.HTTPError as error:
             raise SourceUnavailable(f"GET {path}: {error}") from None
-        response = answer[0] if isinstance(answer, tuple) else answer
-        page = json.loads(response.data)
+        page = json.loads(answer.data)
         found += page.get("items") or []
         token = (page.get("metadata") or {}).get("continue") or ""
         if not token:

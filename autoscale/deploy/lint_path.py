@@ -243,8 +243,10 @@ def _spaces(located: Located, namespace: str) -> tuple[str, ...]:
 
 def _scraped(scaler: Scaler, metric: Metric, server: Server, facts: Facts) -> Iterator[Finding]:
     """Whether something scrapes the server for the way that this metric takes."""
-    if metric.route not in ("stackdriver", "adapter", "keda"):
-        return
+    if metric.route not in ("stackdriver", "adapter", "keda") or (
+        metric.route == "adapter" and "/" in metric.name
+    ):
+        return  # AutoscalingMetric scrapes for itself; a name with a slash is refused before
     choices = _choices(server, facts)
     managed = metric.route == "stackdriver"
     if metric.route == "adapter" and not any(facts.of("AdapterRules")) and metric.kind == "Pods":

@@ -102,18 +102,22 @@ class _Builder:
         refused: Problem | None = None
         value, line = None, 0
         stack: list[_Open] = []
-        for event in events:
-            if isinstance(event, yaml.DocumentEndEvent):
-                break
-            line = line or event.start_mark.line + 1
-            if refused:
-                continue
-            try:
-                done, item = self._take(event, stack)
-                if done:
-                    value = item
-            except _Refused as error:
-                refused = error.problem
+        try:
+            for event in events:
+                if isinstance(event, yaml.DocumentEndEvent):
+                    break
+                line = line or event.start_mark.line + 1
+                if refused:
+                    continue
+                try:
+                    done, item = self._take(event, stack)
+                    if done:
+                        value = item
+                except _Refused as error:
+                    refused = error.problem
+        except yaml.YAMLError:
+            if refused is None:
+                raise
         return refused or Document(value, line, self.problems)
 
     def _take(self, event: Any, stack: list[_Open]) -> tuple[bool, Any]:
