@@ -318,7 +318,7 @@ def _check(
     return checked.result, checked.files
 
 
-def _settled(began: float, for_s: float = 5.0, least_s: float = 30.0) -> Callable[[State], bool]:
+def _settled(began: float, for_s: float = 14.0, least_s: float = 30.0) -> Callable[[State], bool]:
     """Whether every replica that was asked for has been ready for `for_s`, some time into a watch with a scale-out."""
     since = [math.inf]
 
