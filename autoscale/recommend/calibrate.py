@@ -2,7 +2,8 @@
 
 1. The step time by regression over the requests (step_time.py), starting from the profile's prior.
 2. A refinement by replay: the same requests are sent through the engine model and a factor per coefficient and one
-   on the overhead before the scheduler are moved until medians per stage agree with what was measured.
+   on the overhead before the scheduler are moved until medians per stage agree with what was measured. It starts twice,
+   from the regression and from the quietest stage alone (a contended machine fools the regression), and keeps the better.
 3. The replay error per quantity says what the model is worth: a model that does not reproduce its own run is not used
    to extrapolate.
 """
@@ -23,13 +24,25 @@ from analysis.run import Run
 from autoscale.recommend import step_time
 from autoscale.sim.engine import EngineParams, replay
 
-FIGURES = ("tpot_p50_s", "ttft_p50_s", "ttft_p95_s", "running", "kv_usage", "waiting", "throughput_rps")
+FIGURES = (
+    "tpot_p50_s",
+    "ttft_p50_s",
+    "ttft_p95_s",
+    "running",
+    "kv_usage",
+    "waiting",
+    "throughput_rps",
+    "preemptions",
+)
+COUNTS = ("waiting", "preemptions")  # below one, a relative error has no scale
 # how much an error of each figure counts in the refinement; waiting and the TTFT tail swing too much to steer by
 WEIGHTS = {"tpot_p50_s": 1.5, "running": 1.0, "kv_usage": 0.5, "ttft_p50_s": 0.3}
 SLOPE_WEIGHT = 0.3  # of how TTFT grows with the prompt: what tells prefill from the rest
 LEAN = 1.35  # a residual is |log error|^1.35: between the mean error (1) and the largest (infinity)
-PULL = 0.02  # towards the regression: keeps apart what one shape of load cannot tell apart
+PULL = 0.02  # towards the start: keeps apart what one shape of load cannot tell apart
 QUEUED_TTFT = 4.0  # a stage whose median TTFT is this many times the quietest stage's has a queue
+QUIET_SHARE = 0.93  # of the shortest median time per token that is base; the rest is batch, cache and prompts
+FULL_COSTS = 0.15  # of the base that a full batch, or a full cache, adds: where the refinement starts
 FACTORS = (*step_time.COEFFICIENTS, "request_overhead_s")
 TRUSTED_ERROR = {"tpot_p50_s": 0.15, "running": 0.20, "throughput_rps": 0.10}  # medians over the stages
 
@@ -118,8 +131,9 @@ def calibrate(
     coefficients = step_time.fit(seen, start)
     report(0.2, "step time fitted")
     measured = [_measured(run, rows) for run, rows in zip(runs, kept, strict=True)]
-    engine = _with(prior, coefficients / passes, _overhead(kept, seen, coefficients))
-    engine = _refine(engine, kept, runs, measured)
+    starts = [_with(prior, coefficients / passes, _overhead(kept, seen, coefficients))]
+    starts += _from_quiet(prior, kept, measured)
+    engine = _refined(starts, kept, runs, measured)
     report(0.6, "refined by replay")
     draws = step_time.bootstrap(seen, start, replicates, seed)
     factor = np.array([getattr(engine, n) for n in step_time.COEFFICIENTS]) / np.maximum(coefficients, 1e-15)
@@ -176,34 +190,60 @@ def _overhead(
     return max(0.0, float(np.nanmedian(ttft[quiet] - 1.5 * step - coefficients[3] * prompt)))
 
 
-def _refine(
-    engine: EngineParams, kept: Sequence[pd.DataFrame], runs: Sequence[Run], measured: Sequence[pd.DataFrame]
+def _from_quiet(
+    prior: EngineParams, kept: Sequence[pd.DataFrame], measured: Sequence[pd.DataFrame]
+) -> list[EngineParams]:
+    """A start without the regression: the quietest stage is nearly all base, TTFT against prompt length is prefill."""
+    slopes = [s for rows in kept if (s := ttft_per_token_s(rows)) > 0]
+    base_s = QUIET_SHARE * min(float(table["tpot_p50_s"].min()) for table in measured)
+    if not slopes or not base_s > 0:
+        return []
+    full = FULL_COSTS * base_s
+    coefficients = np.array([base_s, full / prior.max_num_seqs, full / prior.kv_tokens, min(slopes)])
+    return [_with(prior, coefficients / prior.pipeline_stages, base_s / 2)]
+
+
+def _refined(
+    starts: Sequence[EngineParams],
+    kept: Sequence[pd.DataFrame],
+    runs: Sequence[Run],
+    measured: Sequence[pd.DataFrame],
 ) -> EngineParams:
-    """Move every coefficient by a factor until the replay's figures per stage come nearest to the measured ones."""
-    start = np.array([getattr(engine, name) for name in FACTORS])
-    start[-1] = max(start[-1], 0.1 * engine.base_s)  # a factor cannot move a zero
+    """The best of the starts after each coefficient was moved until the replay's figures come nearest to the measured."""
+    figures = list(WEIGHTS)
+    weights = np.array(list(WEIGHTS.values()))
     slopes = [ttft_per_token_s(rows) for rows in kept]
+    truth = [table[figures].to_numpy(float) for table in measured]
 
-    def moved(factors: NDArray[np.float64]) -> EngineParams:
-        values: dict[str, Any] = dict(zip(FACTORS, map(float, start * factors), strict=True))
-        return replace(engine, **values)
-
-    def residuals(factors: NDArray[np.float64]) -> NDArray[np.float64]:
-        trial = moved(factors)
+    def residuals(factors: NDArray[np.float64], start: NDArray[np.float64]) -> NDArray[np.float64]:
+        trial = replace(starts[0], **_named(start * factors))
         parts = [PULL * (factors - 1)]
-        for rows, run, target, slope_s in zip(kept, runs, measured, slopes, strict=True):
+        for rows, run, target, slope_s in zip(kept, runs, truth, slopes, strict=True):
             replayed = _replayed(trial, rows, run)
-            table = _compare(target, replayed.figures)
-            weight = table["figure"].map(WEIGHTS).fillna(0.0).to_numpy(float)
-            error = np.log1p(np.clip(table["error"].to_numpy(float), -0.95, 10))
-            parts.append(np.where(np.isfinite(error), weight * _leaned(error), 0.0))
+            with np.errstate(divide="ignore", invalid="ignore"):
+                error = np.log(replayed.figures[figures].to_numpy(float) / target)
+            error = np.clip(error, -3, 3)
+            parts.append(np.where(np.isfinite(error), weights * _leaned(error), 0.0).ravel())
             if slope_s > 0:
                 ratio = max(ttft_per_token_s(replayed.requests), 1e-9) / slope_s
                 parts.append(SLOPE_WEIGHT * _leaned(np.log([ratio])))
         return np.concatenate(parts)
 
-    solved = least_squares(residuals, np.ones(len(FACTORS)), bounds=(0, 8), diff_step=0.05, max_nfev=25)
-    return moved(solved.x)
+    best: tuple[float, EngineParams] | None = None
+    for engine in starts:
+        start = np.array([getattr(engine, name) for name in FACTORS])
+        start[-1] = max(start[-1], 0.1 * engine.base_s)  # a factor cannot move a zero
+        solved = least_squares(
+            residuals, np.ones(len(FACTORS)), bounds=(0, 8), diff_step=0.05, max_nfev=25, args=(start,)
+        )
+        if best is None or solved.cost < best[0]:
+            best = float(solved.cost), replace(engine, **_named(start * solved.x))
+    assert best is not None
+    return best[1]
+
+
+def _named(values: NDArray[np.float64]) -> dict[str, Any]:
+    return dict(zip(FACTORS, map(float, values), strict=True))
 
 
 def _leaned(error: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -251,9 +291,9 @@ def _replayed(engine: EngineParams, rows: pd.DataFrame, run: Run) -> Replayed:
         else np.arange(0.5, sent.max(), 1.0)
     )
     done, series = replay(engine, _Requests.of(ordered), times)
-    gauges = pd.DataFrame({name: series[name] for name in ("waiting", "running", "kv_usage")}).assign(
-        time_s=times
-    )
+    gauges = pd.DataFrame(
+        {name: series[name] for name in ("waiting", "running", "kv_usage", "preemptions_total")}
+    ).assign(time_s=times)
     frame = pd.DataFrame(
         {
             "stage": ordered["stage"].to_numpy(),
@@ -322,6 +362,9 @@ def stage_figures(
             for name in ("running", "waiting"):
                 figures[name] = inside.groupby("time_s")[name].sum(min_count=1).mean()
             figures["kv_usage"] = inside["kv_usage"].mean()
+            if "preemptions_total" in inside:
+                counter = inside.groupby("time_s")["preemptions_total"].sum(min_count=1).dropna()
+                figures["preemptions"] = counter.iloc[-1] - counter.iloc[0] if len(counter) else np.nan
         table[stage] = figures
     return pd.DataFrame.from_dict(table, orient="index").reindex(columns=list(FIGURES))
 
@@ -331,7 +374,6 @@ def _compare(measured: pd.DataFrame, modelled: pd.DataFrame) -> pd.DataFrame:
         {"measured": measured.stack(future_stack=True), "modelled": modelled.stack(future_stack=True)}
     )
     long = long.rename_axis(["stage", "figure"]).reset_index()
-    # a queue of a fraction of a request is no scale for a relative error
-    scale = np.where(long["figure"] == "waiting", np.maximum(long["measured"], 1.0), long["measured"])
+    scale = np.where(long["figure"].isin(COUNTS), np.maximum(long["measured"], 1.0), long["measured"])
     long["error"] = (long["modelled"] - long["measured"]) / np.where(scale > 0, scale, np.nan)
     return long

@@ -3,8 +3,9 @@
 The search rests on one fact: along a *line* (signals, behaviour and bounds fixed, the target rising) accelerator time
 falls and attainment falls, so the loosest target that holds is the cheapest of its line and bisection finds it. Lines
 race: a trial stops as soon as it has more breaches than the SLO allows or costs more than the best setting so far.
-Finalists are judged again over fresh seeds, the same seeds for all (common random numbers), and the choice is the
-cheapest whose attainment holds with confidence, not the luckiest.
+What was found is judged again over fresh seeds, cheapest first and the same seeds for all (common random numbers); one
+that fails is followed by its next tighter target. The choice is the cheapest whose attainment holds with confidence,
+not the luckiest.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import product
 from typing import Any, Protocol
@@ -22,8 +23,11 @@ from scipy import stats
 
 from autoscale.recommend.candidates import Behavior, Candidate
 
+FLEET_LIMIT = 256  # replicas that a search for the needed fleet goes up to
+REFINEMENTS = 3  # rounds around the best setting at most
 COST_SLACK = 0.01  # settings within 1 % of the cheapest are not told apart
 CONFIDENCE = 0.95
+PANEL_SEEDS = 1000  # those of the search; the confirming ones are below
 
 
 Family = tuple[tuple[tuple[str, float], ...], str]  # targets fixed beside a line, and the line's signal
@@ -97,12 +101,30 @@ class Judged:
         half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * spread / math.sqrt(len(values))
         return (mean - half, mean + half)
 
+    def lower(self, figure: str) -> float:
+        """The value that the mean over seeds exceeds with 95 % confidence (one-sided t)."""
+        values = [float(getattr(t, figure)) for t in self.trials]
+        spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        if spread == 0:
+            return float(np.mean(values))
+        return float(np.mean(values)) - float(stats.t.ppf(CONFIDENCE, len(values) - 1)) * spread / math.sqrt(
+            len(values)
+        )
+
+    @property
+    def wasted(self) -> int:
+        """Replicas that were started in vain, over all trials."""
+        return sum(t.wasted_scale_outs for t in self.trials)
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether more seeds would not help: replicas started in vain, or the SLO broken on average."""
+        return any(t.stopped for t in self.trials) or self.wasted > 0 or self.mean("margin") < 0
+
     @property
     def holds(self) -> bool:
         """Whether the lower bound of the margin is at least 0 and nothing was wasted in any trial."""
-        if any(t.stopped or t.wasted_scale_outs for t in self.trials):
-            return False
-        return self.interval("margin")[0] >= 0
+        return not self.hopeless and self.lower("margin") >= 0
 
     @property
     def cost(self) -> float:
@@ -120,16 +142,40 @@ class Space:
     max_replicas: int
     # Pairs (waiting, other): with a pair the queue is the alarm and the other signal holds scale-in back
     waiting_in_pairs: tuple[float, ...] = ()
+    lower_max: tuple[int, ...] = ()  # smaller maxima worth trying: they bound what a burst can cost
 
-    def line(self, family: Family, behavior: Behavior, minimum: int) -> Line:
+    def line(self, family: Family, behavior: Behavior, minimum: int, maximum: int | None = None) -> Line:
         """The line over the targets of the family's signal, with its fixed targets beside it."""
         fixed, signal = family
+        most = max(self.max_replicas if maximum is None else maximum, minimum)
         return Line(
             tuple(
-                Candidate((*fixed, (signal, value)), behavior, minimum, max(self.max_replicas, minimum))
+                Candidate((*fixed, (signal, value)), behavior, minimum, most)
                 for value in self.targets[signal]
             )
         )
+
+    def beside(self, setting: Candidate) -> list[Line]:
+        """The lines that differ from the setting's own in one choice: another behaviour, bound, or queue target beside it."""
+        (fixed, signal), behavior = _family(setting), setting.behavior
+        low, high = setting.min_replicas, setting.max_replicas
+        families: list[Family] = []
+        if signal != "waiting":
+            families = [((("waiting", w),), signal) for w in self.waiting_in_pairs]
+            families = [f for f in [((), signal), *families] if f[0] != fixed]
+        lines = [self.line(family, behavior, low, high) for family in families]
+        lines += [self.line((fixed, signal), b, low, high) for b in self.behaviors if b != behavior]
+        around = {low - 1, low + 1} | set(self.min_replicas)
+        lines += [
+            self.line((fixed, signal), behavior, m, high)
+            for m in sorted(around)
+            if m != low
+            and self.min_replicas[0] <= m <= max(*self.min_replicas, self.min_replicas[0] + 1)
+            and m <= high
+        ]
+        maxima = {self.max_replicas, *self.lower_max} - {high}
+        lines += [self.line((fixed, signal), behavior, low, m) for m in sorted(maxima) if m >= low]
+        return lines
 
 
 def static_fleet(judge: Judge, start: int, limit: int, seed: int = 0) -> tuple[int | None, dict[int, Trial]]:
@@ -191,8 +237,8 @@ def search(
 ) -> list[tuple[Candidate, Trial]]:
     """Everything that was tried, those that hold first and cheapest first, each with its trial.
 
-    Coordinate descent: families of signals, then behaviours for the two best, then minimum replicas for the two best of
-    those. Every round is a set of independent lines, run side by side when an executor is given.
+    Coordinate descent: families of signals, then behaviours for the two best, then bounds for the two best of those, then
+    whatever differs from the best in one choice, until nothing gets cheaper. Every round is a set of independent lines, run side by side when an executor is given.
     """
     found: dict[Candidate, Trial] = {}
     report = progress or (lambda _fraction, _text: None)
@@ -201,8 +247,12 @@ def search(
         holding = [t.accelerator_hours for t in found.values() if t.holds]
         return min([static_cost_h, *holding]) * (1 + COST_SLACK)
 
+    raced: set[Candidate] = set()  # the first setting stands for its line
+
     def race(lines: Sequence[Line], share: tuple[float, float], text: str) -> None:
         done = 0
+        lines = [line for line in lines if line.settings[0] not in raced]
+        raced.update(line.settings[0] for line in lines)
         batch = 2 * max(1, getattr(executor, "_max_workers", 1)) if executor else 1
         for start in range(0, len(lines), batch):
             part = lines[start : start + batch]
@@ -226,15 +276,32 @@ def search(
         "behaviours",
     )
     pairs = _ranked(found, lambda c: (_family(c), c.behavior), list(product(leaders, space.behaviors)))[:2]
+    bounds = [(low, space.max_replicas) for low in space.min_replicas[1:]]
+    bounds += [(smallest, high) for high in space.lower_max]
     race(
         [
-            space.line(family, behavior, minimum)
-            for (family, behavior), minimum in product(pairs, space.min_replicas[1:])
+            space.line(family, behavior, low, high)
+            for (family, behavior), (low, high) in product(pairs, bounds)
         ],
-        (0.7, 1.0),
-        "least replicas",
+        (0.7, 0.85),
+        "replica bounds",
     )
+    for step in range(REFINEMENTS):
+        before = cheapest(found.items())
+        if before is None:
+            break
+        share = 0.85 + 0.15 * step / REFINEMENTS
+        race(space.beside(before[0]), (share, share + 0.15 / REFINEMENTS), "around the best")
+        after = cheapest(found.items())
+        if after is None or after[1].accelerator_hours > (1 - COST_SLACK / 2) * before[1].accelerator_hours:
+            break
     return sorted(found.items(), key=lambda item: (not item[1].holds, item[1].accelerator_hours))
+
+
+def cheapest(found: Iterable[tuple[Candidate, Trial]]) -> tuple[Candidate, Trial] | None:
+    """The setting that holds for the least accelerator time, with its trial; None when none holds."""
+    holding = [item for item in found if item[1].holds]
+    return min(holding, key=lambda item: item[1].accelerator_hours, default=None)
 
 
 def _loosest(
@@ -295,6 +362,76 @@ def confirm(
 
 def _one(judge: Judge, pair: tuple[Candidate | int, int]) -> Trial:
     return judge(*pair, cost_limit_h=None)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A judge that sees a setting over several seeds as one trial: means, and the sum of what was wasted.
+
+    Short traffic is cheap to simulate and differs much between seeds: a search on one seed would find what suits that
+    seed. The first trial that is stopped ends the panel.
+    """
+
+    judge: Judge
+    size: int
+
+    def __call__(self, setting: Candidate | int, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
+        """One trial that stands for `size` seeds; no two panels of different seeds share one."""
+        trials = []
+        for k in range(self.size):
+            trials.append(self.judge(setting, PANEL_SEEDS + seed * self.size + k, cost_limit_h))
+            if trials[-1].stopped:
+                return trials[-1]
+        of = Judged(setting, tuple(trials))
+        figures: dict[str, Any] = {f.name: of.mean(f.name) for f in fields(Trial) if f.name not in _COUNTED}
+        return Trial(
+            **figures,
+            wasted_scale_outs=of.wasted,
+            flaps=sum(t.flaps for t in trials),
+            peak_replicas=max(t.peak_replicas for t in trials),
+        )
+
+
+_COUNTED = ("wasted_scale_outs", "flaps", "peak_replicas", "stopped")
+
+
+def choose(
+    judge: Judge,
+    found: Sequence[tuple[Candidate, Trial]],
+    space: Space,
+    seeds: Sequence[int],
+    executor: Executor | None = None,
+    most: int = 16,
+) -> list[Judged]:
+    """Settings judged over the seeds, cheapest first, until none that is left could be cheaper than one that holds.
+
+    A setting that fails makes room for its next tighter target. Each is judged over half of the seeds first; the hopeless
+    ones go no further. At most `most` settings are judged. Those that hold come first, the cheapest first.
+    """
+    costs = {setting: trial.accelerator_hours for setting, trial in found if not trial.stopped}
+    waiting = {setting: costs[setting] for setting, trial in found if trial.holds}
+    judged: dict[Candidate, Judged] = {}
+    width = 2 * max(1, getattr(executor, "_max_workers", 1)) if executor else 2
+    first, rest = seeds[: max(2, len(seeds) // 2)], seeds[max(2, len(seeds) // 2) :]
+    while waiting and len(judged) < most:
+        best = min((j.cost for j in judged.values() if j.holds), default=math.inf)
+        batch = [s for s in sorted(waiting, key=waiting.__getitem__) if waiting[s] < best][:width]
+        if not batch:
+            break
+        looked = confirm(judge, batch, first, executor)
+        open_ = [j for j in looked if not j.hopeless]
+        more = confirm(judge, [j.setting for j in open_], rest, executor) if rest else []
+        whole = {
+            j.setting: Judged(j.setting, (*j.trials, *m.trials))
+            for j, m in zip(open_, more, strict=bool(rest))
+        }
+        for setting, j in zip(batch, looked, strict=True):
+            expected = waiting.pop(setting)
+            judged[setting] = whole.get(setting, j)
+            after = None if judged[setting].holds else tighter(setting, space)
+            if after is not None and after not in judged:
+                waiting[after] = max(costs.get(after, 0.0), expected)
+    return sorted(judged.values(), key=lambda j: (not j.holds, j.cost))
 
 
 def tighter(setting: Candidate, space: Space) -> Candidate | None:

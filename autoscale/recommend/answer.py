@@ -1,0 +1,61 @@
+"""The answer of a search: what is recommended, what it was compared with, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from autoscale.recommend.candidates import Candidate
+from autoscale.recommend.search import Judged, Trial
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why, as a code for machines and a sentence for people."""
+
+    code: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Point:
+    """One replica at the highest steady rate that holds the SLO, by the model: rate and mean signals there."""
+
+    rate_rps: float
+    waiting: float
+    running: float
+    kv_usage: float
+    binding: str  # the SLO's term with the smallest margin there
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """The best that one signal alone can do: its setting (None when none of its targets holds) and a sentence on it."""
+
+    signal: str
+    judged: Judged | None
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The answer and everything it rests on.
+
+    answer        autoscale | do_not_autoscale | infeasible | need_more_data
+    chosen        the recommended setting, or standing fleet, over the confirming seeds; None when there is none
+    interval      per signal of the chosen setting the targets that are not distinguishable from it (low, high)
+    static        the fewest standing replicas that hold the SLO, with their trials; None when no number does
+    best_hpa      the best HPA that was found, chosen or not, even one that starts replicas in vain or breaks the SLO
+    alternatives  the best of each signal on its own
+    """
+
+    answer: str
+    reasons: tuple[Reason, ...]
+    capacity: Point | None
+    chosen: Judged | None = None
+    interval: dict[str, tuple[float, float]] = field(default_factory=dict)
+    static: Judged | None = None
+    tutorial: Judged | None = None
+    current: Judged | None = None
+    tried: tuple[tuple[Candidate, Trial], ...] = ()
+    best_hpa: Judged | None = None
+    alternatives: tuple[Alternative, ...] = ()

@@ -1,0 +1,189 @@
+"""Why the answer is what it is: sentences that carry the figures of both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from autoscale.recommend.answer import Alternative, Decision, Point, Reason
+from autoscale.recommend.candidates import Candidate, quantity
+from autoscale.recommend.scenario import Scenario
+from autoscale.recommend.search import FLEET_LIMIT, Judged, static_fleet
+
+SAME_COST = 0.02  # alternatives within this are as good as the chosen one
+
+
+def reasons(scenario: Scenario, decision: Decision) -> Iterator[Reason]:
+    """The reasons of an answer to autoscale or not, most important first."""
+    static, point = decision.static, decision.capacity
+    assert point is not None
+    cold_min = _cold_start_min(scenario)
+    yield Reason(
+        "slo_binding",
+        f"{point.binding} binds first: one replica holds the SLO up to {point.rate_rps:.2f} requests/s, with "
+        f"{point.waiting:.1f} waiting, {point.running:.1f} running and {point.kv_usage:.0%} of the KV cache in use",
+    )
+    if decision.answer == "do_not_autoscale":
+        assert static is not None
+        yield _why_not(scenario, static, decision.best_hpa, cold_min)
+    else:
+        yield from _why(decision, point, cold_min)
+    if decision.chosen is not None:
+        if decision.tutorial is not None:
+            yield Reason("tutorial", _against(decision.chosen, decision.tutorial, "the tutorial's default"))
+        if decision.current is not None:
+            yield Reason("current", _against(decision.chosen, decision.current, "the current HPA"))
+
+
+def _why(decision: Decision, point: Point, cold_min: float) -> Iterator[Reason]:
+    assert decision.chosen is not None
+    setting = decision.chosen.setting
+    assert isinstance(setting, Candidate)
+    yield _signal_choice(decision, setting, point)
+    if setting.behavior.down_window_s is not None:
+        yield Reason(
+            "behavior",
+            f"a scale-down window of {setting.behavior.down_window_s // 60} min, because a replica needs "
+            f"{cold_min:.0f} min to start: capacity that goes too early is not back in time",
+        )
+    if setting.min_replicas > 1:
+        yield Reason(
+            "min_replicas",
+            f"{setting.min_replicas} replicas at least: bursts are served by what is there, a start takes {cold_min:.0f} min",
+        )
+    if decision.static is not None:
+        yield Reason("saving", _saving(decision.chosen, decision.static))
+
+
+def _signal_choice(decision: Decision, setting: Candidate, point: Point) -> Reason:
+    others = ", ".join(
+        f"{a.signal} {quantity(a.judged.setting.targets[-1][1])} at {hours(a.judged.cost)} accelerator-hours"
+        if a.judged is not None and isinstance(a.judged.setting, Candidate)
+        else f"no {a.signal} target held"
+        for a in decision.alternatives
+        if a.signal != setting.family
+    )
+    if setting.family == "waiting":
+        code, text = (
+            "queue",
+            "the queue is the signal: the SLO still holds with a full batch, so throughput and cost come first and "
+            "requests that wait are the first sign of too few replicas",
+        )
+    elif "waiting" in setting.family:
+        code, text = (
+            "queue_and_load",
+            "two signals under the maximum rule: the queue raises the alarm, the other one holds scale-in back while "
+            "the queue reads empty",
+        )
+    else:
+        code, text = (
+            "load",
+            f"{setting.family} leads: latency breaks at {point.waiting:.1f} waiting requests per replica, so a queue "
+            "reacts only when users wait already",
+        )
+    return Reason(code, f"{text} (on its own: {others})")
+
+
+def _why_not(scenario: Scenario, static: Judged, best: Judged | None, cold_min: float) -> Reason:
+    span = f"over {scenario.plan.duration_s / 3600:.1f} h"
+    standing = f"{static.setting} standing replicas take {hours(static.cost)} accelerator-hours {span}"
+    advice = f"set minReplicas to {static.setting}"
+    assert best is not None
+    assert isinstance(best.setting, Candidate)
+    hpa = f"the best HPA found ({best.setting.label}) takes {hours(best.cost)}"
+    if best.holds:
+        return Reason(
+            "standing_is_cheaper", f"{standing}, {hpa} for the same SLO: not worth the risk; {advice}"
+        )
+    failed = []
+    if best.mean("margin") < 0:
+        failed.append(f"leaves {best.mean('attainment'):.2%} of the requests within every bound")
+    if best.wasted:
+        failed.append(f"starts {best.mean('wasted_scale_outs'):.1f} replicas in vain")
+    if not failed:
+        failed.append("keeps the SLO under some seeds only")
+    return Reason(
+        "no_setting_holds",
+        f"no target keeps the SLO without starting replicas in vain: a start takes {cold_min:.0f} min and load comes "
+        f"faster; {standing}, {hpa} and {' and '.join(failed)}; {advice}",
+    )
+
+
+def alternatives(decision: Decision, singles: Mapping[str, Judged | None]) -> Iterator[Alternative]:
+    """One sentence per signal: why the best that it can do alone is chosen, or not."""
+    chosen, point = decision.chosen, decision.capacity
+    assert point is not None
+    for signal, best in singles.items():
+        if best is None:
+            yield Alternative(signal, None, _why_none(signal, decision, point))
+        else:
+            yield Alternative(signal, best, _beside(best, chosen))
+
+
+def _beside(best: Judged, chosen: Judged | None) -> str:
+    assert isinstance(best.setting, Candidate)
+    if chosen is None:
+        return f"holds for {hours(best.cost)} accelerator-hours"
+    if best.setting == chosen.setting:
+        return f"chosen: the cheapest that holds, {hours(best.cost)} accelerator-hours"
+    extra = best.cost / chosen.cost - 1
+    if abs(extra) <= SAME_COST:
+        return f"not chosen, as good: it holds for {hours(best.cost)} accelerator-hours against {hours(chosen.cost)}"
+    verb = "more" if extra > 0 else "less"
+    why = "" if extra > 0 else ", judged over fewer seeds or not held by all of them"
+    return f"not chosen: it holds for {hours(best.cost)} accelerator-hours, {abs(extra):.0%} {verb} than the chosen{why}"
+
+
+def _why_none(signal: str, decision: Decision, point: Point) -> str:
+    tried = [trial for setting, trial in decision.tried if setting.family == signal]
+    if not tried:
+        return "no target: the signal stays too low at one replica's capacity to be told from idle"
+    if any(t.wasted_scale_outs and not t.stopped and t.margin >= 0 for t in tried):
+        return "no target holds without starting replicas in vain"
+    if signal == "waiting":
+        return (
+            f"no target holds: the SLO breaks at {point.waiting:.1f} waiting requests per replica, the queue grows "
+            "only when it is too late"
+        )
+    if all(t.stopped == "cost" for t in tried):
+        return "every target that was tried takes more accelerator time than the best"
+    return "no target holds: replicas that start on this signal come too late for the traffic"
+
+
+def too_few(scenario: Scenario, limit: int | None, start: int) -> Reason:
+    """Why no number of replicas up to the limit is enough, and how many are."""
+    if limit is None:
+        return Reason(
+            "no_fleet", f"even {FLEET_LIMIT} standing replicas do not hold the SLO under this traffic"
+        )
+    needed, _ = static_fleet(scenario, max(start, limit + 1), FLEET_LIMIT)
+    best = scenario(limit, 1, cost_limit_h=None)
+    return Reason(
+        "max_too_few",
+        f"maxReplicas {limit} is too few: all of them standing leave {best.attainment:.2%} of the requests within "
+        f"every bound; "
+        + (f"{needed} replicas are needed at the peak" if needed else f"not even {FLEET_LIMIT} are enough"),
+    )
+
+
+def _saving(chosen: Judged, static: Judged) -> str:
+    return (
+        f"{hours(chosen.cost)} accelerator-hours against {hours(static.cost)} for {static.setting} standing replicas: "
+        f"{1 - chosen.cost / static.cost:.0%} less"
+    )
+
+
+def _against(chosen: Judged, other: Judged, what: str) -> str:
+    held = "keeps" if other.holds else "does not keep"
+    return (
+        f"{what} {held} the SLO: {other.mean('attainment'):.2%} of the requests within every bound against "
+        f"{chosen.mean('attainment'):.2%}, {hours(other.cost)} accelerator-hours against {hours(chosen.cost)}"
+    )
+
+
+def _cold_start_min(scenario: Scenario) -> float:
+    return scenario.profile.cold_start.median_s(scenario.profile.model.weight_bytes) / 60
+
+
+def hours(hours_: float) -> str:
+    """Hours for a sentence: "1,234", "12.3"."""
+    return f"{hours_:,.0f}" if hours_ >= 100 else f"{hours_:.1f}"
