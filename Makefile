@@ -16,7 +16,7 @@ demo: $(VENV)/.installed prometheus   ## run everything once: fleet, load, colle
 	$(BIN)/autoscale demo
 
 test: $(VENV)/.installed-test prometheus lint types   ## set up, lint, check types, run the tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 check: test      ## the same as test: what CI runs
 
