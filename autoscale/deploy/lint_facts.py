@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -201,6 +201,8 @@ class Facts:
     max_nodes: int | None = None
     unseen: frozenset[str] = frozenset()
     by_kind: dict[str, list[Located]] = field(default_factory=dict)
+    _first_labels: dict[tuple[str, str | None], list[Located]] | None = None
+    _commands: dict[int, list[list[str]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Index the objects by kind."""
@@ -213,6 +215,20 @@ class Facts:
         """Objects of these kinds."""
         for kind in kinds:
             yield from self.by_kind.get(kind, ())
+
+    def count(self, *kinds: str) -> int:
+        """How many objects there are of these kinds."""
+        return sum(len(self.by_kind.get(kind, ())) for kind in kinds)
+
+    def by_first_label(self, kinds: Iterable[str]) -> dict[tuple[str, str | None], list[Located]]:
+        """Objects of these kinds by the first label that they select; ("", None) for those without one."""
+        if self._first_labels is None:
+            self._first_labels = defaultdict(list)
+            for located in self.of(*kinds):
+                pairs = mapping(mapping(located.spec.get("selector")).get("matchLabels"))
+                key, value = next(iter(pairs.items()), ("", None))
+                self._first_labels[str(key), None if value is None else str(value)].append(located)
+        return self._first_labels
 
     @cached_property
     def templates(self) -> list[Template]:
@@ -305,8 +321,13 @@ class Facts:
                 index[pair].append(server)
         return dict(index)
 
-    def commands(self, template: Template, container: dict[str, Any]) -> Iterator[list[str]]:
+    def commands(self, template: Template, container: dict[str, Any]) -> list[list[str]]:
         """The simple commands of a container, scripts from mounted ConfigMaps included."""
+        if id(container) not in self._commands:
+            self._commands[id(container)] = list(self._read_commands(template, container))
+        return self._commands[id(container)]
+
+    def _read_commands(self, template: Template, container: dict[str, Any]) -> Iterator[list[str]]:
         argv = shell.words(container)
         yield from shell.commands(argv)
         text = " ".join(argv)
@@ -316,8 +337,8 @@ class Facts:
             where = str(mount.get("mountPath") or "")
             if not source or not where or where not in text:
                 continue
-            for config in self.of("ConfigMap"):
-                if config.name == source.get("name") and config.namespace == template.owner.namespace:
+            for config in self.by_name("ConfigMap", str(source.get("name") or "")):
+                if config.namespace == template.owner.namespace:
                     for key, script in mapping(config.object.get("data")).items():
                         if isinstance(script, str) and (
                             f"{where.rstrip('/')}/{key}" in text or where.endswith(key)
@@ -363,6 +384,10 @@ def whole(value: object) -> int | None:
     """A count written as number or text, None when it is not one."""
     if isinstance(value, bool) or value is None:
         return None
+    if isinstance(value, int):
+        return value
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        return int(value)
     try:
         found = parse_quantity(value).value
     except BadInput:

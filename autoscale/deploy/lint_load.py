@@ -86,7 +86,7 @@ def _loads(facts: Facts) -> Iterator[Load]:
             argv = shell.words(container)
             env = shell.environment(container)
             flags: dict[str, str] = {}
-            for command in shell.commands(argv):
+            for command in facts.commands(template, container):
                 flags |= shell.flags(command)
             if argv or env:
                 yield Load(
@@ -199,8 +199,6 @@ def _first_port(service: Located) -> str:
 
 
 def _model(load: Load, servers: list[Server]) -> Iterator[Finding]:
-    known = {name for server in servers for name in server.served}
-    unclear = not servers or any(not server.served for server in servers)
     asked = (
         [m[1] for m in _MODEL.finditer(load.text)]
         if _calls_openai(load.text) or load.source.kind != "ConfigMap"
@@ -210,6 +208,10 @@ def _model(load: Load, servers: list[Server]) -> Iterator[Finding]:
         asked.append(
             load.flags["served-model-name"] if load.flags.get("served-model-name") else load.flags["model"]
         )
+    if not asked:
+        return
+    known = {name for server in servers for name in server.served}
+    unclear = not servers or any(not server.served for server in servers)
     for model in dict.fromkeys(asked):
         model = shell.expand(model, load.env)
         if unclear or model in known or _CHANGES.search(model):

@@ -213,22 +213,13 @@ def _choices(server: Server, facts: Facts) -> list[_Choice]:
 
 
 def _scrapes_near(server: Server, facts: Facts) -> list[Located]:
-    """Scrape objects that may mean this server; in a large set only those that share a label with it."""
-    everything = list(facts.of(*SCRAPES))
-    if len(everything) <= MANY:
+    """Scrape objects that may mean this server; in a large set only those whose first label fits it."""
+    everything = list(facts.of(*SCRAPES)) if facts.count(*SCRAPES) <= MANY else None
+    if everything is not None:
         return everything
-    found = [
-        located
-        for located in everything
-        if located.namespace == server.owner.namespace
-        or located.kind in ("ClusterPodMonitoring", "PodMonitor")
-    ]
-    if len(found) <= MANY:
-        return found
-    pairs = server.template.labels.items()
-    return [o for o in found if mapping(mapping(o.spec.get("selector")).get("matchLabels")).items() <= pairs][
-        :MANY
-    ]
+    index = facts.by_first_label(SCRAPES)
+    found = [o for pair in server.template.labels.items() for o in index.get(pair, [])]
+    return (found + index.get(("", None), []))[:MANY]
 
 
 def _spaces(located: Located, namespace: str) -> tuple[str, ...]:

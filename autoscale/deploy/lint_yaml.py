@@ -7,7 +7,7 @@ reasonable size holds, and nesting has an end. The values are those that an API 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -71,11 +71,13 @@ def documents(text: str, places: dict[int, dict[Key, tuple[int, int]]]) -> Itera
     the documents are kept.
     """
     try:
-        events = yaml.parse(text, Loader=_LOADER)
-        for event in events:
-            if isinstance(event, yaml.DocumentStartEvent):
-                builder = _Builder(places)
-                yield builder.document(events)
+        loader = _LOADER(text)
+        try:
+            while (event := loader.get_event()) is not None and type(event) is not yaml.StreamEndEvent:
+                if type(event) is yaml.DocumentStartEvent:
+                    yield _Builder(places).document(loader.get_event)
+        finally:
+            loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         sentence = " ".join(part for part in (error.problem, error.context) if part)
@@ -95,17 +97,14 @@ class _Builder:
         self.places = places
         self.anchors: dict[str, tuple[Any, int]] = {}  # name -> value and how many values it unfolds into
         self.problems: list[Problem] = []
-        self.unfolded = 0
 
-    def document(self, events: Iterator[Any]) -> Document | Problem:
+    def document(self, next_event: Callable[[], Any]) -> Document | Problem:
         """The document whose start event was just taken; takes all events up to its end."""
         refused: Problem | None = None
         value, line = None, 0
         stack: list[_Open] = []
         try:
-            for event in events:
-                if isinstance(event, yaml.DocumentEndEvent):
-                    break
+            while type(event := next_event()) is not yaml.DocumentEndEvent:
                 line = line or event.start_mark.line + 1
                 if refused:
                     continue
@@ -122,23 +121,24 @@ class _Builder:
 
     def _take(self, event: Any, stack: list[_Open]) -> tuple[bool, Any]:
         """Apply one event; (True, value) when it completed the document's root."""
-        if isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
+        kind = type(event)
+        if kind is yaml.ScalarEvent:
+            plain = event.implicit[0] and not event.tag
+            value = plain_value(event.value) if plain else _value_of(event)
+            if event.anchor:
+                self.anchors[event.anchor] = (value, 1)
+            return self._place(value, 1, event.start_mark, stack)
+        if kind is yaml.MappingStartEvent or kind is yaml.SequenceStartEvent:
             _check_tag(event)
             if len(stack) >= MAX_DEPTH:
                 raise _Refused("yaml-bomb", f"nested more than {MAX_DEPTH} levels deep", event.start_mark)
-            container: Any = {} if isinstance(event, yaml.MappingStartEvent) else []
+            container: Any = {} if kind is yaml.MappingStartEvent else []
             stack.append(_Open(container, event.anchor, event.start_mark))
             if event.anchor:
                 self.anchors.pop(event.anchor, None)
             self.places[id(container)] = stack[-1].places
             return False, None
-        if isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
-            done = stack.pop()
-            value, size = done.container, done.size
-            if done.anchor:
-                self.anchors[done.anchor] = (value, size)
-            return self._place(value, size, done.mark, stack)
-        if isinstance(event, yaml.AliasEvent):
+        if kind is yaml.AliasEvent:
             if event.anchor not in self.anchors:
                 inside = any(open_.anchor == event.anchor for open_ in stack)
                 text = f"alias *{event.anchor} " + (
@@ -147,10 +147,10 @@ class _Builder:
                 raise _Refused("yaml-bomb" if inside else "yaml-broken", text, event.start_mark)
             value, size = self.anchors[event.anchor]
             return self._place(value, size, event.start_mark, stack)
-        value = _value_of(event)
-        if event.anchor:
-            self.anchors[event.anchor] = (value, 1)
-        return self._place(value, 1, event.start_mark, stack)
+        done = stack.pop()
+        if done.anchor:
+            self.anchors[done.anchor] = (done.container, done.size)
+        return self._place(done.container, done.size, done.mark, stack)
 
     def _place(self, value: Any, size: int, mark: Any, stack: list[_Open]) -> tuple[bool, Any]:
         if not stack:
@@ -159,11 +159,11 @@ class _Builder:
         top.size += size
         if top.size > MAX_UNFOLDED:
             raise _Refused("yaml-bomb", f"aliases unfold into more than {MAX_UNFOLDED} values", mark)
-        if isinstance(top.container, list):
+        if top.is_list:
             top.places[len(top.container)] = (mark.line + 1, mark.column + 1)
             top.container.append(value)
         elif top.key is _NO_KEY:
-            if isinstance(value, dict | list):
+            if type(value) in (dict, list):
                 raise _Refused("yaml-broken", "a mapping or list is used as a key", mark)
             top.key, top.key_mark = value, mark
         else:
@@ -192,11 +192,12 @@ _NO_KEY = object()
 class _Open:
     """A mapping or list that is being filled, and how many values it unfolds into so far."""
 
-    __slots__ = ("anchor", "container", "key", "key_mark", "mark", "places", "size")
+    __slots__ = ("anchor", "container", "is_list", "key", "key_mark", "mark", "places", "size")
 
     def __init__(self, container: Any, anchor: str | None, mark: Any) -> None:
         self.container, self.anchor, self.mark = container, anchor, mark
         self.places: dict[Key, tuple[int, int]] = {}
+        self.is_list = type(container) is list
         self.size = 1
         self.key: Any = _NO_KEY
         self.key_mark: Any = None
@@ -209,12 +210,11 @@ def _check_tag(event: Any) -> None:
 
 
 def _value_of(event: Any) -> Any:
-    if event.tag:
-        _check_tag(event)
-        if event.tag in ("!", "tag:yaml.org,2002:str"):
-            return event.value
-        return plain_value(event.value)
-    return plain_value(event.value) if event.implicit[0] else event.value
+    """The value of a scalar that is quoted or tagged."""
+    if not event.tag:
+        return event.value
+    _check_tag(event)
+    return event.value if event.tag in ("!", "tag:yaml.org,2002:str") else plain_value(event.value)
 
 
 @lru_cache(maxsize=20_000)
