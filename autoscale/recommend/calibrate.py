@@ -3,13 +3,14 @@
 1. The step time by regression over the requests (step_time.py), starting from the profile's prior.
 2. A refinement by replay: the same requests are sent through the engine model and a factor per coefficient and one
    on the overhead before the scheduler are moved until medians per stage agree with what was measured. It starts twice,
-   from the regression and from the quietest stage alone (a contended machine fools the regression), and keeps the better.
+   from the quietest stage alone and from the regression, which other load on the machine fools: it must be clearly better.
 3. The replay error per quantity says what the model is worth: a model that does not reproduce its own run is not used
    to extrapolate.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -36,13 +37,14 @@ FIGURES = (
 )
 COUNTS = ("waiting", "preemptions")  # below one, a relative error has no scale
 # how much an error of each figure counts in the refinement; waiting and the TTFT tail swing too much to steer by
-WEIGHTS = {"tpot_p50_s": 1.5, "running": 1.0, "kv_usage": 0.5, "ttft_p50_s": 0.3}
+WEIGHTS = {"tpot_p50_s": 1.5, "running": 1.0, "kv_usage": 0.5, "ttft_p50_s": 0.5}
 SLOPE_WEIGHT = 0.3  # of how TTFT grows with the prompt: what tells prefill from the rest
 LEAN = 1.35  # a residual is |log error|^1.35: between the mean error (1) and the largest (infinity)
 PULL = 0.02  # towards the start: keeps apart what one shape of load cannot tell apart
 QUEUED_TTFT = 4.0  # a stage whose median TTFT is this many times the quietest stage's has a queue
 QUIET_SHARE = 0.93  # of the shortest median time per token that is base; the rest is batch, cache and prompts
 FULL_COSTS = 0.15  # of the base that a full batch, or a full cache, adds: where the refinement starts
+CLEARLY_BETTER = 0.7  # of the first start's misfit: only then the regression's start is taken
 FACTORS = (*step_time.COEFFICIENTS, "request_overhead_s")
 TRUSTED_ERROR = {"tpot_p50_s": 0.15, "running": 0.20, "throughput_rps": 0.10}  # medians over the stages
 
@@ -131,8 +133,10 @@ def calibrate(
     coefficients = step_time.fit(seen, start)
     report(0.2, "step time fitted")
     measured = [_measured(run, rows) for run, rows in zip(runs, kept, strict=True)]
-    starts = [_with(prior, coefficients / passes, _overhead(kept, seen, coefficients))]
-    starts += _from_quiet(prior, kept, measured)
+    starts = [
+        *_from_quiet(prior, kept, measured),
+        _with(prior, coefficients / passes, _overhead(kept, seen, coefficients)),
+    ]
     engine = _refined(starts, kept, runs, measured)
     report(0.6, "refined by replay")
     draws = step_time.bootstrap(seen, start, replicates, seed)
@@ -142,7 +146,7 @@ def calibrate(
     spread = np.percentile((draws @ typical) / (coefficients @ typical), [2.5, 97.5])
     report(0.9, "intervals")
     table = [
-        _compare(m, _replayed(engine, rows, run).figures).assign(run=i)
+        _compare(m, replayed(engine, rows, run).figures).assign(run=i)
         for i, (m, rows, run) in enumerate(zip(measured, kept, runs, strict=True))
     ]
     report(1.0, "replayed")
@@ -219,13 +223,13 @@ def _refined(
         trial = replace(starts[0], **_named(start * factors))
         parts = [PULL * (factors - 1)]
         for rows, run, target, slope_s in zip(kept, runs, truth, slopes, strict=True):
-            replayed = _replayed(trial, rows, run)
+            model = replayed(trial, rows, run)
             with np.errstate(divide="ignore", invalid="ignore"):
-                error = np.log(replayed.figures[figures].to_numpy(float) / target)
+                error = np.log(model.figures[figures].to_numpy(float) / target)
             error = np.clip(error, -3, 3)
             parts.append(np.where(np.isfinite(error), weights * _leaned(error), 0.0).ravel())
             if slope_s > 0:
-                ratio = max(ttft_per_token_s(replayed.requests), 1e-9) / slope_s
+                ratio = max(ttft_per_token_s(model.requests), 1e-9) / slope_s
                 parts.append(SLOPE_WEIGHT * _leaned(np.log([ratio])))
         return np.concatenate(parts)
 
@@ -236,7 +240,7 @@ def _refined(
         solved = least_squares(
             residuals, np.ones(len(FACTORS)), bounds=(0, 8), diff_step=0.05, max_nfev=25, args=(start,)
         )
-        if best is None or solved.cost < best[0]:
+        if best is None or solved.cost < CLEARLY_BETTER * best[0]:
             best = float(solved.cost), replace(engine, **_named(start * solved.x))
     assert best is not None
     return best[1]
@@ -282,7 +286,8 @@ class Replayed:
     figures: pd.DataFrame
 
 
-def _replayed(engine: EngineParams, rows: pd.DataFrame, run: Run) -> Replayed:
+def replayed(engine: EngineParams, rows: pd.DataFrame, run: Run) -> Replayed:
+    """The requests of a run, sent when they were sent, through the engine model."""
     ordered = rows.sort_values("sent_s", kind="stable")
     sent = ordered["sent_s"].to_numpy(float)
     times = (
@@ -343,30 +348,57 @@ def stage_figures(
     requests: pd.DataFrame, metrics: pd.DataFrame | None, windows: dict[int, tuple[float, float]]
 ) -> pd.DataFrame:
     """FIGURES per stage (index), NaN where nothing was seen; gauges are means over scrapes of the sum over pods."""
-    ok = requests[requests["status"] == "ok"]
-    ttft = ok["first_token_s"] - ok["sent_s"]
-    tokens = ok["output_tokens"].astype("float64")
-    tpot = ((ok["last_token_s"] - ok["first_token_s"]) / (tokens - 1)).where(tokens > 1)
+    rows = requests[requests["status"] == "ok"]
+    stage = rows["stage"].to_numpy()
+    first, last = rows["first_token_s"].to_numpy(float), rows["last_token_s"].to_numpy(float)
+    tokens = rows["output_tokens"].to_numpy(float, na_value=np.nan)
+    ttft = first - rows["sent_s"].to_numpy(float)
+    tpot = (last - first) / np.where(tokens > 1, tokens - 1, np.nan)
+    seen = None if metrics is None else _fleet_gauges(metrics)
     table = {}
-    for stage, (start, end) in windows.items():
-        of = ok["stage"] == stage
-        done = ok["last_token_s"].between(start, end)
+    for number, (start, end) in windows.items():
+        of = stage == number
         figures = {
-            "tpot_p50_s": tpot[of].median(),
-            "ttft_p50_s": ttft[of].median(),
-            "ttft_p95_s": ttft[of].quantile(0.95),
-            "throughput_rps": done.sum() / (end - start),
+            "tpot_p50_s": _quantile(tpot[of], 0.5),
+            "ttft_p50_s": _quantile(ttft[of], 0.5),
+            "ttft_p95_s": _quantile(ttft[of], 0.95),
+            "throughput_rps": np.count_nonzero((last >= start) & (last <= end)) / (end - start),
         }
-        if metrics is not None:
-            inside = metrics[metrics["time_s"].between(start, end)]
-            for name in ("running", "waiting"):
-                figures[name] = inside.groupby("time_s")[name].sum(min_count=1).mean()
-            figures["kv_usage"] = inside["kv_usage"].mean()
-            if "preemptions_total" in inside:
-                counter = inside.groupby("time_s")["preemptions_total"].sum(min_count=1).dropna()
-                figures["preemptions"] = counter.iloc[-1] - counter.iloc[0] if len(counter) else np.nan
-        table[stage] = figures
+        if seen is not None:
+            inside = (seen["time_s"] >= start) & (seen["time_s"] <= end)
+            for name in ("running", "waiting", "kv_usage"):
+                figures[name] = _mean(seen[name][inside])
+            if "preemptions_total" in seen:
+                counted = seen["preemptions_total"][inside]
+                counted = counted[np.isfinite(counted)]
+                figures["preemptions"] = counted[-1] - counted[0] if len(counted) else np.nan
+        table[number] = figures
     return pd.DataFrame.from_dict(table, orient="index").reindex(columns=list(FIGURES))
+
+
+def _fleet_gauges(metrics: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
+    """Per scrape: sums over pods (KV usage: their mean); NaN where no pod reported."""
+    times = metrics["time_s"].to_numpy(float)
+    columns = [c for c in ("running", "waiting", "kv_usage", "preemptions_total") if c in metrics]
+    if len(times) and (np.diff(times) > 0).all():
+        return {"time_s": times, **{c: metrics[c].to_numpy(float) for c in columns}}
+    by_time = metrics.groupby("time_s")
+    sums = {c: by_time[c].sum(min_count=1).to_numpy(float) for c in columns if c != "kv_usage"}
+    return {
+        "time_s": np.unique(times),
+        **sums,
+        "kv_usage": by_time["kv_usage"].mean().to_numpy(float),
+    }
+
+
+def _quantile(values: NDArray[np.float64], share: float) -> float:
+    values = values[np.isfinite(values)]
+    return float(np.quantile(values, share)) if len(values) else math.nan
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if len(values) else math.nan
 
 
 def _compare(measured: pd.DataFrame, modelled: pd.DataFrame) -> pd.DataFrame:

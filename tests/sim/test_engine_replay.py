@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from analysis import run
-from autoscale.sim.engine import EngineParams
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -26,22 +25,20 @@ def compared(tmp_path_factory):
     """(measured, replayed) figures per stage, and the fitted parameters."""
     bench, sweeps = module(ROOT / "benchmarks" / "replay.py"), module(ROOT / "tests" / "recorded_sweeps.py")
     recorded = run.read(sweeps.sweep_to_run("sweep_D", tmp_path_factory.mktemp("run") / "D"))
-    names = ("num_blocks", "block_size", "max_num_seqs", "max_num_batched_tokens")
-    limits = EngineParams(0.01, 0, 0, 0, **{name: sweeps.ENGINE[name] for name in names})
-    requests, gauges, stages = recorded.requests, recorded.metrics, recorded.header["stages"]
-    fitted = bench.fit(limits, requests, gauges, stages)
-    modelled = bench.replayed(fitted, bench.sent(requests), gauges["time_s"].to_numpy(float), stages)
-    return bench.figures(requests, gauges, stages), modelled, fitted
+    found = bench.calibrated(recorded)
+    rates = [stage["rate"] for stage in recorded.header["stages"]]
+    tables = [bench.figures(found, side).assign(rate=rates) for side in ("measured", "modelled")]
+    return *tables, found.engine
 
 
 @pytest.mark.parametrize(
     ("figure", "median", "worst"),
     [
-        pytest.param("tpot_p50", 0.08, 0.20, id="time per token"),
+        pytest.param("tpot_p50_s", 0.08, 0.20, id="time per token"),
         pytest.param("running", 0.08, 0.20, id="mean running"),
         pytest.param("kv_usage", 0.08, 0.20, id="mean KV usage"),
-        pytest.param("ttft_p50", 0.15, None, id="median time to first token"),
-        pytest.param("ttft_p95", 0.25, None, id="95th percentile of the time to first token"),
+        pytest.param("ttft_p50_s", 0.15, None, id="median time to first token"),
+        pytest.param("ttft_p95_s", 0.25, None, id="95th percentile of the time to first token"),
     ],
 )
 def test_the_replay_comes_near_the_real_server(compared, figure, median, worst):
@@ -63,7 +60,7 @@ def test_preemptions_agree_within_a_factor_of_one_and_a_half(compared):
 def test_the_knee_lies_where_it_was(compared):
     """Throughput at the highest rate, where the server is saturated: 4.58 requests/s measured."""
     measured, modelled, _ = compared
-    assert modelled["served_rps"].max() == pytest.approx(measured["served_rps"].max(), rel=0.07)
+    assert modelled["throughput_rps"].max() == pytest.approx(measured["throughput_rps"].max(), rel=0.07)
     queued = [table.loc[table["waiting"] > 1, "rate"].min() for table in (measured, modelled)]
     assert queued[0] == queued[1]
 
