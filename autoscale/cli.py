@@ -368,7 +368,14 @@ def lint(
     cluster: Annotated[
         bool, typer.Option("--cluster", help="Read the objects from the cluster in KUBECONFIG instead.")
     ] = False,
-    namespace: Annotated[str | None, typer.Option(help="With --cluster: the namespace.")] = None,
+    namespace: Annotated[
+        str | None, typer.Option("--namespace", "-n", help="With --cluster: the namespace; default all.")
+    ] = None,
+    context: Annotated[str | None, typer.Option(help="With --cluster: context in KUBECONFIG.")] = None,
+    max_nodes: Annotated[
+        int | None,
+        typer.Option(help="Most nodes of the accelerator pool, to check maxReplicas against.", min=0),
+    ] = None,
     sarif: Annotated[bool, typer.Option("--sarif", help="Print SARIF.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -377,7 +384,10 @@ def lint(
 
     if cluster == bool(paths):
         raise BadInput("lint needs files or --cluster", expected="one of the two")
-    result = deploy.lint_cluster(namespace) if cluster else deploy.lint_files(paths or [])
+    if cluster:
+        result = deploy.lint_cluster(namespace, context, max_nodes=max_nodes)
+    else:
+        result = deploy.lint_files(paths or [], max_nodes=max_nodes)
     if sarif:
         _print_json(result.sarif())
     elif as_json:

@@ -288,13 +288,16 @@ def findings(result: Any) -> Iterator[Any]:
     """Findings of the linter: what, where, what happens, the fix."""
     for found in result.findings:
         place = f"{found.file}:{found.line}" if found.file else "cluster"
-        yield Text.assemble(
-            (f"{found.severity:<8}", f"bold {SEVERITIES[found.severity]}"),
-            (found.code, "bold"),
-            f"  {found.object}",
+        who = (
+            f"{found.kind} {found.namespace}/{found.name}"
+            if found.namespace
+            else f"{found.kind} {found.name}"
         )
-        yield Padding(Text(f"{place}  {found.path}", style="dim"), (0, 0, 0, 8))
-        yield Padding(Text(found.consequence), (0, 0, 0, 8))
+        yield Text.assemble(
+            (f"{found.severity:<8}", f"bold {SEVERITIES[found.severity]}"), (found.code, "bold"), f"  {who}"
+        )
+        yield Padding(Text(f"{place}  {found.field}", style="dim"), (0, 0, 0, 8))
+        yield Padding(Text(f"{found.problem} {found.consequence}"), (0, 0, 0, 8))
         yield Padding(Text(f"fix: {found.fix}", style="green"), (0, 0, 1, 8))
     for note in result.notes:
         yield Text(f"note: {note}", style="dim")
