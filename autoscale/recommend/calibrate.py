@@ -2,8 +2,9 @@
 
 1. The step time by regression over the requests (step_time.py), starting from the profile's prior.
 2. A refinement by replay: the same requests are sent through the engine model and a factor per coefficient and one
-   on the overhead before the scheduler are moved until medians per stage agree with what was measured. It starts twice,
-   from the quietest stage alone and from the regression, which other load on the machine fools: it must be clearly better.
+   on the overhead before the scheduler are moved until medians per stage agree with what was measured. It starts
+   from the quietest stage alone (as the engine is thought to schedule, and the other way: async_scheduling delays the
+   first token) and from the regression, which other load on the machine fools; a later start must be clearly better.
 3. The replay error per quantity says what the model is worth: a model that does not reproduce its own run is not used
    to extrapolate.
 """
@@ -44,7 +45,7 @@ PULL = 0.02  # towards the start: keeps apart what one shape of load cannot tell
 QUEUED_TTFT = 4.0  # a stage whose median TTFT is this many times the quietest stage's has a queue
 QUIET_SHARE = 0.93  # of the shortest median time per token that is base; the rest is batch, cache and prompts
 FULL_COSTS = 0.15  # of the base that a full batch, or a full cache, adds: where the refinement starts
-CLEARLY_BETTER = 0.7  # of the first start's misfit: only then the regression's start is taken
+CLEARLY_BETTER = 0.85  # of the misfit of the start before: only then the next one is taken
 FACTORS = (*step_time.COEFFICIENTS, "request_overhead_s")
 TRUSTED_ERROR = {"tpot_p50_s": 0.15, "running": 0.20, "throughput_rps": 0.10}  # medians over the stages
 
@@ -134,7 +135,8 @@ def calibrate(
     report(0.2, "step time fitted")
     measured = [_measured(run, rows) for run, rows in zip(runs, kept, strict=True)]
     starts = [
-        *_from_quiet(prior, kept, measured),
+        *(quiet := _from_quiet(prior, kept, measured)),
+        *(replace(engine, async_scheduling=not prior.async_scheduling) for engine in quiet),
         _with(prior, coefficients / passes, _overhead(kept, seen, coefficients)),
     ]
     engine = _refined(starts, kept, runs, measured)
@@ -219,8 +221,10 @@ def _refined(
     slopes = [ttft_per_token_s(rows) for rows in kept]
     truth = [table[figures].to_numpy(float) for table in measured]
 
-    def residuals(factors: NDArray[np.float64], start: NDArray[np.float64]) -> NDArray[np.float64]:
-        trial = replace(starts[0], **_named(start * factors))
+    def residuals(
+        factors: NDArray[np.float64], engine: EngineParams, start: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        trial = replace(engine, **_named(start * factors))
         parts = [PULL * (factors - 1)]
         for rows, run, target, slope_s in zip(kept, runs, truth, slopes, strict=True):
             model = replayed(trial, rows, run)
@@ -238,7 +242,7 @@ def _refined(
         start = np.array([getattr(engine, name) for name in FACTORS])
         start[-1] = max(start[-1], 0.1 * engine.base_s)  # a factor cannot move a zero
         solved = least_squares(
-            residuals, np.ones(len(FACTORS)), bounds=(0, 8), diff_step=0.05, max_nfev=25, args=(start,)
+            residuals, np.ones(len(FACTORS)), bounds=(0, 8), diff_step=0.05, max_nfev=25, args=(engine, start)
         )
         if best is None or solved.cost < CLEARLY_BETTER * best[0]:
             best = float(solved.cost), replace(engine, **_named(start * solved.x))
