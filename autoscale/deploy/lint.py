@@ -20,7 +20,10 @@ from autoscale.deploy import (
     lint_load,
     lint_path,
     lint_pods,
+    lint_scrape,
     lint_service,
+    lint_time,
+    lint_volumes,
 )
 from autoscale.deploy.lint_facts import Facts
 from autoscale.deploy.lint_read import read, sets
@@ -29,10 +32,13 @@ from autoscale.deploy.lint_report import Finding, Located, Report, ordered
 RULES: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     lint_hpa.rules,
     lint_path.rules,
+    lint_scrape.rules,
     lint_adapter.rules,
     lint_service.rules,
     lint_pods.rules,
+    lint_volumes.rules,
     lint_capacity.rules,
+    lint_time.rules,
     lint_any.rules,
     lint_load.rules,
 )

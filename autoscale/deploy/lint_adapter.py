@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from autoscale.deploy.lint_facts import Facts, Metric, Path, Scaler, Server, matches
-from autoscale.deploy.lint_path import UNREADABLE, adapter_rules, exported
+from autoscale.deploy.lint_facts import Facts
+from autoscale.deploy.lint_parts import Metric, Path, Scaler, Server, matches
+from autoscale.deploy.lint_path import UNREADABLE, exported
 from autoscale.deploy.lint_report import Finding, Located, items, mapping
 
 STACKDRIVER, PROMETHEUS = "custom-metrics-stackdriver-adapter", "prometheus-adapter"
@@ -45,7 +46,7 @@ def _two_adapters(facts: Facts) -> Iterator[Finding]:
             for known in (STACKDRIVER, PROMETHEUS):
                 if known in name:
                     present.setdefault(known, (service, ("spec", "service", "name")))
-    for located, _, _ in adapter_rules(facts)[:1]:
+    for located, _, _ in facts.adapter_rules[:1]:
         present.setdefault(PROMETHEUS, (located, ()))
     routes: dict[str, tuple[Located, Path]] = {}
     for scaler in facts.scalers:
@@ -80,7 +81,7 @@ def _two_adapters(facts: Facts) -> Iterator[Finding]:
 
 
 def _adapter_rules(facts: Facts) -> Iterator[Finding]:
-    rules_ = adapter_rules(facts)
+    rules_ = facts.adapter_rules
     if not rules_:
         return
     made: set[str] = set()

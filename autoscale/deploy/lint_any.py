@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from autoscale.deploy.lint_facts import Facts, Path, matches, whole
-from autoscale.deploy.lint_pods import secrets_in
+from autoscale.deploy.lint_facts import Facts
+from autoscale.deploy.lint_parts import Path, matches, whole
 from autoscale.deploy.lint_report import Finding, Located, items, mapping
 from autoscale.deploy.workload import LWS_API, LWS_LABEL
 
@@ -26,12 +26,12 @@ def rules(facts: Facts) -> Iterator[Finding]:
     """Findings on every object by itself, and on selectors against templates."""
     for located in facts.objects:
         yield from _strings(located)
-        yield from _group(located)
+        yield from _object(located, facts)
         if located.kind == "Secret":
             yield from _secret(located)
     for template in facts.templates:
         for path, container in template.containers():
-            for index, name, value in secrets_in(container):
+            for index, name, value in _secrets_in(container):
                 if not PLACEHOLDER.search(value) and not TOKEN.search(value):
                     yield _inline(template.owner, (*path, "env", index, "value"), name)
         if mapping(template.owner.spec.get("selector")) and template.owner.kind != "Job":
@@ -39,6 +39,14 @@ def rules(facts: Facts) -> Iterator[Finding]:
 
 
 # --- secrets ---------------------------------------------------------------------------------------------------------
+
+
+def _secrets_in(container: dict[str, Any]) -> Iterator[tuple[int, str, str]]:
+    """(index, name, value) of environment variables whose name says that they hold a secret."""
+    for index, entry in enumerate(items(container.get("env"))):
+        name, value = str(mapping(entry).get("name") or ""), mapping(entry).get("value")
+        if value and re.search(r"TOKEN$|SECRET|PASSWORD|API_?KEY|CREDENTIAL", name, re.I):
+            yield index, name, str(value)
 
 
 def _inline(located: Located, path: Path, name: str) -> Finding:
@@ -142,7 +150,7 @@ def _ored(located: Located, path: Path, terms: Any) -> Iterator[Finding]:
 # --- objects of a known kind -----------------------------------------------------------------------------------------
 
 
-def _group(located: Located) -> Iterator[Finding]:
+def _object(located: Located, facts: Facts) -> Iterator[Finding]:
     if located.kind == "LeaderWorkerSet" and located.api != LWS_API and not located.api.startswith(LWS_LABEL):
         yield located.finding(
             "error", "lws-api-group", ("apiVersion",), f"apiVersion {located.api} serves no LeaderWorkerSet.",
@@ -159,6 +167,25 @@ def _group(located: Located) -> Iterator[Finding]:
                 "Node upgrades wait for ever, or are forced.",
                 "Write maxUnavailable: 1.",
             )
+        near = facts.servers_by_space.get(located.namespace, [])
+        pairs = mapping(mapping(located.spec.get("selector")).get("matchLabels"))
+        meant = any(set(pairs) & set(server.template.labels) for server in near[:50])
+        if meant and facts.count(located.kind) <= 50 and not _covers(located, facts):
+            yield located.finding(
+                "warning",
+                "budget-selects-nothing",
+                ("spec", "selector"),
+                "The selector chooses no pod of this namespace.",
+                "The budget protects nothing: maintenance may take every replica at once.",
+                "Select labels that the pods carry.",
+            )
+
+
+def _covers(budget: Located, facts: Facts) -> bool:
+    return any(
+        template.owner.namespace == budget.namespace and matches(budget.spec.get("selector"), template.labels)
+        for template in facts.templates
+    )
 
 
 def _selects_itself(owner: Located, labels: dict[str, str | None]) -> Iterator[Finding]:

@@ -1,33 +1,24 @@
-"""Rules on size and time: chips and nodes that must fit, cold starts that must fit windows, probes and timeouts."""
+"""Rules on size: chips, groups and nodes that must fit together."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import lru_cache
 from math import prod
 
-from autoscale.deploy import lint_shell as shell
-from autoscale.deploy.lint_facts import CHIPS, Facts, Path, Scaler, Server, Template, chips_of, whole
+from autoscale.deploy.lint_facts import Facts
+from autoscale.deploy.lint_parts import CHIPS, Path, Scaler, Server, Template, chips_of, whole
 from autoscale.deploy.lint_report import Finding, items, mapping
-from autoscale.deploy.sizing import RAY_DEFAULT_S
-from autoscale.hpa.manifest import MAX_WINDOW_S
-from autoscale.profiles import Profile, load, names
 
 MAX_NODES = "autoscale/max-nodes"  # annotation on a workload or its HPA: the node pool's maximum
-FASTEST_BYTES_S = 2.5e9  # no storage of the supported systems loads one replica faster
-FASTEST_ENGINE_S = 20.0
-DEFAULT_WINDOW_S = 300  # the controller manager's flag
 TPU_TOPOLOGY, ACCELERATOR = "cloud.google.com/gke-tpu-topology", "cloud.google.com/gke-accelerator"
 RESTARTS_GROUP = ("RecreateGroupOnPodRestart", "RecreateGroupAfterStart")
 
 
 def rules(facts: Facts) -> Iterator[Finding]:
-    """Findings on chips, nodes, groups and the time that a replica takes to start."""
+    """Findings on chips, groups and nodes."""
     for server in facts.servers:
         yield from _parallelism(server)
-        yield from _startup(server)
-        yield from _ray(server, facts)
     for template in facts.templates:
         yield from _chips(template)
     for located in facts.of("LeaderWorkerSet"):
@@ -35,13 +26,12 @@ def rules(facts: Facts) -> Iterator[Finding]:
     for scaler in facts.scalers:
         if (servers := facts.servers_by_owner.get(scaler.key)) and scaler.high > 0:
             yield from _nodes(scaler, servers[0], facts)
-            yield from _window(scaler, servers[0])
 
 
 # --- chips -----------------------------------------------------------------------------------------------------------
 
 
-def _size(server: Server) -> int:
+def size_of(server: Server) -> int:
     """Pods of one replica."""
     inner = mapping(server.owner.spec.get("leaderWorkerTemplate"))
     return (whole(inner.get("size")) or 1) if server.owner.kind == "LeaderWorkerSet" else 1
@@ -52,7 +42,7 @@ def _parallelism(server: Server) -> Iterator[Finding]:
         server.number("tensor-parallel-size") or 1,
         server.number("pipeline-parallel-size") or 1,
     )
-    needed, chips, size = tensor * pipeline * server.engines, chips_of(server.container), _size(server)
+    needed, chips, size = tensor * pipeline * server.engines, chips_of(server.container), size_of(server)
     if not chips:
         return
     arithmetic = f"tensor {tensor} x pipeline {pipeline} x data {server.engines} = {needed}"
@@ -183,7 +173,7 @@ def _group(key: tuple[str, str, str], facts: Facts) -> Iterator[Finding]:
 
 
 def _nodes(scaler: Scaler, server: Server, facts: Facts) -> Iterator[Finding]:
-    size, chips = _size(server), chips_of(server.container)
+    size, chips = size_of(server), chips_of(server.container)
     nodes, most = scaler.high * size, scaler.high * size * chips
     path: Path = ("spec", "maxReplicaCount" if scaler.source.kind == "ScaledObject" else "maxReplicas")
     need = f"{scaler.high} replicas x {size} pods x {chips} chips = {nodes} nodes with {most} chips"
@@ -225,7 +215,7 @@ def _node_bounds(scaler: Scaler, server: Server, facts: Facts) -> Iterator[tuple
     for pool in facts.of("NodePool"):
         limits = mapping(pool.spec.get("limits"))
         for chip in CHIPS:
-            if (bound := whole(limits.get(chip))) is not None and _asks(server, chip):
+            if (bound := whole(limits.get(chip))) is not None and asks(server, chip):
                 yield f"NodePool {pool.name}", bound, "chips"
         if (bound := whole(limits.get("nodes"))) is not None:
             yield f"NodePool {pool.name}", bound, "nodes"
@@ -234,11 +224,11 @@ def _node_bounds(scaler: Scaler, server: Server, facts: Facts) -> Iterator[tuple
             continue
         for chip in CHIPS:
             bound = whole(mapping(quota.spec.get("hard")).get(f"requests.{chip}"))
-            if bound is not None and _asks(server, chip):
+            if bound is not None and asks(server, chip):
                 yield f"ResourceQuota {quota.name}", bound, "chips"
 
 
-def _asks(server: Server, chip: str) -> bool:
+def asks(server: Server, chip: str) -> bool:
     resources = mapping(server.container.get("resources"))
     return chip in mapping(resources.get("limits")) or chip in mapping(resources.get("requests"))
 
@@ -270,155 +260,3 @@ def _pool_bound(spec: dict[str, object]) -> int | None:
     count = whole(spec.get("nodeCount"))
     count = whole(spec.get("initialNodeCount")) if count is None else count
     return None if count is None else count * locations
-
-
-# --- time ------------------------------------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=1)
-def _profiles() -> list[Profile]:
-    return [load(name) for name in names()]
-
-
-def profiles_of(server: Server) -> list[Profile]:
-    """The shipped profiles of the same model, chips and kind of storage: their cold starts are known."""
-    ids = {server.model, *server.served}
-    tpu = _asks(server, "google.com/tpu")
-    local = bool(server.model and server.model.startswith("/"))
-    return [
-        profile
-        for profile in _profiles()
-        if profile.model.id in ids
-        and (profile.deploy.platform == "gke-tpu") == tpu
-        and (profile.deploy.storage in ("hyperdisk-ml", "local")) == local
-        and profile.replica.chips == chips_of(server.container) * _size(server)
-    ]
-
-
-def load_s(server: Server) -> tuple[float, str] | None:
-    """Seconds from container started to serving at the least, and how they came about; None when nothing is known."""
-    known = [_profile_load_s(profile) for profile in profiles_of(server)]
-    if known:
-        return min(known)
-    name = " ".join([server.model or "", *server.served])
-    found = re.search(r"(?<![\d.])(\d+(?:\.\d+)?)[bB]\b", name)
-    if not found:
-        return None
-    bytes_each = 1.0 if "fp8" in name.lower() else 0.5 if re.search("int4|awq|gptq", name, re.I) else 2.0
-    size_bytes = float(found[1]) * 1e9 * bytes_each
-    total = size_bytes / FASTEST_BYTES_S + FASTEST_ENGINE_S
-    return (
-        total,
-        f"{size_bytes / 1e9:.0f} GB at {FASTEST_BYTES_S / 1e9:g} GB/s or less, and {FASTEST_ENGINE_S:.0f} s",
-    )
-
-
-def _profile_load_s(profile: Profile) -> tuple[float, str]:
-    cold = profile.cold_start
-    weights_s = profile.model.weight_bytes / cold.weights_rate_bytes_s
-    engine_s = cold.engine_init.median_s + (cold.compile_cached or cold.compile).median_s
-    return (
-        weights_s + engine_s,
-        f"weights {weights_s:.0f} s and engine {engine_s:.0f} s, as in profile {profile.name}",
-    )
-
-
-def _startup(server: Server) -> Iterator[Finding]:
-    known = load_s(server)
-    startup, liveness = (mapping(server.container.get(name)) for name in ("startupProbe", "livenessProbe"))
-    name, probe = ("startupProbe", startup) if startup else ("livenessProbe", liveness)
-    if not probe or known is None:
-        return
-    least_s, how = known
-    budget_s = (whole(probe.get("initialDelaySeconds")) or 0) + (whole(probe.get("periodSeconds")) or 10) * (
-        whole(probe.get("failureThreshold")) or 3
-    )
-    if budget_s < least_s:
-        yield server.owner.finding(
-            "error",
-            "startup-budget",
-            (*server.path, name, "failureThreshold"),
-            f"{name} gives {budget_s} s; loading takes at least {least_s:.0f} s ({how}).",
-            "The kubelet restarts the replica while it loads, for ever.",
-            f"Raise startupProbe periodSeconds x failureThreshold above {1.5 * least_s:.0f} s."
-            if startup
-            else f"Add a startupProbe with a budget above {1.5 * least_s:.0f} s.",
-        )
-
-
-def _ray(server: Server, facts: Facts) -> Iterator[Finding]:
-    if _size(server) < 2:
-        return
-    owner = server.owner
-    found: dict[str, tuple[Template, Path, str | None]] = {}
-    for template in facts.templates_by_owner[owner.kind, owner.namespace, owner.name]:
-        for path, container in template.containers(init=False):
-            for argv in facts.commands(template, container):
-                if any("multi-node-serving" in word for word in argv) or "ray-init-timeout" in shell.flags(
-                    argv
-                ):
-                    found[template.role] = template, path, shell.flags(argv).get("ray-init-timeout")
-    if not found:
-        return
-    spreads = [p.cold_start.node.p95_s + p.cold_start.image.p95_s for p in profiles_of(server)]
-    spread_s = min(spreads, default=RAY_DEFAULT_S)
-    times = {role: whole(given) or RAY_DEFAULT_S for role, (_, _, given) in found.items()}
-    for role, (_, path, given) in found.items():
-        if given is not None and whole(given) is None:
-            continue
-        value = times[role]
-        if value < spread_s or given is None:
-            severity = "error" if given is not None and value < RAY_DEFAULT_S else "warning"
-            yield owner.finding(
-                severity,  # type: ignore[arg-type]  # one of the severities
-                "ray-init-timeout",
-                path,
-                f"The {role} waits {value} s for its group" + ("." if given else ", the script's default."),
-                f"Nodes that arrive further apart (up to {spread_s:.0f} s) recreate the group for ever.",
-                f"Pass --ray_init_timeout of at least {max(spread_s, RAY_DEFAULT_S):.0f} to leader and worker.",
-            )
-    if len(set(times.values())) > 1 and all(value >= spread_s for value in times.values()):
-        yield owner.finding(
-            "warning",
-            "ray-init-timeout",
-            found["leader"][1] if "leader" in found else server.path,
-            "Leader and worker wait for different times: "
-            + ", ".join(f"{r} {t} s" for r, t in times.items())
-            + ".",
-            "The shorter one gives up first and the group is recreated.",
-            "Pass the same --ray_init_timeout on both sides.",
-        )
-
-
-def _window(scaler: Scaler, server: Server) -> Iterator[Finding]:
-    known = load_s(server)
-    if known is None:
-        return
-    arrivals = [p.cold_start.node.median_s + p.cold_start.image.median_s for p in profiles_of(server)]
-    node_s = min(arrivals, default=0.0)
-    cold_s = known[0] + node_s
-    spec = scaler.source.spec
-    path: Path = ("spec", "behavior", "scaleDown", "stabilizationWindowSeconds")
-    behavior = mapping(spec.get("behavior"))
-    if scaler.source.kind == "ScaledObject":
-        path = ("spec", "advanced", "horizontalPodAutoscalerConfig", *path[1:])
-        behavior = mapping(
-            mapping(mapping(spec.get("advanced")).get("horizontalPodAutoscalerConfig")).get("behavior")
-        )
-    down = mapping(behavior.get("scaleDown"))
-    if down.get("selectPolicy") == "Disabled":
-        return
-    given = down.get("stabilizationWindowSeconds")
-    window_s = whole(given) if given is not None else DEFAULT_WINDOW_S
-    if window_s is not None and window_s < cold_s / 2 and window_s < MAX_WINDOW_S:
-        fits = cold_s <= MAX_WINDOW_S
-        yield scaler.source.finding(
-            "warning",
-            "window-below-cold-start",
-            path,
-            f"The scale-down window is {window_s} s, a cold start about {cold_s:.0f} s.",
-            "After a burst its replica is cancelled before it is ready: cost without help.",
-            f"Write about {cold_s:.0f}, or raise minReplicas."
-            if fits
-            else f"No window ({MAX_WINDOW_S} s at most) is as long: raise minReplicas.",
-        )

@@ -1,196 +1,27 @@
-"""A set of objects as the facts that rules ask for: pod templates, vLLM servers, scalers with their metrics."""
+"""A set of objects with the indexes that rules ask for: templates, servers, scalers, names and labels."""
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
-from analysis.errors import BadInput
 from autoscale.deploy import lint_shell as shell
-from autoscale.deploy.lint_report import Key, Located, items, mapping
-from autoscale.deploy.workload import LWS_LABEL
-from autoscale.hpa import parse_quantity
-from autoscale.profiles.signals import signal_of, version_tuple
-
-Path = tuple[Key, ...]
-Labels = dict[str, str | None]  # None: set by a controller, any value
-Route = Literal["stackdriver", "autoscalingmetric", "adapter", "keda", "external", "resource"]
-
-VLLM_PORT = 8000  # --port's default
-NEWEST = (9999,)
-SCALABLE = ("Deployment", "StatefulSet", "ReplicaSet", "LeaderWorkerSet")
-_TEMPLATES: dict[str, Path] = {
-    "Deployment": ("spec", "template"),
-    "StatefulSet": ("spec", "template"),
-    "ReplicaSet": ("spec", "template"),
-    "DaemonSet": ("spec", "template"),
-    "Job": ("spec", "template"),
-    "CronJob": ("spec", "jobTemplate", "spec", "template"),
-    "Pod": (),
-}
-CHIPS = ("nvidia.com/gpu", "google.com/tpu", "amd.com/gpu")
-
-
-@dataclass(frozen=True)
-class Template:
-    """A pod template; `role` is "pod", or "leader" or "worker" of a group."""
-
-    owner: Located
-    path: Path
-    role: str
-    labels: Labels
-
-    @property
-    def content(self) -> dict[str, Any]:
-        """The template itself."""
-        value: Any = self.owner.object
-        for key in self.path:
-            value = mapping(value).get(str(key))
-        return mapping(value)
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        """The pod's spec."""
-        return mapping(self.content.get("spec"))
-
-    @property
-    def annotations(self) -> dict[str, Any]:
-        """The pod's annotations."""
-        return mapping(mapping(self.content.get("metadata")).get("annotations"))
-
-    def containers(self, *, init: bool = True) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """Every container with its path in the object."""
-        for key in ("initContainers", "containers") if init else ("containers",):
-            for index, container in enumerate(items(self.spec.get(key))):
-                if isinstance(container, dict):
-                    yield (*self.path, "spec", key, index), container
-
-    @cached_property
-    def chips(self) -> int:
-        """Accelerator chips that one pod asks for."""
-        return sum(chips_of(container) for _, container in self.containers(init=False))
-
-
-@dataclass(frozen=True)
-class Server:
-    """A container that serves vLLM's HTTP API, and what its command line says."""
-
-    template: Template
-    path: Path
-    container: dict[str, Any]
-    argv: list[str]
-    flags: dict[str, str]
-
-    @property
-    def owner(self) -> Located:
-        """The workload."""
-        return self.template.owner
-
-    @cached_property
-    def version(self) -> tuple[int, ...] | None:
-        """vLLM's version by the image's tag; NEWEST for latest and nightly, None when the tag does not tell."""
-        return image_version(str(self.container.get("image") or ""))
-
-    @cached_property
-    def port(self) -> int | None:
-        """Where it listens; None when that is a variable."""
-        given = self.flags.get("port", str(VLLM_PORT))
-        return int(given) if given.isdigit() else None
-
-    @cached_property
-    def model(self) -> str | None:
-        """What --model says, or the word after `vllm serve`."""
-        if self.flags.get("model"):
-            return self.flags["model"]
-        for word, following in pairwise(self.argv):
-            if word == "serve" and not following.startswith("-"):
-                return following
-        return None
-
-    @cached_property
-    def served(self) -> list[str]:
-        """Model ids that requests may name, empty when unknown."""
-        if name := self.flags.get("served-model-name"):
-            first = self.argv.index("--served-model-name") if "--served-model-name" in self.argv else None
-            names = [name]
-            for word in self.argv[first + 2 :] if first is not None else []:
-                if word.startswith("-"):
-                    break
-                names.append(word)
-            return names
-        return [self.model] if self.model and "$" not in self.model else []
-
-    @cached_property
-    def engines(self) -> int:
-        """Data-parallel engines of one replica: each has its own series."""
-        return self.number("data-parallel-size") or 1
-
-    def number(self, flag: str) -> int | None:
-        """A flag as a whole number, None when it is absent or not one."""
-        short = {
-            "tensor-parallel-size": "-tp",
-            "pipeline-parallel-size": "-pp",
-            "data-parallel-size": "-dp",
-        }.get(flag)
-        text = self.flags.get(flag, "")
-        if not text and short in self.argv[:-1]:
-            text = self.argv[self.argv.index(short) + 1]
-        return int(text) if re.fullmatch(r"\d+", text) else None
-
-    def listens_at(self, port: object) -> bool | None:
-        """Whether a port, by number or by the name of a container port, is where vLLM listens; None = unknown."""
-        if self.port is None:
-            return None
-        if isinstance(port, str) and not port.isdigit():
-            named = {
-                str(entry.get("name")): entry.get("containerPort")
-                for _, container in self.template.containers()
-                for entry in map(mapping, items(container.get("ports")))
-            }
-            return named.get(port) == self.port
-        return isinstance(port, int | str) and int(port) == self.port
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One metric of a scaler: where it is written, its name, target and the way that it comes."""
-
-    path: Path
-    kind: str
-    name: str
-    milli: int | None
-    target_path: Path
-    route: Route
-    series: str = ""  # the Prometheus name, "" when the name does not tell
-
-    @property
-    def signal(self) -> str | None:
-        """waiting, running or kv_usage."""
-        return signal_of(self.series or self.name)
-
-
-@dataclass(frozen=True)
-class Scaler:
-    """An HPA or a ScaledObject."""
-
-    source: Located
-    target_path: Path
-    api: str
-    kind: str
-    name: str
-    low: int
-    high: int
-    metrics: list[Metric]
-
-    @property
-    def key(self) -> tuple[str, str, str]:
-        """What it scales: kind, namespace, name."""
-        return self.kind, self.source.namespace, self.name
+from autoscale.deploy.lint_parts import (
+    SCALABLE,
+    Path,
+    Scaler,
+    Server,
+    Template,
+    matches,
+    scaler_of,
+    serves,
+    templates_of,
+)
+from autoscale.deploy.lint_report import Located, items, mapping
+from autoscale.deploy.lint_yaml import Problem, documents
 
 
 @dataclass
@@ -220,6 +51,30 @@ class Facts:
         """How many objects there are of these kinds."""
         return sum(len(self.by_kind.get(kind, ())) for kind in kinds)
 
+    @cached_property
+    def adapter_rules(self) -> list[tuple[Located, Path, dict[str, Any]]]:
+        """Every rule of prometheus-adapter with its place: Helm values, configuration files, ConfigMaps."""
+        found: list[tuple[Located, Path, dict[str, Any]]] = []
+        for located in self.of("AdapterRules"):
+            given = located.object["rules"]
+            if isinstance(given, list):
+                found += [(located, ("rules", i), mapping(rule)) for i, rule in enumerate(given)]
+            for key in ("custom", "external"):
+                rules = items(mapping(given).get(key))
+                found += [(located, ("rules", key, i), mapping(rule)) for i, rule in enumerate(rules)]
+        for located in self.of("ConfigMap"):
+            for key, text in mapping(located.object.get("data")).items():
+                if isinstance(text, str) and "seriesQuery" in text:
+                    first = next(documents(text, {}), None)
+                    if first is not None and not isinstance(first, Problem):
+                        content = mapping(first.value)
+                        for name in ("rules", "externalRules"):
+                            found += [
+                                (located, ("data", str(key)), mapping(rule))
+                                for rule in items(content.get(name))
+                            ]
+        return found
+
     def by_first_label(self, kinds: Iterable[str]) -> dict[tuple[str, str | None], list[Located]]:
         """Objects of these kinds by the first label that they select; ("", None) for those without one."""
         if self._first_labels is None:
@@ -233,7 +88,7 @@ class Facts:
     @cached_property
     def templates(self) -> list[Template]:
         """Every pod template of the set."""
-        return [template for located in self.objects for template in _templates(located)]
+        return [template for located in self.objects for template in templates_of(located)]
 
     @cached_property
     def templates_by_owner(self) -> dict[tuple[str, str, str], list[Template]]:
@@ -267,7 +122,7 @@ class Facts:
     @cached_property
     def scalers(self) -> list[Scaler]:
         """Every HPA and ScaledObject of the set."""
-        return [_scaler(located) for located in self.of("HorizontalPodAutoscaler", "ScaledObject")]
+        return [scaler_of(located) for located in self.of("HorizontalPodAutoscaler", "ScaledObject")]
 
     @cached_property
     def scaler_of(self) -> dict[tuple[str, str, str], Scaler]:
@@ -351,7 +206,7 @@ class Facts:
         for path, container in template.containers(init=False):
             found = None
             for argv in self.commands(template, container):
-                if _serves(argv):
+                if serves(argv):
                     found = argv
             image = str(container.get("image") or "")
             if (
@@ -365,187 +220,3 @@ class Facts:
                     found = argv
             if found is not None:
                 yield Server(template, path, container, found, shell.flags(found))
-
-
-def chips_of(container: Mapping[str, Any]) -> int:
-    """Accelerator chips that a container asks for."""
-    resources = mapping(container.get("resources"))
-    return max(
-        (
-            whole(mapping(resources.get(key)).get(chip)) or 0
-            for key in ("limits", "requests")
-            for chip in CHIPS
-        ),
-        default=0,
-    )
-
-
-def whole(value: object) -> int | None:
-    """A count written as number or text, None when it is not one."""
-    if isinstance(value, bool) or value is None:
-        return None
-    if isinstance(value, int):
-        return value
-    if isinstance(value, str) and value.isascii() and value.isdigit():
-        return int(value)
-    try:
-        found = parse_quantity(value).value
-    except BadInput:
-        return None
-    return int(found) if found.denominator == 1 else None
-
-
-def milli(value: object) -> int | None:
-    """A quantity in milli-units, None when it is not one."""
-    try:
-        return parse_quantity(value).milli
-    except BadInput:
-        return None
-
-
-def image_version(image: str) -> tuple[int, ...] | None:
-    """vLLM's version by an image's tag; NEWEST for latest, nightly and no tag, None when the tag does not tell."""
-    name = image.split("@")[0].rsplit("/", 1)[-1]
-    name, _, tag = name.partition(":")
-    if "vllm" not in name:
-        return None
-    if tag in ("", "latest") or tag.startswith("nightly"):
-        return None if "@" in image else NEWEST
-    return version_tuple(tag) if re.match(r"v?\d{1,2}\.\d{1,3}", tag) else None
-
-
-def matches(selector: object, labels: Mapping[str, str | None]) -> bool:
-    """Whether a label selector (matchLabels and matchExpressions) selects these labels; an empty one selects all."""
-    selector = mapping(selector)
-    for key, value in mapping(selector.get("matchLabels")).items():
-        if key not in labels or labels[key] not in (None, str(value)):
-            return False
-    for expression in map(mapping, items(selector.get("matchExpressions"))):
-        name, values = str(expression.get("key")), [str(v) for v in items(expression.get("values"))]
-        have, there = labels.get(name), name in labels
-        match expression.get("operator"):
-            case "In" if not (there and (have is None or have in values)):
-                return False
-            case "NotIn" if there and have is not None and have in values:
-                return False
-            case "Exists" if not there:
-                return False
-            case "DoesNotExist" if there:
-                return False
-    return True
-
-
-def _serves(argv: list[str]) -> bool:
-    if any(
-        re.search(r"vllm\.entrypoints\.[\w.]*api_server|vllm/entrypoints/[\w/]*api_server", word)
-        for word in argv
-    ):
-        return True
-    pairs = pairwise(argv)
-    return any(first.rsplit("/", 1)[-1] == "vllm" and second == "serve" for first, second in pairs)
-
-
-def _templates(located: Located) -> Iterator[Template]:
-    if located.kind == "LeaderWorkerSet":
-        yield from _group_templates(located)
-    elif located.kind in _TEMPLATES:
-        path = _TEMPLATES[located.kind]
-        template = Template(located, path, "pod", {})
-        labels: Labels = {
-            str(k): str(v)
-            for k, v in mapping(mapping(template.content.get("metadata")).get("labels")).items()
-        }
-        if located.kind == "StatefulSet":
-            labels |= {"statefulset.kubernetes.io/pod-name": None, "apps.kubernetes.io/pod-index": None}
-        if located.kind == "Deployment":
-            labels |= {"pod-template-hash": None}
-        if located.kind == "Job":
-            labels |= dict.fromkeys(("job-name", "batch.kubernetes.io/job-name"), located.name)
-        yield Template(located, path, "pod", labels)
-
-
-def _group_templates(located: Located) -> Iterator[Template]:
-    inner = mapping(located.spec.get("leaderWorkerTemplate"))
-    size = whole(inner.get("size")) or 1
-    for role, index in (("leader", "0"), ("worker", None)):
-        key = (
-            "leaderTemplate"
-            if role == "leader" and isinstance(inner.get("leaderTemplate"), dict)
-            else "workerTemplate"
-        )
-        if not isinstance(inner.get(key), dict) or (
-            role == "worker" and size < 2 and "leaderTemplate" in inner
-        ):
-            continue
-        given = mapping(mapping(inner[key].get("metadata")).get("labels"))
-        labels: Labels = {str(k): str(v) for k, v in given.items()}
-        labels |= {f"{LWS_LABEL}/name": located.name, f"{LWS_LABEL}/worker-index": index or "1"}
-        labels |= {
-            f"{LWS_LABEL}/{key}": None for key in ("group-index", "group-key", "template-revision-hash")
-        }
-        yield Template(located, ("spec", "leaderWorkerTemplate", key), role, labels)
-
-
-def _scaler(located: Located) -> Scaler:
-    spec = located.spec
-    target = mapping(spec.get("scaleTargetRef"))
-    keda = located.kind == "ScaledObject"
-    low = whole(spec.get("minReplicaCount" if keda else "minReplicas"))
-    high = whole(spec.get("maxReplicaCount" if keda else "maxReplicas"))
-    default_low, default_high = (0, 100) if keda else (1, 0)
-    metrics = list(_triggers(spec) if keda else _hpa_metrics(spec))
-    return Scaler(
-        located,
-        ("spec", "scaleTargetRef"),
-        str(target.get("apiVersion") or ("apps/v1" if keda else "")),
-        str(target.get("kind") or ("Deployment" if keda else "")),
-        str(target.get("name") or ""),
-        default_low if low is None else low,
-        default_high if high is None else high,
-        metrics,
-    )
-
-
-def _hpa_metrics(spec: dict[str, Any]) -> Iterator[Metric]:
-    for index, metric in enumerate(items(spec.get("metrics"))):
-        metric = mapping(metric)
-        kind = str(metric.get("type") or "")
-        key = kind[:1].lower() + kind[1:]
-        source = mapping(metric.get(key))
-        path: Path = ("spec", "metrics", index, key)
-        target = mapping(source.get("target"))
-        field_name = next((name for name in ("averageValue", "value") if name in target), "averageValue")
-        value = milli(target.get(field_name))
-        if kind in ("Resource", "ContainerResource"):
-            yield Metric(
-                (*path, "name"), kind, str(source.get("name") or ""), value, (*path, "target"), "resource"
-            )
-            continue
-        name = str(mapping(source.get("metric")).get("name") or "")
-        route, series = _route(kind, name)
-        yield Metric(
-            (*path, "metric", "name"), kind, name, value, (*path, "target", field_name), route, series
-        )
-
-
-def _route(kind: str, name: str) -> tuple[Route, str]:
-    parts = name.split("|")
-    if parts[0] == "prometheus.googleapis.com":
-        return "stackdriver", parts[1] if len(parts) > 1 else ""
-    if parts[0] == "autoscaling.gke.io":
-        return "autoscalingmetric", ""
-    return ("external" if kind == "External" else "adapter"), name if name.startswith("vllm:") else ""
-
-
-def _triggers(spec: dict[str, Any]) -> Iterator[Metric]:
-    for index, trigger in enumerate(items(spec.get("triggers"))):
-        trigger = mapping(trigger)
-        path: Path = ("spec", "triggers", index, "metadata")
-        metadata = mapping(trigger.get("metadata"))
-        query = str(metadata.get("query") or "")
-        series = next(iter(re.findall(r"vllm:\w+", query)), "")
-        threshold: Path = (*path, "threshold")
-        value = milli(metadata.get("threshold"))
-        yield Metric(
-            (*path, "query"), str(trigger.get("type") or ""), query, value, threshold, "keda", series
-        )

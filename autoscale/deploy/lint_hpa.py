@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from analysis.errors import BadInput
-from autoscale.deploy.lint_facts import Facts, Metric, Path, Scaler, Server, milli
+from autoscale.deploy.lint_facts import Facts
+from autoscale.deploy.lint_parts import Metric, Path, Scaler, Server, matches, milli
 from autoscale.deploy.lint_report import Finding, Key, items, mapping
 from autoscale.deploy.workload import LWS_API
 from autoscale.hpa import format_milli, parse_quantity
@@ -298,8 +299,6 @@ def _made_by_keda(scaler: Scaler) -> bool:
 
 def _overlapping(facts: Facts) -> Iterator[Finding]:
     """Two scaled workloads whose selectors choose the same pods."""
-    from autoscale.deploy.lint_facts import matches
-
     scaled = [
         (scaler, templates[0])
         for scaler in facts.scalers

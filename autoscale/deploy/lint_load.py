@@ -7,7 +7,8 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 from autoscale.deploy import lint_shell as shell
-from autoscale.deploy.lint_facts import Facts, Path, Server
+from autoscale.deploy.lint_facts import Facts
+from autoscale.deploy.lint_parts import Path, Server
 from autoscale.deploy.lint_report import Finding, Located, items, mapping
 from autoscale.deploy.lint_service import serving
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 
-from autoscale.deploy.lint_facts import NEWEST
+from autoscale.deploy.lint_parts import NEWEST
 from autoscale.profiles.signals import KV_RENAMED_IN, NEW_KV, OLD_KV
 
 OLD_HIDDEN_IN, OLD_GONE_IN = (0, 11), (0, 12)

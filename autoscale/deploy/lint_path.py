@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from autoscale.deploy import lint_metrics as metrics
-from autoscale.deploy.lint_facts import SCALABLE, Facts, Metric, Path, Scaler, Server, Template, matches
+from autoscale.deploy.lint_facts import Facts
+from autoscale.deploy.lint_parts import SCALABLE, Metric, Path, Scaler, Server, Template, matches
 from autoscale.deploy.lint_report import Finding, Located, items, mapping
 
 SCRAPES = {
@@ -23,7 +23,7 @@ UNREADABLE = "The HPA reads <unknown> and never scales."
 
 
 def rules(facts: Facts) -> Iterator[Finding]:
-    """Findings on every scaler's way to its metric, and on every scrape object."""
+    """Findings on every scaler's way to its metric."""
     for scaler in facts.scalers:
         yield from _target(scaler, facts)
         servers = facts.servers_by_owner.get(scaler.key, [])
@@ -31,9 +31,6 @@ def rules(facts: Facts) -> Iterator[Finding]:
             yield from _name(scaler, metric, servers)
             for server in servers[:1]:
                 yield from _scraped(scaler, metric, server, facts)
-    for kind in SCRAPES:
-        for located in facts.of(kind):
-            yield from _scrape(located, facts)
 
 
 # --- scaler <-> workload ---------------------------------------------------------------------------------------------
@@ -208,7 +205,7 @@ def _choices(server: Server, facts: Facts) -> list[_Choice]:
                 for s in facts.of("Service")
                 if s.namespace == namespace
             )
-        found.append(_Choice(located, labels, namespace in _spaces(located, namespace)))
+        found.append(_Choice(located, labels, namespace in spaces_of(located, namespace)))
     return found
 
 
@@ -222,7 +219,7 @@ def _scrapes_near(server: Server, facts: Facts) -> list[Located]:
     return (found + index.get(("", None), []))[:MANY]
 
 
-def _spaces(located: Located, namespace: str) -> tuple[str, ...]:
+def spaces_of(located: Located, namespace: str) -> tuple[str, ...]:
     """The namespaces that a scrape object looks into, as far as `namespace` is concerned."""
     if located.kind == "ClusterPodMonitoring":
         return (namespace,)
@@ -242,7 +239,7 @@ def _scraped(scaler: Scaler, metric: Metric, server: Server, facts: Facts) -> It
     managed = metric.route == "stackdriver"
     if metric.route == "adapter" and not any(facts.of("AdapterRules")) and metric.kind == "Pods":
         kinds = {choice.located.kind for choice in choices if choice.labels and choice.space}
-        if kinds and kinds <= set(MANAGED) and not adapter_rules(facts):
+        if kinds and kinds <= set(MANAGED) and not facts.adapter_rules:
             yield scaler.source.finding(
                 "error",
                 "metric-path-mismatch",
@@ -266,7 +263,7 @@ def _scraped(scaler: Scaler, metric: Metric, server: Server, facts: Facts) -> It
             "error",
             "scrape-namespace",
             ("metadata", "namespace"),
-            f"It looks into {', '.join(_spaces(near.located, namespace))}; the pods are in {namespace}.",
+            f"It looks into {', '.join(spaces_of(near.located, namespace))}; the pods are in {namespace}.",
             f"No pod is scraped. {UNREADABLE}",
             f"Write namespace: {namespace}.",
         )
@@ -319,185 +316,3 @@ def _near(located: Located, template: Template) -> bool:
 
 def _shown(template: Template) -> str:
     return ", ".join(f"{key}: {value}" for key, value in template.labels.items() if value is not None)
-
-
-# --- the scrape object itself ----------------------------------------------------------------------------------------
-
-
-def _scrape(located: Located, facts: Facts) -> Iterator[Finding]:
-    key, relabel_key = SCRAPES[located.kind]
-    targets = [
-        server
-        for server in facts.selected(located.spec.get("selector"))
-        if server.owner.namespace in _spaces(located, server.owner.namespace)
-    ]
-    if located.kind == "ServiceMonitor":
-        targets = []
-    for index, endpoint in enumerate(items(located.spec.get(key))):
-        path: Path = ("spec", key, index)
-        endpoint = mapping(endpoint)
-        for server in targets[:1]:
-            yield from _endpoint(located, path, endpoint, server)
-        for name in ("relabelings", relabel_key):
-            for number, rule in enumerate(items(endpoint.get(name))):
-                yield from _relabel(located, (*path, name, number), mapping(rule), facts, targets)
-    metadata = mapping(located.spec.get("targetLabels")).get("metadata")
-    if targets and isinstance(metadata, list) and "pod" not in metadata and located.kind in MANAGED:
-        yield _pod_dropped(
-            located, ("spec", "targetLabels", "metadata"), "targetLabels.metadata leaves out pod"
-        )
-    if targets:
-        yield from _workers(located, facts, targets[0])
-
-
-def _endpoint(located: Located, path: Path, endpoint: dict[str, Any], server: Server) -> Iterator[Finding]:
-    names = [name for name in ("port", "portNumber", "targetPort") if endpoint.get(name) is not None]
-    for name in names[:1]:
-        if server.listens_at(endpoint[name]) is False:
-            yield located.finding(
-                "error",
-                "scrape-port",
-                (*path, name),
-                f"Port {endpoint[name]} is scraped; vLLM listens on {server.port}.",
-                UNREADABLE,
-                f"Write the port, or the name of the container port, that is {server.port}.",
-            )
-    if not names:
-        yield located.finding(
-            "error",
-            "scrape-port",
-            path,
-            "The endpoint has no port.",
-            UNREADABLE,
-            f"Write port: {server.port}.",
-        )
-    where = endpoint.get("path", "/metrics")
-    root = server.flags.get("root-path", "").rstrip("/")
-    if where not in ("/metrics", "/metrics/", f"{root}/metrics"):
-        yield located.finding(
-            "error",
-            "scrape-path",
-            (*path, "path"),
-            f"Path {where} is scraped; vLLM serves /metrics.",
-            UNREADABLE,
-            "Write path: /metrics.",
-        )
-    if endpoint.get("scheme") == "https" and "ssl-certfile" not in server.flags:
-        yield located.finding(
-            "error",
-            "scrape-scheme",
-            (*path, "scheme"),
-            "https is scraped; vLLM has no --ssl-certfile.",
-            UNREADABLE,
-            "Write scheme: http.",
-        )
-    interval_s = _duration_s(endpoint.get("interval"))
-    if interval_s is not None and interval_s > 60:
-        yield located.finding(
-            "warning",
-            "scrape-interval",
-            (*path, "interval"),
-            f"Scraped every {endpoint.get('interval')}.",
-            "The HPA decides every 15 s on values that old: it reacts late and overshoots.",
-            "Write interval: 15s.",
-        )
-
-
-def _duration_s(text: object) -> float | None:
-    found = (
-        re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:([\d.]+)s)?(?:(\d+)ms)?", text)
-        if isinstance(text, str) and text
-        else None
-    )
-    if not found:
-        return None
-    hours, minutes, seconds, millis = (float(part or 0) for part in found.groups())
-    return hours * 3600 + minutes * 60 + seconds + millis / 1000
-
-
-def _relabel(
-    located: Located, path: Path, rule: dict[str, Any], facts: Facts, targets: list[Server]
-) -> Iterator[Finding]:
-    action = str(rule.get("action", "replace")).lower()
-    regex, target = str(rule.get("regex", "(.*)")), rule.get("targetLabel")
-    sources = items(rule.get("sourceLabels"))
-    if action in ("labeldrop", "labelkeep"):
-        for label in ("pod", "namespace"):
-            if _full(regex, label) == (action == "labeldrop"):
-                yield _pod_dropped(located, path, f"{action} {regex} removes the label {label}", label)
-    renames = action in ("replace", "lowercase", "uppercase", "hashmod") and target in ("pod", "namespace")
-    same = any("pod_name" in str(s) or s in ("pod", "__meta_kubernetes_namespace") for s in sources)
-    if renames and not (action == "replace" and same):
-        yield _pod_dropped(located, path, f"The label {target} is overwritten", str(target))
-    if action in ("drop", "keep") and sources == ["__name__"]:
-        owners = {(s.owner.kind, s.owner.namespace, s.owner.name) for s in targets}
-        for metric in (m for scaler in facts.scalers if scaler.key in owners for m in scaler.metrics):
-            if metric.series and _full(regex, metric.series) == (action == "drop"):
-                yield located.finding(
-                    "error",
-                    "metric-dropped",
-                    path,
-                    f"{action} {regex} removes {metric.series}, which the HPA reads.",
-                    UNREADABLE,
-                    "Let the metric pass.",
-                )
-
-
-def _full(regex: str, text: str) -> bool:
-    try:
-        return re.fullmatch(regex, text) is not None
-    except re.error:
-        return False
-
-
-def _pod_dropped(located: Located, path: Path, problem: str, label: str = "pod") -> Finding:
-    return located.finding(
-        "error",
-        "pod-label-dropped",
-        path,
-        f"{problem}.",
-        f"Without its {label} label a value belongs to no pod. {UNREADABLE}",
-        f"Leave the label {label} as it is.",
-    )
-
-
-def _workers(located: Located, facts: Facts, server: Server) -> Iterator[Finding]:
-    owner = server.owner
-    for template in facts.templates_by_owner[owner.kind, owner.namespace, owner.name]:
-        if template.role == "worker" and matches(located.spec.get("selector"), template.labels):
-            yield located.finding(
-                "warning",
-                "scrapes-workers",
-                ("spec", "selector"),
-                f"The selector also chooses the workers of {owner.name}, which serve no HTTP.",
-                "Every worker is a failing target, and alerts on scraping fire for ever.",
-                "Select the leaders: add role: leader, or leaderworkerset.sigs.k8s.io/worker-index: '0'.",
-            )
-
-
-# --- shared with the adapter's rules ---------------------------------------------------------------------------------
-
-
-def adapter_rules(facts: Facts) -> list[tuple[Located, Path, dict[str, Any]]]:
-    """Every rule of prometheus-adapter in the set, with its place: Helm values, configuration files, ConfigMaps."""
-    from autoscale.deploy.lint_yaml import Problem, documents
-
-    found: list[tuple[Located, Path, dict[str, Any]]] = []
-    for located in facts.of("AdapterRules"):
-        given = located.object["rules"]
-        if isinstance(given, list):
-            found += [(located, ("rules", i), mapping(rule)) for i, rule in enumerate(given)]
-        for key in ("custom", "external"):
-            rules = items(mapping(given).get(key))
-            found += [(located, ("rules", key, i), mapping(rule)) for i, rule in enumerate(rules)]
-    for located in facts.of("ConfigMap"):
-        for key, text in mapping(located.object.get("data")).items():
-            if isinstance(text, str) and "seriesQuery" in text:
-                first = next(documents(text, {}), None)
-                if first is not None and not isinstance(first, Problem):
-                    content = mapping(first.value)
-                    for name in ("rules", "externalRules"):
-                        found += [
-                            (located, ("data", str(key)), mapping(rule)) for rule in items(content.get(name))
-                        ]
-    return found

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from autoscale.deploy.lint_facts import Facts, Server, matches
+from autoscale.deploy.lint_facts import Facts
+from autoscale.deploy.lint_parts import Server, matches
 from autoscale.deploy.lint_report import Finding, Located, items, mapping
 
 

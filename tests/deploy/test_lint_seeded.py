@@ -174,7 +174,7 @@ ROWS = [
     ("5 the scraped path is not vLLM's", GPU, None, put(POD, ("spec", "endpoints", 0, "path"), "/prometheus"), "scrape-path", "error"),
     ("5 scraping in another namespace", GPU, None, put(POD, ("metadata", "namespace"), "monitoring"), "scrape-namespace", "error"),
     ("5 nothing scrapes the pods", GPU, None, drop(POD), "scrape-missing", "error"),
-    ("5 the pods' label changed", TPU, None, both(put("Deployment", ("spec", "template", "metadata", "labels", "app"), "tpu"), put("Deployment", ("spec", "selector", "matchLabels", "app"), "tpu")), ("scrape-selector", "service-selector"), "error"),
+    ("5 the pods' label changed", TPU, None, both(put("Deployment", ("spec", "template", "metadata", "labels", "app"), "tpu"), put("Deployment", ("spec", "selector", "matchLabels", "app"), "tpu")), ("scrape-selector", "service-selector", "budget-selects-nothing"), "error"),
     ("5 vLLM listens on another port than everybody thinks", TPU, None, replaced("Deployment", (*DEPLOYMENT, "containers", 0, "args", 0), "8000", "8001"), ("scrape-port", "service-port", "probe-port"), "error"),
     ("5 the HPA is in another namespace", GPU, None, put(HPA, ("metadata", "namespace"), "other"), "target-namespace", "error"),
     ("5 the HPA's target has another name", GPU, None, put(HPA, ("spec", "scaleTargetRef", "name"), "vllm-server"), "target-missing", "error"),
@@ -246,6 +246,8 @@ ROWS = [
     ("no shared memory", TPU, None, lambda s: one(s, "Deployment")["spec"]["template"]["spec"]["containers"][0]["volumeMounts"].pop(0), "shared-memory", "warning"),
     ("a selector that misses its own pods", TPU, None, put("Deployment", ("spec", "selector", "matchLabels", "app"), "other"), "selector-template-mismatch", "error"),
     ("a budget that allows no eviction", GPU, None, put("PodDisruptionBudget", ("spec", "maxUnavailable"), 0), "budget-blocks", "warning"),
+    ("a budget that protects nothing", GPU, None, put("PodDisruptionBudget", ("spec", "selector", "matchLabels"), {"app": "other"}), "budget-selects-nothing", "warning"),
+    ("the leader waits for four pods in a group of two", GPU, None, replaced(SET, SCRIPT, "$(LWS_GROUP_SIZE)", "4"), "ray-cluster-size", "error"),
 ]  # fmt: skip
 
 

@@ -272,6 +272,7 @@ def test_the_gpu_tutorial_as_printed_shows_its_traps(tmp_path):
         "readiness-tcp",
         "no-drain",
         "grace-too-short",
+        "ray-init-timeout",
         "window-below-cold-start",
     }
     calls = next(f for f in report.findings if f.code == "load-wrong-service")
@@ -293,7 +294,12 @@ def test_the_gpu_tutorial_corrected_has_no_error(tmp_path):
         tmp_path, vllm__yaml=gpu, load__sh=load, producer__yaml=yaml.safe_dump(jobs), pool__yaml=pool
     )
     assert report.errors == 0
-    assert found(report, "warning") == {"no-drain", "grace-too-short", "window-below-cold-start"}
+    assert found(report, "warning") == {
+        "no-drain",
+        "grace-too-short",
+        "ray-init-timeout",
+        "window-below-cold-start",
+    }
 
 
 def test_the_tpu_tutorial_as_printed_and_with_its_cache_made_safe(tmp_path):
