@@ -75,7 +75,7 @@ class TruthServer:
         self.order = 0
         self.seated = 0
         self.queue: deque[Job] = deque()
-        self.log = open(options.log, "w", encoding="utf-8") if options.log else None  # noqa: SIM115 -- closed in serve
+        self.log = open(options.log, "w", buffering=1, encoding="utf-8") if options.log else None  # noqa: SIM115 -- closed in serve
         self.running = True
         self.context = None
         if options.tls:

@@ -13,11 +13,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import gevent
 import gevent.event
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
+from loadgen.arrivals import Arrivals
 from loadgen.client import Client, Exchange
 from loadgen.clock import Alarm, Clock, now_s
 from loadgen.prompts import OwnPrompts, PromptSource
@@ -47,6 +50,16 @@ class Sample:
     in_flight: int
     waited: int  # requests that had to wait for a connection to open
     waiting: int  # due requests that wait for a seat
+
+
+class Offered(Protocol):
+    """Requests to send, in the order of their due times (a LoadPlan, a Probe)."""
+
+    def arrivals(self, n: int) -> Iterator[Arrivals]:
+        """In chunks of at most `n`."""
+
+    def stage_of(self, due_s: ArrayLike) -> NDArray[np.int32]:
+        """The stage of each due time."""
 
 
 class Generator:
@@ -108,7 +121,26 @@ class Generator:
             self._send_due()
         self.started.set()
 
-    def _exchanges(self, plan: LoadPlan) -> Iterator[Exchange]:
+    def offer(self, requests: Offered) -> None:
+        """While running, with nothing left of an earlier offer: send these, due in seconds since the start."""
+        self._source, self._exhausted, self.cut_s = self._exchanges(requests), False, math.inf
+        if self._alarm is None:
+            self._alarm = Alarm(self._send_due)
+        self._refill()
+        self._greenlets = [g for g in self._greenlets if not g.dead]
+        self._greenlets.append(gevent.spawn(self._refill_loop))
+        self._hungry.set()
+        self._send_due()
+
+    def recall(self, cut_s: float) -> None:
+        """Take back what is due after `cut_s`, and what still waits for a seat."""
+        self.cut_s = cut_s
+        self._send_due()
+        self._ready.clear()
+        self._source, self._exhausted = iter(()), True
+        self._hungry.set()
+
+    def _exchanges(self, plan: Offered) -> Iterator[Exchange]:
         """The plan's requests, ready to be sent; due_s is still relative to the start."""
         for chunk in plan.arrivals(1024):
             stages = plan.stage_of(chunk.due_s).tolist()

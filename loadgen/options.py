@@ -12,6 +12,7 @@ from typing import Any
 from analysis.errors import BadInput
 from analysis.slo import parse_slo
 from loadgen.client import Limits
+from loadgen.probing import parse_budget
 from loadgen.stopping import parse_rules
 from loadgen.traffic import LoadPlan
 
@@ -19,7 +20,7 @@ LENGTHS = "fixed:N | uniform:A,B | normal:M,S | lognormal:M,S"
 WANTED = (
     "rate", "arrivals", "stages", "load", "trace", "prompt_tokens", "output_tokens", "shared_prefix_tokens", "seed",
     "prompts", "ignore_eos", "stream", "model", "max_in_flight", "timeout", "idle_timeout", "grace", "reconnect_every",
-    "insecure", "slo", "stop_when", "prometheus", "run_dir", "run_time",
+    "insecure", "slo", "stop_when", "find_capacity", "prometheus", "run_dir", "run_time",
 )  # fmt: skip
 
 
@@ -142,6 +143,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="end the run early: errors=10%%, slo (a term of --slo breaks), saturated (in flight keeps growing)",
     )
     record.add_argument(
+        "--find-capacity",
+        metavar="TIME",
+        help="search the highest rate that holds --slo within this time (10m, 600s), from --rate on (default 1); one process",
+    )
+    record.add_argument(
         "--prometheus",
         metavar="URL",
         help="noted in run.json as the place of the server's metrics; `autoscale collect` uses it",
@@ -168,7 +174,9 @@ class Options:
     @property
     def open_loop(self) -> bool:
         """Whether requests arrive by a plan of their own, not by users."""
-        return any(self.values[name] is not None for name in ("rate", "stages", "load", "trace"))
+        return any(
+            self.values[name] is not None for name in ("rate", "stages", "load", "trace", "find_capacity")
+        )
 
     def plan(self) -> LoadPlan:
         """What is offered; for a closed loop only its lengths and seed count. Raises BadInput."""
@@ -179,6 +187,10 @@ class Options:
             "shared_prefix_tokens": self.shared_prefix_tokens,
             "seed": self.seed,
         }
+        if self.find_capacity is not None:  # the rates are found on the way; this is their room in time
+            return LoadPlan.from_options(
+                rate=self.first_rps, duration_s=parse_budget(self.find_capacity), **lengths
+            )
         if not self.open_loop:
             return LoadPlan.from_options(rate=1000.0, **lengths)
         return LoadPlan.from_options(
@@ -189,6 +201,11 @@ class Options:
             duration_s=float(self.run_time) if self.run_time else None,
             **lengths,
         )
+
+    @property
+    def first_rps(self) -> float:
+        """The rate at which a search for the capacity begins."""
+        return 1.0 if self.rate is None else float(self.rate)
 
     def limits(self, workers: int = 1) -> Limits:
         """The limits of one of so many workers. Raises BadInput."""
@@ -211,12 +228,28 @@ class Options:
         if self.slo is not None:
             parse_slo(self.slo)
         parse_rules(self.stop_when, self.slo)
+        self._check_search()
         if self.prompts not in (None, "ids", "words") and not Path(self.prompts).is_file():
             raise BadInput("--prompts", value=self.prompts, expected="ids, words or a JSONL file that exists")
         if self.run_dir is not None and (Path(self.run_dir) / "run.json").exists():
             raise BadInput(
                 "--run-dir already holds a run", value=self.run_dir, next_step="choose another directory"
             )
+
+    def _check_search(self) -> None:
+        if self.find_capacity is None:
+            return
+        if self.slo is None:
+            raise BadInput(
+                "--find-capacity without --slo",
+                next_step="say what has to hold, for example --slo ttft_p95=2s",
+            )
+        for name in ("stages", "load", "trace", "stop_when", "run_time"):
+            if self.values[name] is not None:
+                raise BadInput(
+                    f"--find-capacity and --{name.replace('_', '-')}",
+                    next_step="leave out one: the search chooses rates and times itself",
+                )
 
 
 def parse_reconnect(text: str) -> tuple[float, float]:

@@ -22,6 +22,7 @@ from analysis import run
 from analysis.histogram import Histogram
 from loadgen.client import Exchange
 from loadgen.clock import Clock
+from loadgen.probing import Probes
 from loadgen.stream import Answer
 from loadgen.traffic import Arrivals, LoadPlan
 
@@ -172,7 +173,11 @@ class RunWriter:
             run.write_table(self.path, "itl", self._itl(), part="all.0")
 
     def account_for(
-        self, plan: LoadPlan, until_s: float, workers: Mapping[int, str], reason: Callable[[int], str]
+        self,
+        plan: LoadPlan | Probes,
+        until_s: float,
+        workers: Mapping[int, str],
+        reason: Callable[[int], str],
     ) -> int:
         """Write a `dropped` row for every request that was due before `until_s` and has no row; returns how many.
 

@@ -22,6 +22,7 @@ from loadgen import client_health
 from loadgen.client import Client, Limits, Target, fetch, tls_context
 from loadgen.generator import Sample
 from loadgen.options import Options
+from loadgen.probing import Probe, Probes
 from loadgen.prompts import OwnPrompts, PromptSource, Template, by_ids, by_jsonl, by_words
 from loadgen.records import RunWriter
 from loadgen.stopping import Watch, parse_rules
@@ -122,12 +123,15 @@ class Owner:
         self.options, self.started_at = options, started_at
         self.workers = dict(enumerate(workers))
         self.plan: LoadPlan = options.plan()
+        self.found: dict[str, Any] | None = None  # what --find-capacity found
+        self.probes: tuple[Probe, ...] = ()  # and the rates that it tried
         self.stopped: str | None = None  # why a rule of --stop-when ended the run
         self._watch = Watch(parse_rules(options.stop_when, options.slo))
         self._samples: dict[str, list[tuple[float, ...]]] = {}
         self._lost: dict[str, float] = {}  # worker -> when it was found to be gone
         self._last_batch_s: dict[str, float] = {}
-        stages = list(self.plan.stages) if options.open_loop else []
+        planned = options.open_loop and options.find_capacity is None
+        stages = list(self.plan.stages) if planned else []
         self.writer = RunWriter(
             Path(options.run_dir) if options.run_dir else _fresh_directory(started_at, endpoint),
             {
@@ -141,7 +145,8 @@ class Owner:
                 "model": server.model,
                 "load": {
                     "loop": "open" if options.open_loop else "closed",
-                    **(self.plan.describe() if options.open_loop else {"stages": stages}),
+                    **(self.plan.describe() if options.open_loop else {}),
+                    "stages": stages,
                     "max_in_flight": options.max_in_flight,
                 },
                 "stages": stages,
@@ -193,8 +198,11 @@ class Owner:
 
         `users` is the size of a closed loop, `offsets` the (clock offset, its uncertainty) in s measured per worker.
         """
-        if self.options.open_loop:
-            stages: list[dict[str, Any]] = [
+        if self.options.find_capacity is not None:
+            stages: list[dict[str, Any]] = [probe.stage() for probe in self.probes]
+            unsent = self.writer.account_for(Probes(self.probes), until_s, self.workers, self._why_missing)
+        elif self.options.open_loop:
+            stages = [
                 {**stage, "end_s": min(stage["end_s"], until_s)}
                 for stage in self.plan.stages
                 if stage["start_s"] < until_s
@@ -227,6 +235,7 @@ class Owner:
             load={**header["load"], "stages": stages},
             client=client,
             stopped=self.stopped,
+            **({} if self.found is None else {"find_capacity": self.found}),
             workers=[
                 {
                     "name": name,
@@ -246,7 +255,7 @@ class Owner:
                 "before its first report" if last_s is None else f"after its last report at {last_s:.1f} s"
             )
             return f"worker {worker} was lost {since}"
-        return "the run ended while the request waited for a seat"
+        return f"the {'run' if self.found is None else 'probe'} ended while the request waited for a seat"
 
     def _sample_columns(self) -> dict[str, Any] | None:
         rows = [(worker, *sample) for worker, samples in sorted(self._samples.items()) for sample in samples]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from analysis import run
 from analysis.histogram import Histogram
 from analysis.slo import evaluate, parse_slo
+from loadgen.probing import sentence
 
 WIDTH = 100
 ENOUGH_FOR_P99 = 100  # below this, a p99 is the maximum by another name
@@ -131,6 +132,8 @@ def _latency(number: int, name: str, values_s: list[float], counted: int) -> str
 
 
 def _warnings(header: dict[str, Any], requests: Any) -> Iterable[str]:
+    if header.get("find_capacity"):
+        yield from _wrapped(sentence(header["find_capacity"]))
     if header.get("stopped"):
         yield from _wrapped(f"stopped early: {header['stopped']}")
     for stage in header["client"]["stages"]:

@@ -29,9 +29,12 @@ from locust.runners import LocalRunner, MasterRunner, WorkerRunner
 from analysis.errors import AutoscaleError, BadInput
 from analysis.histogram import BUCKETS, middle_s
 from loadgen import clock, options, session, summary
+from loadgen.finding import Finder
 from loadgen.generator import Generator
 from loadgen.options import Options
+from loadgen.probing import parse_budget
 from loadgen.records import Done, preload
+from loadgen.traffic import LoadPlan
 
 log = logging.getLogger("loadgen")
 BEGIN_AFTER_S = 1.5  # workers open connections and make bodies between the master's word and the start
@@ -79,12 +82,13 @@ class Worker:
         self._lengths: Any = None
         self._pending: dict[str, list[Any]] = defaultdict(list)
         self._ended = False
+        self._finder: Finder | None = None
         self.name = "local"
 
     def begin(self, job: dict[str, Any]) -> None:
         """Make ready and start at the instant that the owner named."""
         chosen = Options(job["options"])
-        self._ended, self.name = False, job["worker"]
+        self._ended, self._finder, self.name = False, None, job["worker"]
         self.open_loop, self.grace_s = chosen.open_loop, float(chosen.grace)
         client = session.connect(chosen, job["host"], chosen.limits(job["of"]))
         whole = chosen.plan()
@@ -100,7 +104,9 @@ class Worker:
             job["tag"],
         )
         plan = whole.slice(job["index"], job["of"])
-        if self.open_loop:
+        if chosen.find_capacity is not None:
+            client.warm(1)
+        elif self.open_loop:
             generator.prepare(plan)
         else:
             self._lengths = _rows(plan)
@@ -111,9 +117,31 @@ class Worker:
         gevent.sleep(max(0.0, start_s.zero_s - clock.now_s()))
         generator.start(start_s)
         self.begun.set()
-        if self.open_loop:
+        if chosen.find_capacity is not None:
+            self._find(chosen, whole)
+            self._tell("llm_finished", {"worker": job["worker"]})
+        elif self.open_loop:
             generator.finished.wait()
             self._tell("llm_finished", {"worker": job["worker"]})
+
+    def _find(self, chosen: Options, plan: LoadPlan) -> None:
+        assert self.generator is not None
+        finder = Finder(
+            self.generator,
+            plan,
+            chosen.slo,
+            chosen.first_rps,
+            parse_budget(chosen.find_capacity),
+            log.info,
+        )
+        self._finder = finder
+        self._found(finder, finder.run())
+
+    def _found(self, finder: Finder, ended: str) -> None:
+        self._finder = None
+        self._tell(
+            "llm_found", {"worker": self.name, "found": finder.found(ended), "probes": finder.probes()}
+        )
 
     def ask(self) -> None:
         """One request of a closed-loop user."""
@@ -129,6 +157,9 @@ class Worker:
         generator = self.generator
         if generator is not None and not self._ended:
             self._ended = True
+            if self._finder is not None:
+                self._finder.interrupt()
+                self._found(self._finder, "the run was interrupted")
             generator.stop(cut_s, grace_s)
             self.publish()
             self.begun.clear()
@@ -149,6 +180,8 @@ class Worker:
     def _done(self, done: Done) -> None:
         exchange, answer = done.exchange, done.answer
         pending = self._pending
+        if self._finder is not None:
+            self._finder.hear(done)
         if answer.status == "cancelled":
             return  # by the end of the run: neither a success nor a failure of the server
         failure = None if answer.status == "ok" else f"{answer.status}: {answer.error or ''}"[:160]
@@ -201,12 +234,20 @@ class Owning:
         environment = self.environment
         chosen = Options.of(environment.parsed_options)
         chosen.check()
+        self._check_alone(chosen)
         if environment.host:
             self.server = session.probe(chosen, environment.host)
         elif environment.parsed_options.headless:
             raise BadInput(
                 "--host is missing",
                 next_step="give the server's address, for example --host http://127.0.0.1:8000",
+            )
+
+    def _check_alone(self, chosen: Options) -> None:
+        if chosen.find_capacity is not None and isinstance(self.environment.runner, MasterRunner):
+            raise BadInput(
+                "--find-capacity with several workers",
+                next_step="run it in one process (without --processes and --master)",
             )
 
     def begin(self, **_: Any) -> None:
@@ -269,6 +310,8 @@ class Owning:
             if running and self.owner.stopped is not None:
                 log.warning("Stopping: %s", self.owner.stopped)
                 gevent.spawn(self._plan_is_over)
+        elif kind == "llm_found":
+            self.owner.found, self.owner.probes = data["found"], tuple(data["probes"])
         elif kind == "llm_finished":
             self.finished.add(name)
             if self.finished >= set(self.names.values()):
@@ -300,7 +343,7 @@ class Owning:
         chosen = self.options
         elapsed_s = clock.unix_now_s() - owner.started_at
         planned_s = owner.plan.duration_s if chosen.open_loop else float(chosen.run_time or math.inf)
-        natural = elapsed_s >= planned_s - 4.0
+        natural = elapsed_s >= planned_s - 4.0 and chosen.find_capacity is None
         cut_s = planned_s if natural else elapsed_s
         if natural and elapsed_s < planned_s:
             gevent.sleep(planned_s - elapsed_s)
@@ -361,7 +404,8 @@ def _init(environment: Any, runner: Any, **_: Any) -> None:
         sys.stderr.write(f"locust: {error}\n")
         sys.exit(error.exit_code)
     parsed = environment.parsed_options
-    if parsed.headless and not parsed.run_time and Options.of(parsed).open_loop:
+    searches = Options.of(parsed).find_capacity is not None
+    if parsed.headless and not parsed.run_time and Options.of(parsed).open_loop and not searches:
         duration_s = Options.of(parsed).plan().duration_s
         if duration_s < 30 * 86_400:
             parsed.run_time = math.ceil(duration_s)

@@ -8,7 +8,10 @@ import socket
 import subprocess
 import sys
 import time
+import zlib
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,11 +30,11 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-@pytest.fixture(scope="module")
-def truth(tmp_path_factory):
-    """A truth server (TTFT 50 ms, gap 5 ms): its URL and its log, which is complete after it ended."""
-    port, log = free_port(), tmp_path_factory.mktemp("truth") / "log.jsonl"
-    command = [sys.executable, ROOT / "benchmarks" / "truth_server.py", "--port", str(port), "--log", log]
+@contextmanager
+def truth_server(log: Path, *options: str):
+    """A truth server (TTFT 50 ms, gap 5 ms): its URL."""
+    port = free_port()
+    command = [sys.executable, ROOT / "benchmarks" / "truth_server.py", "--port", str(port), "--log", log, *options]  # fmt: skip
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"ready\n"
         yield f"http://127.0.0.1:{port}"
@@ -40,23 +43,37 @@ def truth(tmp_path_factory):
 
 def start(url: str, folder: Path, *options: str, entry: str = "completions") -> subprocess.Popen[str]:
     """Locust in a process group of its own; its output goes to `folder`/log."""
-    command = [
-        sys.executable,
-        "-m",
-        "locust",
-        "-f",
-        ROOT / "loadgen" / f"{entry}.py",
-        "--headless",
-        "--only-summary",
-    ]
-    command += ["--host", url, "--run-dir", folder / "run", "--master-bind-port", str(free_port())]
-    master_port = command[-1]
-    command += ["--master-port", master_port] if "--processes" in options else []
-    with open(folder / "log", "w") as log:
+    command = ["--headless", "--only-summary", "--host", url, "--run-dir", folder / "run"]
+    command += ["--master-bind-port", str(free_port())]
+    command += ["--master-port", command[-1]] if "--processes" in options else []
+    return locust(folder, entry, *command, *options)
+
+
+def locust(folder: Path, entry: str, *options: Any, clock_ahead_s: float = 0.0) -> subprocess.Popen[str]:
+    """`locust -f loadgen/<entry>.py`, on a machine whose clock is ahead by so much."""
+    skew = f"from loadgen import clock; real = clock.unix_now_s; clock.unix_now_s = lambda: real() + {clock_ahead_s}; "
+    code = f"import sys; from locust.main import main; {skew if clock_ahead_s else ''}sys.exit(main())"
+    command = [sys.executable, "-c", code, "-f", ROOT / "loadgen" / f"{entry}.py", *options]
+    with open(folder / "log", "a") as log:
         return subprocess.Popen(
-            [str(part) for part in (*command, *options)],
+            list(map(str, command)),
             stdout=log, stderr=subprocess.STDOUT, start_new_session=True, cwd=folder, text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
+
+
+def on_three_machines(url: str, folder: Path, *options: str) -> dict[str, subprocess.Popen[str]]:
+    """A master and two workers that know of each other by their port only; the second worker's clock is ahead by 3 s."""
+    port = free_port()
+    master = ["--master", "--master-bind-port", port, "--expect-workers", 2, "--headless", "--only-summary"]
+    master += ["--host", url, "--run-dir", folder / "run", *options]
+    machines = {"three machines": locust(folder, "completions", *master)}
+    for number, ahead_s in enumerate((0.0, 3.0)):
+        name = f"worker{number}"
+        (folder / name).mkdir()
+        worker = "--worker", "--master-port", port
+        machines[name] = locust(folder / name, "completions", *worker, clock_ahead_s=ahead_s)
+    return machines
 
 
 def recording_for(folder: Path, seconds: float) -> None:
@@ -77,10 +94,14 @@ def ended(process: subprocess.Popen[str], folder: Path) -> str:
     return (folder / "log").read_text()
 
 
+LOAD_FILE = "arrivals: constant\noutput_tokens: fixed:2\nload:\n  - stages: 10:1\n  - ramp: {from_rps: 10, to_rps: 30, duration_s: 1}\n"
+
 RUNS = {
-    "two workers": (
+    "search": ("completions", "--find-capacity 20s --slo ttft_p90=150ms --rate 40 --output-tokens fixed:8"),
+    "load file": ("completions", "--load load.yaml"),
+    "three machines": (
         "completions",
-        "--stages 20:1.5,60:1.5 --output-tokens fixed:8 --processes 2 --slo ttft_p95=2s,itl_p99=1s --stop-when errors=50%,slo,saturated --csv stats",
+        "--stages 20:1.5,60:1.5 --output-tokens fixed:8 --slo ttft_p95=2s,itl_p99=1s --stop-when errors=50%,slo,saturated --csv stats",
     ),
     "closed loop": ("chat", "-u 4 -r 4 -t 3s --output-tokens uniform:2,6"),
     "one seat": (
@@ -94,17 +115,27 @@ RUNS = {
 
 
 @pytest.fixture(scope="module")
-def started(truth, tmp_path_factory):
+def started(tmp_path_factory):
     """All runs, started together: each is mostly waiting."""
     runs = {}
-    for name, (entry, options) in RUNS.items():
-        folder = tmp_path_factory.mktemp(name.replace(" ", "-"))
-        runs[name] = start(truth, folder, *options.split(), entry=entry), folder
-    yield runs
-    for process, _ in runs.values():
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    logs = tmp_path_factory.mktemp("truth")
+    with truth_server(logs / "log.jsonl") as url, truth_server(logs / "seats.jsonl", "--seats", "4") as few:
+        for name, (entry, options) in RUNS.items():
+            folder = tmp_path_factory.mktemp(name.replace(" ", "-"))
+            (folder / "load.yaml").write_text(LOAD_FILE)
+            if name == "three machines":
+                machines = on_three_machines(url, folder, *options.split())
+            else:
+                target = few if name == "search" else url
+                machines = {name: start(target, folder, *options.split(), entry=entry)}
+            runs |= {machine: (process, folder) for machine, process in machines.items()}
+        runs["truth"] = logs / "log.jsonl"
+        yield runs
+        del runs["truth"]
+        for process, _ in runs.values():
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
 
 def test_a_killed_worker_is_named_and_its_requests_are_counted(started):
@@ -138,8 +169,8 @@ def test_an_interrupt_leaves_a_settled_run_and_no_process(started):
     assert statuses <= {"ok", "cancelled", "dropped"}
 
 
-def test_two_workers_deliver_the_plan_into_one_directory(started):
-    process, folder = started["two workers"]
+def test_master_and_workers_on_several_machines_deliver_the_plan_into_one_directory(started):
+    process, folder = started["three machines"]
     log = ended(process, folder)
     assert process.returncode == 0, log
     recorded = run.read(folder / "run")
@@ -162,6 +193,52 @@ def test_two_workers_deliver_the_plan_into_one_directory(started):
     exact = np.median(requests["first_token_s"] - requests["due_s"]) * 1e3
     assert float(rows["TTFT"]["50%"]) == pytest.approx(exact, rel=0.01)
     assert set(rows) >= {"TTFT", "TPOT", "ITL", "E2E", "TTFT from send", "E2E from send"}
+    # The skew of the second machine is measured; the server's clock shows that both workers' times are the same clock's.
+    offsets = sorted(worker["clock_offset_s"] for worker in recorded.header["workers"])
+    assert offsets == pytest.approx([-3.0, 0.0], abs=0.05)
+    truth = [json.loads(line) for line in started["truth"].read_text().splitlines()]
+    received = {t["id"]: t["received_s"] for t in truth}
+    tag = f"{zlib.crc32(repr(recorded.header['started_at']).encode()):08x}"
+    ahead = requests["request_id"].map(lambda i: received[f"{tag}-{i}"]) - requests["sent_s"]
+    first, second = (ahead[requests["worker"] == worker].median() for worker in ("w0", "w1"))
+    assert first == pytest.approx(second, abs=0.05)
+
+
+def test_a_load_file_is_delivered(started):
+    process, folder = started["load file"]
+    log = ended(process, folder)
+    assert process.returncode == 0, log
+    recorded = run.read(folder / "run")
+    due = recorded.requests["due_s"].to_numpy(float)
+    # 10/s from 0 s, then the ramp: 10 t + 10 t^2 is a whole number k at t = sqrt(1 / 4 + k / 10) - 1 / 2
+    expected = [*np.arange(10) / 10, *(0.5 + np.sqrt(0.25 + np.arange(20) / 10))]
+    assert due == pytest.approx(np.array(expected))
+    assert set(recorded.requests["status"]) == {"ok"}
+
+
+def test_a_search_records_its_probes_as_stages_of_one_run(started):
+    process, folder = started["search"]
+    log = ended(process, folder)
+    assert process.returncode == 0, log
+    recorded = run.read(folder / "run")
+    found = recorded.header["find_capacity"]
+    stages = recorded.header["stages"]
+    requests = recorded.requests
+    assert [p["rate"] for p in found["probes"]] == [s["rate"] for s in stages]
+    assert found["probes"][0]["rate"] == 40
+    assert [s["stage"] for s in stages] == list(range(len(stages)))
+    assert set(requests["stage"]) <= set(range(len(stages)))
+    for stage in stages:
+        mine = requests[requests["stage"] == stage["stage"]]
+        assert mine["due_s"].between(stage["start_s"], stage["end_s"]).all()
+        expected = stage["rate"] * (stage["end_s"] - stage["start_s"])
+        assert len(mine) == pytest.approx(expected, abs=5 * np.sqrt(expected) + 1)
+    assert not requests["request_id"].duplicated().any()
+    # 4 seats of 50 + 7 * 5 ms serve 47/s: 80/s breaks any bound, if the time sufficed to try it
+    assert all(p["verdict"] != "holds" for p in found["probes"] if p["rate"] >= 80)
+    held, broke = found["bracket_rps"]
+    assert found["rate_rps"] == held
+    assert f"requests/s ({broke:.4g}/s broke it)" in log if held and broke else "capacity" in log or held
 
 
 def test_closed_loop_users_of_the_chat_endpoint(started):

@@ -1,0 +1,189 @@
+"""The search for the highest rate that holds an SLO: which rate next, how a probe stands, and what a whole search finds."""
+
+import heapq
+import math
+
+import numpy as np
+import pytest
+
+from analysis.errors import BadInput
+from analysis.histogram import Histogram
+from analysis.slo import parse_slo
+from loadgen import probing
+from loadgen.options import Options
+from loadgen.probing import Probe, Probes, Seen, Waiting, next_rate, parse_budget, standing
+from loadgen.traffic import LoadPlan
+
+SLO = parse_slo("ttft_p95=1s")
+
+NEXT = [
+    ("the first rate is the given one", [], 4),
+    ("double while nothing breaks", [(4, "holds"), (8, "holds")], 16),
+    ("an unclear probe does not stop the doubling", [(4, "unclear")], 8),
+    ("halve when the first one breaks", [(4, "breaks")], 2),
+    ("then bisect", [(4, "holds"), (8, "breaks")], 6),
+    ("between the highest that held and the lowest that broke", [(4, "holds"), (8, "breaks"), (6, "holds")], 7),
+    ("until 5 % apart, 8 / 7.7; then once more", [(8, "breaks"), (7.7, "holds")], 7.7),
+    ("which ends the search", [(8, "breaks"), (7.7, "holds"), (7.7, "holds")], None),
+    ("unless it breaks", [(4, "holds"), (8, "breaks"), (7.7, "holds"), (7.7, "breaks")], 5.85),
+    ("an unclear middle ends the search", [(4, "holds"), (8, "breaks"), (6, "unclear")], None),
+    ("below a 64th of the first rate it gives up", [(4 / 64, "breaks")], None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("tried", "rate"), [n[1:] for n in NEXT], ids=[n[0] for n in NEXT])
+def test_the_next_rate(tried, rate):
+    assert next_rate(tried, 4) == (None if rate is None else pytest.approx(rate))
+
+
+def seen(n, late=0, failed=0, rate=10.0, late_s=2.0, usual_s=0.4):
+    """`n` requests from 0 s on, of which the last `late` took too long and `failed` more failed."""
+    rows = [Seen(i / rate, True, usual_s, 0.01, 1.0) for i in range(n - late - failed)]
+    rows += [Seen((n - i) / rate, True, late_s, 0.01, 3.0) for i in range(late)]
+    return rows + [Seen((n - i) / rate, False, math.nan, math.nan, math.nan) for i in range(failed)]
+
+
+FLAT = [(t / 4, 10) for t in range(400)]
+GROWING = [(t / 4, 10 + 2 * t // 4) for t in range(400)]
+
+# 10 requests/s from 0 s on; warm-up 2 s, so that of 120 requests until 12 s, 100 are judged.
+STANDS = [
+    ("far below the bound: 100 without a breach", seen(120), [], FLAT, 12, False, "holds"),
+    ("0.9 s of 1 s, no breach of 100: 0.95^100 < 5 %", seen(120, usual_s=0.9), [], FLAT, 12, False, "holds"),
+    ("0.9 s of 1 s, no breach of 40: 0.95^40 = 13 %", seen(60, usual_s=0.9), [], FLAT, 6, False, "unclear"),
+    ("0.9 s of 1 s, no breach of 40, time over", seen(60, usual_s=0.9), [], FLAT, 6, True, "holds"),
+    ("20 of 100 too late", seen(120, late=20), [], FLAT, 12, False, "breaks"),
+    ("20 of 100 failed", seen(120, failed=20), [], FLAT, 12, False, "breaks"),
+    ("7 of 100: could be chance", seen(120, late=7), [], FLAT, 12, False, "unclear"),
+    ("7 of 100, time over", seen(120, late=7), [], FLAT, 12, True, "breaks"),
+    ("20 still without an answer after 2 s", seen(100), [Waiting(8.0, False)] * 20, FLAT, 12, False, "breaks"),
+    ("20 that have begun to answer are no breach", seen(120), [Waiting(8.0, True)] * 20, FLAT, 12, False, "holds"),
+    ("in flight grows by 2 of 10 per second", seen(500), [], GROWING, 50, False, "breaks"),
+    ("15 requests say nothing, even when time is over", seen(35, late=15), [], FLAT, 3.5, True, "unclear"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "waiting", "levels", "now_s", "over", "verdict"), [s[1:] for s in STANDS], ids=[s[0] for s in STANDS]
+)  # fmt: skip
+def test_how_a_probe_stands(rows, waiting, levels, now_s, over, verdict):
+    levels = [level for level in levels if level[0] <= now_s]
+    stands = standing(SLO, 10.0, 0.0, now_s, rows, waiting, levels, Histogram(), over=over)
+    assert stands.verdict == verdict, stands.reason
+
+
+def test_gaps_are_judged_from_their_histogram():
+    slow, fast = Histogram(), Histogram()
+    slow.add(np.full(1000, 0.5))
+    fast.add(np.full(1000, 0.01))
+    slo = parse_slo("itl_p99=100ms")
+    assert standing(slo, 10.0, 0.0, 12.0, seen(120), [], FLAT, slow).verdict == "breaks"
+    assert standing(slo, 10.0, 0.0, 12.0, seen(120), [], FLAT, fast).verdict == "holds"
+
+
+def queue(rate, seed, seats=8, service_s=0.2, first_s=0.1, duration_s=60.0):
+    """(due, first token, end) of Poisson arrivals at a first-in-first-out queue with so many seats."""
+    rng = np.random.default_rng(seed)
+    due = np.cumsum(rng.exponential(1 / rate, int(rate * duration_s * 1.2)))
+    free = [0.0] * seats
+    begun = np.empty_like(due)
+    for i, at_s in enumerate(due):
+        begun[i] = max(at_s, heapq.heappop(free))
+        heapq.heappush(free, begun[i] + service_s)
+    return due, begun + first_s, begun + service_s
+
+
+def probe(rate, seed, limit_s, least_s):
+    """The verdict of one probe of the queue, asked each second of virtual time."""
+    due, first, end = queue(rate, seed)
+    for now_s in np.arange(1.0, limit_s + 1):
+        ended = end <= now_s
+        rows = [Seen(d, True, f - d, 0.01, e - d) for d, f, e in zip(due[ended], first[ended], end[ended], strict=True)]  # fmt: skip
+        open_ = (due <= now_s) & ~ended
+        waiting = [Waiting(d, f <= now_s) for d, f in zip(due[open_], first[open_], strict=True)]
+        ticks = np.arange(0.25, now_s + 0.01, 0.25)
+        levels = [(t, int(np.sum((due <= t) & (end > t)))) for t in ticks]
+        over = now_s >= limit_s
+        stands = standing(SLO_OF_QUEUE, rate, 0.0, now_s, rows, waiting, levels, Histogram(), least_s, over)  # fmt: skip
+        if over or stands.verdict != "unclear":
+            return stands.verdict, now_s
+    raise AssertionError
+
+
+SEEDS = 4
+SLO_OF_QUEUE = parse_slo("ttft_p95=300ms")
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_a_search_finds_where_a_queue_breaks(seed):
+    # 8 seats of 0.2 s saturate at 40/s; their p95 wait passes 200 ms at about 33/s (1,000 s of each rate).
+    truth = [rate for rate in range(30, 37) if long_p95(rate) <= 0.3][-1]
+    tried, spent_s = [], 0.0
+    while (rate := next_rate(tried, 4.0)) is not None:
+        verdict, took_s = probe(rate, seed * 100 + len(tried), 60.0, probing.least_s(tried, 60.0))
+        tried.append((rate, verdict))
+        spent_s += took_s
+    held, broke = probing.bracket(tried)
+    assert held == pytest.approx(truth, rel=0.1)
+    assert broke / held <= 1.05
+    assert spent_s < 600
+
+
+def long_p95(rate, memory={}):  # noqa: B006 -- computed once per rate
+    if rate not in memory:
+        due, first, _ = queue(rate, 5, duration_s=1000.0)
+        memory[rate] = float(np.quantile(first - due, 0.95))
+    return memory[rate]
+
+
+def test_probes_together_are_the_plan_that_was_offered():
+    base = LoadPlan.from_options(rate=1.0, duration_s=600.0)
+    one = Probe(0, 20.0, 0.5, 10.5, 0, base)
+    two = Probe(1, 40.0, 12.0, 15.0, 300, base)
+    [first] = one.arrivals()
+    [second] = two.arrivals()
+    assert 0.5 <= first.due_s[0] <= first.due_s[-1] < 10.5
+    assert first.request_id.tolist() == list(range(len(first.due_s)))
+    assert second.request_id[0] == 300
+    both = Probes((one, two))
+    due = np.concatenate([chunk.due_s for chunk in both.arrivals()])
+    assert (np.diff(due) >= 0).all()
+    assert (both.stage_of(due) == (due >= 12.0)).all()
+    # cut earlier, a probe is the beginning of the longer one
+    [cut] = Probe(0, 20.0, 0.5, 5.0, 0, base).arrivals()
+    assert (cut.due_s == first.due_s[: len(cut.due_s)]).all()
+    assert len(cut.due_s) == np.sum(first.due_s < 5.0)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("10m", 600), ("90s", 90), ("600", 600), ("1h", 3600)])
+def test_budgets(text, seconds):
+    assert parse_budget(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["10x", "", "5s", "nan", "-10m", "inf"])
+def test_what_is_no_budget_is_refused(text):
+    with pytest.raises(BadInput, match="--find-capacity"):
+        parse_budget(text)
+
+
+WRONG = [
+    ({"slo": None}, "without --slo"),
+    ({"stages": "1:10"}, "--find-capacity and --stages"),
+    ({"load": "x.yaml"}, "--find-capacity and --load"),
+    ({"run_time": 60}, "--find-capacity and --run-time"),
+    ({"stop_when": "slo"}, "--find-capacity and --stop-when"),
+    ({"find_capacity": "soon"}, "'soon'; expected a time"),
+]
+
+
+@pytest.mark.parametrize(("given", "said"), WRONG, ids=[w[1] for w in WRONG])
+def test_options_that_do_not_go_with_a_search(given, said):
+    values = {
+        **dict.fromkeys(("rate", "stages", "load", "trace", "prompt_tokens", "output_tokens", "run_time", "run_dir")),
+        **dict.fromkeys(("prompts", "stop_when", "model", "prometheus")),
+        "arrivals": "poisson", "shared_prefix_tokens": 0, "seed": 0, "slo": "ttft_p95=2s", "find_capacity": "10m",
+        "max_in_flight": 10, "timeout": 10.0, "idle_timeout": 10.0, "grace": 10.0, "reconnect_every": "30s",
+    }  # fmt: skip
+    Options(values).check()
+    with pytest.raises(BadInput, match=said):
+        Options({**values, **given}).check()
