@@ -26,6 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 EXIT_INTERRUPTED = 130
+PLAIN_LINE_S = 30  # a check that is not watched on a terminal says at least this often how it stands
 DEFAULT_PROFILE = "llama-3.1-8b-1xl4"
 
 MetricsPath = Literal["stackdriver", "autoscalingmetric", "prometheus-adapter", "keda"]
@@ -567,13 +568,13 @@ def _live() -> Iterator[Callable[[Any], None]]:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        last = [""]
+        last: list[tuple[object, ...]] = [()]
 
         def line(state: Any) -> None:
-            text = render.check_line(state)
-            if text != last[0]:
-                last[0] = text
-                print(text, file=sys.stderr, flush=True)
+            seen = (state.desired, state.ready, len(state.past.scale_outs), state.elapsed_s // PLAIN_LINE_S)
+            if seen != last[0]:
+                last[0] = seen
+                print(render.check_line(state), file=sys.stderr, flush=True)
 
         yield line
         return
