@@ -158,7 +158,8 @@ def _group(key: tuple[str, str, str], facts: Facts) -> Iterator[Finding]:
             )
     images = [str(server.container.get("image")) for server in servers[:1]]
     theirs_images = [str(c.get("image")) for _, c in worker.containers(init=False)]
-    if images and theirs_images and images[0] not in theirs_images and "vllm" in theirs_images[0]:
+    tags = {image.split("@")[0] for image in theirs_images}
+    if images and tags and images[0].split("@")[0] not in tags and "vllm" in theirs_images[0]:
         yield owner.finding(
             "error",
             "worker-differs",

@@ -69,7 +69,7 @@ def _refused(scaler: Scaler) -> Iterator[Finding]:
         )
         return
     try:
-        stored_spec(source.object)
+        stored_spec({**source.object, "metadata": source.metadata})
     except BadInput as refused:
         sentence = str(refused)
         code, severity, fix = _refusal(sentence, scaler)

@@ -1,6 +1,7 @@
 """Defects seeded one at a time into generated sets: each is found, with its code, and nothing else is said."""
 
 import copy
+import json
 
 import pytest
 
@@ -308,3 +309,30 @@ def test_generated_sets_have_no_error_on_any_path_with_any_option(profile):
             for recommendation in (None, RECOMMENDED):
                 report = lint_objects(objects(system, recommendation, path, choice))
                 assert [f for f in report.findings if f.severity == "error"] == [], (path, choice)
+
+
+JUNK = (None, 7, "", "x y", "-1", [], {}, [None], {"a": None}, True, 1.5)
+
+
+def paths(value, at=()):
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in pairs:
+        yield (*at, key)
+        yield from paths(item, (*at, key))
+
+
+@pytest.mark.parametrize(
+    ("profile", "path"), [(HDML, "stackdriver"), (TPU, "keda"), (GPU, "autoscalingmetric")]
+)
+def test_any_value_may_be_junk_without_a_crash(profile, path):
+    sound = objects(load(profile), metrics=path)
+    for number, place in enumerate(paths(sound)):
+        if len(place) < 2:
+            continue
+        broken = copy.deepcopy(sound)
+        holder = broken
+        for key in place[:-1]:
+            holder = holder[key]
+        holder[place[-1]] = JUNK[number % len(JUNK)]
+        report = lint_objects(broken)
+        json.dumps([report.to_json(), report.sarif()])
