@@ -8,14 +8,17 @@ from typing import Any
 
 from autoscale.deploy.lint_facts import Facts
 from autoscale.deploy.lint_parts import Path, Server, matches
-from autoscale.deploy.lint_path import MANAGED, SCRAPES, UNREADABLE, spaces_of
+from autoscale.deploy.lint_path import MANAGED, SCRAPES, UNREADABLE, exported, spaces_of
 from autoscale.deploy.lint_report import Finding, Located, items, mapping
 
 
 def rules(facts: Facts) -> Iterator[Finding]:
-    """Findings on every PodMonitoring, PodMonitor and ServiceMonitor."""
+    """Findings on every PodMonitoring, PodMonitor and ServiceMonitor, and on rules over what they scrape."""
     for located in facts.of(*SCRAPES):
         yield from _scrape(located, facts)
+    versions = {server.version for server in facts.servers}
+    for located in facts.of("PrometheusRule", "Rules", "ClusterRules") if len(versions) == 1 else ():
+        yield from _alerts(located, facts.servers[0])
 
 
 def _scrape(located: Located, facts: Facts) -> Iterator[Finding]:
@@ -167,3 +170,12 @@ def _workers(located: Located, facts: Facts, server: Server) -> Iterator[Finding
                 "Every worker is a failing target, and alerts on scraping fire for ever.",
                 "Select the leaders: add role: leader, or leaderworkerset.sigs.k8s.io/worker-index: '0'.",
             )
+
+
+def _alerts(located: Located, server: Server) -> Iterator[Finding]:
+    """Recording and alert rules on metrics that this version does not export are silent for ever."""
+    for i, group in enumerate(items(located.spec.get("groups"))):
+        for j, rule in enumerate(items(mapping(group).get("rules"))):
+            path: Path = ("spec", "groups", i, "rules", j, "expr")
+            for series in dict.fromkeys(re.findall(r"vllm:\w+", str(mapping(rule).get("expr") or ""))):
+                yield from exported(located, path, series, server, "warning", "The rule never has a value.")

@@ -249,6 +249,7 @@ ROWS = [
     ("a budget that allows no eviction", GPU, None, put("PodDisruptionBudget", ("spec", "maxUnavailable"), 0), "budget-blocks", "warning"),
     ("a budget that protects nothing", GPU, None, put("PodDisruptionBudget", ("spec", "selector", "matchLabels"), {"app": "other"}), "budget-selects-nothing", "warning"),
     ("the leader waits for four pods in a group of two", GPU, None, replaced(SET, SCRIPT, "$(LWS_GROUP_SIZE)", "4"), "ray-cluster-size", "error"),
+    ("an alert on a metric that is gone", GPU, None, add({"apiVersion": "monitoring.googleapis.com/v1", "kind": "Rules", "metadata": {"name": "r"}, "spec": {"groups": [{"name": "g", "rules": [{"alert": "A", "expr": "max(vllm:gpu_cache_usage_perc) > 0.9"}]}]}}), "metric-not-exported", "warning"),
 ]  # fmt: skip
 
 
