@@ -110,6 +110,7 @@ def calibrate(
     *,
     replicas: int = 1,
     exclude: Sequence[set[int]] = (),
+    clock_offsets_s: Sequence[float] = (),
     replicates: int = 200,
     seed: int = 0,
     progress: Callable[[float, str], None] | None = None,
@@ -117,7 +118,9 @@ def calibrate(
     """The engine model of one replica from one or more runs (different shapes of load), fitted together.
 
     `prior` carries the limits (see limits_from_run) and the starting step time; `replicas` is how many served the runs;
-    `exclude[i]` are stages of run i to leave out (limited by the client). Raises TooLittleData without usable requests.
+    `exclude[i]` are stages of run i to leave out (limited by the client, served by several replicas) and
+    `clock_offsets_s[i]` is how far its metrics' clock is ahead of the client's. Raises TooLittleData without usable
+    requests.
     """
     if replicas != 1:
         raise TooLittleData(
@@ -127,19 +130,22 @@ def calibrate(
             next_step="scale the deployment to one replica and measure again",
         )
     report = progress or (lambda _fraction, _text: None)
-    kept = [_usable(run.requests, exclude[i] if i < len(exclude) else set()) for i, run in enumerate(runs)]
+    out = [*exclude, *(set[int]() for _ in runs[len(exclude) :])]
+    offsets_s = [*clock_offsets_s, *(0.0 for _ in runs[len(clock_offsets_s) :])]
+    sources = [_source(*one) for one in zip(runs, out, offsets_s, strict=True)]
+    kept = [source.rows for source in sources]
     seen = _join([step_time.exposure(rows) for rows in kept])
     start = np.array([getattr(prior, name) for name in step_time.COEFFICIENTS])
     passes = prior.pipeline_stages  # the regression sees the whole pass; parameters are per stage
     coefficients = step_time.fit(seen, start)
     report(0.2, "step time fitted")
-    measured = [_measured(run, rows) for run, rows in zip(runs, kept, strict=True)]
+    measured = [stage_figures(source.rows, source.metrics, source.windows) for source in sources]
     starts = [
         *(quiet := _from_quiet(prior, kept, measured)),
         *(replace(engine, async_scheduling=not prior.async_scheduling) for engine in quiet),
         _with(prior, coefficients / passes, _overhead(kept, seen, coefficients)),
     ]
-    engine = _refined(starts, kept, runs, measured)
+    engine = _refined(starts, sources, measured)
     report(0.6, "refined by replay")
     draws = step_time.bootstrap(seen, start, replicates, seed)
     factor = np.array([getattr(engine, n) for n in step_time.COEFFICIENTS]) / np.maximum(coefficients, 1e-15)
@@ -148,8 +154,8 @@ def calibrate(
     spread = np.percentile((draws @ typical) / (coefficients @ typical), [2.5, 97.5])
     report(0.9, "intervals")
     table = [
-        _compare(m, replayed(engine, rows, run).figures).assign(run=i)
-        for i, (m, rows, run) in enumerate(zip(measured, kept, runs, strict=True))
+        _compare(m, replayed(engine, source).figures).assign(run=i)
+        for i, (m, source) in enumerate(zip(measured, sources, strict=True))
     ]
     report(1.0, "replayed")
     return Calibration(
@@ -164,9 +170,22 @@ def calibrate(
     )
 
 
-def _usable(requests: pd.DataFrame, excluded: set[int]) -> pd.DataFrame:
-    rows = requests[requests["sent_s"].notna()]
-    return rows[~rows["stage"].isin(excluded)] if excluded else rows
+@dataclass(frozen=True)
+class _Source:
+    """What the fit takes of one run: requests that were sent, gauges on the client's clock, stage -> (start_s, end_s)."""
+
+    rows: pd.DataFrame
+    metrics: pd.DataFrame | None
+    windows: dict[int, tuple[float, float]]
+
+
+def _source(run: Run, excluded: set[int], offset_s: float) -> _Source:
+    rows = run.requests[run.requests["sent_s"].notna()]
+    rows = rows[~rows["stage"].isin(excluded)]
+    metrics = run.metrics if run.has("metrics") else None
+    if metrics is not None and offset_s:
+        metrics = metrics.assign(time_s=metrics["time_s"] - offset_s)
+    return _Source(rows, metrics, _windows(run, rows))
 
 
 def _join(parts: Sequence[step_time.Exposure]) -> step_time.Exposure:
@@ -211,14 +230,13 @@ def _from_quiet(
 
 def _refined(
     starts: Sequence[EngineParams],
-    kept: Sequence[pd.DataFrame],
-    runs: Sequence[Run],
+    sources: Sequence[_Source],
     measured: Sequence[pd.DataFrame],
 ) -> EngineParams:
     """The best of the starts after each coefficient was moved until the replay's figures come nearest to the measured."""
     figures = list(WEIGHTS)
     weights = np.array(list(WEIGHTS.values()))
-    slopes = [ttft_per_token_s(rows) for rows in kept]
+    slopes = [ttft_per_token_s(source.rows) for source in sources]
     truth = [table[figures].to_numpy(float) for table in measured]
 
     def residuals(
@@ -226,8 +244,8 @@ def _refined(
     ) -> NDArray[np.float64]:
         trial = replace(engine, **_named(start * factors))
         parts = [PULL * (factors - 1)]
-        for rows, run, target, slope_s in zip(kept, runs, truth, slopes, strict=True):
-            model = replayed(trial, rows, run)
+        for source, target, slope_s in zip(sources, truth, slopes, strict=True):
+            model = replayed(trial, source)
             with np.errstate(divide="ignore", invalid="ignore"):
                 error = np.log(model.figures[figures].to_numpy(float) / target)
             error = np.clip(error, -3, 3)
@@ -277,11 +295,6 @@ def ttft_per_token_s(requests: pd.DataFrame) -> float:
     return covariance / variance if variance > 0 else float("nan")
 
 
-def _measured(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
-    metrics = run.metrics if run.has("metrics") else None
-    return stage_figures(rows, metrics, _windows(run, rows))
-
-
 @dataclass(frozen=True)
 class Replayed:
     """A run sent through the engine model: its requests and the FIGURES per stage."""
@@ -290,14 +303,14 @@ class Replayed:
     figures: pd.DataFrame
 
 
-def replayed(engine: EngineParams, rows: pd.DataFrame, run: Run) -> Replayed:
+def replayed(engine: EngineParams, source: _Source) -> Replayed:
     """The requests of a run, sent when they were sent, through the engine model."""
-    ordered = rows.sort_values("sent_s", kind="stable")
+    ordered = source.rows.sort_values("sent_s", kind="stable")
     sent = ordered["sent_s"].to_numpy(float)
     times = (
-        np.unique(run.metrics["time_s"].to_numpy(float))
-        if run.has("metrics")
-        else np.arange(0.5, sent.max(), 1.0)
+        np.arange(0.5, sent.max(), 1.0)
+        if source.metrics is None
+        else np.unique(source.metrics["time_s"].to_numpy(float))
     )
     done, series = replay(engine, _Requests.of(ordered), times)
     gauges = pd.DataFrame(
@@ -314,7 +327,7 @@ def replayed(engine: EngineParams, rows: pd.DataFrame, run: Run) -> Replayed:
             "status": "ok",
         }
     )
-    return Replayed(frame, stage_figures(frame, gauges, _windows(run, rows)))
+    return Replayed(frame, stage_figures(frame, gauges, source.windows))
 
 
 @dataclass(frozen=True)

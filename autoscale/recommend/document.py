@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from analysis.errors import BadInput
 from autoscale.profiles.signals import hpa_metric_name
+from autoscale.recommend.answer import Alternative, Decision
 from autoscale.recommend.calibrate import Calibration
 from autoscale.recommend.candidates import Candidate, quantity
-from autoscale.recommend.decide import FIGURES, Decision
+from autoscale.recommend.decide import FIGURES
 from autoscale.recommend.scenario import Scenario
 from autoscale.recommend.search import Judged, Trial
 
@@ -26,11 +28,12 @@ def document(
     *,
     calibration: Calibration | None = None,
     measured: dict[str, Any] | None = None,
+    notes: Sequence[str] = (),
     provenance: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The whole recommendation as plain JSON types; NaN becomes null.
 
-    `measured` is what the run itself said about capacity, `provenance` where run, profile and traffic came from.
+    `measured` is what the run itself said about capacity, `notes` what was set aside or disagrees in it, `provenance` where run, profile and traffic came from.
     """
     setting = decision.chosen.setting if decision.chosen else None
     manifest = scenario.manifest(setting) if isinstance(setting, Candidate) else None
@@ -53,9 +56,12 @@ def document(
         "static_fleet": _judged(scenario, decision.static),
         "tutorial_default": _judged(scenario, decision.tutorial),
         "current": _judged(scenario, decision.current),
+        "best_hpa": _judged(scenario, decision.best_hpa),
+        "alternatives": {a.signal: _alternative(a) for a in decision.alternatives},
         "capacity_rps": _capacity(decision, calibration, measured),
         "model_error": _model(scenario, calibration),
         "reasons": [{"code": r.code, "sentence": r.sentence} for r in decision.reasons],
+        "notes": list(notes),
         "candidates": [_candidate(c, t) for c, t in decision.tried],
         "traffic": scenario.plan.describe(),
     }
@@ -158,6 +164,19 @@ def _model(scenario: Scenario, calibration: Calibration | None) -> dict[str, Any
         content["stages_used"] = list(calibration.stages_used)
         content["replay"] = calibration.replay.to_dict(orient="records")
     return content
+
+
+def _alternative(alternative: Alternative) -> dict[str, Any]:
+    """The best of one signal alone; its value is null when no target holds."""
+    judged = alternative.judged
+    setting = judged.setting if judged else None
+    single = setting if isinstance(setting, Candidate) else None
+    return {
+        "averageValue": quantity(single.targets[-1][1]) if single else None,
+        "setting": single.label if single else None,
+        "accelerator_hours": judged.cost if judged else None,
+        "sentence": alternative.sentence,
+    }
 
 
 def _candidate(candidate: Candidate, trial: Trial) -> dict[str, Any]:

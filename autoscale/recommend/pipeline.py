@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from analysis.capacity import Capacity, Estimate, analyse
 from analysis.errors import BadInput, BadRun, TooLittleData
 from analysis.run import Run, newest, read
 from analysis.slo import parse_slo
+from analysis.steady import observe
 from autoscale.profiles import Profile, load, names, overlay
 from autoscale.recommend import decide as deciding
 from autoscale.recommend.calibrate import Calibration, calibrate, limits_from_run
@@ -124,13 +126,16 @@ def recommend(
     system = _system(profile, found, price, measured)
     engine, calibration = EngineParams.from_profile(system), None
     asked = slo or (found[0].header.get("slo") if found else None) or system.workload.slo
-    capacities = [analyse(run, parse_slo(asked)) for run in found]
+    observed = [observe(run) for run in found]
+    capacities = [analyse(one, parse_slo(asked)) for one in observed]
     if found:
         engine = limits_from_run(found[0].header, engine)
         calibration = calibrate(
             found,
             engine,
-            exclude=[_limited(capacity) for capacity in capacities],
+            replicas=_replicas(capacities),
+            exclude=[_set_aside(capacity) for capacity in capacities],
+            clock_offsets_s=[one.clock.offset_s for one in observed],
             progress=lambda f, text: report(0.02 + 0.08 * f, text),
         )
         engine = calibration.engine
@@ -144,7 +149,7 @@ def recommend(
         lengths=_run_lengths(found),
     )
     if calibration is not None and calibration.untrusted():
-        decision = deciding.Decision("need_more_data", tuple(_more_data(calibration)), None)
+        decision = deciding.Decision("need_more_data", tuple(_more_data(calibration, capacities)), None)
     else:
         decision = deciding.decide(
             scenario,
@@ -160,6 +165,7 @@ def recommend(
         decision,
         calibration=calibration,
         measured=_measured(capacities[0]) if capacities else None,
+        notes=[note for capacity in capacities for note in capacity.notes],
         provenance={
             "runs": [str(run.path) for run in found],
             "profile": system.name,
@@ -253,9 +259,20 @@ def _system(name: str | None, runs: Sequence[Run], price: float | None, measured
     return system
 
 
-def _limited(capacity: Capacity) -> set[int]:
-    """Stages that the client limited."""
-    return {int(window.stage) for window in capacity.windows if window.client}
+def _set_aside(capacity: Capacity) -> set[int]:
+    """Stages that say nothing about one replica: the client limited them, or several replicas (or a changing number) served."""
+    single = _replicas([capacity]) == 1
+    return {
+        int(window.stage)
+        for window in capacity.windows
+        if window.client or (single and not 0 < window.replicas <= 1)
+    }
+
+
+def _replicas(capacities: Sequence[Capacity]) -> int:
+    """How many replicas served the usable stages at least: 1 when some can be used on their own."""
+    counts = [w.replicas for c in capacities for w in c.windows if w.usable and w.replicas > 0]
+    return math.ceil(min(counts, default=1.0))
 
 
 def _measured(capacity: Capacity) -> dict[str, Any]:
@@ -285,7 +302,7 @@ def _run_lengths(runs: Sequence[Run]) -> tuple[str, str] | None:
     return str(prompt), str(output)
 
 
-def _more_data(calibration: Calibration) -> list[deciding.Reason]:
+def _more_data(calibration: Calibration, capacities: Sequence[Capacity]) -> list[deciding.Reason]:
     reasons = [deciding.Reason("model_error", sentence) for sentence in calibration.untrusted()]
     for a, b in calibration.confounded:
         reasons.append(
@@ -294,14 +311,23 @@ def _more_data(calibration: Calibration) -> list[deciding.Reason]:
                 f"the run cannot tell {a} from {b}: add stages with other prompt and output lengths",
             )
         )
+    reasons += [deciding.Reason("run", note) for capacity in capacities for note in capacity.notes]
+    command = next((c.next_command for c in capacities if c.next_command), None)
     reasons.append(
         deciding.Reason(
             "measure_again",
-            "measure again on one quiet replica, for example: locust -f loadgen/completions.py --headless --host URL "
-            "--stages 1:120,2:120,4:120,8:120 --prompt-tokens uniform:100,1500 --output-tokens uniform:50,250",
+            f"measure again on one quiet replica: {command or _sweep(capacities[0])} --prompt-tokens uniform:100,1500 "
+            "--output-tokens uniform:50,250",
         )
     )
     return reasons
+
+
+def _sweep(capacity: Capacity) -> str:
+    """A sweep across the knee of what was measured, as a command."""
+    top = float(capacity.points["throughput_rps"].max())
+    stages = ",".join(f"{share * top:.2g}:120" for share in (0.3, 0.5, 0.7, 0.9, 1.2))
+    return f"locust -f loadgen/completions.py --headless --host URL --stages {stages}"
 
 
 def _write(content: dict[str, Any], target: Path) -> list[Path]:
