@@ -582,12 +582,18 @@ def _legend(axis: Axes) -> None:
 
 
 def _log_seconds(axis: Axes) -> None:
-    """A logarithmic y axis with plain numbers at 1, 2 and 5 of each decade; linear when nothing is above zero."""
-    if not np.isfinite(axis.dataLim.minposy):
+    """A logarithmic y axis with plain numbers, at 1, 2 and 5 of each decade and closer when the data span less than one;
+    linear when nothing is above zero."""
+    low, high = axis.dataLim.minposy, axis.dataLim.y1
+    if not np.isfinite(low):
         return
     axis.set_yscale("log")
-    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    if high < 2 * low:
+        axis.yaxis.set_major_locator(MaxNLocator(4))
+    else:
+        subs = (1.0, 2.0, 5.0) if high > 10 * low else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+        axis.yaxis.set_major_locator(LogLocator(subs=subs))
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}")
     axis.yaxis.set_minor_locator(NullLocator())
 
 

@@ -25,7 +25,7 @@ from analysis import plots, signals
 from analysis.errors import BadInput
 from analysis.run import Run
 from analysis.slo import Slo, breaches
-from autoscale.render import number, rates, seconds
+from autoscale.render import rates, seconds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,18 +77,23 @@ def share(value: float | None, digits: int = 1) -> str:
 
 
 def plain(value: float | None, form: str = ",.3g") -> str:
-    """A number in few digits; a dash when there is none."""
-    return (
-        number(value, form).replace("-", DASH)
-        if value is None or not math.isfinite(value)
-        else format(value, form)
-    )
+    """A number, in three digits unless `form` says otherwise; a dash when there is none."""
+    return DASH if value is None or not math.isfinite(value) else format(value, form)
 
 
 def span(value: float | None) -> str:
-    """A duration, as in the terminal."""
-    text = seconds(value)
-    return DASH if text == "-" else text
+    """A duration: 45 ms, 1.23 s, 40 s, 12 min, 3.0 h; a dash when there is none."""
+    if value is None or not math.isfinite(value):
+        return DASH
+    if value >= 7200:
+        return f"{value / 3600:.1f} h"
+    return f"{value:.0f} s" if 10 <= value < 120 else seconds(value)
+
+
+def clock(time_s: float) -> str:
+    """A moment of a run as hours, minutes and seconds: 1:16:05."""
+    minutes, second = divmod(abs(round(time_s)), 60)
+    return f"{'-' if time_s < 0 else ''}{minutes // 60}:{minutes % 60:02}:{second:02}"
 
 
 def change(before: float, after: float) -> str:

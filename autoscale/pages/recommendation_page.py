@@ -30,6 +30,7 @@ SETTINGS = {
     "predicted": "recommended",
     "tutorial_default": "tutorial default",
     "static_fleet": "standing fleet",
+    "best_hpa": "best HPA",
     "current": "current HPA",
 }
 FIGURES = {  # label -> (key, how it is written, smallest and largest possible value)
@@ -58,6 +59,7 @@ QUANTITIES = {
     "running": "running (requests)",
     "waiting": "waiting (requests)",
     "kv_usage": "KV used (share)",
+    "preemptions": "preemptions (per stage)",
 }
 SHOWN_CANDIDATES = 20
 
@@ -87,10 +89,11 @@ def recommendation_page(result: Recommendation, out: Path) -> Path:
         replay=_replay(result),
         coefficients=list(_coefficients(content)),
         replay_errors=[
-            (QUANTITIES[name], share(error))
+            (QUANTITIES.get(name, name), share(error))
             for name, error in (content["model_error"].get("replay_median_error") or {}).items()
         ],
         candidates=_candidates(content),
+        alternatives=list(_alternatives(result)),
         traffic=list(_traffic(content)),
         cold_start=list(_cold_start(result)),
         commands=list(_commands(result)),
@@ -129,8 +132,11 @@ def _behavior(block: Mapping[str, Any] | None) -> Iterator[str]:
 
 
 def _comparison(content: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Settings as columns and figures as rows, each cell (text, interval); None without any setting."""
-    settings = {name: content[key] for key, name in SETTINGS.items() if content.get(key)}
+    """Settings as columns, each once, and figures as rows, each cell (text, interval); None without any setting."""
+    settings: dict[str, Any] = {}
+    for key, name in SETTINGS.items():
+        if (row := content.get(key)) and row not in settings.values():
+            settings[name] = row
     if not settings:
         return None
     rows = []
@@ -237,8 +243,8 @@ def _pareto(result: Recommendation) -> Picture | None:
     return picture(
         made,
         "Accelerator-hours of every setting tried against the share of requests within the SLO",
-        "Left is cheaper, up is better, the dashed line is what the SLO asks. Settings of one kind share a marker; each "
-        "was simulated with one seed, those with a name over several."
+        "Left is cheaper, up is better, the dashed line is what the SLO asks. Settings of one kind share a marker, as the "
+        "search saw them; those with a name were confirmed over several seeds."
         + (f" {stopped} of {len(decision.tried)} were stopped early and are not shown." if stopped else ""),
     )
 
@@ -286,7 +292,7 @@ def _replay(result: Recommendation) -> Picture | None:
     keys = zip(replay["run"].astype(int), replay["stage"].astype(int), strict=True)
     rows = pd.DataFrame(
         {
-            "quantity": replay["figure"].map(QUANTITIES),
+            "quantity": replay["figure"].map(lambda name: QUANTITIES.get(name, name)),
             "rate_rps": [rates.get(key, math.nan) for key in keys],
             "measured": replay["measured"],
             "predicted": replay["modelled"],
@@ -295,8 +301,10 @@ def _replay(result: Recommendation) -> Picture | None:
     ).dropna(subset=["rate_rps", "measured", "predicted"])
     if rows.empty:
         return None
-    order = {name: k for k, name in enumerate(QUANTITIES.values())}
-    rows = rows.sort_values("quantity", key=lambda names: names.map(order), kind="stable")
+    order = list(QUANTITIES.values())
+    rows = rows.sort_values(
+        "quantity", key=lambda names: names.map({name: k for k, name in enumerate(order)}), kind="stable"
+    )
     return picture(
         plots.replay_error(rows),
         "Measured and modelled throughput, latency and signals per stage",
@@ -341,6 +349,14 @@ def _candidates(content: Mapping[str, Any]) -> dict[str, Any]:
         "stopped": sum(bool(row["stopped"]) for row in tried),
         "rows": rows,
     }
+
+
+def _alternatives(result: Recommendation) -> Iterator[tuple[str, str, str, str]]:
+    """What each signal can do on its own: signal, accelerator-hours, whether it keeps the SLO, a sentence."""
+    for found in result.decision.alternatives if result.decision else ():
+        hours = page.DASH if found.judged is None else plain(found.judged.cost, ",.1f")
+        kept = page.DASH if found.judged is None else "kept" if found.judged.holds else "broken"
+        yield UNITS[found.signal], hours, kept, found.sentence
 
 
 def _traffic(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

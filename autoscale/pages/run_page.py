@@ -33,6 +33,7 @@ MEANING = {
 }
 PERCENTILES = (50.0, 95.0, 99.0)
 SHOWN_EVENTS = 40
+SCALED = ("SuccessfulRescale", "decision")  # kinds of events of the simulator and of a check
 CURVE_CELLS = 60  # of a comparison over time
 
 
@@ -126,7 +127,7 @@ def _content(seen: Seen) -> dict[str, Any]:
     return {
         "name": seen.name,
         "when": _when(run),
-        "problems": validate(run),
+        "problems": [*validate(run), *_unreadable(seen)],
         "sent": list(_sent(seen)),
         "command": run.header.get("command"),
         "client": _client(seen),
@@ -138,9 +139,14 @@ def _content(seen: Seen) -> dict[str, Any]:
         "timeline": _timeline(seen),
         "over_time": _over_time(seen),
         "capacity": _capacity(capacity) if capacity else None,
-        "no_capacity": None if capacity else seen.analysed,
+        "no_capacity": None if capacity or run.header.get("kind") == "simulated" else seen.analysed,
         "events": _events(run),
     }
+
+
+def _unreadable(seen: Seen) -> Iterator[str]:
+    if seen.run.header.get("slo") and seen.slo is None:
+        yield f"the SLO of the header cannot be read: {seen.run.header['slo']!r}"
 
 
 # --- what was sent ---------------------------------------------------------------------------------------------------
@@ -196,8 +202,8 @@ def _plan(stage: Mapping[str, Any]) -> str:
 
 
 def _client(seen: Seen) -> dict[str, Any] | None:
-    """The load generator's verdict on itself, or what the requests alone say; None without requests."""
-    if seen.table is None:
+    """The load generator's verdict on itself, or what the requests alone say; None without requests or client."""
+    if seen.table is None or seen.run.header.get("kind") == "simulated":
         return None
     verdict = seen.run.header.get("client")
     if isinstance(verdict, dict) and verdict.get("verdict"):
@@ -349,10 +355,12 @@ def _counted(metrics: pd.DataFrame, column: str) -> float:
 
 
 def _events(run: Run) -> dict[str, Any]:
-    events = [e for e in run.events if isinstance(e, dict) and "message" in e]
+    """What happened, at most SHOWN_EVENTS rows: of a longer log the changes of the number of replicas first."""
+    events = [e for e in run.events if "message" in e]
+    scaled = [e for e in events if e.get("kind") in SCALED] if len(events) > SHOWN_EVENTS else []
     rows = [
-        (span(float(e.get("time_s", math.nan))), str(e.get("kind", "")), str(e["message"]))
-        for e in events[:SHOWN_EVENTS]
+        (page.clock(float(e.get("time_s") or 0.0)), str(e.get("kind", "")), str(e["message"]))
+        for e in (scaled or events)[:SHOWN_EVENTS]
     ]
     return {"rows": rows, "more": len(events) - len(rows)}
 
@@ -364,11 +372,13 @@ def _timeline(seen: Seen) -> Picture | None:
     made = page.timeline(seen.run, slo=seen.slo, table=seen.table)
     if made is None:
         return None
-    marked = " Shaded: windows in which the SLO was broken." if seen.slo else ""
+    notes = ["Signals are means over the replicas that reported."] if seen.gauges is not None else []
+    if seen.slo is not None and seen.table is not None:
+        notes.append("Shaded: windows in which the SLO was broken.")
     return picture(
         made,
         f"Load, signals and replicas of {seen.name} over time",
-        f"Signals are means over the replicas that reported.{marked}",
+        " ".join(notes),
     )
 
 

@@ -37,7 +37,7 @@ def example_pareto() -> Figure:
             "attainment": [0.9, 0.99, 0.98],
         }
     )
-    return plots.pareto(table, chosen="b", asked=0.95)
+    return plots.pareto(table, chosen="b", asked=0.95, annotate=["a", "c"])
 
 
 def example_replay() -> Figure:
@@ -47,10 +47,23 @@ def example_replay() -> Figure:
     return plots.replay_error(pd.concat([table, table.assign(quantity="throughput (requests/s)")]))
 
 
+def example_replicas_only() -> Figure:
+    replicas = pd.DataFrame({"time_s": [0, 300], "desired": [1, 2], "ready": [1, 1]})
+    return plots.timeline(replicas=replicas, show=("waiting", "running", "kv_usage"))
+
+
+def example_panels() -> Figure:
+    series = {"first": ([1, 2], [0.1, 9], [0.05, -np.inf], [0.2, np.inf]), "second": ([1, 2], [1, 2])}
+    labels = ("TTFT p50 (s)", "waiting (requests)")
+    return plots.panels(dict.fromkeys(labels, series), "offered rate (requests/s)", "Two runs", labels[:1])
+
+
 EXAMPLES = {
     "timeline": example_timeline,
     "pareto": example_pareto,
     "replay": example_replay,
+    "replicas only": example_replicas_only,
+    "panels": example_panels,
     "phases": lambda: plots.phases(
         [("first", {"decision": 15, "weights": 700}), ("second", {"decision": np.nan})]
     ),

@@ -1,0 +1,278 @@
+"""The page of a recommendation holds the answer, whatever it is, and every number of recommendation.json it shows."""
+
+import math
+import re
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import typer
+import yaml
+
+from analysis.capacity import analyse
+from analysis.run import read
+from analysis.slo import parse_slo
+from autoscale.cli import app
+from autoscale.pages import recommendation_page
+from autoscale.profiles import load, overlay
+from autoscale.recommend import Recommendation, scenario_of
+from autoscale.recommend.answer import Alternative, Decision, Point, Reason
+from autoscale.recommend.calibrate import FIGURES, Calibration
+from autoscale.recommend.candidates import Behavior, Candidate
+from autoscale.recommend.document import document
+from autoscale.recommend.search import Judged, Trial
+
+SLO = "ttft_p95=2s,tpot_p95=100ms"
+CHOSEN = Candidate((("waiting", 2.0), ("kv_usage", 0.34)), Behavior(1800), 1, 3)
+POINT = Point(4.0, 1.5, 20.0, 0.34, "ttft_p95")
+HOSTILE = "<script>alert('x')</script>"
+
+
+def trial(margin: float, hours: float, stopped: str = "") -> Trial:
+    return Trial(
+        margin=margin,
+        attainment=min(1.0, 0.95 + margin),
+        accelerator_hours=hours,
+        replica_hours=hours,
+        ttft_p99_s=0.8,
+        tpot_p99_s=0.05,
+        wasted_scale_outs=0,
+        flaps=0,
+        longest_breach_s=0.0,
+        peak_replicas=2,
+        stopped=stopped,
+    )
+
+
+def judged(setting, margins: list[float], hours: float, stopped: str = "") -> Judged:
+    return Judged(setting, tuple(trial(m, hours + 0.1 * k, stopped) for k, m in enumerate(margins)))
+
+
+DECISIONS = {
+    "autoscale": Decision(
+        "autoscale",
+        (Reason("queue", f"the queue is the signal {HOSTILE}"),),
+        POINT,
+        chosen=judged(CHOSEN, [0.04, 0.0499, 0.05], 3.0),
+        interval={"waiting": (1.0, 5.0), "kv_usage": (0.3, 0.47)},
+        static=judged(3, [0.05, 0.05], 6.0),
+        tutorial=judged(replace(CHOSEN, behavior=Behavior()), [math.nan, math.nan], 0.2, "breaches"),
+        current=judged({"kind": "HorizontalPodAutoscaler"}, [0.01, 0.02], 4.0),
+        tried=(
+            (CHOSEN, trial(0.04, 3.0)),
+            (Candidate((("running", 40.0),), Behavior(), 1, 3), trial(-0.01, 2.5)),
+            (Candidate((("running", 80.0),), Behavior(), 1, 3), trial(-0.4, 0.3, "breaches")),
+        ),
+        alternatives=(Alternative("running", None, "no target of running alone keeps the SLO"),),
+    ),
+    "do_not_autoscale": Decision(
+        "do_not_autoscale",
+        (Reason("standing_is_cheaper", "2 standing replicas take less"),),
+        POINT,
+        chosen=judged(2, [0.05, 0.05], 4.0),
+        static=judged(2, [0.05, 0.05], 4.0),
+    ),
+    "infeasible": Decision("infeasible", (Reason("slo_idle", "an idle replica misses ttft_p95"),), None),
+    "need_more_data": Decision(
+        "need_more_data", (Reason("model_error", "the replay misses running by 40%"),), None
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def scenario(tmp_path_factory):
+    """Half an hour of a steady rate: simulated in a moment."""
+    traffic = tmp_path_factory.mktemp("traffic") / "steady.yaml"
+    traffic.write_text(
+        yaml.safe_dump(
+            {
+                "prompt_tokens": "uniform:100,400",
+                "output_tokens": "uniform:16,48",
+                "load": [{"constant": {"rate_rps": 3.0, "duration_s": 1800}}],
+            }
+        )
+    )
+    return scenario_of(load("llama-3.1-8b-1xl4"), traffic=traffic, slo=SLO)
+
+
+@pytest.fixture(scope="module")
+def measured(sweep_run):
+    """A recorded sweep with its capacity."""
+    found = read(sweep_run("sweep_D"))
+    return found, analyse(found, parse_slo("ttft_p95=2s,e2e_p95=8s"))
+
+
+def calibration(engine) -> Calibration:
+    """A model that is off by a tenth in every figure of the stages 0 and 3."""
+    rows = [
+        {
+            "stage": stage,
+            "figure": figure,
+            "measured": 1.0 + stage,
+            "modelled": 1.1 * (1 + stage),
+            "error": 0.1,
+            "run": 0,
+        }
+        for stage in (0, 3)
+        for figure in FIGURES
+        if figure != "waiting"
+    ]
+    rows.append(
+        {"stage": 0, "figure": "waiting", "measured": np.nan, "modelled": 1.0, "error": np.nan, "run": 0}
+    )
+    intervals = {"base_s": (engine.base_s * 0.9, engine.base_s * 1.1)}
+    return Calibration(engine, intervals, 0.03, (("base_s", "per_sequence_s"),), pd.DataFrame(rows), (0, 3))
+
+
+def recommendation(scenario, decision, *, run=None, files=(), **content) -> Recommendation:
+    found, capacity = run or (None, None)
+    model = calibration(scenario.engine) if run else None
+    made = document(
+        scenario,
+        decision,
+        calibration=model,
+        measured=_measured(capacity) if capacity else None,
+        provenance={"runs": [str(found.path)] if found else [], "profile": scenario.profile.name},
+    )
+    runs, capacities = ((found,), (capacity,)) if run else ((), ())
+    return Recommendation(made | content, list(files), scenario, decision, model, runs, capacities)
+
+
+def _measured(capacity) -> dict:
+    return {
+        "stages": [str(w) for w in capacity.windows],
+        "notes": ["a note"],
+        "next_command": "locust --stages 1:60",
+    }
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (
+            "autoscale",
+            ["averageValue 2", "averageValue 340m", "(34%)", "interval 300m to 470m", "maxReplicas 3"],
+        ),
+        ("do_not_autoscale", ["Do not autoscale", "2 standing replicas", "kubectl scale"]),
+        ("infeasible", ["This SLO cannot be met", "an idle replica misses ttft_p95", "--slo"]),
+        ("need_more_data", ["More data is needed", "the replay misses running by 40%", "autoscale collect"]),
+    ],
+)
+def test_every_answer_has_its_page_without_a_run(answer, said, scenario, tmp_path, page):
+    found = page(recommendation_page(recommendation(scenario, DECISIONS[answer]), tmp_path / "page.html"))
+    for words in said:
+        assert words in found.text
+    assert "no load test was given" in found.text
+    assert len(found.pictures) == {"autoscale": 2, "do_not_autoscale": 1}.get(answer, 0)
+
+
+@pytest.fixture(scope="module")
+def full(scenario, measured, tmp_path_factory, page):
+    folder = tmp_path_factory.mktemp("page")
+    result = recommendation(
+        scenario,
+        DECISIONS["autoscale"],
+        run=measured,
+        files=[folder / "recommendation.json", folder / "hpa.yaml"],
+        drift={"holds": False, "sentence": "the old target does not hold any more"},
+    )
+    return result, page(recommendation_page(result, folder / "page.html"))
+
+
+def test_with_a_run_the_page_shows_five_figures_and_where_the_number_comes_from(full):
+    _, found = full
+    assert len(found.pictures) == 5  # what would happen, Pareto, capacity, signals, replay
+    for words in (
+        "a note",
+        "locust --stages 1:60",
+        "cannot tell base_s from per_sequence_s",
+        "the old target",
+    ):
+        assert words in found.text
+    errors = dict(row for row in found.table("replay error")[1:])
+    assert errors["TTFT p95 (s)"] == "10.0%"
+    assert errors["waiting (requests)"] == "–"  # never measured is not zero
+
+
+def test_the_manifest_can_be_copied_from_the_page(full):
+    result, found = full
+    (manifest,) = (yaml.safe_load(b) for b in found.blocks if "autoscaling/v2" in b)
+    assert manifest == result.content["hpa"]
+
+
+def test_the_comparison_holds_the_numbers_of_the_document(full):
+    result, found = full
+    table = found.table("recommended waiting 2, kv_usage 340m, 1\N{NON-BREAKING HYPHEN}3, down 30 min")
+    assert [cell.split(" ")[0] for cell in table[0][1:]] == ["recommended", "tutorial", "standing", "current"]
+    assert table[1] == ["SLO", "kept", "broken", "kept", "broken"]
+    figures = {row[0]: row[1:] for row in table}
+    # hours 3.0, 3.1, 3.2: mean 3.1, t(0.975, 2) 4.303 * 0.1 / sqrt(3) = 0.248
+    assert figures["accelerator-hours"][0] == "3.1 2.9 to 3.3"
+    assert result.content["predicted"]["slo_attainment"]["high"] > 1
+    assert figures["requests within every bound"][0].endswith("to 100.00%")  # a share has an end
+    assert {row[1] for row in figures.values() if row[0] != row[1]} <= {"–", "broken"} | {table[0][2]}
+    assert "every simulation was stopped once the SLO could not be kept" in found.text
+
+
+def test_one_setting_in_two_roles_is_one_column(scenario, tmp_path, page):
+    found = page(
+        recommendation_page(recommendation(scenario, DECISIONS["do_not_autoscale"]), tmp_path / "p.html")
+    )
+    assert found.table("recommended 2 standing replicas")[0][1:] == ["recommended 2 standing replicas"]
+
+
+def test_a_stopped_setting_shows_no_figures_that_it_did_not_reach(full):
+    _, found = full
+    rows = {row[0]: row[1:] for row in found.table("margin (points)")}
+    assert rows["running 80, 1\N{NON-BREAKING HYPHEN}3, default"] == ["–", "–", "stopped: breaches"]
+    assert rows["running 40, 1\N{NON-BREAKING HYPHEN}3, default"] == ["2.5", "-1.00", "breaks"]
+    assert "1 of 3 were stopped early" in found.text
+
+
+def test_reasons_cannot_become_markup(full):
+    _, found = full
+    assert HOSTILE in found.text
+
+
+def test_what_nobody_measured_is_named(scenario, tmp_path, page):
+    profile = overlay(scenario.profile, {"predictions": ["the cold start of 10 min"]})
+    result = recommendation(replace(scenario, profile=profile), DECISIONS["infeasible"])
+    found = page(recommendation_page(result, tmp_path / "page.html"))
+    assert "the cold start of 10 min" in found.text.split("What was not measured")[1]
+
+
+@pytest.mark.parametrize("answer", DECISIONS)
+def test_every_command_of_the_page_is_one_that_the_tool_understands(answer, scenario, tmp_path, page):
+    (tmp_path / "recommendation.json").write_text("{}")
+    files = [tmp_path / "recommendation.json", tmp_path / "hpa.yaml"] if answer == "autoscale" else []
+    result = recommendation(scenario, DECISIONS[answer], files=files)
+    found = page(recommendation_page(result, tmp_path / "page.html"))
+    commands = [b for b in found.blocks if b.startswith("autoscale ")]
+    assert commands
+    group = typer.main.get_command(app)
+    for command in commands:
+        _, verb, *arguments = shlex.split(re.sub(r"\bN\b", "9", command))
+        group.commands[verb].make_context(verb, arguments)
+
+
+def test_the_same_recommendation_gives_the_same_page(scenario, tmp_path):
+    pages = [
+        recommendation_page(recommendation(scenario, DECISIONS["autoscale"]), tmp_path / f"{k}.html")
+        for k in (1, 2)
+    ]
+    assert pages[0].read_bytes() == pages[1].read_bytes()
+
+
+def test_terms_that_ask_different_shares_are_drawn_as_margins(scenario, tmp_path, page):
+    mixed = replace(scenario, slo=parse_slo("ttft_p95=2s,tpot_p99=100ms"))
+    result = recommendation(mixed, DECISIONS["autoscale"])
+    assert page(recommendation_page(result, tmp_path / "page.html")).pictures
+
+
+def test_the_page_is_written_where_it_was_asked_for(scenario, tmp_path):
+    target = Path(tmp_path / "new" / "report.html")
+    assert recommendation_page(recommendation(scenario, DECISIONS["infeasible"]), target) == target
+    assert [p.name for p in target.parent.iterdir()] == ["report.html"]
