@@ -46,7 +46,8 @@ Peak = Annotated[
 
 def main() -> NoReturn:
     """Run the command line and exit with the code of its outcome."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell made a background job ignore SIGINT
+        signal.signal(number, signal.default_int_handler)
     try:
         code = app(standalone_mode=False)
     except AutoscaleError as error:
@@ -55,8 +56,7 @@ def main() -> NoReturn:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted: what was written so far stays readable", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+        code = EXIT_INTERRUPTED
     except BrokenPipeError:
         sys.exit(0)
     except Exception as error:
@@ -64,6 +64,8 @@ def main() -> NoReturn:
             raise
         error.show()
         sys.exit(getattr(error, "exit_code", 2))
+    if code == EXIT_INTERRUPTED:
+        print("interrupted: what was written so far stays readable", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
 
 
