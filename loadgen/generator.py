@@ -50,6 +50,7 @@ class Sample:
     in_flight: int
     waited: int  # requests that had to wait for a connection to open
     waiting: int  # due requests that wait for a seat
+    sent: int  # requests so far
 
 
 class Offered(Protocol):
@@ -93,6 +94,7 @@ class Generator:
         self._planned, self._exhausted = False, True
         self._hungry = gevent.event.Event()
         self._alarm: Alarm | None = None
+        self._sent = 0
         self._asked: deque[tuple[Exchange, int]] = (
             deque()
         )  # by users of a closed loop, with the shared prefix
@@ -203,6 +205,7 @@ class Generator:
                 break
             ready.popleft()
             exchange.due_s = due_s
+            self._sent += 1
             client.submit(exchange)
         if not self._exhausted and len(ready) < AHEAD // 2:
             self._hungry.set()
@@ -245,6 +248,7 @@ class Generator:
                     exchange, prefix = self._asked.popleft()
                     body = self._bodies.body(exchange.request_id, *exchange.asked, prefix)
                     exchange.payload = self._payload(exchange.request_id, body)
+                    self._sent += 1
                     exchange.due_s = now_s()  # a closed loop has no schedule: due is when it is sent
                     self.client.submit(exchange)
 
@@ -308,6 +312,7 @@ class Generator:
                 len(self.client.in_flight),
                 self.client.waited,
                 waiting,
+                self._sent,
             )
         )
 

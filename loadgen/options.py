@@ -162,8 +162,17 @@ class Options:
 
     @classmethod
     def of(cls, parsed: argparse.Namespace) -> Options:
-        """The load generator's part of Locust's parsed options."""
-        return cls({name: getattr(parsed, name, None) for name in WANTED})
+        """The load generator's part of Locust's parsed options. Raises BadInput.
+
+        The web form gives text for what had no default, and empty text for what was left open.
+        """
+        values = {name: getattr(parsed, name, None) for name in WANTED}
+        values = {name: None if value == "" else value for name, value in values.items()}
+        try:
+            values["rate"] = None if values["rate"] is None else float(values["rate"])
+        except ValueError:
+            raise BadInput("--rate", value=values["rate"], expected="requests/s above 0") from None
+        return cls(values)
 
     def __getattr__(self, name: str) -> Any:
         try:

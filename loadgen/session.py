@@ -6,6 +6,7 @@ The owner is the only process, or Locust's master. Imports no locust, so that it
 from __future__ import annotations
 
 import json
+import math
 import platform
 import re
 import sys
@@ -15,6 +16,8 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from analysis import run
 from analysis.errors import BadInput, SourceUnavailable
@@ -30,7 +33,7 @@ from loadgen.traffic import LoadPlan
 
 ENDPOINTS = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 SAMPLE_COLUMNS = tuple(f.name for f in fields(Sample))
-CPU_COLUMN, IN_FLIGHT_COLUMN = SAMPLE_COLUMNS.index("cpu_s"), SAMPLE_COLUMNS.index("in_flight")
+CPU_COLUMN, IN_FLIGHT_COLUMN, SENT_COLUMN = map(SAMPLE_COLUMNS.index, ("cpu_s", "in_flight", "sent"))
 
 
 @dataclass(frozen=True)
@@ -184,6 +187,28 @@ class Owner:
         if self.stopped is None and (reason := self._watch.reason()):
             self.stopped = reason
             self.writer.event(now_s, "stopped", reason)
+
+    def rates(self, most: int) -> list[tuple[float, float, float]]:
+        """(end in s, offered, delivered in requests/s) of about `most` intervals so far; delivered is what was sent.
+
+        A closed loop offers what it delivers; so does a search, whose plan is its probes.
+        """
+        samples = [rows for rows in self._samples.values() if rows]
+        until_s = min((rows[-1][0] for rows in samples), default=0.0)
+        fixed = self.options.open_loop and self.options.find_capacity is None
+        until_s = min(until_s, self.plan.duration_s) if fixed else until_s
+        if until_s <= 0:
+            return []
+        step_s = max(1.0, math.ceil(until_s / most))
+        edges_s = np.append(np.arange(0.0, until_s, step_s), until_s)
+        sent = np.zeros(len(edges_s))
+        for rows in samples:
+            time_s, total = [0.0, *(row[0] for row in rows)], [0, *(row[SENT_COLUMN] for row in rows)]
+            sent += np.interp(edges_s, time_s, total)
+        widths_s = np.diff(edges_s)
+        delivered = np.diff(sent) / widths_s
+        offered = np.diff(self.plan.programme.integral(edges_s)) / widths_s if fixed else delivered
+        return list(zip(edges_s[1:].tolist(), offered.tolist(), delivered.tolist(), strict=True))
 
     def worker_lost(self, worker: str, now_unix_s: float) -> None:
         """Note that a worker is gone; its requests are accounted for at the end."""

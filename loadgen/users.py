@@ -28,7 +28,7 @@ from locust.runners import LocalRunner, MasterRunner, WorkerRunner
 
 from analysis.errors import AutoscaleError, BadInput
 from analysis.histogram import BUCKETS, middle_s
-from loadgen import clock, options, session, summary
+from loadgen import clock, options, session, summary, web
 from loadgen.finding import Finder
 from loadgen.generator import Generator
 from loadgen.options import Options
@@ -218,6 +218,7 @@ class Owning:
     def __init__(self, environment: Any, endpoint: str) -> None:
         self.environment, self.endpoint = environment, endpoint
         self.owner: session.Owner | None = None
+        self.latest: session.Owner | None = None  # the present or the last one
         self.server: session.Server | None = None
         self.finished: set[str] = set()
         self.last_words: set[str] = set()
@@ -269,6 +270,7 @@ class Owning:
         self.owner = session.Owner(
             chosen, self.endpoint, self.server, start_unix_s, list(self.names.values())
         )
+        self.latest = self.owner
         log.info("Recording in %s", self.owner.path)
         salt = zlib.crc32(repr(start_unix_s).encode())
         for client_id, index in jobs.items():
@@ -383,6 +385,7 @@ class Owning:
 @events.init_command_line_parser.add_listener
 def _add_arguments(parser: Any) -> None:
     options.add_arguments(parser)
+    web.show_options(parser, options.WANTED)
 
 
 @events.init.add_listener
@@ -415,6 +418,8 @@ def _init(environment: Any, runner: Any, **_: Any) -> None:
         for kind in ("llm_batch", "llm_finished", "llm_last_word"):
             runner.register_message(kind, lambda msg, **_: owning.hear(msg.type, msg.data))
         runner.register_message("llm_ping", _pong)
+    if environment.web_ui is not None:
+        web.extend(environment.web_ui, lambda: owning.latest)
     environment.events.test_start.add_listener(owning.begin)
     environment.events.test_stopping.add_listener(owning.end)
     environment.events.quitting.add_listener(owning.end)

@@ -8,8 +8,10 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.parse
+import urllib.request
 import zlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 import pytest
 
 from analysis import run
+from loadgen.options import WANTED
 
 ROOT = Path(__file__).parents[2]
 HEADER_KEYS = {
@@ -94,20 +97,16 @@ def ended(process: subprocess.Popen[str], folder: Path) -> str:
     return (folder / "log").read_text()
 
 
-LOAD_FILE = "arrivals: constant\noutput_tokens: fixed:2\nload:\n  - stages: 10:1\n  - ramp: {from_rps: 10, to_rps: 30, duration_s: 1}\n"
+LOAD_FILE = "arrivals: constant\noutput_tokens: fixed:10\nload:\n  - stages: 50:0.2\n"  # unquoted: no number to the base of 60
 
 RUNS = {
     "search": ("completions", "--find-capacity 20s --slo ttft_p90=150ms --rate 40 --output-tokens fixed:8"),
-    "load file": ("completions", "--load load.yaml"),
     "three machines": (
         "completions",
         "--stages 20:1.5,60:1.5 --output-tokens fixed:8 --slo ttft_p95=2s,itl_p99=1s --stop-when errors=50%,slo,saturated --csv stats",
     ),
     "closed loop": ("chat", "-u 4 -r 4 -t 3s --output-tokens uniform:2,6"),
-    "one seat": (
-        "completions",
-        "--stages 50:0.2 --arrivals constant --output-tokens fixed:10 --max-in-flight 1",
-    ),
+    "one seat": ("completions", "--load load.yaml --max-in-flight 1"),
     "interrupted": ("completions", "--rate 30 -t 60s --processes 2"),
     "killed worker": ("completions", "--rate 40 -t 8s --processes 4 --output-tokens fixed:8"),
     "bad stages": ("completions", "--stages 1:0"),
@@ -129,10 +128,13 @@ def started(tmp_path_factory):
                 target = few if name == "search" else url
                 machines = {name: start(target, folder, *options.split(), entry=entry)}
             runs |= {machine: (process, folder) for machine, process in machines.items()}
+        folder, port = tmp_path_factory.mktemp("web"), free_port()
+        options = ["--host", url, "--run-dir", folder / "run", "--web-host", "127.0.0.1", "--web-port", port]
+        runs["web"] = locust(folder, "completions", *options), folder, f"http://127.0.0.1:{port}"
         runs["truth"] = logs / "log.jsonl"
         yield runs
         del runs["truth"]
-        for process, _ in runs.values():
+        for process, *_ in runs.values():
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
@@ -204,18 +206,6 @@ def test_master_and_workers_on_several_machines_deliver_the_plan_into_one_direct
     assert first == pytest.approx(second, abs=0.05)
 
 
-def test_a_load_file_is_delivered(started):
-    process, folder = started["load file"]
-    log = ended(process, folder)
-    assert process.returncode == 0, log
-    recorded = run.read(folder / "run")
-    due = recorded.requests["due_s"].to_numpy(float)
-    # 10/s from 0 s, then the ramp: 10 t + 10 t^2 is a whole number k at t = sqrt(1 / 4 + k / 10) - 1 / 2
-    expected = [*np.arange(10) / 10, *(0.5 + np.sqrt(0.25 + np.arange(20) / 10))]
-    assert due == pytest.approx(np.array(expected))
-    assert set(recorded.requests["status"]) == {"ok"}
-
-
 def test_a_search_records_its_probes_as_stages_of_one_run(started):
     process, folder = started["search"]
     log = ended(process, folder)
@@ -259,10 +249,60 @@ def test_one_seat_counts_the_wait_from_the_due_time(started):
     log = ended(process, folder)
     requests = run.read(folder / "run").requests
     assert len(requests) == 10, log
+    assert requests["due_s"].to_numpy(float) == pytest.approx(np.arange(10) / 50)
     last = requests.iloc[-1]
     assert last["first_token_s"] - last["due_s"] >= 0.855 - 0.18 + 0.05
     assert 0.0495 <= (requests["first_token_s"] - requests["sent_s"]).median() < 0.3
     assert "cap" in {r["code"] for r in run.read_header(folder / "run")["client"]["stages"][0]["reasons"]}
+
+
+def test_the_web_form_starts_a_run_and_shows_offered_against_delivered(started):
+    process, folder, address = started["web"]
+    form = None
+    while form is None:
+        assert process.poll() is None, (folder / "log").read_text()
+        with suppress(OSError):
+            form = get(address, "/").decode()
+        time.sleep(0.1)
+    assert all(f'"{name}"' in form for name in WANTED if name != "run_time")  # in the form's extra options
+    asked = {
+        "user_count": 1,
+        "spawn_rate": 1,
+        "rate": "40",
+        "stages": "",
+        "output_tokens": "fixed:2",
+        "run_time": "4s",
+    }
+    assert json.loads(get(address, "/swarm", asked))["success"]
+    stats: dict[str, Any] = {}
+    deadline = time.monotonic() + 60
+    while stats.get("state") != "stopped" and time.monotonic() < deadline:
+        time.sleep(0.2)
+        stats = json.loads(get(address, "/stats/requests"))
+    recorded = run.read(folder / "run")
+    [shown] = stats["extended_stats"]
+    assert [row["offered"] for row in shown["data"]] == pytest.approx([40.0] * len(shown["data"]))
+    delivered = np.mean([row["delivered"] for row in shown["data"]])
+    assert delivered == pytest.approx(len(recorded.requests) / 4, rel=0.2)
+    assert get(address, "/offered-delivered").decode().count("<polyline") == 2
+    rows = {
+        row["Name"]: row for row in csv.DictReader(get(address, "/stats/requests/csv").decode().splitlines())
+    }
+    for name, column in (("TTFT", "first_token_s"), ("E2E", "last_token_s")):
+        exact_ms = (recorded.requests[column] - recorded.requests["due_s"]) * 1e3
+        assert float(rows[name]["Average Response Time"]) == pytest.approx(exact_ms.mean(), rel=1e-3)
+        assert float(rows[name]["99%"]) == pytest.approx(
+            np.quantile(exact_ms, 0.99, method="higher"), rel=0.01
+        )
+    assert "TTFT" in get(address, "/stats/report").decode()
+    os.killpg(process.pid, signal.SIGTERM)
+    process.wait(timeout=30)
+
+
+def get(address: str, path: str, form: dict[str, Any] | None = None) -> bytes:
+    data = None if form is None else urllib.parse.urlencode(form).encode()
+    with urllib.request.urlopen(f"{address}{path}", data, timeout=10) as answer:
+        return answer.read()
 
 
 def test_bad_input_is_one_sentence_and_an_exit_code(started):
