@@ -160,12 +160,15 @@ def recommend(
             jobs=jobs,
             progress=lambda f, text: report(0.1 + 0.88 * f, text),
         )
+    notes = [note for capacity in capacities for note in capacity.notes]
+    of_run = tuple(deciding.Reason("run", note) for note in notes)
+    decision = replace(decision, reasons=decision.reasons + of_run)
     content = document(
         scenario,
         decision,
         calibration=calibration,
         measured=_measured(capacities[0]) if capacities else None,
-        notes=[note for capacity in capacities for note in capacity.notes],
+        notes=notes,
         provenance={
             "runs": [str(run.path) for run in found],
             "profile": system.name,
@@ -311,7 +314,6 @@ def _more_data(calibration: Calibration, capacities: Sequence[Capacity]) -> list
                 f"the run cannot tell {a} from {b}: add stages with other prompt and output lengths",
             )
         )
-    reasons += [deciding.Reason("run", note) for capacity in capacities for note in capacity.notes]
     command = next((c.next_command for c in capacities if c.next_command), None)
     reasons.append(
         deciding.Reason(

@@ -1,0 +1,90 @@
+"""The four answers, each with the figures of both sides in its sentences."""
+
+from autoscale.recommend.candidates import Behavior, Candidate
+from autoscale.recommend.decide import FIRES, build_space, capacity, decide, idle_verdict
+from autoscale.recommend.one_replica import shape
+
+PEAKS = "0.3:1500,4:1500,0.3:1500"  # a peak that outlives the start twenty-five times
+
+
+def sentence(decision, code: str) -> str:
+    return next(r.sentence for r in decision.reasons if r.code == code)
+
+
+def test_a_long_peak_is_worth_scaling_for(small) -> None:
+    """At 4 req/s the peak needs four replicas or more, a third of the time: the fleet would idle for two thirds."""
+    found = decide(small(PEAKS, "ttft_p95=10s"), seeds=2, jobs=1)
+    assert found.answer == "autoscale"
+    assert found.chosen is not None
+    assert found.static is not None
+    assert found.chosen.holds
+    assert found.chosen.wasted == 0
+    assert found.chosen.cost < 0.95 * found.static.cost
+    for signal, (low, high) in found.interval.items():
+        assert low <= dict(found.chosen.setting.targets)[signal] <= high  # type: ignore[union-attr]
+    assert [a.signal for a in found.alternatives] == ["waiting", "running", "kv_usage"]
+    for alternative in found.alternatives:  # none is much cheaper than what was chosen
+        assert alternative.judged is None or alternative.judged.cost > 0.98 * found.chosen.cost
+    assert "standing replicas" in sentence(found, "saving")
+
+
+def test_short_bursts_under_a_long_start_are_left_to_a_standing_fleet(small) -> None:
+    """Two bursts of five minutes against a start of thirty: a new replica would come when its burst is over."""
+    found = decide(small("0.3:1800,4:300,0.3:1800,4:300,0.3:1800", cold_s=1800), seeds=2, jobs=1)
+    assert found.answer == "do_not_autoscale"
+    assert found.chosen == found.static
+    assert found.static is not None
+    assert isinstance(found.static.setting, int)
+    assert found.best_hpa is not None
+    why = next(r.sentence for r in found.reasons if r.code in ("no_setting_holds", "standing_is_cheaper"))
+    assert f"{found.static.setting} standing replicas take {found.static.cost:.1f}" in why
+    assert f"takes {found.best_hpa.cost:.1f}" in why
+    assert f"set minReplicas to {found.static.setting}" in why
+
+
+def test_an_slo_that_an_idle_replica_misses_is_infeasible(small) -> None:
+    """A prompt of 64 tokens needs a step of 50 ms at least: 40 ms cannot be kept."""
+    found = decide(small(PEAKS, "ttft_p95=40ms"), seeds=2, jobs=1)
+    assert found.answer == "infeasible"
+    assert [r.code for r in found.reasons] == ["slo_idle"]
+    assert "ttft_p95" in found.reasons[0].sentence
+
+
+def test_too_small_a_maximum_is_infeasible_and_the_number_needed_is_named(small) -> None:
+    found = decide(small(PEAKS), max_replicas=2, seeds=2, jobs=1)
+    assert found.answer == "infeasible"
+    assert [r.code for r in found.reasons] == ["max_too_few"]
+    assert "maxReplicas 2 is too few" in found.reasons[0].sentence
+    needed = int(found.reasons[0].sentence.split("; ")[1].split()[0])
+    assert 3 <= needed <= 6  # 4 req/s over 1.2 to 1.6 req/s per replica, and one for the bursts
+
+
+def test_targets_near_what_a_signal_can_reach_are_not_offered(small) -> None:
+    """8 seats: at a target of 7.3 and a tolerance of 10 % the mean would have to exceed 8."""
+    scenario = small(PEAKS, "ttft_p95=30s")
+    space = build_space(scenario, capacity(scenario), 4, 5)
+    assert max(space.targets["running"]) <= FIRES * 8
+    assert max(space.targets["kv_usage"]) * 1.1 < 1
+
+
+def test_the_attainment_replaces_the_percentiles(small) -> None:
+    """Nine tenths of the requests are easier to keep than 95 of 100."""
+    strict, loose = (capacity(small(PEAKS, attainment=share)).rate_rps for share in (0.99, 0.80))
+    assert strict < loose
+
+
+def test_an_idle_replica_keeps_a_generous_slo(small) -> None:
+    assert idle_verdict(small(PEAKS)) is None
+
+
+def test_the_shape_of_fixed_lengths_is_the_plans_own(small) -> None:
+    assert [str(part) for part in shape(small(PEAKS).plan)] == ["uniform:48,80", "uniform:48,80"]
+
+
+def test_the_current_hpa_is_judged_beside_the_choice(small) -> None:
+    scenario = small("2:1200")
+    manifest = scenario.manifest(Candidate((("waiting", 5),), Behavior(), 1, 4))
+    found = decide(scenario, current=manifest, seeds=2, jobs=1)
+    assert found.current is not None
+    assert found.current.mean("accelerator_hours") > 0
+    assert sentence(found, "current").startswith("the current HPA")

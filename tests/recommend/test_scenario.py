@@ -1,0 +1,52 @@
+"""A candidate becomes the manifest that is applied, and the judge runs exactly that manifest."""
+
+import pytest
+
+from analysis.errors import BadInput
+from autoscale.hpa import HpaSpec
+from autoscale.profiles import load, names
+from autoscale.recommend.candidates import Behavior, Candidate
+from autoscale.recommend.scenario import hpa_manifest
+from autoscale.sim.fleet import read_hpa
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_candidate_survives_the_manifest(name: str) -> None:
+    """Two targets, bounds and window come back from the object as it would be applied."""
+    profile = load(name)
+    setting = Candidate((("waiting", 2), ("kv_usage", 0.504)), Behavior(1560), 2, 7)
+    spec = read_hpa(profile, hpa_manifest(profile, setting))
+    assert isinstance(spec, HpaSpec)
+    assert (spec.min_replicas, spec.max_replicas) == (2, 7)
+    assert [m.target_milli for m in spec.metrics] == [2000, 504]
+    assert (spec.target_kind, spec.target_name) == (profile.deploy.kind, profile.deploy.name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param({"name": "other"}, "targets something else", id="another workload"),
+        pytest.param({"metric": "cpu_usage"}, "cpu_usage", id="a metric that vLLM does not export"),
+    ],
+)
+def test_an_hpa_that_does_not_fit_is_refused_in_a_sentence(change: dict[str, str], message: str) -> None:
+    profile = load("llama-3.1-8b-1xl4")
+    manifest = hpa_manifest(profile, Candidate((("waiting", 5),), Behavior(), 1, 4))
+    if "name" in change:
+        manifest["spec"]["scaleTargetRef"]["name"] = change["name"]
+    else:
+        manifest["spec"]["metrics"][0]["pods"]["metric"]["name"] = change["metric"]
+    with pytest.raises(BadInput, match=message):
+        read_hpa(profile, manifest)
+
+
+def test_the_same_seed_gives_the_same_trial_and_another_one_does_not(small) -> None:
+    scenario = small("2:600")
+    setting = Candidate((("running", 5),), Behavior(300), 1, 4)
+    assert scenario(setting, 1, None) == scenario(setting, 1, None)
+    assert scenario(setting, 1, None) != scenario(setting, 2, None)
+
+
+def test_a_standing_fleet_costs_its_size_times_the_time(small) -> None:
+    """Three replicas of one accelerator for ten minutes: half an hour."""
+    assert small("2:600")(3, 1, None).accelerator_hours == pytest.approx(0.5)
