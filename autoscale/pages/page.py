@@ -124,8 +124,8 @@ def timeline(
         return None
     spans: list[tuple[float, float]] = []
     if slo is not None and table is not None and len(table):
-        window_s = max(15.0, float(table["due_s"].max()) / 480)
-        spans = breaches(slo, table, window_s=window_s)
+        length_s = float(table["due_s"].max())
+        spans = breaches(slo, table, window_s=max(3.0, min(15.0, length_s / 40), length_s / 480))
     return plots.timeline(
         load=load,
         signals=gauges,

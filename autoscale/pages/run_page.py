@@ -94,7 +94,7 @@ class Seen:
         if found or self.table is None:
             return found
         found = []
-        for stage in dict.fromkeys(self.table["stage"]):
+        for stage in sorted(self.table["stage"].unique().tolist()):
             due_s = self.table.loc[self.table["stage"] == stage, "due_s"]
             start_s, end_s = float(due_s.min()), float(due_s.max())
             found.append((int(stage), start_s, max(end_s, start_s + 1e-3), page.DASH))
@@ -253,7 +253,7 @@ def _latencies(seen: Seen) -> Iterator[dict[str, Any]]:
         return
     for metric in METRICS:
         rows = []
-        for stage in [*dict.fromkeys(int(s) for s in seen.table["stage"]), None]:
+        for stage in [*sorted(seen.table["stage"].unique().tolist()), None]:
             known = [_percentile(seen, metric, stage, p) for p in PERCENTILES]
             if known[0].count:
                 label = "all" if stage is None else str(stage)
@@ -264,12 +264,8 @@ def _latencies(seen: Seen) -> Iterator[dict[str, Any]]:
             yield {
                 "title": metric.upper(),
                 "meaning": MEANING[metric],
-                "rows": sorted(rows, key=_stage_order),
+                "rows": rows,
             }
-
-
-def _stage_order(row: tuple[str, ...]) -> float:
-    return math.inf if row[0] == "all" else int(row[0])
 
 
 def _percentile(seen: Seen, metric: str, stage: int | None, at: float) -> Percentile:
