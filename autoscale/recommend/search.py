@@ -405,7 +405,8 @@ def choose(
 ) -> list[Judged]:
     """Settings judged over the seeds, cheapest first, until none that is left could be cheaper than one that holds.
 
-    A setting that fails makes room for its next tighter target. Each is judged over half of the seeds first; the hopeless
+    A setting that breaks the SLO makes room for its next tighter target, one that starts replicas in vain for the next
+    longer scale-down window. Each is judged over half of the seeds first; the hopeless
     ones go no further. At most `most` settings are judged. Those that hold come first, the cheapest first.
     """
     costs = {setting: trial.accelerator_hours for setting, trial in found if not trial.stopped}
@@ -428,10 +429,18 @@ def choose(
         for setting, j in zip(batch, looked, strict=True):
             expected = waiting.pop(setting)
             judged[setting] = whole.get(setting, j)
-            after = None if judged[setting].holds else tighter(setting, space)
+            after = None if judged[setting].holds else _instead(judged[setting], setting, space)
             if after is not None and after not in judged:
                 waiting[after] = max(costs.get(after, 0.0), expected)
     return sorted(judged.values(), key=lambda j: (not j.holds, j.cost))
+
+
+def _instead(judged: Judged, setting: Candidate, space: Space) -> Candidate | None:
+    """What to try where a setting failed; None at the end of the line or of the windows."""
+    if judged.wasted and judged.mean("margin") >= 0:
+        longer = [b for b in space.behaviors if _window_s(b) > _window_s(setting.behavior)]
+        return replace(setting, behavior=min(longer, key=_window_s)) if longer else None
+    return tighter(setting, space)
 
 
 def tighter(setting: Candidate, space: Space) -> Candidate | None:
