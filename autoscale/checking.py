@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from analysis.errors import BadInput
 from autoscale.check import CheckResult, Expectation, State, check, replay
 from autoscale.observe.cluster import Cluster
 
+END_S = 20.0  # that a program gets to end in good order
 OWN_RUN = "load"  # the load's run directory inside the check's
 
 
@@ -165,13 +166,20 @@ def _loading(command: list[str] | None) -> Iterator[None]:
     if command is None:
         yield
         return
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with running(command, subprocess.DEVNULL):
+        yield
+
+
+@contextmanager
+def running(command: list[str], output: int | IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that runs meanwhile; it is asked to end at the end, and made to when it does not."""
+    with subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT) as process:
         try:
-            yield
+            yield process
         finally:
             process.terminate()
             try:
-                process.wait(20)
+                process.wait(END_S)
             except subprocess.TimeoutExpired:
                 process.kill()
 

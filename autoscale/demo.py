@@ -22,6 +22,8 @@ import requests
 import yaml
 
 from analysis.errors import BadRun, NotAchieved, SourceUnavailable
+from autoscale.checking import run as run_check
+from autoscale.checking import running
 
 if TYPE_CHECKING:
     from autoscale.check import CheckResult, State
@@ -130,14 +132,12 @@ def _prometheus(out: Path, replica: dict[str, Any]) -> Iterator[str | None]:
         f"--web.listen-address={url}",
         "--log.level=error",
     ]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-        try:
+    try:
+        with running(command, subprocess.DEVNULL) as server:
             _until_ready(f"http://{url}/-/ready", server)
             yield f"http://{url}"
-        finally:
-            server.terminate()
-            server.wait(20)
-            shutil.rmtree(home, ignore_errors=True)
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
 
 
 @contextmanager
@@ -157,16 +157,8 @@ def _locust(run_dir: Path, url: str, options: list[str]) -> Iterator[subprocess.
         str(run_dir),
     ]
     command += ["--prompt-tokens", prompt, "--output-tokens", output, "--slo", SLO, *options]
-    with open(run_dir.parent / f"{run_dir.name}.log", "wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            yield process
-        finally:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
+    with open(run_dir.parent / f"{run_dir.name}.log", "wb") as log, running(command, log) as process:
+        yield process
 
 
 def _follow(process: subprocess.Popen[bytes], expected_s: float, progress: Callable[[float], None]) -> None:
@@ -274,7 +266,6 @@ def _check(
     out: Path, profile: str, seed: int, found: Recommendation, progress: Progress
 ) -> tuple[CheckResult, list[Path]]:
     """The recommended HPA on a fresh fleet, under more than one replica can serve."""
-    from autoscale import checking
     from autoscale.profiles import load
     from autoscale.sim.server import FleetServer, FleetThread
 
@@ -296,7 +287,7 @@ def _check(
         ) as load_test,
     ):
         _wait_for(out / "check-load" / "run.json", load_test)
-        checked = checking.run(
+        checked = run_check(
             fleet=fleet.url,
             namespace="default",
             hpa=None,

@@ -180,23 +180,12 @@ def _path(content: Mapping[str, Any]) -> Iterator[Any]:
 
 def outcome_figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Means over the seeds, with the 95 % interval of the attainment."""
+    from autoscale.recommend.decide import FIGURES
     from autoscale.recommend.scenario import trial_of
     from autoscale.recommend.search import Judged
 
     judged = Judged(0, tuple(trial_of(outcome, None) for outcome in outcomes))
-    figures = {
-        name: judged.mean(name)
-        for name in (
-            "attainment",
-            "replica_hours",
-            "accelerator_hours",
-            "ttft_p99_s",
-            "tpot_p99_s",
-            "wasted_scale_outs",
-            "flaps",
-            "longest_breach_s",
-        )
-    }
+    figures = {name: judged.mean(name) for name in FIGURES}
     low, high = judged.interval("attainment")
     return {
         **figures,
