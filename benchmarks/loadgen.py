@@ -2,10 +2,10 @@
 
     python benchmarks/loadgen.py [NAME ...] [--seconds 8] [--realtime]
 
-Names: streams256 streams64 streams500 open20 tls short short-streamed rate omission starvation ok plain (default: all
-but plain). Client on core 0, truth server (benchmarks/truth_server.py) on core 1: quiet both, or use --realtime (root),
+Names: streams256 streams64 streams500 open20 tls short short-streamed rate spike workers omission starvation ok, and plain
+and peers, which are other clients (default: all but those two). Client on core 0, truth server (benchmarks/truth_server.py) on core 1: quiet both, or use --realtime (root),
 which gives both a real-time priority and stops everything else on the machine meanwhile. `plain` runs a plain
-FastHttpUser script against the same server, for comparison. One line per figure: measured, budget, met or not.
+FastHttpUser script against the same server, `peers` what is installed of vllm, guidellm and aiperf. One line per figure: measured, budget, met or not.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -36,21 +37,43 @@ from analysis.histogram import Histogram  # noqa: E402
 
 CLIENT_CORE, SERVER_CORE = 0, 1
 PLAIN = """
-import time, json
-from locust import task
+import json, os, time
+from locust import events, task
 from locust.contrib.fasthttp import FastHttpUser
+BODY = {"model": "truth", "prompt": "a", "max_tokens": 128, "stream": True}
+ttfts, used = [], []
 class Plain(FastHttpUser):
     @task
     def ask(self):
-        body = {"model": "truth", "prompt": "a", "max_tokens": 128, "stream": True}
-        with self.client.post("/v1/completions", json=body, stream=True, catch_response=True) as answer:
-            while line := answer.raw.readline() if hasattr(answer, "raw") else answer._response.readline():
+        begun = time.perf_counter()
+        first = None
+        with self.client.post("/v1/completions", json=BODY, stream=True, catch_response=True) as answer:
+            while line := answer._response.readline(b"\\n"):
                 if line.startswith(b"data: {"):
+                    first = first or time.perf_counter()
                     json.loads(line[6:])
                 elif line.startswith(b"data: [DONE]"):
                     break
             answer.success()
+        ttfts.append(first - begun)
+@events.test_start.add_listener
+def begin(**_):
+    used.append(time.process_time())
+@events.test_stopping.add_listener
+def end(**_):
+    with open(os.environ["PLAIN_OUT"], "w") as file:
+        json.dump({"cpu_s": time.process_time() - used[0], "ttft_s": sum(ttfts) / len(ttfts), "requests": len(ttfts)}, file)
 """
+# How other clients are asked for the same load. They need a tokenizer: a directory in BENCH_TOKENIZER.
+PEERS = {
+    "vllm": "vllm bench serve --backend openai --base-url {url} --endpoint /v1/completions --model truth --tokenizer {tokenizer}"
+    " --dataset-name random --random-input-len 16 --random-output-len 128 --ignore-eos --num-prompts {requests}"
+    " --max-concurrency {streams}",
+    "guidellm": "guidellm benchmark --target {url} --model truth --processor {tokenizer} --rate-type concurrent --rate {streams}"
+    " --max-seconds {seconds:.0f} --data prompt_tokens=16,output_tokens=128",
+    "aiperf": "aiperf profile --model truth --url {url} --endpoint-type completions --streaming --tokenizer {tokenizer}"
+    " --concurrency {streams} --request-count {requests} --synthetic-input-tokens-mean 16 --output-tokens-mean 128",
+}
 
 
 class Figure(NamedTuple):
@@ -154,6 +177,20 @@ def ttft_error_ms(joined: pd.DataFrame) -> np.ndarray:
     return (((said - joined["sent_s"]) - (joined["first_s"] - joined["received_s"])) * 1e3).to_numpy(float)
 
 
+def ways_ms(joined: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """The two parts of the TTFT error: from the client's sending to the server's reading, which a busy server draws out,
+    and from the server's sending to the client's reading, which is the client's alone.
+
+    Both processes read the same clock, from different zeros; the fastest way there and the fastest way back are taken
+    to be equally long.
+    """
+    there = (joined["received_s"] - joined["sent_s"]).to_numpy(float)
+    said = joined["first_token_s_x"] if "first_token_s_x" in joined else joined["first_token_s"]
+    back = (said - joined["first_s"]).to_numpy(float)
+    zero = (there.min() - back.min()) / 2
+    return (there - zero) * 1e3, (back + zero) * 1e3
+
+
 def cpu_per_1k(recorded: run.Run, joined: pd.DataFrame) -> float:
     """CPU seconds of the client process during the load, per 1,000 tokens."""
     return sum(recorded.header["client"]["cpu_s"].values()) / float(joined["output_tokens"].sum()) * 1000
@@ -186,6 +223,11 @@ def streams(name: str, count: int, gap_s: float, cpu: float | None, mean: float 
         yield Figure(name, "CPU s per 1k tokens", cpu_per_1k(recorded, joined), cpu)
         yield Figure(name, "TTFT error mean (ms)", error.mean(), mean)
         yield Figure(name, "TTFT error p99 (ms)", float(np.quantile(error, 0.99)), p99)
+        there, back = ways_ms(joined)
+        yield Figure(name, "  of it until the server read it, mean (ms)", there.mean())
+        yield Figure(name, "  of it until the server read it, p99 (ms)", float(np.quantile(there, 0.99)))
+        yield Figure(name, "  of it until the client read it, mean (ms)", back.mean())
+        yield Figure(name, "  of it until the client read it, p99 (ms)", float(np.quantile(back, 0.99)))
         if itl:
             gaps = Histogram.from_edges(
                 recorded.itl["gap_low_s"].to_numpy(), recorded.itl["count"].to_numpy(np.int64)
@@ -208,6 +250,9 @@ def open20(b: Bench) -> Iterator[Figure]:
     lag = ((joined["sent_s"] - joined["due_s"]) * 1e3).to_numpy(float)
     yield Figure("open20", "TTFT error p50 (ms)", float(np.median(error)), 0.3)
     yield Figure("open20", "TTFT error p99 (ms)", float(np.quantile(error, 0.99)), 1.0)
+    there, back = ways_ms(joined)
+    yield Figure("open20", "  of it until the server read it, p99 (ms)", float(np.quantile(there, 0.99)))
+    yield Figure("open20", "  of it until the client read it, p99 (ms)", float(np.quantile(back, 0.99)))
     yield Figure("open20", "send lag p99 (ms)", float(np.quantile(lag, 0.99)), 5.0)
 
 
@@ -329,42 +374,84 @@ def held(b: Bench, share: float, name: str, expected: str) -> Iterator[Figure]:
 
 
 def plain(b: Bench) -> Iterator[Figure]:
-    """A plain FastHttpUser script, for comparison."""
-    script = b.folder / "plain.py"
+    """A plain FastHttpUser script with 256 streams, for comparison with streams256."""
+    script, out = b.folder / "plain.py", b.folder / "plain.json"
     script.write_text(PLAIN)
-    with b.server() as (port, _):
-        command = [
-            "taskset",
-            "-c",
-            str(CLIENT_CORE),
-            sys.executable,
-            "-m",
-            "locust",
-            "-f",
-            str(script),
-            "--headless",
-        ]
-        command += [
-            "-u",
-            "256",
-            "-r",
-            "256",
-            "-t",
-            f"{b.seconds:.0f}s",
-            "--host",
-            f"http://127.0.0.1:{port}",
-            "--json",
-        ]
-        before = os.times()
-        done = subprocess.run([*b._priority(), *command], capture_output=True, text=True, check=False)
-        used = os.times()
-    rows = json.loads(done.stdout)
-    requests = sum(row["num_requests"] for row in rows if row["name"] == "/v1/completions")
-    cpu = used.children_user + used.children_system - before.children_user - before.children_system
-    yield Figure("plain", "events/s", requests * 128 / b.seconds)
-    yield Figure(
-        "plain", "CPU s per 1k tokens (start-up and server included)", cpu / max(requests * 128, 1) * 1000
+    with b.server() as (port, log):
+        command = [*b._priority(), "taskset", "-c", str(CLIENT_CORE), sys.executable, "-m", "locust"]
+        command += ["-f", str(script), "--headless", "--only-summary", "-u", "256", "-r", "256"]
+        command += ["-t", f"{b.seconds:.0f}s", "--host", f"http://127.0.0.1:{port}"]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env={**os.environ, "PLAIN_OUT": str(out)}
+        )
+    if not out.exists():
+        raise SystemExit(done.stderr)
+    said = json.loads(out.read_text())
+    truth = pd.DataFrame([json.loads(line) for line in log.read_text().splitlines()])
+    yield Figure("plain", "events/s", said["requests"] * 128 / b.seconds)
+    yield Figure("plain", "CPU s per 1k tokens", said["cpu_s"] / (said["requests"] * 128) * 1000)
+    error_ms = (said["ttft_s"] - (truth["first_s"] - truth["received_s"]).mean()) * 1e3
+    yield Figure("plain", "TTFT mean said minus true (ms)", error_ms)
+
+
+def peers(b: Bench) -> Iterator[Figure]:
+    """Other clients with 256 streams, where their commands exist; judged from the server's log."""
+    tokenizer = os.environ.get("BENCH_TOKENIZER")
+    for name, template in PEERS.items():
+        if shutil.which(name) is None or tokenizer is None:
+            why = (
+                "not installed"
+                if shutil.which(name) is None
+                else "needs a tokenizer's directory in BENCH_TOKENIZER"
+            )
+            print(f"{name}: {why}, left out", file=sys.stderr)
+            continue
+        with b.server() as (port, log):
+            command = template.format(
+                url=f"http://127.0.0.1:{port}",
+                tokenizer=tokenizer,
+                streams=256,
+                seconds=b.seconds,
+                requests=round(256 * b.seconds / 0.7),
+            )
+            before = os.times()
+            pinned = [*b._priority(), "taskset", "-c", str(CLIENT_CORE), *command.split()]
+            done = subprocess.run(pinned, capture_output=True, text=True, check=False)
+            after = os.times()
+        truth = pd.DataFrame([json.loads(line) for line in log.read_text().splitlines()])
+        if done.returncode or truth.empty:
+            print(f"{name}: exit {done.returncode}: {done.stderr[-500:]}", file=sys.stderr)
+            continue
+        tokens = float(truth["tokens"].sum())
+        cpu_s = after.children_user + after.children_system - before.children_user - before.children_system
+        yield Figure(name, "events/s", tokens / (truth["last_s"].max() - truth["received_s"].min()))
+        yield Figure(name, "CPU s per 1k tokens (start-up included)", cpu_s / tokens * 1000)
+
+
+def spike(b: Bench) -> Iterator[Figure]:
+    """A spike from 20 to 200 requests/s for 2 s, judged from the server's log."""
+    file = b.folder / "spike.yaml"
+    file.write_text(
+        "arrivals: constant\noutput_tokens: fixed:2\nprompt_tokens: fixed:16\n"
+        "load: [{spike: {base_rps: 20, peak_rps: 200, at_s: 3, hold_s: 2, duration_s: 8}}]\n"
     )
+    _, truth, _ = b.both((), "--load", str(file))
+    received = np.sort(truth["received_s"]) - truth["received_s"].min()
+    inside = np.sum((received >= 3) & (received < 5))
+    yield Figure("spike", "area of the spike, error (%)", abs(inside / 400 - 1) * 100, 2.0)
+    yield Figure("spike", "area in all, error (%)", abs(len(received) / 520 - 1) * 100, 2.0)
+    around = np.diff(received[(received > 2.9) & (received < 5.1)])
+    yield Figure("spike", "largest gap around the spike (ms)", float(around.max() * 1e3), 100.0)
+
+
+def workers(b: Bench) -> Iterator[Figure]:
+    """What a worker costs at open loop: the C of manifests/locust/README.md."""
+    for per_s in (10, 50, 100):
+        options = ["--rate", str(per_s), "-t", f"{b.seconds:.0f}s", "--output-tokens", "fixed:128"]
+        recorded, _, joined = b.both((), *options)
+        cpu_s = sum(recorded.header["client"]["cpu_s"].values())
+        yield Figure(f"workers {per_s}", "CPU s per 1k tokens", cpu_per_1k(recorded, joined))
+        yield Figure(f"workers {per_s}", "CPU ms per request of 128 tokens", cpu_s / len(joined) * 1e3)
 
 
 def certificate(folder: Path) -> list[str]:
@@ -399,10 +486,13 @@ BENCHES: dict[str, Callable[[Bench], Iterator[Figure]]] = {
     "short": short(False),
     "short-streamed": short(True),
     "rate": rate,
+    "spike": spike,
+    "workers": workers,
     "omission": omission,
     "starvation": lambda b: held(b, 0.2, "starvation", "limited"),
     "ok": lambda b: held(b, 1.0, "ok", "ok"),
     "plain": plain,
+    "peers": peers,
 }
 
 
@@ -423,7 +513,7 @@ def main() -> int:
     figures: list[Figure] = []
     if not options.json:
         print(f"{'benchmark':<15} {'figure':<48} {'measured':>12}  {'budget':<12}")
-    for name in options.names or [n for n in BENCHES if n != "plain"]:
+    for name in options.names or [n for n in BENCHES if n not in ("plain", "peers")]:
         for figure in BENCHES[name](bench):
             figures.append(figure)
             if not options.json:
