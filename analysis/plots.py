@@ -172,20 +172,7 @@ def pareto(
             color=BLACK,
             label=f"chosen: {chosen}",
         )
-    middle = (candidates["cost"].min() + candidates["cost"].max()) / 2
-    for name in annotate:
-        points = candidates[candidates["name"] == name]
-        for cost, attainment in zip(points["cost"], points["attainment"], strict=True):
-            side = -1 if cost > middle else 1  # towards the middle, so that no name runs out of the picture
-            axis.annotate(
-                name,
-                (cost, 100 * attainment),
-                xytext=(13 * side, 0),
-                textcoords="offset points",
-                ha="right" if side < 0 else "left",
-                va="center",
-                fontsize=9,
-            )
+    _names(axis, candidates, annotate)
     axis.set_xlabel(f"cost ({cost_label})")
     axis.set_ylabel(attainment_label)
     _legend(axis)
@@ -521,6 +508,35 @@ def _estimate(axis: Axes, estimate: Estimate, name: str, colour: str) -> None:
             linestyle="-." if colour == GREY else "-",
             linewidth=1.4,
             label=f"{name} {estimate.value:.3g}/s",
+        )
+
+
+def _names(axis: Axes, candidates: pd.DataFrame, names: Sequence[str]) -> None:
+    """Names beside their points, towards the middle so that none runs out of the picture; points that nearly coincide
+    share one text."""
+    cost, attainment = candidates["cost"], candidates["attainment"]
+    near = [max(float(np.ptp(column)) / 12, 1e-9) for column in (cost, attainment)]
+    places: list[tuple[float, float, list[str]]] = []
+    for name in names:
+        for x, y in zip(
+            cost[candidates["name"] == name], attainment[candidates["name"] == name], strict=True
+        ):
+            beside = [p for p in places if abs(p[0] - x) < near[0] and abs(p[1] - y) < near[1]]
+            if beside:
+                beside[0][2].append(name)
+            else:
+                places.append((x, y, [name]))
+    middle = (cost.min() + cost.max()) / 2
+    for x, y, here in places:
+        side = -1 if x > middle else 1
+        axis.annotate(
+            ",\n".join(here),
+            (x, 100 * y),
+            xytext=(13 * side, 0),
+            textcoords="offset points",
+            ha="right" if side < 0 else "left",
+            va="center",
+            fontsize=9,
         )
 
 

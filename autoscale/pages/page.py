@@ -85,9 +85,16 @@ def span(value: float | None) -> str:
     """A duration: 45 ms, 1.23 s, 40 s, 12 min, 3.0 h; a dash when there is none."""
     if value is None or not math.isfinite(value):
         return DASH
+    if value == 0:
+        return "0 s"
     if value >= 7200:
         return f"{value / 3600:.1f} h"
     return f"{value:.0f} s" if 10 <= value < 120 else seconds(value)
+
+
+def counted(count: int, noun: str) -> str:
+    """1 replica, 2 replicas."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def clock(time_s: float) -> str:
@@ -172,4 +179,4 @@ _ENVIRONMENT = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_ENVIRONMENT.filters |= {"share": share, "number": plain, "span": span}
+_ENVIRONMENT.filters |= {"share": share, "number": plain, "span": span, "counted": counted}

@@ -155,8 +155,12 @@ def _comparison(content: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _label(setting: str) -> str:
-    """A setting's label whose replica bounds stay on one line."""
-    return setting.replace("-", "\N{NON-BREAKING HYPHEN}")
+    """A setting's label in good English, whose replica bounds stay on one line."""
+    return (
+        "1 standing replica"
+        if setting == "1 standing replicas"
+        else setting.replace("-", "\N{NON-BREAKING HYPHEN}")
+    )
 
 
 def _cell(figure: Mapping[str, Any] | None, form: Any, least: float, most: float) -> tuple[str, str]:
@@ -272,9 +276,9 @@ def _timeline(result: Recommendation) -> Picture | None:
         return None
     return picture(
         made,
-        f"Load, signals and replicas over time; {outcome.peak_replicas} replicas at the peak",
+        f"Load, signals and replicas over time; {page.counted(outcome.peak_replicas, 'replica')} at the peak",
         f"One simulation (seed 1): {outcome.offered:,} requests, {share(outcome.attainment, 2)} within every bound, at "
-        f"most {outcome.peak_replicas} replicas, {len(outcome.decisions)} changes. Shaded: windows in which the SLO was "
+        f"most {page.counted(outcome.peak_replicas, 'replica')}, {page.counted(len(outcome.decisions), 'change')}. Shaded: windows in which the SLO was "
         "broken. What was created but is not ready is starting.",
     )
 
@@ -356,7 +360,7 @@ def _alternatives(result: Recommendation) -> Iterator[tuple[str, str, str, str]]
     for found in result.decision.alternatives if result.decision else ():
         hours = page.DASH if found.judged is None else plain(found.judged.cost, ",.1f")
         kept = page.DASH if found.judged is None else "kept" if found.judged.holds else "broken"
-        yield UNITS[found.signal], hours, kept, found.sentence
+        yield plots.LABELS[found.signal], hours, kept, found.sentence
 
 
 def _traffic(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
