@@ -45,6 +45,7 @@ PULL = 0.02  # towards the start: keeps apart what one shape of load cannot tell
 QUEUED_TTFT = 4.0  # a stage whose median TTFT is this many times the quietest stage's has a queue
 QUIET_SHARE = 0.93  # of the shortest median time per token that is base; the rest is batch, cache and prompts
 FULL_COSTS = 0.15  # of the base that a full batch, or a full cache, adds: where the refinement starts
+GOOD_ENOUGH = 0.005  # a misfit (half the sum of squares) at which no other start is tried
 CLEARLY_BETTER = 0.85  # of the misfit of the start before: only then the next one is taken
 FACTORS = (*step_time.COEFFICIENTS, "request_overhead_s")
 TRUSTED_ERROR = {"tpot_p50_s": 0.15, "running": 0.20, "throughput_rps": 0.10}  # medians over the stages
@@ -264,6 +265,8 @@ def _refined(
         )
         if best is None or solved.cost < CLEARLY_BETTER * best[0]:
             best = float(solved.cost), replace(engine, **_named(start * solved.x))
+        if best[0] < GOOD_ENOUGH:
+            break
     assert best is not None
     return best[1]
 

@@ -149,7 +149,7 @@ def test_two_replicas_all_along_ask_for_one(sweep_run) -> None:
         return pd.concat([metrics, metrics.assign(pod="second")]).sort_values("time_s", ignore_index=True)
 
     path = edited(sweep_run("sweep_D"), "metrics", doubled)
-    with pytest.raises(TooLittleData, match="several replicas: 2.*Scale the deployment to one replica"):
+    with pytest.raises(TooLittleData, match=r"several replicas: 2.*Scale the deployment to one replica"):
         recommend([path], jobs=1)
 
 

@@ -1,0 +1,84 @@
+"""A synthetic replica of known step time is measured by a sweep; the fit must find it again."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import run as runs
+from autoscale.profiles import load
+from autoscale.recommend import step_time
+from autoscale.recommend.calibrate import calibrate
+from autoscale.sim.engine import EngineParams
+from autoscale.sim.fleet import simulate
+from autoscale.sim.written import write_run
+from loadgen import lengths, rates
+from loadgen.traffic import LoadPlan
+
+TRUTH = EngineParams(
+    0.02,
+    4e-4,
+    2e-6,
+    2e-4,
+    num_blocks=800,
+    max_num_seqs=16,
+    max_num_batched_tokens=512,
+    request_overhead_s=0.01,
+)
+SWEEP = LoadPlan(
+    rates.parse_stages("1:100,2:100,4:100,5:100"),
+    prompt=lengths.parse("uniform:50,500"),
+    output=lengths.parse("uniform:20,150"),
+)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """The sweep as a run directory of one replica with the true engine."""
+    profile = load("llama-3.1-8b-1xl4")
+    outcome = simulate(
+        profile, None, SWEEP.arrivals(), seed=1, duration_s=400, engine=TRUTH, static_replicas=1, keep=True
+    )
+    path = write_run(outcome, tmp_path_factory.mktemp("run") / "synthetic")
+    runs.update(path, load={"stages": SWEEP.stages})
+    file = path / "requests.parquet"
+    rows = pd.read_parquet(file)
+    rows.assign(stage=SWEEP.stage_of(rows["due_s"])).to_parquet(file)
+    return runs.read(path)
+
+
+def test_the_regression_finds_what_a_step_costs(measured) -> None:
+    """Base, batch and cache move together in one shape of load; the whole step at the mean of the sweep does not."""
+    seen = step_time.exposure(measured.requests)
+    truth = np.array([getattr(TRUTH, name) for name in step_time.COEFFICIENTS])
+    found = step_time.fit(seen, 2 * truth)  # a prior that is twice too slow
+    typical = seen.design().mean(axis=0)
+    assert found @ typical == pytest.approx(truth @ typical, rel=0.05)
+    assert (found >= 0).all()
+
+
+def test_a_run_of_the_model_itself_is_reproduced(measured) -> None:
+    """The prior's step time is half the truth; after the fit, replayed medians lie within a few per cent."""
+    prior = replace(TRUTH, base_s=0.01, per_sequence_s=2e-4, per_kv_token_s=1e-6, per_prefill_token_s=1e-4)
+    found = calibrate([measured], prior, replicates=20)
+    errors = found.median_error()
+    assert errors["tpot_p50_s"] < 0.03
+    assert errors["running"] < 0.05
+    assert errors["throughput_rps"] < 0.03
+    assert found.untrusted() == []
+    for load_ in ((1, 300, 0), (8, 2400, 100)):
+        steps = [
+            np.dot([1, *load_], [getattr(e, n) for n in step_time.COEFFICIENTS])
+            for e in (found.engine, TRUTH)
+        ]
+        assert steps[0] == pytest.approx(steps[1], rel=0.1)
+    low, high = found.intervals["base_s"]
+    assert low <= high
+    assert 0 < found.scale < 0.1
+
+
+def test_two_runs_are_fitted_together(measured) -> None:
+    found = calibrate([measured, measured], TRUTH, replicates=5)
+    assert sorted(found.replay["run"].unique()) == [0, 1]
+    assert found.median_error()["tpot_p50_s"] < 0.03
