@@ -268,6 +268,7 @@ def recommend(
 ) -> None:
     """Find the HPA's averageValue: the cheapest setting that keeps the SLO, with an interval and reasons."""
     from autoscale import render
+    from autoscale.pages import recommendation_page
     from autoscale.recommend import recommend as find
 
     with _progress() as report:
@@ -289,11 +290,12 @@ def recommend(
             command=" ".join(sys.argv),
             progress=report,
         )
+    page = recommendation_page(result, result.files[0].parent / "report.html")
     if as_json:
         _print_json(result.content)
     else:
         _print(*render.recommendation(result, explain=explain))
-        _print_paths(result.files)
+        _print_paths([*result.files, page])
     raise typer.Exit(
         0 if result.content["answer"] in ("autoscale", "do_not_autoscale") and result.holds else 1
     )
@@ -303,13 +305,13 @@ def recommend(
 def report(
     run: Annotated[Path | None, typer.Argument(help="Run directory; default the newest under runs/.")] = None,
     compare: Annotated[Path | None, typer.Option(help="Another run to set beside it.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The page; default report.html in the run.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The page; default run.html in the run.")] = None,
 ) -> None:
     """Write a run as one HTML page: load, latency, server signals, client verdict, replicas."""
     from autoscale.pages import run_page
 
     path = _run_path(run)
-    print(run_page(path, compare, out or path / "report.html"))
+    print(run_page(path, compare, out or path / "run.html"))
 
 
 # --- manifests -------------------------------------------------------------------------------------------------------

@@ -63,6 +63,8 @@ class Demonstration:
 
 def run(out: Path, *, profile: str, seed: int, progress: Progress) -> Demonstration:
     """Do it all, writing below `out` (which must not hold an earlier demo)."""
+    from autoscale.pages import recommendation_page, run_page
+
     if (out / "load").exists():
         raise BadRun(
             "the directory already holds a demo", value=str(out), next_step="choose another with --out"
@@ -77,7 +79,11 @@ def run(out: Path, *, profile: str, seed: int, progress: Progress) -> Demonstrat
         )
     manifest, written = _manifests(out, profile, found)
     checked = _check(out, profile, seed, found, progress)
-    files = [out / "load" / "capacity.png", *found.files, *written, *checked[1]]
+    pages = [
+        recommendation_page(found, out / "report.html"),
+        run_page(out / "load", None, out / "load" / "run.html"),
+    ]
+    files = [*pages, out / "load" / "capacity.png", *found.files, *written, *checked[1]]
     return Demonstration(found, checked[0], source, manifest, [f for f in files if f.exists()])
 
 

@@ -50,7 +50,7 @@ def seconds(value: float | None) -> str:
         return "-"
     if value < 1:
         return f"{value * 1e3:.0f} ms"
-    return f"{value:.2f} s" if value < 120 else f"{value / 60:.0f} min"
+    return f"{value:.3g} s" if value < 120 else f"{value / 60:.0f} min"
 
 
 def number(value: float | None, form: str = ",.1f") -> str:
