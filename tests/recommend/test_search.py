@@ -6,7 +6,17 @@ from dataclasses import dataclass
 import pytest
 
 from autoscale.recommend.candidates import Behavior, Candidate, behaviors, quantity
-from autoscale.recommend.search import Judged, Space, Trial, confirm, loosest, search, static_fleet
+from autoscale.recommend.search import (
+    Judged,
+    Panel,
+    Space,
+    Trial,
+    choose,
+    confirm,
+    loosest,
+    search,
+    static_fleet,
+)
 
 
 def trial(margin: float, cost: float, *, wasted: int = 0, stopped: str = "") -> Trial:
@@ -124,3 +134,43 @@ def test_targets_are_written_as_quantities(value: float, text: str) -> None:
 )
 def test_behaviours_include_a_window_that_outlives_the_start(cold_start_s: float, windows: list[int]) -> None:
     assert [b.down_window_s for b in behaviors(cold_start_s)] == [None, *windows]
+
+
+@dataclass(frozen=True)
+class Lucky:
+    """Holds up to KV 0.6 on the search's seeds, on the confirming ones (below 1000) only up to 0.5."""
+
+    def __call__(self, setting: Candidate, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
+        value = setting.targets[-1][1]
+        limit = 0.6 if seed >= 1000 else 0.5
+        return trial(0.001 if value <= limit else -0.001, 100 * (1 - value))
+
+
+def test_a_choice_that_was_only_lucky_gives_way_to_its_next_tighter_target() -> None:
+    line = SPACE.line(((), "kv_usage"), SPACE.behaviors[1], 1)
+    judge = Lucky()
+    found = [(s, judge(s, 1000)) for s in line.settings if s.targets[-1][1] >= 0.55]
+    judged = choose(judge, found, SPACE, seeds=range(1, 5))
+    assert judged[0].holds
+    assert judged[0].setting.targets == (("kv_usage", 0.5),)
+    assert len(judged[0].trials) == 4
+    assert [len(j.trials) for j in judged if not j.holds] == [2, 2]  # hopeless after half of the seeds
+
+
+def test_a_panel_is_the_mean_of_its_seeds_and_counts_every_waste() -> None:
+    def judge(setting: Candidate | int, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
+        return trial(0.01 * (seed % 10), 10.0 + seed % 10, wasted=1)
+
+    one = Panel(judge, 3)(4, seed=0)
+    assert one.margin == pytest.approx(0.01)  # 0, 0.01, 0.02
+    assert one.accelerator_hours == pytest.approx(11)
+    assert one.wasted_scale_outs == 3
+
+
+def test_lines_beside_a_setting_change_one_choice_each() -> None:
+    setting = Candidate((("kv_usage", 0.5),), SPACE.behaviors[0], 1, 8)
+    changed = [line.settings[0] for line in SPACE.beside(setting)]
+    assert {(c.behavior, c.min_replicas, c.max_replicas) for c in changed} == {
+        (SPACE.behaviors[1], 1, 8),
+        (SPACE.behaviors[0], 2, 8),
+    }
