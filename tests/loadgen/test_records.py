@@ -118,6 +118,7 @@ def options(**given):
             "prompts",
             "slo",
             "stop_when",
+            "find_capacity",
             "run_dir",
         ]
     )
