@@ -36,7 +36,7 @@ SLO = "ttft_p95=1s,tpot_p95=150ms"
 STAGES = "2:8,4:8,8:8,12:8,16:8,20:10"  # requests/s:seconds, up to where one replica of the default profile is full
 SPEED = 30.0  # of the control plane while the scale-out is checked: a ten-minute start takes 20 s
 CHECK_S = 75.0
-QUIET, BUSY, CHECKED = 0.6, 4.0, 2.6  # rates in multiples of what one replica serves within the SLO
+QUIET, BUSY, CHECKED = 0.6, 4.0, 1.8  # rates in multiples of what one replica serves within the SLO
 PROMETHEUS = """
 global: {{scrape_interval: 1s, scrape_timeout: 1s}}
 scrape_configs:

@@ -552,7 +552,8 @@ class Breaches:
         from analysis.slo import meets
 
         rows = load.requests.sort_values("due_s")
-        rows = rows[rows["status"] != "cancelled"]  # the client's own end of the run says nothing about the server
+        # what the client itself cancelled, at its own end of the run, says nothing about the server
+        rows = rows[rows["status"] != "cancelled"]
         due = rows["due_s"].to_numpy(float)
         ttft = rows["first_token_s"].to_numpy(float) - due
         e2e = rows["last_token_s"].to_numpy(float) - due

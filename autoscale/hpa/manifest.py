@@ -75,6 +75,8 @@ def stored_spec(manifest: dict[str, Any]) -> dict[str, Any]:
         raise BadInput("apiVersion", value=version, expected="autoscaling/v2")
     manifest = _decoded(copy.deepcopy(manifest), _OBJECT, "")
     metadata = manifest.get("metadata") or {}
+    if not isinstance(metadata, dict):
+        raise BadInput("metadata", value=metadata, expected="a mapping with a name")
     name = metadata.get("name") or metadata.get("generateName")
     if not name:
         raise BadInput("metadata.name: required value", next_step="give the HPA a name")

@@ -245,6 +245,12 @@ def _system(name: str | None, runs: Sequence[Run], price: float | None, measured
     if name is None and runs:
         header = runs[0].header
         by_model = [n for n in names() if load(n).model.id == header.get("model")]
+        if not header.get("profile") and len(by_model) > 1:
+            raise BadInput(
+                "several profiles serve the run's model",
+                value=header.get("model"),
+                expected=f"--profile with one of {', '.join(by_model)}",
+            )
         name = header.get("profile") or (by_model[0] if by_model else None)
     system = load(name or DEFAULT_PROFILE)
     if price is not None:
