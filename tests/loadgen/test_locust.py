@@ -194,7 +194,8 @@ def test_master_and_workers_on_several_machines_deliver_the_plan_into_one_direct
         rows = {row["Name"]: row for row in csv.DictReader(file)}
     ttft_ms = (requests["first_token_s"] - requests["due_s"]) * 1e3
     low, high = (np.percentile(ttft_ms, 50, method=side) for side in ("lower", "higher"))  # Locust takes one
-    assert 0.99 * low <= float(rows["TTFT"]["50%"]) <= 1.01 * high
+    # three digits by us, and then whole ms by Locust's CSV
+    assert np.floor(0.995 * low) <= float(rows["TTFT"]["50%"]) <= 1.005 * high
     assert set(rows) >= {"TTFT", "TPOT", "ITL", "E2E", "TTFT from send", "E2E from send"}
     # The skew of the second machine is measured; the server's clock shows that both workers' times are the same clock's.
     offsets = sorted(worker["clock_offset_s"] for worker in recorded.header["workers"])
