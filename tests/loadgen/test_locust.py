@@ -293,9 +293,8 @@ def test_the_web_form_starts_a_run_and_shows_offered_against_delivered(started):
     for name, column in (("TTFT", "first_token_s"), ("E2E", "last_token_s")):
         exact_ms = (recorded.requests[column] - recorded.requests["due_s"]) * 1e3
         assert float(rows[name]["Average Response Time"]) == pytest.approx(exact_ms.mean(), rel=1e-3)
-        assert float(rows[name]["99%"]) == pytest.approx(
-            np.quantile(exact_ms, 0.99, method="higher"), rel=0.01
-        )
+        p99_ms = np.quantile(exact_ms, 0.99, method="higher")
+        assert np.floor(0.995 * p99_ms) <= float(rows[name]["99%"]) <= 1.005 * p99_ms  # whole ms, see above
     assert "TTFT" in get(address, "/stats/report").decode()
     os.killpg(process.pid, signal.SIGTERM)
     process.wait(timeout=30)
