@@ -186,6 +186,7 @@ def running(command: list[str], output: int | IO[bytes]) -> Iterator[subprocess.
 
 def _draw(result: CheckResult, load_run: Path | None) -> list[Path]:
     from analysis import plots
+    from autoscale.pages import run_page
 
     files = [result.run_dir / "check.json", result.run_dir / "measured.yaml"]
     past = result.judgement.history
@@ -199,4 +200,5 @@ def _draw(result: CheckResult, load_run: Path | None) -> list[Path]:
         from autoscale import render
 
         files.append(render.save(render.check_timeline(result, load_run), result.run_dir / "timeline.png"))
+    files.append(run_page(result.run_dir, None, result.run_dir / "check.html"))
     return [file for file in files if file.exists()]
