@@ -41,3 +41,21 @@ def sweep_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
         return module.sweep_to_run(name, tmp_path_factory.mktemp("runs") / name)
 
     return write
+
+
+SLOWEST_FIRST = (
+    "test_docs.py",
+    "test_notebooks.py",
+    "recommend",
+    "loadgen",
+)  # a long file started last is waited for
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the files that take longest first, so that both cores are busy to the end."""
+
+    def rank(item: pytest.Item) -> int:
+        parts = item.path.relative_to(ROOT).parts
+        return next((k for k, name in enumerate(SLOWEST_FIRST) if name in parts), len(SLOWEST_FIRST))
+
+    items.sort(key=rank)
