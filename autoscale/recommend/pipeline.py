@@ -21,6 +21,7 @@ from autoscale.recommend.calibrate import Calibration, calibrate, limits_from_ru
 from autoscale.recommend.document import document, write
 from autoscale.recommend.document import read as read_document
 from autoscale.recommend.scenario import Scenario
+from autoscale.sim import read_hpa
 from autoscale.sim.engine import EngineParams
 from loadgen import rates
 from loadgen.traffic import LoadPlan
@@ -124,6 +125,11 @@ def recommend(
     report(0.0, "reading the run")
     found = _runs(runs)
     system = _system(profile, found, price, measured)
+    old = (
+        read_document(against) if against is not None else None
+    )  # bad files are refused before the search, not after
+    if current is not None:
+        read_hpa(system, current)
     engine, calibration = EngineParams.from_profile(system), None
     asked = slo or (found[0].header.get("slo") if found else None) or system.workload.slo
     observed = [observe(run) for run in found]
@@ -178,8 +184,8 @@ def recommend(
             "command": command,
         },
     )
-    if against is not None:
-        content["drift"] = drift(scenario, read_document(against), decision)
+    if old is not None:
+        content["drift"] = drift(scenario, old, decision)
     target = out or (found[0].path if found else Path("runs") / f"recommend-{system.name}")
     report(1.0, "writing")
     return Recommendation(
