@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from analysis import run
 from analysis.errors import BadInput, SourceUnavailable
@@ -129,6 +130,7 @@ class Owner:
         self.found: dict[str, Any] | None = None  # what --find-capacity found
         self.probes: tuple[Probe, ...] = ()  # and the rates that it tried
         self.stopped: str | None = None  # why a rule of --stop-when ended the run
+        self._due = _Due(self.plan) if options.open_loop and options.find_capacity is None else None
         self._watch = Watch(parse_rules(options.stop_when, options.slo))
         self._samples: dict[str, list[tuple[float, ...]]] = {}
         self._lost: dict[str, float] = {}  # worker -> when it was found to be gone
@@ -191,23 +193,26 @@ class Owner:
     def rates(self, most: int) -> list[tuple[float, float, float]]:
         """(end in s, offered, delivered in requests/s) of about `most` intervals so far; delivered is what was sent.
 
-        A closed loop offers what it delivers; so does a search, whose plan is its probes.
+        Offered are the requests that the plan's draw has due in the interval, so that a client which keeps up delivers
+        them all. A closed loop offers what it delivers; so does a search, whose plan is its probes.
         """
         samples = [rows for rows in self._samples.values() if rows]
         until_s = min((rows[-1][0] for rows in samples), default=0.0)
-        fixed = self.options.open_loop and self.options.find_capacity is None
-        until_s = min(until_s, self.plan.duration_s) if fixed else until_s
+        due = self._due
+        # the second that has just begun says nothing yet
+        until_s = (
+            float(int(until_s)) if due is None or until_s < self.plan.duration_s else self.plan.duration_s
+        )
         if until_s <= 0:
             return []
-        step_s = max(1.0, math.ceil(until_s / most))
+        step_s = math.ceil(until_s / most)
         edges_s = np.append(np.arange(0.0, until_s, step_s), until_s)
         sent = np.zeros(len(edges_s))
         for rows in samples:
             time_s, total = [0.0, *(row[0] for row in rows)], [0, *(row[SENT_COLUMN] for row in rows)]
             sent += np.interp(edges_s, time_s, total)
-        widths_s = np.diff(edges_s)
-        delivered = np.diff(sent) / widths_s
-        offered = np.diff(self.plan.programme.integral(edges_s)) / widths_s if fixed else delivered
+        delivered = np.diff(sent) / np.diff(edges_s)
+        offered = delivered if due is None else np.diff(due.until(edges_s)) / np.diff(edges_s)
         return list(zip(edges_s[1:].tolist(), offered.tolist(), delivered.tolist(), strict=True))
 
     def worker_lost(self, worker: str, now_unix_s: float) -> None:
@@ -289,6 +294,31 @@ class Owner:
         columns = dict(zip(("worker", *SAMPLE_COLUMNS), map(list, zip(*rows, strict=True)), strict=True))
         columns["waited"] = _increments(columns["worker"], columns["waited"])
         return columns
+
+
+class _Due:
+    """Counts the requests of a plan that are due in each second, drawn as far as asked."""
+
+    def __init__(self, plan: LoadPlan) -> None:
+        self._chunks = plan.arrivals(1024)
+        self._duration_s = plan.duration_s
+        self._drawn_s = 0.0
+        self._per_second: list[int] = []
+
+    def until(self, edges_s: NDArray[np.float64]) -> NDArray[np.float64]:
+        """How many are due until each of these instants, which are whole seconds or the end of the plan."""
+        while self._drawn_s < edges_s[-1]:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                self._drawn_s = math.inf
+                break
+            self._drawn_s = float(chunk.due_s[-1])
+            seconds, counts = np.unique(chunk.due_s.astype(np.int64), return_counts=True)
+            self._per_second += [0] * (int(seconds[-1]) + 1 - len(self._per_second))
+            for second, count in zip(seconds.tolist(), counts.tolist(), strict=True):
+                self._per_second[second] += count
+        ends_s = np.minimum(np.arange(len(self._per_second) + 1), self._duration_s)
+        return np.interp(edges_s, ends_s, np.cumsum([0, *self._per_second]))
 
 
 def _increments(workers: Sequence[str], totals: Sequence[int]) -> list[int]:

@@ -12,23 +12,21 @@ import logging
 import math
 import signal
 import sys
-import time
 import zlib
 from collections import defaultdict
 from typing import Any, ClassVar
 
 import gevent
 import gevent.event
-import locust.stats
 import numpy as np
-from locust import User, constant, events
+from locust import User, constant, events, task
 from locust.env import Environment
 from locust.exception import StopUser
 from locust.runners import LocalRunner, MasterRunner, WorkerRunner
 
 from analysis.errors import AutoscaleError, BadInput
 from analysis.histogram import BUCKETS, middle_s
-from loadgen import clock, options, session, summary, web
+from loadgen import clock, options, rows, session, summary, web
 from loadgen.finding import Finder
 from loadgen.generator import Generator
 from loadgen.options import Options
@@ -63,7 +61,7 @@ class LlmUser(User):
         if worker.open_loop:
             gevent.event.Event().wait()
 
-    @locust.task
+    @task
     def ask(self) -> None:
         """One request and its answer."""
         assert self._run is not None
@@ -109,7 +107,7 @@ class Worker:
         elif self.open_loop:
             generator.prepare(plan)
         else:
-            self._lengths = _rows(plan)
+            self._lengths = _asked(plan)
             client.warm(min(MOST_WARM, math.ceil((job["users"] or 1) / job["of"])))
         gc.collect()
         gc.freeze()  # nothing made so far is garbage later: collections during the run stay short
@@ -173,7 +171,7 @@ class Worker:
         self.publish()
         for buckets, counts in batch["gaps"].values():
             gevent.sleep(0)  # each step takes a few ms: let the reads between them
-            _add_row(self.environment, "ITL", MIDDLES_S[buckets], np.asarray(counts))
+            rows.add(self.environment.stats, "ITL", MIDDLES_S[buckets], np.asarray(counts))
         gevent.sleep(0)
         self._tell("llm_batch", {"worker": self.name, "batch": batch, "samples": samples})
 
@@ -209,7 +207,7 @@ class Worker:
         for name, values in pending.items():
             seconds = np.asarray(values, dtype=np.float64)
             known = seconds[~np.isnan(seconds)]
-            _add_row(self.environment, name, known, np.ones(len(known), dtype=np.int64))
+            rows.add(self.environment.stats, name, known, np.ones(len(known), dtype=np.int64))
 
 
 class Owning:
@@ -394,7 +392,7 @@ def _init(environment: Any, runner: Any, **_: Any) -> None:
     if not endpoints:
         return
     endpoint = endpoints.pop()
-    locust.stats.bucket_response_time = _three_digits  # type: ignore[assignment]  # Locust says int; floats work
+    rows.be_precise()
     gc.set_threshold(10_000, 50, 1000)  # a collection of the youngest takes 1 ms, and the others are rare
     if isinstance(runner, WorkerRunner):
         _init_worker(environment, runner, endpoint)
@@ -418,8 +416,9 @@ def _init(environment: Any, runner: Any, **_: Any) -> None:
         for kind in ("llm_batch", "llm_finished", "llm_last_word"):
             runner.register_message(kind, lambda msg, **_: owning.hear(msg.type, msg.data))
         runner.register_message("llm_ping", _pong)
+    web.add_to_reports(lambda: owning.latest)
     if environment.web_ui is not None:
-        web.extend(environment.web_ui, lambda: owning.latest)
+        web.extend(environment.web_ui, lambda: owning.latest, parsed.web_base_path or "")
     environment.events.test_start.add_listener(owning.begin)
     environment.events.test_stopping.add_listener(owning.end)
     environment.events.quitting.add_listener(owning.end)
@@ -476,44 +475,14 @@ def _init_worker(environment: Any, runner: WorkerRunner, endpoint: str) -> None:
     _interrupt_politely()
 
 
-# --- Locust's statistics ---------------------------------------------------------------------------------------------
-
-
-def _three_digits(response_time_ms: float) -> float:
-    """Rounds to three significant digits: at most 0.5 % off, where Locust's own rounding is off by up to 33 %."""
-    return float(f"{response_time_ms:.3g}")
+# --- small things ----------------------------------------------------------------------------------------------------
 
 
 def _ms(seconds: float) -> float | None:
     return None if math.isnan(seconds) else seconds * 1e3
 
 
-def _add_row(environment: Any, name: str, seconds: Any, counts: Any) -> None:
-    """Add many values at once, each so many times, to one of Locust's rows; the total row counts requests only."""
-    if not len(seconds):
-        return
-    entry = environment.stats.entries[(name, "latency")]
-    milliseconds = seconds * 1e3
-    number = int(counts.sum())
-    now = time.time()
-    if (
-        entry.use_response_times_cache
-        and entry.last_request_timestamp
-        and int(now) > int(entry.last_request_timestamp)
-    ):
-        entry._cache_response_times(int(now) - 1)
-    entry.num_requests += number
-    entry.num_reqs_per_sec[int(now)] += number
-    entry.last_request_timestamp = now
-    entry.total_response_time += float(milliseconds @ counts)
-    low, high = float(milliseconds.min()), float(milliseconds.max())
-    entry.min_response_time = low if entry.min_response_time is None else min(entry.min_response_time, low)
-    entry.max_response_time = max(entry.max_response_time, high)
-    for value, times in zip(milliseconds.tolist(), counts.tolist(), strict=True):
-        entry.response_times[_three_digits(value)] += times
-
-
-def _rows(plan: Any) -> Any:
+def _asked(plan: Any) -> Any:
     """(request id, prompt tokens, output tokens, shared prefix) without end, for closed-loop users."""
     for chunk in plan.arrivals(1024):
         yield from zip(

@@ -1,17 +1,20 @@
-"""Our part of Locust's web UI: the options in its form, and offered against delivered load as a tab and as a chart.
+"""Our part of Locust's pages: the options in the form of the web UI, and offered against delivered load.
 
-Locust's own charts have fixed lines (requests per second, percentiles, users), so the chart is a page of its own,
-/offered-delivered, that the tab names; both show the last or present run.
+The web UI has the rates as a tab with a table and, there and below Locust's own charts, as a chart; the HTML report (--html
+and "Download Report") ends with the chart. Locust's charts have fixed lines (requests per second, percentiles, users) and
+its report a fixed template, so ours are put in at the end of the page's body.
 """
 
 from __future__ import annotations
 
 import html
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
 import flask
+import locust.html
 from locust.web import WebUI
 
 from loadgen.session import Owner
@@ -24,13 +27,27 @@ COLUMNS = {
     "missing": "Delivered of offered (%)",
 }
 ROWS = 60  # intervals in the table and points in the chart, at most about
-WIDTH, HEIGHT, MARGIN = 900, 320, 50
-PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="2">
-<title>Offered against delivered</title><style>body{{font:14px sans-serif;margin:2em}}text{{font-size:12px}}</style></head>
-<body><h1>Offered against delivered load</h1><p>{caption}</p>{chart}
-<p><span style="color:#888">&#9632;</span> offered by the plan
-<span style="color:#06c">&#9632;</span> delivered (sent), requests/s over seconds since the start.
-<a href="./">Back to Locust</a></p></body></html>"""
+WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 1100, 300, 60, 12, 40  # of the chart, in pixels
+OFFERED, DELIVERED = "#999", "#0b8"
+# Shown on the tabs named here; Locust keeps the tab in the address.
+IN_PAGE = """<section id="{key}" style="padding:0 24px 24px" hidden></section><script>
+(function () {{
+  const section = document.getElementById("{key}");
+  let until = 0;
+  async function show() {{
+    const tab = new URLSearchParams(window.location.search).get("tab");
+    if (tab !== "{key}" && tab !== "charts") {{ section.hidden = true; return; }}
+    if (Date.now() < until && !section.hidden) return;
+    (document.querySelector("main") || document.body).append(section);
+    until = Date.now() + 2000;
+    const answer = await fetch("./{key}");
+    if (answer.ok) {{ section.innerHTML = await answer.text(); section.hidden = !section.innerHTML; }}
+  }}
+  window.setInterval(() => show().catch(() => {{}}), 300);
+}})();
+</script>"""
+
+OwnerOrNone = Callable[[], Owner | None]
 
 
 def show_options(parser: Any, names: tuple[str, ...]) -> None:
@@ -41,23 +58,26 @@ def show_options(parser: Any, names: tuple[str, ...]) -> None:
             action.is_secret = action.is_required = action.is_multiple = False
 
 
-def extend(web_ui: WebUI, owner: Callable[[], Owner | None]) -> None:
-    """Add the tab, its rows and the page; `owner` gives the run to show, None before the first."""
+def extend(web_ui: WebUI, owner: OwnerOrNone, base_path: str) -> None:
+    """Add the tab, its rows and the chart; `owner` gives the run to show, None before the first.
+
+    `base_path` is what --web-base-path says, empty by default.
+    """
     app = web_ui.app
     assert app is not None
     structure = [{"key": key, "title": title} for key, title in COLUMNS.items()]
     web_ui.template_args["extended_tabs"] = [{"title": "Offered/delivered", "key": KEY}]
     web_ui.template_args["extended_tables"] = [{"key": KEY, "structure": structure}]
 
-    @app.route(f"/{KEY}")
+    @app.route(f"{base_path}/{KEY}")
     @web_ui.auth_required_if_enabled
-    def page() -> str:
-        now = owner()
-        caption = "No run yet." if now is None else f"Run {html.escape(str(now.path))}"
-        return PAGE.format(caption=caption, chart="" if now is None else chart(now.rates(ROWS)))
+    def fragment() -> str:
+        return section(owner())
 
     @app.after_request
-    def add_rows(response: flask.Response) -> flask.Response:
+    def add(response: flask.Response) -> flask.Response:
+        if flask.request.endpoint == "locust.index" and response.mimetype == "text/html":
+            response.set_data(_at_the_end(response.get_data(as_text=True), IN_PAGE.format(key=KEY)))
         now = owner()
         if flask.request.path.endswith("/stats/requests") and now is not None and response.is_json:
             rows = {"key": KEY, "data": table(now.rates(ROWS))}
@@ -65,40 +85,91 @@ def extend(web_ui: WebUI, owner: Callable[[], Owner | None]) -> None:
         return response
 
 
+def add_to_reports(owner: OwnerOrNone) -> None:
+    """Let Locust's HTML reports of this process end with the chart of the present or last run."""
+    render = locust.html.render_template_from
+
+    def with_rates(file: str, *args: Any, **kwargs: Any) -> str:
+        page = str(render(file, *args, **kwargs))
+        return (
+            _at_the_end(
+                page, f'<section style="max-width:1152px;margin:0 auto 24px">{section(owner())}</section>'
+            )
+            if file == "report.html"
+            else page
+        )
+
+    locust.html.render_template_from = with_rates
+
+
+def _at_the_end(page: str, part: str) -> str:
+    body, end, rest = page.rpartition("</body>")
+    return f"{body}{part}{end}{rest}"
+
+
+def section(owner: Owner | None) -> str:
+    """Heading, chart and legend of a run; empty before the first."""
+    if owner is None:
+        return ""
+    return (
+        f'<div style="font:14px sans-serif"><h3>Offered against delivered load (requests/s)</h3>{chart(owner.rates(ROWS))}'
+        f'<p><span style="color:{OFFERED}">&#9632;</span> offered by the plan '
+        f'<span style="color:{DELIVERED}">&#9632;</span> delivered (sent). Run {html.escape(str(owner.path))}</p></div>'
+    )
+
+
 def table(rates: list[tuple[float, float, float]]) -> list[dict[str, Any]]:
     """Rows for the tab from (end of the interval in s, offered, delivered in requests/s)."""
     return [
         {
-            "name": f"{end_s:g}",
-            "time": f"{end_s:g}",
+            "name": -end_s,  # by which Locust sorts: the newest first
+            "time": round(end_s, 3),
             "offered": round(offered, 3),
             "delivered": round(delivered, 3),
             "missing": round(100 * delivered / offered, 2) if offered else "-",
         }
-        for end_s, offered, delivered in reversed(rates)
+        for end_s, offered, delivered in rates
     ]
 
 
 def chart(rates: list[tuple[float, float, float]]) -> str:
-    """An SVG with both rates over time."""
+    """An SVG with both rates over time, in steps; text and axes take the colour of the page."""
     if not rates:
         return "<p>Nothing was sampled yet.</p>"
     last_s = rates[-1][0]
-    top = 1.1 * max(max(offered, delivered) for _, offered, delivered in rates) or 1.0
+    highest = max(max(offered, delivered) for _, offered, delivered in rates) or 1.0
+    bottom, right = HEIGHT - BOTTOM, WIDTH - LEFT
+
+    def x(at_s: float) -> float:
+        return round(LEFT + at_s / last_s * (right - LEFT), 1)
+
+    def y(rate: float) -> float:
+        return round(bottom - rate / (1.05 * highest) * (bottom - TOP), 1)
 
     def line(column: int, colour: str) -> str:
         points, start_s = [], 0.0
         for row in rates:
-            y = HEIGHT - MARGIN - row[column] / top * (HEIGHT - 2 * MARGIN)
-            for at_s in (start_s, row[0]):
-                points.append(f"{MARGIN + at_s / last_s * (WIDTH - 2 * MARGIN):.1f},{y:.1f}")
+            points += [f"{x(at_s)},{y(row[column])}" for at_s in (start_s, row[0])]
             start_s = row[0]
         return f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{" ".join(points)}"/>'
 
-    bottom, right = HEIGHT - MARGIN, WIDTH - MARGIN
-    axes = f'<path d="M{MARGIN},{MARGIN}V{bottom}H{right}" fill="none" stroke="#333"/>'
-    labels = f'<text x="{MARGIN - 5}" y="{bottom}" text-anchor="end">0</text>'
-    labels += f'<text x="{MARGIN - 5}" y="{MARGIN}" text-anchor="end">{top:.3g}</text>'
-    labels += f'<text x="{right}" y="{bottom + 20}" text-anchor="end">{last_s:.0f} s</text>'
-    lines = line(1, "#888") + line(2, "#06c")
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" role="img">{axes}{lines}{labels}</svg>'
+    grid = "".join(
+        f'<path d="M{LEFT},{y(tick)}H{right}" stroke="currentColor" stroke-opacity=".2"/>'
+        f'<text x="{LEFT - 6}" y="{y(tick) + 4}" text-anchor="end">{tick:g}</text>'
+        for tick in ticks(highest)
+    ) + "".join(
+        f'<text x="{x(tick)}" y="{bottom + 18}" text-anchor="middle">{tick:g} s</text>'
+        for tick in ticks(last_s)
+    )
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="100%" role="img" fill="currentColor" font-size="12">'
+        f"{grid}{line(1, OFFERED)}{line(2, DELIVERED)}</svg>"
+    )
+
+
+def ticks(highest: float) -> list[float]:
+    """From 0 to at most `highest` in 2 to 6 steps of 1, 2 or 5 times a power of ten."""
+    rough = highest / 6
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(step for factor in (1, 2, 5, 10) if (step := factor * power) >= rough)
+    return [round(i * step, 9) for i in range(int(highest / step + 1e-9) + 1)]

@@ -38,7 +38,7 @@ COMMAND_LINE = (  # may import every room
     "autoscale",
     *(f"autoscale.{name}" for name in ("__main__", "checking", "cli", "demo", "render")),
 )
-WITH_LOCUST = {"loadgen.users", "loadgen.web", "loadgen.completions", "loadgen.chat"}
+WITH_LOCUST = {"loadgen.users", "loadgen.rows", "loadgen.web", "loadgen.completions", "loadgen.chat"}
 HEAVY = (
     "locust",
     "gevent",
