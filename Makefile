@@ -1,6 +1,7 @@
 # Two commands do all the set-up on a fresh Debian or Ubuntu machine with Python >= 3.11:
 #   make demo    from load to a judged HPA on a simulated fleet
-#   make test    lint, types and all tests (what CI runs)
+#   make test    every test
+# make check adds lint and types: what CI runs.
 
 PYTHON ?= python3
 VENV   := .venv
@@ -15,10 +16,10 @@ help:            ## show this list
 demo: $(VENV)/.installed prometheus   ## run everything once: fleet, load, collect, recommend, manifest, check
 	$(BIN)/autoscale demo
 
-test: $(VENV)/.installed-test prometheus lint types   ## set up, lint, check types, run the tests
+test: $(VENV)/.installed-test prometheus   ## set up and run every test
 	$(BIN)/pytest -n auto --dist loadfile
 
-check: test      ## the same as test: what CI runs
+check: lint types test   ## lint, types and every test: what CI runs
 
 lint: $(VENV)/.installed-test   ## ruff
 	$(BIN)/ruff check .
