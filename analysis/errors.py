@@ -42,9 +42,18 @@ class AutoscaleError(Exception):
         super().__init__(_one_line(sentence))
 
 
+# Markup of the error pages that servers and proxies send. A placeholder such as <run-dir> or <name> is none.
+_MARKUP = re.compile(
+    r"<!.*?>|<(script|style)\b.*?</\1\s*>|</[A-Za-z][^<>]*>"
+    r"|<(?:html|head|title|meta|link|body|center|div|span|table|tr|td|th|h[1-6]|p|a|b|i|em|strong|code|pre|ul|ol|li|hr|br|img)"
+    r"(?:\s[^<>]*|/)?>",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
 def _one_line(text: str) -> str:
     """Text without line breaks and markup: what a server answered is often a page."""
-    return " ".join(re.sub(r"</?[A-Za-z!][^<>]*>", " ", text.replace("\\n", " ")).split())
+    return " ".join(_MARKUP.sub(" ", text.replace("\\n", " ")).split())
 
 
 class BadInput(AutoscaleError):

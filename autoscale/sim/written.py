@@ -12,15 +12,22 @@ from numpy.typing import NDArray
 from analysis import run as run_directory
 from analysis.run import STATUSES
 from autoscale.sim.outcome import Outcome
+from loadgen.traffic import LoadPlan
 
 
 def write_run(
-    outcome: Outcome, path: Path | str, *, command: str = "", versions: Mapping[str, str] | None = None
+    outcome: Outcome,
+    path: Path | str,
+    *,
+    plan: LoadPlan | None = None,
+    command: str = "",
+    versions: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the outcome as a run directory of kind simulated, the same files as a live run; returns the path.
 
-    Requests and metrics are written when the simulation kept them. The zero of its times is the time of writing.
-    Raises BadRun when the directory already holds a run.
+    `plan` is the load that was simulated: its stages and lengths are noted and every request gets its stage, as
+    Locust writes them; without it the run is one stage. Requests and metrics are written when the simulation kept
+    them. The zero of its times is the time of writing. Raises BadRun when the directory already holds a run.
     """
     profile = outcome.profile
     header = {
@@ -39,15 +46,16 @@ def write_run(
             "max_num_seqs": profile.engine.max_num_seqs,
         },
     }
+    if plan is not None:
+        lengths = {"prompt_tokens": str(plan.prompt), "output_tokens": str(plan.output)}
+        header |= {"load": plan.describe(), "stages": plan.stages, "lengths": lengths}
     path = run_directory.create(path, header)
     run_directory.update(path, ended_at=run_directory.read_header(path)["started_at"] + outcome.duration_s)
     if outcome.requests is not None:
-        run_directory.write_table(path, "requests", _request_columns(outcome.requests))
+        run_directory.write_table(path, "requests", _request_columns(outcome.requests, plan))
     if outcome.samples:
         run_directory.write_table(path, "metrics", _metric_columns(outcome.samples))
-    names = ("time_s", "desired", "created", "scheduled", "ready")
-    columns = dict(zip(names, zip(*outcome.replicas, strict=True), strict=True)) if outcome.replicas else {}
-    run_directory.write_table(path, "replicas", {k: [float(x) for x in v] for k, v in columns.items()})
+    run_directory.write_table(path, "replicas", _replica_columns(outcome))
     happened: list[tuple[float, str, str, dict[str, str]]]
     happened = [(t, "SuccessfulRescale", f"from {a} to {b}: {why}", {}) for t, a, b, why in outcome.decisions]
     happened += [(t, kind, f"{pod} {kind}", {"pod": pod}) for t, kind, pod, _ in outcome.events]
@@ -56,11 +64,20 @@ def write_run(
     return path
 
 
-def _request_columns(done: NDArray[Any]) -> dict[str, Any]:
+def _replica_columns(outcome: Outcome) -> dict[str, list[float]]:
+    """A row per change of the counts, and one at the end of the run: how long the last counts lasted."""
+    rows = [*outcome.replicas]
+    if rows and rows[-1][0] < outcome.duration_s:
+        rows.append((outcome.duration_s, *rows[-1][1:]))
+    names = ("time_s", "desired", "created", "scheduled", "ready")
+    return {name: [float(row[k]) for row in rows] for k, name in enumerate(names)}
+
+
+def _request_columns(done: NDArray[Any], plan: LoadPlan | None) -> dict[str, Any]:
     ok = done["status"] == STATUSES.index("ok")
     return {
         "request_id": done["request_id"],
-        "stage": np.zeros(len(done), np.int32),
+        "stage": np.zeros(len(done), np.int32) if plan is None else plan.stage_of(done["due_s"]),
         "worker": ["simulated"] * len(done),
         "due_s": done["due_s"],
         "sent_s": done["sent_s"],

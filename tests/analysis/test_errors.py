@@ -1,0 +1,32 @@
+"""The sentence of an error: one line, without markup, with what the user must read."""
+
+import pytest
+
+from analysis.errors import AutoscaleError, BadInput
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        pytest.param(
+            "collect it: autoscale collect <run-dir> --prometheus <URL>",
+            "collect it: autoscale collect <run-dir> --prometheus <URL>",
+            id="placeholders stay",
+        ),
+        pytest.param(
+            "<!DOCTYPE html>\n<html><head><title>502 Bad Gateway</title>\n<style>p {color: red}</style></head>"
+            '<body bgcolor="white"><center><h1>502 Bad Gateway</h1></center><hr/></body></html>',
+            "502 Bad Gateway 502 Bad Gateway",
+            id="a proxy's page becomes its text",
+        ),
+        pytest.param("tokens < 16 and > 4\n\nat once", "tokens < 16 and > 4 at once", id="comparisons stay"),
+    ],
+)
+def test_a_sentence_is_one_line_without_markup(text, sentence) -> None:
+    assert str(AutoscaleError(text)) == sentence
+
+
+def test_value_expectation_and_next_step_are_woven_in() -> None:
+    error = BadInput("rate", value=-1, expected="above 0", next_step="give --rate <requests per second>")
+    assert str(error) == "rate: -1; expected above 0. Give --rate <requests per second>"
+    assert (error.value, error.expected, error.exit_code) == (-1, "above 0", 2)
