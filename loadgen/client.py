@@ -1,7 +1,7 @@
 """Connections and the read loop: HTTP/1.1 on gevent's event loop, one callback per connection, no greenlet per request.
 
-A connection's read watcher stamps each read and keeps the raw bytes; loadgen.stream makes sense of them after the
-request is over. Requests are never retried. All callbacks run in the hub: they do not block and do not switch.
+A read keeps the raw bytes, its time and the kernel's stamp of their arrival (loadgen.reading); loadgen.stream makes
+sense of them after the request is over. Requests are never retried. All callbacks run in the hub: they do not switch.
 
 The pool keeps a few spare connections open, so that a request that is due does not wait for a handshake, and replaces
 connections that served long enough, so that replicas which a scale-out adds get their share of the traffic.
@@ -16,21 +16,24 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
-from urllib.parse import urlsplit
 
 import gevent
 import gevent.event
 import gevent.monkey
 import gevent.socket
+import numpy as np
+from numpy.typing import NDArray
 
-from analysis.errors import BadInput, SourceUnavailable
+from analysis.errors import SourceUnavailable
 from loadgen import stream
+from loadgen.reading import NOTE_BYTES, KernelClock, Reader, ask_for_stamps
+from loadgen.target import Target, tls_context
 
-READ_EVENTS, WRITE_EVENTS = 1, 2  # gevent.hub.loop.io
+WRITE_EVENTS = 2  # gevent.hub.loop.io
 READ_BYTES = 16_384
 SPARE = 8  # idle connections kept open, plus one per SPARE_SHARE in flight
 SPARE_SHARE = 16
@@ -43,44 +46,6 @@ now_s = time.perf_counter
 
 # Locust patches the standard library; the watchers here need plain non-blocking sockets.
 _Socket: type[socket.socket] = gevent.monkey.get_original("socket", "socket")
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where requests go, from `--host`."""
-
-    scheme: str
-    host: str
-    port: int
-    path: str  # before the endpoint's own path, without trailing slash
-
-    @classmethod
-    def from_url(cls, url: str) -> Target:
-        """Raises BadInput when `url` is not http(s)://host[:port][/path]."""
-        try:
-            parts = urlsplit(url if "://" in url else f"http://{url}")
-            port = parts.port or (443 if parts.scheme == "https" else 80)
-        except ValueError:
-            parts, port = urlsplit(""), 0
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise BadInput("--host is not a URL", value=url, expected="http://HOST:PORT or https://HOST")
-        path = parts.path.rstrip("/")
-        return cls(parts.scheme, parts.hostname, port, path.removesuffix("/v1"))
-
-    @property
-    def authority(self) -> str:
-        """The Host header."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == {"http": 80, "https": 443}[self.scheme] else f"{host}:{self.port}"
-
-    def __str__(self) -> str:
-        return f"{self.scheme}://{self.authority}{self.path}"
-
-    def request(self, method: str, path: str, body: bytes = b"", headers: str = "") -> bytes:
-        """The bytes of a request; `headers` are further lines, each with its line end."""
-        kind = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body else ""
-        head = f"{method} {self.path}{path} HTTP/1.1\r\nHost: {self.authority}\r\nUser-Agent: llm-autoscale\r\nAccept: */*\r\n"
-        return (head + kind + headers + "\r\n").encode("latin-1") + body
 
 
 @dataclass(frozen=True)
@@ -106,14 +71,22 @@ class Exchange:
     asked: tuple[int, int] = (0, 0)  # prompt and output tokens
     sent_s: float = math.nan
     waited: bool = False  # for a connection to be opened
-    stamps_s: list[float] = field(default_factory=list)
     reads: list[bytes] = field(default_factory=list)
+    stamps_s: list[float] = field(default_factory=list)  # when each was read
+    notes: list[bytes] = field(default_factory=list)  # the kernel's stamp of its arrival; empty = none
+    waits_s: NDArray[np.float64] | None = (
+        None  # how long each lay in the kernel (NaN = unknown); set by answer()
+    )
     failure: tuple[str, str] | None = None
     connection: Connection | None = None
+    clock: KernelClock | None = None
 
     def answer(self) -> stream.Answer:
         """What came back."""
-        return stream.read_answer(self.stamps_s, self.reads, self.failure)
+        times_s: Sequence[float] | NDArray[np.float64] = self.stamps_s
+        if self.clock is not None:
+            times_s, self.waits_s = self.clock.arrivals(self.sent_s, self.stamps_s, self.notes)
+        return stream.read_answer(times_s, self.reads, self.failure)
 
 
 class Connection:
@@ -129,7 +102,7 @@ class Connection:
         "_outgoing",
         "_pool",
         "_reader",
-        "_recv",
+        "_receive",
         "_streaming",
         "_tls",
         "_unsent",
@@ -156,10 +129,11 @@ class Connection:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.socket = _Socket(family, socket.SOCK_STREAM)
         self.socket.setblocking(False)
-        self._recv = self.socket.recv
+        self._receive = self.socket.recvmsg
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        ask_for_stamps(self.socket)
+        self._reader = pool.reader
         loop = gevent.get_hub().loop
-        self._reader = loop.io(self.socket.fileno(), READ_EVENTS)
         self._writer = loop.io(self.socket.fileno(), WRITE_EVENTS)
         code = self.socket.connect_ex(address)
         if code not in (0, errno.EINPROGRESS):
@@ -177,11 +151,11 @@ class Connection:
             return
         context = self._pool.tls
         if context is None:
-            self._reader.start(self._readable)
+            self._reader.add(self.socket.fileno(), self._readable)
             self._opened()
             return
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=self._pool.target.host)
-        self._reader.start(self._handshake_readable)
+        self._reader.add(self.socket.fileno(), self._handshake_readable)
         self._handshake()
 
     def _handshake_readable(self) -> None:
@@ -209,8 +183,7 @@ class Connection:
             self._failed(error)
             return
         self._transmit(self._outgoing.read())
-        self._reader.stop()
-        self._reader.start(self._readable_tls)
+        self._reader.add(self.socket.fileno(), self._readable_tls)
         self._opened()
 
     def _opened(self) -> None:
@@ -224,18 +197,18 @@ class Connection:
 
     def send(self, exchange: Exchange) -> None:
         """Send now, or as soon as the connection is open."""
-        self.exchange, exchange.connection = exchange, self
+        self.exchange, exchange.connection, exchange.clock = exchange, self, self._pool.clock
         if self.open:
             self._start(exchange)
 
     def _start(self, exchange: Exchange) -> None:
         self._head, self._body_bytes, self._streaming = None, 0, False
-        exchange.sent_s = self.used_s = now_s()
-        if self._tls is None:
-            self._transmit(exchange.payload)
-        else:
-            self._tls.write(exchange.payload)
-            self._transmit(self._outgoing.read())
+        data = exchange.payload
+        if self._tls is not None:
+            self._tls.write(data)
+            data = self._outgoing.read()
+        exchange.sent_s = self.used_s = now_s()  # with nothing left to do but to send
+        self._transmit(data)
 
     def _transmit(self, data: bytes) -> None:
         if self._unsent:
@@ -261,7 +234,7 @@ class Connection:
 
     def _readable(self) -> None:
         try:
-            data = self._recv(READ_BYTES)
+            data, notes, _, _ = self._receive(READ_BYTES, NOTE_BYTES)
         except BlockingIOError:
             return
         except OSError as error:
@@ -272,6 +245,7 @@ class Connection:
             self._closed_by_peer()
             return
         exchange.stamps_s.append(now_s())
+        exchange.notes.append(notes[0][2] if notes else b"")
         exchange.reads.append(data)
         if not self._streaming or data.endswith(b"\r\n\r\n") or len(data) < 5:
             self._advance(exchange, len(data))
@@ -279,13 +253,13 @@ class Connection:
     def _readable_tls(self) -> None:
         assert self._tls is not None
         try:
-            received = self.socket.recv(READ_BYTES)
+            received, notes, _, _ = self._receive(READ_BYTES, NOTE_BYTES)
         except BlockingIOError:
             return
         except OSError as error:
             self._failed(error)
             return
-        stamp = now_s()
+        stamp, note = now_s(), notes[0][2] if notes else b""
         if received:
             self._incoming.write(received)
         else:
@@ -306,6 +280,7 @@ class Connection:
                 self._closed_by_peer()
                 return
             exchange.stamps_s.append(stamp)
+            exchange.notes.append(note)
             exchange.reads.append(data)
             if not self._streaming or data.endswith(b"\r\n\r\n") or len(data) < 5:
                 self._advance(exchange, len(data))
@@ -324,6 +299,7 @@ class Connection:
                 return
             self._body_bytes = len(raw) - head.body_start
             self._streaming = head.chunked
+            self._reader.stamped = bool(exchange.notes[-1])
         else:
             self._body_bytes += size
         if head.chunked:
@@ -364,6 +340,7 @@ class Connection:
     def _over(self, keep: bool) -> None:
         exchange, self.exchange = self.exchange, None
         self.served += 1
+        self._reader.ended += 1
         if not keep:
             self.close()
         self._pool._over(self, exchange)
@@ -373,9 +350,9 @@ class Connection:
         if self.socket is None:
             return
         self.open = False
-        for watcher in (self._reader, self._writer):
-            watcher.stop()
-            watcher.close()
+        self._reader.remove(self.socket.fileno())
+        self._writer.stop()
+        self._writer.close()
         self.socket.close()
         self.socket = None  # type: ignore[assignment]  # marks the connection as closed
 
@@ -386,6 +363,7 @@ class Client:
     def __init__(self, target: Target, limits: Limits, tls: ssl.SSLContext | None = None) -> None:
         self.target, self.limits = target, limits
         self.tls = tls if tls is not None or target.scheme == "http" else tls_context()
+        self.reader, self.clock = Reader(), KernelClock()
         self.in_flight: set[Exchange] = set()
         self.waited = 0  # requests that had to wait for a connection to open
         self.opened = 0  # connections opened so far
@@ -446,6 +424,7 @@ class Client:
             connection.close()
         self._idle.clear()
         self._opening.clear()
+        self.reader.close()
 
     # --- called by connections ---------------------------------------------------------------------------------------
 
@@ -527,16 +506,6 @@ class Client:
         except OSError as error:
             raise SourceUnavailable(f"cannot find the host {self.target.host}: {_reason_of(error)}") from None
         return [(family, address) for family, _, _, _, address in found]
-
-
-def tls_context(verify: bool = True) -> ssl.SSLContext:
-    """Client side TLS with the system's certificates; `verify` False accepts any certificate."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_default_certs()
-    if not verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 def fetch(client: Client, method: str, path: str, body: bytes = b"", headers: str = "") -> tuple[int, bytes]:

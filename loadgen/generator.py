@@ -202,6 +202,7 @@ class Generator:
             if due_s > now_s():
                 if self._alarm is not None:
                     self._alarm.set(due_s)
+                    client.reader.wake_by_s = due_s
                 break
             ready.popleft()
             exchange.due_s = due_s

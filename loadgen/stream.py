@@ -98,7 +98,9 @@ def is_complete(head: Head, raw: bytes) -> bool:
 
 
 def read_answer(
-    stamps_s: Sequence[float], reads: Sequence[bytes], failure: tuple[str, str] | None = None
+    stamps_s: Sequence[float] | NDArray[np.float64],
+    reads: Sequence[bytes],
+    failure: tuple[str, str] | None = None,
 ) -> Answer:
     """The answer in these reads. `failure` is (status, error) when the client gave up; None: the response ended or the
     peer closed the connection."""
@@ -121,7 +123,7 @@ def read_answer(
         ended = ended or facts.done
     else:
         times, facts = np.empty(0), _whole(body)
-        last_s = stamps_s[-1] if ended and facts.done else float("nan")
+        last_s = float(stamps_s[-1]) if ended and facts.done else float("nan")
     reason: str | None
     if failure is not None:
         status, reason = failure
@@ -301,7 +303,7 @@ def _times(
     pieces: Sequence[bytes],
     starts: Sequence[int],
     reads: Sequence[bytes],
-    stamps_s: Sequence[float],
+    stamps_s: Sequence[float] | NDArray[np.float64],
 ) -> NDArray[np.float64]:
     """The time at which the last byte before each body offset in `ends` was read."""
     if not pieces:
