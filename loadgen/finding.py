@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import gevent
+import numpy as np
 
 from analysis.histogram import Histogram
 from analysis.slo import parse_slo
-from loadgen import probing
+from loadgen import client_health, probing
 from loadgen.clock import now_s
 from loadgen.generator import Generator
 from loadgen.probing import Probe, Seen, Standing, Waiting
 from loadgen.records import Done
+from loadgen.session import sample_columns
 from loadgen.traffic import LoadPlan
 
 TICK_S = 0.25
@@ -23,14 +25,12 @@ LOOK_EVERY = 4  # ticks between two judgements
 LEAD_S = 0.3  # from the decision to a probe's start: bodies are made, connections opened
 DRAIN_S = 10.0  # after a probe, for answers; what is still in flight then is cancelled
 WARM = 512
-CLIENT_LAG_S, CLIENT_LAG_SHARE = (
-    0.010,
-    0.25,
-)  # a probe's p95 send lag beyond both (of the median TTFT): the client's fault
 
 
 class Finder:
-    """One search. `hear` is told every request that ended; `run` returns what was found (in a greenlet)."""
+    """One search. `hear` is told every request that ended and `sampled` how the client fared; `run` returns why the
+    search ended (in a greenlet).
+    """
 
     def __init__(
         self,
@@ -39,14 +39,18 @@ class Finder:
         slo: str,
         first_rps: float,
         budget_s: float,
+        max_in_flight: int,
         say: Callable[[str], None],
     ) -> None:
         self._generator, self._plan, self._say = generator, plan, say
         self._slo_text, self._slo = slo, parse_slo(slo)
-        self._first_rps, self._budget_s = first_rps, budget_s
+        self._first_rps, self._budget_s, self._max_in_flight = first_rps, budget_s, max_in_flight
         self._tried: list[tuple[Probe, Standing]] = []
         self._seen: list[Seen] = []
-        self._lags: list[float] = []
+        self._rows: list[
+            tuple[float, ...]
+        ] = []  # due, sent, first and last token, in s on the client's clock
+        self._samples: list[Sequence[float]] = []
         self._gaps = Histogram()
         self._number = 0
         self._first_id = 0
@@ -59,32 +63,41 @@ class Finder:
             return
         due_s = exchange.due_s - self._generator.clock.zero_s
         self._seen.append(Seen(due_s, done.answer.status == "ok", done.ttft_s, done.tpot_s, done.e2e_s))
-        self._lags.append(exchange.sent_s - exchange.due_s)
+        answer = done.answer
+        self._rows.append((exchange.due_s, exchange.sent_s, answer.first_s, answer.last_s))
         self._gaps.add(done.gaps_s)
+
+    def sampled(self, samples: Sequence[Sequence[float]]) -> None:
+        """How the client fared since the last time (loadgen.generator.Sample as tuples)."""
+        self._samples.extend(samples)
 
     def run(self) -> str:
         """Search until the bracket is narrow or the time is over; returns why it ended."""
         limit_s = probing.probe_limit_s(self._budget_s)
         ended = f"the bracket is within {probing.TOLERANCE:.0%}"
+        limited_rps: float | None = None  # tried last, and the client could not: once more
         while True:
-            rate = probing.next_rate([(p.rate_rps, s.verdict) for p, s in self._tried], self._first_rps)
+            tried = [(p.rate_rps, s.verdict) for p, s in self._tried]
+            rate = limited_rps or probing.next_rate(tried, self._first_rps)
             if rate is None:
                 break
             spent_s = self._elapsed_s()
             lengths = sorted(p.end_s - p.start_s for p, _ in self._tried)
             if self._budget_s - spent_s < (lengths[len(lengths) // 2] if lengths else 0.0):
                 ended = f"the time of {self._budget_s:g} s was over"
+                ended += f", and the client was the limit at {limited_rps:.4g}/s" if limited_rps else ""
                 break
             probe, stands = self._probe(rate, min(limit_s, self._budget_s - spent_s - LEAD_S))
-            limited = self._client_limited()
-            if limited and stands.verdict != "holds":
-                stands = Standing("unclear", limited, stands.requests)
+            limit = "" if stands.verdict == "holds" else self._client_limit(probe)
+            if limit:
+                stands = Standing("unclear", f"the client was the limit: {limit}", stands.requests)
             self._tried.append((probe, stands))
             self._say(f"{probe.rate_rps:.4g}/s {stands.verdict}: {stands.reason}")
             self._drain()
-            if limited and stands.verdict != "holds":
-                ended = f"the client was the limit at {probe.rate_rps:.4g}/s ({limited})"
+            if limit and limited_rps == rate:
+                ended = f"the client was the limit at {rate:.4g}/s, twice ({limit})"
                 break
+            limited_rps = rate if limit else None
         return ended
 
     def found(self, ended: str) -> dict[str, Any]:
@@ -106,7 +119,7 @@ class Finder:
     def _probe(self, rate_rps: float, limit_s: float) -> tuple[Probe, Standing]:
         generator = self._generator
         self._number = len(self._tried)
-        self._seen, self._lags, self._gaps = [], [], Histogram()
+        self._seen, self._rows, self._gaps = [], [], Histogram()
         generator.client.warm(min(WARM, math.ceil(rate_rps)))
         start_s = self._elapsed_s() + LEAD_S
         planned = Probe(self._number, rate_rps, start_s, start_s + limit_s, self._first_id, self._plan)
@@ -158,16 +171,18 @@ class Finder:
             for e in self._generator.client.in_flight
         ]
 
-    def _client_limited(self) -> str | None:
-        """Why the client may have shaped this probe; None when it did not."""
-        if not self._lags:
-            return None
-        ttfts = sorted(s.ttft_s - lag for s, lag in zip(self._seen, self._lags, strict=True) if s.ok)
-        late_s = sorted(self._lags)[int(0.95 * (len(self._lags) - 1))]
-        usual_s = ttfts[len(ttfts) // 2] if ttfts else 0.0
-        if late_s <= max(CLIENT_LAG_S, CLIENT_LAG_SHARE * usual_s):
-            return None
-        return f"requests were sent late: p95 {late_s * 1e3:.0f} ms after due"
+    def _client_limit(self, probe: Probe) -> str:
+        """Why the client may have shaped this probe, by the verdict of every run; empty when it did not."""
+        self._generator.flush()  # the samples of the last second
+        times = np.array(self._rows, dtype=np.float64).reshape(-1, 4) - self._generator.clock.zero_s
+        requests: dict[str, Any] = dict(
+            zip(("due_s", "sent_s", "first_token_s", "last_token_s"), times.T, strict=True)
+        )
+        requests["stage"] = np.full(len(times), probe.number)
+        requests["status"] = np.full(len(times), "ok")
+        samples = sample_columns({"": self._samples})
+        verdict = client_health.judge(requests, [probe.stage()], samples, self._max_in_flight)
+        return "; ".join(reason["sentence"] for reason in verdict["stages"][0]["reasons"])
 
     def _drain(self) -> None:
         deadline_s = now_s() + min(DRAIN_S, max(1.0, self._budget_s - self._elapsed_s()))

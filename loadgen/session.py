@@ -221,6 +221,16 @@ class Owner:
             self._lost[worker] = now_unix_s - self.started_at
             self.writer.event(self._lost[worker], "worker_lost", f"worker {worker} was lost", worker=worker)
 
+    def worker_found(self, worker: str) -> None:
+        """Take back what `worker_lost` said: the worker was only silent, and has reported everything."""
+        if self._lost.pop(worker, None) is not None:
+            self.writer.event(
+                self._last_batch_s.get(worker, 0.0),
+                "worker_found",
+                f"worker {worker} was found",
+                worker=worker,
+            )
+
     def finish(
         self, until_s: float, now_unix_s: float, users: int | None, offsets: Mapping[str, tuple[float, float]]
     ) -> run.Run:
@@ -247,7 +257,7 @@ class Owner:
             client = client_health.judge(
                 interim.requests,  # type: ignore[arg-type]  # a DataFrame maps column names to columns
                 stages,
-                self._sample_columns(),
+                sample_columns(self._samples),
                 self.options.max_in_flight if self.options.open_loop else None,
             )
         for worker, lost_s in self._lost.items():
@@ -287,13 +297,15 @@ class Owner:
             return f"worker {worker} was lost {since}"
         return f"the {'run' if self.found is None else 'probe'} ended while the request waited for a seat"
 
-    def _sample_columns(self) -> dict[str, Any] | None:
-        rows = [(worker, *sample) for worker, samples in sorted(self._samples.items()) for sample in samples]
-        if not rows:
-            return None
-        columns = dict(zip(("worker", *SAMPLE_COLUMNS), map(list, zip(*rows, strict=True)), strict=True))
-        columns["waited"] = _increments(columns["worker"], columns["waited"])
-        return columns
+
+def sample_columns(samples: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, Any] | None:
+    """The samples of each worker as columns for loadgen.client_health.judge; None when there are none."""
+    rows = [(worker, *sample) for worker, own in sorted(samples.items()) for sample in own]
+    if not rows:
+        return None
+    columns = dict(zip(("worker", *SAMPLE_COLUMNS), map(list, zip(*rows, strict=True)), strict=True))
+    columns["waited"] = _increments(columns["worker"], columns["waited"])
+    return columns
 
 
 class _Due:

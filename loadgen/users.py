@@ -7,9 +7,11 @@ the owner (local runner or master) begins a run, generators (local runner or wor
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
 import math
+import os
 import signal
 import sys
 import zlib
@@ -18,6 +20,7 @@ from typing import Any, ClassVar
 
 import gevent
 import gevent.event
+import locust.runners
 import numpy as np
 from locust import User, constant, events, task
 from locust.env import Environment
@@ -39,6 +42,10 @@ BEGIN_AFTER_S = 1.5  # workers open connections and make bodies between the mast
 PINGS = 10
 MOST_WARM = 512  # connections of a closed loop that are opened before it starts
 MIDDLES_S = np.array([middle_s(bucket) for bucket in range(BUCKETS)])
+SILENT_S = (
+    8  # a worker without heartbeat for longer is lost; Locust says 3, which a starved one may need to start
+)
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 LAST_WORD_S = 10.0  # how long the master waits for the last batches of its workers, after the grace
 
 
@@ -130,6 +137,7 @@ class Worker:
             chosen.slo,
             chosen.first_rps,
             parse_budget(chosen.find_capacity),
+            chosen.max_in_flight,
             log.info,
         )
         self._finder = finder
@@ -168,6 +176,8 @@ class Worker:
         return self.generator.clock.elapsed(clock.now_s()) if self.generator is not None else math.nan
 
     def _report(self, batch: dict[str, Any], samples: list[tuple[float, ...]]) -> None:
+        if self._finder is not None:
+            self._finder.sampled(samples)
         self.publish()
         for buckets, counts in batch["gaps"].values():
             gevent.sleep(0)  # each step takes a few ms: let the reads between them
@@ -270,6 +280,8 @@ class Owning:
         )
         self.latest = self.owner
         log.info("Recording in %s", self.owner.path)
+        if isinstance(runner, MasterRunner):
+            gevent.spawn(self._watch_workers, runner, self.owner)
         salt = zlib.crc32(repr(start_unix_s).encode())
         for client_id, index in jobs.items():
             job = {
@@ -320,6 +332,18 @@ class Owning:
             self.last_words.add(name)
             self.offsets[name] = tuple(data["offset"])
 
+    def _watch_workers(self, runner: MasterRunner, owner: session.Owner) -> None:
+        """Note in the run, while it goes on, which workers are silent."""
+        while self.owner is owner:
+            gevent.sleep(1.0)
+            for client_id, name in self.names.items():
+                if not self._alive(runner, client_id) and name not in self.last_words:
+                    owner.worker_lost(name, clock.unix_now_s())
+
+    @staticmethod
+    def _alive(runner: MasterRunner, client_id: str) -> bool:
+        return client_id in runner.clients and runner.clients[client_id].state != "missing"
+
     def _plan_is_over(self) -> None:
         if self._ending or self.environment.runner.state in ("stopping", "stopped", "cleanup"):
             return
@@ -355,6 +379,8 @@ class Owning:
         else:
             worker: Worker = self.environment.llm_worker
             worker.end(cut_s, grace_s)
+        if owner.found is not None and owner.found["rate_rps"] is None:
+            self.environment.process_exit_code = 1  # the answer is no
         self.owner = None
         finished = owner.finish(cut_s, clock.unix_now_s(), users, self.offsets)
         sys.stdout.write(summary.table(finished) + "\n")
@@ -367,14 +393,14 @@ class Owning:
             runner.send_message("llm_end", {"cut_s": cut_s, "grace_s": grace_s}, client_id)
         deadline_s = clock.now_s() + grace_s + LAST_WORD_S
         while clock.now_s() < deadline_s:
-            missing = {c: n for c, n in asked.items() if n not in self.last_words}
-            alive = [c for c in missing if c in runner.clients and runner.clients[c].state != "missing"]
-            if not alive:
+            if not any(n not in self.last_words and self._alive(runner, c) for c, n in asked.items()):
                 break
             gevent.sleep(0.05)
         for name in self.names.values():
-            if name not in self.last_words and self.owner is not None:
+            if self.owner is not None and name not in self.last_words:
                 self.owner.worker_lost(name, clock.unix_now_s())
+            elif self.owner is not None:
+                self.owner.worker_found(name)
 
 
 # --- Locust's events -------------------------------------------------------------------------------------------------
@@ -413,6 +439,7 @@ def _init(environment: Any, runner: Any, **_: Any) -> None:
     if isinstance(runner, LocalRunner):
         environment.llm_worker = Worker(environment, endpoint, owning.hear)
     else:
+        locust.runners.HEARTBEAT_LIVENESS = SILENT_S
         for kind in ("llm_batch", "llm_finished", "llm_last_word"):
             runner.register_message(kind, lambda msg, **_: owning.hear(msg.type, msg.data))
         runner.register_message("llm_ping", _pong)
@@ -423,6 +450,18 @@ def _init(environment: Any, runner: Any, **_: Any) -> None:
     environment.events.test_stopping.add_listener(owning.end)
     environment.events.quitting.add_listener(owning.end)
     _interrupt_politely()
+
+
+def _end_with_the_master() -> None:
+    """In a worker that --processes forked: SIGTERM when the master is gone, however it went (Linux).
+
+    Locust's workers would wait a minute for its heartbeat, or five for its first answer.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+if sys.platform == "linux":
+    os.register_at_fork(after_in_child=_end_with_the_master)
 
 
 def _interrupt_politely() -> None:

@@ -90,11 +90,22 @@ def recording_for(folder: Path, seconds: float) -> None:
     pytest.fail((folder / "log").read_text())
 
 
-def ended(process: subprocess.Popen[str], folder: Path) -> str:
+def ended(process: subprocess.Popen[str], folder: Path, within_s: float = 0.0) -> str:
+    """The log, once the process has ended and, so many seconds later, no process of its group is left."""
     process.wait(timeout=90)
-    with pytest.raises(ProcessLookupError):  # no process of the group is left
-        os.killpg(process.pid, 0)
+    deadline = time.monotonic() + within_s
+    while exists(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not exists(process.pid)
     return (folder / "log").read_text()
+
+
+def exists(group: int) -> bool:
+    """Whether a process group has a process."""
+    with suppress(ProcessLookupError):
+        os.killpg(group, 0)
+        return True
+    return False
 
 
 LOAD_FILE = "arrivals: constant\noutput_tokens: fixed:10\nload:\n  - stages: 50:0.2\n"  # unquoted: no number to the base of 60
@@ -107,9 +118,12 @@ RUNS = {
     ),
     "closed loop": ("chat", "-u 4 -r 4 -t 3s --output-tokens uniform:2,6"),
     "one seat": ("completions", "--load load.yaml --max-in-flight 1"),
-    "interrupted": ("completions", "--rate 30 -t 60s --processes 2"),
-    "killed worker": ("completions", "--rate 40 -t 8s --processes 4 --output-tokens fixed:8"),
-    "bad stages": ("completions", "--stages 1:0"),
+    "interrupted search": (
+        "completions",
+        "--find-capacity 10m --slo ttft_p90=150ms --rate 40 --output-tokens fixed:8",
+    ),
+    "search by workers": ("completions", "--find-capacity 10m --slo ttft_p90=150ms --processes 2"),
+    "killed worker": ("completions", "--rate 40 -t 90s --processes 4 --output-tokens fixed:8"),
 }
 
 
@@ -140,35 +154,31 @@ def started(tmp_path_factory):
                 process.wait()
 
 
-def test_a_killed_worker_is_named_and_its_requests_are_counted(started):
+def test_a_killed_worker_is_named_and_counted_and_an_interrupt_settles_the_run(started):
     process, folder = started["killed worker"]
-    recording_for(folder, 2.5)
+    recording_for(folder, 1.5)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[1]), signal.SIGKILL)
-    log = ended(process, folder)
-    recorded = run.read(folder / "run")
-    lost = [w["name"] for w in recorded.header["workers"] if w["lost_at_s"] is not None]
-    assert len(lost) == 1, log
-    requests = recorded.requests
-    assert sorted(requests["request_id"]) == list(range(len(requests)))
-    dropped = requests[requests["status"] == "dropped"]
-    assert set(dropped["worker"]) == set(lost)
-    assert len(dropped) == recorded.header["client"]["unsent"] > 0
-    assert dropped["error"].str.contains(f"worker {lost[0]} was lost").all()
-    assert recorded.header["client"]["verdict"] == "limited"
-    assert f"worker {lost[0]} was lost" in log
-
-
-def test_an_interrupt_leaves_a_settled_run_and_no_process(started):
-    process, folder = started["interrupted"]
-    recording_for(folder, 2.5)
+    deadline = time.monotonic() + 60
+    while not (events := folder / "run" / "events.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)  # its heartbeats stop: noted while the run goes on
     os.killpg(process.pid, signal.SIGINT)
     log = ended(process, folder)
     recorded = run.read(folder / "run")
     assert recorded.header["ended_at"] is not None, log
-    statuses = set(recorded.requests["status"])
-    assert "ok" in statuses
-    assert statuses <= {"ok", "cancelled", "dropped"}
+    [lost] = [w["name"] for w in recorded.header["workers"] if w["lost_at_s"] is not None]
+    assert f"worker {lost} was lost" in events.read_text()
+    assert f"worker {lost} was lost" in log
+    requests = recorded.requests
+    assert sorted(requests["request_id"]) == list(range(len(requests)))
+    dropped = requests[requests["status"] == "dropped"]
+    assert set(dropped["worker"]) == {lost}
+    assert len(dropped) == recorded.header["client"]["unsent"] > 0
+    assert dropped["error"].str.contains(f"worker {lost} was lost").all()
+    assert recorded.header["client"]["verdict"] == "limited"
+    alive = requests[requests["worker"] != lost]
+    assert alive["worker"].nunique() == 3
+    assert "ok" in set(alive["status"]) <= {"ok", "cancelled"}  # in flight when the interrupt came
 
 
 def test_master_and_workers_on_several_machines_deliver_the_plan_into_one_directory(started):
@@ -234,6 +244,31 @@ def test_a_search_records_its_probes_as_stages_of_one_run(started):
     held, broke = found["bracket_rps"]
     assert found["rate_rps"] == held
     assert f"requests/s ({broke:.4g}/s broke it)" in log if held and broke else "capacity" in log or held
+
+
+def test_a_terminated_search_says_what_it_had_found(started):
+    process, folder = started["interrupted search"]
+    recording_for(folder, 2.5)
+    os.kill(process.pid, signal.SIGTERM)
+    log = ended(process, folder)
+    recorded = run.read(folder / "run")
+    found = recorded.header["find_capacity"]
+    assert found["ended"] == "the run was interrupted"
+    assert found["probes"][-1]["reason"] == "interrupted"
+    assert (process.returncode == 0) == (found["rate_rps"] is not None), log  # has any probe held?
+    assert recorded.header["ended_at"] is not None
+    requests = recorded.requests
+    assert "ok" in set(requests["status"]) <= {"ok", "cancelled", "dropped"}
+    assert requests["due_s"].max() <= recorded.header["stages"][-1]["end_s"]
+
+
+def test_bad_input_is_one_sentence_and_an_exit_code_and_leaves_no_worker(started):
+    process, folder = started["search by workers"]
+    log = ended(process, folder, within_s=30)
+    assert process.returncode == 2
+    assert "\nlocust: --find-capacity with several workers. Run it in one process (without --processes" in log
+    assert "Traceback" not in log
+    assert not (folder / "run").exists()
 
 
 def test_closed_loop_users_of_the_chat_endpoint(started):
@@ -320,12 +355,3 @@ def get(address: str, path: str, form: dict[str, Any] | None = None) -> bytes:
     data = None if form is None else urllib.parse.urlencode(form).encode()
     with urllib.request.urlopen(f"{address}{path}", data, timeout=10) as answer:
         return answer.read()
-
-
-def test_bad_input_is_one_sentence_and_an_exit_code(started):
-    process, folder = started["bad stages"]
-    log = ended(process, folder)
-    assert process.returncode == 2
-    assert "--stages 1:0" in log.splitlines()[-1]
-    assert "Traceback" not in log
-    assert not (folder / "run").exists()
