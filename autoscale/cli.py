@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
 from analysis.errors import AutoscaleError, BadInput
+from autoscale import examples, progress
 
 app = typer.Typer(
     help="Find, write and prove HPA targets for vLLM on Kubernetes.",
@@ -26,11 +25,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 EXIT_INTERRUPTED = 130
-PLAIN_LINE_S = 30  # a check that is not watched on a terminal says at least this often how it stands
 DEFAULT_PROFILE = "llama-3.1-8b-1xl4"
 
 MetricsPath = Literal["stackdriver", "autoscalingmetric", "prometheus-adapter", "keda"]
-Progress = Callable[[float, str], None]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 ProfileName = Annotated[str, typer.Option("--profile", "-p", help="Profile name, or a profile .yaml.")]
 MaybeProfile = Annotated[
@@ -72,7 +69,7 @@ def main() -> NoReturn:
 # --- simulated fleet -------------------------------------------------------------------------------------------------
 
 
-@app.command()
+@app.command(epilog=examples.epilog("serve"))
 def serve(
     profile: ProfileName = DEFAULT_PROFILE,
     hpa: Annotated[
@@ -114,8 +111,10 @@ def serve(
                 file=sys.stderr,
             )
 
+    system = load(profile)
+    progress.compiled_engine()
     server = FleetServer(
-        load(profile),
+        system,
         _manifest(hpa) if hpa else None,
         host=host,
         port=port,
@@ -129,7 +128,7 @@ def serve(
     run(server, on_started=started, with_parent=with_parent)
 
 
-@app.command()
+@app.command(epilog=examples.epilog("simulate"))
 def simulate(
     hpa: Annotated[Path, typer.Option(help="HPA manifest (autoscaling/v2).")],
     profile: ProfileName = DEFAULT_PROFILE,
@@ -139,7 +138,9 @@ def simulate(
     static: Annotated[
         list[int] | None, typer.Option(help="A fixed number of replicas to set beside it; repeat.")
     ] = None,
-    slo: Annotated[str | None, typer.Option(help="SLO; default the profile's.")] = None,
+    slo: Annotated[
+        str | None, typer.Option(help="For example ttft_p95=2s,tpot_p95=100ms; default the profile's.")
+    ] = None,
     seeds: Annotated[int, typer.Option(help="Simulations per setting.", min=1)] = 3,
     out: Annotated[Path | None, typer.Option(help="Directory for run directories and plots.")] = None,
     as_json: Json = False,
@@ -154,7 +155,8 @@ def simulate(
     settings: dict[str, Any] = {path.name: _manifest(path) for path in (hpa, *(compare or []))}
     settings |= {f"{count} standing": count for count in static or []}
     outcomes: dict[str, list[Any]] = {}
-    with _progress() as report:
+    progress.compiled_engine()
+    with progress.bar() as report:
         for i, (name, setting) in enumerate(settings.items()):
             outcomes[name] = []
             for seed in range(seeds):
@@ -169,14 +171,14 @@ def simulate(
     if as_json:
         _print_json(content)
         return
-    _print(render.outcome_table(content, scenario))
+    _print(render.outcome_table(content, scenario, slo_given=slo is not None))
     _print_paths(paths)
 
 
 # --- from a run to a recommendation ----------------------------------------------------------------------------------
 
 
-@app.command()
+@app.command(epilog=examples.epilog("collect"))
 def collect(
     run: Annotated[Path | None, typer.Argument(help="Run directory; default the newest under runs/.")] = None,
     prometheus: Annotated[
@@ -203,7 +205,7 @@ def collect(
 
     path = _run_path(run)
     source = prometheus or (None if scrape else read_header(path).get("prometheus"))
-    with _progress() as report:
+    with progress.bar() as report:
         summary = fill(
             path,
             source,
@@ -229,7 +231,7 @@ def collect(
         print(f"  left out: metrics of model {name}")
 
 
-@app.command()
+@app.command(epilog=examples.epilog("recommend"))
 def recommend(
     runs: Annotated[
         list[Path] | None,
@@ -239,7 +241,8 @@ def recommend(
     traffic: Traffic = None,
     peak: Peak = None,
     slo: Annotated[
-        str | None, typer.Option(help="For example ttft_p95=2s,tpot_p95=100ms; default the profile's.")
+        str | None,
+        typer.Option(help="For example ttft_p95=2s,tpot_p95=100ms; default the run's, else the profile's."),
     ] = None,
     attainment: Annotated[
         float | None,
@@ -271,7 +274,8 @@ def recommend(
     from autoscale.pages import recommendation_page
     from autoscale.recommend import recommend as find
 
-    with _progress() as report:
+    progress.compiled_engine()
+    with progress.bar() as report:
         result = find(
             runs or None,
             profile=profile,
@@ -301,7 +305,7 @@ def recommend(
     )
 
 
-@app.command()
+@app.command(epilog=examples.epilog("report"))
 def report(
     run: Annotated[Path | None, typer.Argument(help="Run directory; default the newest under runs/.")] = None,
     compare: Annotated[Path | None, typer.Option(help="Another run to set beside it.")] = None,
@@ -317,7 +321,7 @@ def report(
 # --- manifests -------------------------------------------------------------------------------------------------------
 
 
-@app.command()
+@app.command(epilog=examples.epilog("manifests"))
 def manifests(
     profile: Annotated[str, typer.Argument(help="Profile name, or a profile .yaml.")],
     recommendation: Annotated[
@@ -365,7 +369,7 @@ def manifests(
     _print_paths([out / path for path, _ in files])
 
 
-@app.command()
+@app.command(epilog=examples.epilog("lint"))
 def lint(
     paths: Annotated[
         list[Path] | None, typer.Argument(help="Files or directories: YAML, kustomize or Helm output.")
@@ -405,7 +409,7 @@ def lint(
 # --- check -----------------------------------------------------------------------------------------------------------
 
 
-@app.command()
+@app.command(epilog=examples.epilog("check"))
 def check(
     fleet: Annotated[str | None, typer.Option(help="URL of a simulated fleet (`autoscale serve`).")] = None,
     namespace: Annotated[str, typer.Option("--namespace", "-n", help="Namespace of the HPA.")] = "default",
@@ -431,7 +435,7 @@ def check(
     """Prove a scale-out on a cluster or a simulated fleet: every phase timed, a verdict with evidence."""
     from autoscale import checking, render
 
-    with _live() as show:
+    with progress.live() as show:
         result = checking.run(
             fleet=fleet,
             namespace=namespace,
@@ -454,7 +458,7 @@ def check(
     raise typer.Exit(0 if result.passed else 1)
 
 
-@app.command()
+@app.command(epilog=examples.epilog("demo"))
 def demo(
     out: Annotated[Path, typer.Option(help="Directory for everything that the demo writes.")] = Path(
         "runs/demo"
@@ -466,7 +470,8 @@ def demo(
     from autoscale import demo as demonstration
     from autoscale import render
 
-    with _progress() as report:
+    progress.compiled_engine()
+    with progress.bar() as report:
         result = demonstration.run(out, profile=profile, seed=seed, progress=report)
     _print(*render.demo(result))
     _print_paths(result.files)
@@ -535,52 +540,3 @@ def _print_json(content: Any) -> None:
 def _print_paths(paths: list[Path]) -> None:
     for path in paths:
         print(f"  {path}")
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A progress bar on stderr; without a terminal a line whenever the text changes."""
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        last = [""]
-
-        def line(_fraction: float, text: str) -> None:
-            head = text.split(",")[0]
-            if head != last[0]:
-                last[0] = head
-                print(f"  {text}", file=sys.stderr, flush=True)
-
-        yield line
-        return
-    columns = (TextColumn("{task.description:<44.44}"), BarColumn(), TimeElapsedColumn())
-    with Bar(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=1.0)
-        yield lambda fraction, text: bar.update(task, completed=fraction, description=text)
-
-
-@contextmanager
-def _live() -> Iterator[Callable[[Any], None]]:
-    """A live view of a check on stderr; without a terminal a plain line per change."""
-    from rich.console import Console
-    from rich.live import Live
-
-    from autoscale import render
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        last: list[tuple[object, ...]] = [()]
-
-        def line(state: Any) -> None:
-            seen = (state.desired, state.ready, len(state.past.scale_outs), state.elapsed_s // PLAIN_LINE_S)
-            if seen != last[0]:
-                last[0] = seen
-                print(render.check_line(state), file=sys.stderr, flush=True)
-
-        yield line
-        return
-    with Live(console=console, refresh_per_second=2, transient=True) as live:
-        yield lambda state: live.update(render.check_live(state))

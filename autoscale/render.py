@@ -198,8 +198,10 @@ def outcome_figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 
-def outcome_table(content: Mapping[str, Mapping[str, Any]], scenario: Scenario) -> Group:
-    """Settings side by side: one column each."""
+def outcome_table(
+    content: Mapping[str, Mapping[str, Any]], scenario: Scenario, *, slo_given: bool = True
+) -> Group:
+    """Settings side by side: one column each; `slo_given` is false when the SLO is the profile's own."""
     made = table("", *content)
     rows = {
         "SLO": lambda f: "kept" if f["holds"] else "broken",
@@ -224,6 +226,8 @@ def outcome_table(content: Mapping[str, Mapping[str, Any]], scenario: Scenario) 
         f"{scenario.profile.name}, {plan.expected_requests:,.0f} requests over {plan.duration_s / 3600:.1f} h, "
         f"SLO {scenario.slo}"
     )
+    if not slo_given:
+        head += " (the profile's; --slo sets another)"
     return Group(Text(head, style="dim"), made)
 
 

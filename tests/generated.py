@@ -17,6 +17,7 @@ import typer
 
 from autoscale import deploy
 from autoscale.cli import app
+from autoscale.examples import EXAMPLES
 from autoscale.profiles.profile import Profile
 from loadgen import load_file
 from loadgen.options import add_arguments
@@ -65,6 +66,8 @@ def commands() -> str:
     group = typer.main.get_command(app)
     for name, command in sorted(group.commands.items()):  # type: ignore[attr-defined]  # an app with several verbs
         lines += [f"## autoscale {name}", "", (command.help or "").strip(), "", *_typer_rows(command), ""]
+        shown = [line for purpose, example in EXAMPLES[name] for line in (f"# {purpose}", example)]
+        lines += ["```text", *shown, "```", ""]
     lines += [
         "## locust -f loadgen/completions.py, loadgen/chat.py",
         "",

@@ -8,6 +8,7 @@ import argparse
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ import pytest
 import typer
 
 from autoscale.cli import app
+from autoscale.examples import EXAMPLES
 from loadgen.options import add_arguments
 
 ROOT = Path(__file__).parent.parent
@@ -115,6 +117,18 @@ def test_every_command_and_option_is_documented() -> None:
             words = parameter.opts if parameter.param_type_name == "option" else [parameter.name.upper()]
             for word in words:
                 assert re.search(rf"`{re.escape(word)}[` ]", rows), f"{name} {word}"
+
+
+def test_every_verb_shows_examples_that_its_options_accept() -> None:
+    commands = typer.main.get_command(app).commands
+    assert set(EXAMPLES) == set(commands)
+    for name, command in commands.items():
+        assert EXAMPLES[name]
+        for _, example in EXAMPLES[name]:
+            program, verb, *words = shlex.split(example)
+            assert (program, verb) == ("autoscale", name)
+            command.make_context(name, words)  # raises for an option or a value that the verb does not take
+            assert example in command.get_help(typer.Context(command, info_name=name))
 
 
 def test_every_option_of_the_load_generator_is_documented() -> None:

@@ -36,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 COMMAND_LINE = (  # may import every room
     "autoscale",
-    *(f"autoscale.{name}" for name in ("__main__", "checking", "cli", "demo", "render")),
+    *(f"autoscale.{name}" for name in ("__main__", "checking", "cli", "demo", "examples", "progress", "render")),
 )
 WITH_LOCUST = {"loadgen.users", "loadgen.rows", "loadgen.web", "loadgen.completions", "loadgen.chat"}
 HEAVY = (

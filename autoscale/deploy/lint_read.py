@@ -38,7 +38,7 @@ class Loaded:
 
 
 def read(paths: Sequence[Path]) -> Loaded:
-    """All objects below `paths`. Raises BadInput for a path that does not exist or holds no manifest at all."""
+    """All objects below `paths`. Raises BadInput for a path that does not exist and when there is nothing in them."""
     loaded = Loaded()
     roots: dict[Path, str] = {}  # file -> the kustomization it belongs to
     spaces: dict[Path, str] = {}
@@ -53,6 +53,12 @@ def read(paths: Sequence[Path]) -> Loaded:
     for file, root in roots.items():
         if file.name not in KUSTOMIZATIONS:
             _read_file(file, root, spaces.get(file.resolve(), ""), loaded)
+    if not loaded.objects and not loaded.findings:
+        why = f" ({'; '.join(loaded.notes)})" if loaded.notes else ""
+        raise BadInput(
+            f"nothing to lint: no Kubernetes object in {', '.join(map(str, paths))}{why}",
+            expected="manifests with apiVersion and kind",
+        )
     return loaded
 
 

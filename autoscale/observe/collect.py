@@ -19,7 +19,7 @@ from prometheus_api_client import PrometheusApiClientException, PrometheusConnec
 from urllib3.util.retry import Retry
 
 from analysis import run
-from analysis.errors import BadInput, SourceUnavailable, TooLittleData
+from analysis.errors import BadInput, BadRun, SourceUnavailable, TooLittleData
 from autoscale.observe import tidy, vllm_metrics
 from autoscale.observe.scrape import Scraper, reason_of
 
@@ -30,6 +30,7 @@ Progress = Callable[[float, str], None]
 MAX_POINTS = 10_000  # per range query; Prometheus refuses more than 11,000
 RAW_CHUNK_S = 600  # bounds the memory of one answer: 16 pods at 1 s are about 125,000 samples
 CLOCKS_AGREE_S = 1.0
+APPEARS_S = 60.0  # a load test that is started beside the scraper writes its header within this
 GOOGLE = "monitoring.googleapis.com"
 Series = tuple[dict[str, str], list[list[Any]]]
 
@@ -51,10 +52,10 @@ def collect(
     """Write metrics.parquet, gap events and engine facts of a run; returns the summary (see tidy.finish).
 
     `prometheus` is the server's URL and covers the run's window; `scrape` are vLLM servers, read every `step_s` until the
-    run ends or `stop` is set. `selector` holds further PromQL label matchers such as 'job="vllm"'. `model` replaces the
+    run ends or `stop` is set; a run that is about to start is waited for. `selector` holds further PromQL label matchers such as 'job="vllm"'. `model` replaces the
     run's model as the filter.
 
-    Raises BadInput (both or no source), SourceUnavailable (not reachable, not Prometheus, not vLLM), TooLittleData
+    Raises BadInput (both or no source), BadRun (nothing to wait for), SourceUnavailable (not reachable, not Prometheus, not vLLM), TooLittleData
     (nothing in the window, naming what is there).
     """
     if (prometheus is None) == (not scrape):
@@ -78,6 +79,8 @@ def _scrape_until_end(
     stop: threading.Event | None,
     progress: Progress | None,
 ) -> dict[str, Any]:
+    stop = stop or threading.Event()
+    _await_header(Path(run_dir), stop, progress)
     if run.read_header(run_dir).get("ended_at") is not None:
         raise BadInput(
             "the run has ended, scraping only sees the present",
@@ -85,7 +88,6 @@ def _scrape_until_end(
             next_step="start the scraper with the run, or collect from Prometheus",
         )
     scraper = Scraper(run_dir, urls, interval_s=step_s, model=model, headers=headers).start()
-    stop = stop or threading.Event()
     began = time.monotonic()
     try:
         while not stop.wait(0.5) and run.read_header(run_dir).get("ended_at") is None:
@@ -94,6 +96,20 @@ def _scrape_until_end(
     finally:
         summary = scraper.stop()
     return summary
+
+
+def _await_header(run_dir: Path, stop: threading.Event, progress: Progress | None) -> None:
+    """Until the load test has written its header; after APPEARS_S without one BadRun."""
+    began = time.monotonic()
+    while not (run_dir / run.HEADER).exists() and not stop.is_set():
+        if time.monotonic() - began > APPEARS_S:
+            raise BadRun(
+                f"no load test wrote to {run_dir} within {APPEARS_S:.0f} s",
+                next_step="start one with `locust ... --run-dir` and collect beside it",
+            )
+        if progress:
+            progress(0.0, f"waiting for a load test to write to {run_dir}")
+        stop.wait(0.1)
 
 
 def _from_prometheus(

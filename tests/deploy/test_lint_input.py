@@ -146,6 +146,7 @@ def test_helm_charts_templates_are_left_to_helm(tmp_path):
     (tmp_path / "templates").mkdir()
     (tmp_path / "Chart.yaml").write_text("name: x\nversion: 1.0.0\n")
     (tmp_path / "templates" / "a.yaml").write_text("name: {{ .Values.x }}\n")
+    (tmp_path / "hpa.yaml").write_text("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n")
     report = lint_files([tmp_path])
     assert report.errors == 0
     assert any("helm template" in note for note in report.notes)
@@ -156,6 +157,22 @@ def test_a_path_that_does_not_exist_is_bad_input(tmp_path):
         lint_files([tmp_path / "nothing.yaml"])
     with pytest.raises(BadInput, match="nothing to lint"):
         lint_files([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        pytest.param("", "no Kubernetes object", id="an empty file"),
+        pytest.param("# nothing yet\n---\n", "no Kubernetes object", id="comments only"),
+        pytest.param("replicas: 3\n", "passed over", id="a values file says why it was passed over"),
+    ],
+)
+def test_a_file_without_any_object_is_bad_input(tmp_path, text, why):
+    file = tmp_path / "set.yaml"
+    file.write_text(text)
+    with pytest.raises(BadInput, match=why) as caught:
+        lint_files([file])
+    assert caught.value.exit_code == 2
 
 
 def test_the_adapters_values_beside_a_set_are_compared_with_the_hpa(tmp_path):

@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +16,7 @@ import pytest
 import requests
 
 from analysis import run
-from analysis.errors import BadInput, SourceUnavailable, TooLittleData
+from analysis.errors import BadInput, BadRun, SourceUnavailable, TooLittleData
 from autoscale.observe.collect import collect
 from autoscale.observe.scrape import Scraper
 
@@ -221,6 +222,26 @@ def test_scraping_nobody_is_a_source_unavailable(tmp_path: Path):
     target = new_run(tmp_path / "run", ended_at=None)
     with pytest.raises(SourceUnavailable, match=r"no server answered at .*connection refused"):
         collect(target, scrape=[f"http://127.0.0.1:{closed_port()}"])
+
+
+def test_a_scraper_that_starts_before_the_load_test_waits_for_it(tmp_path: Path):
+    target, stop = tmp_path / "run", threading.Event()
+
+    def load_test(_fraction: float, text: str) -> None:
+        if "waiting" in text:  # the scraper waits: now the load test starts, and its end is not awaited
+            new_run(target, started_at=time.time(), ended_at=None)
+        else:
+            stop.set()
+
+    with servers.serving(servers.FakeVllm()) as server:
+        summary = collect(target, scrape=[server.url], step_s=0.1, stop=stop, progress=load_test)
+    assert summary["rows"] > 0
+
+
+def test_a_load_test_that_never_starts_is_not_waited_for_without_end(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("autoscale.observe.collect.APPEARS_S", 0.0)
+    with pytest.raises(BadRun, match=r"no load test wrote to .*nothing within 0 s"):
+        collect(tmp_path / "nothing", scrape=["http://127.0.0.1:1"])
 
 
 def wait_until_both_are_scraped(url: str) -> None:

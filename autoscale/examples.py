@@ -1,0 +1,79 @@
+"""Examples of every verb: shown by its --help and in docs/commands.md."""
+
+from __future__ import annotations
+
+# verb -> (what it is for, command)
+EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
+    "serve": (
+        (
+            "one warm replica on port 8000, its metrics on 9100",
+            "autoscale serve --replicas 1 --metrics-port 9100",
+        ),
+        (
+            "a fleet that obeys an HPA, cold starts 60 times faster",
+            "autoscale serve --hpa my-set/hpa.yaml --speed 60",
+        ),
+    ),
+    "collect": (
+        (
+            "scrape a replica while the load runs",
+            "autoscale collect runs/first --scrape http://127.0.0.1:9100",
+        ),
+        ("afterwards, from Prometheus", "autoscale collect runs/first --prometheus http://127.0.0.1:9090"),
+    ),
+    "recommend": (
+        ("from the newest run, for a day in bursts of 20 requests/s", "autoscale recommend --peak 20"),
+        (
+            "your profile, traffic and SLO",
+            "autoscale recommend runs/first -p my-model.yaml --traffic traffic.yaml --slo ttft_p95=2s,tpot_p95=100ms",
+        ),
+        (
+            "does the target of last month still hold?",
+            "autoscale recommend runs/new --against runs/first/recommendation.json",
+        ),
+    ),
+    "simulate": (
+        (
+            "an HPA beside three standing replicas",
+            "autoscale simulate --hpa my-set/hpa.yaml -p my-model.yaml --peak 20 --static 3",
+        ),
+        (
+            "two HPAs",
+            "autoscale simulate --hpa my-set/hpa.yaml --compare old/hpa.yaml --traffic traffic.yaml",
+        ),
+    ),
+    "manifests": (
+        (
+            "the set of a profile, names filled in",
+            "autoscale manifests llama-3.1-8b-1xl4 --out my-set --set project=my-project",
+        ),
+        (
+            "with the target of a recommendation",
+            "autoscale manifests my-model.yaml --recommendation runs/first/recommendation.json --out my-set",
+        ),
+    ),
+    "lint": (
+        ("a directory", "autoscale lint my-set"),
+        ("what is in the cluster now", "autoscale lint --cluster --namespace default"),
+    ),
+    "check": (
+        (
+            "a cluster under load, held to the recommendation",
+            'autoscale check --hpa vllm-hpa --expect runs/first/recommendation.json --load "locust -f loadgen/completions.py'
+            ' --host http://127.0.0.1:8000 --rate 20 -t 30m"',
+        ),
+        ("a simulated fleet", "autoscale check --fleet http://127.0.0.1:8000 --load runs/first --timeout 60"),
+        ("judge the evidence of an earlier check again", "autoscale check --replay runs/check"),
+    ),
+    "report": (
+        ("the newest run as a page", "autoscale report"),
+        ("two runs side by side", "autoscale report runs/first --compare runs/second --out compared.html"),
+    ),
+    "demo": (("everything once, below runs/demo", "autoscale demo"),),
+}
+
+
+def epilog(verb: str) -> str:
+    r"""The examples of a verb as the end of its --help; `\b` keeps click from wrapping them."""
+    lines = [f"  # {purpose}\n  {command}" for purpose, command in EXAMPLES[verb]]
+    return "\b\nExamples:\n" + "\n".join(lines)
