@@ -20,7 +20,7 @@ import numpy as np
 from autoscale.hpa import Decision, HpaSpec, PodMetric, decide
 from autoscale.profiles.profile import Profile
 from autoscale.profiles.signals import SIGNALS
-from autoscale.sim.metric_path import MetricPath, Sample, milli, signal_of, sync_times
+from autoscale.sim.metric_path import MetricPath, Sample, Syncs, milli, signal_of, sync_times
 from autoscale.sim.pods import Pods
 from autoscale.sim.replica import UNLIMITED, ColdStart, Nodes, PodEvent, Replica
 
@@ -89,6 +89,9 @@ class Engines(Protocol):
     def gauges(self) -> Any:
         """engine.GAUGES, one row per slot."""
 
+    def in_flight_of(self, slot: int) -> int:
+        """Requests that the slot holds."""
+
 
 class Fleet:
     """Replicas of a profile under an HPA (or a fixed number of them). `advance` runs everything up to a control time."""
@@ -121,19 +124,19 @@ class Fleet:
         self.last_gauges: Any = None
         rng = np.random.Generator(np.random.PCG64([seed, 9006]))
         interval_s = profile.metric_path.scrape_interval_s
-        self._scrape_phase_s = float(rng.random()) * interval_s
-        self._scrapes = 0
-        self._next_scrape_s = self._scrape_phase_s
-        self._syncs = sync_times(profile.metric_path.sync_period_s, rng, drift=options.drift)
-        self._next_sync_s = next(self._syncs) if spec else math.inf
-        self._poll_s = math.inf
+        self.scrape_phase_s = float(rng.random()) * interval_s
+        self.scrapes = 0
+        self.next_scrape_s = self.scrape_phase_s
+        self.syncs = Syncs(sync_times(profile.metric_path.sync_period_s, rng, drift=options.drift))
+        self.next_sync_s = self.syncs.next_s if spec else math.inf
+        self.poll_s = math.inf
         events = self.pods.warm(replicas) if options.warm else self.pods.scale(replicas, 0.0)
         self._handle(events)
 
     @property
     def next_s(self) -> float:
         """When the control plane has something to do next (control time)."""
-        return min(self.pods.next_s, self._next_scrape_s, self._next_sync_s, self._poll_s)
+        return min(self.pods.next_s, self.next_scrape_s, self.next_sync_s, self.poll_s)
 
     @property
     def desired(self) -> int:
@@ -146,12 +149,12 @@ class Fleet:
             self.now_s = now_s
             if self.pods.next_s <= now_s:
                 self._handle(self.pods.advance(now_s))
-            if self._poll_s <= now_s:
+            if self.poll_s <= now_s:
                 self._poll(now_s)
-            if self._next_scrape_s <= now_s:
+            if self.next_scrape_s <= now_s:
                 self._scrape(now_s)
-            if self._next_sync_s <= now_s:
-                self._next_sync_s = next(self._syncs)
+            if self.next_sync_s <= now_s:
+                self.skip(self.scrapes, 1)
                 self._sync(now_s)
 
     def scale(self, replicas: int, now_s: float, why: str = "set by hand") -> None:
@@ -160,6 +163,19 @@ class Fleet:
         if self.watcher:
             self.watcher.scaled(now_s, before, replicas, why)
         self._handle(self.pods.scale(replicas, now_s))
+
+    def skip(self, scrapes: int, syncs: int) -> None:
+        """So many scrapes have been made since the start, and so many syncs since the last call."""
+        self.scrapes = scrapes
+        self.next_scrape_s = self.scrape_phase_s + scrapes * self.profile.metric_path.scrape_interval_s
+        if syncs:
+            self.syncs.skip(syncs)
+            self.next_sync_s = self.syncs.next_s
+
+    def skip_scrapes(self, until_s: float) -> None:
+        """Leave out the scrapes before `until_s`: a fleet of fixed size that nobody watches has no reader for them."""
+        interval_s = self.profile.metric_path.scrape_interval_s
+        self.skip(max(self.scrapes, math.ceil((until_s - self.scrape_phase_s) / interval_s)), 0)
 
     # --- events -----------------------------------------------------------------------------------------------------
 
@@ -178,7 +194,7 @@ class Fleet:
                     self._stopped(replica, event.time_s)
                 else:  # requests take their true time whatever the speed, so does the grace that they get
                     self.draining[replica.slot] = (replica, event.time_s + self.options.grace_s * self.speed)
-                    self._poll_s = min(self._poll_s, event.time_s)
+                    self.poll_s = min(self.poll_s, event.time_s)
             elif event.kind == "gone":
                 self.path.forget(replica.ordinal)
             if self.watcher:
@@ -190,26 +206,22 @@ class Fleet:
     def _poll(self, now_s: float) -> None:
         """Let go of draining replicas that are empty, and end those whose grace is over."""
         self._engine_to(now_s)
-        gauges = self.engine.gauges()
         for slot, (replica, deadline_s) in list(self.draining.items()):
             if now_s >= deadline_s:
                 self.engine.close(slot, now_s / self.speed, abort=True)
-            elif gauges["in_flight"][slot] > 0:
+            elif self.engine.in_flight_of(slot) > 0:
                 continue
             del self.draining[slot]
             self._stopped(replica, now_s)
         ends = [deadline_s for _, deadline_s in self.draining.values()]
-        self._poll_s = min([now_s + POLL_S * self.speed, *ends]) if ends else math.inf
+        self.poll_s = min([now_s + POLL_S * self.speed, *ends]) if ends else math.inf
 
     def _stopped(self, replica: Replica, now_s: float) -> None:
         del self.serving[replica.slot]
         self.pods.release(replica, now_s)
 
     def _scrape(self, now_s: float) -> None:
-        self._scrapes += 1
-        self._next_scrape_s = (
-            self._scrape_phase_s + self._scrapes * self.profile.metric_path.scrape_interval_s
-        )
+        self.skip(self.scrapes + 1, 0)
         self._engine_to(now_s)
         gauges = self.last_gauges = self.engine.gauges()
         waiting, running, kv = (gauges[name].tolist() for name in SIGNALS)

@@ -129,7 +129,7 @@ class Replicas:
         if what == "open":
             if s.is_open[slot]:
                 raise BadInput("the replica slot is open already", value=slot)
-            if self._in_flight(slot):
+            if self.in_flight_of(slot):
                 raise BadInput(
                     "the replica slot still drains", value=slot, next_step="close it with abort=True"
                 )
@@ -148,10 +148,6 @@ class Replicas:
         if what == "abort":
             self._reserve(0)
             kernels.cancel(s, state.NONE, int(slot))
-
-    def _in_flight(self, slot: int) -> int:
-        dp = self.params.data_parallel
-        return int(self._state.engines["in_flight"][slot * dp : (slot + 1) * dp].sum())
 
     # --- load ---
 
@@ -213,6 +209,11 @@ class Replicas:
         """Requests that arrived and did not end, the pending ones included."""
         return int(self._state.clock[0]["in_flight"])
 
+    def in_flight_of(self, slot: int) -> int:
+        """Requests that the slot's engines hold."""
+        dp = self.params.data_parallel
+        return int(self._state.engines["in_flight"][slot * dp : (slot + 1) * dp].sum())
+
     def advance(self, until_s: float) -> None:
         """Everything that happens before `until_s`."""
         if until_s < self.now_s:
@@ -256,6 +257,35 @@ class Replicas:
         kernels.advance(
             self._state, _NO_IDS, _NO_DUE, _NO_TOKENS, _NO_TOKENS, _NO_TOKENS, 0, 0, False, until_s
         )
+
+    @property
+    def state(self) -> state.State:
+        """The arrays behind it, for kernels that advance it on their own."""
+        return self._state
+
+    def lend(self) -> tuple[tuple[NDArray[Any], ...], int, int, float]:
+        """The arrivals that `advance` would take next, for such a kernel, with room made for them.
+
+        ((request_id, due_s, prompt, output, prefix), first, end, when the one after the end is due).
+        """
+        if not self._arrivals:
+            self._reserve(0)
+            return (_NO_IDS, _NO_DUE, _NO_TOKENS, _NO_TOKENS, _NO_TOKENS), 0, 0, math.inf
+        *columns, start = self._arrivals[0]
+        due = columns[1]
+        stop = min(start + CHUNK, len(due))
+        self._reserve(stop - start)
+        after = (
+            due[stop] if stop < len(due) else self._arrivals[1][1][0] if len(self._arrivals) > 1 else math.inf
+        )
+        return tuple(columns), start, stop, float(after)
+
+    def take_back(self, start: int) -> None:
+        """The first of the lent arrivals that is not yet due."""
+        if self._arrivals:
+            self._arrivals[0][5] = start
+            if start == len(self._arrivals[0][1]):
+                self._arrivals.popleft()
 
     def _reserve(self, arrivals: int) -> None:
         """Make room for that many new requests, and for the end of all that are in flight."""

@@ -16,9 +16,10 @@ from autoscale.sim.control import DEFAULTS, Fleet, Options
 from autoscale.sim.engine import EngineParams, Replicas
 from autoscale.sim.metric_path import signal_of
 from autoscale.sim.outcome import Outcome, Recorder, Tally
+from autoscale.sim.quiet import Quiet
 from loadgen.traffic import Arrivals
 
-HARVEST_TICKS = 128  # scrapes between two collections of finished requests
+HARVEST_TICKS = 128  # scrape intervals between two collections of finished requests
 
 
 def slots_for(spec: HpaSpec | None, replicas: int) -> int:
@@ -158,27 +159,50 @@ def _run(
     progress: Callable[[float, str], None] | None,
 ) -> str:
     """Everything up to the end; returns why it stopped early, or nothing."""
-    ticks = 0
-    while (next_s := fleet.next_s) < duration_s:
-        feed.until(engine, next_s)
-        fleet.advance(next_s)
-        if recorder.keep:
-            recorder.sample(fleet)
-        ticks += 1
-        if ticks % HARVEST_TICKS == 0:
-            recorder.keep_requests(tally.add(engine.finished()))
-            tally.accelerator_hours = fleet.pods.accelerator_s / 3600
-            if progress:
-                progress(next_s / duration_s, f"{tally.requests} requests, {fleet.desired} replicas")
-            if stop and (reason := stop(tally)):
-                return reason
-    feed.until(engine, duration_s)
-    engine.advance(duration_s)
-    return ""
+    quiet = _quiet(fleet, engine, recorder)
+    every_s = HARVEST_TICKS * fleet.profile.metric_path.scrape_interval_s
+    until_s = min(every_s, duration_s)
+    while True:
+        feed.until(engine, until_s)
+        if quiet:
+            quiet.run(until_s)
+        elif fleet.spec is None and not recorder.keep:
+            fleet.skip_scrapes(until_s)
+        if (next_s := fleet.next_s) < until_s:
+            _tick(fleet, quiet, recorder, next_s)
+            continue
+        engine.advance(until_s)
+        if until_s >= duration_s:
+            return ""
+        recorder.keep_requests(tally.add(engine.finished()))
+        tally.accelerator_hours = fleet.pods.accelerator_s / 3600
+        if progress:
+            progress(until_s / duration_s, f"{tally.requests} requests, {fleet.desired} replicas")
+        if stop and (reason := stop(tally)):
+            return reason
+        until_s = min(until_s + every_s, duration_s)
+
+
+def _quiet(fleet: Fleet, engine: Replicas, recorder: Recorder) -> Quiet | None:
+    """The compiled way for an HPA of Pods metrics, unless every sample is to be kept."""
+    pods_only = fleet.spec is not None and all(metric.kind == "Pods" for metric in fleet.spec.metrics)
+    return Quiet(fleet, engine) if pods_only and not recorder.keep else None
+
+
+def _tick(fleet: Fleet, quiet: Quiet | None, recorder: Recorder, now_s: float) -> None:
+    if quiet:
+        quiet.settle()
+    fleet.advance(now_s)
+    if recorder.keep:
+        recorder.sample(fleet)
 
 
 def _finish(fleet: Fleet, engine: Replicas, tally: Tally, recorder: Recorder, until_s: float) -> None:
     """After the end: no more arrivals, the fleet goes on until everything in flight is done or the tail is over."""
-    while engine.in_flight and (next_s := fleet.next_s) < until_s:
-        fleet.advance(next_s)
+    quiet = _quiet(fleet, engine, recorder)
+    while engine.in_flight and fleet.next_s < until_s:
+        if quiet:
+            quiet.run(until_s, until_empty=True)
+        if engine.in_flight and (next_s := fleet.next_s) < until_s:
+            _tick(fleet, quiet, recorder, next_s)
     recorder.keep_requests(tally.add(engine.finished()))

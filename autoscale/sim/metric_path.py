@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
+from itertools import islice
 
 import numpy as np
+from numpy.typing import NDArray
 
 from analysis.errors import BadInput
 from autoscale.profiles import signals
@@ -19,6 +21,7 @@ from autoscale.profiles.signals import version_tuple
 Sample = tuple[float, float, float]  # one pod's gauges: waiting, running, kv_usage (signals.SIGNALS)
 
 SYNC_DRIFT_MIN_S, SYNC_DRIFT_MEAN_S, SYNC_DRIFT_MAX_S = 0.017, 0.06, 0.196  # 50 syncs of a v1.36.2 controller
+SYNCS_DRAWN = 1024  # at a time, as sync_times draws its drifts
 OLD_KV_GONE_IN = (0, 11, 0)  # 0.11 still has it behind a flag
 
 
@@ -66,21 +69,21 @@ class MetricPath:
 
     def __init__(self, timing: Timing) -> None:
         self.timing = timing
-        self._on_the_way: deque[tuple[float, Mapping[int, Sample]]] = deque()
-        self._latest: dict[int, tuple[float, Sample]] = {}
+        self.on_the_way: deque[tuple[float, Mapping[int, Sample]]] = deque()
+        self.latest: dict[int, tuple[float, Sample]] = {}
 
     def scrape(self, now_s: float, samples: Mapping[int, Sample]) -> None:
         """What the pods exported at `now_s`; a pod that did not answer is simply not in it."""
-        self._on_the_way.append((now_s, samples))
+        self.on_the_way.append((now_s, samples))
 
     def forget(self, pod: int) -> None:
         """The pod is gone: nobody asks for it any more."""
-        self._latest.pop(pod, None)
+        self.latest.pop(pod, None)
 
     def read(self, now_s: float) -> dict[int, tuple[float, Sample]]:
         """Per pod the newest visible (scraped_s, sample); the caller must not change it. Stale ones are left out."""
         visible_s = now_s - self.timing.ingestion_delay_s
-        queue, latest = self._on_the_way, self._latest
+        queue, latest = self.on_the_way, self.latest
         while queue and queue[0][0] <= visible_s:
             scraped_s, samples = queue.popleft()
             for pod, sample in samples.items():
@@ -94,6 +97,31 @@ class MetricPath:
 def milli(value: float) -> int | None:
     """A gauge as the adapters hand it out: truncated to thousandths; None when it was not reported (NaN)."""
     return int(value * 1000 + 1e-9) if value == value else None
+
+
+class Syncs:
+    """Sync times, the next one first, with a look at those to come."""
+
+    def __init__(self, times: Iterator[float]) -> None:
+        self._times = times
+        self._known = np.zeros(0)
+        self._at = 0
+
+    @property
+    def next_s(self) -> float:
+        """The next sync."""
+        return float(self.ahead(1)[0])
+
+    def ahead(self, count: int) -> NDArray[np.float64]:
+        """The next `count` syncs, at least."""
+        if len(self._known) - self._at < count:
+            more = np.fromiter(islice(self._times, max(count, SYNCS_DRAWN)), float)
+            self._known, self._at = np.concatenate([self._known[self._at :], more]), 0
+        return self._known[self._at :]
+
+    def skip(self, count: int) -> None:
+        """These have been."""
+        self._at += count
 
 
 def sync_times(period_s: float, rng: np.random.Generator, *, drift: bool = True) -> Iterator[float]:

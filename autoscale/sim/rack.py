@@ -75,6 +75,10 @@ class Rack:
             rows[slot]["slot"] = slot
         return rows
 
+    def in_flight_of(self, slot: int) -> int:
+        """Requests that the slot holds."""
+        return self.engines[slot].in_flight_of(0)
+
     def pick(self, connection: Any) -> int | None:
         """The slot for the next request on this client connection; None when no replica takes traffic."""
         if not self.opened:
