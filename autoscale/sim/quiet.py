@@ -180,8 +180,8 @@ def _ticks(
         now_s = min(scrape_s, sync_s)
         if now_s >= c.until_s or follows_s < now_s or (c.until_empty and s.clock[0].in_flight == 0):
             return start
-        start = advance(s, request_id, due_s, prompt, output, prefix, start, stop, False, now_s)
         if scrape_s <= now_s:
+            start = advance(s, request_id, due_s, prompt, output, prefix, start, stop, False, now_s)
             _scrape(s, c, slots, way, way_s, now_s)
             c.scrapes += 1
         if sync_s > now_s:
