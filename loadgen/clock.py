@@ -73,6 +73,16 @@ class Alarm:
         self._timer.start(self._wake, update=True)
 
 
+def breathe() -> None:
+    """Let the event loop read and send what is due, then go on (in a greenlet); costs 5 us.
+
+    gevent.sleep(0) does not: it runs other greenlets, up to a thousand times before the loop looks at its sockets.
+    """
+    hub = gevent.get_hub()
+    with hub.loop.timer(0.0, priority=-1) as turn:
+        hub.wait(turn)
+
+
 @dataclass(frozen=True)
 class Clock:
     """Maps now_s() readings to seconds since the start of a run: elapsed = reading - zero_s."""

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from loadgen.arrivals import Arrivals
 from loadgen.client import Client, Exchange
-from loadgen.clock import Alarm, Clock, now_s
+from loadgen.clock import Alarm, Clock, breathe, now_s
 from loadgen.prompts import OwnPrompts, PromptSource
 from loadgen.records import Batch, Done, measured
 from loadgen.traffic import LoadPlan
@@ -178,7 +178,7 @@ class Generator:
                     break
                 size += len(exchange.payload)
                 self._ready.append(exchange)
-            gevent.sleep(0)
+            breathe()
 
     def _refill_loop(self) -> None:
         while not self._exhausted:
@@ -273,7 +273,7 @@ class Generator:
                     gevent.idle()
                 self._parse(SLICE_S)
                 if len(self._ended) >= BACKLOG:
-                    gevent.sleep(0)
+                    breathe()
 
     def _parse(self, at_most_s: float) -> None:
         until_s = now_s() + at_most_s
