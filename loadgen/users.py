@@ -15,39 +15,35 @@ import math
 import os
 import signal
 import sys
-import zlib
 from collections import defaultdict
 from typing import Any, ClassVar
 
 import gevent
 import gevent.event
+import gevent.lock
 import locust.runners
 import numpy as np
 from locust import User, constant, events, task
 from locust.env import Environment
 from locust.exception import StopUser
-from locust.runners import LocalRunner, MasterRunner, WorkerRunner
+from locust.runners import LocalRunner, WorkerRunner
 
-from analysis.errors import AutoscaleError, BadInput
+from analysis.errors import AutoscaleError
 from analysis.histogram import BUCKETS, middle_s
-from loadgen import clock, options, rows, session, summary, web
+from loadgen import clock, options, rows, session, web
 from loadgen.finding import Finder
 from loadgen.generator import Generator
 from loadgen.options import Options
+from loadgen.owning import FAMILY, SILENT_S, Owning
 from loadgen.probing import parse_budget
 from loadgen.records import Done, preload
 from loadgen.traffic import LoadPlan
 
 log = logging.getLogger("loadgen")
-BEGIN_AFTER_S = 1.5  # workers open connections and make bodies between the master's word and the start
 PINGS = 10
 MOST_WARM = 512  # connections of a closed loop that are opened before it starts
 MIDDLES_S = np.array([middle_s(bucket) for bucket in range(BUCKETS)])
-SILENT_S = (
-    8  # a worker without heartbeat for longer is lost; Locust says 3, which a starved one may need to start
-)
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
-LAST_WORD_S = 10.0  # how long the master waits for the last batches of its workers, after the grace
 
 
 class LlmUser(User):
@@ -223,189 +219,6 @@ class Worker:
             rows.add(self.environment.stats, name, known, np.ones(len(known), dtype=np.int64))
 
 
-class Owning:
-    """The owning half: begins and ends runs, in the local runner or the master."""
-
-    def __init__(self, environment: Any, endpoint: str) -> None:
-        self.environment, self.endpoint = environment, endpoint
-        self.owner: session.Owner | None = None
-        self.latest: session.Owner | None = None  # the present or the last one
-        self.server: session.Server | None = None
-        self.finished: set[str] = set()
-        self.last_words: set[str] = set()
-        self.offsets: dict[str, tuple[float, float]] = {}
-        self.names: dict[str, str] = {}  # Locust's worker id -> our name
-        self.options = Options({})
-        self._ending = False
-        self._settled = gevent.event.Event()
-
-    # --- begin -------------------------------------------------------------------------------------------------------
-
-    def check(self) -> None:
-        """Validate the options and look at the server, before anything is started. Raises AutoscaleError."""
-        environment = self.environment
-        chosen = Options.of(environment.parsed_options)
-        chosen.check()
-        self._check_alone(chosen)
-        if environment.host:
-            self.server = session.probe(chosen, environment.host)
-        elif environment.parsed_options.headless:
-            raise BadInput(
-                "--host is missing",
-                next_step="give the server's address, for example --host http://127.0.0.1:8000",
-            )
-
-    def _check_alone(self, chosen: Options) -> None:
-        if chosen.find_capacity is not None and isinstance(self.environment.runner, MasterRunner):
-            raise BadInput(
-                "--find-capacity with several workers",
-                next_step="run it in one process (without --processes and --master)",
-            )
-
-    def begin(self, **_: Any) -> None:
-        """Listener of test_start."""
-        chosen = self.options = Options.of(self.environment.parsed_options)
-        chosen.check()
-        host = self.environment.host
-        if self.server is None or self.server.target != str(session.Target.from_url(host)):
-            self.server = session.probe(chosen, host)
-        runner = self.environment.runner
-        jobs: dict[str, int] = {"local": 0}
-        if isinstance(runner, MasterRunner):
-            jobs = {client.id: i for i, client in enumerate(runner.clients.ready)}
-            self.names = {client_id: f"w{i}" for client_id, i in jobs.items()}
-        else:
-            self.names = {"local": "local"}
-        start_unix_s = clock.unix_now_s() + (BEGIN_AFTER_S if isinstance(runner, MasterRunner) else 0.6)
-        self.finished, self.last_words, self._ending = set(), set(), False
-        self.owner = session.Owner(
-            chosen, self.endpoint, self.server, start_unix_s, list(self.names.values())
-        )
-        self.latest = self.owner
-        log.info("Recording in %s", self.owner.path)
-        if isinstance(runner, MasterRunner):
-            gevent.spawn(self._watch_workers, runner, self.owner)
-        salt = zlib.crc32(repr(start_unix_s).encode())
-        for client_id, index in jobs.items():
-            job = {
-                "options": dict(chosen.values),
-                "host": host,
-                "model": self.server.model,
-                "index": index,
-                "of": len(jobs),
-                "worker": self.names[client_id],
-                "start_unix_s": start_unix_s,
-                "salt": salt,
-                "tag": f"{salt:08x}",
-                "counts_tokens": "vllm_version" in self.server.engine,
-                "users": self.environment.parsed_options.num_users,
-                "offset_s": 0.0,
-            }
-            if isinstance(runner, MasterRunner):
-                runner.send_message("llm_begin", job, client_id)
-            else:
-                worker: Worker = self.environment.llm_worker
-                gevent.spawn(worker.begin, job).link_exception(self._begin_failed)
-
-    def _begin_failed(self, greenlet: gevent.Greenlet) -> None:
-        log.error("%s", greenlet.exception)
-        self.environment.process_exit_code = getattr(greenlet.exception, "exit_code", 1)
-        gevent.spawn(self.environment.runner.quit)
-
-    # --- messages ----------------------------------------------------------------------------------------------------
-
-    def hear(self, kind: str, data: dict[str, Any]) -> None:
-        """A message of a worker."""
-        if self.owner is None:
-            return
-        name = data["worker"]
-        if kind == "llm_batch":
-            running = self.owner.stopped is None
-            self.owner.take(name, data["batch"], data["samples"], clock.unix_now_s())
-            if running and self.owner.stopped is not None:
-                log.warning("Stopping: %s", self.owner.stopped)
-                gevent.spawn(self._plan_is_over)
-        elif kind == "llm_found":
-            self.owner.found, self.owner.probes = data["found"], tuple(data["probes"])
-        elif kind == "llm_finished":
-            self.finished.add(name)
-            if self.finished >= set(self.names.values()):
-                gevent.spawn(self._plan_is_over)
-        elif kind == "llm_last_word":
-            self.last_words.add(name)
-            self.offsets[name] = tuple(data["offset"])
-
-    def _watch_workers(self, runner: MasterRunner, owner: session.Owner) -> None:
-        """Note in the run, while it goes on, which workers are silent."""
-        while self.owner is owner:
-            gevent.sleep(1.0)
-            for client_id, name in self.names.items():
-                if not self._alive(runner, client_id) and name not in self.last_words:
-                    owner.worker_lost(name, clock.unix_now_s())
-
-    @staticmethod
-    def _alive(runner: MasterRunner, client_id: str) -> bool:
-        return client_id in runner.clients and runner.clients[client_id].state != "missing"
-
-    def _plan_is_over(self) -> None:
-        if self._ending or self.environment.runner.state in ("stopping", "stopped", "cleanup"):
-            return
-        if self.environment.parsed_options.headless:
-            self.environment.runner.quit()
-        else:
-            self.environment.runner.stop()
-
-    # --- end ---------------------------------------------------------------------------------------------------------
-
-    def end(self, **_: Any) -> None:
-        """Listener of test_stopping: settle the run, once."""
-        owner = self.owner
-        if owner is None:
-            return
-        if self._ending:
-            self._settled.wait(timeout=LAST_WORD_S)
-            return
-        self._ending = True
-        self._settled.clear()
-        chosen = self.options
-        elapsed_s = clock.unix_now_s() - owner.started_at
-        planned_s = owner.plan.duration_s if chosen.open_loop else float(chosen.run_time or math.inf)
-        natural = elapsed_s >= planned_s - 4.0 and chosen.find_capacity is None
-        cut_s = planned_s if natural else elapsed_s
-        if natural and elapsed_s < planned_s:
-            gevent.sleep(planned_s - elapsed_s)
-        grace_s = float(chosen.grace) if natural else 0.0
-        users = int(self.environment.runner.user_count) or self.environment.parsed_options.num_users
-        runner = self.environment.runner
-        if isinstance(runner, MasterRunner):
-            self._end_workers(runner, cut_s, grace_s)
-        else:
-            worker: Worker = self.environment.llm_worker
-            worker.end(cut_s, grace_s)
-        if owner.found is not None and owner.found["rate_rps"] is None:
-            self.environment.process_exit_code = 1  # the answer is no
-        self.owner = None
-        finished = owner.finish(cut_s, clock.unix_now_s(), users, self.offsets)
-        sys.stdout.write(summary.table(finished) + "\n")
-        sys.stdout.flush()
-        self._settled.set()
-
-    def _end_workers(self, runner: MasterRunner, cut_s: float, grace_s: float) -> None:
-        asked = {client_id: name for client_id, name in self.names.items() if client_id in runner.clients}
-        for client_id in asked:
-            runner.send_message("llm_end", {"cut_s": cut_s, "grace_s": grace_s}, client_id)
-        deadline_s = clock.now_s() + grace_s + LAST_WORD_S
-        while clock.now_s() < deadline_s:
-            if not any(n not in self.last_words and self._alive(runner, c) for c, n in asked.items()):
-                break
-            gevent.sleep(0.05)
-        for name in self.names.values():
-            if self.owner is not None and name not in self.last_words:
-                self.owner.worker_lost(name, clock.unix_now_s())
-            elif self.owner is not None:
-                self.owner.worker_found(name)
-
-
 # --- Locust's events -------------------------------------------------------------------------------------------------
 
 
@@ -445,7 +258,7 @@ def _init(environment: Any, runner: Any, **_: Any) -> None:
         locust.runners.HEARTBEAT_LIVENESS = SILENT_S
         for kind in ("llm_batch", "llm_finished", "llm_last_word"):
             runner.register_message(kind, lambda msg, **_: owning.hear(msg.type, msg.data))
-        runner.register_message("llm_ping", _pong)
+        runner.register_message("llm_ping", owning.pong)
     web.add_to_reports(lambda: owning.latest)
     if environment.web_ui is not None:
         web.extend(environment.web_ui, lambda: owning.latest, parsed.web_base_path or "")
@@ -479,11 +292,6 @@ def _interrupt_politely() -> None:
     watcher = gevent.signal_handler(signal.SIGINT, interrupted)
 
 
-def _pong(environment: Any, msg: Any, **_: Any) -> None:
-    data = {"sent_s": msg.data["sent_s"], "master_s": clock.unix_now_s()}
-    environment.runner.send_message("llm_pong", data, msg.node_id)
-
-
 def _init_worker(environment: Any, runner: WorkerRunner, endpoint: str) -> None:
     worker = Worker(environment, endpoint, runner.send_message)
     environment.llm_worker = worker
@@ -497,7 +305,9 @@ def _init_worker(environment: Any, runner: WorkerRunner, endpoint: str) -> None:
 
     def begin(msg: Any, **_: Any) -> None:
         for _ping in range(PINGS):
-            runner.send_message("llm_ping", {"sent_s": clock.unix_now_s()})
+            runner.send_message(
+                "llm_ping", {"sent_s": clock.unix_now_s(), "family": FAMILY, "pid": os.getpid()}
+            )
             gevent.sleep(0.02)
         worker.begin({**msg.data, "offset_s": measured_offset()[0]})
 

@@ -36,9 +36,19 @@ ALLOWED: dict[str, set[str]] = {
 }
 COMMAND_LINE = (  # may import every room
     "autoscale",
-    *(f"autoscale.{name}" for name in ("__main__", "checking", "cli", "demo", "examples", "progress", "render")),
+    *(
+        f"autoscale.{name}"
+        for name in ("__main__", "checking", "cli", "demo", "examples", "progress", "render")
+    ),
 )
-WITH_LOCUST = {"loadgen.users", "loadgen.rows", "loadgen.web", "loadgen.completions", "loadgen.chat"}
+WITH_LOCUST = {
+    "loadgen.users",
+    "loadgen.owning",
+    "loadgen.rows",
+    "loadgen.web",
+    "loadgen.completions",
+    "loadgen.chat",
+}
 HEAVY = (
     "locust",
     "gevent",

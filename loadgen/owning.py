@@ -1,0 +1,231 @@
+"""The owning half of a run, in Locust's local runner or its master: begins it, hears what its workers report, settles it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sys
+import uuid
+import zlib
+from typing import Any
+
+import gevent
+import gevent.event
+import gevent.lock
+from locust.runners import MasterRunner
+
+from analysis.errors import BadInput
+from loadgen import clock, session, summary
+from loadgen.options import Options
+
+log = logging.getLogger("loadgen")
+BEGIN_AFTER_S = 1.5  # workers open connections and make bodies between the master's word and the start
+SILENT_S = 5  # a worker without heartbeat for longer is lost; a starved one may need Locust's 3 to start
+UNREAD_S = 1.0  # after the end of a worker its last messages may still have to be read
+LAST_WORD_S = 10.0  # how long the master waits for the last batches of its workers, after the grace
+FAMILY = uuid.uuid4().hex  # drawn before --processes forks: the master's and its workers', nobody else's
+
+
+class Owning:
+    """The owning half: begins and ends runs, in the local runner or the master."""
+
+    def __init__(self, environment: Any, endpoint: str) -> None:
+        self.environment, self.endpoint = environment, endpoint
+        self.owner: session.Owner | None = None
+        self.latest: session.Owner | None = None  # the present or the last one
+        self.server: session.Server | None = None
+        self.finished: set[str] = set()
+        self.last_words: set[str] = set()
+        self.offsets: dict[str, tuple[float, float]] = {}
+        self.names: dict[str, str] = {}  # Locust's worker id -> our name
+        self.pids: dict[str, int] = {}  # of workers that --processes forked
+        self.options = Options({})
+        self._ending = False
+        self._settled = gevent.event.Event()
+        self._books = gevent.lock.RLock()  # writing may yield: no batch is half taken when the run is settled
+
+    # --- begin -------------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Validate the options and look at the server, before anything is started. Raises AutoscaleError."""
+        environment = self.environment
+        chosen = Options.of(environment.parsed_options)
+        chosen.check()
+        self._check_alone(chosen)
+        if environment.host:
+            self.server = session.probe(chosen, environment.host)
+        elif environment.parsed_options.headless:
+            raise BadInput(
+                "--host is missing",
+                next_step="give the server's address, for example --host http://127.0.0.1:8000",
+            )
+
+    def _check_alone(self, chosen: Options) -> None:
+        if chosen.find_capacity is not None and isinstance(self.environment.runner, MasterRunner):
+            raise BadInput(
+                "--find-capacity with several workers",
+                next_step="run it in one process (without --processes and --master)",
+            )
+
+    def begin(self, **_: Any) -> None:
+        """Listener of test_start."""
+        chosen = self.options = Options.of(self.environment.parsed_options)
+        chosen.check()
+        host = self.environment.host
+        if self.server is None or self.server.target != str(session.Target.from_url(host)):
+            self.server = session.probe(chosen, host)
+        runner = self.environment.runner
+        jobs: dict[str, int] = {"local": 0}
+        if isinstance(runner, MasterRunner):
+            jobs = {client.id: i for i, client in enumerate(runner.clients.ready)}
+            self.names = {client_id: f"w{i}" for client_id, i in jobs.items()}
+        else:
+            self.names = {"local": "local"}
+        start_unix_s = clock.unix_now_s() + (BEGIN_AFTER_S if isinstance(runner, MasterRunner) else 0.6)
+        self.finished, self.last_words, self._ending = set(), set(), False
+        self.owner = session.Owner(
+            chosen, self.endpoint, self.server, start_unix_s, list(self.names.values())
+        )
+        self.latest = self.owner
+        log.info("Recording in %s", self.owner.path)
+        if isinstance(runner, MasterRunner):
+            gevent.spawn(self._watch_workers, runner, self.owner)
+        salt = zlib.crc32(repr(start_unix_s).encode())
+        for client_id, index in jobs.items():
+            job = {
+                "options": dict(chosen.values),
+                "host": host,
+                "model": self.server.model,
+                "index": index,
+                "of": len(jobs),
+                "worker": self.names[client_id],
+                "start_unix_s": start_unix_s,
+                "salt": salt,
+                "tag": f"{salt:08x}",
+                "counts_tokens": "vllm_version" in self.server.engine,
+                "users": self.environment.parsed_options.num_users,
+                "offset_s": 0.0,
+            }
+            if isinstance(runner, MasterRunner):
+                runner.send_message("llm_begin", job, client_id)
+            else:
+                worker = self.environment.llm_worker
+                gevent.spawn(worker.begin, job).link_exception(self._begin_failed)
+
+    def _begin_failed(self, greenlet: gevent.Greenlet) -> None:
+        log.error("%s", greenlet.exception)
+        self.environment.process_exit_code = getattr(greenlet.exception, "exit_code", 1)
+        gevent.spawn(self.environment.runner.quit)
+
+    # --- messages ----------------------------------------------------------------------------------------------------
+
+    def pong(self, environment: Any, msg: Any, **_: Any) -> None:
+        """Answer a worker that measures how its clock differs."""
+        if msg.data["family"] == FAMILY:
+            self.pids[msg.node_id] = msg.data["pid"]
+        data = {"sent_s": msg.data["sent_s"], "master_s": clock.unix_now_s()}
+        environment.runner.send_message("llm_pong", data, msg.node_id)
+
+    def hear(self, kind: str, data: dict[str, Any]) -> None:
+        """A message of a worker."""
+        owner = self.owner
+        if owner is None:
+            return
+        name = data["worker"]
+        if kind == "llm_batch":
+            with self._books:
+                running = owner.stopped is None
+                owner.take(name, data["batch"], data["samples"], clock.unix_now_s())
+            if running and owner.stopped is not None:
+                log.warning("Stopping: %s", owner.stopped)
+                gevent.spawn(self._plan_is_over)
+        elif kind == "llm_found":
+            owner.found, owner.probes = data["found"], tuple(data["probes"])
+        elif kind == "llm_finished":
+            self.finished.add(name)
+            if self.finished >= set(self.names.values()):
+                gevent.spawn(self._plan_is_over)
+        elif kind == "llm_last_word":
+            self.last_words.add(name)
+            self.offsets[name] = tuple(data["offset"])
+
+    def _watch_workers(self, runner: MasterRunner, owner: session.Owner) -> None:
+        """Note in the run, while it goes on, which workers are silent."""
+        while self.owner is owner:
+            gevent.sleep(1.0)
+            for client_id, name in self.names.items():
+                if not self._alive(runner, client_id) and name not in self.last_words:
+                    owner.worker_lost(name, clock.unix_now_s())
+
+    def _alive(self, runner: MasterRunner, client_id: str) -> bool:
+        """Whether a worker sends heartbeats, and, where --processes forked it, whether it runs."""
+        if client_id in self.pids:
+            try:
+                os.kill(self.pids[client_id], 0)
+            except ProcessLookupError:
+                return False
+        return client_id in runner.clients and runner.clients[client_id].state != "missing"
+
+    def _plan_is_over(self) -> None:
+        if self._ending or self.environment.runner.state in ("stopping", "stopped", "cleanup"):
+            return
+        if self.environment.parsed_options.headless:
+            self.environment.runner.quit()
+        else:
+            self.environment.runner.stop()
+
+    # --- end ---------------------------------------------------------------------------------------------------------
+
+    def end(self, **_: Any) -> None:
+        """Listener of test_stopping: settle the run, once."""
+        owner = self.owner
+        if owner is None:
+            return
+        if self._ending:
+            self._settled.wait(timeout=LAST_WORD_S)
+            return
+        self._ending = True
+        self._settled.clear()
+        chosen = self.options
+        elapsed_s = clock.unix_now_s() - owner.started_at
+        planned_s = owner.plan.duration_s if chosen.open_loop else float(chosen.run_time or math.inf)
+        natural = elapsed_s >= planned_s - 4.0 and chosen.find_capacity is None
+        cut_s = planned_s if natural else elapsed_s
+        if natural and elapsed_s < planned_s:
+            gevent.sleep(planned_s - elapsed_s)
+        grace_s = float(chosen.grace) if natural else 0.0
+        users = int(self.environment.runner.user_count) or self.environment.parsed_options.num_users
+        runner = self.environment.runner
+        if isinstance(runner, MasterRunner):
+            self._end_workers(runner, cut_s, grace_s)
+        else:
+            worker = self.environment.llm_worker
+            worker.end(cut_s, grace_s)
+        if owner.found is not None and owner.found["rate_rps"] is None:
+            self.environment.process_exit_code = 1  # the answer is no
+        self.owner = None
+        with self._books:
+            finished = owner.finish(cut_s, clock.unix_now_s(), users, self.offsets)
+        sys.stdout.write(summary.table(finished) + "\n")
+        sys.stdout.flush()
+        self._settled.set()
+
+    def _end_workers(self, runner: MasterRunner, cut_s: float, grace_s: float) -> None:
+        asked = {client_id: name for client_id, name in self.names.items() if client_id in runner.clients}
+        for client_id in asked:
+            runner.send_message("llm_end", {"cut_s": cut_s, "grace_s": grace_s}, client_id)
+        deadline_s = clock.now_s() + grace_s + LAST_WORD_S
+        alive_s = clock.now_s()
+        while clock.now_s() < min(deadline_s, alive_s + UNREAD_S):
+            silent = [client_id for client_id, name in asked.items() if name not in self.last_words]
+            if not silent:
+                break
+            if any(self._alive(runner, client_id) for client_id in silent):
+                alive_s = clock.now_s()
+            gevent.sleep(0.05)
+        for name in self.names.values():
+            if self.owner is not None and name not in self.last_words:
+                self.owner.worker_lost(name, clock.unix_now_s())
+            elif self.owner is not None:
+                self.owner.worker_found(name)
