@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,30 +24,27 @@ from scipy.optimize import least_squares
 from analysis.errors import TooLittleData
 from analysis.run import Run
 from autoscale.recommend import step_time
-from autoscale.sim.engine import EngineParams, replay
-
-FIGURES = (
-    "tpot_p50_s",
-    "ttft_p50_s",
-    "ttft_p95_s",
-    "running",
-    "kv_usage",
-    "waiting",
-    "throughput_rps",
-    "preemptions",
+from autoscale.recommend.replaying import (
+    FIGURES,
+    Source,
+    replayed,
+    source_of,
+    stage_figures,
+    ttft_per_token_s,
 )
+from autoscale.recommend.uncertainty import FACTORS, capacity_ratios, factor_draws
+from autoscale.sim.engine import EngineParams
+
 COUNTS = ("waiting", "preemptions")  # below one, a relative error has no scale
 # how much an error of each figure counts in the refinement; waiting and the TTFT tail swing too much to steer by
 WEIGHTS = {"tpot_p50_s": 1.5, "running": 1.0, "kv_usage": 0.5, "ttft_p50_s": 0.5}
 SLOPE_WEIGHT = 0.3  # of how TTFT grows with the prompt: what tells prefill from the rest
 LEAN = 1.35  # a residual is |log error|^1.35: between the mean error (1) and the largest (infinity)
 PULL = 0.02  # towards the start: keeps apart what one shape of load cannot tell apart
-QUEUED_TTFT = 4.0  # a stage whose median TTFT is this many times the quietest stage's has a queue
 QUIET_SHARE = 0.93  # of the shortest median time per token that is base; the rest is batch, cache and prompts
 FULL_COSTS = 0.15  # of the base that a full batch, or a full cache, adds: where the refinement starts
 GOOD_ENOUGH = 0.005  # a misfit (half the sum of squares) at which no other start is tried
 CLEARLY_BETTER = 0.85  # of the misfit of the start before: only then the next one is taken
-FACTORS = (*step_time.COEFFICIENTS, "request_overhead_s")
 TRUSTED_ERROR = {"tpot_p50_s": 0.15, "running": 0.20, "throughput_rps": 0.10}  # medians over the stages
 
 
@@ -56,11 +53,13 @@ class Calibration:
     """A fitted engine and what it is worth.
 
     engine        the parameters, ready to simulate
-    intervals     coefficient -> (low, high), 95 %, from a block bootstrap over requests
-    scale         relative 95 % half-width of the whole step time: what the uncertainty does to capacity
+    intervals     coefficient -> (low, high), 95 %, of the draws below
+    scale         relative 95 % half-width of the capacity at the lengths of the run
     confounded    pairs of coefficients that the run could not tell apart
     replay        one row per stage and figure: stage, figure, measured, modelled, error (relative)
     stages_used   stage numbers that the fit rests on
+    factors       multiples of the engine's coefficients that explain the run as well, shape (draws, 5): uncertainty.py
+    shape         mean prompt and output tokens of the requests that were measured
     """
 
     engine: EngineParams
@@ -69,6 +68,14 @@ class Calibration:
     confounded: tuple[tuple[str, str], ...]
     replay: pd.DataFrame
     stages_used: tuple[int, ...]
+    factors: NDArray[np.float64] = field(default_factory=lambda: np.ones((1, len(FACTORS))))
+    shape: tuple[float, float] = (math.nan, math.nan)
+
+    def spread(self, prompt_tokens: float, output_tokens: float) -> tuple[float, float]:
+        """Capacity at these mean lengths relative to what the fitted engine has there: 95 % interval (low, high)."""
+        ratios = capacity_ratios(self.engine, self.factors, prompt_tokens, output_tokens)
+        low, high = np.quantile(ratios, [0.025, 0.975])
+        return float(low), float(high)
 
     def median_error(self) -> dict[str, float]:
         """Median absolute relative error over the stages, per figure; NaN where nothing was measured."""
@@ -112,7 +119,7 @@ def calibrate(
     replicas: int = 1,
     exclude: Sequence[set[int]] = (),
     clock_offsets_s: Sequence[float] = (),
-    replicates: int = 200,
+    draws: int = 200,
     seed: int = 0,
     progress: Callable[[float, str], None] | None = None,
 ) -> Calibration:
@@ -133,7 +140,7 @@ def calibrate(
     report = progress or (lambda _fraction, _text: None)
     out = [*exclude, *(set[int]() for _ in runs[len(exclude) :])]
     offsets_s = [*clock_offsets_s, *(0.0 for _ in runs[len(clock_offsets_s) :])]
-    sources = [_source(*one) for one in zip(runs, out, offsets_s, strict=True)]
+    sources = [source_of(*one) for one in zip(runs, out, offsets_s, strict=True)]
     kept = [source.rows for source in sources]
     seen = _join([step_time.exposure(rows) for rows in kept])
     start = np.array([getattr(prior, name) for name in step_time.COEFFICIENTS])
@@ -148,11 +155,12 @@ def calibrate(
     ]
     engine = _refined(starts, sources, measured)
     report(0.6, "refined by replay")
-    draws = step_time.bootstrap(seen, start, replicates, seed)
-    factor = np.array([getattr(engine, n) for n in step_time.COEFFICIENTS]) / np.maximum(coefficients, 1e-15)
-    low, high = np.percentile(draws * factor, [2.5, 97.5], axis=0)
-    typical = seen.design().mean(axis=0)
-    spread = np.percentile((draws @ typical) / (coefficients @ typical), [2.5, 97.5])
+    factors = factor_draws(engine, sources, measured, draws, seed)
+    found = np.array([getattr(engine, name) for name in step_time.COEFFICIENTS])
+    low, high = np.quantile(factors[:, : len(found)], [0.025, 0.975], axis=0) * found
+    rows = pd.concat(kept)
+    shape = float(rows["prompt_tokens"].mean()), float(rows["output_tokens"].mean())
+    spread = np.quantile(capacity_ratios(engine, factors, *shape), [0.025, 0.975])
     report(0.9, "intervals")
     table = [
         _compare(m, replayed(engine, source).figures).assign(run=i)
@@ -168,25 +176,9 @@ def calibrate(
         confounded=tuple(step_time.confounded(seen)),
         replay=pd.concat(table, ignore_index=True),
         stages_used=tuple(sorted({int(s) for s in np.unique(seen.stage)})),
+        factors=factors,
+        shape=shape,
     )
-
-
-@dataclass(frozen=True)
-class _Source:
-    """What the fit takes of one run: requests that were sent, gauges on the client's clock, stage -> (start_s, end_s)."""
-
-    rows: pd.DataFrame
-    metrics: pd.DataFrame | None
-    windows: dict[int, tuple[float, float]]
-
-
-def _source(run: Run, excluded: set[int], offset_s: float) -> _Source:
-    rows = run.requests[run.requests["sent_s"].notna()]
-    rows = rows[~rows["stage"].isin(excluded)]
-    metrics = run.metrics if run.has("metrics") else None
-    if metrics is not None and offset_s:
-        metrics = metrics.assign(time_s=metrics["time_s"] - offset_s)
-    return _Source(rows, metrics, _windows(run, rows))
 
 
 def _join(parts: Sequence[step_time.Exposure]) -> step_time.Exposure:
@@ -220,7 +212,7 @@ def _from_quiet(
     prior: EngineParams, kept: Sequence[pd.DataFrame], measured: Sequence[pd.DataFrame]
 ) -> list[EngineParams]:
     """A start without the regression: the quietest stage is nearly all base, TTFT against prompt length is prefill."""
-    slopes = [s for rows in kept if (s := ttft_per_token_s(rows)) > 0]
+    slopes = [s for rows in kept if (s := ttft_per_token_s(rows)[0]) > 0]
     base_s = QUIET_SHARE * min(float(table["tpot_p50_s"].min()) for table in measured)
     if not slopes or not base_s > 0:
         return []
@@ -231,13 +223,13 @@ def _from_quiet(
 
 def _refined(
     starts: Sequence[EngineParams],
-    sources: Sequence[_Source],
+    sources: Sequence[Source],
     measured: Sequence[pd.DataFrame],
 ) -> EngineParams:
     """The best of the starts after each coefficient was moved until the replay's figures come nearest to the measured."""
     figures = list(WEIGHTS)
     weights = np.array(list(WEIGHTS.values()))
-    slopes = [ttft_per_token_s(source.rows) for source in sources]
+    slopes = [ttft_per_token_s(source.rows)[0] for source in sources]
     truth = [table[figures].to_numpy(float) for table in measured]
 
     def residuals(
@@ -252,7 +244,7 @@ def _refined(
             error = np.clip(error, -3, 3)
             parts.append(np.where(np.isfinite(error), weights * _leaned(error), 0.0).ravel())
             if slope_s > 0:
-                ratio = max(ttft_per_token_s(model.requests), 1e-9) / slope_s
+                ratio = max(ttft_per_token_s(model.requests)[0], 1e-9) / slope_s
                 parts.append(SLOPE_WEIGHT * _leaned(np.log([ratio])))
         return np.concatenate(parts)
 
@@ -277,148 +269,6 @@ def _named(values: NDArray[np.float64]) -> dict[str, Any]:
 
 def _leaned(error: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.sign(error) * np.abs(error) ** LEAN
-
-
-def ttft_per_token_s(requests: pd.DataFrame) -> float:
-    """How much longer a request waits for its first token per prompt token, in s, over stages without a queue.
-
-    NaN when no stage is without a queue or all prompts are equally long.
-    """
-    ok = requests[(requests["status"] == "ok") & requests["first_token_s"].notna()]
-    ttft = (ok["first_token_s"] - ok["sent_s"]).to_numpy(float)
-    prompt, stage = ok["prompt_tokens"].to_numpy(float), ok["stage"].to_numpy(int)
-    medians = {int(k): float(np.median(ttft[stage == k])) for k in np.unique(stage)}
-    quiet = QUEUED_TTFT * min(medians.values(), default=0.0)
-    covariance = variance = 0.0
-    for k, median in medians.items():
-        if median <= quiet:
-            of = (stage == k) & (ttft < 2 * median)
-            x, y = prompt[of] - prompt[of].mean(), ttft[of] - ttft[of].mean()
-            covariance, variance = covariance + float(x @ y), variance + float(x @ x)
-    return covariance / variance if variance > 0 else float("nan")
-
-
-@dataclass(frozen=True)
-class Replayed:
-    """A run sent through the engine model: its requests and the FIGURES per stage."""
-
-    requests: pd.DataFrame
-    figures: pd.DataFrame
-
-
-def replayed(engine: EngineParams, source: _Source) -> Replayed:
-    """The requests of a run, sent when they were sent, through the engine model."""
-    ordered = source.rows.sort_values("sent_s", kind="stable")
-    sent = ordered["sent_s"].to_numpy(float)
-    times = (
-        np.arange(0.5, sent.max(), 1.0)
-        if source.metrics is None
-        else np.unique(source.metrics["time_s"].to_numpy(float))
-    )
-    done, series = replay(engine, _Requests.of(ordered), times)
-    gauges = pd.DataFrame(
-        {name: series[name] for name in ("waiting", "running", "kv_usage", "preemptions_total")}
-    ).assign(time_s=times)
-    frame = pd.DataFrame(
-        {
-            "stage": ordered["stage"].to_numpy(),
-            "sent_s": sent,
-            "first_token_s": done["first_token_s"],
-            "last_token_s": done["last_token_s"],
-            "prompt_tokens": done["prompt_tokens"],
-            "output_tokens": done["output_tokens"],
-            "status": "ok",
-        }
-    )
-    return Replayed(frame, stage_figures(frame, gauges, source.windows))
-
-
-@dataclass(frozen=True)
-class _Requests:
-    due_s: NDArray[np.float64]
-    prompt_tokens: NDArray[np.int32]
-    output_tokens: NDArray[np.int32]
-    prefix_tokens: NDArray[np.int32]
-    request_id: NDArray[np.int64]
-
-    @staticmethod
-    def of(rows: pd.DataFrame) -> _Requests:
-        prompt = rows["prompt_tokens"].fillna(rows["prompt_tokens_asked"]).fillna(1)
-        output = rows["output_tokens"].fillna(rows["output_tokens_asked"]).fillna(1)
-        return _Requests(
-            rows["sent_s"].to_numpy(float),
-            prompt.to_numpy("int32"),
-            output.clip(lower=1).to_numpy("int32"),
-            np.zeros(len(rows), np.int32),
-            np.arange(len(rows)),
-        )
-
-
-def _windows(run: Run, rows: pd.DataFrame) -> dict[int, tuple[float, float]]:
-    """Stage -> (start_s, end_s): from the load plan, else from when its requests were sent."""
-    planned = (run.header.get("load") or {}).get("stages") or run.header.get("stages") or []
-    windows = {
-        int(s.get("stage", i)): (float(s["start_s"]), float(s["end_s"])) for i, s in enumerate(planned)
-    }
-    sent = {int(k): rows.loc[rows["stage"] == k, "sent_s"] for k in rows["stage"].dropna().unique()}
-    return {k: windows.get(k, (float(v.min()), float(v.max()))) for k, v in sent.items()}
-
-
-def stage_figures(
-    requests: pd.DataFrame, metrics: pd.DataFrame | None, windows: dict[int, tuple[float, float]]
-) -> pd.DataFrame:
-    """FIGURES per stage (index), NaN where nothing was seen; gauges are means over scrapes of the sum over pods."""
-    rows = requests[requests["status"] == "ok"]
-    stage = rows["stage"].to_numpy()
-    first, last = rows["first_token_s"].to_numpy(float), rows["last_token_s"].to_numpy(float)
-    tokens = rows["output_tokens"].to_numpy(float, na_value=np.nan)
-    ttft = first - rows["sent_s"].to_numpy(float)
-    tpot = (last - first) / np.where(tokens > 1, tokens - 1, np.nan)
-    seen = None if metrics is None else _fleet_gauges(metrics)
-    table = {}
-    for number, (start, end) in windows.items():
-        of = stage == number
-        figures = {
-            "tpot_p50_s": _quantile(tpot[of], 0.5),
-            "ttft_p50_s": _quantile(ttft[of], 0.5),
-            "ttft_p95_s": _quantile(ttft[of], 0.95),
-            "throughput_rps": np.count_nonzero((last >= start) & (last <= end)) / (end - start),
-        }
-        if seen is not None:
-            inside = (seen["time_s"] >= start) & (seen["time_s"] <= end)
-            for name in ("running", "waiting", "kv_usage"):
-                figures[name] = _mean(seen[name][inside])
-            if "preemptions_total" in seen:
-                counted = seen["preemptions_total"][inside]
-                counted = counted[np.isfinite(counted)]
-                figures["preemptions"] = counted[-1] - counted[0] if len(counted) else np.nan
-        table[number] = figures
-    return pd.DataFrame.from_dict(table, orient="index").reindex(columns=list(FIGURES))
-
-
-def _fleet_gauges(metrics: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
-    """Per scrape: sums over pods (KV usage: their mean); NaN where no pod reported."""
-    times = metrics["time_s"].to_numpy(float)
-    columns = [c for c in ("running", "waiting", "kv_usage", "preemptions_total") if c in metrics]
-    if len(times) and (np.diff(times) > 0).all():
-        return {"time_s": times, **{c: metrics[c].to_numpy(float) for c in columns}}
-    by_time = metrics.groupby("time_s")
-    sums = {c: by_time[c].sum(min_count=1).to_numpy(float) for c in columns if c != "kv_usage"}
-    return {
-        "time_s": np.unique(times),
-        **sums,
-        "kv_usage": by_time["kv_usage"].mean().to_numpy(float),
-    }
-
-
-def _quantile(values: NDArray[np.float64], share: float) -> float:
-    values = values[np.isfinite(values)]
-    return float(np.quantile(values, share)) if len(values) else math.nan
-
-
-def _mean(values: NDArray[np.float64]) -> float:
-    values = values[np.isfinite(values)]
-    return float(values.mean()) if len(values) else math.nan
 
 
 def _compare(measured: pd.DataFrame, modelled: pd.DataFrame) -> pd.DataFrame:

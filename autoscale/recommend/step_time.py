@@ -90,18 +90,14 @@ def exposure(requests: pd.DataFrame) -> Exposure:
     )
 
 
-def fit(
-    seen: Exposure, prior: NDArray[np.float64], rng: np.random.Generator | None = None
-) -> NDArray[np.float64]:
+def fit(seen: Exposure, prior: NDArray[np.float64]) -> NDArray[np.float64]:
     """Non-negative coefficients (shape (4,), order of COEFFICIENTS), relative errors minimised, stages weighing alike.
 
-    The prior's common scale is fitted first, so that only its proportions act, weakly. With `rng` the requests are
-    drawn with replacement within blocks of 10 neighbours of a stage: one bootstrap replicate.
+    The prior's common scale is fitted first, so that only its proportions act, weakly.
     """
-    pick = np.arange(len(seen.steps)) if rng is None else _resample(seen.stage, rng)
-    tpot = (seen.duration_s / seen.steps)[pick]
-    columns = seen.design()[pick] / tpot[:, None]
-    _, where, counts = np.unique(seen.stage[pick], return_inverse=True, return_counts=True)
+    tpot = seen.duration_s / seen.steps
+    columns = seen.design() / tpot[:, None]
+    _, where, counts = np.unique(seen.stage, return_inverse=True, return_counts=True)
     weight = 1 / np.sqrt(counts[where])
     scale = 1 / max(float(np.average(columns @ prior, weights=weight**2)), 1e-12)
     expected = np.maximum(prior * scale, 1e-12)
@@ -109,12 +105,6 @@ def fit(
     rows = np.vstack([scaled * weight[:, None], np.sqrt(PRIOR_WEIGHT) * np.eye(len(prior))])
     target = np.concatenate([weight, np.full(len(prior), np.sqrt(PRIOR_WEIGHT))])
     return np.asarray(lsq_linear(rows, target, bounds=(0, np.inf)).x * expected)
-
-
-def bootstrap(seen: Exposure, prior: NDArray[np.float64], replicates: int, seed: int) -> NDArray[np.float64]:
-    """Coefficients of `replicates` resampled fits, shape (replicates, 4)."""
-    rng = np.random.default_rng(seed)
-    return np.array([fit(seen, prior, rng) for _ in range(replicates)])
 
 
 def confounded(seen: Exposure) -> list[tuple[str, str]]:
@@ -130,12 +120,3 @@ def confounded(seen: Exposure) -> list[tuple[str, str]]:
             if abs(correlation[i, j]) > CONFOUNDED:
                 pairs.append((names[i], names[j]))
     return pairs
-
-
-def _resample(stage: NDArray[np.int64], rng: np.random.Generator, block: int = 10) -> NDArray[np.int64]:
-    picked = []
-    for value in np.unique(stage):
-        rows = np.flatnonzero(stage == value)
-        starts = rng.integers(0, max(1, len(rows) - block + 1), size=max(1, round(len(rows) / block)))
-        picked.append(np.concatenate([rows[s : s + block] for s in starts]))
-    return np.concatenate(picked)

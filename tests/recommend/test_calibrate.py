@@ -61,7 +61,7 @@ def test_the_regression_finds_what_a_step_costs(measured) -> None:
 def test_a_run_of_the_model_itself_is_reproduced(measured) -> None:
     """The prior's step time is half the truth; after the fit, replayed medians lie within a few per cent."""
     prior = replace(TRUTH, base_s=0.01, per_sequence_s=2e-4, per_kv_token_s=1e-6, per_prefill_token_s=1e-4)
-    found = calibrate([measured], prior, replicates=20)
+    found = calibrate([measured], prior)
     errors = found.median_error()
     assert errors["tpot_p50_s"] < 0.03
     assert errors["running"] < 0.05
@@ -79,6 +79,6 @@ def test_a_run_of_the_model_itself_is_reproduced(measured) -> None:
 
 
 def test_two_runs_are_fitted_together(measured) -> None:
-    found = calibrate([measured, measured], TRUTH, replicates=5)
+    found = calibrate([measured, measured], TRUTH)
     assert sorted(found.replay["run"].unique()) == [0, 1]
     assert found.median_error()["tpot_p50_s"] < 0.03
