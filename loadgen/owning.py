@@ -79,9 +79,9 @@ class Owning:
         jobs: dict[str, int] = {"local": 0}
         if isinstance(runner, MasterRunner):
             jobs = {client.id: i for i, client in enumerate(runner.clients.ready)}
-            self.names = {client_id: f"w{i}" for client_id, i in jobs.items()}
+            self.names, self.offsets = {client_id: f"w{i}" for client_id, i in jobs.items()}, {}
         else:
-            self.names = {"local": "local"}
+            self.names, self.offsets = {"local": "local"}, {"local": (0.0, 0.0)}
         start_unix_s = clock.unix_now_s() + (BEGIN_AFTER_S if isinstance(runner, MasterRunner) else 0.6)
         self.finished, self.last_words, self._ending = set(), set(), False
         self.owner = session.Owner(
@@ -148,6 +148,7 @@ class Owning:
                 gevent.spawn(self._plan_is_over)
         elif kind == "llm_last_word":
             self.last_words.add(name)
+        elif kind == "llm_clock":
             self.offsets[name] = tuple(data["offset"])
 
     def _watch_workers(self, runner: MasterRunner, owner: session.Owner) -> None:

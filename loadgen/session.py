@@ -236,7 +236,8 @@ class Owner:
     ) -> run.Run:
         """Settle the accounts up to `until_s` (seconds since the start) and complete the directory.
 
-        `users` is the size of a closed loop, `offsets` the (clock offset, its uncertainty) in s measured per worker.
+        `users` is the size of a closed loop, `offsets` the (clock offset, its uncertainty) in s measured per worker; null
+        in the header where none was.
         """
         if self.options.find_capacity is not None:
             stages: list[dict[str, Any]] = [probe.stage() for probe in self.probes]
@@ -280,8 +281,8 @@ class Owner:
                 {
                     "name": name,
                     "lost_at_s": self._lost.get(name),
-                    "clock_offset_s": offsets.get(name, (0.0, 0.0))[0],
-                    "clock_uncertainty_s": offsets.get(name, (0.0, 0.0))[1],
+                    "clock_offset_s": offsets.get(name, (None, None))[0],
+                    "clock_uncertainty_s": offsets.get(name, (None, None))[1],
                 }
                 for name in self.workers.values()
             ],

@@ -256,7 +256,7 @@ def _init(environment: Any, runner: Any, **_: Any) -> None:
         environment.llm_worker = Worker(environment, endpoint, owning.hear)
     else:
         locust.runners.HEARTBEAT_LIVENESS = SILENT_S
-        for kind in ("llm_batch", "llm_finished", "llm_last_word"):
+        for kind in ("llm_clock", "llm_batch", "llm_finished", "llm_last_word"):
             runner.register_message(kind, lambda msg, **_: owning.hear(msg.type, msg.data))
         runner.register_message("llm_ping", owning.pong)
     web.add_to_reports(lambda: owning.latest)
@@ -309,16 +309,18 @@ def _init_worker(environment: Any, runner: WorkerRunner, endpoint: str) -> None:
                 "llm_ping", {"sent_s": clock.unix_now_s(), "family": FAMILY, "pid": os.getpid()}
             )
             gevent.sleep(0.02)
-        worker.begin({**msg.data, "offset_s": measured_offset()[0]})
+        offset = measured_offset()
+        runner.send_message("llm_clock", {"worker": msg.data["worker"], "offset": offset})
+        worker.begin({**msg.data, "offset_s": offset[0]})
 
     def end(msg: Any, **_: Any) -> None:
         worker.end(msg.data["cut_s"], msg.data["grace_s"])
-        runner.send_message("llm_last_word", {"worker": worker.name, "offset": measured_offset()})
+        runner.send_message("llm_last_word", {"worker": worker.name})
 
     def quitting(**_: Any) -> None:
         if worker.generator is not None:
             worker.end(worker.elapsed_s(), 0.0)
-            runner.send_message("llm_last_word", {"worker": worker.name, "offset": measured_offset()})
+            runner.send_message("llm_last_word", {"worker": worker.name})
 
     runner.register_message("llm_pong", pong)
     runner.register_message("llm_begin", begin, concurrent=True)
