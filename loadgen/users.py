@@ -304,6 +304,7 @@ def _init_worker(environment: Any, runner: WorkerRunner, endpoint: str) -> None:
         return clock.offset(pongs) if pongs else (0.0, math.nan)
 
     def begin(msg: Any, **_: Any) -> None:
+        worker.name = msg.data["worker"]
         for _ping in range(PINGS):
             runner.send_message(
                 "llm_ping", {"sent_s": clock.unix_now_s(), "family": FAMILY, "pid": os.getpid()}
@@ -318,7 +319,7 @@ def _init_worker(environment: Any, runner: WorkerRunner, endpoint: str) -> None:
         runner.send_message("llm_last_word", {"worker": worker.name})
 
     def quitting(**_: Any) -> None:
-        if worker.generator is not None:
+        if worker.name != "local":
             worker.end(worker.elapsed_s(), 0.0)
             runner.send_message("llm_last_word", {"worker": worker.name})
 

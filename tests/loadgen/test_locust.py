@@ -11,6 +11,7 @@ import time
 import urllib.parse
 import urllib.request
 import zlib
+from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -79,12 +80,11 @@ def on_three_machines(url: str, folder: Path, *options: str) -> dict[str, subpro
     return machines
 
 
-def recording_for(folder: Path, seconds: float) -> None:
-    """Wait until the run in `folder` has been recorded for so long."""
+def until(folder: Path, so: Callable[[], bool]) -> None:
+    """Wait until something of the run in `folder` is so."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        header = folder / "run" / "run.json"
-        if header.exists() and time.time() - json.loads(header.read_text())["started_at"] > seconds:
+        if so():
             return
         time.sleep(0.05)
     pytest.fail((folder / "log").read_text())
@@ -156,12 +156,11 @@ def started(tmp_path_factory):
 
 def test_a_killed_worker_is_named_and_counted_and_an_interrupt_settles_the_run(started):
     process, folder = started["killed worker"]
-    recording_for(folder, 1.5)
+    until(folder, lambda: all(list((folder / "run").glob(f"requests.w{i}.*")) for i in range(4)))
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[1]), signal.SIGKILL)
-    deadline = time.monotonic() + 60
-    while not (events := folder / "run" / "events.jsonl").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)  # its heartbeats stop: noted while the run goes on
+    events = folder / "run" / "events.jsonl"
+    until(folder, events.exists)  # noted while the run goes on
     os.killpg(process.pid, signal.SIGINT)
     log = ended(process, folder)
     recorded = run.read(folder / "run")
@@ -253,7 +252,7 @@ def test_a_search_records_its_probes_as_stages_of_one_run(started):
 
 def test_a_terminated_search_says_what_it_had_found(started):
     process, folder = started["interrupted search"]
-    recording_for(folder, 2.5)
+    until(folder, lambda: bool(list((folder / "run").glob("requests.*"))))
     os.kill(process.pid, signal.SIGTERM)
     log = ended(process, folder)
     recorded = run.read(folder / "run")
