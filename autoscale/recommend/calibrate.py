@@ -23,16 +23,24 @@ from scipy.optimize import least_squares
 
 from analysis.errors import TooLittleData
 from analysis.run import Run
+from analysis.saturation import Estimate
 from autoscale.recommend import step_time
 from autoscale.recommend.replaying import (
     FIGURES,
     Source,
+    full_batch,
     replayed,
     source_of,
     stage_figures,
     ttft_per_token_s,
 )
-from autoscale.recommend.uncertainty import FACTORS, capacity_ratios, factor_draws
+from autoscale.recommend.uncertainty import (
+    FACTORS,
+    Saturation,
+    anchored,
+    capacity_ratios,
+    factor_draws,
+)
 from autoscale.sim.engine import EngineParams
 
 COUNTS = ("waiting", "preemptions")  # below one, a relative error has no scale
@@ -45,6 +53,7 @@ QUIET_SHARE = 0.93  # of the shortest median time per token that is base; the re
 FULL_COSTS = 0.15  # of the base that a full batch, or a full cache, adds: where the refinement starts
 GOOD_ENOUGH = 0.005  # a misfit (half the sum of squares) at which no other start is tried
 CLEARLY_BETTER = 0.85  # of the misfit of the start before: only then the next one is taken
+FULL_BATCH_REQUESTS = 3000  # that are simulated to know the throughput of a full batch
 TRUSTED_ERROR = {"tpot_p50_s": 0.15, "running": 0.20, "throughput_rps": 0.10}  # medians over the stages
 
 
@@ -119,16 +128,16 @@ def calibrate(
     replicas: int = 1,
     exclude: Sequence[set[int]] = (),
     clock_offsets_s: Sequence[float] = (),
-    draws: int = 200,
+    saturated: Sequence[Estimate | None] = (),
     seed: int = 0,
     progress: Callable[[float, str], None] | None = None,
 ) -> Calibration:
     """The engine model of one replica from one or more runs (different shapes of load), fitted together.
 
     `prior` carries the limits (see limits_from_run) and the starting step time; `replicas` is how many served the runs;
-    `exclude[i]` are stages of run i to leave out (limited by the client, served by several replicas) and
-    `clock_offsets_s[i]` is how far its metrics' clock is ahead of the client's. Raises TooLittleData without usable
-    requests.
+    `exclude[i]` are stages of run i to leave out (limited by the client, served by several replicas),
+    `clock_offsets_s[i]` is how far its metrics' clock is ahead of the client's and `saturated[i]` the throughput that it
+    measured with a queue. Raises TooLittleData without usable requests.
     """
     if replicas != 1:
         raise TooLittleData(
@@ -155,7 +164,9 @@ def calibrate(
     ]
     engine = _refined(starts, sources, measured)
     report(0.6, "refined by replay")
-    factors = factor_draws(engine, sources, measured, draws, seed)
+    factors = factor_draws(engine, sources, measured, seed=seed)
+    known = [*saturated, *(None for _ in runs[len(saturated) :])]
+    engine, factors = anchored(engine, factors, _saturations(engine, sources, known), seed)
     found = np.array([getattr(engine, name) for name in step_time.COEFFICIENTS])
     low, high = np.quantile(factors[:, : len(found)], [0.025, 0.975], axis=0) * found
     rows = pd.concat(kept)
@@ -179,6 +190,23 @@ def calibrate(
         factors=factors,
         shape=shape,
     )
+
+
+def _saturations(
+    engine: EngineParams, sources: Sequence[Source], known: Sequence[Estimate | None]
+) -> list[Saturation]:
+    """Where a run measured its saturated throughput on both sides: that, and what the engine gives for its requests."""
+    found = []
+    for source, estimate in zip(sources, known, strict=True):
+        if estimate is None or not (estimate.low > 0 and math.isfinite(estimate.high)):
+            continue
+        rows = source.rows[["prompt_tokens", "output_tokens"]].dropna().astype(int)
+        rows = rows.sample(FULL_BATCH_REQUESTS, replace=True, random_state=0)
+        rate_rps, _ = full_batch(engine, rows["prompt_tokens"].to_numpy(), rows["output_tokens"].to_numpy())
+        error = math.log(estimate.high / estimate.low) / (2 * 1.96)
+        shape = float(rows["prompt_tokens"].mean()), float(rows["output_tokens"].mean())
+        found.append(Saturation(estimate.value, error, rate_rps, shape))
+    return found
 
 
 def _join(parts: Sequence[step_time.Exposure]) -> step_time.Exposure:

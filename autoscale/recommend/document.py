@@ -27,13 +27,14 @@ def document(
     decision: Decision,
     *,
     calibration: Calibration | None = None,
+    spread: tuple[float, float] | None = None,
     measured: dict[str, Any] | None = None,
     notes: Sequence[str] = (),
     provenance: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The whole recommendation as plain JSON types; NaN becomes null.
 
-    `measured` is what the run itself said about capacity, `notes` what was set aside or disagrees in it, `provenance` where run, profile and traffic came from.
+    `spread` is the interval of the model's capacity relative to its value, `measured` what the run itself said about it, `notes` what was set aside or disagrees in it, `provenance` where run, profile and traffic came from.
     """
     setting = decision.chosen.setting if decision.chosen else None
     manifest = scenario.manifest(setting) if isinstance(setting, Candidate) else None
@@ -58,7 +59,7 @@ def document(
         "current": _judged(scenario, decision.current),
         "best_hpa": _judged(scenario, decision.best_hpa),
         "alternatives": {a.signal: _alternative(a) for a in decision.alternatives},
-        "capacity_rps": _capacity(decision, calibration, measured),
+        "capacity_rps": _capacity(decision, spread, measured),
         "model_error": _model(scenario, calibration),
         "reasons": [{"code": r.code, "sentence": r.sentence} for r in decision.reasons],
         "notes": list(notes),
@@ -127,7 +128,7 @@ def _judged(scenario: Scenario, judged: Judged | None) -> dict[str, Any] | None:
     label = (
         setting.label
         if isinstance(setting, Candidate)
-        else f"{setting} standing replicas"
+        else f"{setting} standing replica{'' if setting == 1 else 's'}"
         if isinstance(setting, int)
         else "as given"
     )
@@ -135,15 +136,15 @@ def _judged(scenario: Scenario, judged: Judged | None) -> dict[str, Any] | None:
 
 
 def _capacity(
-    decision: Decision, calibration: Calibration | None, measured: dict[str, Any] | None
+    decision: Decision, spread: tuple[float, float] | None, measured: dict[str, Any] | None
 ) -> dict[str, Any]:
     content: dict[str, Any] = {"measured": measured}
     if decision.capacity is not None:
-        rate, half = decision.capacity.rate_rps, calibration.scale if calibration else math.nan
+        rate, (low, high) = decision.capacity.rate_rps, spread or (math.nan, math.nan)
         content["model"] = {
             "value": rate,
-            "low": rate * (1 - half),
-            "high": rate * (1 + half),
+            "low": rate * low,
+            "high": rate * high,
             "waiting": decision.capacity.waiting,
             "running": decision.capacity.running,
             "kv_usage": decision.capacity.kv_usage,
@@ -167,13 +168,15 @@ def _model(scenario: Scenario, calibration: Calibration | None) -> dict[str, Any
 
 
 def _alternative(alternative: Alternative) -> dict[str, Any]:
-    """The best of one signal alone; its value is null when no target holds."""
+    """The best of one signal alone; when no target holds, the nearest, with `holds` false and what it attains."""
     judged = alternative.judged
     setting = judged.setting if judged else None
     single = setting if isinstance(setting, Candidate) else None
     return {
         "averageValue": quantity(single.targets[-1][1]) if single else None,
         "setting": single.label if single else None,
+        "holds": judged.holds if judged else None,
+        "slo_attainment": judged.mean("attainment") if judged else None,
         "accelerator_hours": judged.cost if judged else None,
         "sentence": alternative.sentence,
     }

@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from analysis.capacity import Capacity, Estimate, analyse
-from analysis.errors import BadInput, BadRun, TooLittleData
-from analysis.run import Run, newest, read
+from analysis.capacity import Capacity, Estimate
+from analysis.errors import BadInput
+from analysis.run import Run
 from analysis.slo import parse_slo
-from analysis.steady import observe
-from autoscale.profiles import Profile, load, names, overlay
+from autoscale.profiles import Profile
 from autoscale.recommend import decide as deciding
-from autoscale.recommend.calibrate import Calibration, calibrate, limits_from_run
+from autoscale.recommend.calibrate import Calibration
 from autoscale.recommend.document import document, write
 from autoscale.recommend.document import read as read_document
+from autoscale.recommend.learning import Progress, learn, run_lengths, runs_of, system_of
+from autoscale.recommend.one_replica import shape
 from autoscale.recommend.scenario import Scenario
 from autoscale.sim import read_hpa
 from autoscale.sim.engine import EngineParams
 from loadgen import rates
 from loadgen.traffic import LoadPlan
 
-DEFAULT_PROFILE = "llama-3.1-8b-1xl4"
 DEFAULT_PEAK = 4.0  # peak of the default traffic, in multiples of one replica's capacity
 
 DEFAULT_REQUESTS = 250_000  # more than this of the default day is not simulated
 PEAK_HOUR = 14.5  # of rates.DAY_SHAPE
-
-Progress = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
@@ -123,37 +120,26 @@ def recommend(
     """
     report = progress or (lambda _fraction, _text: None)
     report(0.0, "reading the run")
-    found = _runs(runs)
-    system = _system(profile, found, price, measured)
+    found = runs_of(runs)
+    system = system_of(profile, found, price, measured)
     old = (
         read_document(against) if against is not None else None
     )  # bad files are refused before the search, not after
     if current is not None:
         read_hpa(system, current)
-    engine, calibration = EngineParams.from_profile(system), None
-    asked = slo or (found[0].header.get("slo") if found else None) or system.workload.slo
-    observed = [observe(run) for run in found]
-    capacities = [analyse(one, parse_slo(asked)) for one in observed]
-    if found:
-        engine = limits_from_run(found[0].header, engine)
-        calibration = calibrate(
-            found,
-            engine,
-            replicas=_replicas(capacities),
-            exclude=[_set_aside(capacity) for capacity in capacities],
-            clock_offsets_s=[one.clock.offset_s for one in observed],
-            progress=lambda f, text: report(0.02 + 0.08 * f, text),
-        )
-        engine = calibration.engine
+    learned = learn(found, system, slo, lambda f, text: report(0.02 + 0.08 * f, text))
+    calibration, capacities = learned.calibration, learned.capacities
     scenario = scenario_of(
         system,
         traffic=traffic,
         peak_rps=peak_rps,
-        slo=asked,
+        slo=learned.slo,
         attainment=attainment,
-        engine=engine,
-        lengths=_run_lengths(found),
+        engine=learned.engine,
+        lengths=run_lengths(found),
     )
+    prompt, output = (lengths.mean() for lengths in shape(scenario.plan))
+    low, high = learned.spread(prompt, output)
     if calibration is not None and calibration.untrusted():
         decision = deciding.Decision("need_more_data", tuple(_more_data(calibration, capacities)), None)
     else:
@@ -161,7 +147,7 @@ def recommend(
             scenario,
             max_replicas=max_replicas,
             current=current,
-            step_scale=calibration.scale if calibration else 0.0,
+            step_scale=(high - low) / 2,
             seeds=seeds,
             jobs=jobs,
             progress=lambda f, text: report(0.1 + 0.88 * f, text),
@@ -173,6 +159,7 @@ def recommend(
         scenario,
         decision,
         calibration=calibration,
+        spread=(low, high),
         measured=_measured(capacities[0]) if capacities else None,
         notes=notes,
         provenance={
@@ -222,74 +209,6 @@ def _plan(path: Path) -> LoadPlan:
     return LoadPlan.from_file(path) if path.suffix in (".yaml", ".yml") else LoadPlan.from_options(trace=path)
 
 
-def _runs(paths: Sequence[Path] | None) -> list[Run]:
-    if paths is None:
-        latest = newest()
-        return [_checked(read(latest))] if latest else []
-    return [_checked(read(path)) for path in paths]
-
-
-def _checked(run: Run) -> Run:
-    if not run.has("metrics"):
-        raise BadRun(
-            f"the run {run.path} has no metrics.parquet",
-            next_step=f"collect it: autoscale collect {run.path} --prometheus URL",
-        )
-    status = run.requests["status"].value_counts()
-    if status.get("ok", 0) == 0:
-        first = run.requests["error"].dropna()
-        raise TooLittleData(
-            f"every request of {run.path} failed",
-            value=", ".join(f"{count} {name}" for name, count in status.items()),
-            expected="completed requests",
-            next_step=f"the first error was: {first.iloc[0]}" if len(first) else None,
-        )
-    return run
-
-
-def _system(name: str | None, runs: Sequence[Run], price: float | None, measured: Path | None) -> Profile:
-    if name is None and runs:
-        header = runs[0].header
-        by_model = [n for n in names() if load(n).model.id == header.get("model")]
-        if not header.get("profile") and len(by_model) > 1:
-            raise BadInput(
-                "several profiles serve the run's model",
-                value=header.get("model"),
-                expected=f"--profile with one of {', '.join(by_model)}",
-            )
-        name = header.get("profile") or (by_model[0] if by_model else None)
-    system = load(name or DEFAULT_PROFILE)
-    if price is not None:
-        system = overlay(system, {"accelerator": {"price_per_chip_hour": price}})
-    if measured is not None:
-        try:
-            changes = yaml.safe_load(measured.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise BadInput(f"cannot read {measured}: {error}") from None
-        if not isinstance(changes, dict):
-            raise BadInput(
-                f"{measured} is no profile overlay", expected="a mapping such as cold_start: {...}"
-            )
-        system = overlay(system, changes)
-    return system
-
-
-def _set_aside(capacity: Capacity) -> set[int]:
-    """Stages that say nothing about one replica: the client limited them, or several replicas (or a changing number) served."""
-    single = _replicas([capacity]) == 1
-    return {
-        int(window.stage)
-        for window in capacity.windows
-        if window.client or (single and not 0 < window.replicas <= 1)
-    }
-
-
-def _replicas(capacities: Sequence[Capacity]) -> int:
-    """How many replicas served the usable stages at least: 1 when some can be used on their own."""
-    counts = [w.replicas for c in capacities for w in c.windows if w.usable and w.replicas > 0]
-    return math.ceil(min(counts, default=1.0))
-
-
 def _measured(capacity: Capacity) -> dict[str, Any]:
     """What the run itself says about one replica, without any model of the engine."""
 
@@ -306,15 +225,6 @@ def _measured(capacity: Capacity) -> dict[str, Any]:
         "stages": [str(window) for window in capacity.windows],
         "next_command": capacity.next_command,
     }
-
-
-def _run_lengths(runs: Sequence[Run]) -> tuple[str, str] | None:
-    """Lengths of the load that was sent, to be assumed for the default traffic; None when the run does not say."""
-    lengths = runs[0].header.get("lengths") or {} if runs else {}
-    prompt, output = lengths.get("prompt_tokens"), lengths.get("output_tokens")
-    if not prompt or not output or "trace" in (prompt, output):
-        return None
-    return str(prompt), str(output)
 
 
 def _more_data(calibration: Calibration, capacities: Sequence[Capacity]) -> list[deciding.Reason]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -106,7 +107,7 @@ def replayed(engine: EngineParams, source: Source) -> Replayed:
         if source.metrics is None
         else np.unique(source.metrics["time_s"].to_numpy(float))
     )
-    done, series = replay(engine, _Requests.of(ordered), times)
+    done, series = replay(engine, Offered.of(ordered), times)
     gauges = pd.DataFrame(
         {name: series[name] for name in ("waiting", "running", "kv_usage", "preemptions_total")}
     ).assign(time_s=times)
@@ -125,7 +126,9 @@ def replayed(engine: EngineParams, source: Source) -> Replayed:
 
 
 @dataclass(frozen=True)
-class _Requests:
+class Offered:
+    """Requests as the engine takes them; arrays of one length."""
+
     due_s: NDArray[np.float64]
     prompt_tokens: NDArray[np.int32]
     output_tokens: NDArray[np.int32]
@@ -133,16 +136,36 @@ class _Requests:
     request_id: NDArray[np.int64]
 
     @staticmethod
-    def of(rows: pd.DataFrame) -> _Requests:
+    def of(rows: pd.DataFrame) -> Offered:
         prompt = rows["prompt_tokens"].fillna(rows["prompt_tokens_asked"]).fillna(1)
         output = rows["output_tokens"].fillna(rows["output_tokens_asked"]).fillna(1)
-        return _Requests(
-            rows["sent_s"].to_numpy(float),
-            prompt.to_numpy("int32"),
-            output.clip(lower=1).to_numpy("int32"),
-            np.zeros(len(rows), np.int32),
-            np.arange(len(rows)),
+        return Offered.at(rows["sent_s"].to_numpy(float), prompt.to_numpy(), output.to_numpy())
+
+    @staticmethod
+    def at(due_s: NDArray[np.float64], prompt: NDArray[Any], output: NDArray[Any]) -> Offered:
+        """Requests of these lengths, due at these times (ascending)."""
+        count = len(due_s)
+        return Offered(
+            due_s,
+            prompt.astype("int32"),
+            np.maximum(output, 1).astype("int32"),
+            np.zeros(count, np.int32),
+            np.arange(count),
         )
+
+
+def full_batch(engine: EngineParams, prompt: NDArray[Any], output: NDArray[Any]) -> tuple[float, float]:
+    """Requests/s of one replica that always has a queue, and the mean number in its batch.
+
+    Requests of these lengths are all due at once; the middle 60 % of them to end are counted.
+    """
+    done, _ = replay(engine, Offered.at(np.zeros(len(prompt)), prompt, output))
+    end = np.sort(done["last_token_s"])
+    from_s, to_s = end[int(0.2 * len(end))], end[int(0.8 * len(end))]
+    busy = np.clip(
+        np.minimum(done["last_token_s"], to_s) - np.maximum(done["first_token_s"], from_s), 0, None
+    )
+    return 0.6 * len(end) / (to_s - from_s), float(busy.sum() / (to_s - from_s))
 
 
 def _windows(run: Run, rows: pd.DataFrame) -> dict[int, tuple[float, float]]:

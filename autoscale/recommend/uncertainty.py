@@ -9,7 +9,7 @@ PRIOR_SPREAD around it stands in where the run says nothing. Few stages make the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,8 @@ STEP = 0.08  # of a logarithm: how far each factor is moved to see what it does
 LEAST_NOISE = np.array([0.01, 0.02, 0.02, 0.03])  # of LOOKED_AT: requests are few, batches are whole numbers
 LEAST_WANDER = 0.01
 SLOPE_NOISE = 0.1  # of how TTFT grows with the prompt, beside the error of the measured slope
+MODEL_ERROR = 0.02  # of the engine model's throughput, beside the error of what was measured
+FEWEST_DRAWS = 20  # effective ones that must agree with the measured throughput
 FARTHEST = 1.5  # logarithm of a factor beyond which the linear model says nothing
 
 
@@ -36,7 +38,7 @@ def factor_draws(
     engine: EngineParams,
     sources: Sequence[Source],
     measured: Sequence[pd.DataFrame],
-    draws: int = 200,
+    draws: int = 1000,
     seed: int = 0,
 ) -> NDArray[np.float64]:
     """Multiples of the engine's FACTORS that explain the runs about as well as 1 does; shape (draws, 5)."""
@@ -97,6 +99,37 @@ def capacity_ratios(
     """Saturated throughput of every drawn engine over that of the fitted one, at these mean lengths."""
     fitted = saturated_rps(engine, prompt_tokens, output_tokens)
     return np.array([saturated_rps(drawn(engine, f), prompt_tokens, output_tokens) / fitted for f in factors])
+
+
+def anchored(
+    engine: EngineParams, factors: NDArray[np.float64], known: Sequence[Saturation], seed: int = 0
+) -> tuple[EngineParams, NDArray[np.float64]]:
+    """Engine and draws that also give the saturated throughputs that were measured.
+
+    The draws are weighted by how well they do so and drawn again; the engine moves to their mean. Unchanged when
+    nothing was measured, or when no draw comes near: then the replay error has to say that the model is wrong.
+    """
+    logs = np.zeros(len(factors))
+    for one in known:
+        modelled = np.log(one.modelled_rps * capacity_ratios(engine, factors, *one.shape) / one.measured_rps)
+        logs -= 0.5 * modelled**2 / (one.error**2 + MODEL_ERROR**2)
+    weights = np.exp(logs - logs.max())
+    weights /= weights.sum()
+    if 1 / float((weights**2).sum()) < FEWEST_DRAWS or logs.max() < -4.5:
+        return engine, factors
+    centre = np.exp(weights @ np.log(factors))
+    picked = np.random.default_rng(seed).choice(len(factors), len(factors), p=weights)
+    return drawn(engine, centre), factors[picked] / centre
+
+
+@dataclass(frozen=True)
+class Saturation:
+    """Saturated throughput as a run measured it (with its relative standard error) and as the engine gives it there."""
+
+    measured_rps: float
+    error: float
+    modelled_rps: float
+    shape: tuple[float, float]
 
 
 def _sensitivities(
