@@ -29,7 +29,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Alternative:
-    """The best that one signal alone can do: its setting (None when none of its targets holds) and a sentence on it."""
+    """The best that one signal alone can do, a setting that may break the SLO (judged.holds), and a sentence on it."""
 
     signal: str
     judged: Judged | None
@@ -45,7 +45,7 @@ class Decision:
     interval      per signal of the chosen setting the targets that are not distinguishable from it (low, high)
     static        the fewest standing replicas that hold the SLO, with their trials; None when no number does
     best_hpa      the best HPA that was found, chosen or not, even one that starts replicas in vain or breaks the SLO
-    alternatives  the best of each signal on its own
+    alternatives  the best of each signal on its own, or what comes nearest to the SLO
     """
 
     answer: str

@@ -12,28 +12,43 @@ MAX_WINDOW_S = 3600
 
 @dataclass(frozen=True)
 class Behavior:
-    """A behaviour by its scale-down window; None leaves the block out of the manifest (the tutorials' way)."""
+    """How fast the size may follow the metric.
+
+    down_window_s   scale-down window; None leaves the block out of the manifest (the tutorials' way)
+    up_window_s     scale-up window: how long the metric must ask for more
+    up_pods         replicas that may be added per minute; None: Kubernetes' own policies (4 or 100 % per 15 s)
+    """
 
     down_window_s: int | None = None
+    up_window_s: int = 0
+    up_pods: int | None = None
 
     @property
     def name(self) -> str:
-        """What tables call it: "default", "down 30 min"."""
-        return "default" if self.down_window_s is None else f"down {self.down_window_s // 60} min"
+        """What tables call it: "default", "down 30 min", "down 5 min, up after 2 min"."""
+        if self.down_window_s is None:
+            return "default"
+        words = [f"down {self.down_window_s // 60} min"]
+        words += [f"up after {self.up_window_s // 60} min"] if self.up_window_s else []
+        words += [f"up {self.up_pods}/min"] if self.up_pods else []
+        return ", ".join(words)
 
     @property
     def block(self) -> dict[str, Any] | None:
-        """The autoscaling/v2 behavior field: scale-up as Kubernetes' own, removal one replica a minute."""
+        """The autoscaling/v2 behavior field: removal one replica a minute."""
         if self.down_window_s is None:
             return None
+        policies = [
+            {"type": "Pods", "value": 4, "periodSeconds": 15},
+            {"type": "Percent", "value": 100, "periodSeconds": 15},
+        ]
+        if self.up_pods is not None:
+            policies = [{"type": "Pods", "value": self.up_pods, "periodSeconds": 60}]
         return {
             "scaleUp": {
-                "stabilizationWindowSeconds": 0,
+                "stabilizationWindowSeconds": self.up_window_s,
                 "selectPolicy": "Max",
-                "policies": [
-                    {"type": "Pods", "value": 4, "periodSeconds": 15},
-                    {"type": "Percent", "value": 100, "periodSeconds": 15},
-                ],
+                "policies": policies,
             },
             "scaleDown": {
                 "stabilizationWindowSeconds": self.down_window_s,

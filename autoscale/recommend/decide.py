@@ -18,7 +18,7 @@ from autoscale.recommend.answer import Decision, Point, Reason
 from autoscale.recommend.candidates import Behavior, Candidate, behaviors, quantity
 from autoscale.recommend.one_replica import capacity, idle_verdict
 from autoscale.recommend.reasons import alternatives, reasons, too_few
-from autoscale.recommend.scenario import Scenario
+from autoscale.recommend.scenario import Scenario, share
 from autoscale.recommend.search import (
     COST_SLACK,
     FLEET_LIMIT,
@@ -29,6 +29,7 @@ from autoscale.recommend.search import (
     Trial,
     choose,
     confirm,
+    confirmed,
     loosest,
     search,
     static_fleet,
@@ -44,6 +45,8 @@ PANEL_S, PANEL_MOST = (
     0.3,
     3,
 )  # short traffic is searched over several seeds at once, as many as take this long
+SAVING = 0.03  # of the standing fleet's accelerator time, for which autoscaling is worth its risk
+OWN_SEEDS = 5001  # of the confirmation: nothing was chosen on them
 SINGLES = 6  # settings judged at most for each signal alone
 WORTH_A_POOL_S = 15.0  # worker processes take some seconds to start
 FIGURES = (
@@ -83,7 +86,7 @@ def decide(
     start = max(1, math.ceil(_peak_rps(scenario.plan) / point.rate_rps))
     limit = max_replicas or FLEET_LIMIT
     fresh, more = range(1, seeds + 1), range(1, 2 * seeds + 1)
-    judge = Panel(scenario, max(1, min(PANEL_MOST, int(PANEL_S / _trial_s(scenario.plan)))))
+    judge = Panel(scenario, panel_size(scenario.plan))
     with _pool(scenario.plan, jobs) as executor:
         report(0.05, "standing fleets")
         count, tried = static_fleet(judge, start, limit)
@@ -100,17 +103,19 @@ def decide(
         )
         report(0.6, "confirming over seeds")
         judged = choose(scenario, found, space, more, executor)
-        holding = [j for j in judged if j.holds]
+        own = range(OWN_SEEDS, OWN_SEEDS + 2 * seeds)
+        holding = confirmed(scenario, [j for j in judged if j.holds], space, more, own, executor)
         if not holding and static is None:
             return Decision("infeasible", (too_few(scenario, max_replicas, start),), point)
         report(0.75, "each signal alone")
-        singles = _singles(scenario, found, judged, space, fresh, executor)
+        broken = [j for j in judged if not j.holds]
+        singles = _singles(scenario, found, [*holding, *broken], space, fresh, executor)
         tutorial = tutorial_setting(scenario, cap)
         compared = [tutorial, *([current] if current else [])]
         others = confirm(scenario, compared, fresh, executor)  # type: ignore[arg-type]  # a manifest
         report(0.85, "interval of the target")
         best = holding[0] if holding else None
-        worth = best is not None and (static is None or best.cost < static.cost * (1 - 2 * COST_SLACK))
+        worth = best is not None and (static is None or best.cost < static.cost * (1 - SAVING))
         interval = {}
         if best is not None and worth:
             interval = target_interval(scenario, best, space, step_scale, executor)
@@ -148,15 +153,30 @@ def _singles(
     space: Space,
     seeds: Sequence[int],
     executor: Executor | None,
-) -> dict[str, Judged | None]:
-    """Per signal the cheapest setting of that signal alone that holds over the seeds; None when there is none."""
-    best: dict[str, Judged | None] = {}
+) -> dict[str, Judged]:
+    """Per signal the cheapest setting of that signal alone that holds over the seeds, or else what comes nearest.
+
+    Nearest is the highest attainment, then the least cost, of those that came nearest in the search and the tightest
+    target.
+    """
+    best: dict[str, Judged] = {}
     for signal in SIGNALS:
-        known = [j for j in judged if j.holds and _alone(j.setting, signal)]
-        if not known:
+        known = [j for j in judged if _alone(j.setting, signal)]
+        holding = [j for j in known if j.holds]
+        if not holding:
             of = [item for item in found if _alone(item[0], signal)]
-            known = [j for j in choose(scenario, of, space, seeds, executor, most=SINGLES) if j.holds]
-        best[signal] = min(known, key=lambda j: j.cost, default=None)
+            known += choose(scenario, of, space, seeds, executor, most=SINGLES)
+            holding = [j for j in known if j.holds]
+        if not holding:
+            near = sorted((i for i in of if not i[1].stopped), key=lambda item: -item[1].margin)[:2]
+            behavior = max(space.behaviors, key=lambda b: b.down_window_s or 0)
+            tightest = space.line(((), signal), behavior, space.min_replicas[0]).settings[0]
+            known += confirm(scenario, dict.fromkeys([tightest, *(s for s, _ in near)]), seeds, executor)
+        best[signal] = (
+            min(holding, key=lambda j: j.cost)
+            if holding
+            else max(known, key=lambda j: (round(j.mean("attainment"), 3), -j.cost))
+        )
     return best
 
 
@@ -201,8 +221,8 @@ def build_space(scenario: Scenario, point: Point, static: int, cap: int) -> Spac
     targets: dict[str, tuple[float, ...]] = {"waiting": WAITING_TARGETS}
     if running := {value for value in running if value > 0}:
         targets["running"] = tuple(sorted(running))
-    if kv := {value for value in kv if value >= 0.01}:
-        targets["kv_usage"] = tuple(sorted(kv))
+    # below a hundredth the thousandths of the metrics adapter are too coarse
+    targets["kv_usage"] = tuple(sorted(value for value in kv if value >= 0.01)) or (0.01,)
     minima = sorted({1, *(max(1, round(static * share)) for share in (0.25, 0.5, 0.75))})
     maxima = tuple(sorted({m for m in (static - 1, static, (static + cap) // 2) if 1 < m < cap}))
     return Space(targets, tuple(behaviors(cold_s)), tuple(minima), cap, (1, 3, 10), maxima)
@@ -271,19 +291,29 @@ def _rounded(value: float) -> float:
     return float(round(value)) if value >= 10 else round(value * 2) / 2
 
 
+def panel_size(plan: LoadPlan) -> int:
+    """Over how many seeds the search looks at a setting."""
+    return max(1, min(PANEL_MOST, int(PANEL_S / _trial_s(plan))))
+
+
 def _trial_s(plan: LoadPlan) -> float:
     """About what one trial takes, in s of a processor: requests, and syncs every 15 s (measured)."""
-    return 1e-6 * plan.expected_requests + 5e-6 * plan.duration_s
+    return 1.2e-6 * plan.expected_requests + 1e-6 * plan.duration_s
 
 
 @contextmanager
 def _pool(plan: LoadPlan, jobs: int | None) -> Iterator[Executor | None]:
     jobs = jobs or os.cpu_count() or 1
-    if jobs == 1 or max(_trial_s(plan), PANEL_S) * TRIALS < WORTH_A_POOL_S:
-        yield None
-        return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as executor:
-        yield executor
+    share(plan)
+    try:
+        if jobs == 1 or max(_trial_s(plan), PANEL_S) * TRIALS < WORTH_A_POOL_S:
+            yield None
+            return
+        context = get_context("spawn")
+        with ProcessPoolExecutor(jobs, mp_context=context, initializer=share, initargs=(plan,)) as executor:
+            yield executor
+    finally:
+        share(None)
 
 
 __all__ = ["Decision", "Point", "Reason", "capacity", "decide", "idle_verdict", "quantity"]

@@ -55,13 +55,7 @@ def _why(decision: Decision, point: Point, cold_min: float) -> Iterator[Reason]:
 
 
 def _signal_choice(decision: Decision, setting: Candidate, point: Point) -> Reason:
-    others = ", ".join(
-        f"{a.signal} {quantity(a.judged.setting.targets[-1][1])} at {hours(a.judged.cost)} accelerator-hours"
-        if a.judged is not None and isinstance(a.judged.setting, Candidate)
-        else f"no {a.signal} target held"
-        for a in decision.alternatives
-        if a.signal != setting.family
-    )
+    others = ", ".join(_alone(a) for a in decision.alternatives if a.signal != setting.family)
     if setting.family == "waiting":
         code, text = (
             "queue",
@@ -83,9 +77,17 @@ def _signal_choice(decision: Decision, setting: Candidate, point: Point) -> Reas
     return Reason(code, f"{text} (on its own: {others})")
 
 
+def _alone(alternative: Alternative) -> str:
+    judged = alternative.judged
+    if judged is None or not judged.holds or not isinstance(judged.setting, Candidate):
+        return f"no {alternative.signal} target held"
+    target = quantity(judged.setting.targets[-1][1])
+    return f"{alternative.signal} {target} at {hours(judged.cost)} accelerator-hours"
+
+
 def _why_not(scenario: Scenario, static: Judged, best: Judged | None, cold_min: float) -> Reason:
     span = f"over {scenario.plan.duration_s / 3600:.1f} h"
-    standing = f"{static.setting} standing replicas take {hours(static.cost)} accelerator-hours {span}"
+    standing = f"{_standing(static)} {'takes' if static.setting == 1 else 'take'} {hours(static.cost)} accelerator-hours {span}"
     advice = f"set minReplicas to {static.setting}"
     assert best is not None
     assert isinstance(best.setting, Candidate)
@@ -108,15 +110,25 @@ def _why_not(scenario: Scenario, static: Judged, best: Judged | None, cold_min: 
     )
 
 
-def alternatives(decision: Decision, singles: Mapping[str, Judged | None]) -> Iterator[Alternative]:
-    """One sentence per signal: why the best that it can do alone is chosen, or not."""
+def alternatives(decision: Decision, singles: Mapping[str, Judged]) -> Iterator[Alternative]:
+    """One sentence per signal: why the best that it can do alone is chosen, or not, or breaks the SLO."""
     chosen, point = decision.chosen, decision.capacity
     assert point is not None
     for signal, best in singles.items():
-        if best is None:
-            yield Alternative(signal, None, _why_none(signal, decision, point))
-        else:
+        if best.holds:
             yield Alternative(signal, best, _beside(best, chosen))
+        else:
+            yield Alternative(signal, best, f"{_nearest(best)}; {_why_none(signal, decision, point)}")
+
+
+def _nearest(best: Judged) -> str:
+    verdict = "does not keep the SLO, the nearest found"
+    if best.mean("margin") >= 0:
+        verdict = "starts replicas in vain" if best.wasted else "keeps the SLO under some seeds only"
+    return (
+        f"{verdict}: {best.mean('attainment'):.2%} of the requests within every bound for {hours(best.cost)} "
+        "accelerator-hours"
+    )
 
 
 def _beside(best: Judged, chosen: Judged | None) -> str:
@@ -135,8 +147,6 @@ def _beside(best: Judged, chosen: Judged | None) -> str:
 
 def _why_none(signal: str, decision: Decision, point: Point) -> str:
     tried = [trial for setting, trial in decision.tried if setting.family == signal]
-    if not tried:
-        return "no target: the signal stays too low at one replica's capacity to be told from idle"
     if any(t.wasted_scale_outs and not t.stopped and t.margin >= 0 for t in tried):
         return "no target holds without starting replicas in vain"
     if signal == "waiting":
@@ -167,7 +177,7 @@ def too_few(scenario: Scenario, limit: int | None, start: int) -> Reason:
 
 def _saving(chosen: Judged, static: Judged) -> str:
     return (
-        f"{hours(chosen.cost)} accelerator-hours against {hours(static.cost)} for {static.setting} standing replicas: "
+        f"{hours(chosen.cost)} accelerator-hours against {hours(static.cost)} for {_standing(static)}: "
         f"{1 - chosen.cost / static.cost:.0%} less"
     )
 
@@ -178,6 +188,11 @@ def _against(chosen: Judged, other: Judged, what: str) -> str:
         f"{what} {held} the SLO: {other.mean('attainment'):.2%} of the requests within every bound against "
         f"{chosen.mean('attainment'):.2%}, {hours(other.cost)} accelerator-hours against {hours(chosen.cost)}"
     )
+
+
+def _standing(static: Judged) -> str:
+    """ "1 standing replica", "3 standing replicas"."""
+    return f"{static.setting} standing replica{'' if static.setting == 1 else 's'}"
 
 
 def _cold_start_min(scenario: Scenario) -> float:

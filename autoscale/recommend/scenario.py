@@ -7,6 +7,7 @@ time. `attainment` replaces the terms' own percentiles: that share of all reques
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,11 +19,37 @@ from autoscale.recommend.search import Trial
 from autoscale.sim.engine import EngineParams
 from autoscale.sim.fleet import Options, simulate
 from autoscale.sim.outcome import Outcome, Tally
+from loadgen.arrivals import Arrivals
 from loadgen.traffic import LoadPlan
 
 STOP_MARGIN = (
     0.02  # a trial ends early once this share of all expected requests more than allowed broke a bound
 )
+
+ROOM = 4_000_000  # requests that a process keeps drawn, about 30 bytes each
+
+_SHARED: dict[str, LoadPlan] = {}  # "plan": the one that all processes of a search know
+_DRAWN: dict[tuple[LoadPlan, int], list[Arrivals]] = {}  # plan and seed -> arrivals, the last used last
+
+
+def share(plan: LoadPlan | None) -> None:
+    """Tell this process the plan of its search, so that tasks need not carry it; None forgets it and its arrivals."""
+    _SHARED.clear()
+    _DRAWN.clear()
+    if plan is not None:
+        _SHARED["plan"] = plan
+
+
+def drawn(plan: LoadPlan, seed: int) -> Iterable[Arrivals]:
+    """The plan's arrivals under a seed; those of a shared plan are drawn once per process while there is room."""
+    seeded = replace(plan, seed=seed).arrivals()
+    if plan is not _SHARED.get("plan") or 2 * plan.expected_requests > ROOM:
+        return seeded
+    known = _DRAWN.pop((plan, seed), None) or list(seeded)
+    _DRAWN[plan, seed] = known
+    while len(_DRAWN) * plan.expected_requests > ROOM:
+        del _DRAWN[next(iter(_DRAWN))]
+    return known
 
 
 @dataclass(frozen=True)
@@ -38,6 +65,14 @@ class Scenario:
     slo: Slo
     attainment: float | None = None
     options: Options = Options()  # noqa: RUF009 -- frozen
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything, without the plan when every process of the search knows it (share)."""
+        shared = self.plan is _SHARED.get("plan")
+        return {**vars(self), "plan": None if shared else self.plan}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, plan=state["plan"] or _SHARED["plan"])
 
     def __call__(
         self, setting: Candidate | dict[str, Any] | int, seed: int, cost_limit_h: float | None = math.inf
@@ -59,7 +94,7 @@ class Scenario:
         allowed = self._breaches_allowed()
 
         def stop(tally: Tally) -> str:
-            if tally.accelerator_hours > (cost_limit_h or math.inf):
+            if tally.least_accelerator_hours > (cost_limit_h or math.inf):
                 return "cost"
             broken = [int(j - w) for j, w in zip(tally.judged, tally.within, strict=True)]
             if self.attainment is not None or self.slo.goodput is not None:
@@ -69,7 +104,7 @@ class Scenario:
         return simulate(
             self.profile,
             hpa,
-            replace(self.plan, seed=seed).arrivals(),
+            drawn(self.plan, seed),
             seed=seed,
             duration_s=self.plan.duration_s,
             engine=self.engine,

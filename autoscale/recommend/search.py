@@ -25,6 +25,7 @@ from autoscale.recommend.candidates import Behavior, Candidate
 
 FLEET_LIMIT = 256  # replicas that a search for the needed fleet goes up to
 REFINEMENTS = 3  # rounds around the best setting at most
+BY_FAR = 0.015  # of all requests: seeds differ by less
 COST_SLACK = 0.01  # settings within 1 % of the cheapest are not told apart
 CONFIDENCE = 0.95
 PANEL_SEEDS = 1000  # those of the search; the confirming ones are below
@@ -369,7 +370,7 @@ class Panel:
     """A judge that sees a setting over several seeds as one trial: means, and the sum of what was wasted.
 
     Short traffic is cheap to simulate and differs much between seeds: a search on one seed would find what suits that
-    seed. The first trial that is stopped ends the panel.
+    seed. The first trial that is stopped, or breaks the SLO by far, ends the panel.
     """
 
     judge: Judge
@@ -380,7 +381,7 @@ class Panel:
         trials = []
         for k in range(self.size):
             trials.append(self.judge(setting, PANEL_SEEDS + seed * self.size + k, cost_limit_h))
-            if trials[-1].stopped:
+            if trials[-1].stopped or trials[-1].margin < -BY_FAR:
                 return trials[-1]
         of = Judged(setting, tuple(trials))
         figures: dict[str, Any] = {f.name: of.mean(f.name) for f in fields(Trial) if f.name not in _COUNTED}
@@ -433,6 +434,38 @@ def choose(
             if after is not None and after not in judged:
                 waiting[after] = max(costs.get(after, 0.0), expected)
     return sorted(judged.values(), key=lambda j: (not j.holds, j.cost))
+
+
+def confirmed(
+    judge: Judge,
+    holding: Sequence[Judged],
+    space: Space,
+    seeds: Sequence[int],
+    own: Sequence[int],
+    executor: Executor | None = None,
+    most: int = 6,
+) -> list[Judged]:
+    """`holding` (of `choose` over `seeds`), cheapest first, with one in front that holds over seeds of its own, too.
+
+    The cheapest of many that held is the luckiest of them, in part. What fails over `own` makes room for its next
+    tighter target; at most `most` are looked at, and none is returned when none of them holds.
+    """
+    waiting = {j.setting: j for j in holding if isinstance(j.setting, Candidate)}
+    for _ in range(most):
+        if not waiting:
+            break
+        setting, judged = min(waiting.items(), key=lambda item: item[1].cost)
+        del waiting[setting]
+        alone = confirm(judge, [setting], own, executor)[0]
+        both = Judged(setting, (*judged.trials, *alone.trials))
+        if both.holds and alone.mean("margin") >= 0:
+            return [both, *waiting.values()]
+        after = tighter(setting, space)
+        if after is not None and after not in waiting:
+            again = confirm(judge, [after], seeds, executor)[0]
+            if again.holds:
+                waiting[after] = again
+    return []
 
 
 def _instead(judged: Judged, setting: Candidate, space: Space) -> Candidate | None:

@@ -175,12 +175,20 @@ def _run(
         if until_s >= duration_s:
             return ""
         recorder.keep_requests(tally.add(engine.finished()))
-        tally.accelerator_hours = fleet.pods.accelerator_s / 3600
+        tally.least_accelerator_hours = _least_hours(fleet, until_s, duration_s)
         if progress:
             progress(until_s / duration_s, f"{tally.requests} requests, {fleet.desired} replicas")
         if stop and (reason := stop(tally)):
             return reason
         until_s = min(until_s + every_s, duration_s)
+
+
+def _least_hours(fleet: Fleet, now_s: float, end_s: float) -> float:
+    """Accelerator-hours up to now, and of the HPA's minimum from now to the end."""
+    pods = fleet.pods
+    passed_s = pods.accelerator_s + (now_s - pods.now_s) * pods.accelerators_held
+    least = fleet.spec.min_replicas if fleet.spec else 0
+    return (passed_s + (end_s - now_s) * least * pods.cold.size * pods.cold.chips_per_pod) / 3600
 
 
 def _quiet(fleet: Fleet, engine: Replicas, recorder: Recorder) -> Quiet | None:

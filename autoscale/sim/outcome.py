@@ -27,8 +27,8 @@ MINUTE_S = 60.0
 class Tally:
     """Counts and histograms of finished requests; its size does not grow with the number of requests.
 
-    A request that did not finish well is a breach of every bound. `accelerator_hours` is kept up to date by the fleet,
-    for those who stop a run by its cost.
+    A request that did not finish well is a breach of every bound. `least_accelerator_hours` is what the run will have
+    taken at least, kept up to date by the fleet for those who stop a run by its cost.
     """
 
     def __init__(self, slo: Slo, duration_s: float) -> None:
@@ -45,7 +45,7 @@ class Tally:
         minutes = math.ceil(duration_s / MINUTE_S)
         self.due_by_minute = np.zeros(minutes, np.int64)
         self.breaches_by_minute = np.zeros((len(self.terms), minutes), np.int64)
-        self.accelerator_hours = 0.0
+        self.least_accelerator_hours = 0.0
 
     def add(self, finished: NDArray[Any]) -> NDArray[Any]:
         """Count a batch of finished requests (engine.FINISHED) and hand it back."""

@@ -34,7 +34,7 @@ def test_a_long_peak_is_worth_scaling_for(peak) -> None:
         assert low <= dict(found.chosen.setting.targets)[signal] <= high  # type: ignore[union-attr]
     assert [a.signal for a in found.alternatives] == ["waiting", "running", "kv_usage"]
     for alternative in found.alternatives:  # none is much cheaper than what was chosen
-        assert alternative.judged is None or alternative.judged.cost > 0.98 * found.chosen.cost
+        assert alternative.judged is None or alternative.judged.cost > 0.95 * found.chosen.cost
     assert "standing replicas" in sentence(found, "saving")
 
 

@@ -1,0 +1,202 @@
+"""The cheapest HPA of a grid wider and finer than the search's own, for the regret of a recommendation.
+
+Lines (settings that differ in one target) of every family of signals, window, minimum and maximum are bisected over
+targets 6 % apart, over as many seeds as the search takes; around the best of them all windows, scale-up windows and policies are tried; the
+cheapest are judged over seeds of their own, and what survives once more over others, beside the recommendation. Several
+thousand simulations per scenario.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+
+from autoscale.recommend.answer import Point
+from autoscale.recommend.candidates import MAX_WINDOW_S, Behavior, Candidate
+from autoscale.recommend.scenario import Scenario
+from autoscale.recommend.search import Judged, Line, Panel, Trial, confirm, loosest
+
+STEP = 1.06
+WINDOWS_S = (None, 600, 1800)
+MORE_WINDOWS_S = (None, 60, 120, 240, 300, 600, 900, 1200, 1800, MAX_WINDOW_S)
+UPS = ({}, {"up_window_s": 60}, {"up_window_s": 180}, {"up_pods": 1})
+QUEUE = (
+    0.1,
+    0.2,
+    0.3,
+    0.5,
+    0.7,
+    1,
+    1.5,
+    2,
+    2.5,
+    3,
+    4,
+    5,
+    6,
+    7,
+    8,
+    10,
+    12,
+    14,
+    17,
+    20,
+    25,
+    30,
+    40,
+    50,
+    70,
+    100,
+    150,
+)
+BESIDE = (1, 5, 20)  # queue targets of pairs
+SLACK = 1.03  # a line goes on while it may be as cheap as this times the best so far
+MOST = 40  # settings judged
+LEADERS = 6  # settings whose surroundings are searched
+SEED, JUDGING, FINAL = 500, range(501, 505), range(601, 609)
+
+
+@dataclass(frozen=True)
+class WasteAllowed:
+    """The scenario as a judge that does not mind replicas that were started in vain; keeps how many there were."""
+
+    scenario: Scenario
+    wasted: dict[Candidate | int, int]
+
+    def __call__(self, setting: Candidate | int, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
+        trial = self.scenario(setting, seed, cost_limit_h)
+        self.wasted[setting] = self.wasted.get(setting, 0) + trial.wasted_scale_outs
+        return replace(trial, wasted_scale_outs=0)
+
+
+@dataclass(frozen=True)
+class Best:
+    """Over the seeds FINAL: the recommendation, the cheapest of the grid, the cheapest that wastes nothing, trials run."""
+
+    ours: Judged
+    any: Judged
+    clean: Judged
+    trials: int
+
+
+def best_of(
+    scenario: Scenario, point: Point, standing: int, cap: int, ours: Candidate | int, panel: int
+) -> Best:
+    """The grid's best beside `ours` and the standing fleet; each holds the SLO on average over FINAL."""
+    lenient = WasteAllowed(scenario, {})
+    judge = Panel(lenient, panel)
+    found: dict[Candidate, Trial] = {}
+    hours = scenario.plan.duration_s / 3600
+    chips = scenario.profile.replica.nodes * scenario.profile.replica.chips_per_node
+
+    def run(lines: Iterator[Line]) -> None:
+        for line in lines:
+            costs = [t.accelerator_hours for t in found.values() if t.holds]
+            limit = min([standing * hours * chips, *costs]) * SLACK
+            if line.settings[0].min_replicas * hours * chips > limit:
+                continue
+            ends = [s for s, t in found.items() if t.holds and s.family == line.settings[0].family]
+            near = min(ends, key=lambda s: found[s].accelerator_hours, default=None)
+            start = None
+            if near is not None:
+                value = near.targets[-1][1]
+                start = min(
+                    range(len(line.settings)), key=lambda i: abs(line.settings[i].targets[-1][1] - value)
+                )
+            found.update(dict(loosest(judge, line, limit, SEED, start)[1]))
+
+    minima = sorted({1, *range(1, min(standing, 4) + 1), round(standing / 2), round(3 * standing / 4)})
+    run(
+        _line(scenario, point, family, Behavior(window), low, high)
+        for high, low, window, family in product((cap, standing), minima, WINDOWS_S, _families())
+        if low <= high
+    )
+    leaders = _cheapest(found, LEADERS)
+    run(
+        _line(scenario, point, (s.targets[:-1], s.targets[-1][0]), behavior, s.min_replicas, high)
+        for s in leaders
+        for behavior, high in _around(s, standing, cap)
+    )
+    judged = _judge(scenario, point, {s: found[s].accelerator_hours for s in found if found[s].holds})
+    spotless = {s: found[s].accelerator_hours for s in found if found[s].holds and not lenient.wasted[s]}
+    clean = _judge(scenario, point, spotless, waste=False)
+    final = list(dict.fromkeys([ours, standing, *(j.setting for j in [*judged, *clean])]))
+    again = {j.setting: j for j in confirm(scenario, final, FINAL)}
+    holding = [j for s, j in again.items() if j.mean("margin") >= 0 and s != ours] or [again[standing]]
+    spotless_ = [j for j in holding if not j.wasted] or [again[standing]]
+    return Best(
+        again[ours],
+        min(holding, key=lambda j: j.cost),
+        min(spotless_, key=lambda j: j.cost),
+        len(found),
+    )
+
+
+def _judge(
+    scenario: Scenario, point: Point, expected: dict[Candidate, float], waste: bool = True
+) -> list[Judged]:
+    """The four cheapest that hold on average over JUDGING; one that does not is followed by a tighter target."""
+    good: list[Judged] = []
+    seen: set[Candidate] = set()
+    while expected and len(seen) < MOST and len(good) < 4:
+        setting = min(expected, key=expected.__getitem__)
+        cost = expected.pop(setting)
+        seen.add(setting)
+        judged = confirm(scenario, [setting], JUDGING)[0]
+        margin = judged.mean("margin")
+        if margin >= 0 and (waste or not judged.wasted):
+            good.append(judged)
+            continue
+        family = setting.targets[:-1], setting.targets[-1][0]
+        line = _line(
+            scenario, point, family, setting.behavior, setting.min_replicas, setting.max_replicas
+        ).settings
+        at = line.index(setting) - (1 if margin > -0.01 else 2)
+        if margin < 0 <= at and line[at] not in seen:
+            expected[line[at]] = max(cost, judged.cost) * 1.01
+    return good
+
+
+def _families() -> Iterator[tuple[tuple[tuple[str, float], ...], str]]:
+    for signal in ("running", "kv_usage", "waiting"):
+        yield (), signal
+    for signal, queue in product(("running", "kv_usage"), BESIDE):
+        yield (("waiting", queue),), signal
+
+
+def _line(
+    scenario: Scenario,
+    point: Point,
+    family: tuple[tuple[tuple[str, float], ...], str],
+    behavior: Behavior,
+    low: int,
+    high: int,
+) -> Line:
+    fixed, signal = family
+    if signal == "waiting":
+        values: list[float] = list(QUEUE)
+    else:
+        engine = scenario.engine
+        most = engine.data_parallel * (engine.max_num_seqs if signal == "running" else 1.0) / 1.1
+        middle = getattr(point, signal)
+        raw = (middle * STEP**k for k in range(-34, 16))
+        values = sorted({max(round(v, 3), 0.001) for v in raw if v < most})
+    return Line(tuple(Candidate((*fixed, (signal, v)), behavior, low, high) for v in values))
+
+
+def _around(setting: Candidate, standing: int, cap: int) -> Iterator[tuple[Behavior, int]]:
+    own = setting.behavior
+    for window in MORE_WINDOWS_S:
+        yield Behavior(window), setting.max_replicas
+    for up in UPS:
+        yield replace(own, down_window_s=own.down_window_s or 300, **up), setting.max_replicas
+    for high in {standing - 1, standing, cap, 2 * cap} - {setting.max_replicas}:
+        if high >= setting.min_replicas:
+            yield own, high
+
+
+def _cheapest(found: dict[Candidate, Trial], most: int, which=lambda _setting: True) -> list[Candidate]:
+    holding = [s for s, t in found.items() if t.holds and which(s)]
+    return sorted(holding, key=lambda s: found[s].accelerator_hours)[:most]
