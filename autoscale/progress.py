@@ -68,26 +68,25 @@ def live() -> Iterator[Callable[[Any], None]]:
 
 
 def compiled_engine() -> None:
-    """Compile the engine of the simulator, or read what was compiled before; says so when it takes a while.
+    """Compile the simulator, or read what was compiled before; says so when it takes a while.
 
-    The first time after an installation it takes about 20 s of one core, in which nothing else would be heard of.
+    The first time after an installation it takes half a minute of one core, in which nothing else would be heard of.
     """
+    from dataclasses import replace
+
     from autoscale.profiles import load
-    from autoscale.sim.engine import EngineParams, Replicas
+    from autoscale.recommend import scenario_of
+    from autoscale.recommend.candidates import Behavior, Candidate
     from loadgen.traffic import LoadPlan
 
-    notice = Timer(NOTICE_S, _say, ["compiling the engine, once after installation: 20 s or more ..."])
+    notice = Timer(NOTICE_S, _say, ["compiling the simulator, once after installation: half a minute or more"])
     notice.daemon = True
     notice.start()
     try:
-        replicas = Replicas(EngineParams.from_profile(load("llama-3.1-8b-1xl4")), 1, 0)
-        replicas.open(0, 0.0)
-        for arrivals in LoadPlan.from_options(
-            rate=1.0, duration_s=2.0, prompt_tokens="fixed:8", output_tokens="fixed:2"
-        ).arrivals():
-            replicas.offer(arrivals)
-        replicas.advance(10.0)
-        for read in (replicas.gauges, replicas.finished, replicas.progress, replicas.next_event_s):
-            read()
+        scenario = scenario_of(load("llama-3.1-8b-1xl4"), peak_rps=1.0)
+        plan = LoadPlan.from_options(
+            rate=0.2, duration_s=60.0, prompt_tokens="fixed:8", output_tokens="fixed:2"
+        )
+        replace(scenario, plan=plan).outcome(Candidate((("waiting", 5.0),), Behavior(), 1, 2), 0)
     finally:
         notice.cancel()

@@ -92,7 +92,7 @@ def _scrape_until_end(
     try:
         while not stop.wait(0.5) and run.read_header(run_dir).get("ended_at") is None:
             if progress:
-                progress(0.0, f"scraping for {time.monotonic() - began:.0f} s")
+                progress(0.0, f"scraping until the run ends, for {time.monotonic() - began:.0f} s so far")
     finally:
         summary = scraper.stop()
     return summary

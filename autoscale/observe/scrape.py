@@ -74,7 +74,7 @@ class Scraper:
                 next_step="check address and port of the vLLM server",
             )
         self.facts |= served_version(self.urls, self.headers)
-        self._from_s = time.time() - self.started_at
+        self._from_s = max(time.time() - self.started_at, 0.0)
         self._threads = [
             threading.Thread(target=self._scrape, args=(url,), name=f"scrape {url}", daemon=True)
             for url in self.urls
@@ -125,6 +125,8 @@ class Scraper:
             except (requests.RequestException, SourceUnavailable):
                 continue  # no row; recorded as a gap at the end
             time_s = time.time() - self.started_at
+            if time_s < 0:
+                continue  # the header of a load test is written a moment before its first instant
             with self._lock:
                 self._note(reading)
                 self._rows += [

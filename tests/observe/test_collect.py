@@ -229,13 +229,16 @@ def test_a_scraper_that_starts_before_the_load_test_waits_for_it(tmp_path: Path)
 
     def load_test(_fraction: float, text: str) -> None:
         if "waiting" in text:  # the scraper waits: now the load test starts, and its end is not awaited
-            new_run(target, started_at=time.time(), ended_at=None)
-        else:
+            new_run(
+                target, started_at=time.time() + 1.0, ended_at=None
+            )  # Locust's header comes before the start
+        elif time.time() > run.read_header(target)["started_at"] + 0.5:
             stop.set()
 
     with servers.serving(servers.FakeVllm()) as server:
         summary = collect(target, scrape=[server.url], step_s=0.1, stop=stop, progress=load_test)
     assert summary["rows"] > 0
+    assert run.read(target).metrics["time_s"].min() >= 0
 
 
 def test_a_load_test_that_never_starts_is_not_waited_for_without_end(tmp_path: Path, monkeypatch):
