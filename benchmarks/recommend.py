@@ -1,32 +1,38 @@
-"""How good recommendations are: against the tutorial's HPA, against an exhaustive search, and on bursts.
+"""How good recommendations are: against the tutorial's HPA, against the best of a grid, and on bursts.
 
-    python -m benchmarks.recommend tutorial        24 scenarios: 4 profiles x 3 traffics x 2 cold starts, a Markdown table
-    python -m benchmarks.recommend regret          the same against every line of the space, bisected on other seeds
+    python -m benchmarks.recommend scenarios       24 scenarios: 4 profiles x 3 traffics x 2 cold starts, two tables
     python -m benchmarks.recommend bursts          start {2, 20, 90 min} x burst {5, 15, 30 min}: wasted scale-outs
     python -m benchmarks.recommend speed           a day at 5 requests/s, up to 16 replicas
 
-`--part I/N` takes every N-th scenario from the I-th on, so that several processes share the work. Every scenario lasts a
-few hours. The recommendation is judged over its confirming seeds, settings of the exhaustive search over others.
+`--rows FILE` keeps finished rows, so that an interrupted benchmark goes on where it was; `--part I/N` takes every N-th
+scenario from the I-th on, so that several processes share the work. Every scenario lasts a few hours. All figures are
+over seeds that neither the recommendation nor the grid has seen. The grid is that of `benchmarks.recommend_grid`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
+import resource
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice, product
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from analysis.slo import parse_slo
 from autoscale.profiles import load, overlay
 from autoscale.recommend.candidates import Candidate
-from autoscale.recommend.decide import build_space, capacity, decide
-from autoscale.recommend.scenario import Scenario
-from autoscale.recommend.search import Judged, choose, confirm, loosest
+from autoscale.recommend.decide import capacity, decide, panel_size
+from autoscale.recommend.scenario import Scenario, share
+from autoscale.recommend.search import Judged, confirm
 from autoscale.sim.engine import EngineParams
+from benchmarks.recommend_grid import FINAL, best_of, cheapest_at
 from loadgen import lengths, rates
 from loadgen.traffic import LoadPlan, parse_arrivals
 
@@ -39,7 +45,8 @@ PROFILES = (
 COLD_MIN = (2, 20)
 HOURS = 3.0
 PEAK = 3.0  # in multiples of one replica's capacity
-FRESH = range(101, 109)  # seeds of the exhaustive search
+SPEED_RPS = 5.0
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -95,17 +102,37 @@ def programme(traffic: str, top: float, burst_min: float, hours: float) -> rates
 
 def cases() -> Iterator[Case]:
     """The 24 scenarios."""
-    for profile, traffic, cold_min in product(PROFILES, ("day", "bursts", "ramps"), COLD_MIN):
+    for cold_min, traffic, profile in product(COLD_MIN, ("day", "bursts", "ramps"), PROFILES):
         yield Case(f"{profile}, {traffic}, start {cold_min} min", scenario_of(profile, cold_min, traffic))
 
 
-def row(*cells: object) -> None:
+@dataclass(frozen=True)
+class Rows:
+    """Finished rows by name; in a file, one JSON object a line, from which an interrupted benchmark goes on."""
+
+    path: Path | None
+    known: dict[str, Row]
+
+    @classmethod
+    def open(cls, path: Path | None) -> Rows:
+        lines = path.read_text().splitlines() if path is not None and path.exists() else []
+        return cls(path, {entry["name"]: entry["row"] for entry in map(json.loads, lines)})
+
+    def add(self, name: str, row: Row) -> None:
+        self.known[name] = row
+        print(f"{name}: {json.dumps(row)}", file=sys.stderr, flush=True)
+        if self.path is not None:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"name": name, "row": row}) + "\n")
+
+
+def line(*cells: object) -> None:
     print("| " + " | ".join(str(cell) for cell in cells) + " |", flush=True)
 
 
 def head(*cells: str) -> None:
-    row(*cells)
-    row(*("---" for _ in cells))
+    line(*cells)
+    line(*("---" for _ in cells))
 
 
 def label(judged: Judged | None) -> str:
@@ -115,133 +142,170 @@ def label(judged: Judged | None) -> str:
     return judged.setting.label if isinstance(judged.setting, Candidate) else f"{judged.setting} standing"
 
 
-def tutorial(part: slice) -> None:
-    """Recommended against the tutorial's HPA with the same bounds; where that is cheaper, at its own attainment."""
-    head(
-        "scenario", "recommended", "in bounds", "acc-h", "tutorial: in bounds", "acc-h", "at the tutorial's attainment",
-        "CPU s",
-    )  # fmt: skip
-    for case in islice(cases(), part.start, None, part.step):
-        started = time.process_time()
-        found = decide(case.scenario, jobs=1)
-        other, chosen = found.tutorial, found.chosen
-        spent = time.process_time() - started
-        if chosen is None or other is None:
-            row(case.name, found.answer, *("",) * 5, f"{spent:.0f}")
-            continue
-        equal = "better and no dearer"
-        if chosen.cost > other.cost:
-            equal = at_attainment(case.scenario, other)
-        row(
-            case.name, label(chosen), f"{chosen.mean('attainment'):.1%}", f"{chosen.cost:.1f}",
-            f"{other.mean('attainment'):.1%}", f"{other.cost:.1f}", equal, f"{spent:.0f}",
-        )  # fmt: skip
-
-
-def at_attainment(scenario: Scenario, other: Judged) -> str:
-    """What a recommendation costs when only the other's share of requests must be kept."""
-    share = min(max(other.mean("attainment"), 0.01), 0.999)
-    limit = other.setting.max_replicas if isinstance(other.setting, Candidate) else None
-    easier = replace(scenario, attainment=share)
-    found = decide(easier, jobs=1, max_replicas=limit, seeds=2)
-    options = [
-        j for j in (found.chosen, found.best_hpa, found.static) if j is not None and j.mean("margin") >= 0
-    ]
-    best = min(options, key=lambda j: j.cost, default=None)
-    if best is None:
-        return "none found"
-    return f"{best.cost:.1f} ({best.cost / other.cost - 1:+.0%}) with {best.mean('attainment'):.1%}: {label(best)}"
-
-
-def regret(part: slice) -> None:
-    """Accelerator-hours against the best of all lines, each bisected on another seed, judged over FRESH seeds."""
-    head("scenario", "recommended", "acc-h", "exhaustive", "acc-h", "regret", "trials", "of search")
-    for case in islice(cases(), part.start, None, part.step):
-        found = decide(case.scenario, jobs=1)
-        if found.chosen is None or found.static is None or found.capacity is None:
-            row(case.name, found.answer, *("",) * 6)
-            continue
-        standing = found.static.setting
-        assert isinstance(standing, int)
-        cap = standing + max(1, math.ceil(standing / 4))
-        space = build_space(case.scenario, found.capacity, standing, cap)
-        families = [((), s) for s in space.targets]
-        families += [
-            ((("waiting", w),), s) for w in space.waiting_in_pairs for s in space.targets if s != "waiting"
-        ]
-        tried = {}
-        minima = range(1, standing + 1) if standing <= 4 else space.min_replicas
-        for family, behavior, low, high in product(
-            families, space.behaviors, minima, {*space.lower_max, space.max_replicas}
-        ):
-            if low <= high:
-                line = space.line(family, behavior, low, high)
-                tried.update(dict(loosest(case.scenario, line, found.static.cost, seed=FRESH[0])[1]))
-        ordered = sorted(tried.items(), key=lambda item: item[1].accelerator_hours)
-        best = [j for j in choose(case.scenario, ordered, space, FRESH, most=40) if j.holds]
-        again = confirm(case.scenario, [found.chosen.setting], FRESH)[0]  # type: ignore[list-item]
-        least = min([*best, *confirm(case.scenario, [standing], FRESH)], key=lambda j: j.cost)
-        row(
-            case.name, label(found.chosen), f"{again.cost:.1f}", label(least), f"{least.cost:.1f}",
-            f"{again.cost / least.cost - 1:+.1%}", len(tried), len(found.tried),
-        )  # fmt: skip
-
-
-def bursts(part: slice) -> None:
-    """Wasted scale-outs of what is recommended."""
-    head(
-        "start, burst",
-        "answer",
-        "setting",
-        "acc-h",
-        "wasted",
-        "standing acc-h",
-        "best HPA",
-        "acc-h",
-        "wasted",
+def judge(case: Case) -> Row:
+    """One scenario: the recommendation, the tutorial's HPA, and the grid's best over seeds that neither has seen."""
+    started = time.process_time()
+    found = decide(case.scenario, jobs=1)
+    searched = time.process_time() - started
+    chosen, static, tutorial = found.chosen, found.static, found.tutorial
+    if chosen is None or static is None or tutorial is None or found.capacity is None:
+        return {"scenario": case.name, "answer": found.answer}
+    standing, plan = static.setting, case.scenario.plan
+    assert isinstance(standing, int)
+    cap = standing + max(1, math.ceil(standing / 4))
+    share(plan)
+    best = best_of(
+        case.scenario, found.capacity, standing, cap, chosen.setting, tutorial.setting, panel_size(plan)
     )
+    ours, other = best.again[chosen.setting], best.again[tutorial.setting]
+    equal = None
+    if ours.cost > other.cost:
+        equal = at_attainment(case.scenario, other, cap)
+    share(None)
+    return {
+        "scenario": case.name,
+        "answer": found.answer,
+        "recommended": figures(ours),
+        "tutorial": figures(other),
+        "as good as the tutorial": None if equal is None else figures(equal),
+        "grid": figures(best.any),
+        "grid, nothing wasted": figures(best.clean),
+        "standing": figures(best.again[standing]),
+        "settings of the grid": best.tried,
+        "settings of the search": len(found.tried),
+        "search CPU s": round(searched, 1),
+        "CPU s": round(time.process_time() - started, 1),
+    }
+
+
+def at_attainment(scenario: Scenario, other: Judged, cap: int) -> Judged | None:
+    """The cheapest found that keeps as many requests within every bound as the other does; None: nothing cheaper."""
+    kept = min(max(other.mean("attainment"), 0.01), 0.999)
+    easier = replace(scenario, attainment=kept)
+    found = decide(easier, jobs=1, max_replicas=cap, seeds=2)
+    share(scenario.plan)
+    settings = [j.setting for j in (found.chosen, found.best_hpa, found.static) if j is not None]
+    options = [j for j in confirm(easier, dict.fromkeys(settings), FINAL) if j.mean("margin") >= 0]
+    cheaper = [j for j in options if j.cost <= other.cost]
+    if not cheaper:
+        cheaper = cheapest_at(easier, capacity(easier), cap, other.cost, panel_size(scenario.plan))
+    return min(cheaper, key=lambda j: j.cost, default=None)
+
+
+def figures(judged: Judged) -> Row:
+    """What tables show of a setting."""
+    return {
+        "setting": label(judged),
+        "margin": round(judged.mean("margin"), 5),
+        "in bounds": round(judged.mean("attainment"), 5),
+        "acc-h": round(judged.cost, 3),
+        "wasted": judged.wasted,
+    }
+
+
+def scenarios(part: slice, rows: Rows) -> None:
+    """The 24 scenarios; a table of regret and one against the tutorial's HPA."""
+    for case in islice(cases(), part.start, None, part.step):
+        if case.name not in rows.known:
+            rows.add(case.name, judge(case))
+    done = [row for row in rows.known.values() if "recommended" in row]
+    head(
+        "scenario",
+        "recommended",
+        "in bounds",
+        "acc-h",
+        "best of the grid",
+        "in bounds",
+        "acc-h",
+        "regret",
+        "CPU s",
+    )
+    for row in done:
+        ours, best = row["recommended"], row["grid"]
+        line(
+            row["scenario"], ours["setting"], f"{ours['in bounds']:.1%}", f"{ours['acc-h']:.1f}", best["setting"],
+            f"{best['in bounds']:.1%}", f"{best['acc-h']:.1f}", f"{ours['acc-h'] / best['acc-h'] - 1:+.1%}",
+            f"{row['search CPU s']:.0f}",
+        )  # fmt: skip
+    print()
+    head(
+        "scenario", "recommended", "in bounds", "acc-h", "tutorial: in bounds", "acc-h", "as good as the tutorial",
+        "acc-h",
+    )  # fmt: skip
+    for row in done:
+        ours, other, equal = row["recommended"], row["tutorial"], row["as good as the tutorial"]
+        same = ("the recommended", f"{ours['acc-h']:.1f} ({ours['acc-h'] / other['acc-h'] - 1:+.0%})")
+        if ours["acc-h"] > other["acc-h"]:
+            same = ("none found", "")
+        if equal:
+            same = (
+                f"{equal['setting']}: {equal['in bounds']:.1%}",
+                f"{equal['acc-h']:.1f} ({equal['acc-h'] / other['acc-h'] - 1:+.0%})",
+            )
+        line(
+            row["scenario"], ours["setting"], f"{ours['in bounds']:.1%}", f"{ours['acc-h']:.1f}",
+            f"{other['in bounds']:.1%}", f"{other['acc-h']:.1f}", *same,
+        )  # fmt: skip
+
+
+def bursts(part: slice, rows: Rows) -> None:
+    """Wasted scale-outs of what is recommended."""
     grid = product((2, 20, 90), (5, 15, 30))
     for cold_min, burst_min in islice(grid, part.start, None, part.step):
+        name = f"start {cold_min} min, burst {burst_min} min"
+        if name in rows.known:
+            continue
         scenario = scenario_of("llama-3.1-405b-2x8h100-hdml", cold_min, "bursts", burst_min, hours=5)
         found = decide(scenario, jobs=1)
-        chosen, static, hpa = found.chosen, found.static, found.best_hpa
-        assert chosen is not None
-        assert static is not None
-        assert hpa is not None
-        row(
-            f"{cold_min} min, {burst_min} min", found.answer, label(chosen), f"{chosen.cost:.0f}", chosen.wasted,
-            f"{static.cost:.0f}", label(hpa), f"{hpa.cost:.0f}", hpa.wasted,
+        assert found.chosen is not None
+        assert found.static is not None
+        assert found.best_hpa is not None
+        again = confirm(scenario, [found.chosen.setting], FINAL)[0]
+        rows.add(
+            name,
+            {
+                "answer": found.answer,
+                "recommended": figures(again),
+                "standing": figures(found.static),
+                "best HPA": figures(found.best_hpa),
+            },
+        )
+    head("start, burst", "answer", "setting", "in bounds", "acc-h", "wasted", "standing acc-h", "best HPA", "acc-h", "wasted")  # fmt: skip
+    for name, row in rows.known.items():
+        ours, standing, hpa = row["recommended"], row["standing"], row["best HPA"]
+        line(
+            name, row["answer"], ours["setting"], f"{ours['in bounds']:.1%}", f"{ours['acc-h']:.0f}", ours["wasted"],
+            f"{standing['acc-h']:.0f}", hpa["setting"], f"{hpa['acc-h']:.0f}", hpa["wasted"],
         )  # fmt: skip
 
 
-def speed(_: slice) -> None:
-    """A whole recommendation on a day of traffic, on two processes."""
+def speed(_part: slice, _rows: Rows) -> None:
+    """A whole recommendation on a day of traffic, on two processes, in s of the clock and of the processors."""
     system = load("llama-3.1-8b-1xl4")
     work = system.workload
-    plan = LoadPlan.default_traffic(5.0, work.prompt_tokens, work.output_tokens)
+    plan = LoadPlan.default_traffic(SPEED_RPS, work.prompt_tokens, work.output_tokens)
     scenario = Scenario(system, EngineParams.from_profile(system), plan, parse_slo(work.slo))
+    texts: list[str] = []
     started = time.perf_counter()
-    found = decide(scenario, max_replicas=20, jobs=2)
+    found = decide(scenario, max_replicas=20, jobs=2, progress=lambda _fraction, text: texts.append(text))
     wall = time.perf_counter() - started
-    head("day", "requests", "answer", "setting", "settings tried", "s")
-    row(
-        "5 req/s",
-        f"{plan.expected_requests:,.0f}",
-        found.answer,
-        label(found.chosen),
-        len(found.tried),
-        f"{wall:.0f}",
-    )
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    head("day", "requests", "answer", "setting", "settings tried", "progress reports", "s", "CPU s")
+    line(
+        f"{SPEED_RPS} req/s at its peak", f"{plan.expected_requests:,.0f}", found.answer, label(found.chosen),
+        len(found.tried), len(texts), f"{wall:.0f}", f"{sum(u.ru_utime + u.ru_stime for u in used):.0f}",
+    )  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("what", choices=("tutorial", "regret", "bursts", "speed"))
+    parser.add_argument("what", choices=("scenarios", "bursts", "speed"))
     parser.add_argument("--part", default="0/1", help="I/N: every N-th scenario from the I-th on")
+    parser.add_argument("--rows", type=Path, help="file of finished rows: those in it are not run again")
     options = parser.parse_args()
     first, of = map(int, options.part.split("/"))
-    {"tutorial": tutorial, "regret": regret, "bursts": bursts, "speed": speed}[options.what](
-        slice(first, None, of)
+    {"scenarios": scenarios, "bursts": bursts, "speed": speed}[options.what](
+        slice(first, None, of), Rows.open(options.rows)
     )
 
 

@@ -73,65 +73,91 @@ class WasteAllowed:
 
 @dataclass(frozen=True)
 class Best:
-    """Over the seeds FINAL: the recommendation, the cheapest of the grid, the cheapest that wastes nothing, trials run."""
+    """Over the seeds FINAL: the cheapest of the grid that holds, the cheapest that wastes nothing, and all judged."""
 
-    ours: Judged
     any: Judged
     clean: Judged
-    trials: int
+    again: dict[Candidate | int, Judged]
+    tried: int
 
 
 def best_of(
-    scenario: Scenario, point: Point, standing: int, cap: int, ours: Candidate | int, panel: int
+    scenario: Scenario,
+    point: Point,
+    standing: int,
+    cap: int,
+    ours: Candidate | int,
+    tutorial: Candidate | int,
+    panel: int,
 ) -> Best:
-    """The grid's best beside `ours` and the standing fleet; each holds the SLO on average over FINAL."""
+    """The grid's best beside a recommendation, the tutorial's HPA and the standing fleet; best: holds on average."""
     lenient = WasteAllowed(scenario, {})
-    judge = Panel(lenient, panel)
+    limit = standing * _hours(scenario)
+    found = _explore(scenario, Panel(lenient, panel), point, standing, cap, limit)
+    judged = _judge(scenario, point, {s: t.accelerator_hours for s, t in found.items() if t.holds})
+    spotless = {s: t.accelerator_hours for s, t in found.items() if t.holds and not lenient.wasted[s]}
+    judged += _judge(scenario, point, spotless, waste=False)
+    final = list(dict.fromkeys([ours, standing, tutorial, *(j.setting for j in judged)]))
+    again = {j.setting: j for j in confirm(scenario, final, FINAL)}
+    holding = [j for s, j in again.items() if j.mean("margin") >= 0 and s not in (ours, tutorial)]
+    clean = [j for j in holding if not j.wasted]
+    fleet = [again[standing]]
+    return Best(
+        min(holding or fleet, key=lambda j: j.cost),
+        min(clean or fleet, key=lambda j: j.cost),
+        again,
+        len(found),
+    )
+
+
+def cheapest_at(scenario: Scenario, point: Point, cap: int, limit_h: float, panel: int) -> list[Judged]:
+    """Settings of the grid that hold for less than the limit, whatever they waste, over FINAL."""
+    found = _explore(scenario, Panel(WasteAllowed(scenario, {}), panel), point, cap - 1, cap, limit_h)
+    judged = _judge(scenario, point, {s: t.accelerator_hours for s, t in found.items() if t.holds})
+    again = confirm(scenario, [j.setting for j in judged], FINAL)
+    return [j for j in again if j.mean("margin") >= 0 and j.cost <= limit_h]
+
+
+def _hours(scenario: Scenario) -> float:
+    """Accelerator-hours of one standing replica."""
+    replica = scenario.profile.replica
+    return scenario.plan.duration_s / 3600 * replica.nodes * replica.chips_per_node
+
+
+def _explore(
+    scenario: Scenario, judge: Panel, point: Point, standing: int, cap: int, limit_h: float
+) -> dict[Candidate, Trial]:
+    """Every setting that was tried, with its trial."""
     found: dict[Candidate, Trial] = {}
-    hours = scenario.plan.duration_s / 3600
-    chips = scenario.profile.replica.nodes * scenario.profile.replica.chips_per_node
 
     def run(lines: Iterator[Line]) -> None:
         for line in lines:
+            first = line.settings[0]
             costs = [t.accelerator_hours for t in found.values() if t.holds]
-            limit = min([standing * hours * chips, *costs]) * SLACK
-            if line.settings[0].min_replicas * hours * chips > limit:
+            limit = min([limit_h, *costs]) * SLACK
+            if first.min_replicas * _hours(scenario) > limit:
                 continue
-            ends = [s for s, t in found.items() if t.holds and s.family == line.settings[0].family]
-            near = min(ends, key=lambda s: found[s].accelerator_hours, default=None)
+            ends = [s for s, t in found.items() if t.holds and s.family == first.family]
             start = None
-            if near is not None:
-                value = near.targets[-1][1]
+            if ends:
+                value = min(ends, key=lambda s: found[s].accelerator_hours).targets[-1][1]
                 start = min(
                     range(len(line.settings)), key=lambda i: abs(line.settings[i].targets[-1][1] - value)
                 )
             found.update(dict(loosest(judge, line, limit, SEED, start)[1]))
 
-    minima = sorted({1, *range(1, min(standing, 4) + 1), round(standing / 2), round(3 * standing / 4)})
+    minima = sorted({*range(1, min(standing, 4) + 1), max(1, standing // 2), max(1, 3 * standing // 4)})
     run(
         _line(scenario, point, family, Behavior(window), low, high)
         for high, low, window, family in product((cap, standing), minima, WINDOWS_S, _families())
         if low <= high
     )
-    leaders = _cheapest(found, LEADERS)
     run(
         _line(scenario, point, (s.targets[:-1], s.targets[-1][0]), behavior, s.min_replicas, high)
-        for s in leaders
+        for s in _leaders(found)
         for behavior, high in _around(s, standing, cap)
     )
-    judged = _judge(scenario, point, {s: found[s].accelerator_hours for s in found if found[s].holds})
-    spotless = {s: found[s].accelerator_hours for s in found if found[s].holds and not lenient.wasted[s]}
-    clean = _judge(scenario, point, spotless, waste=False)
-    final = list(dict.fromkeys([ours, standing, *(j.setting for j in [*judged, *clean])]))
-    again = {j.setting: j for j in confirm(scenario, final, FINAL)}
-    holding = [j for s, j in again.items() if j.mean("margin") >= 0 and s != ours] or [again[standing]]
-    spotless_ = [j for j in holding if not j.wasted] or [again[standing]]
-    return Best(
-        again[ours],
-        min(holding, key=lambda j: j.cost),
-        min(spotless_, key=lambda j: j.cost),
-        len(found),
-    )
+    return found
 
 
 def _judge(
@@ -197,6 +223,6 @@ def _around(setting: Candidate, standing: int, cap: int) -> Iterator[tuple[Behav
             yield own, high
 
 
-def _cheapest(found: dict[Candidate, Trial], most: int, which=lambda _setting: True) -> list[Candidate]:
-    holding = [s for s, t in found.items() if t.holds and which(s)]
-    return sorted(holding, key=lambda s: found[s].accelerator_hours)[:most]
+def _leaders(found: dict[Candidate, Trial]) -> list[Candidate]:
+    holding = [s for s, t in found.items() if t.holds]
+    return sorted(holding, key=lambda s: found[s].accelerator_hours)[:LEADERS]
