@@ -305,6 +305,51 @@ def recommend(
     )
 
 
+@app.command(epilog=examples.epilog("predict"))
+def predict(
+    prompt_tokens: Annotated[
+        str, typer.Option(help="Lengths to predict for: fixed:N | uniform:A,B | normal:M,S | lognormal:M,S.")
+    ],
+    output_tokens: Annotated[str, typer.Option(help="The same for the answers.")],
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Run directories of one replica, any lengths; default the newest under runs/."),
+    ] = None,
+    profile: MaybeProfile = None,
+    slo: Annotated[
+        str | None,
+        typer.Option(help="For example ttft_p95=2s,tpot_p95=100ms; default the run's, else the profile's."),
+    ] = None,
+    rates: Annotated[
+        str | None,
+        typer.Option(help="Rates to look at, requests/s, for example 1,2,4; default up to saturation."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what one measured replica does with other prompt and output lengths: capacity and latencies, with intervals."""
+    from autoscale import render
+    from autoscale.recommend.predict import as_json as plain
+    from autoscale.recommend.predict import predict as find
+
+    asked = _numbers(rates)
+    progress.compiled_engine()
+    with progress.bar() as report:
+        found = find(
+            runs or None,
+            prompt_tokens,
+            output_tokens,
+            profile=profile,
+            slo=slo,
+            rates_rps=asked,
+            progress=report,
+        )
+    if as_json:
+        _print_json(plain(found))
+    else:
+        _print(*render.prediction(found))
+    raise typer.Exit(0 if found.slo is not None else 1)
+
+
 @app.command(epilog=examples.epilog("report"))
 def report(
     run: Annotated[Path | None, typer.Argument(help="Run directory; default the newest under runs/.")] = None,
@@ -495,6 +540,16 @@ def _run_path(run: Path | None) -> Path:
         )
     print(f"using the newest run, {found}", file=sys.stderr)
     return found
+
+
+def _numbers(text: str | None) -> list[float]:
+    """ "1,2,4" as numbers; none without text."""
+    try:
+        return [float(word) for word in text.split(",")] if text else []
+    except ValueError:
+        raise BadInput(
+            "rates", value=text, expected="requests/s separated by commas, for example 1,2,4"
+        ) from None
 
 
 def _manifest(path: Path) -> dict[str, Any]:

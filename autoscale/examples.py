@@ -32,6 +32,16 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "autoscale recommend runs/new --against runs/first/recommendation.json",
         ),
     ),
+    "predict": (
+        (
+            "a sweep of short prompts, asked about long ones",
+            "autoscale predict runs/first --prompt-tokens uniform:200,400 --output-tokens uniform:24,56",
+        ),
+        (
+            "at rates of your own, under an SLO",
+            "autoscale predict runs/first --prompt-tokens fixed:1000 --output-tokens fixed:200 --rates 1,2,4 --slo ttft_p95=2s",
+        ),
+    ),
     "simulate": (
         (
             "an HPA beside three standing replicas",

@@ -3,49 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from analysis import run as runs
-from autoscale.profiles import load
 from autoscale.recommend import step_time
 from autoscale.recommend.calibrate import calibrate
-from autoscale.sim.engine import EngineParams
-from autoscale.sim.fleet import simulate
-from autoscale.sim.written import write_run
-from loadgen import lengths, rates
-from loadgen.traffic import LoadPlan
-
-TRUTH = EngineParams(
-    0.02,
-    4e-4,
-    2e-6,
-    2e-4,
-    num_blocks=800,
-    max_num_seqs=16,
-    max_num_batched_tokens=512,
-    request_overhead_s=0.01,
-)
-SWEEP = LoadPlan(
-    rates.parse_stages("1:100,2:100,4:100,5:100"),
-    prompt=lengths.parse("uniform:50,500"),
-    output=lengths.parse("uniform:20,150"),
-)
-
-
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory):
-    """The sweep as a run directory of one replica with the true engine."""
-    profile = load("llama-3.1-8b-1xl4")
-    outcome = simulate(
-        profile, None, SWEEP.arrivals(), seed=1, duration_s=400, engine=TRUTH, static_replicas=1, keep=True
-    )
-    path = write_run(outcome, tmp_path_factory.mktemp("run") / "synthetic")
-    runs.update(path, load={"stages": SWEEP.stages})
-    file = path / "requests.parquet"
-    rows = pd.read_parquet(file)
-    rows.assign(stage=SWEEP.stage_of(rows["due_s"])).to_parquet(file)
-    return runs.read(path)
+from tests.recommend.conftest import TRUTH
 
 
 def test_the_regression_finds_what_a_step_costs(measured) -> None:
