@@ -13,6 +13,7 @@ from analysis.errors import BadInput
 from analysis.slo import parse_slo
 from loadgen.client import Limits
 from loadgen.probing import parse_budget
+from loadgen.prompts import read_prompts
 from loadgen.stopping import parse_rules
 from loadgen.traffic import LoadPlan
 
@@ -238,8 +239,14 @@ class Options:
             parse_slo(self.slo)
         parse_rules(self.stop_when, self.slo)
         self._check_search()
-        if self.prompts not in (None, "ids", "words") and not Path(self.prompts).is_file():
-            raise BadInput("--prompts", value=self.prompts, expected="ids, words or a JSONL file that exists")
+        if self.prompts not in (None, "ids", "words"):
+            if not Path(self.prompts).is_file():
+                raise BadInput(
+                    "--prompts", value=self.prompts, expected="ids, words or a JSONL file that exists"
+                )
+            read_prompts(self.prompts)
+        if self.prometheus is not None and not self.prometheus.startswith(("http://", "https://")):
+            raise BadInput("--prometheus is not a URL", value=self.prometheus, expected="http://HOST:PORT")
         if self.run_dir is not None and (Path(self.run_dir) / "run.json").exists():
             raise BadInput(
                 "--run-dir already holds a run", value=self.run_dir, next_step="choose another directory"

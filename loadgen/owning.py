@@ -15,7 +15,7 @@ import gevent.event
 import gevent.lock
 from locust.runners import MasterRunner
 
-from analysis.errors import BadInput
+from analysis.errors import AutoscaleError, BadInput
 from loadgen import clock, session, summary
 from loadgen.options import Options
 
@@ -23,6 +23,7 @@ log = logging.getLogger("loadgen")
 BEGIN_AFTER_S = 1.5  # workers open connections and make bodies between the master's word and the start
 SILENT_S = 5  # a worker without heartbeat for longer is lost; a starved one may need Locust's 3 to start
 UNREAD_S = 1.0  # after the end of a worker its last messages may still have to be read
+FAIL_AFTER_S = 0.5  # Locust is still starting when a run fails to begin
 LAST_WORD_S = 10.0  # how long the master waits for the last batches of its workers, after the grace
 FAMILY = uuid.uuid4().hex  # drawn before --processes forks: the master's and its workers', nobody else's
 
@@ -53,6 +54,14 @@ class Owning:
         chosen = Options.of(environment.parsed_options)
         chosen.check()
         self._check_alone(chosen)
+        if (
+            environment.parsed_options.headless
+            and not chosen.open_loop
+            and environment.parsed_options.num_users == 0
+        ):
+            raise BadInput(
+                "a closed loop without users, -u", value=0, expected="at least 1, or a load such as --rate 5"
+            )
         if environment.host:
             self.server = session.probe(chosen, environment.host)
         elif environment.parsed_options.headless:
@@ -70,6 +79,13 @@ class Owning:
 
     def begin(self, **_: Any) -> None:
         """Listener of test_start."""
+        self._ending = False
+        try:
+            self._begin()
+        except AutoscaleError as error:  # what the web form says is only known now
+            self._fail(str(error), error.exit_code)
+
+    def _begin(self) -> None:
         chosen = self.options = Options.of(self.environment.parsed_options)
         chosen.check()
         host = self.environment.host
@@ -83,7 +99,7 @@ class Owning:
         else:
             self.names, self.offsets = {"local": "local"}, {"local": (0.0, 0.0)}
         start_unix_s = clock.unix_now_s() + (BEGIN_AFTER_S if isinstance(runner, MasterRunner) else 0.6)
-        self.finished, self.last_words, self._ending = set(), set(), False
+        self.finished, self.last_words = set(), set()
         self.owner = session.Owner(
             chosen, self.endpoint, self.server, start_unix_s, list(self.names.values())
         )
@@ -111,12 +127,16 @@ class Owning:
                 runner.send_message("llm_begin", job, client_id)
             else:
                 worker = self.environment.llm_worker
-                gevent.spawn(worker.begin, job).link_exception(self._begin_failed)
+                gevent.spawn(worker.begin, job)
 
-    def _begin_failed(self, greenlet: gevent.Greenlet) -> None:
-        log.error("%s", greenlet.exception)
-        self.environment.process_exit_code = getattr(greenlet.exception, "exit_code", 1)
-        gevent.spawn(self.environment.runner.quit)
+    def _fail(self, sentence: str, exit_code: int) -> None:
+        """End a run that could not begin; the web UI shows why among its exceptions."""
+        log.error("%s", sentence)
+        runner = self.environment.runner
+        runner.log_exception("local", sentence, "")
+        if self.environment.parsed_options.headless:
+            self.environment.process_exit_code = exit_code
+        gevent.spawn_later(FAIL_AFTER_S, self._plan_is_over)
 
     # --- messages ----------------------------------------------------------------------------------------------------
 
@@ -146,6 +166,8 @@ class Owning:
             self.finished.add(name)
             if self.finished >= set(self.names.values()):
                 gevent.spawn(self._plan_is_over)
+        elif kind == "llm_failed":
+            self._fail(data["error"], data["exit_code"])
         elif kind == "llm_last_word":
             self.last_words.add(name)
         elif kind == "llm_clock":

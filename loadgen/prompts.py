@@ -245,23 +245,30 @@ def by_jsonl(template: Template, path: Path | str) -> OwnPrompts:
     rows = []
     before = json.dumps(template.fields(), separators=(",", ":"))[:-1].encode()
     chat = template.endpoint == "chat"
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"cannot read the prompts: {error}") from None
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        name, value, output = _own_prompt(f"{path} line {number}", line)
+    for number, name, value, output in read_prompts(path):
         if name == "messages" and not chat:
             raise BadInput(f"{path} line {number} holds messages", next_step="use loadgen/chat.py for them")
         if name == "prompt" and chat:
             name, value = "messages", [{"role": "user", "content": value}]
         text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
         rows.append((before + b',"%s":' % name.encode() + text.encode(), output))
+    return OwnPrompts(template, tuple(rows))
+
+
+def read_prompts(path: Path | str) -> list[tuple[int, str, Any, int]]:
+    """(line number, "prompt" or "messages", its value, output tokens or 0) of each line. Raises BadInput."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"cannot read the prompts: {error}") from None
+    rows = [
+        (number, *_own_prompt(f"{path} line {number}", line))
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
     if not rows:
         raise BadInput("no prompts in", value=str(path), expected='lines such as {"prompt": "..."}')
-    return OwnPrompts(template, tuple(rows))
+    return rows
 
 
 def _own_prompt(where: str, line: str) -> tuple[str, Any, int]:

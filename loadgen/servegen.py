@@ -9,7 +9,6 @@ are not known and the plan has to name a distribution.
 from __future__ import annotations
 
 import csv
-import gzip
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.errors import BadInput
+from loadgen.text_files import opened, readable
 
 COLUMNS = ("client_id", "window_start_s", "rate_rps", "cv", "dist", "param1", "param2")
+LENGTH_COLUMNS = ("kind", "tokens", "weight_requests")
 WINDOW_S = 600.0
+MOST = 1e9  # seconds, requests/s, tokens or weight
 BURN_IN = 20.0  # mean gaps before a window, so that it starts in the middle of a gap
 
 Floats = NDArray[np.float64]
@@ -80,32 +82,30 @@ def _client(rate_rps: float, dist: str, shape: float, length_s: float, rng: np.r
 def _windows(path: str) -> dict[float, list[tuple[float, str, float]]]:
     """(rate, distribution, shape) of the clients by window start. Raises BadInput with line and column."""
     windows: dict[float, list[tuple[float, str, float]]] = {}
-    with _text(path) as file:
-        for number, row in enumerate(csv.reader(file), 1):
-            if number == 1 or not row:
-                continue
-            if len(row) < len(COLUMNS):
-                raise BadInput(f"{path} line {number}", value=",".join(row), expected=",".join(COLUMNS))
-            start, rate, shape = (_number(path, number, row, column) for column in (1, 2, 5))
-            if row[4] not in ("Gamma", "Weibull"):
-                raise BadInput(
-                    f"{path} line {number}, column 5 (dist)", value=row[4], expected="Gamma or Weibull"
-                )
-            if rate > 0:
-                windows.setdefault(start, []).append((rate, row[4], max(shape, 0.01)))
+    for number, row in _rows(path):
+        if len(row) < len(COLUMNS):
+            where = f"{path} line {number}, column {len(row) + 1} ({COLUMNS[len(row)]}) is missing"
+            raise BadInput(where, value=",".join(row), expected=",".join(COLUMNS))
+        start, rate, shape = (_number(path, number, row, column) for column in (1, 2, 5))
+        if row[4] not in ("Gamma", "Weibull"):
+            raise BadInput(
+                f"{path} line {number}, column 5 (dist)", value=row[4], expected="Gamma or Weibull"
+            )
+        if rate > 0:
+            windows.setdefault(start, []).append((rate, row[4], max(shape, 0.01)))
     if not windows:
         raise BadInput(f"{path} holds no window with a rate above 0")
     return windows
 
 
-def _number(path: str, number: int, row: list[str], column: int) -> float:
+def _number(path: str, number: int, row: list[str], column: int, names: tuple[str, ...] = COLUMNS) -> float:
     try:
         value = float(row[column])
     except ValueError:
         value = math.nan
-    if not 0 <= value < math.inf:
-        where = f"{path} line {number}, column {column + 1} ({COLUMNS[column]})"
-        raise BadInput(where, value=row[column], expected="a number of at least 0")
+    if not 0 <= value <= MOST:
+        where = f"{path} line {number}, column {column + 1} ({names[column]})"
+        raise BadInput(where, value=row[column], expected=f"a number from 0 to {MOST:g}")
     return value
 
 
@@ -120,10 +120,21 @@ def _histogram(path: str, kind: str) -> tuple[NDArray[np.int64], Floats] | None:
     file = _beside(path)
     if file is None:
         return None
-    with _text(str(file)) as text:
-        rows = [(int(row[1]), float(row[2])) for row in csv.reader(text) if row and row[0] == kind]
-    tokens, weights = np.array([r[0] for r in rows]), np.array([r[1] for r in rows])
-    return tokens, np.cumsum(weights) / weights.sum()
+    tokens, weights = [], []
+    for number, row in _rows(str(file)):
+        if row[0] not in ("input", "output"):
+            where = f"{file} line {number}, column 1 (kind)"
+            raise BadInput(where, value=row[0], expected="input or output")
+        if len(row) < len(LENGTH_COLUMNS):
+            where = f"{file} line {number}, column {len(row) + 1} ({LENGTH_COLUMNS[len(row)]}) is missing"
+            raise BadInput(where, value=",".join(row), expected=",".join(LENGTH_COLUMNS))
+        if row[0] != kind:
+            continue
+        tokens.append(int(_number(str(file), number, row, 1, LENGTH_COLUMNS)))
+        weights.append(_number(str(file), number, row, 2, LENGTH_COLUMNS))
+    if not sum(weights) > 0:
+        raise BadInput(f"{file} has no {kind} lengths with a weight above 0")
+    return np.array(tokens), np.cumsum(weights) / sum(weights)
 
 
 def _lengths(
@@ -135,7 +146,7 @@ def _lengths(
     return tokens[np.minimum(np.searchsorted(share, rng.random(n)), len(tokens) - 1)]
 
 
-def _text(path: str):  # type: ignore[no-untyped-def]  # IO[str], plain or gzipped
-    with open(path, "rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path, "rt", encoding="utf-8") if packed else open(path, encoding="utf-8")
+def _rows(path: str) -> Iterator[tuple[int, list[str]]]:
+    """Line numbers and cells of the rows below the header."""
+    with opened(path) as file, readable(path):
+        yield from ((number, row) for number, row in enumerate(csv.reader(file), 1) if number > 1 and row)

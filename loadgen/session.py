@@ -137,8 +137,9 @@ class Owner:
         self._last_batch_s: dict[str, float] = {}
         planned = options.open_loop and options.find_capacity is None
         stages = list(self.plan.stages) if planned else []
-        self.writer = RunWriter(
-            Path(options.run_dir) if options.run_dir else _fresh_directory(started_at, endpoint),
+        path = Path(options.run_dir) if options.run_dir else _fresh_directory(started_at, endpoint)
+        self.writer = _writer(
+            path,
             {
                 "kind": "live",
                 "started_at": started_at,
@@ -341,6 +342,15 @@ def _increments(workers: Sequence[str], totals: Sequence[int]) -> list[int]:
         steps.append(total - last.get(worker, 0))
         last[worker] = total
     return steps
+
+
+def _writer(path: Path, header: Mapping[str, Any]) -> RunWriter:
+    try:
+        return RunWriter(path, header)
+    except OSError as error:
+        raise BadInput(
+            f"cannot write the run directory: {error}", next_step="name another one with --run-dir"
+        ) from None
 
 
 def _fresh_directory(started_at: float, endpoint: str) -> Path:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +16,7 @@ from analysis.errors import BadInput
 from loadgen import servegen
 from loadgen.arrivals import Arrivals
 from loadgen.lengths import MOST
+from loadgen.text_files import opened, readable
 
 LINES = 16_384  # rows read at a time
 
@@ -40,7 +38,8 @@ class Jsonl:
 
 
 def _date_seconds(text: NDArray[np.str_]) -> NDArray[np.float64]:
-    stamps = np.char.partition(text, "+")[:, 0].astype("datetime64[ns]")  # 2024 stamps end in +00:00
+    utc = np.char.rstrip(np.char.partition(text, "+")[:, 0], "Z")  # 2024 stamps end in +00:00
+    stamps = utc.astype("datetime64[ns]")
     if np.isnat(stamps).any():
         raise ValueError("not a time")
     return stamps.astype(np.int64) / 1e9
@@ -64,8 +63,10 @@ FORMATS: dict[str, Csv | Jsonl | None] = {
 
 def detect(path: Path | str) -> str:
     """The format of a trace file, from its first line. Raises BadInput when it is none of FORMATS."""
-    with _opened(path) as file, _readable(path):
+    with opened(path) as file, readable(path):
         head = file.readline().strip()
+    if not head:
+        raise BadInput(f"{path}: the trace is empty or begins with an empty line")
     names = [name.strip() for name in head.split(",")]
     for name, form in FORMATS.items():
         if isinstance(form, Csv) and set(form.columns) <= set(names):
@@ -96,27 +97,9 @@ def read(path: str, format: str) -> Iterator[tuple[list[int], Arrivals]]:
     return _read_csv(path, form) if isinstance(form, Csv) else _read_jsonl(path, form)
 
 
-def _opened(path: Path | str) -> IO[str]:
-    try:
-        with open(path, "rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
-        return gzip.open(path, "rt", encoding="utf-8") if packed else open(path, encoding="utf-8")
-    except OSError as error:
-        raise BadInput(f"cannot read the trace: {error}") from None
-
-
-@contextmanager
-def _readable(path: Path | str) -> Iterator[None]:
-    """Turns what a damaged file raises while it is read into BadInput."""
-    try:
-        yield
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise BadInput(f"cannot read the trace {path}: {error}") from None
-
-
 def _lines(path: Path | str) -> Iterator[tuple[list[int], list[str]]]:
     """Line numbers (from 1) and lines that are not blank, LINES at a time."""
-    with _opened(path) as file, _readable(path):
+    with opened(path) as file, readable(path):
         numbered = ((number, text) for number, line in enumerate(file, 1) if (text := line.strip()))
         while piece := list(islice(numbered, LINES)):
             numbers, texts = zip(*piece, strict=True)
@@ -183,14 +166,13 @@ def _read_jsonl(path: str, form: Jsonl) -> Iterator[tuple[list[int], Arrivals]]:
             except ValueError as error:
                 column = getattr(error, "colno", 1)
                 raise BadInput(f"{path} line {number}, column {column}: not JSON", value=line[:60]) from None
-            times.append(_field(path, number, row, "timestamp", (int, float)))
-            prompts.append(_field(path, number, row, "input_length", (int,)))
-            outputs.append(_field(path, number, row, "output_length", (int,)))
+            times.append(_field(path, number, line, row, "timestamp", (int, float)))
+            prompts.append(_field(path, number, line, row, "input_length", (int,)))
+            outputs.append(_field(path, number, line, row, "output_length", (int,)))
             ids = row.get("hash_ids")
             if ids is not None and not (isinstance(ids, list) and all(type(i) is int for i in ids)):
-                raise BadInput(
-                    f"{path} line {number}, field hash_ids", value=ids, expected="a list of numbers"
-                )
+                where = _place(path, number, line, "hash_ids")
+                raise BadInput(where, value=str(ids)[:60], expected="a list of whole numbers")
             blocks.append(tuple(ids or ()))
         yield (
             numbers,
@@ -200,19 +182,20 @@ def _read_jsonl(path: str, form: Jsonl) -> Iterator[tuple[list[int], Arrivals]]:
         )
 
 
-def _field(path: str, number: int, row: Any, name: str, kinds: tuple[type, ...]) -> Any:
+def _field(path: str, number: int, line: str, row: Any, name: str, kinds: tuple[type, ...]) -> Any:
     value: Any = row.get(name) if isinstance(row, dict) else None
     most: float = 1e15 if float in kinds else MOST
     number_like = isinstance(value, kinds) and not isinstance(value, bool)
     if number_like and 0 <= value <= most:
         return value
     expected = "a number of at least 0" if float in kinds else "a whole number of tokens of at least 0"
-    missing = isinstance(row, dict) and name not in row
-    raise BadInput(
-        f"{path} line {number}, field {name}" + (" is missing" if missing else ""),
-        value=value,
-        expected=expected,
-    )
+    raise BadInput(_place(path, number, line, name), value=value, expected=expected)
+
+
+def _place(path: str, number: int, line: str, name: str) -> str:
+    """Where a field of a JSON line stands, or that it does not."""
+    column = line.find(f'"{name}"') + 1
+    return f"{path} line {number}, " + (f"column {column} ({name})" if column else f"field {name} is missing")
 
 
 def arrivals(

@@ -88,7 +88,15 @@ class Worker:
         self.name = "local"
 
     def begin(self, job: dict[str, Any]) -> None:
-        """Make ready and start at the instant that the owner named."""
+        """Make ready and start at the instant that the owner named; tells the owner when that cannot be."""
+        try:
+            self._begin(job)
+        except AutoscaleError as error:
+            self._tell(
+                "llm_failed", {"worker": job["worker"], "error": str(error), "exit_code": error.exit_code}
+            )
+
+    def _begin(self, job: dict[str, Any]) -> None:
         chosen = Options(job["options"])
         self._ended, self._finder, self.name = False, None, job["worker"]
         self.open_loop, self.grace_s = chosen.open_loop, float(chosen.grace)
@@ -256,7 +264,7 @@ def _init(environment: Any, runner: Any, **_: Any) -> None:
         environment.llm_worker = Worker(environment, endpoint, owning.hear)
     else:
         locust.runners.HEARTBEAT_LIVENESS = SILENT_S
-        for kind in ("llm_clock", "llm_batch", "llm_finished", "llm_last_word"):
+        for kind in ("llm_clock", "llm_failed", "llm_batch", "llm_finished", "llm_last_word"):
             runner.register_message(kind, lambda msg, **_: owning.hear(msg.type, msg.data))
         runner.register_message("llm_ping", owning.pong)
     web.add_to_reports(lambda: owning.latest)

@@ -38,6 +38,13 @@ def samples(**over):
         "in_flight": [10] * n,
         "waited": [0] * n,
         "waiting": [0] * n,
+        "throttled_s": [np.nan] * n,
+        "reads": [1000] * n,
+        "stamped": [1000] * n,
+        "late_reads": [0] * n,
+        "events": [900] * n,
+        "shared": [0] * n,
+        "blurred": [0] * n,
     }
     return base | {name: [value] * n for name, value in over.items()}
 
@@ -50,6 +57,13 @@ ROWS = [
     ("requests 20 ms late at a TTFT of 5 s do not matter", rows(lag_s=0.02, ttft_s=5.0), samples(), None, []),
     ("an event loop that stood still a tenth of the time", rows(), samples(stalled_s=0.05), None, ["stalled"]),
     ("a process that got no core for 80 % of the time", rows(), samples(starved_s=0.4), None, ["starved"]),
+    ("a process that waited for a core and read in time all the same", rows(), samples(starved_s=0.2), None, []),
+    ("the same where the kernel stamps no reads", rows(), samples(starved_s=0.2, stamped=0), None, ["starved"]),
+    ("a neighbour on the core, so that nothing is to spare", rows(), samples(cpu_s=0.15, starved_s=0.31), None, ["starved"]),
+    ("a container at its CPU limit", rows(), samples(throttled_s=0.02), None, ["throttled"]),
+    ("reads 20 ms late with one token each: their stamps are true", rows(), samples(late_reads=800), None, []),
+    ("late reads with several tokens", rows(), samples(late_reads=300, shared=300, blurred=40), None, ["blurred"]),
+    ("a server that sends its tokens in pairs, read in time", rows(), samples(shared=450), None, []),
     ("a kernel that does not say is no reason", rows(), samples(starved_s=np.nan), None, []),
     ("a full core", rows(), samples(cpu_s=0.49), None, ["cpu"]),
     ("requests that waited for a seat", rows(lag_s=3.0), samples(waiting=4), 10, ["send_lag", "cap"]),
@@ -70,6 +84,21 @@ def test_reasons(requests, sampled, cap, codes):
     verdict = judge(requests, STAGES, sampled, cap)
     assert [reason["code"] for reason in verdict["stages"][0]["reasons"]] == codes
     assert verdict["verdict"] == ("limited" if codes else "ok")
+
+
+def test_the_stage_says_how_its_answers_were_read_and_the_run_by_whose_clock():
+    verdict = judge(rows(), STAGES, samples(late_reads=100, stamped=950, shared=90, blurred=9))
+    reads = verdict["stages"][0]["reads"]
+    assert reads == {
+        "number": 120_000,
+        "stamped": 0.95,
+        "late": 0.1053,
+        "shared": 0.1,
+        "blurred": 0.01,
+    }  # 100 of 950
+    assert verdict["read_clock"] == "kernel"
+    assert judge(rows(), STAGES, samples(stamped=0))["read_clock"] == "process"
+    assert judge(rows(), STAGES, None)["read_clock"] is None
 
 
 def test_the_worst_worker_decides():

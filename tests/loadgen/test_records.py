@@ -120,6 +120,7 @@ def options(**given):
             "stop_when",
             "find_capacity",
             "run_dir",
+            "prometheus",
         ]
     )
     base |= {
@@ -142,6 +143,8 @@ BAD = [
     ({"max_in_flight": 0}, "--max-in-flight"),
     ({"slo": "ttft=fast"}, "ttft"),
     ({"prompts": "/nowhere.jsonl"}, "--prompts"),
+    ({"prompts": __file__}, "test_records.py line 1 is not JSON"),
+    ({"prometheus": "host:9090"}, "--prometheus is not a URL: 'host:9090'"),
 ]
 
 

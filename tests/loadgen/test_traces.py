@@ -116,12 +116,12 @@ def test_a_trace_is_recognised_and_read(tmp_path, text, format, due_s, prompt, o
             MOONCAKE,
             '"input_length": 1300',
             '"input_length": "x"',
-            "line 2, field input_length: 'x'; expected a whole",
+            r"line 2, column 20 \(input_length\): 'x'; expected a whole",
         ),
         (MOONCAKE, '"output_length": 6, ', "", "line 2, field output_length is missing"),
         (MOONCAKE, "250, ", "250 ", "line 2, column 19: not JSON"),
-        (MOONCAKE, "[0, 1, 3]", "[0, 1, null]", "line 2, field hash_ids"),
-        (QWEN, "63.6", "-1", "line 2, field timestamp: -1; expected a number of at least 0"),
+        (MOONCAKE, "[0, 1, 3]", "[0, 1, null]", r"line 2, column \d+ \(hash_ids\)"),
+        (QWEN, "63.6", "-1", r"line 2, column \d+ \(timestamp\): -1; expected a number of at least 0"),
         (SERVEGEN, "0.5,1.0,Weibull", "x,1.0,Weibull", r"line 3, column 3 \(rate_rps\): 'x'"),
         (
             SERVEGEN,
@@ -129,14 +129,21 @@ def test_a_trace_is_recognised_and_read(tmp_path, text, format, due_s, prompt, o
             "1.0,Normal",
             r"line 3, column 5 \(dist\): 'Normal'; expected Gamma or Weibull",
         ),
-        (SERVEGEN, "1,0,0.5,1.0,Weibull,0.8,1.0", "1,0,0.5", "line 3: '1,0,0.5'; expected client_id"),
+        (
+            SERVEGEN,
+            "1,0,0.5,1.0,Weibull,0.8,1.0",
+            "1,0,0.5",
+            r"line 3, column 4 \(cv\) is missing: '1,0,0.5'; expected client_id",
+        ),
         (
             AZURE,
             AZURE,
             "a,b,c\n1,2,3\n",
             "unknown trace format, its first line is: 'a,b,c'; expected .*burstgpt",
         ),
-        (AZURE, AZURE, "", "unknown trace format"),
+        (SERVEGEN, "1,0,0.5", "1,1e30,0.5", r"line 3, column 2 \(window_start_s\): '1e30'"),
+        (MOONCAKE, '"timestamp": 0', '"timestamp": NaN', r"line 1, column \d+ \(timestamp\): nan"),
+        (AZURE, AZURE, "", "the trace is empty"),
         (AZURE, AZURE, AZURE.splitlines()[0] + "\n", "holds no request"),
     ],
 )
@@ -342,6 +349,23 @@ def test_servegen_lengths_come_from_the_histogram_beside_it(tmp_path):
     got = everything(Trace.open(file))
     assert set(got.output_tokens.tolist()) == {7}
     assert got.prompt_tokens.mean() == pytest.approx(25, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ("inptu,10,1", r"line 2, column 1 \(kind\): 'inptu'; expected input or output"),
+        ("input,10", r"line 2, column 3 \(weight_requests\) is missing"),
+        ("input,ten,1", r"line 2, column 2 \(tokens\): 'ten'"),
+        ("input,10,-1", r"line 2, column 3 \(weight_requests\): '-1'"),
+        ("output,10,1", "no input lengths with a weight above 0"),
+    ],
+)
+def test_a_malformed_length_of_servegen_is_named_by_line_and_column(tmp_path, row, sentence):
+    file = written(tmp_path, SERVEGEN, "x_client_windows.csv")
+    written(tmp_path, f"kind,tokens,weight_requests\n{row}\noutput,7,2\n", "x_length_hist.csv")
+    with pytest.raises(BadInput, match=sentence):
+        everything(Trace.open(file))
 
 
 # --- the public traces -----------------------------------------------------------------------------------------------
