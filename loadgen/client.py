@@ -16,7 +16,7 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -74,19 +74,19 @@ class Exchange:
     reads: list[bytes] = field(default_factory=list)
     stamps_s: list[float] = field(default_factory=list)  # when each was read
     notes: list[bytes] = field(default_factory=list)  # the kernel's stamp of its arrival; empty = none
-    waits_s: NDArray[np.float64] | None = (
-        None  # how long each lay in the kernel (NaN = unknown); set by answer()
-    )
+    # set by answer(): when each read arrived, and how long it lay in the kernel (NaN = unknown)
+    times_s: NDArray[np.float64] | None = None
+    waits_s: NDArray[np.float64] | None = None
     failure: tuple[str, str] | None = None
     connection: Connection | None = None
     clock: KernelClock | None = None
 
     def answer(self) -> stream.Answer:
         """What came back."""
-        times_s: Sequence[float] | NDArray[np.float64] = self.stamps_s
-        if self.clock is not None:
-            times_s, self.waits_s = self.clock.arrivals(self.sent_s, self.stamps_s, self.notes)
-        return stream.read_answer(times_s, self.reads, self.failure)
+        if self.clock is None:
+            return stream.read_answer(self.stamps_s, self.reads, self.failure)
+        self.times_s, self.waits_s = self.clock.arrivals(self.sent_s, self.stamps_s, self.notes)
+        return stream.read_answer(self.times_s, self.reads, self.failure)
 
 
 class Connection:

@@ -5,11 +5,17 @@ with its figure and its bound:
 
     send_lag     requests left later than they were due (p95 beyond a quarter of the median TTFT, 10 to 250 ms)
     stalled      the event loop was late by more than 10 ms for over 5 % of the time
-    starved      the process was ready to run and had no core for over 15 % of the time
+    blurred      over 3 % of the tokens shared a read with others because it came late: their times are not their own
     cpu          the process used over 90 % of a core: one loop cannot do more
+    starved      the process used or waited for a core for over 90 % of the time (over 15 % of waiting is enough where
+                 the kernel stamps no reads)
+    throttled    the CPU limit of its container held it back for over 1 % of the time
     cap          requests waited for a seat: the in-flight cap was reached, or Little's law says that it must be
     pool         over 5 % of the requests waited for a connection to be opened, p95 of their lag beyond 10 ms
     not_sent     less was sent than planned
+
+Where the kernel stamps what arrives (loadgen.reading), a read that comes late is no error in itself: it is one when
+several tokens lie in it. Waiting for a core is therefore no reason there as long as reads and requests are in time.
 
 It works on requests alone (recordings of other tools); the samples add what only the client itself could see.
 """
@@ -26,7 +32,10 @@ from numpy.typing import ArrayLike, NDArray
 LAG_SHARE_OF_TTFT = 0.25
 LAG_LEAST_S, LAG_MOST_S = 0.010, 0.250
 STALLED_SHARE = 0.05
+BLURRED_SHARE = 0.03
 STARVED_SHARE = 0.15
+THROTTLED_SHARE = 0.01
+STAMPED_SHARE = 0.9  # of the reads with a kernel stamp, from which late reads are no error
 CPU_SHARE = 0.90
 CAP_SHARE = 0.02  # of the samples with requests waiting for a seat
 POOL_SHARE = 0.05
@@ -41,7 +50,8 @@ def judge(
     samples: Mapping[str, ArrayLike] | None = None,
     max_in_flight: int | None = None,
 ) -> dict[str, Any]:
-    """{"verdict": ok | limited, "stages": [{stage, verdict, reasons: [...], lag figures, sample count}]}.
+    """{"verdict": ok | limited, "read_clock": kernel | process | None, "stages": [{stage, verdict, reasons: [...], lag
+    figures, sample count, reads}]}.
 
     `requests` has the columns of a run's requests table (a DataFrame will do), `stages` dicts with stage, start_s and
     end_s, `samples` the columns of loadgen.generator.Sample plus `worker`. `max_in_flight` is the cap of all workers
@@ -71,10 +81,15 @@ def judge(
                 "send_lag_p99_s": _rounded(_quantile(lag, 0.99)),
                 "requests": len(lag),
                 "samples": 0 if within is None else len(within["time_s"]),
+                "reads": _reads(within),
             }
         )
     limited = any(v["verdict"] == "limited" for v in verdicts)
-    return {"verdict": "limited" if limited else "ok", "stages": verdicts}
+    return {
+        "verdict": "limited" if limited else "ok",
+        "read_clock": _read_clock(samples),
+        "stages": verdicts,
+    }
 
 
 def _reasons(
@@ -107,37 +122,83 @@ def _reasons(
 
 
 def _sampled(samples: Mapping[str, Floats] | None) -> list[tuple[str, str]]:
-    """Reasons in the loop's punctuality and the kernel's accounts, of the worker that fared worst."""
+    """Reasons in the loop's punctuality, its reads and the kernel's accounts, of the worker that fared worst."""
     if samples is None or not len(samples["time_s"]):
         return []
-    worst: dict[str, float] = {}
-    for worker in np.unique(samples["worker"]):
-        mine = samples["worker"] == worker
-        total = float(np.sum(samples["interval_s"][mine]))
-        for name in ("stalled_s", "starved_s", "cpu_s"):
-            share = float(np.sum(samples[name][mine])) / total
-            worst[name] = max(worst.get(name, 0.0), 0.0 if math.isnan(share) else share)
+    workers = [_shares(samples, samples["worker"] == worker) for worker in np.unique(samples["worker"])]
+    stalled, blurred = (max(w[name] for w in workers) for name in ("stalled", "blurred"))
+    throttled = max(w["throttled"] for w in workers)
+    busiest = max(workers, key=lambda w: w["cpu"] + w["starved"])
+    cpu, starved = busiest["cpu"], busiest["starved"]
+    needs_time = busiest["stamped"] < STAMPED_SHARE and starved > STARVED_SHARE
     said = (
         (
             "stalled",
-            "stalled_s",
-            STALLED_SHARE,
-            "the client's event loop was stalled {:.0%} of the time (bound {:.0%})",
+            stalled > STALLED_SHARE,
+            f"the client's event loop was stalled {stalled:.0%} of the time (bound {STALLED_SHARE:.0%})",
         ),
         (
-            "starved",
-            "starved_s",
-            STARVED_SHARE,
-            "the client waited for a core {:.0%} of the time (bound {:.0%})",
+            "blurred",
+            blurred > BLURRED_SHARE,
+            f"{blurred:.0%} of the tokens were read late, together with others (bound {BLURRED_SHARE:.0%})",
         ),
         (
             "cpu",
-            "cpu_s",
-            CPU_SHARE,
-            "the client used {:.0%} of a core (bound {:.0%}): add workers with --processes",
+            cpu > CPU_SHARE,
+            f"the client used {cpu:.0%} of a core (bound {CPU_SHARE:.0%}): add workers with --processes",
+        ),
+        (
+            "starved",
+            cpu <= CPU_SHARE and (needs_time or cpu + starved > CPU_SHARE),
+            f"the client waited for a core {starved:.0%} of the time and used one {cpu:.0%}: give it its own",
+        ),
+        (
+            "throttled",
+            throttled > THROTTLED_SHARE,
+            f"the client's CPU limit held it back {throttled:.0%} of the time (bound {THROTTLED_SHARE:.0%}): raise it",
         ),
     )
-    return [(code, text.format(worst[key], bound)) for code, key, bound, text in said if worst[key] > bound]
+    return [(code, sentence) for code, is_so, sentence in said if is_so]
+
+
+def _shares(samples: Mapping[str, Floats], which: NDArray[np.bool_]) -> dict[str, float]:
+    """What the chosen samples say, as shares of the time, of the reads or of the tokens; 0 where nothing is known."""
+
+    def share(part: str, of: str) -> float:
+        if part not in samples or of not in samples:
+            return 0.0
+        whole = float(np.nansum(samples[of][which]))
+        return float(np.nansum(samples[part][which])) / whole if whole > 0 else 0.0
+
+    return {
+        "stalled": share("stalled_s", "interval_s"),
+        "starved": share("starved_s", "interval_s"),
+        "throttled": share("throttled_s", "interval_s"),
+        "cpu": share("cpu_s", "interval_s"),
+        "stamped": share("stamped", "reads"),
+        "late": share("late_reads", "stamped"),
+        "shared": share("shared", "events"),
+        "blurred": share("blurred", "events"),
+    }
+
+
+def _reads(samples: Mapping[str, Floats] | None) -> dict[str, float | int] | None:
+    """How the answers were read: the number of reads, the share of late ones, of tokens that shared one; None = unknown."""
+    if samples is None or "reads" not in samples:
+        return None
+    shares = _shares(samples, np.ones(len(samples["time_s"]), dtype=bool))
+    counted = {"number": int(np.sum(samples["reads"]))}
+    return counted | {name: round(shares[name], 4) for name in ("stamped", "late", "shared", "blurred")}
+
+
+def _read_clock(samples: Mapping[str, ArrayLike] | None) -> str | None:
+    """Whose clock told when tokens came; None = no read."""
+    if samples is None or "reads" not in samples:
+        return None
+    reads, stamped = (float(np.sum(_floats(samples[name]))) for name in ("reads", "stamped"))
+    if not reads:
+        return None
+    return "kernel" if stamped >= STAMPED_SHARE * reads else "process"
 
 
 def _seats(

@@ -8,11 +8,8 @@ counts from the due time, and it is `dropped` when the run ends first.
 from __future__ import annotations
 
 import math
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import gevent
@@ -26,6 +23,7 @@ from loadgen.clock import Alarm, Clock, breathe, now_s
 from loadgen.prompts import OwnPrompts, PromptSource
 from loadgen.records import Batch, Done, measured
 from loadgen.traffic import LoadPlan
+from loadgen.vitals import Sample, Vitals
 
 AHEAD = 4096  # bodies made ahead
 AHEAD_BYTES = 64 << 20
@@ -34,23 +32,6 @@ BACKLOG = 2000  # ended requests that may wait for idle time before they are par
 WARM = 64  # connections opened before the start, at most
 FLUSH_S = 1.0
 SAMPLE_S = 0.5
-TICK_S = 0.02  # how often the loop's punctuality is tested
-STALL_S = 0.01  # a tick later than this counts as a stall
-
-
-@dataclass(frozen=True)
-class Sample:
-    """How the client itself fared over one interval of one worker; see loadgen.client_health."""
-
-    time_s: float  # end of the interval, seconds since the start of the run
-    interval_s: float
-    cpu_s: float  # of this process
-    starved_s: float  # the process was runnable and had no core (NaN where the kernel does not say)
-    stalled_s: float  # the event loop was late, beyond STALL_S
-    in_flight: int
-    waited: int  # requests that had to wait for a connection to open
-    waiting: int  # due requests that wait for a seat
-    sent: int  # requests so far
 
 
 class Offered(Protocol):
@@ -95,13 +76,14 @@ class Generator:
         self._hungry = gevent.event.Event()
         self._alarm: Alarm | None = None
         self._sent = 0
+        self._parsing_s = 0.0  # what one answer takes to parse, at the upper end
         self._asked: deque[tuple[Exchange, int]] = (
             deque()
         )  # by users of a closed loop, with the shared prefix
         self._something_asked = gevent.event.Event()
         loops = (self._parse_loop, self._flush_loop, self._ask_loop)
         self._greenlets = [gevent.spawn(loop) for loop in loops]
-        self._punctuality = _Punctuality()
+        self._vitals = Vitals()
 
     # --- open loop ---------------------------------------------------------------------------------------------------
 
@@ -116,7 +98,7 @@ class Generator:
     def start(self, clock: Clock) -> None:
         """Begin at the clock's zero."""
         self.clock = clock
-        self._punctuality.take()  # what the preparation took is not part of the run
+        self._vitals.reset()  # what the preparation took is not part of the run
         if self._planned:
             self._alarm = Alarm(self._send_due)
             self._greenlets.append(gevent.spawn(self._refill_loop))
@@ -192,6 +174,7 @@ class Generator:
     def _send_due(self) -> None:
         """Send everything that is due and set the alarm for the next; runs in the hub, or in a greenlet."""
         ready, client, zero_s = self._ready, self.client, self.clock.zero_s
+        client.reader.wake_by_s = math.inf
         while ready and not client.full:
             exchange = ready[0]
             if exchange.due_s > self.cut_s:
@@ -269,18 +252,27 @@ class Generator:
             self._something_ended.wait()
             self._something_ended.clear()
             while self._ended:
-                if len(self._ended) < BACKLOG:
-                    gevent.idle()
-                self._parse(SLICE_S)
                 if len(self._ended) >= BACKLOG:
+                    self._parse(now_s() + SLICE_S)
+                    breathe()
+                    continue
+                gevent.idle()
+                now, due_s = now_s(), self.client.reader.wake_by_s
+                until_s = min(now + SLICE_S, due_s - self._parsing_s)  # what is due must not wait for this
+                if until_s > now:
+                    self._parse(until_s)
+                elif due_s > now:
+                    gevent.sleep(due_s - now)
+                else:
                     breathe()
 
-    def _parse(self, at_most_s: float) -> None:
-        until_s = now_s() + at_most_s
-        while self._ended and now_s() < until_s:
+    def _parse(self, until_s: float) -> None:
+        while self._ended and (begun_s := now_s()) < until_s:
             done = measured(self._ended.popleft())
+            self._vitals.saw(done)
             self._batch.add(done, self.worker, self.clock)
             self._on_done(done)
+            self._parsing_s = max(now_s() - begun_s, 0.9 * self._parsing_s)
 
     def _flush_loop(self) -> None:
         samples = 0
@@ -300,21 +292,10 @@ class Generator:
             self._report(batch.packed(), [tuple(vars(s).values()) for s in samples])
 
     def _sample(self) -> None:
-        late_s, cpu_s, starved_s, interval_s = self._punctuality.take()
         now = now_s() - self.clock.zero_s
         waiting = sum(1 for e in self._ready if e.due_s < now) if self.client.full else 0
         self._samples.append(
-            Sample(
-                now,
-                interval_s,
-                cpu_s,
-                starved_s,
-                late_s,
-                len(self.client.in_flight),
-                self.client.waited,
-                waiting,
-                self._sent,
-            )
+            self._vitals.take(now, len(self.client.in_flight), self.client.waited, waiting, self._sent)
         )
 
     def stop(self, cut_s: float, grace_s: float) -> None:
@@ -339,41 +320,5 @@ class Generator:
             self._parse(math.inf)
         self._sample()
         self.flush()
-        self._punctuality.close()
+        self._vitals.close()
         gevent.killall([g for g in self._greenlets if g is not gevent.getcurrent()], block=False)
-
-
-class _Punctuality:
-    """Tests every TICK_S how late the event loop is, and reads what the kernel says about this process's CPU time."""
-
-    def __init__(self) -> None:
-        self._due_s = now_s() + TICK_S
-        self._late_s = 0.0
-        self._alarm = Alarm(self._tick)
-        self._alarm.set(self._due_s)
-        self._last = (now_s(), time.process_time(), _starved_s())
-
-    def take(self) -> tuple[float, float, float, float]:
-        """(stalled, CPU, starved, interval) in s since the last call."""
-        before, self._last = self._last, (now_s(), time.process_time(), _starved_s())
-        interval_s, cpu_s, starved_s = (b - a for a, b in zip(before, self._last, strict=True))
-        late_s, self._late_s = self._late_s, 0.0
-        return late_s, cpu_s, starved_s, interval_s
-
-    def close(self) -> None:
-        self._alarm.close()
-
-    def _tick(self) -> None:
-        now = now_s()
-        late_s = now - self._due_s
-        if late_s > STALL_S:
-            self._late_s += late_s
-        self._due_s = now + TICK_S
-        self._alarm.set(self._due_s)
-
-
-def _starved_s() -> float:
-    """Time in s that the main thread was runnable without a core so far; NaN where Linux's schedstat is missing."""
-    with suppress(OSError, ValueError, IndexError), open("/proc/self/schedstat", encoding="ascii") as file:
-        return int(file.read().split()[1]) / 1e9
-    return math.nan
