@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from matplotlib.text import Text
 
 from analysis import plots, run
 from analysis.capacity import analyse
@@ -38,6 +39,28 @@ def example_pareto() -> Figure:
         }
     )
     return plots.pareto(table, chosen="b", asked=0.95, annotate=["a", "c"])
+
+
+def test_names_of_points_with_equal_costs_cover_neither_each_other_nor_a_marker() -> None:
+    rows = [
+        ("recommended", 3.5, 0.958),
+        ("current", 3.5, 0.952),
+        ("tutorial", 3.5, 0.945),
+        ("fleet", 3.6, 0.951),
+    ]
+    table = pd.DataFrame(rows, columns=["name", "cost", "attainment"]).assign(kind="several seeds")
+    tried = pd.DataFrame({"name": "", "cost": [3.5, 4.5], "attainment": [0.8, 0.99], "kind": "running"})
+    names = [name for name, *_ in rows]
+    figure = plots.pareto(pd.concat([table, tried]), chosen="recommended", asked=0.95, annotate=names)
+    figure.draw_without_rendering()
+    (axis,) = figure.axes
+    words = [Text.get_window_extent(text) for text in axis.texts]
+    markers = axis.transData.transform(np.column_stack([table["cost"], 100 * table["attainment"]]))
+    for k, extent in enumerate(words):
+        assert not extent.count_overlaps(words[:k])
+        assert not any(extent.contains(x, y) for x, y in markers)
+        assert axis.bbox.x0 <= extent.x0
+        assert extent.x1 <= axis.bbox.x1
 
 
 def example_replay() -> Figure:

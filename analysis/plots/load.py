@@ -1,0 +1,170 @@
+"""Figures over the offered rate: latency, the server's signals, and the model's replay."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from analysis.capacity import Capacity, Estimate
+from analysis.plots.style import (
+    BLACK,
+    GREEN,
+    GREY,
+    LABELS,
+    ORANGE,
+    SKY,
+    SLO,
+    STYLES,
+    WIDTH_IN,
+    dress,
+    legend,
+    log_seconds,
+    stacked,
+)
+
+
+def capacity_curve(capacity: Capacity, title: str = "Latency against load") -> Figure:
+    """TTFT, TPOT and E2E p95 over the offered rate per replica, the SLO's bounds, the knee and the SLO's capacity."""
+    points = capacity.points.sort_values("rate_rps")
+    metrics = [m for m in ("ttft", "e2e", "tpot") if points[[f"{m}_p50_s", f"{m}_p95_s"]].notna().any().any()]
+    figure, axes = stacked(len(metrics), title, height=2.1)
+    bounds: dict[str, list[Any]] = {}
+    for term in capacity.slo.terms if capacity.slo else ():
+        bounds.setdefault(term.metric, []).append(term)
+    for axis, metric in zip(axes, metrics, strict=True):
+        _latency_lines(axis, points, metric)
+        for term in bounds.get(metric, ()):
+            axis.axhline(term.bound_s, **SLO, label="SLO")
+        log_seconds(axis)
+        axis.set_ylabel(f"{metric.upper()} (s)")
+        _estimate(axis, capacity.knee, "knee", GREY)
+        if capacity.slo:
+            _estimate(axis, capacity.capacity, "holds the SLO", GREEN)
+    axes[-1].set_xlabel("offered rate (requests/s per replica)")
+    legend(axes[0])
+    return figure
+
+
+def signal_against_load(points: pd.DataFrame, capacity: Capacity | None = None) -> Figure:
+    """Waiting, running and KV usage over the offered rate, one panel each; filled markers = below saturation."""
+    figure, axes = stacked(3, "What each signal says about load", height=1.9)
+    ordered = points.dropna(subset=["rate_rps"]).sort_values("rate_rps")
+    for axis, (signal, label) in zip(axes, LABELS.items(), strict=True):
+        known = ordered.dropna(subset=[signal])
+        style = STYLES[signal]
+        axis.plot(known["rate_rps"], known[signal], color=style["color"], linestyle=style["linestyle"])
+        for state, face in (("steady", style["color"]), ("saturated", "white")):
+            part = known[known["state"] == state]
+            axis.plot(
+                part["rate_rps"],
+                part[signal],
+                style["marker"],
+                color=style["color"],
+                markerfacecolor=face,
+                label=state,
+            )
+        axis.set_ylabel(label.replace(" per replica", "\nper replica").replace(" (share)", "\n(share)"))
+        axis.set_ylim(bottom=0)
+        if capacity is not None:
+            _estimate(axis, capacity.capacity, "capacity", GREY)
+    axes[-1].set_xlabel("offered rate (requests/s per replica)")
+    legend(axes[0])
+    return figure
+
+
+def replay_error(errors: pd.DataFrame) -> Figure:
+    """Measured against predicted, one panel per quantity.
+
+    Columns: quantity (as on the axis, with unit), rate_rps, measured, predicted and, where known, low and high of the
+    measurement, and error (relative, when it is not predicted / measured - 1). The title of a panel gives the median
+    relative error.
+    """
+    quantities = list(dict.fromkeys(errors["quantity"]))
+    rows = -(-len(quantities) // 2)
+    figure = Figure(figsize=(WIDTH_IN, 0.7 + 2.5 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle("The model replays the run it was fitted to", fontsize=12)
+    grid = figure.subplots(rows, 2 if len(quantities) > 1 else 1, squeeze=False).ravel()
+    for axis, quantity in zip(grid, quantities, strict=False):
+        part = errors[errors["quantity"] == quantity].sort_values("rate_rps")
+        if {"low", "high"} <= set(part):
+            axis.fill_between(
+                part["rate_rps"],
+                part["low"],
+                part["high"],
+                color=SKY,
+                alpha=0.3,
+                linewidth=0,
+                label="95 % interval",
+            )
+        axis.plot(part["rate_rps"], part["measured"], "o", color=BLACK, label="measured")
+        axis.plot(
+            part["rate_rps"], part["predicted"], "--s", color=ORANGE, markerfacecolor="white", label="model"
+        )
+        errors_of = part["error"] if "error" in part else part["predicted"] / part["measured"] - 1
+        relative = errors_of.abs().replace(np.inf, np.nan).median()
+        axis.set_title("" if np.isnan(relative) else f"median error {relative:.1%}", fontsize=10)
+        dress(axis)
+        axis.set_ylabel(quantity)
+        axis.set_xlabel("offered rate (requests/s)")
+    for axis in grid[len(quantities) :]:
+        axis.set_visible(False)
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncol=3, frameon=False, fontsize=9)
+    return figure
+
+
+def _latency_lines(axis: Axes, points: pd.DataFrame, metric: str) -> None:
+    colour, marker = STYLES[metric]["color"], STYLES[metric]["marker"]
+    for p, line, face in ((50, "--", "white"), (95, "-", colour)):
+        known = points.dropna(subset=[f"{metric}_p{p}_s"])
+        low, high = known[f"{metric}_p{p}_low"], known[f"{metric}_p{p}_high"]
+        value = known[f"{metric}_p{p}_s"]
+        axis.fill_between(
+            known["rate_rps"],
+            low.where(np.isfinite(low), value),
+            high.where(np.isfinite(high), value),
+            color=colour,
+            alpha=0.15,
+            linewidth=0,
+        )
+        axis.plot(
+            known["rate_rps"],
+            value,
+            color=colour,
+            linestyle=line,
+            marker=marker,
+            markerfacecolor=face,
+            label=f"p{p}",
+        )
+    odd = points[points["client_limited"] & points[f"{metric}_p50_s"].notna()]
+    if len(odd):
+        axis.plot(
+            odd["rate_rps"],
+            odd[f"{metric}_p50_s"],
+            "x",
+            color=BLACK,
+            markersize=10,
+            markeredgewidth=2,
+            label="client-limited",
+        )
+
+
+def _estimate(axis: Axes, estimate: Estimate, name: str, colour: str) -> None:
+    """A rate as a vertical line with its interval as a band; an open side has no edge."""
+    low, high = estimate.low, estimate.high
+    if np.isfinite(high):
+        axis.axvspan(low, high, color=colour, alpha=0.13, linewidth=0)
+    if np.isfinite(estimate.value):
+        axis.axvline(
+            estimate.value,
+            color=colour,
+            linestyle="-." if colour == GREY else "-",
+            linewidth=1.4,
+            label=f"{name} {estimate.value:.3g}/s",
+        )
