@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +160,9 @@ class Options:
     """The options as given; properties are what follows from them. All of it travels to workers as plain values."""
 
     values: Mapping[str, Any]
+    _plan: list[LoadPlan] = field(
+        default_factory=list, repr=False, compare=False
+    )  # read once: files may be long
 
     @classmethod
     def of(cls, parsed: argparse.Namespace) -> Options:
@@ -168,6 +171,7 @@ class Options:
         The web form gives text for what had no default, and empty text for what was left open.
         """
         values = {name: getattr(parsed, name, None) for name in WANTED}
+        values["run_time"] = getattr(parsed, "offered_time", None) or values["run_time"]
         values = {name: None if value == "" else value for name, value in values.items()}
         try:
             values["rate"] = None if values["rate"] is None else float(values["rate"])
@@ -190,6 +194,11 @@ class Options:
 
     def plan(self) -> LoadPlan:
         """What is offered; for a closed loop only its lengths and seed count. Raises BadInput."""
+        if not self._plan:
+            self._plan.append(self._read_plan())
+        return self._plan[0]
+
+    def _read_plan(self) -> LoadPlan:
         lengths = {
             "arrivals": self.arrivals,
             "prompt_tokens": self.prompt_tokens,

@@ -20,9 +20,10 @@ from loadgen import clock, session, summary
 from loadgen.options import Options
 
 log = logging.getLogger("loadgen")
-BEGIN_AFTER_S = 1.5  # workers open connections and make bodies between the master's word and the start
+BEGIN_AFTER_S = 0.6  # from the word that all are ready to the start
 SILENT_S = 5  # a worker without heartbeat for longer is lost; a starved one may need Locust's 3 to start
 UNREAD_S = 1.0  # after the end of a worker its last messages may still have to be read
+ENDLESS_S = 30 * 86_400.0  # a plan this long ends when it is stopped
 FAIL_AFTER_S = 0.5  # Locust is still starting when a run fails to begin
 LAST_WORD_S = 10.0  # how long the master waits for the last batches of its workers, after the grace
 FAMILY = uuid.uuid4().hex  # drawn before --processes forks: the master's and its workers', nobody else's
@@ -42,6 +43,9 @@ class Owning:
         self.names: dict[str, str] = {}  # Locust's worker id -> our name
         self.pids: dict[str, int] = {}  # of workers that --processes forked
         self.options = Options({})
+        self.ready: set[str] = set()
+        self.tag = ""  # of the requests of this run
+        self._preparing: gevent.Greenlet | None = None  # between Locust's start and the run's
         self._ending = False
         self._settled = gevent.event.Event()
         self._books = gevent.lock.RLock()  # writing may yield: no batch is half taken when the run is settled
@@ -98,16 +102,10 @@ class Owning:
             self.names, self.offsets = {client_id: f"w{i}" for client_id, i in jobs.items()}, {}
         else:
             self.names, self.offsets = {"local": "local"}, {"local": (0.0, 0.0)}
-        start_unix_s = clock.unix_now_s() + (BEGIN_AFTER_S if isinstance(runner, MasterRunner) else 0.6)
-        self.finished, self.last_words = set(), set()
-        self.owner = session.Owner(
-            chosen, self.endpoint, self.server, start_unix_s, list(self.names.values())
-        )
-        self.latest = self.owner
-        log.info("Recording in %s", self.owner.path)
-        if isinstance(runner, MasterRunner):
-            gevent.spawn(self._watch_workers, runner, self.owner)
-        salt = zlib.crc32(repr(start_unix_s).encode())
+        self.ready, self.finished, self.last_words = set(), set(), set()
+        self._preparing = gevent.spawn(self._start_when_ready, runner)
+        salt = zlib.crc32(repr(clock.unix_now_s()).encode())
+        self.tag = f"{salt:08x}"
         for client_id, index in jobs.items():
             job = {
                 "options": dict(chosen.values),
@@ -116,9 +114,8 @@ class Owning:
                 "index": index,
                 "of": len(jobs),
                 "worker": self.names[client_id],
-                "start_unix_s": start_unix_s,
                 "salt": salt,
-                "tag": f"{salt:08x}",
+                "tag": self.tag,
                 "counts_tokens": "vllm_version" in self.server.engine,
                 "users": self.environment.parsed_options.num_users,
                 "offset_s": 0.0,
@@ -129,6 +126,42 @@ class Owning:
                 worker = self.environment.llm_worker
                 gevent.spawn(worker.begin, job)
 
+    def _start_when_ready(self, runner: Any) -> None:
+        """Name the instant at which all begin, once the last worker has its bodies and connections."""
+        local = not isinstance(runner, MasterRunner)
+        while any(
+            name not in self.ready and (local or self._alive(runner, client_id))
+            for client_id, name in self.names.items()
+        ):
+            gevent.sleep(0.02)
+        assert self.server is not None
+        names = list(self.names.values())
+        start_unix_s = clock.unix_now_s() + BEGIN_AFTER_S
+        try:
+            owner = session.Owner(self.options, self.endpoint, self.server, start_unix_s, self.tag, names)
+        except AutoscaleError as error:
+            self._fail(str(error), error.exit_code)
+            return
+        self.owner = self.latest = owner
+        self._preparing = None
+        log.info("Recording in %s", owner.path)
+        self._tell_all(runner, "llm_start", {"start_unix_s": start_unix_s})
+        if isinstance(runner, MasterRunner):
+            gevent.spawn(self._watch_workers, runner, owner)
+        duration_s = owner.plan.duration_s
+        if self.options.open_loop and self.options.find_capacity is None and duration_s < ENDLESS_S:
+            log.info("Offering load for %g s", duration_s)
+            gevent.spawn_later(start_unix_s + duration_s - clock.unix_now_s(), self._plan_is_over, owner)
+
+    def _tell_all(self, runner: Any, kind: str, data: dict[str, Any]) -> None:
+        for client_id in self.names:
+            if isinstance(runner, MasterRunner):
+                runner.send_message(kind, data, client_id)
+            elif kind == "llm_start":
+                self.environment.llm_worker.start(data["start_unix_s"])
+            else:
+                self.environment.llm_worker.end(data["cut_s"], data["grace_s"])
+
     def _fail(self, sentence: str, exit_code: int) -> None:
         """End a run that could not begin; the web UI shows why among its exceptions."""
         log.error("%s", sentence)
@@ -136,7 +169,7 @@ class Owning:
         runner.log_exception("local", sentence, "")
         if self.environment.parsed_options.headless:
             self.environment.process_exit_code = exit_code
-        gevent.spawn_later(FAIL_AFTER_S, self._plan_is_over)
+        gevent.spawn_later(FAIL_AFTER_S, self._plan_is_over, self.owner)
 
     # --- messages ----------------------------------------------------------------------------------------------------
 
@@ -149,29 +182,30 @@ class Owning:
 
     def hear(self, kind: str, data: dict[str, Any]) -> None:
         """A message of a worker."""
-        owner = self.owner
-        if owner is None:
+        owner, name = self.owner, data["worker"]
+        if kind == "llm_ready":
+            self.ready.add(name)
+        elif kind == "llm_clock":
+            self.offsets[name] = tuple(data["offset"])
+        elif kind == "llm_failed":
+            self._fail(data["error"], data["exit_code"])
+        elif owner is None:
             return
-        name = data["worker"]
-        if kind == "llm_batch":
+        elif kind == "llm_batch":
             with self._books:
                 running = owner.stopped is None
                 owner.take(name, data["batch"], data["samples"], clock.unix_now_s())
             if running and owner.stopped is not None:
                 log.warning("Stopping: %s", owner.stopped)
-                gevent.spawn(self._plan_is_over)
+                gevent.spawn(self._plan_is_over, owner)
         elif kind == "llm_found":
             owner.found, owner.probes = data["found"], tuple(data["probes"])
         elif kind == "llm_finished":
             self.finished.add(name)
             if self.finished >= set(self.names.values()):
-                gevent.spawn(self._plan_is_over)
-        elif kind == "llm_failed":
-            self._fail(data["error"], data["exit_code"])
+                gevent.spawn(self._plan_is_over, owner)
         elif kind == "llm_last_word":
             self.last_words.add(name)
-        elif kind == "llm_clock":
-            self.offsets[name] = tuple(data["offset"])
 
     def _watch_workers(self, runner: MasterRunner, owner: session.Owner) -> None:
         """Note in the run, while it goes on, which workers are silent."""
@@ -190,12 +224,12 @@ class Owning:
                 return False
         return client_id in runner.clients and runner.clients[client_id].state != "missing"
 
-    def _plan_is_over(self) -> None:
-        if self._ending or self.environment.runner.state in ("stopping", "stopped", "cleanup"):
+    def _plan_is_over(self, owner: session.Owner | None) -> None:
+        if self.owner is not owner or self._ending:
             return
         if self.environment.parsed_options.headless:
             self.environment.runner.quit()
-        else:
+        elif self.environment.runner.state not in ("stopping", "stopped", "cleanup"):
             self.environment.runner.stop()
 
     # --- end ---------------------------------------------------------------------------------------------------------
@@ -204,6 +238,7 @@ class Owning:
         """Listener of test_stopping: settle the run, once."""
         owner = self.owner
         if owner is None:
+            self._give_up()
             return
         if self._ending:
             self._settled.wait(timeout=LAST_WORD_S)
@@ -233,6 +268,13 @@ class Owning:
         sys.stdout.write(summary.table(finished) + "\n")
         sys.stdout.flush()
         self._settled.set()
+
+    def _give_up(self) -> None:
+        """End what has not begun: nothing was sent, nothing is recorded."""
+        if self._preparing is not None:
+            self._preparing.kill(block=False)
+            self._preparing = None
+            self._tell_all(self.environment.runner, "llm_end", {"cut_s": 0.0, "grace_s": 0.0})
 
     def _end_workers(self, runner: MasterRunner, cut_s: float, grace_s: float) -> None:
         asked = {client_id: name for client_id, name in self.names.items() if client_id in runner.clients}

@@ -122,7 +122,13 @@ class Owner:
     """Owns the run directory between `Owner(...)` and `finish`; `take` may be called at any time in between."""
 
     def __init__(
-        self, options: Options, endpoint: str, server: Server, started_at: float, workers: Sequence[str]
+        self,
+        options: Options,
+        endpoint: str,
+        server: Server,
+        started_at: float,
+        tag: str,
+        workers: Sequence[str],
     ) -> None:
         self.options, self.started_at = options, started_at
         self.workers = dict(enumerate(workers))
@@ -149,6 +155,7 @@ class Owner:
                 "target": server.target,
                 "endpoint": ENDPOINTS[endpoint],
                 "model": server.model,
+                "request_tag": tag,  # X-Request-Id is tag-request_id
                 "load": {
                     "loop": "open" if options.open_loop else "closed",
                     **(self.plan.describe() if options.open_loop else {}),
@@ -157,6 +164,9 @@ class Owner:
                 },
                 "stages": stages,
                 "lengths": {
+                    "prompts": None
+                    if options.prompts in ("ids", "words")
+                    else options.prompts,  # the user's file
                     "prompt_tokens": str(self.plan.prompt),
                     "output_tokens": str(self.plan.output),
                     "shared_prefix_tokens": self.plan.shared_prefix_tokens,

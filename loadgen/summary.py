@@ -149,7 +149,8 @@ def _warnings(header: dict[str, Any], requests: Any) -> Iterable[str]:
             failures.groupby(["status", "error"], dropna=False).size().nlargest(3).items()
         ):
             yield from _wrapped(f"{count} x {status}: {error}")
-    yield from _length_error(requests)
+    if header["lengths"].get("prompts") is None:
+        yield from _length_error(requests)
 
 
 def _length_error(requests: Any) -> Iterable[str]:

@@ -84,11 +84,12 @@ class Worker:
         self._lengths: Any = None
         self._pending: dict[str, list[Any]] = defaultdict(list)
         self._ended = False
+        self._start = gevent.event.AsyncResult()
         self._finder: Finder | None = None
         self.name = "local"
 
     def begin(self, job: dict[str, Any]) -> None:
-        """Make ready and start at the instant that the owner named; tells the owner when that cannot be."""
+        """Make ready, say so, and begin at the instant that `start` names; tells the owner when that cannot be."""
         try:
             self._begin(job)
         except AutoscaleError as error:
@@ -99,6 +100,7 @@ class Worker:
     def _begin(self, job: dict[str, Any]) -> None:
         chosen = Options(job["options"])
         self._ended, self._finder, self.name = False, None, job["worker"]
+        self._start = gevent.event.AsyncResult()
         self.open_loop, self.grace_s = chosen.open_loop, float(chosen.grace)
         client = session.connect(chosen, job["host"], chosen.limits(job["of"]))
         whole = chosen.plan()
@@ -124,16 +126,22 @@ class Worker:
         inspect.stack()  # Locust looks at its stack when it stops: the first look takes 60 ms, in the middle of the load
         gc.collect()
         gc.freeze()  # nothing made so far is garbage later: collections during the run stay short
-        start_s = clock.Clock.starting_at(job["start_unix_s"], job["offset_s"])
+        self._tell("llm_ready", {"worker": self.name})
+        start_unix_s = self._start.get()
+        if start_unix_s is None:
+            return  # ended before it began
+        start_s = clock.Clock.starting_at(start_unix_s, job["offset_s"])
         gevent.sleep(max(0.0, start_s.zero_s - clock.now_s()))
         generator.start(start_s)
         self.begun.set()
         if chosen.find_capacity is not None:
             self._find(chosen, whole)
             self._tell("llm_finished", {"worker": job["worker"]})
-        elif self.open_loop:
-            generator.finished.wait()
-            self._tell("llm_finished", {"worker": job["worker"]})
+
+    def start(self, start_unix_s: float | None) -> None:
+        """Begin at this unix time of the owner's clock; None: never."""
+        if not self._start.ready():
+            self._start.set(start_unix_s)
 
     def _find(self, chosen: Options, plan: LoadPlan) -> None:
         assert self.generator is not None
@@ -167,6 +175,7 @@ class Worker:
     def end(self, cut_s: float, grace_s: float) -> None:
         """Stop sending, wait for what is in flight, report the rest. Does nothing the second time."""
         generator = self.generator
+        self.start(None)
         if generator is not None and not self._ended:
             self._ended = True
             if self._finder is not None:
@@ -255,16 +264,14 @@ def _init(environment: Any, runner: Any, **_: Any) -> None:
         sys.stderr.write(f"locust: {error}\n")
         sys.exit(error.exit_code)
     parsed = environment.parsed_options
-    searches = Options.of(parsed).find_capacity is not None
-    if parsed.headless and not parsed.run_time and Options.of(parsed).open_loop and not searches:
-        duration_s = Options.of(parsed).plan().duration_s
-        if duration_s < 30 * 86_400:
-            parsed.run_time = math.ceil(duration_s)
+    if parsed.headless and Options.of(parsed).open_loop:
+        # Locust would count from its own start; the plan ends itself
+        parsed.offered_time, parsed.run_time = parsed.run_time, None
     if isinstance(runner, LocalRunner):
         environment.llm_worker = Worker(environment, endpoint, owning.hear)
     else:
         locust.runners.HEARTBEAT_LIVENESS = SILENT_S
-        for kind in ("llm_clock", "llm_failed", "llm_batch", "llm_finished", "llm_last_word"):
+        for kind in ("llm_clock", "llm_failed", "llm_ready", "llm_batch", "llm_finished", "llm_last_word"):
             runner.register_message(kind, lambda msg, **_: owning.hear(msg.type, msg.data))
         runner.register_message("llm_ping", owning.pong)
     web.add_to_reports(lambda: owning.latest)
@@ -332,6 +339,7 @@ def _init_worker(environment: Any, runner: WorkerRunner, endpoint: str) -> None:
             runner.send_message("llm_last_word", {"worker": worker.name})
 
     runner.register_message("llm_pong", pong)
+    runner.register_message("llm_start", lambda msg, **_: worker.start(msg.data["start_unix_s"]))
     runner.register_message("llm_begin", begin, concurrent=True)
     runner.register_message("llm_end", end, concurrent=True)
     environment.events.quitting.add_listener(quitting)

@@ -10,7 +10,6 @@ import sys
 import time
 import urllib.parse
 import urllib.request
-import zlib
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -219,7 +218,7 @@ def test_master_and_workers_on_several_machines_deliver_the_plan_into_one_direct
     assert offsets == pytest.approx([-3.0, 0.0], abs=0.05)
     truth = [json.loads(line) for line in started["truth"].read_text().splitlines()]
     received = {t["id"]: t["received_s"] for t in truth}
-    tag = f"{zlib.crc32(repr(recorded.header['started_at']).encode()):08x}"
+    tag = recorded.header["request_tag"]
     ahead = requests["request_id"].map(lambda i: received[f"{tag}-{i}"]) - requests["sent_s"]
     first, second = (ahead[requests["worker"] == worker].median() for worker in ("w0", "w1"))
     assert first == pytest.approx(second, abs=0.05)
