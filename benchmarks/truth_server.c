@@ -3,7 +3,7 @@
      cc -O2 -o truth_server truth_server.c [-DTLS -lssl -lcrypto]
      ./truth_server --port 8901 --ttft 0.05 --gap 0.005 --log truth.jsonl [--core 1] [--seats N] [--gaps] [--tls CERT KEY]
 
-   One thread, one epoll; it spins while a token is due within a millisecond, so give it a core of its own. received_s is
+   One thread, one epoll, on a core of its own. received_s is
    the kernel's arrival time of the request's last segment, first_s and last_s are taken right before send(): all
    CLOCK_MONOTONIC seconds. The log is complete when the server has ended (SIGTERM). */
 
@@ -28,7 +28,7 @@
 
 #define INBOX (1 << 20)
 #define FDS 65536
-#define SPIN_S 0.0015
+#define SPIN_S 0.00005 /* it sleeps until so shortly before a token is due */
 
 typedef struct {
     int fd, open, streamed, sent, tokens, prompt_tokens, place; /* place in the heap, -1 = no token is due */
@@ -389,8 +389,9 @@ int main(int count, char **words) {
     puts("ready");
     fflush(stdout);
     while (running) {
-        double wait_s = heap_size ? heap[0]->next_s - now_s() - SPIN_S : 0.2; /* epoll counts whole milliseconds */
-        int ready = epoll_wait(epoll, events, 512, wait_s < 0.001 ? 0 : wait_s > 0.2 ? 200 : (int)(wait_s * 1e3));
+        double wait_s = heap_size ? heap[0]->next_s - now_s() - SPIN_S : 0.2;
+        struct timespec wait = {0, wait_s < 0 ? 0 : wait_s > 0.2 ? 200000000 : (long)(wait_s * 1e9)};
+        int ready = epoll_pwait2(epoll, events, 512, &wait, NULL);
         for (int i = 0; i < ready; i++) {
             if (events[i].data.fd == listener) { greet(listener); continue; }
             Peer *peer = peers[events[i].data.fd];

@@ -221,12 +221,15 @@ class Generator:
         return exchange
 
     def _ask_loop(self) -> None:
-        """Send what users ask for when nothing waits to be read: users in step must not delay each other's tokens."""
+        """Send what users ask for, between reads: users in step must not delay each other's tokens."""
         while True:
             self._something_asked.wait()
             self._something_asked.clear()
             while self._asked:
-                gevent.idle()
+                if self.client.reader.stamped:
+                    breathe()
+                else:
+                    gevent.idle()
                 until_s = now_s() + SLICE_S
                 while self._asked and now_s() < until_s:
                     exchange, prefix = self._asked.popleft()
@@ -256,7 +259,12 @@ class Generator:
                     self._parse(now_s() + SLICE_S)
                     breathe()
                     continue
-                gevent.idle()
+                # requests first; reads first too when they are many, or when their stamp is that of the read
+                reader = self.client.reader
+                if self._asked or reader.pressed or not reader.stamped:
+                    gevent.idle()
+                else:
+                    breathe()
                 now, due_s = now_s(), self.client.reader.wake_by_s
                 until_s = min(now + SLICE_S, due_s - self._parsing_s)  # what is due must not wait for this
                 if until_s > now:

@@ -31,6 +31,7 @@ STEP_NS = 50_000  # the clocks are read together to within 1 us: a larger change
 ROUND_S = 0.0005  # sleep before a round
 BUSY_S = 0.001  # rounds closer than this are worth a sleep
 ENDED_SHARE = 8  # no sleep after a round in which more than one read in so many ended an exchange
+LARGE = 40  # a round of more reads leaves no time for other things
 BATCH = 512  # sockets read in one round, so that timers get their turn
 
 READ = 1  # gevent.hub.loop.io and EPOLLIN
@@ -82,12 +83,12 @@ class Reader:
     """Calls back, in the hub, for each socket that has bytes; the callbacks read what there is.
 
     `ended` is raised by the owner with each exchange that ends, `stamped` says that the kernel's stamps are there,
-    `wake_by_s` names an instant before which the loop has to be awake.
+    `wake_by_s` names an instant before which the loop has to be awake. `pressed`: the last round was a large one.
     """
 
     def __init__(self) -> None:
         self.ended = 0
-        self.stamped = False
+        self.stamped = self.pressed = False
         self.wake_by_s = math.inf
         self._calls: dict[int, Callable[[], None]] = {}
         self._watchers: dict[int, object] = {}
@@ -145,7 +146,8 @@ class Reader:
             call = calls.get(fd)
             if call is not None:  # closed by a callback of this round
                 call()
-        self._waits = (self.ended - ended) * ENDED_SHARE <= len(ready)
+        self.pressed = len(ready) > LARGE
+        self._waits = not self.pressed and (self.ended - ended) * ENDED_SHARE <= len(ready)
         self._round_s = now_s()
 
 

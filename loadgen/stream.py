@@ -93,7 +93,7 @@ def parse_head(data: bytes) -> Head | None:
 def is_complete(head: Head, raw: bytes) -> bool:
     """Whether `raw`, a response from its first byte, holds the whole body; never true for one that ends by closing."""
     if head.chunked:
-        return _unchunk(raw, head.body_start)[2]
+        return _chunks(raw, head.body_start)[2]
     return head.length is not None and len(raw) >= head.body_start + head.length
 
 
@@ -187,21 +187,33 @@ def _body(raw: bytes, head: Head) -> tuple[list[bytes], list[int], bool]:
 
 
 def _unchunk(raw: bytes, position: int) -> tuple[list[bytes], list[int], bool]:
-    pieces: list[bytes] = []
+    starts, ends, ended = _chunks(raw, position)
+    return [raw[start:end] for start, end in zip(starts, ends, strict=True)], starts, ended
+
+
+def _chunks(raw: bytes, position: int) -> tuple[list[int], list[int], bool]:
+    """(where each chunk's data begins, where it ends, whether the last chunk has come)."""
     starts: list[int] = []
-    while (line_end := raw.find(b"\r\n", position)) >= 0:
-        try:
-            size = int(raw[position:line_end].partition(b";")[0], 16)
-        except ValueError:
-            break
-        if size == 0:  # trailers, if any, end with an empty line
-            ended = raw.startswith(b"\r\n", line_end + 2) or raw.find(b"\r\n\r\n", line_end) >= 0
-            return pieces, starts, ended
-        start = line_end + 2
-        pieces.append(raw[start : start + size])
+    ends: list[int] = []
+    line, size = b"?", 0  # a stream's chunks are mostly of one size: its line is recognised, not parsed again
+    while True:
+        if not raw.startswith(line, position):
+            line_end = raw.find(b"\r\n", position)
+            try:
+                size = int(raw[position:line_end].partition(b";")[0], 16) if line_end >= 0 else -1
+            except ValueError:
+                size = -1
+            if size < 0:
+                return starts, ends, False
+            if size == 0:  # trailers, if any, end with an empty line
+                ended = raw.startswith(b"\r\n", line_end + 2) or raw.find(b"\r\n\r\n", line_end) >= 0
+                return starts, ends, ended
+            line = raw[position : line_end + 2]
+        start = position + len(line)
+        position = start + size
         starts.append(start)
-        position = start + size + 2
-    return pieces, starts, False
+        ends.append(position)
+        position += 2
 
 
 def _events(body: bytes) -> tuple[list[int], NDArray[np.int64], _Facts]:
