@@ -60,6 +60,15 @@ def number(value: float | None, form: str = ",.1f") -> str:
     return "-" if value is None or not math.isfinite(value) else format(value, form)
 
 
+def _bullet(sentence: str, style: str = "") -> Table:
+    """A sentence behind a dot; its further lines begin where the first does."""
+    made = Table.grid(padding=(0, 1))
+    made.add_column()
+    made.add_column(overflow="fold")
+    made.add_row(Text(" •", style), Text(sentence))
+    return made
+
+
 # --- recommendation --------------------------------------------------------------------------------------------------
 
 
@@ -87,7 +96,7 @@ def recommendation(result: Recommendation, *, explain: bool = False) -> Iterator
                 yield Text(f"  {name}: {row['setting']}", style="dim")
     yield Text("\nWhy", style="bold")
     for reason in content["reasons"]:
-        yield Padding(Text.assemble(("• ", colour), reason["sentence"]), (0, 0, 0, 1))
+        yield _bullet(reason["sentence"], colour)
     if drift := content.get("drift"):
         yield Text(f"\nThe old target: {drift['sentence']}", style="bold")
     if explain:
@@ -153,7 +162,7 @@ def _path(content: Mapping[str, Any]) -> Iterator[Any]:
     measured = content["capacity_rps"]["measured"]
     if measured:
         for line in (*measured["stages"], *measured["notes"]):
-            yield Padding(Text(f"• {line}"), (0, 0, 0, 1))
+            yield _bullet(line)
     model = content["model_error"]
     yield Text(f"\nEngine model: {model['source']}")
     errors = table("quantity", "replay error (median over stages)")

@@ -72,7 +72,9 @@ def test_what_a_page_says_to_type_works_and_leaves_no_process(page: Path, tmp_pa
     script = re.sub(r"(127\.0\.0\.1:|port )(8000|9100)\b", lambda m: m[1] + ports[m[2]], script)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with subprocess.Popen(
-        ["bash", "-c", script],
+        # First in line for a core where that is allowed: a load test whose client must wait for one says so, and no
+        # answer follows from it.
+        ["nice", "-n", "-10", "bash", "-c", script],
         cwd=clone(tmp_path),
         env={**os.environ, "PATH": path},
         stdout=subprocess.PIPE,

@@ -164,7 +164,7 @@ def panels(
         else:
             axis.set_ylim(bottom=0)
     axes[-1].set_xlabel(x_label)
-    legend(axes[0])
+    legend(*axes)
     return figure
 
 

@@ -46,7 +46,7 @@ def capacity_curve(capacity: Capacity, title: str = "Latency against load") -> F
         if capacity.slo:
             _estimate(axis, capacity.capacity, "holds the SLO", GREEN)
     axes[-1].set_xlabel("offered rate (requests/s per replica)")
-    legend(axes[0])
+    legend(*axes)
     return figure
 
 
@@ -73,7 +73,7 @@ def signal_against_load(points: pd.DataFrame, capacity: Capacity | None = None) 
         if capacity is not None:
             _estimate(axis, capacity.capacity, "capacity", GREY)
     axes[-1].set_xlabel("offered rate (requests/s per replica)")
-    legend(axes[0])
+    legend(*axes)
     return figure
 
 
@@ -111,6 +111,8 @@ def replay_error(errors: pd.DataFrame) -> Figure:
         axis.set_title("" if np.isnan(relative) else f"median error {relative:.1%}", fontsize=10)
         dress(axis)
         axis.set_ylabel(quantity)
+        highest = np.nanmax(part[["measured", "predicted"]].to_numpy(float), initial=0.0)
+        axis.set_ylim(bottom=0.0, top=None if highest > 0 else 1.0)
         axis.set_xlabel("offered rate (requests/s)")
     for axis in grid[len(quantities) :]:
         axis.set_visible(False)

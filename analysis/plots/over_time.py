@@ -129,7 +129,7 @@ def latency_over_time(
         log_seconds(axis)
         axis.set_ylabel(f"{metric.upper()} (s)")
     axes[-1].set_xlabel(f"time the request was due ({unit})")
-    legend(axes[0])
+    legend(*axes)
     return figure
 
 

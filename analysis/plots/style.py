@@ -94,10 +94,13 @@ def dress(axis: Axes) -> None:
     axis.yaxis.label.set_fontsize(FONT["size"])
 
 
-def legend(axis: Axes) -> None:
-    """The legend above the panel, where it covers no data; nothing when there is nothing to name."""
-    handles, labels = axis.get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
+def legend(axis: Axes, *others: Axes) -> None:
+    """The legend above the panel, where it covers no data; with what only the `others` show, too. Nothing when there is
+    nothing to name."""
+    unique: dict[str, Any] = {}
+    for panel in (axis, *others):
+        handles, labels = panel.get_legend_handles_labels()
+        unique = dict(zip(labels, handles, strict=True)) | unique
     if not unique:
         return
     axis.legend(
@@ -106,7 +109,7 @@ def legend(axis: Axes) -> None:
         frameon=False,
         fontsize=9,
         loc="lower left",
-        bbox_to_anchor=(-0.02, 0.98),
+        bbox_to_anchor=(-0.02, 1.0),
         ncol=3,
         columnspacing=1.2,
         handlelength=2.4,

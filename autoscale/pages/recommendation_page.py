@@ -184,8 +184,9 @@ def _capacity_figures(result: Recommendation) -> Iterator[Picture]:
         yield picture(
             plots.capacity_curve(capacity),
             f"Latency against load: knee {capacity.knee}; the SLO holds up to {capacity.capacity}",
-            "Dots: measured stages, with 95% intervals as bands. The green line is the highest rate at which one "
-            "replica holds the SLO, the grey one where requests begin to queue; their bands are intervals.",
+            "Dots: measured stages, with 95% intervals as bands. The solid upright line is the highest rate at which "
+            "one replica holds the SLO, the dash-dotted one the knee, at which every second request waits; their bands "
+            "are intervals.",
         )
         if capacity.points[list(SIGNALS)].notna().any().any():
             yield picture(

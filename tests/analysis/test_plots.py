@@ -63,6 +63,13 @@ def test_names_of_points_with_equal_costs_cover_neither_each_other_nor_a_marker(
         assert extent.x1 <= axis.bbox.x1
 
 
+def test_a_series_that_the_first_panel_lacks_is_in_the_legend() -> None:
+    both = {"offered\n(requests/s)": {"a": ([1, 2], [1, 2])}, "waiting": {"b": ([1, 2], [3, 4])}}
+    legend = plots.panels(both, "time (s)", "Two runs").axes[0].get_legend()
+    assert legend is not None
+    assert {text.get_text() for text in legend.get_texts()} == {"a", "b"}
+
+
 def example_replay() -> Figure:
     table = pd.DataFrame(
         {"quantity": "TTFT p95 (s)", "rate_rps": [1, 2], "measured": [1, 2], "predicted": [1, 3]}
