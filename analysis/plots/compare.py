@@ -24,11 +24,12 @@ def pareto(
     cost_label: str = "accelerator-hours",
     attainment_label: str = "requests within the SLO (%)",
     annotate: Sequence[str] = (),
+    title: str = "Cost against SLO attainment",
 ) -> Figure:
     """Cost against SLO attainment. Columns of `candidates`: name, kind, cost, attainment (0-1) and, where known,
     attainment_low, attainment_high; points of one kind share a marker, those not beaten by another are joined. The
     names of `annotate` are written beside their points."""
-    figure, (axis,) = stacked(1, "Cost against SLO attainment", height=4.4)
+    figure, (axis,) = stacked(1, title, height=4.4)
     for (kind, part), style in zip(candidates.groupby("kind", sort=False), cycle(SERIES), strict=False):
         if {"attainment_low", "attainment_high"} <= set(part):
             _bars_of_error(axis, part, style["color"])
