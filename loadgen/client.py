@@ -284,6 +284,8 @@ class Connection:
             exchange.reads.append(data)
             if not self._streaming or data.endswith(b"\r\n\r\n") or len(data) < 5:
                 self._advance(exchange, len(data))
+            if received and not self._incoming.pending and not self._tls.pending():
+                return  # asking once more would cost an exception
 
     def _advance(self, exchange: Exchange, size: int) -> None:
         """Look whether the response is complete: called for the head, and where the framing may have ended."""
@@ -399,11 +401,13 @@ class Client:
         self._keep_spares()
 
     def warm(self, connections: int, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
-        """Open up to this many connections (called from a greenlet; returns when they are open).
+        """Open so many connections and their spares (called from a greenlet; returns when they are open).
 
         Raises SourceUnavailable with the reason when none can be opened.
         """
-        for _ in range(min(connections, self.limits.max_connections) - len(self._idle) - len(self._opening)):
+        wanted = min(connections, self.limits.max_connections)
+        wanted += self._spares(wanted)  # now, or they are opened amid the first tokens
+        for _ in range(wanted - len(self._idle) - len(self._opening)):
             self._connect()
         deadline_s = now_s() + timeout_s
         while self._opening and now_s() < deadline_s:
@@ -461,10 +465,11 @@ class Client:
         return connection
 
     def _keep_spares(self) -> None:
-        spare = SPARE + len(self.in_flight) // SPARE_SHARE
-        spare = min(spare, self.limits.max_connections - len(self.in_flight))
-        if len(self._idle) + len(self._opening) < spare and not self._closed:
+        if len(self._idle) + len(self._opening) < self._spares(len(self.in_flight)) and not self._closed:
             self._connect()
+
+    def _spares(self, busy: int) -> int:
+        return min(SPARE + busy // SPARE_SHARE, self.limits.max_connections - busy)
 
     def _worn(self, connection: Connection) -> bool:
         return (

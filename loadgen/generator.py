@@ -28,6 +28,7 @@ from loadgen.vitals import Sample, Vitals
 AHEAD = 4096  # bodies made ahead
 AHEAD_BYTES = 64 << 20
 SLICE_S = 0.001  # most time spent on bookkeeping before the loop gets its turn
+EARLY_S = 0.0001  # the loop wakes so long before a request is due, since waking takes most of it, and waits for the rest
 BACKLOG = 2000  # ended requests that may wait for idle time before they are parsed regardless
 WARM = 64  # connections opened before the start, at most
 FLUSH_S = 1.0
@@ -175,6 +176,7 @@ class Generator:
         """Send everything that is due and set the alarm for the next; runs in the hub, or in a greenlet."""
         ready, client, zero_s = self._ready, self.client, self.clock.zero_s
         client.reader.wake_by_s = math.inf
+        waited = False  # once; then others get their turn
         while ready and not client.full:
             exchange = ready[0]
             if exchange.due_s > self.cut_s:
@@ -182,11 +184,13 @@ class Generator:
                 self._exhausted, self._source = True, iter(())
                 break
             due_s = zero_s + exchange.due_s
-            if due_s > now_s():
+            if due_s - now_s() > (0 if waited else EARLY_S):
                 if self._alarm is not None:
-                    self._alarm.set(due_s)
-                    client.reader.wake_by_s = due_s
+                    self._alarm.set(due_s - EARLY_S)
+                    client.reader.wake_by_s = due_s - EARLY_S
                 break
+            while now_s() < due_s:
+                waited = True
             ready.popleft()
             exchange.due_s = due_s
             self._sent += 1
