@@ -95,7 +95,7 @@ def serve(
         bool, typer.Option("--with-parent", help="End when the process that started it ends.")
     ] = False,
 ) -> None:
-    """Run a simulated fleet over HTTP: an OpenAI-compatible gateway, /metrics per replica, cold starts, the HPA."""
+    """Run a simulated fleet over HTTP. An OpenAI-compatible gateway, /metrics per replica, cold starts, the HPA."""
     from dataclasses import replace
 
     from autoscale.profiles import load
@@ -145,7 +145,7 @@ def simulate(
     out: Annotated[Path | None, typer.Option(help="Directory for run directories and plots.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Say what would happen to a profile's replicas under this HPA and this traffic."""
+    """Simulate an HPA under some traffic. Beside it other HPAs and standing fleets, all on the same requests."""
     from autoscale import render
     from autoscale.profiles import load
     from autoscale.recommend import scenario_of
@@ -199,7 +199,7 @@ def collect(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Fill a run directory's metrics.parquet from Prometheus, or by scraping replicas while the load runs."""
+    """Collect the server's metrics of a run. From Prometheus afterwards, or by scraping replicas while the load runs."""
     from analysis.run import read_header
     from autoscale.observe.collect import collect as fill
 
@@ -269,7 +269,7 @@ def recommend(
     explain: Annotated[bool, typer.Option("--explain", help="Show the path from data to number.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Find the HPA's averageValue: the cheapest setting that keeps the SLO, with an interval and reasons."""
+    """Find the cheapest HPA target that keeps the SLO. From load tests of one replica; with an interval and reasons."""
     from autoscale import render
     from autoscale.pages import recommendation_page
     from autoscale.recommend import recommend as find
@@ -326,7 +326,7 @@ def predict(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say what one measured replica does with other prompt and output lengths: capacity and latencies, with intervals."""
+    """Predict a measured replica at other lengths. Capacity and latencies with other prompts and answers, with intervals."""
     from autoscale import render
     from autoscale.recommend.predict import as_json as plain
     from autoscale.recommend.predict import predict as find
@@ -356,7 +356,7 @@ def report(
     compare: Annotated[Path | None, typer.Option(help="Another run to set beside it.")] = None,
     out: Annotated[Path | None, typer.Option(help="The page; default run.html in the run.")] = None,
 ) -> None:
-    """Write a run as one HTML page: load, latency, server signals, client verdict, replicas."""
+    """Write a run, or two side by side, as a page. Load, latency, server signals, client verdict, replicas."""
     from autoscale.pages import run_page
 
     path = _run_path(run)
@@ -391,7 +391,7 @@ def manifests(
         bool, typer.Option("--force", help="With --apply: also objects that somebody else wrote.")
     ] = False,
 ) -> None:
-    """Write the HPA and everything around it for a profile: a commented, kustomize-friendly set with a README."""
+    """Write the HPA and everything around it. A commented, kustomize-friendly set for a profile, with a README."""
     from autoscale import deploy
     from autoscale.profiles import load
     from autoscale.recommend.document import read
@@ -433,7 +433,7 @@ def lint(
     sarif: Annotated[bool, typer.Option("--sarif", help="Print SARIF.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Find what kubectl accepts and the HPA never forgives: metrics that cannot arrive, targets that cannot fire."""
+    """Find what kubectl accepts and the HPA never forgives. Metrics that cannot arrive, targets that cannot fire."""
     from autoscale import deploy, render
 
     if cluster == bool(paths):
@@ -477,7 +477,7 @@ def check(
     out: Annotated[Path | None, typer.Option(help="Run directory for the evidence.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Prove a scale-out on a cluster or a simulated fleet: every phase timed, a verdict with evidence."""
+    """Prove a scale-out with every phase timed. On a cluster or a simulated fleet; a verdict with evidence."""
     from autoscale import checking, render
 
     with progress.live() as show:
@@ -511,7 +511,7 @@ def demo(
     profile: ProfileName = DEFAULT_PROFILE,
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
 ) -> None:
-    """Do it all once in under three minutes on a simulated fleet: load, collect, recommend, manifests, check."""
+    """Do it all once on a simulated fleet. Load, collect, recommend, manifests, check: a few minutes."""
     from autoscale import demo as demonstration
     from autoscale import render
 

@@ -1,4 +1,4 @@
-"""Everything once, on a simulated fleet: load, collect, recommend, manifests, check; in under three minutes.
+"""Everything once, on a simulated fleet: load, collect, recommend, manifests, check.
 
 The fleet, the load generator, Prometheus, the recommendation and the check are the real ones; only the accelerators are
 simulated. What a user would do in a morning on a cluster is done here with short stages and a compressed control plane.

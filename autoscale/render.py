@@ -275,6 +275,8 @@ def outcome_table(
         "requests in bounds": lambda f: number(f["attainment"], ".2%"),
         "  95 % interval": lambda f: (
             f"{number(f['attainment_low'], '.2%')} to {number(f['attainment_high'], '.2%')}"
+            if f["seeds"] > 1
+            else "- (one seed)"
         ),
         "TTFT p99": lambda f: seconds(f["ttft_p99_s"]),
         "TPOT p99": lambda f: seconds(f["tpot_p99_s"]),
