@@ -1,7 +1,7 @@
 """The cheapest HPA of a grid wider and finer than the search's own, for the regret of a recommendation.
 
 Lines (settings that differ in one target) of every family of signals, window, minimum and maximum are bisected over
-targets 6 % apart, over as many seeds as the search takes; around the best of them all windows, scale-up windows and policies are tried; the
+targets 6 % apart, over one or two seeds; around the best of them all windows, scale-up windows and policies are tried; the
 cheapest are judged over seeds of their own, and what survives once more over others, beside the recommendation. Several
 thousand simulations per scenario.
 """
@@ -53,8 +53,8 @@ QUEUE = (
 )
 BESIDE = (1, 5, 20)  # queue targets of pairs
 SLACK = 1.03  # a line goes on while it may be as cheap as this times the best so far
-MOST = 40  # settings judged
-LEADERS = 6  # settings whose surroundings are searched
+MOST = 24  # settings judged
+LEADERS = 4  # settings whose surroundings are searched
 SEED, JUDGING, FINAL = 500, range(501, 505), range(601, 609)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
@@ -37,17 +38,48 @@ from autoscale.recommend.search import (
 from autoscale.sim.engine import EngineParams
 from loadgen.traffic import LoadPlan
 
-WAITING_TARGETS = (0.2, 0.5, 1, 2, 3, 4, 5, 7, 10, 14, 20, 28, 40, 56, 80, 112, 160)
-STEP = 1.12  # between targets of a line: the HPA's tolerance of 10 % hides finer ones
+WAITING_TARGETS = (
+    0.2,
+    0.3,
+    0.5,
+    0.7,
+    1,
+    1.5,
+    2,
+    2.5,
+    3,
+    4,
+    5,
+    6,
+    7,
+    8,
+    10,
+    12,
+    14,
+    17,
+    20,
+    24,
+    28,
+    34,
+    40,
+    56,
+    80,
+    112,
+    160,
+)
+STEP = 1.06  # between targets of a line
 FIRES = 0.85  # of what a signal can reach: the HPA acts at 1.1 times its target
 TRIALS = 150  # about what a search takes
 PANEL_S, PANEL_MOST = (
     0.3,
     3,
 )  # short traffic is searched over several seeds at once, as many as take this long
+# Standard deviations of a margin over seeds that the search asks for beyond the SLO; more when nothing that it found
+# holds with confidence
+GUARDS = (0.2, 1.0)
 SAVING = 0.03  # of the standing fleet's accelerator time, for which autoscaling is worth its risk
 OWN_SEEDS = 5001  # of the confirmation: nothing was chosen on them
-SINGLES = 6  # settings judged at most for each signal alone
+SINGLES = 4  # settings judged at most for each signal alone
 WORTH_A_POOL_S = 15.0  # worker processes take some seconds to start
 FIGURES = (
     "attainment",
@@ -97,19 +129,29 @@ def decide(
         assert isinstance(standing, int)
         cap = max_replicas or standing + max(1, math.ceil(standing / 4))
         space = build_space(scenario, point, standing, cap)
+        spread = static.deviation("margin") if static else 0.0
         cost_h = static.cost if static else tried[count].accelerator_hours
-        found = search(
-            judge, space, cost_h, executor, lambda f, text: report(0.1 + 0.5 * f, f"searching {text}")
-        )
-        report(0.6, "confirming over seeds")
-        judged = choose(scenario, found, space, more, executor)
         own = range(OWN_SEEDS, OWN_SEEDS + 2 * seeds)
-        holding = confirmed(scenario, [j for j in judged if j.holds], space, more, own, executor)
+        tries: dict[Candidate, Trial] = {}
+        judged: list[Judged] = []
+        holding: list[Judged] = []
+        for start_at, guard in zip((0.1, 0.4), GUARDS, strict=True):
+            guarded = replace(judge, guard=guard * spread)
+            tell = partial(_tell, report, start_at)
+            more_found = search(guarded, space, cost_h, executor, tell)
+            tries |= dict(more_found)
+            looked = choose(scenario, more_found, space, more, executor, spread=spread)
+            judged += looked
+            holding = confirmed(scenario, looked, space, more, own, executor)
+            if holding:
+                break
+            spread = max([spread, *(j.deviation("margin") for j in judged)])
+        found = sorted(tries.items(), key=lambda item: (not item[1].holds, item[1].accelerator_hours))
         if not holding and static is None:
             return Decision("infeasible", (too_few(scenario, max_replicas, start),), point)
         report(0.75, "each signal alone")
         broken = [j for j in judged if not j.holds]
-        singles = _singles(scenario, found, [*holding, *broken], space, fresh, executor)
+        singles = _singles(scenario, judge, found, [*holding, *broken], space, fresh, executor)
         tutorial = tutorial_setting(scenario, cap)
         compared = [tutorial, *([current] if current else [])]
         others = confirm(scenario, compared, fresh, executor)  # type: ignore[arg-type]  # a manifest
@@ -136,6 +178,10 @@ def decide(
     return replace(base, reasons=tuple(reasons(scenario, base)))
 
 
+def _tell(report: Progress, start: float, fraction: float, text: str) -> None:
+    report(start + 0.3 * fraction, f"searching {text}")
+
+
 def _standing(
     scenario: Scenario, count: int, limit: int, seeds: Sequence[int], executor: Executor | None
 ) -> Judged | None:
@@ -148,6 +194,7 @@ def _standing(
 
 def _singles(
     scenario: Scenario,
+    judge: Panel,
     found: Sequence[tuple[Candidate, Trial]],
     judged: Sequence[Judged],
     space: Space,
@@ -156,9 +203,19 @@ def _singles(
 ) -> dict[str, Judged]:
     """Per signal the cheapest setting of that signal alone that holds over the seeds, or else what comes nearest.
 
+    The search leaves signals behind that do not lead: here they get the behaviour and the bounds of the best, too.
     Nearest is the highest attainment, then the least cost, of those that came nearest in the search and the tightest
     target.
     """
+    lines = []
+    if judged and judged[0].holds and isinstance(lead := judged[0].setting, Candidate):
+        lines = [
+            (judge, space.line(((), signal), lead.behavior, lead.min_replicas, lead.max_replicas))
+            for signal in SIGNALS
+            if signal != lead.family
+        ]
+    more = list(executor.map(_along, lines) if executor else map(_along, lines))
+    found = [*found, *(item for tried in more for item in tried)]
     best: dict[str, Judged] = {}
     for signal in SIGNALS:
         known = [j for j in judged if _alone(j.setting, signal)]
@@ -178,6 +235,10 @@ def _singles(
             else max(known, key=lambda j: (round(j.mean("attainment"), 3), -j.cost))
         )
     return best
+
+
+def _along(job: tuple[Panel, Line]) -> list[tuple[Candidate, Trial]]:
+    return loosest(*job, math.inf)[1]
 
 
 def _alone(setting: object, signal: str) -> bool:
@@ -214,7 +275,7 @@ def build_space(scenario: Scenario, point: Point, static: int, cap: int) -> Spac
         engine.max_num_seqs * engine.data_parallel / max(point.running, 1e-9),
         engine.data_parallel / max(point.kv_usage, 1e-9),
     )
-    fractions = STEP ** np.arange(-14, 6)
+    fractions = STEP ** np.arange(-28, 12)
     fractions = fractions[fractions < FIRES * room]
     running = {_rounded(point.running * f) for f in fractions}
     kv = {round(point.kv_usage * f, 2 if point.kv_usage > 0.2 else 3) for f in fractions}

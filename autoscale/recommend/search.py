@@ -24,7 +24,11 @@ from scipy import stats
 from autoscale.recommend.candidates import Behavior, Candidate
 
 FLEET_LIMIT = 256  # replicas that a search for the needed fleet goes up to
-REFINEMENTS = 3  # rounds around the best setting at most
+AT_ONCE = 4  # lines or settings looked at side by side, however many processes there are: the answer must not depend on it
+REFINEMENTS = 2  # rounds around the best setting at most
+GAIN = 0.01  # of its cost, for which another round is worth it
+MAY_HOLD = 0.3  # standard deviations of its margin that make a setting worth the confirmation
+FIRST_LOOK = 2  # seeds after which the hopeless are given up
 BY_FAR = 0.015  # of all requests: seeds differ by less
 COST_SLACK = 0.01  # settings within 1 % of the cheapest are not told apart
 CONFIDENCE = 0.95
@@ -91,6 +95,11 @@ class Judged:
         values = [getattr(t, figure) for t in self.trials if not t.stopped]
         return float(np.mean(values)) if values else math.nan
 
+    def deviation(self, figure: str) -> float:
+        """Standard deviation of a figure over seeds; 0 with fewer than three trials that ran to the end."""
+        values = [getattr(t, figure) for t in self.trials if not t.stopped]
+        return float(np.std(values, ddof=1)) if len(values) > 2 else 0.0
+
     def interval(self, figure: str) -> tuple[float, float]:
         """95 % t interval of the mean over seeds; the single value twice when there is one trial."""
         values = [float(getattr(t, figure)) for t in self.trials if not t.stopped]
@@ -120,7 +129,12 @@ class Judged:
     @property
     def hopeless(self) -> bool:
         """Whether more seeds would not help: replicas started in vain, or the SLO broken on average."""
-        return any(t.stopped for t in self.trials) or self.wasted > 0 or self.mean("margin") < 0
+        return self.given_up or self.wasted > 0 or self.mean("margin") < 0
+
+    @property
+    def given_up(self) -> bool:
+        """Whether a trial was stopped before its end."""
+        return any(t.stopped for t in self.trials)
 
     @property
     def holds(self) -> bool:
@@ -254,9 +268,8 @@ def search(
         done = 0
         lines = [line for line in lines if line.settings[0] not in raced]
         raced.update(line.settings[0] for line in lines)
-        batch = 2 * max(1, getattr(executor, "_max_workers", 1)) if executor else 1
-        for start in range(0, len(lines), batch):
-            part = lines[start : start + batch]
+        for start in range(0, len(lines), AT_ONCE):
+            part = lines[start : start + AT_ONCE]
             run = partial(_loosest, judge, cost_limit_h=limit(), near=_ends(found))
             for tried in executor.map(run, part) if executor else map(run, part):
                 found.update(dict(tried))
@@ -277,12 +290,12 @@ def search(
         "behaviours",
     )
     pairs = _ranked(found, lambda c: (_family(c), c.behavior), list(product(leaders, space.behaviors)))[:2]
-    bounds = [(low, space.max_replicas) for low in space.min_replicas[1:]]
-    bounds += [(smallest, high) for high in space.lower_max]
+    bounds = product((space.max_replicas, *reversed(space.lower_max)), space.min_replicas)
     race(
         [
             space.line(family, behavior, low, high)
-            for (family, behavior), (low, high) in product(pairs, bounds)
+            for (high, low), (family, behavior) in product(bounds, pairs)
+            if low <= high
         ],
         (0.7, 0.85),
         "replica bounds",
@@ -294,7 +307,7 @@ def search(
         share = 0.85 + 0.15 * step / REFINEMENTS
         race(space.beside(before[0]), (share, share + 0.15 / REFINEMENTS), "around the best")
         after = cheapest(found.items())
-        if after is None or after[1].accelerator_hours > (1 - COST_SLACK / 2) * before[1].accelerator_hours:
+        if after is None or after[1].accelerator_hours > (1 - GAIN) * before[1].accelerator_hours:
             break
     return sorted(found.items(), key=lambda item: (not item[1].holds, item[1].accelerator_hours))
 
@@ -349,11 +362,12 @@ def confirm(
     settings: Iterable[Candidate | int],
     seeds: Sequence[int],
     executor: Executor | None = None,
+    cost_limit_h: float | None = None,
 ) -> list[Judged]:
-    """Every setting judged over the same seeds, in the order given."""
+    """Every setting judged over the same seeds, in the order given; with a limit, trials may stop early (Judge)."""
     settings = list(settings)
     pairs = [(setting, seed) for setting in settings for seed in seeds]
-    run = partial(_one, judge)
+    run = partial(_one, judge, cost_limit_h)
     trials = list(executor.map(run, pairs) if executor else map(run, pairs))
     return [
         Judged(setting, tuple(trials[i * len(seeds) : (i + 1) * len(seeds)]))
@@ -361,8 +375,8 @@ def confirm(
     ]
 
 
-def _one(judge: Judge, pair: tuple[Candidate | int, int]) -> Trial:
-    return judge(*pair, cost_limit_h=None)
+def _one(judge: Judge, cost_limit_h: float | None, pair: tuple[Candidate | int, int]) -> Trial:
+    return judge(*pair, cost_limit_h=cost_limit_h)
 
 
 @dataclass(frozen=True)
@@ -370,11 +384,13 @@ class Panel:
     """A judge that sees a setting over several seeds as one trial: means, and the sum of what was wasted.
 
     Short traffic is cheap to simulate and differs much between seeds: a search on one seed would find what suits that
-    seed. The first trial that is stopped, or breaks the SLO by far, ends the panel.
+    seed. The first trial that is stopped, or breaks the SLO by far, ends the panel. `guard` is what margins must exceed
+    to hold, since what just holds here does not hold with confidence over other seeds.
     """
 
     judge: Judge
     size: int
+    guard: float = 0.0
 
     def __call__(self, setting: Candidate | int, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
         """One trial that stands for `size` seeds; no two panels of different seeds share one."""
@@ -385,6 +401,7 @@ class Panel:
                 return trials[-1]
         of = Judged(setting, tuple(trials))
         figures: dict[str, Any] = {f.name: of.mean(f.name) for f in fields(Trial) if f.name not in _COUNTED}
+        figures["margin"] -= self.guard
         return Trial(
             **figures,
             wasted_scale_outs=of.wasted,
@@ -403,25 +420,30 @@ def choose(
     seeds: Sequence[int],
     executor: Executor | None = None,
     most: int = 16,
+    spread: float = 0.0,
 ) -> list[Judged]:
     """Settings judged over the seeds, cheapest first, until none that is left could be cheaper than one that holds.
 
     A setting that breaks the SLO makes room for its next tighter target, one that starts replicas in vain for the next
-    longer scale-down window. Each is judged over half of the seeds first; the hopeless
-    ones go no further. At most `most` settings are judged. Those that hold come first, the cheapest first.
+    longer scale-down window. Each is judged over two seeds first; those that break the SLO by more than `spread`, what
+    margins differ by between seeds, go no further. Settings that did the same in the search are one, the simplest. At
+    most `most` settings are judged. Those that hold come first, the cheapest first.
     """
     costs = {setting: trial.accelerator_hours for setting, trial in found if not trial.stopped}
-    waiting = {setting: costs[setting] for setting, trial in found if trial.holds}
+    alike: dict[tuple[float, float], Candidate] = {}
+    for setting, trial in sorted(found, key=lambda item: len(item[0].targets)):
+        if trial.holds:
+            alike.setdefault((trial.accelerator_hours, trial.margin), setting)
+    waiting = {setting: costs[setting] for setting in alike.values()}
     judged: dict[Candidate, Judged] = {}
-    width = 2 * max(1, getattr(executor, "_max_workers", 1)) if executor else 2
-    first, rest = seeds[: max(2, len(seeds) // 2)], seeds[max(2, len(seeds) // 2) :]
+    first, rest = seeds[:FIRST_LOOK], seeds[FIRST_LOOK:]
     while waiting and len(judged) < most:
         best = min((j.cost for j in judged.values() if j.holds), default=math.inf)
-        batch = [s for s in sorted(waiting, key=waiting.__getitem__) if waiting[s] < best][:width]
+        batch = [s for s in sorted(waiting, key=waiting.__getitem__) if waiting[s] < best][:AT_ONCE]
         if not batch:
             break
-        looked = confirm(judge, batch, first, executor)
-        open_ = [j for j in looked if not j.hopeless]
+        looked = confirm(judge, batch, first, executor, math.inf)
+        open_ = [j for j in looked if not j.given_up and not j.wasted and j.mean("margin") >= -spread]
         more = confirm(judge, [j.setting for j in open_], rest, executor) if rest else []
         whole = {
             j.setting: Judged(j.setting, (*j.trials, *m.trials))
@@ -438,32 +460,38 @@ def choose(
 
 def confirmed(
     judge: Judge,
-    holding: Sequence[Judged],
+    judged: Sequence[Judged],
     space: Space,
     seeds: Sequence[int],
     own: Sequence[int],
     executor: Executor | None = None,
     most: int = 6,
 ) -> list[Judged]:
-    """`holding` (of `choose` over `seeds`), cheapest first, with one in front that holds over seeds of its own, too.
+    """`judged` (by `choose` over `seeds`) that may hold, cheapest first, one that holds with confidence in front.
 
-    The cheapest of many that held is the luckiest of them, in part. What fails over `own` makes room for its next
-    tighter target; at most `most` are looked at, and none is returned when none of them holds.
+    The cheapest of many that held is the luckiest of them, in part: it must hold over seeds of its own, too, and over
+    all of them with confidence. What fails makes room for its next tighter target; at most `most` are looked at, and
+    none is returned when none of them holds.
     """
-    waiting = {j.setting: j for j in holding if isinstance(j.setting, Candidate)}
+
+    def may_hold(j: Judged) -> bool:
+        return not j.hopeless and j.mean("margin") >= MAY_HOLD * j.deviation("margin")
+
+    whole = [j for j in judged if len(j.trials) == len(seeds) and may_hold(j)]
+    waiting = {j.setting: j for j in whole if isinstance(j.setting, Candidate)}
     for _ in range(most):
         if not waiting:
             break
-        setting, judged = min(waiting.items(), key=lambda item: item[1].cost)
+        setting, best = min(waiting.items(), key=lambda item: item[1].cost)
         del waiting[setting]
         alone = confirm(judge, [setting], own, executor)[0]
-        both = Judged(setting, (*judged.trials, *alone.trials))
+        both = Judged(setting, (*best.trials, *alone.trials))
         if both.holds and alone.mean("margin") >= 0:
-            return [both, *waiting.values()]
+            return [both, *(j for j in waiting.values() if j.holds)]
         after = tighter(setting, space)
         if after is not None and after not in waiting:
             again = confirm(judge, [after], seeds, executor)[0]
-            if again.holds:
+            if may_hold(again):
                 waiting[after] = again
     return []
 

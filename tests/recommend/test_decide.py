@@ -1,10 +1,13 @@
 """The answers, each with the figures of both sides in its sentences."""
 
+import pickle
+
 import pytest
 
 from autoscale.recommend.candidates import Behavior, Candidate
 from autoscale.recommend.decide import FIRES, build_space, capacity, decide, idle_verdict
 from autoscale.recommend.one_replica import shape
+from autoscale.recommend.scenario import drawn, share
 
 PEAKS = "0.3:900,4:1200,0.3:900"  # a peak that outlives the start twenty times
 
@@ -96,3 +99,33 @@ def test_the_current_hpa_is_judged_beside_the_choice(peak) -> None:
     assert peak.current is not None
     assert not peak.current.holds
     assert sentence(peak, "current").startswith("the current HPA does not keep the SLO")
+
+
+def test_a_signal_that_cannot_hold_is_given_with_what_it_attains(small) -> None:
+    """Every second request finds the batch full at 1.4 req/s: waiting 0.3 s is broken before a queue is seen."""
+    found = decide(small(PEAKS, "ttft_p95=300ms", cold_s=240), seeds=2, jobs=1)
+    queue = next(a for a in found.alternatives if a.signal == "waiting")
+    assert queue.judged is not None
+    assert isinstance(queue.judged.setting, Candidate)
+    assert not queue.judged.holds
+    kept = queue.judged.mean("attainment")
+    assert f"{kept:.2%} of the requests within every bound" in queue.sentence
+
+
+def test_the_answer_does_not_depend_on_the_number_of_processes(small, monkeypatch) -> None:
+    monkeypatch.setattr("autoscale.recommend.decide.WORTH_A_POOL_S", 0)
+    scenario = small("0.3:300,4:600,0.3:300", "ttft_p95=10s")
+    assert decide(scenario, seeds=1, jobs=1) == decide(scenario, seeds=1, jobs=2)
+
+
+def test_arrivals_of_a_shared_plan_are_drawn_once_and_are_the_plans_own(small) -> None:
+    scenario = small(PEAKS)
+    alone = scenario(3, 1)
+    share(scenario.plan)
+    try:
+        assert drawn(scenario.plan, 1) is drawn(scenario.plan, 1)
+        assert pickle.loads(pickle.dumps(scenario)).plan is scenario.plan
+        assert scenario(3, 1) == alone
+    finally:
+        share(None)
+    assert pickle.loads(pickle.dumps(scenario))(3, 1) == alone

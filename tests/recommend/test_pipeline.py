@@ -59,9 +59,8 @@ def test_a_sweep_gives_a_knee_and_every_signals_best_with_a_reason(recommended, 
     assert content["answer"] in ("autoscale", "do_not_autoscale")
     assert set(content["alternatives"]) == {"waiting", "running", "kv_usage"}
     for one in content["alternatives"].values():
-        assert (one["averageValue"] is None) == (one["accelerator_hours"] is None)
-        assert len(one["sentence"]) > 20
-    assert content["alternatives"]["kv_usage"]["averageValue"] is not None
+        assert one["averageValue"] is not None
+        assert one["holds"] or f"{one['slo_attainment']:.2%}" in one["sentence"]
     chosen = [a for a in content["alternatives"].values() if a["sentence"].startswith("chosen")]
     assert len(chosen) <= 1
 

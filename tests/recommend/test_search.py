@@ -13,6 +13,7 @@ from autoscale.recommend.search import (
     Trial,
     choose,
     confirm,
+    confirmed,
     loosest,
     search,
     static_fleet,
@@ -154,7 +155,43 @@ def test_a_choice_that_was_only_lucky_gives_way_to_its_next_tighter_target() -> 
     assert judged[0].holds
     assert judged[0].setting.targets == (("kv_usage", 0.5),)
     assert len(judged[0].trials) == 4
-    assert [len(j.trials) for j in judged if not j.holds] == [2, 2]  # hopeless after half of the seeds
+    assert [len(j.trials) for j in judged if not j.holds] == [2, 2]  # hopeless after two seeds
+
+
+def test_settings_that_did_the_same_are_judged_once_and_as_the_simplest() -> None:
+    """A queue target that never decided anything adds nothing to the other signal."""
+    alone = Candidate((("kv_usage", 0.5),), SPACE.behaviors[1], 1, 8)
+    beside = Candidate((("waiting", 16), ("kv_usage", 0.5)), SPACE.behaviors[1], 1, 8)
+    found = [(setting, Lucky()(setting, 1000)) for setting in (beside, alone)]
+    assert [j.setting for j in choose(Lucky(), found, SPACE, seeds=range(1, 5))] == [alone]
+
+
+def test_what_differs_between_seeds_is_not_given_up_after_two() -> None:
+    """Margins of -0.002 and 0.001 on the first two seeds, 0.003 on the others: unlucky twice."""
+
+    def judge(setting: Candidate | int, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
+        return trial({1: -0.002, 2: 0.001}.get(seed, 0.003), 10)
+
+    setting = Candidate((("kv_usage", 0.5),), SPACE.behaviors[1], 1, 8)
+    found = [(setting, trial(0.001, 10))]
+    assert choose(judge, found, SPACE, range(1, 9), spread=0.002)[0].holds
+    assert not choose(judge, found, SPACE, range(1, 9), spread=0.0)[0].holds
+
+
+def test_the_choice_holds_over_seeds_that_it_was_not_chosen_on() -> None:
+    """Up to seed 8 everything to 0.6 holds, beyond it 0.5 is the loosest: 0.6 and 0.55 were lucky."""
+
+    def judge(setting: Candidate, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
+        value = setting.targets[-1][1]
+        return trial(0.001 if value <= (0.6 if seed <= 8 else 0.5) else -0.004, 100 * (1 - value))
+
+    line = SPACE.line(((), "kv_usage"), SPACE.behaviors[1], 1)
+    loose = [s for s in line.settings if s.targets[-1][1] in (0.6, 0.55)]
+    judged = confirm(judge, loose, range(1, 9))
+    best = confirmed(judge, judged, SPACE, range(1, 9), own=range(11, 19))[0]
+    assert best.setting.targets == (("kv_usage", 0.5),)
+    assert len(best.trials) == 16
+    assert confirmed(judge, judged, SPACE, range(1, 9), own=range(11, 19), most=2) == []
 
 
 def test_a_panel_is_the_mean_of_its_seeds_and_counts_every_waste() -> None:
@@ -165,6 +202,18 @@ def test_a_panel_is_the_mean_of_its_seeds_and_counts_every_waste() -> None:
     assert one.margin == pytest.approx(0.01)  # 0, 0.01, 0.02
     assert one.accelerator_hours == pytest.approx(11)
     assert one.wasted_scale_outs == 3
+    assert Panel(judge, 3, guard=0.004)(4, seed=0).margin == pytest.approx(0.006)
+
+
+def test_a_panel_ends_with_a_seed_that_breaks_the_slo_by_far() -> None:
+    seeds: list[int] = []
+
+    def judge(setting: Candidate | int, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
+        seeds.append(seed)
+        return trial(-0.1, 10.0)
+
+    assert not Panel(judge, 3)(4, seed=0).holds
+    assert len(seeds) == 1
 
 
 def test_lines_beside_a_setting_change_one_choice_each() -> None:
