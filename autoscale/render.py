@@ -387,7 +387,11 @@ def check(result: CheckResult) -> Iterator[Any]:
         longest = max((p.seconds for p in out.phases if math.isfinite(p.seconds)), default=1.0)
         for phase in out.phases:
             share = phase.seconds / longest if math.isfinite(phase.seconds) and longest else 0
-            made.add_row(phase.name.replace("_", " "), number(phase.seconds), Text("▇" * max(0, round(30 * share)), "cyan"))
+            made.add_row(
+                phase.name.replace("_", " "),
+                number(phase.seconds),
+                Text("▇" * max(0, round(30 * share)), "cyan"),
+            )
         yield made
     verdict = table("criterion", "", "evidence")
     verdict.columns[2].justify = "left"
