@@ -60,6 +60,11 @@ def number(value: float | None, form: str = ",.1f") -> str:
     return "-" if value is None or not math.isfinite(value) else format(value, form)
 
 
+def money(value: float | None) -> str:
+    """A cost in the unit of the price: two decimals below 100, none above; a dash when there is none."""
+    return number(value, ",.2f" if value is not None and value < 100 else ",.0f")
+
+
 def _bullet(sentence: str, style: str = "") -> Table:
     """A sentence behind a dot; its further lines begin where the first does."""
     made = Table.grid(padding=(0, 1))
@@ -150,7 +155,7 @@ def _comparison(rows: Mapping[str, Mapping[str, Any]]) -> Table:
             seconds(value["ttft_p99_s"]),
             seconds(value["tpot_p99_s"]),
             number(value["accelerator_hours"]) + (f" ±{spread:,.1f}" if spread else ""),
-            number(value.get("cost"), ",.0f"),
+            money(value.get("cost")),
             number(value["wasted_scale_outs"], ".1f"),
             number(value["flaps"], ".1f"),
         )
@@ -283,7 +288,7 @@ def outcome_table(
         "longest time over SLO": lambda f: seconds(f["longest_breach_s"]),
         "replica-hours": lambda f: number(f["replica_hours"]),
         "accelerator-hours": lambda f: number(f["accelerator_hours"]),
-        "cost": lambda f: number(f["cost"], ",.0f"),
+        "cost": lambda f: money(f["cost"]),
         "wasted scale-outs": lambda f: number(f["wasted_scale_outs"]),
         "flaps": lambda f: number(f["flaps"]),
         "lost requests": lambda f: number(f["lost_requests"]),
