@@ -78,6 +78,12 @@ def test_the_command_of_a_pod_is_in_the_image(container):
             assert (ROOT / argument).exists()
 
 
+def test_what_is_cached_lies_where_any_user_may_write():
+    caches = dict(pair.split("=", 1) for pair in of("ENV").split())
+    for name in ("NUMBA_CACHE_DIR", "MPLCONFIGDIR"):  # the user has no home
+        assert caches[name].startswith("/tmp/"), name
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [
