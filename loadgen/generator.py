@@ -30,6 +30,7 @@ AHEAD_BYTES = 64 << 20
 SLICE_S = 0.001  # most time spent on bookkeeping before the loop gets its turn
 EARLY_S = 0.0001  # the loop wakes so long before a request is due, since waking takes most of it, and waits for the rest
 BACKLOG = 2000  # ended requests that may wait for idle time before they are parsed regardless
+LOT = 8  # users woken at once: each takes about 0.1 ms of Locust's time
 WARM = 64  # connections opened before the start, at most
 FLUSH_S = 1.0
 SAMPLE_S = 0.5
@@ -81,6 +82,7 @@ class Generator:
         self._asked: deque[tuple[Exchange, int]] = (
             deque()
         )  # by users of a closed loop, with the shared prefix
+        self._answered: deque[gevent.event.Event] = deque()  # of users that wait for their answer
         self._something_asked = gevent.event.Event()
         loops = (self._parse_loop, self._flush_loop, self._ask_loop)
         self._greenlets = [gevent.spawn(loop) for loop in loops]
@@ -211,7 +213,8 @@ class Generator:
 
         def over(exchange: Exchange) -> None:
             self._over(exchange)
-            ended.set()
+            self._answered.append(ended)
+            self._something_asked.set()
 
         exchange = Exchange(number, b"", math.nan, over, stage, (prompt, output))
         self._asked.append((exchange, prefix))
@@ -225,15 +228,18 @@ class Generator:
         return exchange
 
     def _ask_loop(self) -> None:
-        """Send what users ask for, between reads: users in step must not delay each other's tokens."""
+        """Wake users whose answer has come and send what they ask for, a few at a time: users in step must not delay each
+        other's tokens."""
         while True:
             self._something_asked.wait()
             self._something_asked.clear()
-            while self._asked:
+            while self._asked or self._answered:
                 if self.client.reader.stamped:
                     breathe()
                 else:
                     gevent.idle()
+                for _ in range(min(LOT, len(self._answered))):
+                    self._answered.popleft().set()
                 until_s = now_s() + SLICE_S
                 while self._asked and now_s() < until_s:
                     exchange, prefix = self._asked.popleft()
@@ -328,6 +334,8 @@ class Generator:
         if self._alarm is not None:
             self._alarm.close()
             self._alarm = None
+        while self._answered:
+            self._answered.popleft().set()
         while self._ended:
             self._parse(math.inf)
         self._sample()
