@@ -63,9 +63,8 @@ def alive(group: int) -> bool:
     return any(int(pgid) == group and not stat.startswith("Z") for pgid, stat in rows)
 
 
-@pytest.mark.timeout(600)  # the pipeline in true time, on a machine that may be busy
-@pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: page.name)
-def test_what_a_page_says_to_type_works_and_leaves_no_process(page: Path, tmp_path: Path) -> None:
+def typed(page: Path, folder: Path) -> tuple[int, str, bool]:
+    """Type the blocks of a page in a clone: exit code, output, and whether a process outlived them."""
     first = free_ports()
     ports = {"8000": str(first), "9100": str(first + 1)}
     script = "\n".join(["set -euo pipefail", *blocks(page, "bash")])
@@ -75,7 +74,7 @@ def test_what_a_page_says_to_type_works_and_leaves_no_process(page: Path, tmp_pa
         # First in line for a core where that is allowed: a load test whose client must wait for one says so, and no
         # answer follows from it.
         ["nice", "-n", "-10", "bash", "-c", script],
-        cwd=clone(tmp_path),
+        cwd=clone(folder),
         env={**os.environ, "PATH": path},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -88,7 +87,18 @@ def test_what_a_page_says_to_type_works_and_leaves_no_process(page: Path, tmp_pa
         finally:
             if alive(shell.pid):
                 os.killpg(shell.pid, signal.SIGKILL)
-    assert shell.returncode == 0, output
+    return shell.returncode, output, left
+
+
+@pytest.mark.timeout(2 * LIMIT_S + 60)  # the pipeline in true time, on a machine that may be busy
+@pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: page.name)
+def test_what_a_page_says_to_type_works_and_leaves_no_process(page: Path, tmp_path: Path) -> None:
+    code, output, left = typed(page, tmp_path / "first")
+    if (
+        code and "was limited by the client" in output
+    ):  # a busy machine: the page says to measure again, once here
+        code, output, left = typed(page, tmp_path / "again")
+    assert code == 0, output
     assert "Traceback" not in output
     assert not left, f"a process outlived the page:\n{output}"
 
