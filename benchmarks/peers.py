@@ -4,7 +4,7 @@
 
 Clients: here, plain (a FastHttpUser script), vllm (`vllm bench serve`), guidellm, aiperf; those not on PATH are named and
 left out, and so is inference-perf, which needs Python 3.12 and is configured by a file. Client on core 0, server on core 1,
---realtime as in benchmarks/loadgen.py. A tokenizer, which three of them need, is made on the spot (a byte is a token).
+--realtime as in benchmarks/loadgen.py, but in turns: clients of several processes would stop each other. A tokenizer, which three of them need, is made on the spot (a byte is a token).
 
 Three loads: 64 streams of 128 tokens, 5 ms apart after 50 ms; short answers of one token at once, 64 at a time; 20
 requests/s of 32 tokens. All columns are judged from the server's log and the processes' CPU time, but the TTFT error: what
@@ -19,6 +19,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -269,14 +270,17 @@ def measure(bench: Bench, name: str, load: Load) -> Row | None:
             return None
         environment = {**os.environ, "HF_HOME": str(bench.folder / "hf"), "HF_HUB_OFFLINE": "1"}
         environment["PLAIN_OUT"] = str(folder / "plain.json")
-        pinned = [*bench.priority(), "taskset", "-c", str(CLIENT_CORE), *asked]
+        turns = ["chrt", "-r", "50"] if bench.realtime else []
+        pinned = [*turns, "taskset", "-c", str(CLIENT_CORE), *asked]
         with open(folder / "log", "w") as out:
-            process = subprocess.Popen(pinned, stdout=out, stderr=out, env=environment, cwd=folder)
+            process = subprocess.Popen(
+                pinned, stdout=out, stderr=out, env=environment, cwd=folder, start_new_session=True
+            )
             used = CpuTime(process.pid)
             try:
                 process.wait(timeout=60 + 10 * bench.seconds)
             except subprocess.TimeoutExpired:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
     truth = truth_of(log)
     if process.returncode or truth.empty:
