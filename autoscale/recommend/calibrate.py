@@ -1,11 +1,13 @@
 """The engine model of one replica, learned from a run: fit, intervals, identifiability, and the error of the replay.
 
 1. The step time by regression over the requests (step_time.py), starting from the profile's prior.
-2. A refinement by replay: the same requests are sent through the engine model and a factor per coefficient and one
-   on the overhead before the scheduler are moved until medians per stage agree with what was measured. It starts
-   from the quietest stage alone (as the engine is thought to schedule, and the other way: async_scheduling delays the
-   first token) and from the regression, which other load on the machine fools; a later start must be clearly better.
-3. The replay error per quantity says what the model is worth: a model that does not reproduce its own run is not used
+2. A refinement by replay: the same requests are sent through the engine model and a factor per
+   coefficient and one on the overhead before the scheduler are moved until medians per stage agree with what was
+   measured. It starts from the quietest stage alone (as the engine is thought to schedule, and the other way:
+   async_scheduling delays the first token) and from the regression, which other load on the machine fools; a later
+   start must be clearly better.
+3. How well the run fixes each coefficient (uncertainty.py), and the engine moved to the throughput that was measured.
+4. The replay error per quantity says what the model is worth: a model that does not reproduce its own run is not used
    to extrapolate.
 """
 
@@ -39,7 +41,7 @@ from autoscale.recommend.uncertainty import (
     Saturation,
     anchored,
     capacity_ratios,
-    factor_draws,
+    explained,
 )
 from autoscale.sim.engine import EngineParams
 
@@ -162,13 +164,14 @@ def calibrate(
         *(replace(engine, async_scheduling=not prior.async_scheduling) for engine in quiet),
         _with(prior, coefficients / passes, _overhead(kept, seen, coefficients)),
     ]
-    engine = _refined(starts, sources, measured)
-    report(0.6, "refined by replay")
-    factors = factor_draws(engine, sources, measured, seed=seed)
+    fitted = _refined(starts, sources, measured)
+    report(0.8, "refined by replay")
     known = [*saturated, *(None for _ in runs[len(saturated) :])]
-    engine, factors = anchored(engine, factors, _saturations(engine, sources, known), seed)
-    found = np.array([getattr(engine, name) for name in step_time.COEFFICIENTS])
-    low, high = np.quantile(factors[:, : len(found)], [0.025, 0.975], axis=0) * found
+    saturations = _saturations(fitted, sources, known)
+    factors = explained(fitted, sources, measured).factors(seed=seed)
+    engine, factors = anchored(fitted, factors, saturations, seed)
+    values = np.array([getattr(engine, name) for name in step_time.COEFFICIENTS])
+    low, high = np.quantile(factors[:, : len(values)], [0.025, 0.975], axis=0) * values
     rows = pd.concat(kept)
     shape = float(rows["prompt_tokens"].mean()), float(rows["output_tokens"].mean())
     spread = np.quantile(capacity_ratios(engine, factors, *shape), [0.025, 0.975])

@@ -153,8 +153,10 @@ def recommend(
             progress=lambda f, text: report(0.1 + 0.88 * f, text),
         )
     notes = [note for capacity in capacities for note in capacity.notes]
-    of_run = tuple(deciding.Reason("run", note) for note in notes)
-    decision = replace(decision, reasons=decision.reasons + of_run)
+    of_run = [deciding.Reason("run", note) for note in notes]
+    if decision.answer != "need_more_data":  # that one has its command already
+        of_run += [r for capacity in capacities if (r := _one_sided(capacity)) is not None]
+    decision = replace(decision, reasons=(*decision.reasons, *of_run))
     content = document(
         scenario,
         decision,
@@ -245,6 +247,25 @@ def _more_data(calibration: Calibration, capacities: Sequence[Capacity]) -> list
         )
     )
     return reasons
+
+
+def _one_sided(capacity: Capacity) -> deciding.Reason | None:
+    """What rests on the model alone because the run lies on one side of the knee, and the sweep that would settle it."""
+    if capacity.next_command is None:
+        return None
+    usable = [w for w in capacity.windows if w.usable]
+    stages = (
+        f"the only usable stage was {usable[0].state}"
+        if len(usable) == 1
+        else f"all {len(usable)} usable stages were {usable[0].state}"
+    )
+    if usable[0].state == "saturated":
+        what = "latencies below the knee are the model's, nothing was measured there"
+    else:
+        what = "where the replica saturates is the model's, nothing was measured there"
+    return deciding.Reason(
+        "one_sided", f"{stages}: {what}; measure on both sides of the knee: {capacity.next_command}"
+    )
 
 
 def _sweep(capacity: Capacity) -> str:

@@ -1,9 +1,10 @@
-"""How well a run fixes the engine model: engines that explain it about as well as the fitted one.
+"""How well runs fix the engine model: engines that explain them about as well as the fitted one.
 
-Around the fit the replay's figures are nearly linear in the logarithms of the coefficients. What the fit leaves
-unexplained is taken apart into a speed of each stage (the server wandered, or had company) and the rest; coefficients
-are then normal around the fit with the covariance of that linear model (generalised least squares), and a prior of
-PRIOR_SPREAD around it stands in where the run says nothing. Few stages make the tails longer: Student's t.
+The figures of a replay are nearly linear in the logarithms of the coefficients. Their derivatives come from moving every
+coefficient; what the fit leaves unexplained is taken apart into a speed of each stage (the server wandered, or had
+company; stages that stand out count less) and the rest; generalised least squares with a normal prior around the fit
+then gives the covariance of the coefficients. Where the runs say nothing the prior's spread stands. Few stages make the
+tails longer.
 """
 
 from __future__ import annotations
@@ -16,59 +17,67 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from autoscale.recommend.replaying import Source, replayed, ttft_per_token_s
+from autoscale.recommend.replaying import Replayed, Source, replayed, ttft_per_token_s
 from autoscale.recommend.step_time import COEFFICIENTS
 from autoscale.sim.engine import EngineParams
 
 FACTORS = (*COEFFICIENTS, "request_overhead_s")
 LOOKED_AT = ("tpot_p50_s", "running", "kv_usage", "ttft_p50_s")
-PRIOR_SPREAD = np.array(
-    [0.5, 0.5, 0.5, 0.5, 1.0]
-)  # of the factors' logarithms: 0.5 = a factor of 2.7 both ways
-STEP = 0.08  # of a logarithm: how far each factor is moved to see what it does
-LEAST_NOISE = np.array([0.01, 0.02, 0.02, 0.03])  # of LOOKED_AT: requests are few, batches are whole numbers
+# of the factors' logarithms: 1.0 = a factor of 2.7 both ways
+PRIOR_SPREAD = np.array([0.3, 1.0, 1.0, 0.8, 1.0])
+# What is moved to see what it does, and how far (a logarithm): less, and the replay's own jumps look like effects. The
+# costs of a sequence and of its KV tokens are moved as one: that pair differs by B and KV alone, see _stages.
+MOVES = (((0,), 0.08), ((1, 2), 0.4), ((3,), 0.3), ((4,), 0.4))
+SUMMED = [1, 2]  # of FACTORS: per_sequence_s and per_kv_token_s
+LEAST_NOISE = np.array([0.02, 0.03, 0.03, 0.05])  # of LOOKED_AT: requests are few, a replay jumps, too
 LEAST_WANDER = 0.01
+START_WANDER = 0.03  # what makes a stage stand out before the wander is known
+LARGEST_ERROR = 1.5  # logarithm: a queue's wait may be off by any factor
+OUTLIERS = 4.0  # degrees of freedom of the stages' speeds: a stage at three times the wander counts a third
 SLOPE_NOISE = 0.1  # of how TTFT grows with the prompt, beside the error of the measured slope
 MODEL_ERROR = 0.02  # of the engine model's throughput, beside the error of what was measured
 FEWEST_DRAWS = 20  # effective ones that must agree with the measured throughput
 FARTHEST = 1.5  # logarithm of a factor beyond which the linear model says nothing
 
 
-def factor_draws(
-    engine: EngineParams,
-    sources: Sequence[Source],
-    measured: Sequence[pd.DataFrame],
-    draws: int = 1000,
-    seed: int = 0,
-) -> NDArray[np.float64]:
-    """Multiples of the engine's FACTORS that explain the runs about as well as 1 does; shape (draws, 5)."""
+@dataclass(frozen=True)
+class Explained:
+    """What the runs say about an engine: the covariance of its factors' logarithms, from so many stages."""
+
+    covariance: NDArray[np.floating[Any]]
+    stages: int
+
+    def factors(self, draws: int = 1000, seed: int = 0) -> NDArray[np.float64]:
+        """Multiples of the engine's FACTORS that explain the runs about as well as 1 does; shape (draws, 5).
+
+        Log-normal, but for the costs of a sequence and of its tokens: a run mostly fixes their sum, so that they are
+        normal, above zero, and one can take all of it.
+        """
+        rng = np.random.default_rng(seed)
+        freedom = max(self.stages - 2, 3)
+        kept = np.empty((0, len(FACTORS)))
+        while len(kept) < draws:
+            tails = np.sqrt(freedom / rng.chisquare(freedom, 4 * draws))
+            moves = (
+                rng.multivariate_normal(np.zeros(len(FACTORS)), self.covariance, 4 * draws) * tails[:, None]
+            )
+            some = np.exp(np.clip(moves, -FARTHEST, FARTHEST))
+            some[:, SUMMED] = 1 + moves[:, SUMMED]
+            kept = np.concatenate([kept, some[(some > 0).all(axis=1)]])
+        return kept[:draws]
+
+
+def explained(engine: EngineParams, sources: Sequence[Source], measured: Sequence[pd.DataFrame]) -> Explained:
+    """How well the runs fix an engine that was fitted to them."""
+    stages = [
+        s for source, table in zip(sources, measured, strict=True) for s in _stages(engine, source, table)
+    ]
+    wander2, noise2 = _noise(stages, START_WANDER**2)
     precision = np.diag(PRIOR_SPREAD**-2)
-    stages: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []  # errors and sensitivities of each
-    for source, table in zip(sources, measured, strict=True):
-        errors, moved, slope_moved = _sensitivities(engine, source, table)
-        stages += [(errors[k], moved[k]) for k in range(len(errors))]
-        slope, noise = ttft_per_token_s(source.rows)
-        if slope > 0 and np.isfinite(slope_moved).all():
-            precision += np.outer(slope_moved, slope_moved) / ((noise / slope) ** 2 + SLOPE_NOISE**2)
-    speed = np.array([[m[:, :4].sum(axis=1)] for _, m in stages])[
-        :, 0
-    ]  # what a slower stage does to its figures
-    wander = np.array([_ratio(e, g) for (e, _), g in zip(stages, speed, strict=True)])
-    left = np.array([e - w * g for (e, _), w, g in zip(stages, wander, speed, strict=True)])
-    few = len(stages) / max(len(stages) - 2, 1)
-    with np.errstate(invalid="ignore"):
-        noise2 = np.maximum(np.nan_to_num(_mean_square(left)) * few, LEAST_NOISE**2)
-    wander2 = max(float(np.mean(wander**2)) * few, LEAST_WANDER**2)
-    for (errors, moved), g in zip(stages, speed, strict=True):
-        known = np.isfinite(errors) & np.isfinite(moved).all(axis=1)
-        j = moved[known]
-        covariance = wander2 * np.outer(g[known], g[known]) + np.diag(noise2[known])
-        precision += j.T @ np.linalg.solve(covariance, j)
-    rng = np.random.default_rng(seed)
-    freedom = max(len(stages) - 2, 3)
-    tails = np.sqrt(freedom / rng.chisquare(freedom, draws))
-    logs = rng.multivariate_normal(np.zeros(len(FACTORS)), np.linalg.inv(precision), draws) * tails[:, None]
-    return np.asarray(np.exp(np.clip(logs, -FARTHEST, FARTHEST)))
+    for stage in stages:
+        precision = precision + stage.curvature(wander2, noise2)
+    own = sum(stage.fixed_noise is None for stage in stages)
+    return Explained(np.linalg.inv(precision), own)
 
 
 def drawn(engine: EngineParams, factors: NDArray[np.float64]) -> EngineParams:
@@ -117,7 +126,7 @@ def anchored(
     weights /= weights.sum()
     if 1 / float((weights**2).sum()) < FEWEST_DRAWS or logs.max() < -4.5:
         return engine, factors
-    centre = np.exp(weights @ np.log(factors))
+    centre = weights @ factors
     picked = np.random.default_rng(seed).choice(len(factors), len(factors), p=weights)
     return drawn(engine, centre), factors[picked] / centre
 
@@ -132,42 +141,100 @@ class Saturation:
     shape: tuple[float, float]
 
 
-def _sensitivities(
-    engine: EngineParams, source: Source, measured: pd.DataFrame
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Per stage the log errors (stages, 4) and their derivatives by the log factors (stages, 4, 5); of the slope (5,)."""
+@dataclass(frozen=True)
+class _Stage:
+    """A stage of a run under an engine: log errors of LOOKED_AT, shape (4,), their derivatives by FACTORS, shape (4, 5),
+    and what a slower step does to them, shape (4,). Only what is known. `figures` says which of LOOKED_AT those are."""
+
+    errors: NDArray[np.float64]
+    moved: NDArray[np.float64]
+    figures: NDArray[np.int64]
+    fixed_noise: float | None = (
+        None  # of a figure that is not one of a stage: the slope of TTFT with the prompt
+    )
+
+    @property
+    def speed(self) -> NDArray[np.float64]:
+        return np.asarray(self.moved[:, :4].sum(axis=1))
+
+    @property
+    def wander(self) -> float:
+        """The stage's own speed: least squares of its errors on what a slower step does to them."""
+        return float(self.speed @ self.errors / max(float(self.speed @ self.speed), 1e-9))
+
+    def curvature(self, wander2: float, noise2: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What the stage adds to the precision of the logarithms, shape (5, 5)."""
+        if self.fixed_noise is not None:
+            covariance, weight = np.array([[self.fixed_noise**2]]), 1.0
+        else:
+            covariance = wander2 * np.outer(self.speed, self.speed) + np.diag(noise2[self.figures])
+            weight = (OUTLIERS + 1) / (OUTLIERS + self.wander**2 / wander2)
+        return np.asarray(weight * self.moved.T @ np.linalg.solve(covariance, self.moved))
+
+
+def _noise(stages: Sequence[_Stage], wander2: float) -> tuple[float, NDArray[np.float64]]:
+    """Variances of the stages' speeds (stages that stand out counting less) and of what is left of each figure."""
+    own = [s for s in stages if s.fixed_noise is None and len(s.errors)]
+    few = len(own) / max(len(own) - 2, 1)
+    wander = np.array([s.wander for s in own])
+    weight = (OUTLIERS + 1) / (OUTLIERS + wander**2 / wander2)
+    found = max(float(np.sum(weight * wander**2) / max(len(own), 1)) * few, LEAST_WANDER**2)
+    left = np.full((len(own), len(LOOKED_AT)), np.nan)
+    for row, stage in zip(left, own, strict=True):
+        row[stage.figures] = stage.errors - stage.wander * stage.speed
+    known = np.isfinite(left)
+    square = np.where(known, left, 0.0) ** 2
+    noise2 = (
+        np.median(np.where(known, square, 0.0), axis=0) / 0.455
+    )  # of a normal variable: its median square
+    return found, np.maximum(noise2 * few, LEAST_NOISE**2)
+
+
+def _stages(engine: EngineParams, source: Source, measured: pd.DataFrame) -> list[_Stage]:
+    """What one run says about an engine: its stages, and how TTFT grows with the prompt."""
     columns = list(LOOKED_AT)
 
+    def logs(model: Replayed) -> tuple[NDArray[np.float64], float]:
+        slope = np.array([ttft_per_token_s(model.requests)[0]])
+        return _log(model.figures[columns].to_numpy(float)), float(_log(slope)[0])
+
     def seen(factors: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-        model = replayed(drawn(engine, factors), source)
-        return _log(model.figures[columns].to_numpy(float)), float(
-            _log(np.array([ttft_per_token_s(model.requests)[0]]))[0]
-        )
+        return logs(replayed(drawn(engine, factors), source))
 
     ones = np.ones(len(FACTORS))
-    errors = seen(ones)[0] - _log(measured[columns].to_numpy(float))
+    model = replayed(engine, source)
+    figures, (modelled, slope) = model.figures, logs(model)
+    errors = np.clip(modelled - _log(measured[columns].to_numpy(float)), -LARGEST_ERROR, LARGEST_ERROR)
     moved = np.empty((*errors.shape, len(FACTORS)))
-    slope = np.empty(len(FACTORS))
-    for k in range(len(FACTORS)):
-        (up, slope_up), (down, slope_down) = (
-            seen(ones * np.exp(sign * STEP * (np.arange(5) == k))) for sign in (1, -1)
+    slope_moved = np.empty((1, len(FACTORS)))
+    for which, far in MOVES:
+        ends = [seen(np.exp(sign * far * np.isin(np.arange(len(ones)), which))) for sign in (1, -1)]
+        moved[:, :, which] = ((ends[0][0] - ends[1][0]) / (2 * far))[:, :, None]
+        slope_moved[0, which] = (ends[0][1] - ends[1][1]) / (2 * far)
+    # A sequence and its tokens act in proportion to what each adds to a step: the two part only where B and KV do
+    batch = engine.per_sequence_s * figures["running"].to_numpy(float)
+    cache = (
+        engine.per_kv_token_s * figures["kv_usage"].to_numpy(float) * engine.kv_tokens * engine.data_parallel
+    )
+    with np.errstate(invalid="ignore"):
+        share = np.nan_to_num(batch / (batch + cache), nan=0.5)
+    moved[:, :, 1] *= share[:, None]
+    moved[:, :, 2] *= 1 - share[:, None]
+    slope_moved[0, 1] *= share.mean()
+    slope_moved[0, 2] *= 1 - share.mean()
+    stages = []
+    for k in range(len(errors)):
+        known = np.flatnonzero(np.isfinite(errors[k]) & np.isfinite(moved[k]).all(axis=1))
+        if len(known):
+            stages.append(_Stage(errors[k][known], moved[k][known], known))
+    wanted, noise = ttft_per_token_s(source.rows)
+    if wanted > 0 and np.isfinite(slope) and np.isfinite(slope_moved).all():
+        off = np.clip(np.array([slope - np.log(wanted)]), -LARGEST_ERROR, LARGEST_ERROR)
+        stages.append(
+            _Stage(off, slope_moved, np.zeros(1, int), float(np.hypot(noise / wanted, SLOPE_NOISE)))
         )
-        moved[:, :, k] = (up - down) / (2 * STEP)
-        slope[k] = (slope_up - slope_down) / (2 * STEP)
-    return errors, moved, slope
+    return stages
 
 
 def _log(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.log(np.where(values > 0, values, np.nan))
-
-
-def _ratio(errors: NDArray[np.float64], speed: NDArray[np.float64]) -> float:
-    """The stage's own speed: least squares of its errors on what a slower step does to them; 0 when nothing is known."""
-    known = np.isfinite(errors) & np.isfinite(speed)
-    square = float(speed[known] @ speed[known])
-    return float(speed[known] @ errors[known]) / square if square > 0 else 0.0
-
-
-def _mean_square(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    known = np.isfinite(values)
-    return np.asarray(np.where(known, values, 0.0) ** 2).sum(axis=0) / np.maximum(known.sum(axis=0), 1)

@@ -130,6 +130,50 @@ def test_the_model_is_the_same_on_crooked_metrics(sweep_run, tmp_path, change, n
     assert note is None or any(note in text for text in found.content["notes"])
 
 
+def only(path: Path, *stages: int) -> Path:
+    """The run with these stages of its plan only, and the scrapes of their time."""
+    kept = [s for s in runs.read_header(path)["stages"] if s["stage"] in stages]
+    runs.update(path, stages=kept, load={"stages": kept})
+    edited(path, "requests", lambda rows: rows[rows["stage"].isin(stages)])
+    spans = [(s["start_s"], s["end_s"] + 8) for s in kept]
+    return edited(path, "metrics", lambda m: m[np.any([m["time_s"].between(a, b) for a, b in spans], axis=0)])
+
+
+@pytest.mark.parametrize(
+    ("stages", "sentence"),
+    [
+        pytest.param((2,), "the only usable stage was steady", id="one stage, below the knee"),
+        pytest.param((6,), "the only usable stage was saturated", id="one stage, all stages saturated"),
+        pytest.param((0, 1, 2, 3), "all 4 usable stages were steady", id="no stage saturated"),
+    ],
+)
+def test_a_run_on_one_side_of_the_knee_says_what_rests_on_the_model(
+    sweep_run, tmp_path, stages, sentence
+) -> None:
+    """The SLO cannot be kept, so nothing is searched; the reason stands beside every answer."""
+    (tmp_path / "load.yaml").write_text(TRAFFIC)
+    path = only(sweep_run("sweep_D"), *stages)
+    content = recommend([path], traffic=tmp_path / "load.yaml", slo="tpot_p95=1ms", jobs=1).content
+    last = content["reasons"][-1]
+    assert last["code"] in ("one_sided", "measure_again")
+    assert "locust -f loadgen/completions.py" in last["sentence"]
+    assert last["code"] == "measure_again" or sentence in last["sentence"]
+
+
+def test_stages_from_the_one_on_in_which_replicas_changed_are_left_out(sweep_run, tmp_path) -> None:
+    """A second replica is ready after 300 s, in the last stage: the others are of one replica and stay."""
+    path = sweep_run("sweep_D")
+    counts = {
+        "time_s": [0.0, 330.0],
+        **{key: [1.0, 2.0] for key in ("desired", "created", "scheduled", "ready")},
+    }
+    runs.write_table(path, "replicas", counts)
+    (tmp_path / "load.yaml").write_text(TRAFFIC)
+    found = recommend([path], traffic=tmp_path / "load.yaml", slo="tpot_p95=1ms", jobs=1)
+    assert any("replicas changed between 1 and 2" in note for note in found.content["notes"])
+    assert found.calibration.stages_used == (0, 1, 2, 3, 4, 5)
+
+
 def test_metrics_of_another_model_ask_for_more_data_with_a_command(sweep_run, tmp_path) -> None:
     """Twice the requests that the client has in flight: the model cannot reproduce the gauges, and says why."""
     path = edited(sweep_run("sweep_D"), "metrics", lambda m: m.assign(running=2.2 * m["running"]))
