@@ -1,7 +1,7 @@
 """The cheapest HPA of a grid wider and finer than the search's own, for the regret of a recommendation.
 
 Lines (settings that differ in one target) of every family of signals, window, minimum and maximum are bisected over
-targets 6 % apart, over one or two seeds; around the best of them all windows, scale-up windows and policies are tried; the
+targets 6 % apart, over one or two seeds; around the best of them, and around the recommendation, all windows, scale-up windows and policies are tried; the
 cheapest are judged over seeds of their own, and what survives once more over others, beside the recommendation. Several
 thousand simulations per scenario.
 """
@@ -9,7 +9,7 @@ thousand simulations per scenario.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -93,7 +93,8 @@ def best_of(
     """The grid's best beside a recommendation, the tutorial's HPA and the standing fleet; best: holds on average."""
     lenient = WasteAllowed(scenario, {})
     limit = standing * _hours(scenario)
-    found = _explore(scenario, Panel(lenient, panel), point, standing, cap, limit)
+    beside = [ours] if isinstance(ours, Candidate) else []
+    found = _explore(scenario, Panel(lenient, panel), point, standing, cap, limit, beside)
     judged = _judge(scenario, point, {s: t.accelerator_hours for s, t in found.items() if t.holds})
     spotless = {s: t.accelerator_hours for s, t in found.items() if t.holds and not lenient.wasted[s]}
     judged += _judge(scenario, point, spotless, waste=False)
@@ -125,7 +126,13 @@ def _hours(scenario: Scenario) -> float:
 
 
 def _explore(
-    scenario: Scenario, judge: Panel, point: Point, standing: int, cap: int, limit_h: float
+    scenario: Scenario,
+    judge: Panel,
+    point: Point,
+    standing: int,
+    cap: int,
+    limit_h: float,
+    beside: Sequence[Candidate] = (),
 ) -> dict[Candidate, Trial]:
     """Every setting that was tried, with its trial."""
     found: dict[Candidate, Trial] = {}
@@ -154,7 +161,7 @@ def _explore(
     )
     run(
         _line(scenario, point, (s.targets[:-1], s.targets[-1][0]), behavior, s.min_replicas, high)
-        for s in _leaders(found)
+        for s in [*beside, *_leaders(found)]
         for behavior, high in _around(s, standing, cap)
     )
     return found
@@ -179,7 +186,7 @@ def _judge(
         line = _line(
             scenario, point, family, setting.behavior, setting.min_replicas, setting.max_replicas
         ).settings
-        at = line.index(setting) - (1 if margin > -0.01 else 2)
+        at = line.index(setting) - min(1 + int(-margin / 0.005), 5)
         if margin < 0 <= at and line[at] not in seen:
             expected[line[at]] = max(cost, judged.cost) * 1.01
     return good

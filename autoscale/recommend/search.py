@@ -24,7 +24,8 @@ from scipy import stats
 from autoscale.recommend.candidates import Behavior, Candidate
 
 FLEET_LIMIT = 256  # replicas that a search for the needed fleet goes up to
-AT_ONCE = 4  # lines or settings looked at side by side, however many processes there are: the answer must not depend on it
+# Lines raced and settings judged side by side, however many processes there are: the answer must not depend on that
+AT_ONCE, FINALISTS = 4, 2
 REFINEMENTS = 2  # rounds around the best setting at most
 GAIN = 0.01  # of its cost, for which another round is worth it
 MAY_HOLD = 0.3  # standard deviations of its margin that make a setting worth the confirmation
@@ -252,8 +253,9 @@ def search(
 ) -> list[tuple[Candidate, Trial]]:
     """Everything that was tried, those that hold first and cheapest first, each with its trial.
 
-    Coordinate descent: families of signals, then behaviours for the two best, then bounds for the two best of those, then
-    whatever differs from the best in one choice, until nothing gets cheaper. Every round is a set of independent lines, run side by side when an executor is given.
+    Coordinate descent: families of signals, then behaviours for the two best, then all bounds for the best of those, then
+    whatever differs from the best in one choice, until nothing gets cheaper. Every round is a set of independent lines,
+    run side by side when an executor is given.
     """
     found: dict[Candidate, Trial] = {}
     report = progress or (lambda _fraction, _text: None)
@@ -289,14 +291,10 @@ def search(
         (0.35, 0.7),
         "behaviours",
     )
-    pairs = _ranked(found, lambda c: (_family(c), c.behavior), list(product(leaders, space.behaviors)))[:2]
+    leading = _ranked(found, lambda c: (_family(c), c.behavior), list(product(leaders, space.behaviors)))[0]
     bounds = product((space.max_replicas, *reversed(space.lower_max)), space.min_replicas)
     race(
-        [
-            space.line(family, behavior, low, high)
-            for (high, low), (family, behavior) in product(bounds, pairs)
-            if low <= high
-        ],
+        [space.line(*leading, low, high) for high, low in bounds if low <= high],
         (0.7, 0.85),
         "replica bounds",
     )
@@ -439,7 +437,7 @@ def choose(
     first, rest = seeds[:FIRST_LOOK], seeds[FIRST_LOOK:]
     while waiting and len(judged) < most:
         best = min((j.cost for j in judged.values() if j.holds), default=math.inf)
-        batch = [s for s in sorted(waiting, key=waiting.__getitem__) if waiting[s] < best][:AT_ONCE]
+        batch = [s for s in sorted(waiting, key=waiting.__getitem__) if waiting[s] < best][:FINALISTS]
         if not batch:
             break
         looked = confirm(judge, batch, first, executor, math.inf)

@@ -198,7 +198,7 @@ def _quiet(fleet: Fleet, engine: Replicas, recorder: Recorder) -> Quiet | None:
 
 
 def _tick(fleet: Fleet, quiet: Quiet | None, recorder: Recorder, now_s: float) -> None:
-    if quiet:
+    if quiet and fleet.next_sync_s <= now_s:
         quiet.settle()
     fleet.advance(now_s)
     if recorder.keep:
