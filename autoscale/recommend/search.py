@@ -291,10 +291,11 @@ def search(
         (0.35, 0.7),
         "behaviours",
     )
-    leading = _ranked(found, lambda c: (_family(c), c.behavior), list(product(leaders, space.behaviors)))[0]
+    pairs = list(product(leaders, space.behaviors))
+    family, behavior = _ranked(found, lambda c: (_family(c), c.behavior), pairs)[0]
     bounds = product((space.max_replicas, *reversed(space.lower_max)), space.min_replicas)
     race(
-        [space.line(*leading, low, high) for high, low in bounds if low <= high],
+        [space.line(family, behavior, low, high) for high, low in bounds if low <= high],
         (0.7, 0.85),
         "replica bounds",
     )
