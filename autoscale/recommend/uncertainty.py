@@ -115,9 +115,11 @@ def anchored(
 ) -> tuple[EngineParams, NDArray[np.float64]]:
     """Engine and draws that also give the saturated throughputs that were measured.
 
-    The draws are weighted by how well they do so and drawn again; the engine moves to their mean. Unchanged when
+    The draws are weighted by how well they do so and drawn again; the engine moves as their mean does. Unchanged when
     nothing was measured, or when no draw comes near: then the replay error has to say that the model is wrong.
     """
+    if not known:
+        return engine, factors
     logs = np.zeros(len(factors))
     for one in known:
         modelled = np.log(one.modelled_rps * capacity_ratios(engine, factors, *one.shape) / one.measured_rps)
@@ -126,7 +128,7 @@ def anchored(
     weights /= weights.sum()
     if 1 / float((weights**2).sum()) < FEWEST_DRAWS or logs.max() < -4.5:
         return engine, factors
-    centre = weights @ factors
+    centre = (weights @ factors) / factors.mean(axis=0)
     picked = np.random.default_rng(seed).choice(len(factors), len(factors), p=weights)
     return drawn(engine, centre), factors[picked] / centre
 
