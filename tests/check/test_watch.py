@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -14,7 +15,8 @@ import yaml
 from analysis import run as runs
 from analysis.errors import BadRun
 from autoscale.check import check, replay
-from autoscale.check.watch import RESOURCES
+from autoscale.check.timeline import Decision
+from autoscale.check.watch import RESOURCES, settled
 from autoscale.observe.cluster import ClusterError, read_observations
 from autoscale.observe.fleet_door import FleetDoor
 from autoscale.observe.live import LiveCluster
@@ -210,6 +212,23 @@ def test_no_fleet_is_said_with_a_next_step():
 
 
 # --- three hours ---------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(
+    ("newest", "over"),
+    [
+        pytest.param(None, True, id="none since"),
+        pytest.param(Decision(400.0, 3, 4, True), False, id="another scale-out, not judged yet"),
+        pytest.param(Decision(400.0, 2, 1, True), True, id="a scale-in"),
+    ],
+)
+def test_a_watch_ends_when_no_scale_out_is_under_way(newest, over):
+    first = Decision(100.0, 1, 2, True)
+    judged = SimpleNamespace(decided_s=100.0, by_hpa=True, absorbed_s=300.0, ready_s=250.0)
+    timeline = SimpleNamespace(decisions=[first, *([newest] if newest else [])])
+    past = SimpleNamespace(scale_outs=[judged])
+    assert settled(timeline, past, 60.0, 500.0) is over
+    assert settled(timeline, past, 600.0, 500.0) is False
+
 
 THREE_HOURS = """
 import json, re, tempfile
