@@ -5,8 +5,7 @@
 Client on core 0, truth server (truth_server.c, or .py without a compiler) on core 1: quiet both, or use --realtime (root),
 which gives both a real-time priority and stops everything else on the machine meanwhile. One line per figure: asked,
 measured, met or not; all takes five and a half minutes. Not part of all: `workers` (what a worker costs, for
-manifests/locust), `plain` (a plain FastHttpUser script against the same server) and `peers` (what is installed of vllm,
-guidellm and aiperf).
+manifests/locust). Other clients on the same server: benchmarks/peers.py.
 """
 
 from __future__ import annotations
@@ -33,7 +32,6 @@ from loadgen_lab import (
     send_lag_ms,
     ttft_error_ms,
 )
-from loadgen_peers import peers, plain
 from scipy import stats
 
 from analysis.histogram import Histogram
@@ -267,10 +265,8 @@ BENCHES: dict[str, Callable[[Bench], Iterator[Figure]]] = {
     "omission": omission,
     "starvation": starvation,
     "workers": workers,
-    "plain": plain,
-    "peers": peers,
 }
-APART = ("workers", "plain", "peers")
+APART = ("workers",)
 
 
 def main() -> int:

@@ -1,12 +1,12 @@
 """Other load generators beside this one: the same load, the same server of known truth, one table.
 
-    PATH=/path/to/venv/bin:$PATH python benchmarks/peers.py [--only NAME ...] [--seconds 8] [--realtime]
+    PATH=/path/to/venv/bin:$PATH python benchmarks/peers.py [--only NAME ...] [--streams 64] [--seconds 8] [--realtime]
 
 Clients: here, plain (a FastHttpUser script), vllm (`vllm bench serve`), guidellm, aiperf; those not on PATH are named and
 left out, and so is inference-perf, which needs Python 3.12 and is configured by a file. Client on core 0, server on core 1,
 --realtime as in benchmarks/loadgen.py, but in turns: clients of several processes would stop each other. A tokenizer, which three of them need, is made on the spot (a byte is a token).
 
-Three loads: 64 streams of 128 tokens, 5 ms apart after 50 ms; short answers of one token at once, 64 at a time; 20
+Three loads: 64 streams (--streams) of 128 tokens, 5 ms apart after 50 ms; short answers of one token at once, 64 at a time; 20
 requests/s of 32 tokens. All columns are judged from the server's log and the processes' CPU time, but the TTFT error: what
 the client reports (mean and p99 of all requests) minus the server's truth of the same. CPU counts from the first request
 that the server saw to its last token, so no start-up is in it.
@@ -33,9 +33,37 @@ import numpy as np
 import pandas as pd
 import psutil
 from loadgen_lab import CLIENT_CORE, ROOT, Bench, truth_of
-from loadgen_peers import PLAIN
 
 from analysis import run
+
+PLAIN = """
+import json, os, time
+from locust import events, task
+from locust.contrib.fasthttp import FastHttpUser
+BODY = {"model": "truth", "prompt": "a", "max_tokens": 128, "stream": True}
+ttfts, used = [], []
+class Plain(FastHttpUser):
+    @task
+    def ask(self):
+        begun = time.perf_counter()
+        first = None
+        with self.client.post("/v1/completions", json=BODY, stream=True, catch_response=True) as answer:
+            while line := answer._response.readline(b"\\n"):
+                if line.startswith(b"data: {"):
+                    first = first or time.perf_counter()
+                    json.loads(line[6:])
+                elif line.startswith(b"data: [DONE]"):
+                    break
+            answer.success()
+        ttfts.append(first - begun)
+@events.test_start.add_listener
+def begin(**_):
+    used.append(time.process_time())
+@events.test_stopping.add_listener
+def end(**_):
+    with open(os.environ["PLAIN_OUT"], "w") as file:
+        json.dump({"cpu_s": time.process_time() - used[0], "ttft_s": sum(ttfts) / len(ttfts), "requests": len(ttfts)}, file)
+"""
 
 
 class Load(NamedTuple):
@@ -47,11 +75,13 @@ class Load(NamedTuple):
     ttft_s: float
 
 
-LOADS = {
-    "64 streams": Load(64, None, 128, 0.05),
-    "short": Load(64, None, 1, 0.0),
-    "20/s": Load(None, 20.0, 32, 0.05),
-}
+def loads(streams: int) -> dict[str, Load]:
+    """The three loads by their names, the first with so many streams."""
+    return {
+        f"{streams} streams": Load(streams, None, 128, 0.05),
+        "short": Load(64, None, 1, 0.0),
+        "20/s": Load(None, 20.0, 32, 0.05),
+    }
 
 
 TOKENIZER = "bench/bytes"
@@ -317,6 +347,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", nargs="+", choices=CLIENTS, metavar="NAME", help=", ".join(CLIENTS))
+    parser.add_argument("--streams", type=int, default=64, help="of the first load (default 64)")
     parser.add_argument("--seconds", type=float, default=8.0, help="length of a run (default 8)")
     parser.add_argument("--realtime", action="store_true", help="real-time priority for client and server")
     options = parser.parse_args()
@@ -329,7 +360,7 @@ def main() -> int:
             print(f"{name}: not installed", file=sys.stderr)
             continue
         rows: dict[str, Row | None] = {}
-        for load_name, load in LOADS.items():
+        for load_name, load in loads(options.streams).items():
             try:
                 rows[load_name] = measure(bench, name, load)
             except SystemExit as error:
@@ -344,10 +375,12 @@ def main() -> int:
 def line(client: str, rows: dict[str, Row | None]) -> dict[str, str]:
     """One client's line of the table."""
     nothing = Row(*[math.nan] * len(Row._fields))
-    streams, short, open_loop = (rows[name] or nothing for name in LOADS)
+    (streams_name, streams), (_, short), (_, open_loop) = (
+        (name, row or nothing) for name, row in rows.items()
+    )
     return {
         "client": client,
-        "64 streams: events/s": f"{streams.events_per_s:,.0f}",
+        f"{streams_name}: events/s": f"{streams.events_per_s:,.0f}",
         "CPU s per 1k tokens": f"{streams.cpu_s_per_1k:.4f}",
         "TTFT error mean / p99 (ms)": f"{streams.mean_error_ms:.2f} / {streams.p99_error_ms:.2f}",
         "short requests/s": f"{short.requests_per_s:,.0f}",

@@ -213,6 +213,7 @@ def test_no_fleet_is_said_with_a_next_step():
 
 # --- three hours ---------------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize(
     ("newest", "over"),
     [
