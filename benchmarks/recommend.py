@@ -161,7 +161,7 @@ def judge(case: Case) -> Row:
         cap,
         chosen.setting,
         tutorial.setting,
-        min(2, panel_size(plan)),
+        panel_size(plan),
     )
     ours, other = best.again[chosen.setting], best.again[tutorial.setting]
     equal = None

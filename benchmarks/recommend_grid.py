@@ -1,7 +1,7 @@
 """The cheapest HPA of a grid wider and finer than the search's own, for the regret of a recommendation.
 
 Lines (settings that differ in one target) of every family of signals, window, minimum and maximum are bisected over
-targets 6 % apart, over one or two seeds; around the best of them, and around the recommendation, all windows, scale-up windows and policies are tried; the
+targets 6 % apart, over as many seeds as the search takes; around the best of them, and around the recommendation, all windows, scale-up windows and policies are tried; the
 cheapest are judged over seeds of their own, and what survives once more over others, beside the recommendation. Several
 thousand simulations per scenario.
 """
@@ -53,7 +53,10 @@ QUEUE = (
 )
 BESIDE = (1, 5, 20)  # queue targets of pairs
 SLACK = 1.03  # a line goes on while it may be as cheap as this times the best so far
-MOST = 24  # settings judged
+MOST = 32  # settings judged
+GUARD = (
+    0.003  # share of all requests beyond the SLO that lines are bisected at: what just holds is only lucky
+)
 LEADERS = 4  # settings whose surroundings are searched
 SEED, JUDGING, FINAL = 500, range(501, 505), range(601, 609)
 
@@ -94,7 +97,7 @@ def best_of(
     lenient = WasteAllowed(scenario, {})
     limit = standing * _hours(scenario)
     beside = [ours] if isinstance(ours, Candidate) else []
-    found = _explore(scenario, Panel(lenient, panel), point, standing, cap, limit, beside)
+    found = _explore(scenario, Panel(lenient, panel, GUARD), point, standing, cap, limit, beside)
     judged = _judge(scenario, point, {s: t.accelerator_hours for s, t in found.items() if t.holds})
     spotless = {s: t.accelerator_hours for s, t in found.items() if t.holds and not lenient.wasted[s]}
     judged += _judge(scenario, point, spotless, waste=False)
@@ -113,7 +116,7 @@ def best_of(
 
 def cheapest_at(scenario: Scenario, point: Point, cap: int, limit_h: float, panel: int) -> list[Judged]:
     """Settings of the grid that hold for less than the limit, whatever they waste, over FINAL."""
-    found = _explore(scenario, Panel(WasteAllowed(scenario, {}), panel), point, cap - 1, cap, limit_h)
+    found = _explore(scenario, Panel(WasteAllowed(scenario, {}), panel, GUARD), point, cap - 1, cap, limit_h)
     judged = _judge(scenario, point, {s: t.accelerator_hours for s, t in found.items() if t.holds})
     again = confirm(scenario, [j.setting for j in judged], FINAL)
     return [j for j in again if j.mean("margin") >= 0 and j.cost <= limit_h]

@@ -171,7 +171,8 @@ def decide(
             tutorial=others[0],
             current=others[1] if current else None,
             tried=tuple(found),
-            best_hpa=best or _least_bad(scenario, found, judged, others[0], fresh, executor),
+            best_hpa=best
+            or _least_bad(scenario, found, [*judged, *singles.values()], others[0], fresh, executor),
         )
         report(1.0, "done")
     base = replace(base, alternatives=tuple(alternatives(base, singles)))
