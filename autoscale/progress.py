@@ -79,7 +79,9 @@ def compiled_engine() -> None:
     from autoscale.recommend.candidates import Behavior, Candidate
     from loadgen.traffic import LoadPlan
 
-    notice = Timer(NOTICE_S, _say, ["compiling the simulator, once after installation: half a minute or more"])
+    notice = Timer(
+        NOTICE_S, _say, ["compiling the simulator, once after installation: half a minute or more"]
+    )
     notice.daemon = True
     notice.start()
     try:

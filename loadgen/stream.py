@@ -264,10 +264,16 @@ def _not_plain(body: bytes, events: Sequence[bytes], ends: NDArray[np.int64], to
     until = min((at for at in (body.find(mark, first) for mark in special) if at >= 0), default=len(body))
     plain_until = min(int(np.searchsorted(ends, until)), len(events) - 1)
     others = [0]
+    like = b"\0"  # how the last plain event begins, up to its text: the next one mostly begins alike
     for number in range(1, plain_until):
         event = events[number]
-        if (keys[0] in event or keys[1] in event) and event.startswith(b"data:"):
+        if event.startswith(like):
             tokens.append(number)
+            continue
+        key = keys[0] if keys[0] in event else keys[1]
+        if event.startswith(b"data:") and key in event:
+            tokens.append(number)
+            like = event[: event.index(key) + len(key)]
         else:
             others.append(number)
     return others + list(range(max(plain_until, 1), len(events)))

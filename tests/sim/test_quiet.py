@@ -15,7 +15,25 @@ GROUPS = overlay(
     load("llama-3.1-405b-2x8h100-hdml"),
     {"cold_start": {"node": 40, "weights_rate_bytes_s": 8e9, "engine_init": 5}},
 )
-FIGURES = ["offered", "finished", "ok", "lost", "unserved", "attainment", "verdicts", "replica_hours", "accelerator_hours", "wasted_scale_outs", "flaps", "longest_breach_s", "peak_replicas", "output_tokens", "replicas", "decisions", "events"]
+FIGURES = [
+    "offered",
+    "finished",
+    "ok",
+    "lost",
+    "unserved",
+    "attainment",
+    "verdicts",
+    "replica_hours",
+    "accelerator_hours",
+    "wasted_scale_outs",
+    "flaps",
+    "longest_breach_s",
+    "peak_replicas",
+    "output_tokens",
+    "replicas",
+    "decisions",
+    "events",
+]
 
 
 def same(*arguments, **keywords):
