@@ -86,7 +86,10 @@ def test_an_old_target_is_held_against_what_is_known_now(recommended) -> None:
     assert same["accelerator_hours"] == pytest.approx(made.decision.chosen.cost, rel=0.1)
     old = {
         **made.content,
-        "hpa": {**made.content["hpa"], "spec": {**made.content["hpa"]["spec"], "maxReplicas": 2}},
+        "hpa": {
+            **made.content["hpa"],
+            "spec": {**made.content["hpa"]["spec"], "minReplicas": 1, "maxReplicas": 2},
+        },
     }
     worse = drift(made.scenario, old, made.decision)
     assert worse["holds"] is False
