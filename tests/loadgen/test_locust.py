@@ -91,7 +91,11 @@ def until(folder: Path, so: Callable[[], bool]) -> None:
 
 def ended(process: subprocess.Popen[str], folder: Path, within_s: float = 0.0) -> str:
     """The log, once the process has ended and, so many seconds later, no process of its group is left."""
-    process.wait(timeout=90)
+    try:
+        process.wait(timeout=90)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail(f"still running after 90 s:\n{(folder / 'log').read_text()}")
     deadline = time.monotonic() + within_s
     while exists(process.pid) and time.monotonic() < deadline:
         time.sleep(0.05)
