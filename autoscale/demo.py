@@ -309,7 +309,8 @@ def _check(
             until=_settled(began),
             progress=lambda state: progress(
                 0.75 + 0.24 * min(1.0, (time.monotonic() - began) / CHECK_S),
-                f"checking the scale-out: {state.ready} of {state.desired} replicas ready",
+                "checking the scale-out"
+                + ("" if state.desired is None else f": {state.ready} of {state.desired} replicas ready"),
             ),
         )
     return checked.result, checked.files

@@ -155,12 +155,8 @@ def _comparison(content: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _label(setting: str) -> str:
-    """A setting's label in good English, whose replica bounds stay on one line."""
-    return (
-        "1 standing replica"
-        if setting == "1 standing replicas"
-        else setting.replace("-", "\N{NON-BREAKING HYPHEN}")
-    )
+    """A setting's label, whose replica bounds stay on one line."""
+    return setting.replace("-", "\N{NON-BREAKING HYPHEN}")
 
 
 def _cell(figure: Mapping[str, Any] | None, form: Any, least: float, most: float) -> tuple[str, str]:
