@@ -155,7 +155,7 @@ def phases(
             hatch=HATCHES[k % 8],
             edgecolor="white",
             height=0.62,
-            label=name,
+            label=name.replace("_", " "),
         )
     for k, (_, parts) in enumerate(rows):
         total = sum(v for v in parts.values() if np.isfinite(v))
