@@ -102,11 +102,12 @@ def simulate(
         profile, replicas, slots, spec=spec, replicas=start, seed=seed, options=options, watcher=recorder
     )
     feed = _Feed(iter(arrivals), duration_s)
-    stopped = _run(fleet, replicas, feed, tally, recorder, duration_s, stop, progress)
+    quiet = _quiet(fleet, replicas, recorder)
+    stopped = _run(fleet, replicas, quiet, feed, tally, recorder, duration_s, stop, progress)
     fleet.pods.advance(duration_s)
     hours = fleet.pods.replica_s / 3600, fleet.pods.accelerator_s / 3600
     if not stopped:
-        _finish(fleet, replicas, tally, recorder, duration_s + options.tail_s)
+        _finish(fleet, replicas, quiet, tally, recorder, duration_s + options.tail_s)
     return Outcome.of(
         profile=profile,
         slo=objectives,
@@ -151,6 +152,7 @@ class _Feed:
 def _run(
     fleet: Fleet,
     engine: Replicas,
+    quiet: Quiet | None,
     feed: _Feed,
     tally: Tally,
     recorder: Recorder,
@@ -159,7 +161,6 @@ def _run(
     progress: Callable[[float, str], None] | None,
 ) -> str:
     """Everything up to the end; returns why it stopped early, or nothing."""
-    quiet = _quiet(fleet, engine, recorder)
     every_s = HARVEST_TICKS * fleet.profile.metric_path.scrape_interval_s
     until_s = min(every_s, duration_s)
     while True:
@@ -205,9 +206,10 @@ def _tick(fleet: Fleet, quiet: Quiet | None, recorder: Recorder, now_s: float) -
         recorder.sample(fleet)
 
 
-def _finish(fleet: Fleet, engine: Replicas, tally: Tally, recorder: Recorder, until_s: float) -> None:
+def _finish(
+    fleet: Fleet, engine: Replicas, quiet: Quiet | None, tally: Tally, recorder: Recorder, until_s: float
+) -> None:
     """After the end: no more arrivals, the fleet goes on until everything in flight is done or the tail is over."""
-    quiet = _quiet(fleet, engine, recorder)
     while engine.in_flight and fleet.next_s < until_s:
         if quiet:
             quiet.run(until_s, until_empty=True)

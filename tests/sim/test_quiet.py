@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from autoscale.profiles.profile import load, overlay
@@ -58,6 +58,17 @@ def same(*arguments, **keywords):
     base_rps=st.sampled_from([0.3, 1.2]),
     drift=st.booleans(),
 )  # fmt: skip
+@example(
+    seed=0,
+    waiting="200m",
+    running="2",
+    least=1,
+    most=2,
+    window_s=0,
+    up={"stabilizationWindowSeconds": 60},
+    base_rps=1.2,
+    drift=False,
+)  # rescales in the tail, on what was recommended before the end
 @settings(max_examples=40, deadline=None)
 def test_every_figure_is_that_of_the_rules_at_every_tick(
     seed, waiting, running, least, most, window_s, up, base_rps, drift
