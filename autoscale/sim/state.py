@@ -72,16 +72,16 @@ ENGINE = np.dtype(
         ("completed", "i8"),
         ("in_flight", "i8"),
         ("heap_size", "i8"),
-        ("run_head", "i4"),
-        ("run_tail", "i4"),
-        ("first_prefill", "i4"),  # sequences being prefilled are the tail of the running list from here
-        ("wait_head", "i4"),
-        ("wait_tail", "i4"),
+        ("run_head", "i8"),
+        ("run_tail", "i8"),
+        ("first_prefill", "i8"),  # sequences being prefilled are the tail of the running list from here
+        ("wait_head", "i8"),
+        ("wait_tail", "i8"),
         (
             "first_transit",
-            "i4",
+            "i8",
         ),  # requests not yet in the scheduler are the tail of the waiting list from here
-        ("stable", "i4"),  # the step in progress only decodes, and nothing but an event changes that
+        ("stable", "i8"),  # the step in progress only decodes, and nothing but an event changes that
     ],
     align=True,
 )
@@ -93,17 +93,17 @@ REQUEST = np.dtype(
         ("enter_s", "f8"),
         ("first_s", "f8"),
         ("finish_step", "i8"),
-        ("prompt", "i4"),
-        ("target", "i4"),
-        ("prefix", "i4"),
-        ("out", "i4"),  # tokens generated before the current prefill or decode run
-        ("computed", "i4"),  # tokens whose KV is computed, while being prefilled
-        ("state", "i4"),
-        ("engine", "i4"),
-        ("before", "i4"),
-        ("after", "i4"),
-        ("older", "i4"),  # all requests in flight in the order they were due
-        ("newer", "i4"),
+        ("prompt", "i8"),
+        ("target", "i8"),
+        ("prefix", "i8"),
+        ("out", "i8"),  # tokens generated before the current prefill or decode run
+        ("computed", "i8"),  # tokens whose KV is computed, while being prefilled
+        ("state", "i8"),
+        ("engine", "i8"),
+        ("before", "i8"),
+        ("after", "i8"),
+        ("older", "i8"),  # all requests in flight in the order they were due
+        ("newer", "i8"),
     ],
     align=True,
 )
@@ -116,11 +116,11 @@ CLOCK = np.dtype(
         ("in_flight", "i8"),
         ("gateway", "i8"),
         ("finished", "i8"),
-        ("free_head", "i4"),
-        ("oldest", "i4"),
-        ("newest", "i4"),
-        ("gateway_head", "i4"),
-        ("gateway_tail", "i4"),
+        ("free_head", "i8"),
+        ("oldest", "i8"),
+        ("newest", "i8"),
+        ("gateway_head", "i8"),
+        ("gateway_tail", "i8"),
     ],
     align=True,
 )
