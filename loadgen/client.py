@@ -30,11 +30,10 @@ from numpy.typing import NDArray
 
 from analysis.errors import SourceUnavailable
 from loadgen import stream
-from loadgen.reading import NOTE_BYTES, KernelClock, Reader, ask_for_stamps
+from loadgen.reading import READ_BYTES, KernelClock, Reader, ask_for_stamps
 from loadgen.target import Target, tls_context
 
 WRITE_EVENTS = 2  # gevent.hub.loop.io
-READ_BYTES = 16_384
 SPARE = 8  # idle connections kept open, plus one per SPARE_SHARE in flight
 SPARE_SHARE = 16
 IDLE_LIMIT_S = 3.0  # an idle connection is not used after this; uvicorn closes after 5 s
@@ -73,7 +72,7 @@ class Exchange:
     waited: bool = False  # for a connection to be opened
     reads: list[bytes] = field(default_factory=list)
     stamps_s: list[float] = field(default_factory=list)  # when each was read
-    notes: list[bytes] = field(default_factory=list)  # the kernel's stamp of its arrival; empty = none
+    arrivals_ns: list[int] = field(default_factory=list)  # the kernel's stamp of its arrival; 0 = none
     # set by answer(): when each read arrived, and how long it lay in the kernel (NaN = unknown)
     times_s: NDArray[np.float64] | None = None
     waits_s: NDArray[np.float64] | None = None
@@ -85,7 +84,7 @@ class Exchange:
         """What came back."""
         if self.clock is None:
             return stream.read_answer(self.stamps_s, self.reads, self.failure)
-        self.times_s, self.waits_s = self.clock.arrivals(self.sent_s, self.stamps_s, self.notes)
+        self.times_s, self.waits_s = self.clock.arrivals(self.sent_s, self.stamps_s, self.arrivals_ns)
         return stream.read_answer(self.times_s, self.reads, self.failure)
 
 
@@ -102,7 +101,6 @@ class Connection:
         "_outgoing",
         "_pool",
         "_reader",
-        "_receive",
         "_streaming",
         "_tls",
         "_unsent",
@@ -129,7 +127,6 @@ class Connection:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.socket = _Socket(family, socket.SOCK_STREAM)
         self.socket.setblocking(False)
-        self._receive = self.socket.recvmsg
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         ask_for_stamps(self.socket)
         self._reader = pool.reader
@@ -151,21 +148,14 @@ class Connection:
             return
         context = self._pool.tls
         if context is None:
-            self._reader.add(self.socket.fileno(), self._readable)
+            self._reader.add(self.socket, self._take, self._failed)
             self._opened()
             return
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=self._pool.target.host)
-        self._reader.add(self.socket.fileno(), self._handshake_readable)
+        self._reader.add(self.socket, self._take_handshake, self._failed)
         self._handshake()
 
-    def _handshake_readable(self) -> None:
-        try:
-            data = self.socket.recv(READ_BYTES)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self._failed(error)
-            return
+    def _take_handshake(self, data: bytes, _read_s: float, _stamp_ns: int) -> None:
         if not data:
             self._failed(OSError("closed during the TLS handshake"))
             return
@@ -183,7 +173,7 @@ class Connection:
             self._failed(error)
             return
         self._transmit(self._outgoing.read())
-        self._reader.add(self.socket.fileno(), self._readable_tls)
+        self._reader.add(self.socket, self._take_tls, self._failed)
         self._opened()
 
     def _opened(self) -> None:
@@ -232,34 +222,19 @@ class Connection:
 
     # --- receiving ---------------------------------------------------------------------------------------------------
 
-    def _readable(self) -> None:
-        try:
-            data, notes, _, _ = self._receive(READ_BYTES, NOTE_BYTES)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self._failed(error)
-            return
+    def _take(self, data: bytes, read_s: float, stamp_ns: int) -> None:
         exchange = self.exchange
         if exchange is None or not data:
             self._closed_by_peer()
             return
-        exchange.stamps_s.append(now_s())
-        exchange.notes.append(notes[0][2] if notes else b"")
+        exchange.stamps_s.append(read_s)
+        exchange.arrivals_ns.append(stamp_ns)
         exchange.reads.append(data)
         if not self._streaming or data.endswith(b"\r\n\r\n") or len(data) < 5:
             self._advance(exchange, len(data))
 
-    def _readable_tls(self) -> None:
+    def _take_tls(self, received: bytes, read_s: float, stamp_ns: int) -> None:
         assert self._tls is not None
-        try:
-            received, notes, _, _ = self._receive(READ_BYTES, NOTE_BYTES)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self._failed(error)
-            return
-        stamp, note = now_s(), notes[0][2] if notes else b""
         if received:
             self._incoming.write(received)
         else:
@@ -279,8 +254,8 @@ class Connection:
             if exchange is None or not data:
                 self._closed_by_peer()
                 return
-            exchange.stamps_s.append(stamp)
-            exchange.notes.append(note)
+            exchange.stamps_s.append(read_s)
+            exchange.arrivals_ns.append(stamp_ns)
             exchange.reads.append(data)
             if not self._streaming or data.endswith(b"\r\n\r\n") or len(data) < 5:
                 self._advance(exchange, len(data))
@@ -301,7 +276,6 @@ class Connection:
                 return
             self._body_bytes = len(raw) - head.body_start
             self._streaming = head.chunked
-            self._reader.stamped = bool(exchange.notes[-1])
         else:
             self._body_bytes += size
         if head.chunked:
@@ -342,7 +316,6 @@ class Connection:
     def _over(self, keep: bool) -> None:
         exchange, self.exchange = self.exchange, None
         self.served += 1
-        self._reader.ended += 1
         if not keep:
             self.close()
         self._pool._over(self, exchange)
@@ -531,7 +504,7 @@ def fetch(client: Client, method: str, path: str, body: bytes = b"", headers: st
     if head is None:
         reason = exchange.failure[1] if exchange.failure else "closed before an answer came"
         raise SourceUnavailable(f"no answer from {client.target}: {reason}")
-    return head.http_status, b"".join(stream._body(raw, head)[0])
+    return head.http_status, stream._body(raw, head)[0]
 
 
 def _reason(code: int) -> str:

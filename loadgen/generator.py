@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from loadgen.arrivals import Arrivals
 from loadgen.client import Client, Exchange
-from loadgen.clock import Alarm, Clock, breathe, now_s
+from loadgen.clock import Alarm, Clock, now_s
 from loadgen.prompts import OwnPrompts, PromptSource
 from loadgen.records import Batch, Done, measured
 from loadgen.traffic import LoadPlan
@@ -163,7 +163,7 @@ class Generator:
                     break
                 size += len(exchange.payload)
                 self._ready.append(exchange)
-            breathe()
+            self.client.reader.turn()
 
     def _refill_loop(self) -> None:
         while not self._exhausted:
@@ -234,10 +234,7 @@ class Generator:
             self._something_asked.wait()
             self._something_asked.clear()
             while self._asked or self._answered:
-                if self.client.reader.stamped:
-                    breathe()
-                else:
-                    gevent.idle()
+                self._yield()
                 for _ in range(min(LOT, len(self._answered))):
                     self._answered.popleft().set()
                 until_s = now_s() + SLICE_S
@@ -267,22 +264,24 @@ class Generator:
             while self._ended:
                 if len(self._ended) >= BACKLOG:
                     self._parse(now_s() + SLICE_S)
-                    breathe()
+                    self.client.reader.turn()
                     continue
-                # requests first; reads first too when they are many, or when their stamp is that of the read
-                reader = self.client.reader
-                if self._asked or reader.pressed or not reader.stamped:
-                    gevent.idle()
-                else:
-                    breathe()
+                self._yield()
+                if self._asked or self._answered:
+                    continue  # requests first
                 now, due_s = now_s(), self.client.reader.wake_by_s
                 until_s = min(now + SLICE_S, due_s - self._parsing_s)  # what is due must not wait for this
                 if until_s > now:
                     self._parse(until_s)
                 elif due_s > now:
                     gevent.sleep(due_s - now)
-                else:
-                    breathe()
+
+    def _yield(self) -> None:
+        """Let reads and sends come first; where a read's time is its stamp, only once nothing is left to read."""
+        if self.client.reader.stamped:
+            self.client.reader.turn()
+        else:
+            gevent.idle()
 
     def _parse(self, until_s: float) -> None:
         while self._ended and (begun_s := now_s()) < until_s:

@@ -11,33 +11,39 @@ nothing waits.
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import gevent
 import gevent.monkey
 import numpy as np
 from numpy.typing import NDArray
 
+from loadgen import rounds
+from loadgen.clock import breathe
+
 now_s = time.perf_counter
 
-TIMESTAMPNS = 35  # SO_TIMESTAMPNS and SCM_TIMESTAMPNS of Linux's generic socket.h
-NOTE_BYTES = 64  # room for the stamp beside the data
-STAMP_BYTES = 16  # struct timespec of a 64-bit system
 STEP_NS = 50_000  # the clocks are read together to within 1 us: a larger change is a clock that was set
-ROUND_S = 0.001  # sleep before a round
-BUSY_S = 0.002  # rounds closer than this are worth a sleep
-ENDED_SHARE = 8  # no sleep after a round in which more than one read in so many ended an exchange
-LARGE = 40  # a round of more reads leaves no time for other things
+ROUND_S = 0.001  # between the end of a round and the next
 BATCH = 512  # sockets read in one round, so that timers get their turn
+READ_BYTES = 16_384
+ARENA_BYTES = 1 << 20  # of one round
+AGAIN = (errno.EAGAIN, errno.EINTR)
 
 READ = 1  # gevent.hub.loop.io and EPOLLIN
 
-_epoll = gevent.monkey.get_original("select", "epoll") if sys.platform.startswith("linux") else None
+_epoll = gevent.monkey.get_original("select", "epoll") if rounds.USABLE else None
 _sleep = gevent.monkey.get_original("time", "sleep")
+
+Take = Callable[[bytes, float, int], None]
+_Handler = tuple[Take, Callable[[OSError], None]]
 
 
 class KernelClock:
@@ -57,21 +63,19 @@ class KernelClock:
             self._ahead_ns, self._good_from_s = ahead_ns, now_s()
 
     def arrivals(
-        self, sent_s: float, read_s: Sequence[float], notes: Sequence[bytes]
+        self, sent_s: float, read_s: Sequence[float], stamps_ns: Sequence[int]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(when each read's last segment arrived, how long it lay until it was read), in s.
 
-        `notes` are the kernel's stamps as they came, empty where there was none. Without a stamp, or with one that
+        `stamps_ns` are the kernel's stamps, 0 where there was none. Without a stamp, or with one that
         cannot be (before the request was sent, before an earlier read's, after the read), the read's own time counts
         and the wait is NaN. Times never fall.
         """
         read = np.asarray(read_s, dtype=np.float64)
         self.check()
-        if sent_s < self._good_from_s or not notes:
+        if sent_s < self._good_from_s:
             return read, np.full(len(read), np.nan)
-        joined = b"".join([n if len(n) == STAMP_BYTES else b"\0" * STAMP_BYTES for n in notes])
-        stamps = np.frombuffer(joined, dtype=np.int64).reshape(-1, 2)
-        arrived = (stamps[:, 0] * 1_000_000_000 + stamps[:, 1] - self._ahead_ns) * 1e-9
+        arrived = (np.asarray(stamps_ns, dtype=np.int64) - self._ahead_ns) * 1e-9
         possible = (arrived >= sent_s) & (arrived <= read)
         before = np.maximum.accumulate(np.where(possible, arrived, -np.inf))
         possible &= arrived >= before
@@ -80,75 +84,119 @@ class KernelClock:
 
 
 class Reader:
-    """Calls back, in the hub, for each socket that has bytes; the callbacks read what there is.
+    """Reads what sockets get and hands it out, in the hub: `take(bytes, when read, stamp in ns)`, no bytes at the end, or
+    `failed(error)`.
 
-    `ended` is raised by the owner with each exchange that ends, `stamped` says that the kernel's stamps are there,
-    `wake_by_s` names an instant before which the loop has to be awake. `pressed`: the last round was a large one.
+    `stamped` says that the kernel's stamps are there, `wake_by_s` names an instant before which the loop has to be awake.
     """
 
     def __init__(self) -> None:
-        self.ended = 0
-        self.stamped = self.pressed = False
+        self.stamped = False
         self.wake_by_s = math.inf
-        self._calls: dict[int, Callable[[], None]] = {}
-        self._watchers: dict[int, object] = {}
-        self._round_s = -math.inf
-        self._waits = True
-        self._poll = None
+        self._handlers: dict[int, _Handler] = {}
+        self._watchers: dict[int, Any] = {}
+        self._read_s = -math.inf  # end of the last round
+        self._turns = 0  # greenlets that have let the loop have a turn
+        self._epoll = None
         if _epoll is not None:
-            self._epoll = _epoll()
-            self._poll = self._epoll.poll
+            self._epoll, self._buffers = _epoll(), rounds.Buffers(BATCH, ARENA_BYTES)
             self._watcher = gevent.get_hub().loop.io(self._epoll.fileno(), READ)
             self._watcher.start(self._round)
 
-    def add(self, fd: int, call: Callable[[], None]) -> None:
-        """Watch one socket; replaces an earlier callback."""
-        known = fd in self._calls
-        self._calls[fd] = call
-        if self._poll is not None:
-            if not known:
-                self._epoll.register(fd, READ)
+    def add(self, connection: socket.socket, take: Take, failed: Callable[[OSError], None]) -> None:
+        """Read from this socket; replaces earlier callbacks."""
+        fd = connection.fileno()
+        known = fd in self._handlers
+        self._handlers[fd] = (take, failed)
+        if known:
             return
-        watcher = gevent.get_hub().loop.io(fd, READ)
-        self._watchers[fd] = watcher
-        watcher.start(lambda: self._calls[fd]())
+        if self._epoll is not None:
+            self._epoll.register(fd, READ)
+            return
+        self._watchers[fd] = watcher = gevent.get_hub().loop.io(fd, READ)
+        watcher.start(self._read_one, fd, connection.recv)
 
     def remove(self, fd: int) -> None:
-        """Watch it no longer; to be called before the socket is closed."""
-        if self._calls.pop(fd, None) is None:
+        """Read from it no longer; to be called before the socket is closed."""
+        if self._handlers.pop(fd, None) is None:
             return
-        if self._poll is not None:
+        if self._epoll is not None:
             self._epoll.unregister(fd)
             return
         watcher = self._watchers.pop(fd)
-        watcher.stop()  # type: ignore[attr-defined]  # a gevent watcher
-        watcher.close()  # type: ignore[attr-defined]
+        watcher.stop()
+        watcher.close()
 
     def close(self) -> None:
-        """Watch nothing any more."""
-        for fd in list(self._calls):
+        """Read nothing any more."""
+        for fd in list(self._handlers):
             self.remove(fd)
-        if self._poll is not None:
-            self._poll = None
+        if self._epoll is not None:
             self._watcher.stop()
             self._watcher.close()
             self._epoll.close()
+            self._epoll = None
+
+    def turn(self) -> None:
+        """Let the loop read and send what is due, then go on (in a greenlet that has more to do)."""
+        self._turns += 1
+        try:
+            breathe()
+        finally:
+            self._turns -= 1
 
     def _round(self) -> None:
-        started_s = now_s()
-        busy = started_s - self._round_s < BUSY_S and self._waits
-        if busy and self.stamped and not 0 < self.wake_by_s - started_s < ROUND_S:
-            _sleep(ROUND_S)
-        calls, ended = self._calls, self.ended
-        assert self._poll is not None
-        ready = self._poll(0, BATCH)
-        for fd, _ in ready:
-            call = calls.get(fd)
-            if call is not None:  # closed by a callback of this round
-                call()
-        self.pressed = len(ready) > LARGE
-        self._waits = not self.pressed and (self.ended - ended) * ENDED_SHARE <= len(ready)
-        self._round_s = now_s()
+        if self.stamped:
+            now = now_s()
+            rest_s = self._read_s + ROUND_S - now
+            if rest_s > 0:
+                if self._turns:
+                    return  # there is something better to do than to sleep
+                rest_s = min(rest_s, self.wake_by_s - now)
+                if rest_s > 0:
+                    _sleep(rest_s)
+        b = self._buffers
+        assert self._epoll is not None
+        number = rounds.read_ready(
+            self._epoll.fileno(),
+            READ_BYTES,
+            b.ready,
+            b.arena,
+            b.scratch,
+            b.fds,
+            b.sizes,
+            b.stamps_ns,
+            b.reads_ns,
+        )
+        sizes, stamps_ns = b.sizes[:number].tolist(), b.stamps_ns[:number].tolist()
+        reads_s = (b.reads_ns[:number] * 1e-9).tolist()
+        data = b.bytes[: sum(size for size in sizes if size > 0)].tobytes()
+        handlers = self._handlers
+        end = 0
+        # a callback may close another socket of this round, whose number may then be another socket's
+        found = [(fd, handlers.get(fd)) for fd in b.fds[:number].tolist()]
+        for (fd, handler), size, read_s, stamp_ns in zip(found, sizes, reads_s, stamps_ns, strict=True):
+            start, end = end, end + max(size, 0)
+            if handler is None or handlers.get(fd) is not handler:
+                continue
+            if size >= 0:
+                handler[0](data[start:end], read_s, stamp_ns)
+            elif -size not in AGAIN:
+                handler[1](OSError(-size, os.strerror(-size)))
+        if number:
+            self.stamped = stamps_ns[-1] > 0 or self.stamped
+        self._read_s = now_s()
+
+    def _read_one(self, fd: int, receive: Callable[[int], bytes]) -> None:
+        take, failed = self._handlers[fd]
+        try:
+            data = receive(READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            failed(error)
+            return
+        take(data, now_s(), 0)
 
 
 def ask_for_stamps(connection: socket.socket) -> bool:
@@ -156,7 +204,7 @@ def ask_for_stamps(connection: socket.socket) -> bool:
     if _epoll is None:
         return False
     try:
-        connection.setsockopt(socket.SOL_SOCKET, TIMESTAMPNS, 1)
+        connection.setsockopt(socket.SOL_SOCKET, rounds.TIMESTAMPNS, 1)
     except OSError:
         return False
     return True

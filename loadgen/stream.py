@@ -18,8 +18,22 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from loadgen import scanning
+
 HEAD_LIMIT = 65_536  # bytes of headers after which the peer is not taken for an HTTP server
-LAST_CHUNK = b"0\r\n\r\n"
+
+
+def _bytes(text: bytes) -> NDArray[np.uint8]:
+    return np.frombuffer(text, np.uint8)
+
+
+DATA = _bytes(b"data:")
+# without and with a space after colons: the keys of a token's text, and of the reason why a choice ended
+KEYS = [
+    [_bytes(b'"%s":%s"' % (key, gap)) for key in (b"text", b"content", b"finish_reason")]
+    for gap in (b"", b" ")
+]
+MARKS = [_bytes(b'"role"'), _bytes(b'"error"')]
 
 
 class Head(NamedTuple):
@@ -93,7 +107,7 @@ def parse_head(data: bytes) -> Head | None:
 def is_complete(head: Head, raw: bytes) -> bool:
     """Whether `raw`, a response from its first byte, holds the whole body; never true for one that ends by closing."""
     if head.chunked:
-        return _chunks(raw, head.body_start)[2]
+        return bool(scanning.chunks(np.frombuffer(raw, np.uint8), head.body_start)[2])
     return head.length is not None and len(raw) >= head.body_start + head.length
 
 
@@ -111,14 +125,14 @@ def read_answer(
         return _without_answer("connection_error", str(error))
     if head is None:
         return _without_answer(*(failure or ("connection_error", "closed before an answer came")))
-    pieces, starts, ended = _body(raw, head)
-    body = b"".join(pieces)
+    body, starts, ends, ended = _body(raw, head)
     if head.http_status != 200:
         message = error_message(body) or body[:200].decode("utf-8", "replace")
         return _without_answer("http_error", message, head.http_status)
     if head.event_stream:
-        tokens, ends, facts = _events(body)
-        times = _times(ends[np.asarray(tokens, dtype=np.int64)], pieces, starts, reads, stamps_s)
+        token_ends, facts = _events(body)
+        read_ends = np.cumsum(np.fromiter(map(len, reads), np.int64, len(reads)))
+        times = scanning.times(token_ends, starts, ends, read_ends, np.asarray(stamps_s, dtype=np.float64))
         last_s = float(times[-1]) if len(times) else float("nan")
         ended = ended or facts.done
     else:
@@ -178,58 +192,28 @@ def _without_answer(status: str, error: str, http_status: int | None = None) -> 
     return Answer(status, http_status, error, np.empty(0), float("nan"), None, None)
 
 
-def _body(raw: bytes, head: Head) -> tuple[list[bytes], list[int], bool]:
-    """The pieces of the body, the offset of each in `raw`, and whether the framing says that it is complete."""
+def _body(raw: bytes, head: Head) -> tuple[bytes, NDArray[np.int64], NDArray[np.int64], bool]:
+    """The body, where the pieces of it begin and end in `raw`, and whether the framing says that it is complete."""
     if head.chunked:
-        return _unchunk(raw, head.body_start)
-    end = len(raw) if head.length is None else head.body_start + head.length
-    return [raw[head.body_start : end]], [head.body_start], head.length is not None and len(raw) >= end
+        data = np.frombuffer(raw, np.uint8)
+        starts, ends, complete = scanning.chunks(data, head.body_start)
+        return scanning.joined(data, starts, ends).tobytes(), starts, ends, complete
+    end = len(raw) if head.length is None else min(head.body_start + head.length, len(raw))
+    complete = head.length is not None and len(raw) >= head.body_start + head.length
+    return raw[head.body_start : end], np.array([head.body_start]), np.array([end]), complete
 
 
-def _unchunk(raw: bytes, position: int) -> tuple[list[bytes], list[int], bool]:
-    starts, ends, ended = _chunks(raw, position)
-    return [raw[start:end] for start, end in zip(starts, ends, strict=True)], starts, ended
-
-
-def _chunks(raw: bytes, position: int) -> tuple[list[int], list[int], bool]:
-    """(where each chunk's data begins, where it ends, whether the last chunk has come)."""
-    starts: list[int] = []
-    ends: list[int] = []
-    line, size = b"?", 0  # a stream's chunks are mostly of one size: its line is recognised, not parsed again
-    while True:
-        if not raw.startswith(line, position):
-            line_end = raw.find(b"\r\n", position)
-            try:
-                size = int(raw[position:line_end].partition(b";")[0], 16) if line_end >= 0 else -1
-            except ValueError:
-                size = -1
-            if size < 0:
-                return starts, ends, False
-            if size == 0:  # trailers, if any, end with an empty line
-                ended = raw.startswith(b"\r\n", line_end + 2) or raw.find(b"\r\n\r\n", line_end) >= 0
-                return starts, ends, ended
-            line = raw[position : line_end + 2]
-        start = position + len(line)
-        position = start + size
-        starts.append(start)
-        ends.append(position)
-        position += 2
-
-
-def _events(body: bytes) -> tuple[list[int], NDArray[np.int64], _Facts]:
-    """(indices of the events that carry a token, end offset of every event, facts) of an event stream.
+def _events(body: bytes) -> tuple[NDArray[np.int64], _Facts]:
+    """(where each event that carries a token ends, facts) of an event stream.
 
     Most events are one plain token each. They are recognised by byte patterns that cannot occur inside a JSON string,
     where quotes are escaped; the others are decoded.
     """
-    separator = b"\r\n\r\n" if b"\r\n\r\n" in body else b"\n\n"
-    events = body.split(separator)
-    ends = np.cumsum(np.fromiter(map(len, events), np.int64, len(events)) + len(separator)) - len(separator)
+    starts, ends, plain = scanning.events(_bytes(body), DATA, *KEYS[b'": ' in body[:2000]], *MARKS)
     facts = _Facts()
-    tokens: list[int] = []
     closing: list[int] = []  # events without text, which may only end a choice
-    for number in _not_plain(body, events, ends, tokens):
-        payload = _data(events[number])
+    for number in np.flatnonzero(~plain).tolist():
+        payload = _data(body[starts[number] : ends[number]])
         if payload == b"[DONE]":
             facts.done = True
             continue
@@ -245,38 +229,14 @@ def _events(body: bytes) -> tuple[list[int], NDArray[np.int64], _Facts]:
         facts.take_usage(decoded)
         choices = decoded.get("choices") or []
         if any(_carries_token(choice) for choice in choices):
-            tokens.append(number)
+            plain[number] = True
             if not any(_text(choice) for choice in choices):
                 closing.append(number)
-    tokens.sort()
     # A server may end a choice with an event of its own that holds no token; only its usage can tell.
-    while closing and facts.output_tokens is not None and len(tokens) > facts.output_tokens:
-        tokens.remove(closing.pop())
-    return tokens, ends, facts
-
-
-def _not_plain(body: bytes, events: Sequence[bytes], ends: NDArray[np.int64], tokens: list[int]) -> list[int]:
-    """Put the events that are surely one plain token into `tokens`; returns the numbers of all others."""
-    gap = b" " if b'": ' in body[:2000] else b""
-    keys = [b'"text":' + gap + b'"', b'"content":' + gap + b'"']
-    first = len(events[0])  # the first event may be the role chunk, the last one may be cut
-    special = (b'"finish_reason":' + gap + b'"', b'"role"', b'"error"')
-    until = min((at for at in (body.find(mark, first) for mark in special) if at >= 0), default=len(body))
-    plain_until = min(int(np.searchsorted(ends, until)), len(events) - 1)
-    others = [0]
-    like = b"\0"  # how the last plain event begins, up to its text: the next one mostly begins alike
-    for number in range(1, plain_until):
-        event = events[number]
-        if event.startswith(like):
-            tokens.append(number)
-            continue
-        key = keys[0] if keys[0] in event else keys[1]
-        if event.startswith(b"data:") and key in event:
-            tokens.append(number)
-            like = event[: event.index(key) + len(key)]
-        else:
-            others.append(number)
-    return others + list(range(max(plain_until, 1), len(events)))
+    surplus = 0 if facts.output_tokens is None else int(plain.sum()) - facts.output_tokens
+    if surplus > 0:
+        plain[closing[-surplus:]] = False
+    return ends[plain], facts
 
 
 def _data(event: bytes) -> bytes:
@@ -314,23 +274,3 @@ def _whole(body: bytes) -> _Facts:
         if content.get("error") is not None:
             facts.error = f"error in the answer: {error_message(body)}"
     return facts
-
-
-def _times(
-    ends: NDArray[np.int64],
-    pieces: Sequence[bytes],
-    starts: Sequence[int],
-    reads: Sequence[bytes],
-    stamps_s: Sequence[float] | NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """The time at which the last byte before each body offset in `ends` was read."""
-    if not pieces:
-        return np.full(len(ends), np.nan)
-    sizes = np.fromiter(map(len, pieces), np.int64, len(pieces))
-    piece_ends = np.cumsum(sizes)
-    last_byte = np.maximum(ends - 1, 0)
-    piece = np.minimum(np.searchsorted(piece_ends, last_byte, side="right"), len(pieces) - 1)
-    in_raw = np.asarray(starts, dtype=np.int64)[piece] + last_byte - (piece_ends - sizes)[piece]
-    read_ends = np.cumsum(np.fromiter(map(len, reads), np.int64, len(reads)))
-    which = np.minimum(np.searchsorted(read_ends, in_raw, side="right"), len(reads) - 1)
-    return np.asarray(stamps_s, dtype=np.float64)[which]

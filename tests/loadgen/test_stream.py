@@ -182,3 +182,55 @@ def test_the_end_of_a_chunked_body_is_not_guessed_from_a_payload_that_looks_like
     assert not stream.is_complete(parsed, raw[:-2])
     assert not stream.is_complete(parsed, raw)
     assert stream.is_complete(parsed, raw + b"0\r\n\r\n")
+
+
+def chunked(body: bytes, cuts: list[int], extension: str) -> tuple[bytes, list[int]]:
+    """(a chunked response whose chunks end at `cuts`, the offset in it of each byte of the body)."""
+    raw = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+    places: list[int] = []
+    for a, b in itertools.pairwise([0, *cuts, len(body)]):
+        if b > a:
+            raw += f"{b - a:X}{extension}\r\n".encode()
+            places += range(len(raw), len(raw) + b - a)
+            raw += body[a:b] + b"\r\n"
+    return raw + b"0\r\n\r\n", places
+
+
+texts = st.text(max_size=6) | st.sampled_from(
+    ['","role":"', '"error"', "\\", '\\"', "data: ", "\n\n", "\r\n\r\n"]
+)
+choices = st.one_of(
+    texts.map(lambda text: {"index": 0, "text": text, "finish_reason": None}),
+    texts.map(lambda text: {"index": 1, "text": text, "finish_reason": "stop"}),
+    texts.map(lambda text: {"delta": {"content": text}, "finish_reason": None}),
+    texts.map(lambda text: {"delta": {"reasoning_content": text}, "index": 0}),
+)
+token_events = choices.map(lambda choice: ({"id": "c", "choices": [choice], "usage": None}, True))
+other_events = st.sampled_from(
+    [
+        ({"choices": [{"delta": {"role": "assistant", "content": ""}}]}, False),
+        ({"choices": [{"delta": {}, "finish_reason": "stop"}]}, False),
+        ({"choices": [], "usage": None}, False),
+        (": ping", False),
+    ]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_tokens_and_their_times_whatever_the_layout_and_the_framing(data):
+    written = data.draw(st.lists(token_events | token_events | other_events, max_size=12))
+    separators = data.draw(st.sampled_from([(",", ":"), (", ", ": ")]))
+    body, ends = b"", []
+    for event, is_token in [*written, ("data: [DONE]", False)]:
+        if isinstance(event, dict):
+            event = "data: " + json.dumps(event, separators=separators, ensure_ascii=data.draw(st.booleans()))
+        body += event.encode()
+        if is_token:
+            ends.append(len(body) - 1)
+        body += data.draw(st.sampled_from([b"\n\n", b"\r\n\r\n"]))
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(body) - 1), max_size=8)))
+    raw, places = chunked(body, cuts, data.draw(st.sampled_from(["", ";a=b", " "])))
+    answer = read(raw, list(range(1, len(raw))))  # the k-th byte arrives at time k
+    assert answer.token_times_s.tolist() == [places[end] for end in ends]
+    assert answer.status == ("ok" if ends else "incomplete")

@@ -1,0 +1,257 @@
+"""What is done for every token, compiled: taking chunks and events of a response apart. Pure; see loadgen.stream.
+
+Compiled once and cached beside this file or, where that cannot be written, in the user's cache directory; where neither
+can, each process compiles when it starts (some seconds).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+from numpy.typing import NDArray
+
+BYTES = types.Array(types.uint8, 1, "C", readonly=True)
+INTS, FLOATS, FLAGS = types.int64[::1], types.float64[::1], types.boolean[::1]
+LF, CR, SPACE, TAB, SEMICOLON, QUOTE, BACKSLASH = b'\n\r \t;"\\'
+LONGEST_SIZE = 15  # hexadecimal digits of a chunk's size
+SMALLEST_CHUNK = 6  # bytes: a digit, CRLF, a byte, CRLF
+
+
+def from_c(name: str, result: Any, *arguments: Any) -> Any:
+    """A function of the C library, found in the process; addresses are integers (intp)."""
+    return types.ExternalFunction(name, result(*arguments))
+
+
+_memchr = from_c("memchr", types.intp, types.intp, types.intc, types.intp)
+_memcmp = from_c("memcmp", types.intc, types.intp, types.intp, types.intp)
+
+
+def compiled(result: Any, *arguments: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Compile for these types now, so that nothing is compiled amid the load."""
+    signature = result(*arguments)
+
+    def compile_now(function: Callable[..., Any]) -> Any:
+        try:
+            return njit(signature, cache=True, error_model="numpy")(function)
+        except RuntimeError:  # no place for a cache
+            return njit(signature, error_model="numpy")(function)
+
+    return compile_now
+
+
+_inside = njit(error_model="numpy")  # compiled with those that call it
+
+
+@_inside
+def _starts(data: NDArray[np.uint8], at: int, start: NDArray[np.uint8]) -> bool:
+    if at + len(start) > len(data):
+        return False
+    for i in range(len(start)):  # noqa: SIM110 -- compiled
+        if data[at + i] != start[i]:
+            return False
+    return True
+
+
+@_inside
+def _byte(data: NDArray[np.uint8], at: int, end: int, byte: int) -> int:
+    """Where the byte first stands in data[at:end]; -1 = nowhere."""
+    found = _memchr(data.ctypes.data + at, byte, max(end - at, 0))
+    return found - data.ctypes.data if found else -1
+
+
+@_inside
+def _same(data: NDArray[np.uint8], one: int, other: int, size: int) -> bool:
+    return _memcmp(data.ctypes.data + one, data.ctypes.data + other, size) == 0
+
+
+@_inside
+def _any_of(
+    data: NDArray[np.uint8],
+    at: int,
+    end: int,
+    a: NDArray[np.uint8],
+    b: NDArray[np.uint8],
+    c: NDArray[np.uint8],
+) -> bool:
+    """Whether one of three names, which begin with a quote, stands in data[at:end]."""
+    while True:
+        at = _byte(data, at, end, QUOTE)
+        if at < 0:
+            return False
+        if _starts(data, at, a) or _starts(data, at, b) or _starts(data, at, c):
+            return True
+        at += 1
+
+
+@_inside
+def _event_end(body: NDArray[np.uint8], start: int) -> tuple[int, int]:
+    """(end of the event that begins here, start of the next one, or -1 when no empty line follows)."""
+    at, size = start, len(body)
+    while True:
+        at = _byte(body, at, size, LF)
+        if at < 0:
+            return size, -1
+        following = at + 1
+        if following < size and body[following] == CR:
+            following += 1
+        if following < size and body[following] == LF:
+            return (at - 1 if at > start and body[at - 1] == CR else at), following + 1
+        at += 1
+
+
+@_inside
+def _find(data: NDArray[np.uint8], at: int, end: int, what: NDArray[np.uint8]) -> int:
+    while True:
+        at = _byte(data, at, end - len(what) + 1, what[0])
+        if at < 0 or _starts(data, at, what):
+            return at
+        at += 1
+
+
+@_inside
+def _line_end(data: NDArray[np.uint8], at: int) -> int:
+    for i in range(at, len(data) - 1):
+        if data[i] == CR and data[i + 1] == LF:
+            return i
+    return -1
+
+
+@_inside
+def _hexadecimal(data: NDArray[np.uint8], at: int, end: int) -> int:
+    """The number in data[at:end], blanks around it and an extension after a semicolon left out; -1 = none."""
+    value, digits, over = 0, 0, False
+    for i in range(at, end):
+        byte = data[i]
+        if byte == SEMICOLON:
+            break
+        if byte in (SPACE, TAB):
+            over = digits > 0
+            continue
+        if 48 <= byte <= 57:
+            digit = byte - 48
+        elif 97 <= byte | 32 <= 102:
+            digit = (byte | 32) - 87
+        else:
+            return -1
+        digits += 1
+        if over or digits > LONGEST_SIZE:
+            return -1
+        value = 16 * value + digit
+    return value if digits else -1
+
+
+@compiled(types.Tuple((INTS, INTS, types.boolean)), BYTES, types.int64)
+def chunks(raw: NDArray[np.uint8], position: int) -> tuple[NDArray[np.int64], NDArray[np.int64], bool]:
+    """(where each chunk's data begins, where it ends, whether the last chunk has come) from this position on."""
+    most = (len(raw) - position) // SMALLEST_CHUNK + 2
+    starts, ends = np.empty(most, np.int64), np.empty(most, np.int64)
+    count = 0
+    while True:
+        line_end = _line_end(raw, position)
+        size = _hexadecimal(raw, position, line_end) if line_end >= 0 else -1
+        if size < 0:
+            return starts[:count], ends[:count], False
+        position = line_end + 2
+        if size == 0:  # trailers, if any, end with an empty line
+            while True:
+                end = _line_end(raw, position)
+                if end <= position:
+                    return starts[:count], ends[:count], end == position
+                position = end + 2
+        starts[count] = position
+        position += size
+        ends[count] = min(position, len(raw))
+        count += 1
+        position += 2
+
+
+@compiled(types.uint8[::1], BYTES, INTS, INTS)
+def joined(raw: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """The data of these chunks, one after the other."""
+    size = 0
+    for i in range(len(starts)):
+        size += ends[i] - starts[i]
+    body = np.empty(size, np.uint8)
+    at = 0
+    for i in range(len(starts)):
+        size = ends[i] - starts[i]
+        body[at : at + size] = raw[starts[i] : ends[i]]
+        at += size
+    return body
+
+
+@compiled(types.Tuple((INTS, INTS, FLAGS)), *(7 * [BYTES]))
+def events(
+    body: NDArray[np.uint8],
+    data: NDArray[np.uint8],
+    text: NDArray[np.uint8],
+    content: NDArray[np.uint8],
+    finished: NDArray[np.uint8],
+    role: NDArray[np.uint8],
+    error: NDArray[np.uint8],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """(where each event of the stream begins, where it ends, which are surely one plain token each).
+
+    Events end with an empty line, whose ends of line are LF or CRLF. Plain is an event that begins with `data` and holds
+    the key `text` or `content`, but neither the first one (perhaps the role) nor the last (perhaps cut) nor any from the
+    first one on that has `finished`, `role` or `error` in it. What stood before and after the text of the last plain
+    event is remembered: mostly the next one is alike.
+    """
+    most = len(body) // 2 + 1
+    starts, ends, plain = np.empty(most, np.int64), np.empty(most, np.int64), np.zeros(most, np.bool_)
+    before, before_size, after, after_size = 0, 0, 0, -1  # of the last plain event
+    count, start, all_plain = 0, 0, True
+    while True:
+        end, following = _event_end(body, start)
+        starts[count], ends[count] = start, end
+        if following < 0:
+            break
+        if count and all_plain:
+            alike = before_size > 0 and end - start > before_size and _same(body, before, start, before_size)
+            begun = start + before_size if alike else start
+            quote = _byte(body, begun, end, QUOTE) if alike else -1
+            if quote < 0 or end - quote != after_size or not _same(body, after, quote, after_size):
+                all_plain = not _any_of(body, begun, end, finished, role, error)
+                if all_plain and not alike and _starts(body, start, data):
+                    key, size = _find(body, start, end, text), len(text)
+                    if key < 0:
+                        key, size = _find(body, start, end, content), len(content)
+                    if key >= 0:
+                        before, before_size, alike = start, key + size - start, True
+                        quote = _byte(body, key + size, end, QUOTE)
+                if all_plain and alike and quote > 0 and body[quote - 1] != BACKSLASH:
+                    after, after_size = quote, end - quote
+            plain[count] = all_plain and alike
+        start = following
+        count += 1
+    return starts[: count + 1].copy(), ends[: count + 1].copy(), plain[: count + 1].copy()
+
+
+@compiled(FLOATS, INTS, INTS, INTS, INTS, FLOATS)
+def times(
+    body_ends: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    read_ends: NDArray[np.int64],
+    read_s: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """When the byte before each of these rising offsets in the body was read.
+
+    The body is the chunks raw[starts:ends]; `read_ends` are the offsets in raw at which reads ended, `read_s` their
+    times.
+    """
+    found = np.empty(len(body_ends))
+    chunk, before, read = 0, 0, 0  # `before`: bytes of the body in earlier chunks
+    for i in range(len(body_ends)):
+        last = max(body_ends[i] - 1, 0)
+        while chunk < len(starts) - 1 and last >= before + ends[chunk] - starts[chunk]:
+            before += ends[chunk] - starts[chunk]
+            chunk += 1
+        in_raw = starts[chunk] + last - before
+        while read < len(read_ends) - 1 and in_raw >= read_ends[read]:
+            read += 1
+        found[i] = read_s[read]
+    return found
