@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,9 +14,14 @@ from typing import IO, Any
 
 from analysis.errors import BadInput
 from autoscale.check import CheckResult, Expectation, State, check, replay
+from autoscale.check.watch import clock_of
 from autoscale.observe.cluster import Cluster
 
 END_S = 20.0  # that a program gets to end in good order
+SETTLE_S = 60.0  # of the cluster's time that is watched after a scale-out was absorbed ...
+SETTLE_TRUE_S = (
+    15.0  # ... and of true time: on a fleet of any --speed clients reconnect and queues drain no faster
+)
 OWN_RUN = "load"  # the load's run directory inside the check's
 
 
@@ -47,14 +51,13 @@ def run(
     replay_dir: Path | None,
     out: Path | None,
     slo: str | None = None,
-    settle_s: float | None = 60.0,
-    until: Callable[[State], bool] | None = None,
     progress: Callable[[State], None] | None = None,
 ) -> Checked:
     """Prove a scale-out (or judge an earlier check's evidence again). Raises BadInput, SourceUnavailable, BadRun.
 
     `load` is a run directory, or a locust command that is run while the cluster is watched: it gets a --run-dir and
-    --headless when it lacks them. The watch ends when `until` says so of a state, besides its own reasons.
+    --headless when it lacks them. The watch ends after `timeout_s`, or when a scale-out has been absorbed for SETTLE_S
+    and SETTLE_TRUE_S.
     """
     expected = _expectation(expect)
     load_run = Path(load) if load and Path(load).is_dir() else None
@@ -65,14 +68,7 @@ def run(
     cluster, scrape, name = _door(fleet, context, hpa)
     target = out or Path("runs") / time.strftime("check-%Y%m%d-%H%M%S", time.gmtime())
     command = None if load is None or load_run else _command(load, target / OWN_RUN, fleet)
-    stop = threading.Event()
-
-    def tell(state: State) -> None:
-        if progress:
-            progress(state)
-        if until and until(state):
-            stop.set()
-
+    rate, _ = clock_of(cluster)
     with _loading(command):
         result = check(
             cluster,
@@ -83,11 +79,10 @@ def run(
             load_run=load_run or (target / OWN_RUN if command else None),
             slo=slo,
             timeout_s=timeout_s,
-            settle_s=settle_s,
+            settle_s=max(SETTLE_S, SETTLE_TRUE_S * rate),
             scrape=scrape,
             scale_to=scale_to,
-            progress=tell,
-            stop=stop,
+            progress=progress,
         )
     return Checked(result, _draw(result, load_run or (target / OWN_RUN if command else None)))
 

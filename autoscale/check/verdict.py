@@ -310,13 +310,17 @@ def _share(timeline: Timeline, past: History) -> Criterion:
 
 
 def _share_after(timeline: Timeline, past: History, out: ScaleOut, name: str) -> float | None:
-    """Mean load of the replica over the mean of all, from PINNED_AFTER_S after ready until the next scale-in.
+    """Mean load of the replica over the mean of all, until the next scale-in.
 
+    From PINNED_AFTER_S after ready, or from when the scale-out was absorbed if as much is seen after that: a backlog of
+    the older replicas is not the routing's doing. Of a shorter watch the second half counts.
     None when it has little and no new request is seen to arrive: a queue that only drains says nothing about routing.
     """
     unit = next(u for u in out.replicas if u.leader.name == name)
     stop_s = min([s.decided_s for s in past.scale_ins if s.decided_s > unit.ready_s], default=timeline.last_s)
     from_s = min(unit.ready_s + PINNED_AFTER_S, (unit.ready_s + stop_s) / 2)
+    if from_s < out.absorbed_s <= stop_s - PINNED_AFTER_S:  # false for NaN: the next decision came first
+        from_s = out.absorbed_s
     own, everyone, seen, arrivals = 0.0, 0.0, 0, False
     before: dict[str, float] = {}
     for at_s, values in rounds(timeline, past.gauges, [u.leader.name for u in past.replicas]):

@@ -397,9 +397,10 @@ def settled(timeline: Timeline, past: History, settle_s: float, now_s: float) ->
         return False
     last = past.scale_outs[-1]
     newest = timeline.decisions[-1]
+    since_s = last.absorbed_s if last.by_hpa else last.ready_s
     if newest.time_s != last.decided_s:
         if newest.after > newest.before:
             return False  # another scale-out, since the history was last judged
-        return now_s - newest.time_s > settle_s  # a scale-in came after it: all is said
-    since_s = last.absorbed_s if last.by_hpa else last.ready_s
+        if math.isnan(since_s):
+            since_s = newest.time_s  # a scale-in came after it: all is said
     return not math.isnan(since_s) and now_s - since_s > settle_s

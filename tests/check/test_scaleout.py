@@ -404,6 +404,27 @@ def test_a_replica_without_traffic_is_named_with_keep_alive_pinning(waiting, out
         assert "keep-alive pinning" in verdict["new_replica_gets_its_share"].sentence
 
 
+@pytest.mark.parametrize(
+    ("seen_s", "outcome"),
+    [(200, "pass"), (120, "fail")],
+    ids=["absorbed a minute and more before the end", "absorbed too shortly before the end"],
+)
+def test_what_the_old_replica_had_queued_before_is_not_held_against_the_routing(seen_s, outcome):
+    """400 requests wait at the old replica and drain by 4 a second, 4 or 5 everywhere after 100 s. From 60 s to 120 s
+    after ready the old one holds 55 on average and the new one 4.5: 15 % of an equal share."""
+    scenario = Scenario(1)
+    ready_s = scenario.truth["ready"]
+    rows = [o for o in scenario.observations if o.resource != "custommetrics" or o.time_s < ready_s]
+    for k in range(seen_s):
+        values = {f"vllm-{r}": f"{4 + k % 2}" for r in range(1, scenario.truth["after"])}
+        values["vllm-0"] = f"{max(400 - 4 * k, 4 + k % 2)}"
+        found = {"metric": METRIC, "labelSelector": "", "values": values}
+        rows.append(Observation(ready_s + 1 + k, "custommetrics", "QUERY", found))
+    timeline = Timeline("h").extend(sorted(rows, key=lambda o: o.time_s))
+    verdict = {c.code: c for c in judge(timeline, history(timeline)).criteria}
+    assert verdict["new_replica_gets_its_share"].outcome == outcome
+
+
 def test_a_metric_that_asks_in_vain_fails_when_it_should():
     scenario = Scenario(7)
     rows = [o for o in scenario.observations if o.time_s < scenario.truth["decided"] - 0.5]

@@ -220,6 +220,7 @@ def test_no_fleet_is_said_with_a_next_step():
         pytest.param(None, True, id="none since"),
         pytest.param(Decision(400.0, 3, 4, True), False, id="another scale-out, not judged yet"),
         pytest.param(Decision(400.0, 2, 1, True), True, id="a scale-in"),
+        pytest.param(Decision(495.0, 2, 1, True), True, id="a scale-in just now, long after it was absorbed"),
     ],
 )
 def test_a_watch_ends_when_no_scale_out_is_under_way(newest, over):
