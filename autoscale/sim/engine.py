@@ -323,10 +323,7 @@ class Replicas:
         out["slot"] = engine // self.params.data_parallel
         out["engine"] = engine % self.params.data_parallel
         out["open"] = s.is_open[out["slot"]]
-        for name, field in _COUNTS:
-            out[name] = e[field] if per_row == 1 else e[field].reshape(rows, per_row).sum(1)
-        blocks = self.params.num_blocks - 1
-        out["kv_usage"] = 1 - e["shown_free"].reshape(rows, per_row).mean(1) / blocks
+        _fill(out, e.reshape(rows, per_row), self.params)
         return out
 
     def finished(self) -> NDArray[Any]:
@@ -369,6 +366,13 @@ _COUNTS = (
 )
 
 
+def _fill(out: NDArray[Any], engines: NDArray[Any], params: EngineParams) -> None:
+    """The counts and the KV usage of GAUGES, one row per row of `engines`: sums over its columns, mean of the usage."""
+    for name, field in _COUNTS:
+        out[name] = engines[field].sum(1)
+    out["kv_usage"] = 1 - engines["shown_free"].mean(1) / (params.num_blocks - 1)
+
+
 def _column(values: Any, dtype: Any) -> NDArray[Any]:
     """The one kind of array that the kernel was compiled for: contiguous, writable, of that type."""
     return np.require(values, dtype, ["C", "W"])
@@ -386,9 +390,12 @@ def replay(
     replica.offer(arrivals)
     times = np.zeros(0) if sample_s is None else np.asarray(sample_s, float)
     series = np.zeros(len(times), GAUGES)
+    seen = np.zeros((len(times), params.data_parallel), state.ENGINE)
     for k, at_s in enumerate(times):
         replica.advance(at_s)
-        series[k] = replica.gauges()[0]
+        seen[k] = replica.state.engines
     replica.advance(math.inf)
+    series["time_s"], series["open"] = times, 1
+    _fill(series, seen, params)
     done = replica.finished()
     return done[np.argsort(done["request_id"], kind="stable")], series
