@@ -239,9 +239,10 @@ class Connection:
             self._incoming.write(received)
         else:
             self._incoming.write_eof()
+        asked = len(received) or READ_BYTES  # a record is longer than what it holds
         while True:
             try:
-                data = self._tls.read(READ_BYTES)
+                data = self._tls.read(asked)
             except ssl.SSLWantReadError:
                 return
             except ssl.SSLError as error:
@@ -250,16 +251,8 @@ class Connection:
                 else:
                     self._closed_by_peer()
                 return
-            exchange = self.exchange
-            if exchange is None or not data:
-                self._closed_by_peer()
-                return
-            exchange.stamps_s.append(read_s)
-            exchange.arrivals_ns.append(stamp_ns)
-            exchange.reads.append(data)
-            if not self._streaming or data.endswith(b"\r\n\r\n") or len(data) < 5:
-                self._advance(exchange, len(data))
-            if received and not self._incoming.pending and not self._tls.pending():
+            self._take(data, read_s, stamp_ns)
+            if self.socket is None or (len(data) < asked and not self._incoming.pending and received):
                 return  # asking once more would cost an exception
 
     def _advance(self, exchange: Exchange, size: int) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from loadgen.arrivals import Arrivals
 from loadgen.client import Client, Exchange
-from loadgen.clock import Alarm, Clock, now_s
+from loadgen.clock import Alarm, Clock, now_s, sleep_exactly, wait_until
 from loadgen.prompts import OwnPrompts, PromptSource
 from loadgen.records import Batch, Done, measured
 from loadgen.traffic import LoadPlan
@@ -28,7 +28,8 @@ from loadgen.vitals import Sample, Vitals
 AHEAD = 4096  # bodies made ahead
 AHEAD_BYTES = 64 << 20
 SLICE_S = 0.001  # most time spent on bookkeeping before the loop gets its turn
-EARLY_S = 0.0001  # the loop wakes so long before a request is due, since waking takes most of it, and waits for the rest
+EARLY_S = 0.0003  # the loop wakes so long before a request is due, since waking takes part of it, and waits for the rest
+WAIT_S = 0.001  # most time spent on waiting for several that are due one after the other
 BACKLOG = 2000  # ended requests that may wait for idle time before they are parsed regardless
 LOT = 8  # users woken at once: each takes about 0.1 ms of Locust's time
 WARM = 64  # connections opened before the start, at most
@@ -87,6 +88,7 @@ class Generator:
         loops = (self._parse_loop, self._flush_loop, self._ask_loop)
         self._greenlets = [gevent.spawn(loop) for loop in loops]
         self._vitals = Vitals()
+        sleep_exactly()
 
     # --- open loop ---------------------------------------------------------------------------------------------------
 
@@ -178,7 +180,7 @@ class Generator:
         """Send everything that is due and set the alarm for the next; runs in the hub, or in a greenlet."""
         ready, client, zero_s = self._ready, self.client, self.clock.zero_s
         client.reader.wake_by_s = math.inf
-        waited = False  # once; then others get their turn
+        turn_s = now_s() + WAIT_S  # then others get theirs
         while ready and not client.full:
             exchange = ready[0]
             if exchange.due_s > self.cut_s:
@@ -186,13 +188,13 @@ class Generator:
                 self._exhausted, self._source = True, iter(())
                 break
             due_s = zero_s + exchange.due_s
-            if due_s - now_s() > (0 if waited else EARLY_S):
+            now = now_s()
+            if due_s > now and (due_s - now > EARLY_S or due_s > turn_s):
                 if self._alarm is not None:
                     self._alarm.set(due_s - EARLY_S)
                     client.reader.wake_by_s = due_s - EARLY_S
                 break
-            while now_s() < due_s:
-                waited = True
+            wait_until(due_s)
             ready.popleft()
             exchange.due_s = due_s
             self._sent += 1

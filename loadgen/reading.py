@@ -17,6 +17,7 @@ import os
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,13 +26,14 @@ import gevent.monkey
 import numpy as np
 from numpy.typing import NDArray
 
-from loadgen import rounds
+from loadgen import rounds, scanning
 from loadgen.clock import breathe
 
 now_s = time.perf_counter
 
 STEP_NS = 50_000  # the clocks are read together to within 1 us: a larger change is a clock that was set
-ROUND_S = 0.001  # between the end of a round and the next
+ROUND_S = 0.0015  # from one round to the next
+HANDING_S = 0.001  # most time between two rounds that goes into handing out
 BATCH = 512  # sockets read in one round, so that timers get their turn
 READ_BYTES = 16_384
 ARENA_BYTES = 1 << 20  # of one round
@@ -58,6 +60,8 @@ class KernelClock:
 
     def check(self) -> None:
         """Notice that the time of day has been set."""
+        if abs(time.time_ns() - time.perf_counter_ns() - self._ahead_ns) <= STEP_NS:
+            return
         ahead_ns = _ahead_ns()
         if abs(ahead_ns - self._ahead_ns) > STEP_NS:
             self._ahead_ns, self._good_from_s = ahead_ns, now_s()
@@ -71,16 +75,13 @@ class KernelClock:
         cannot be (before the request was sent, before an earlier read's, after the read), the read's own time counts
         and the wait is NaN. Times never fall.
         """
-        read = np.asarray(read_s, dtype=np.float64)
+        read = np.array(read_s, dtype=np.float64)
         self.check()
         if sent_s < self._good_from_s:
             return read, np.full(len(read), np.nan)
-        arrived = (np.asarray(stamps_ns, dtype=np.int64) - self._ahead_ns) * 1e-9
-        possible = (arrived >= sent_s) & (arrived <= read)
-        before = np.maximum.accumulate(np.where(possible, arrived, -np.inf))
-        possible &= arrived >= before
-        times = np.maximum.accumulate(np.where(possible, arrived, read))
-        return times, np.where(possible, read - arrived, np.nan)
+        stamps = np.array(stamps_ns, dtype=np.int64)
+        times_s, waits_s = scanning.arrivals(sent_s, read, stamps, self._ahead_ns)
+        return times_s, waits_s
 
 
 class Reader:
@@ -95,7 +96,11 @@ class Reader:
         self.wake_by_s = math.inf
         self._handlers: dict[int, _Handler] = {}
         self._watchers: dict[int, Any] = {}
-        self._read_s = -math.inf  # end of the last round
+        self._read_s = -math.inf  # the last round
+        self._queue: deque[tuple[int, _Handler | None, int, bytes, float, int]] = (
+            deque()
+        )  # read, not yet handed out
+        self._called = False  # the loop has been asked to continue with the queue
         self._turns = 0  # greenlets that have let the loop have a turn
         self._epoll = None
         if _epoll is not None:
@@ -136,6 +141,7 @@ class Reader:
             self._watcher.close()
             self._epoll.close()
             self._epoll = None
+            self._queue.clear()
 
     def turn(self) -> None:
         """Let the loop read and send what is due, then go on (in a greenlet that has more to do)."""
@@ -146,8 +152,9 @@ class Reader:
             self._turns -= 1
 
     def _round(self) -> None:
-        if self.stamped:
-            now = now_s()
+        """Read what there is, and hand out for a while: a queue of what was read must not delay the next read."""
+        now, queue = now_s(), self._queue
+        if self.stamped and not queue:
             rest_s = self._read_s + ROUND_S - now
             if rest_s > 0:
                 if self._turns:
@@ -155,8 +162,33 @@ class Reader:
                 rest_s = min(rest_s, self.wake_by_s - now)
                 if rest_s > 0:
                     _sleep(rest_s)
+        self._read()
+        until_s = min(now_s() + HANDING_S, max(now, self.wake_by_s))
+        handlers = self._handlers
+        while queue:
+            fd, handler, size, data, read_s, stamp_ns = queue.popleft()
+            # a callback may have closed the socket; its number may be another one's by now
+            if handler is not None and handlers.get(fd) is handler:
+                if size >= 0:
+                    handler[0](data, read_s, stamp_ns)
+                elif -size not in AGAIN:
+                    handler[1](OSError(-size, os.strerror(-size)))
+            if now_s() > until_s:
+                break
+        if queue and not self._called:
+            self._called = True
+            gevent.get_hub().loop.run_callback(self._continue)
+
+    def _continue(self) -> None:
+        self._called = False
+        if self._queue:
+            self._round()
+
+    def _read(self) -> None:
+        """Put what the sockets got into the queue."""
+        if self._epoll is None:
+            return
         b = self._buffers
-        assert self._epoll is not None
         number = rounds.read_ready(
             self._epoll.fileno(),
             READ_BYTES,
@@ -168,24 +200,28 @@ class Reader:
             b.stamps_ns,
             b.reads_ns,
         )
-        sizes, stamps_ns = b.sizes[:number].tolist(), b.stamps_ns[:number].tolist()
-        reads_s = (b.reads_ns[:number] * 1e-9).tolist()
-        data = b.bytes[: sum(size for size in sizes if size > 0)].tobytes()
-        handlers = self._handlers
-        end = 0
-        # a callback may close another socket of this round, whose number may then be another socket's
-        found = [(fd, handlers.get(fd)) for fd in b.fds[:number].tolist()]
-        for (fd, handler), size, read_s, stamp_ns in zip(found, sizes, reads_s, stamps_ns, strict=True):
-            start, end = end, end + max(size, 0)
-            if handler is None or handlers.get(fd) is not handler:
-                continue
-            if size >= 0:
-                handler[0](data[start:end], read_s, stamp_ns)
-            elif -size not in AGAIN:
-                handler[1](OSError(-size, os.strerror(-size)))
-        if number:
-            self.stamped = stamps_ns[-1] > 0 or self.stamped
         self._read_s = now_s()
+        if not number:
+            return
+        fds, sizes, stamps_ns = (
+            b.fds[:number].tolist(),
+            b.sizes[:number].tolist(),
+            b.stamps_ns[:number].tolist(),
+        )
+        ends = np.maximum(b.sizes[:number], 0).cumsum().tolist()
+        data = b.bytes[: ends[-1]].tobytes()
+        self._queue.extend(
+            zip(
+                fds,
+                [self._handlers.get(fd) for fd in fds],
+                sizes,
+                [data[end - size : end] if size > 0 else b"" for end, size in zip(ends, sizes, strict=True)],
+                (b.reads_ns[:number] * 1e-9).tolist(),
+                stamps_ns,
+                strict=True,
+            )
+        )
+        self.stamped = stamps_ns[-1] > 0 or self.stamped
 
     def _read_one(self, fd: int, receive: Callable[[int], bytes]) -> None:
         take, failed = self._handlers[fd]

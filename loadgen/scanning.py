@@ -255,3 +255,45 @@ def times(
             read += 1
         found[i] = read_s[read]
     return found
+
+
+@compiled(types.Tuple((FLOATS, FLOATS)), types.float64, FLOATS, INTS, types.int64)
+def arrivals(
+    sent_s: float, read_s: NDArray[np.float64], stamps_ns: NDArray[np.int64], ahead_ns: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """See loadgen.reading.KernelClock.arrivals; the stamps are ahead of the other clock by `ahead_ns`."""
+    times_s, waits_s = np.empty(len(read_s)), np.empty(len(read_s))
+    latest_stamp_s = latest_s = -np.inf
+    for i in range(len(read_s)):
+        arrived_s = (stamps_ns[i] - ahead_ns) * 1e-9
+        if max(sent_s, latest_stamp_s) <= arrived_s <= read_s[i]:
+            latest_stamp_s, at_s, waits_s[i] = arrived_s, arrived_s, read_s[i] - arrived_s
+        else:
+            at_s, waits_s[i] = read_s[i], np.nan
+        latest_s = max(latest_s, at_s)
+        times_s[i] = latest_s
+    return times_s, waits_s
+
+
+@compiled(types.UniTuple(types.int64, 5), FLOATS, FLOATS, FLOATS, types.float64, types.float64)
+def lateness(
+    times_s: NDArray[np.float64],
+    waits_s: NDArray[np.float64],
+    tokens_s: NDArray[np.float64],
+    late_s: float,
+    blur_s: float,
+) -> tuple[int, int, int, int, int]:
+    """(reads whose wait is known, of these later than `late_s`, tokens, of these at the time of the one before, of these
+    in a read later than `blur_s`) of one answer: when its reads arrived, how long they lay, when its tokens came."""
+    known = late = shared = blurred = 0
+    for wait_s in waits_s:
+        known += wait_s >= 0  # NaN compares false
+        late += wait_s > late_s
+    read = 0
+    for i in range(1, len(tokens_s)):
+        if tokens_s[i] == tokens_s[i - 1]:
+            shared += 1
+            while read < len(times_s) - 1 and times_s[read] < tokens_s[i]:
+                read += 1
+            blurred += waits_s[read] > blur_s
+    return known, late, len(tokens_s), shared, blurred

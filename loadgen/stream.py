@@ -218,7 +218,7 @@ def _events(body: bytes) -> tuple[NDArray[np.int64], _Facts]:
             facts.done = True
             continue
         try:
-            decoded = json.loads(payload)
+            decoded = json.loads(payload.decode())
         except ValueError:
             continue  # cut in the middle: the stream ends here
         if not isinstance(decoded, dict):

@@ -8,8 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
+from loadgen import scanning
 from loadgen.clock import Alarm, now_s
 from loadgen.records import Done
 
@@ -58,16 +57,8 @@ class Vitals:
         times_s, waits_s, tokens_s = done.exchange.times_s, done.exchange.waits_s, done.answer.token_times_s
         if times_s is None or waits_s is None:
             return
-        together_s = tokens_s[1:][done.gaps_s == 0]
-        counts = (
-            len(waits_s),
-            np.sum(waits_s >= 0),  # NaN compares false
-            np.sum(waits_s > STALL_S),
-            len(tokens_s),
-            len(together_s),
-            np.sum(waits_s[np.searchsorted(times_s, together_s)] > BLUR_S),
-        )
-        self._reads = [total + int(count) for total, count in zip(self._reads, counts, strict=True)]
+        counts = (len(waits_s), *scanning.lateness(times_s, waits_s, tokens_s, STALL_S, BLUR_S))
+        self._reads = [total + count for total, count in zip(self._reads, counts, strict=True)]
 
     def take(self, time_s: float, in_flight: int, waited: int, waiting: int, sent: int) -> Sample:
         """The sample of the interval that ends now."""

@@ -194,3 +194,35 @@ def test_both_ways_of_reading_give_the_same_answers(monkeypatch, stamps):
                 assert np.all(np.isnan(exchange.waits_s))
         client.close()
         assert len(accepted) == 1
+
+
+def test_a_long_queue_does_not_delay_the_next_read(pair):
+    """Handing out takes 4 ms per read here: what came last is read, and stamped, long before its turn."""
+    client, peer = pair
+    reader, taken = Reader(), []
+
+    def slow(data: bytes, read_s: float, _stamp_ns: int) -> None:
+        time.sleep(0.004)
+        taken.append((data, read_s, now_s()))
+
+    others = [socket.socketpair() for _ in range(8)]
+    for near, far in others:
+        near.setblocking(False)
+        reader.add(near, slow, taken.append)
+        far.send(b"other")
+    reader.add(client, slow, taken.append)
+    gevent.get_hub().loop.run_callback(reader._round)
+    gevent.get_hub().loop.run_callback(lambda: peer.send(b"late"))
+    deadline_s = now_s() + 5
+    while len(taken) < 9 and now_s() < deadline_s:
+        gevent.sleep(0.001)
+    assert sorted(data for data, _, _ in taken) == [b"late"] + 8 * [b"other"]
+    [(_, read_s, handed_s)] = [row for row in taken if row[0] == b"late"]
+    assert taken[-1][0] == b"late"
+    assert (
+        handed_s - read_s > 3 * 0.004
+    )  # a sleep is never shorter: so many of the others were handed out after it
+    reader.close()
+    for near, far in others:
+        near.close()
+        far.close()
