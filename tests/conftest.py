@@ -43,16 +43,18 @@ def sweep_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
     return write
 
 
-SLOWEST_FIRST = (
-    "test_docs.py",
-    "test_notebooks.py",
-    "recommend",
-    "loadgen",
-)  # a long file started last is waited for
+# A long file started last is waited for.
+SLOWEST_FIRST = ("test_docs.py", "recommend", "test_notebooks.py", "loadgen")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than cores: much of the time of some tests is waiting for servers, load tests and cold starts."""
+    return len(os.sched_getaffinity(0)) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start the files that take longest first, so that both cores are busy to the end."""
+    """Start the files that take longest first, so that all cores are busy to the end."""
 
     def rank(item: pytest.Item) -> int:
         parts = item.path.relative_to(ROOT).parts

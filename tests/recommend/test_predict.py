@@ -9,10 +9,27 @@ from rich.console import Console
 
 from analysis.errors import BadInput
 from autoscale import render
+from autoscale.recommend.calibrate import calibrate
 from autoscale.recommend.predict import as_json, predict
 from autoscale.recommend.replaying import full_batch
 from loadgen import lengths
 from tests.recommend.conftest import TRUTH
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fitted_once():
+    """The engine is fitted to the same run once, not for every shape and SLO that is asked about."""
+    known = {}
+
+    def remembered(runs, *limits, exclude, **options):
+        key = (*(run.path for run in runs), *map(tuple, exclude))
+        if key not in known:
+            known[key] = calibrate(runs, *limits, exclude=exclude, **options)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("autoscale.recommend.learning.calibrate", remembered)
+        yield
 
 
 @pytest.fixture(scope="module")
