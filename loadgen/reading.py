@@ -190,33 +190,20 @@ class Reader:
             return
         b = self._buffers
         number = rounds.read_ready(
-            self._epoll.fileno(),
-            READ_BYTES,
-            b.ready,
-            b.arena,
-            b.scratch,
-            b.fds,
-            b.sizes,
-            b.stamps_ns,
-            b.reads_ns,
+            self._epoll.fileno(), READ_BYTES, b.ready, b.arena, b.scratch, b.facts, b.reads_s
         )
         self._read_s = now_s()
         if not number:
             return
-        fds, sizes, stamps_ns = (
-            b.fds[:number].tolist(),
-            b.sizes[:number].tolist(),
-            b.stamps_ns[:number].tolist(),
-        )
-        ends = np.maximum(b.sizes[:number], 0).cumsum().tolist()
+        fds, sizes, ends, stamps_ns = b.facts[:, :number].tolist()
         data = b.bytes[: ends[-1]].tobytes()
         self._queue.extend(
             zip(
                 fds,
-                [self._handlers.get(fd) for fd in fds],
+                map(self._handlers.get, fds),
                 sizes,
                 [data[end - size : end] if size > 0 else b"" for end, size in zip(ends, sizes, strict=True)],
-                (b.reads_ns[:number] * 1e-9).tolist(),
+                b.reads_s[:number].tolist(),
                 stamps_ns,
                 strict=True,
             )

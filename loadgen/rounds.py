@@ -13,7 +13,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from loadgen.scanning import INTS, compiled, from_c
+from loadgen.scanning import FLOATS, INTS, compiled, from_c
 
 USABLE = sys.platform.startswith("linux") and sys.maxsize > 2**32 and sys.byteorder == "little"
 
@@ -32,39 +32,49 @@ _errno_location = from_c("__errno_location", types.intp)
 _memcpy = from_c("memcpy", types.intp, types.intp, types.intp, types.intp)
 
 
+FD, SIZE, END, STAMP_NS = range(4)  # rows of Buffers.facts
+
+
 class Buffers:
-    """What the kernel writes into: bytes of all reads one after the other, and per read four numbers."""
+    """What a round leaves behind: the bytes of all reads one after the other, and per read a column of `facts` (socket, size,
+    end of its bytes, the kernel's stamp of the last segment's arrival: CLOCK_REALTIME, 0 = none) and when it was read
+    (CLOCK_MONOTONIC, s). The size is 0 when the peer has closed, and minus the error number when reading failed."""
 
     def __init__(self, most: int, arena_bytes: int) -> None:
         self.arena = np.empty(arena_bytes, np.uint8)
         self.bytes = memoryview(self.arena)  # type: ignore[arg-type]  # an array is a buffer
         self.ready = np.empty(most * EVENT_WORDS, np.int32)
         self.scratch = np.zeros(WORDS, np.int64)
-        self.fds, self.sizes, self.stamps_ns, self.reads_ns = np.empty((4, most), np.int64)
+        self.facts, self.reads_s = np.empty((4, most), np.int64), np.empty(most)
 
 
 if USABLE:
 
-    @compiled(types.int64, types.int64, types.int64, types.int32[::1], types.uint8[::1], *(5 * [INTS]))
+    @compiled(
+        types.int64,
+        types.int64,
+        types.int64,
+        types.int32[::1],
+        types.uint8[::1],
+        INTS,
+        types.int64[:, ::1],
+        FLOATS,
+    )
     def read_ready(
         epoll: int,
         room: int,
         ready: NDArray[np.int32],
         arena: NDArray[np.uint8],
         scratch: NDArray[np.int64],
-        fds: NDArray[np.int64],
-        sizes: NDArray[np.int64],
-        stamps_ns: NDArray[np.int64],
-        reads_ns: NDArray[np.int64],
+        facts: NDArray[np.int64],
+        reads_s: NDArray[np.float64],
     ) -> int:
-        """Read once from every socket that has bytes, up to `room` bytes each; returns how many were read from.
+        """Read once from every socket that has bytes, up to `room` bytes each, into the buffers; returns from how many.
 
-        `sizes` are bytes (0: the peer has closed, negative: minus the error number), `reads_ns` readings of CLOCK_MONOTONIC,
-        `stamps_ns` the kernel's stamps of the last segment's arrival (CLOCK_REALTIME; 0: none). What does not fit into
-        the arena is left for the next round.
+        What does not fit into the arena is left for the next round.
         """
         at = scratch.ctypes.data
-        number = _epoll_wait(epoll, ready.ctypes.data, len(fds), 0)
+        number = _epoll_wait(epoll, ready.ctypes.data, len(reads_s), 0)
         used = 0
         for i in range(number):
             if len(arena) - used < room:
@@ -81,11 +91,10 @@ if USABLE:
                 _memcpy(at + 8 * NOTE, _errno_location(), 4)
                 size = -scratch[NOTE]
             stamped = scratch[HEADER + 5] >= 32 and scratch[NOTE + 1] == SOL_SOCKET | TIMESTAMPNS << 32
-            stamps_ns[i] = 0
-            if size > 0:
-                used += size
-                if stamped:
-                    stamps_ns[i] = scratch[NOTE + 2] * 1_000_000_000 + scratch[NOTE + 3]
-            fds[i], sizes[i] = fd, size
-            reads_ns[i] = scratch[TIME] * 1_000_000_000 + scratch[TIME + 1]
+            used += max(size, 0)
+            facts[FD, i], facts[SIZE, i], facts[END, i] = fd, size, used
+            facts[STAMP_NS, i] = (
+                scratch[NOTE + 2] * 1_000_000_000 + scratch[NOTE + 3] if stamped and size > 0 else 0
+            )
+            reads_s[i] = scratch[TIME] + scratch[TIME + 1] * 1e-9
         return max(number, 0)
