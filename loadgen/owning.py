@@ -25,6 +25,7 @@ SILENT_S = 5  # a worker without heartbeat for longer is lost; a starved one may
 UNREAD_S = 1.0  # after the end of a worker its last messages may still have to be read
 ENDLESS_S = 30 * 86_400.0  # a plan this long ends when it is stopped
 FAIL_AFTER_S = 0.5  # Locust is still starting when a run fails to begin
+ALMOST_S = 4.0  # a run that is stopped so shortly before the end of its plan goes on to it
 LAST_WORD_S = 10.0  # how long the master waits for the last batches of its workers, after the grace
 FAMILY = uuid.uuid4().hex  # drawn before --processes forks: the master's and its workers', nobody else's
 
@@ -248,7 +249,7 @@ class Owning:
         chosen = self.options
         elapsed_s = clock.unix_now_s() - owner.started_at
         planned_s = owner.plan.duration_s if chosen.open_loop else float(chosen.run_time or math.inf)
-        natural = elapsed_s >= planned_s - 4.0 and chosen.find_capacity is None
+        natural = elapsed_s >= planned_s - ALMOST_S and chosen.find_capacity is None
         cut_s = planned_s if natural else elapsed_s
         if natural and elapsed_s < planned_s:
             gevent.sleep(planned_s - elapsed_s)
@@ -268,6 +269,10 @@ class Owning:
         sys.stdout.write(summary.table(finished) + "\n")
         sys.stdout.flush()
         self._settled.set()
+
+    def longest_end_s(self) -> float:
+        """How long `end` may wait for the rest of the plan, for answers and for workers."""
+        return ALMOST_S + float(self.options.values.get("grace") or 0) + 2 * LAST_WORD_S
 
     def _give_up(self) -> None:
         """End what has not begun: nothing was sent, nothing is recorded."""

@@ -8,6 +8,7 @@ the owner (local runner or master) begins a run, generators (local runner or wor
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import gc
 import inspect
 import logging
@@ -16,6 +17,7 @@ import os
 import signal
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import gevent
@@ -34,7 +36,7 @@ from loadgen import clock, options, rows, session, web
 from loadgen.finding import Finder
 from loadgen.generator import Generator
 from loadgen.options import Options
-from loadgen.owning import FAMILY, SILENT_S, Owning
+from loadgen.owning import FAMILY, LAST_WORD_S, SILENT_S, Owning
 from loadgen.probing import parse_budget
 from loadgen.records import Done, preload
 from loadgen.traffic import LoadPlan
@@ -44,6 +46,8 @@ PINGS = 10
 MOST_WARM = 512  # connections of a closed loop that are opened before it starts
 MIDDLES_S = np.array([middle_s(bucket) for bucket in range(BUCKETS)])
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+SETTLE_S = 300.0  # most time for the accounts of a run once its workers have had their last word: a slow disk
+EXIT_S = 20.0  # most time from the end of a run to the end of its process; Locust needs one or two
 
 
 class LlmUser(User):
@@ -83,7 +87,7 @@ class Worker:
         self.grace_s = 0.0
         self._lengths: Any = None
         self._pending: dict[str, list[Any]] = defaultdict(list)
-        self._ended = False
+        self._ended, self._settled = False, gevent.event.Event()
         self._start = gevent.event.AsyncResult()
         self._finder: Finder | None = None
         self.name = "local"
@@ -100,6 +104,7 @@ class Worker:
     def _begin(self, job: dict[str, Any]) -> None:
         chosen = Options(job["options"])
         self._ended, self._finder, self.name = False, None, job["worker"]
+        self._settled.clear()
         self._start = gevent.event.AsyncResult()
         self.open_loop, self.grace_s = chosen.open_loop, float(chosen.grace)
         client = session.connect(chosen, job["host"], chosen.limits(job["of"]))
@@ -173,18 +178,23 @@ class Worker:
         self.generator.request(number, prompt, output, prefix)
 
     def end(self, cut_s: float, grace_s: float) -> None:
-        """Stop sending, wait for what is in flight, report the rest. Does nothing the second time."""
+        """Stop sending, wait for what is in flight, report the rest; the second time, wait until that is done."""
         generator = self.generator
         self.start(None)
-        if generator is not None and not self._ended:
-            self._ended = True
-            if self._finder is not None:
-                self._finder.interrupt()
-                self._found(self._finder, "the run was interrupted")
-            generator.stop(cut_s, grace_s)
-            self.publish()
-            self.begun.clear()
-            self.generator = None
+        if generator is None:
+            return
+        if self._ended:  # an interrupt and the master's word come together
+            self._settled.wait(timeout=grace_s + LAST_WORD_S)
+            return
+        self._ended = True
+        if self._finder is not None:
+            self._finder.interrupt()
+            self._found(self._finder, "the run was interrupted")
+        generator.stop(cut_s, grace_s)
+        self.publish()
+        self.begun.clear()
+        self.generator = None
+        self._settled.set()
 
     def elapsed_s(self) -> float:
         """Seconds since the start of the run, on this process's clock."""
@@ -279,7 +289,7 @@ def _init(environment: Any, runner: Any, **_: Any) -> None:
         web.extend(environment.web_ui, lambda: owning.latest, parsed.web_base_path or "")
     environment.events.test_start.add_listener(owning.begin)
     environment.events.test_stopping.add_listener(owning.end)
-    environment.events.quitting.add_listener(owning.end)
+    environment.events.quitting.add_listener(lambda **_: _quit(owning.end, owning.longest_end_s() + SETTLE_S))
     _interrupt_politely()
 
 
@@ -293,6 +303,14 @@ def _end_with_the_master() -> None:
 
 if sys.platform == "linux":
     os.register_at_fork(after_in_child=_end_with_the_master)
+
+
+def _quit(settle: Callable[[], None], within_s: float) -> None:
+    """Settle, then let Locust end the process. Past their time limits the process says where it stands and is no more
+    (exit code 1), whatever it waits for: messages to a master that is gone, say, keep ZeroMQ waiting for ever."""
+    faulthandler.dump_traceback_later(within_s, exit=True)
+    settle()
+    faulthandler.dump_traceback_later(EXIT_S, exit=True)
 
 
 def _interrupt_politely() -> None:
@@ -333,7 +351,7 @@ def _init_worker(environment: Any, runner: WorkerRunner, endpoint: str) -> None:
         worker.end(msg.data["cut_s"], msg.data["grace_s"])
         runner.send_message("llm_last_word", {"worker": worker.name})
 
-    def quitting(**_: Any) -> None:
+    def quitting() -> None:
         if worker.name != "local":
             worker.end(worker.elapsed_s(), 0.0)
             runner.send_message("llm_last_word", {"worker": worker.name})
@@ -342,7 +360,7 @@ def _init_worker(environment: Any, runner: WorkerRunner, endpoint: str) -> None:
     runner.register_message("llm_start", lambda msg, **_: worker.start(msg.data["start_unix_s"]))
     runner.register_message("llm_begin", begin, concurrent=True)
     runner.register_message("llm_end", end, concurrent=True)
-    environment.events.quitting.add_listener(quitting)
+    environment.events.quitting.add_listener(lambda **_: _quit(quitting, LAST_WORD_S + EXIT_S))
     _interrupt_politely()
 
 

@@ -125,14 +125,14 @@ RUNS = {
         "completions",
         "--find-capacity 10m --slo ttft_p90=150ms --rate 40 --output-tokens fixed:8",
     ),
-    "search by workers": ("completions", "--find-capacity 10m --slo ttft_p90=150ms --processes 2"),
+    "search by workers": ("completions", "--find-capacity 10m --slo ttft_p90=150ms --processes 1"),
     "killed worker": ("completions", "--rate 40 -t 90s --processes 4 --output-tokens fixed:8"),
 }
 
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory):
-    """All runs, started together: each is mostly waiting."""
+    """All runs, started together: each is mostly waiting. The tests are in the order in which they end."""
     runs = {}
     logs = tmp_path_factory.mktemp("truth")
     with truth_server(logs / "log.jsonl") as url, truth_server(logs / "seats.jsonl", "--seats", "4") as few:
@@ -155,6 +155,62 @@ def started(tmp_path_factory):
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+
+
+def test_the_web_form_starts_a_run_and_shows_offered_against_delivered(started):
+    process, folder, address = started["web"]
+    form = None
+    while form is None:
+        assert process.poll() is None, (folder / "log").read_text()
+        with suppress(OSError):
+            form = get(address, "/").decode()
+        time.sleep(0.1)
+    assert all(f'"{name}"' in form for name in WANTED if name != "run_time")  # in the form's extra options
+    get(address, "/swarm", {"user_count": 1, "spawn_rate": 1, "rate": "fast"})
+    until(folder, lambda: "--rate: 'fast'; expected requests/s" in get(address, "/exceptions").decode())
+    until(folder, lambda: '"state": "stopped"' in get(address, "/stats/requests").decode())
+    asked = {
+        "user_count": 1,
+        "spawn_rate": 1,
+        "rate": "40",
+        "stages": "",
+        "output_tokens": "fixed:2",
+        "run_time": "3s",
+    }
+    assert json.loads(get(address, "/swarm", asked))["success"]
+    stats: dict[str, Any] = {}
+
+    def over() -> bool:
+        stats.update(json.loads(get(address, "/stats/requests")))  # Locust answers the same for 2 s
+        return stats["state"] == "stopped" and any(s["data"] for s in stats.get("extended_stats", ()))
+
+    until(folder, over)
+    recorded = run.read(folder / "run")
+    [shown] = stats["extended_stats"]
+    assert [row["time"] for row in shown["data"]] == [1, 2, 3]
+    due, sent = (np.histogram(recorded.requests[c], range(4))[0] for c in ("due_s", "sent_s"))
+    assert [row["offered"] for row in shown["data"]] == due.tolist()
+    # sent is sampled twice a second and interpolated: the sum is right, each second by a sample's worth
+    assert sum(row["delivered"] for row in shown["data"]) == pytest.approx(sent.sum(), abs=20)
+    assert get(address, "/offered-delivered").decode().count("<polyline") == 2
+    assert '"offered-delivered"' in form
+    assert 'id="offered-delivered"' in form
+    rows = {
+        row["Name"]: row for row in csv.DictReader(get(address, "/stats/requests/csv").decode().splitlines())
+    }
+    for name, column in (("TTFT", "first_token_s"), ("E2E", "last_token_s")):
+        exact_ms = (recorded.requests[column] - recorded.requests["due_s"]) * 1e3
+        assert float(rows[name]["Average Response Time"]) == pytest.approx(exact_ms.mean(), rel=1e-3)
+        p99_ms = np.quantile(exact_ms, 0.99, method="higher")
+        assert float(rows[name]["99%"]) == pytest.approx(p99_ms, rel=0.005)
+        [row] = [row for row in stats["stats"] if row["name"] == name]
+        for shown_as, exact in (("min", exact_ms.min()), ("max", exact_ms.max())):
+            assert row[f"{shown_as}_response_time"] == pytest.approx(exact, rel=0.005)
+    report = get(address, "/stats/report").decode()
+    assert "TTFT" in report
+    assert report.count("<polyline") == 2
+    os.killpg(process.pid, signal.SIGTERM)
+    process.wait(timeout=30)
 
 
 def test_a_killed_worker_is_named_and_counted_and_an_interrupt_settles_the_run(started):
@@ -227,33 +283,6 @@ def test_master_and_workers_on_several_machines_deliver_the_plan_into_one_direct
     assert first == pytest.approx(second, abs=0.05)
 
 
-def test_a_search_records_its_probes_as_stages_of_one_run(started):
-    process, folder = started["search"]
-    log = ended(process, folder)
-    recorded = run.read(folder / "run")
-    found = recorded.header["find_capacity"]
-    assert (process.returncode == 0) == (found["rate_rps"] is not None), (
-        log
-    )  # none held: on a machine too busy to tell
-    stages = recorded.header["stages"]
-    requests = recorded.requests
-    assert [p["rate"] for p in found["probes"]] == [s["rate"] for s in stages]
-    assert found["probes"][0]["rate"] == 40
-    assert [s["stage"] for s in stages] == list(range(len(stages)))
-    assert set(requests["stage"]) <= set(range(len(stages)))
-    for stage in stages:
-        mine = requests[requests["stage"] == stage["stage"]]
-        assert mine["due_s"].between(stage["start_s"], stage["end_s"]).all()
-        expected = stage["rate"] * (stage["end_s"] - stage["start_s"])
-        assert len(mine) == pytest.approx(expected, abs=5 * np.sqrt(expected) + 1)
-    assert not requests["request_id"].duplicated().any()
-    # 4 seats of 50 + 7 * 5 ms serve 47/s: 80/s breaks any bound, if the time sufficed to try it
-    assert all(p["verdict"] != "holds" for p in found["probes"] if p["rate"] >= 80)
-    held, broke = found["bracket_rps"]
-    assert found["rate_rps"] == held
-    assert f"requests/s ({broke:.4g}/s broke it)" in log if held and broke else "capacity" in log or held
-
-
 def test_a_terminated_search_says_what_it_had_found(started):
     process, folder = started["interrupted search"]
     until(folder, lambda: bool(list((folder / "run").glob("requests.*"))))
@@ -304,60 +333,40 @@ def test_one_seat_counts_the_wait_from_the_due_time(started):
     assert "cap" in {r["code"] for r in run.read_header(folder / "run")["client"]["stages"][0]["reasons"]}
 
 
-def test_the_web_form_starts_a_run_and_shows_offered_against_delivered(started):
-    process, folder, address = started["web"]
-    form = None
-    while form is None:
-        assert process.poll() is None, (folder / "log").read_text()
-        with suppress(OSError):
-            form = get(address, "/").decode()
-        time.sleep(0.1)
-    assert all(f'"{name}"' in form for name in WANTED if name != "run_time")  # in the form's extra options
-    get(address, "/swarm", {"user_count": 1, "spawn_rate": 1, "rate": "fast"})
-    until(folder, lambda: "--rate: 'fast'; expected requests/s" in get(address, "/exceptions").decode())
-    until(folder, lambda: '"state": "stopped"' in get(address, "/stats/requests").decode())
-    asked = {
-        "user_count": 1,
-        "spawn_rate": 1,
-        "rate": "40",
-        "stages": "",
-        "output_tokens": "fixed:2",
-        "run_time": "4s",
-    }
-    assert json.loads(get(address, "/swarm", asked))["success"]
-    stats: dict[str, Any] = {}
-
-    def over() -> bool:
-        stats.update(json.loads(get(address, "/stats/requests")))  # Locust answers the same for 2 s
-        return stats["state"] == "stopped" and any(s["data"] for s in stats.get("extended_stats", ()))
-
-    until(folder, over)
+def test_a_search_records_its_probes_as_stages_of_one_run(started):
+    process, folder = started["search"]
+    log = ended(process, folder)
     recorded = run.read(folder / "run")
-    [shown] = stats["extended_stats"]
-    assert [row["time"] for row in shown["data"]] == [1, 2, 3, 4]
-    due, sent = (np.histogram(recorded.requests[c], range(5))[0] for c in ("due_s", "sent_s"))
-    assert [row["offered"] for row in shown["data"]] == due.tolist()
-    # sent is sampled twice a second and interpolated: the sum is right, each second by a sample's worth
-    assert sum(row["delivered"] for row in shown["data"]) == pytest.approx(sent.sum(), abs=20)
-    assert get(address, "/offered-delivered").decode().count("<polyline") == 2
-    assert '"offered-delivered"' in form
-    assert 'id="offered-delivered"' in form
-    rows = {
-        row["Name"]: row for row in csv.DictReader(get(address, "/stats/requests/csv").decode().splitlines())
-    }
-    for name, column in (("TTFT", "first_token_s"), ("E2E", "last_token_s")):
-        exact_ms = (recorded.requests[column] - recorded.requests["due_s"]) * 1e3
-        assert float(rows[name]["Average Response Time"]) == pytest.approx(exact_ms.mean(), rel=1e-3)
-        p99_ms = np.quantile(exact_ms, 0.99, method="higher")
-        assert float(rows[name]["99%"]) == pytest.approx(p99_ms, rel=0.005)
-        [row] = [row for row in stats["stats"] if row["name"] == name]
-        for shown_as, exact in (("min", exact_ms.min()), ("max", exact_ms.max())):
-            assert row[f"{shown_as}_response_time"] == pytest.approx(exact, rel=0.005)
-    report = get(address, "/stats/report").decode()
-    assert "TTFT" in report
-    assert report.count("<polyline") == 2
-    os.killpg(process.pid, signal.SIGTERM)
-    process.wait(timeout=30)
+    found = recorded.header["find_capacity"]
+    assert (process.returncode == 0) == (found["rate_rps"] is not None), (
+        log
+    )  # none held: on a machine too busy to tell
+    stages = recorded.header["stages"]
+    requests = recorded.requests
+    assert [p["rate"] for p in found["probes"]] == [s["rate"] for s in stages]
+    assert found["probes"][0]["rate"] == 40
+    assert [s["stage"] for s in stages] == list(range(len(stages)))
+    assert set(requests["stage"]) <= set(range(len(stages)))
+    for stage in stages:
+        mine = requests[requests["stage"] == stage["stage"]]
+        assert mine["due_s"].between(stage["start_s"], stage["end_s"]).all()
+        expected = stage["rate"] * (stage["end_s"] - stage["start_s"])
+        assert len(mine) == pytest.approx(expected, abs=5 * np.sqrt(expected) + 1)
+    assert not requests["request_id"].duplicated().any()
+    # 4 seats of 50 + 7 * 5 ms serve 47/s: 80/s breaks any bound, if the time sufficed to try it
+    assert all(p["verdict"] != "holds" for p in found["probes"] if p["rate"] >= 80)
+    held, broke = found["bracket_rps"]
+    assert found["rate_rps"] == held
+    assert f"requests/s ({broke:.4g}/s broke it)" in log if held and broke else "capacity" in log or held
+
+
+def test_a_process_that_does_not_end_after_its_run_says_where_it_stands_and_is_ended():
+    program = "import time; from loadgen import users; users.EXIT_S = 0.2; users._quit(lambda: print('settled'), 60); time.sleep(60)"
+    said = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=50
+    )
+    assert (said.returncode, said.stdout) == (1, "settled\n")
+    assert "most recent call first" in said.stderr
 
 
 def tpot_ms(requests: Any) -> Any:
