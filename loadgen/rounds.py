@@ -80,7 +80,7 @@ if USABLE:
             if len(arena) - used < room:
                 return i
             fd = ready[i * EVENT_WORDS + EVENT_WORDS - 2]
-            scratch[HEADER : HEADER + 7] = 0
+            scratch[HEADER], scratch[HEADER + 1], scratch[HEADER + 6] = 0, 0, 0
             scratch[HEADER + 2], scratch[HEADER + 3] = at + 8 * PART, 1
             scratch[HEADER + 4], scratch[HEADER + 5] = at + 8 * NOTE, 32
             scratch[PART], scratch[PART + 1] = arena.ctypes.data + used, room

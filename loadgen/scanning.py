@@ -1,5 +1,6 @@
 """What is done for every token, compiled: taking chunks and events of a response apart. Pure; see loadgen.stream.
 
+The compiled parts write into arrays that they are given: without numba's own memory they compile in half the time.
 Compiled once and cached beside this file or, where that cannot be written, in the user's cache directory; where neither
 can, each process compiles when it starts (some seconds).
 """
@@ -26,7 +27,11 @@ def from_c(name: str, result: Any, *arguments: Any) -> Any:
 
 
 _memchr = from_c("memchr", types.intp, types.intp, types.intc, types.intp)
+_memcpy = from_c("memcpy", types.intp, types.intp, types.intp, types.intp)
 _memcmp = from_c("memcmp", types.intc, types.intp, types.intp, types.intp)
+
+
+_njit: Any = njit  # its stubs leave _nrt out
 
 
 def compiled(result: Any, *arguments: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -35,14 +40,14 @@ def compiled(result: Any, *arguments: Any) -> Callable[[Callable[..., Any]], Any
 
     def compile_now(function: Callable[..., Any]) -> Any:
         try:
-            return njit(signature, cache=True, error_model="numpy")(function)
+            return _njit(signature, cache=True, error_model="numpy", _nrt=False)(function)
         except RuntimeError:  # no place for a cache
-            return njit(signature, error_model="numpy")(function)
+            return _njit(signature, error_model="numpy", _nrt=False)(function)
 
     return compile_now
 
 
-_inside = njit(error_model="numpy")  # compiled with those that call it
+_inside = _njit(error_model="numpy", _nrt=False)  # compiled with those that call it
 
 
 @_inside
@@ -143,23 +148,30 @@ def _hexadecimal(data: NDArray[np.uint8], at: int, end: int) -> int:
     return value if digits else -1
 
 
-@compiled(types.Tuple((INTS, INTS, types.boolean)), BYTES, types.int64)
-def chunks(raw: NDArray[np.uint8], position: int) -> tuple[NDArray[np.int64], NDArray[np.int64], bool]:
+def chunks(raw: bytes, position: int) -> tuple[NDArray[np.int64], NDArray[np.int64], bool]:
     """(where each chunk's data begins, where it ends, whether the last chunk has come) from this position on."""
-    most = (len(raw) - position) // SMALLEST_CHUNK + 2
-    starts, ends = np.empty(most, np.int64), np.empty(most, np.int64)
+    starts, ends = np.empty((2, (len(raw) - position) // SMALLEST_CHUNK + 2), np.int64)
+    count = _chunks(np.frombuffer(raw, np.uint8), position, starts, ends)
+    ended = count >= 0
+    count = count if ended else ~count
+    return starts[:count], ends[:count], ended
+
+
+@compiled(types.int64, BYTES, types.int64, INTS, INTS)
+def _chunks(raw: NDArray[np.uint8], position: int, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> int:
+    """How many there are; inverted (~) when the last one has not come."""
     count = 0
     while True:
         line_end = _line_end(raw, position)
         size = _hexadecimal(raw, position, line_end) if line_end >= 0 else -1
         if size < 0:
-            return starts[:count], ends[:count], False
+            return ~count
         position = line_end + 2
         if size == 0:  # trailers, if any, end with an empty line
             while True:
                 end = _line_end(raw, position)
                 if end <= position:
-                    return starts[:count], ends[:count], end == position
+                    return count if end == position else ~count
                 position = end + 2
         starts[count] = position
         position += size
@@ -168,23 +180,42 @@ def chunks(raw: NDArray[np.uint8], position: int) -> tuple[NDArray[np.int64], ND
         position += 2
 
 
-@compiled(types.uint8[::1], BYTES, INTS, INTS)
-def joined(raw: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.uint8]:
+def joined(raw: bytes, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> bytes:
     """The data of these chunks, one after the other."""
-    size = 0
-    for i in range(len(starts)):
-        size += ends[i] - starts[i]
-    body = np.empty(size, np.uint8)
-    at = 0
-    for i in range(len(starts)):
-        size = ends[i] - starts[i]
-        body[at : at + size] = raw[starts[i] : ends[i]]
-        at += size
-    return body
+    body = np.empty(int((ends - starts).sum()), np.uint8)
+    _join(np.frombuffer(raw, np.uint8), starts, ends, body)
+    return body.tobytes()
 
 
-@compiled(types.Tuple((INTS, INTS, FLAGS)), *(7 * [BYTES]))
+@compiled(types.void, BYTES, INTS, INTS, types.uint8[::1])
+def _join(
+    raw: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDArray[np.int64], body: NDArray[np.uint8]
+) -> None:
+    at = body.ctypes.data
+    for i in range(len(starts)):
+        _memcpy(at, raw.ctypes.data + starts[i], ends[i] - starts[i])
+        at += ends[i] - starts[i]
+
+
 def events(
+    body: bytes, *words: NDArray[np.uint8]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """(where each event of the stream begins, where it ends, which are surely one plain token each).
+
+    Events end with an empty line, whose ends of line are LF or CRLF. Of the `words` the first is how a plain event
+    begins, the next two are the keys before its text, of which it holds one, and the rest are names that it does not
+    hold. The first event (perhaps the role), the last one (perhaps cut) and all from the first one on that holds one of
+    these names are not taken for plain.
+    """
+    most = len(body) // 2 + 1
+    starts, ends = np.empty((2, most), np.int64)
+    plain = np.zeros(most, np.bool_)
+    count = _events(np.frombuffer(body, np.uint8), *words, starts, ends, plain)
+    return starts[:count], ends[:count], plain[:count]
+
+
+@compiled(types.int64, *(7 * [BYTES]), INTS, INTS, FLAGS)
+def _events(
     body: NDArray[np.uint8],
     data: NDArray[np.uint8],
     text: NDArray[np.uint8],
@@ -192,16 +223,12 @@ def events(
     finished: NDArray[np.uint8],
     role: NDArray[np.uint8],
     error: NDArray[np.uint8],
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-    """(where each event of the stream begins, where it ends, which are surely one plain token each).
-
-    Events end with an empty line, whose ends of line are LF or CRLF. Plain is an event that begins with `data` and holds
-    the key `text` or `content`, but neither the first one (perhaps the role) nor the last (perhaps cut) nor any from the
-    first one on that has `finished`, `role` or `error` in it. What stood before and after the text of the last plain
-    event is remembered: mostly the next one is alike.
-    """
-    most = len(body) // 2 + 1
-    starts, ends, plain = np.empty(most, np.int64), np.empty(most, np.int64), np.zeros(most, np.bool_)
+    starts: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    plain: NDArray[np.bool_],
+) -> int:
+    """How many events there are. What stood before and after the text of the last plain one is remembered: mostly the next
+    one is alike."""
     before, before_size, after, after_size = 0, 0, 0, -1  # of the last plain event
     count, start, all_plain = 0, 0, True
     while True:
@@ -227,23 +254,35 @@ def events(
             plain[count] = all_plain and alike
         start = following
         count += 1
-    return starts[: count + 1].copy(), ends[: count + 1].copy(), plain[: count + 1].copy()
+    return count + 1
 
 
-@compiled(FLOATS, INTS, INTS, INTS, INTS, FLOATS)
 def times(
     body_ends: NDArray[np.int64],
     starts: NDArray[np.int64],
     ends: NDArray[np.int64],
     read_ends: NDArray[np.int64],
-    read_s: NDArray[np.float64],
+    reads_s: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     """When the byte before each of these rising offsets in the body was read.
 
-    The body is the chunks raw[starts:ends]; `read_ends` are the offsets in raw at which reads ended, `read_s` their
+    The body is the chunks raw[starts:ends]; `read_ends` are the offsets in raw at which reads ended, `reads_s` their
     times.
     """
-    found = np.empty(len(body_ends))
+    found_s = np.empty(len(body_ends))
+    _times(body_ends, starts, ends, read_ends, reads_s, found_s)
+    return found_s
+
+
+@compiled(types.void, INTS, INTS, INTS, INTS, FLOATS, FLOATS)
+def _times(
+    body_ends: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    read_ends: NDArray[np.int64],
+    reads_s: NDArray[np.float64],
+    found_s: NDArray[np.float64],
+) -> None:
     chunk, before, read = 0, 0, 0  # `before`: bytes of the body in earlier chunks
     for i in range(len(body_ends)):
         last = max(body_ends[i] - 1, 0)
@@ -253,26 +292,36 @@ def times(
         in_raw = starts[chunk] + last - before
         while read < len(read_ends) - 1 and in_raw >= read_ends[read]:
             read += 1
-        found[i] = read_s[read]
-    return found
+        found_s[i] = reads_s[read]
 
 
-@compiled(types.Tuple((FLOATS, FLOATS)), types.float64, FLOATS, INTS, types.int64)
 def arrivals(
-    sent_s: float, read_s: NDArray[np.float64], stamps_ns: NDArray[np.int64], ahead_ns: int
+    sent_s: float, reads_s: NDArray[np.float64], stamps_ns: NDArray[np.int64], ahead_ns: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """See loadgen.reading.KernelClock.arrivals; the stamps are ahead of the other clock by `ahead_ns`."""
-    times_s, waits_s = np.empty(len(read_s)), np.empty(len(read_s))
+    times_s, waits_s = np.empty((2, len(reads_s)))
+    _arrivals(sent_s, reads_s, stamps_ns, ahead_ns, times_s, waits_s)
+    return times_s, waits_s
+
+
+@compiled(types.void, types.float64, FLOATS, INTS, types.int64, FLOATS, FLOATS)
+def _arrivals(
+    sent_s: float,
+    reads_s: NDArray[np.float64],
+    stamps_ns: NDArray[np.int64],
+    ahead_ns: int,
+    times_s: NDArray[np.float64],
+    waits_s: NDArray[np.float64],
+) -> None:
     latest_stamp_s = latest_s = -np.inf
-    for i in range(len(read_s)):
+    for i in range(len(reads_s)):
         arrived_s = (stamps_ns[i] - ahead_ns) * 1e-9
-        if max(sent_s, latest_stamp_s) <= arrived_s <= read_s[i]:
-            latest_stamp_s, at_s, waits_s[i] = arrived_s, arrived_s, read_s[i] - arrived_s
+        if max(sent_s, latest_stamp_s) <= arrived_s <= reads_s[i]:
+            latest_stamp_s, at_s, waits_s[i] = arrived_s, arrived_s, reads_s[i] - arrived_s
         else:
-            at_s, waits_s[i] = read_s[i], np.nan
+            at_s, waits_s[i] = reads_s[i], np.nan
         latest_s = max(latest_s, at_s)
         times_s[i] = latest_s
-    return times_s, waits_s
 
 
 @compiled(types.UniTuple(types.int64, 5), FLOATS, FLOATS, FLOATS, types.float64, types.float64)
@@ -286,9 +335,9 @@ def lateness(
     """(reads whose wait is known, of these later than `late_s`, tokens, of these at the time of the one before, of these
     in a read later than `blur_s`) of one answer: when its reads arrived, how long they lay, when its tokens came."""
     known = late = shared = blurred = 0
-    for wait_s in waits_s:
-        known += wait_s >= 0  # NaN compares false
-        late += wait_s > late_s
+    for i in range(len(waits_s)):
+        known += waits_s[i] >= 0  # NaN compares false
+        late += waits_s[i] > late_s
     read = 0
     for i in range(1, len(tokens_s)):
         if tokens_s[i] == tokens_s[i - 1]:

@@ -107,7 +107,7 @@ def parse_head(data: bytes) -> Head | None:
 def is_complete(head: Head, raw: bytes) -> bool:
     """Whether `raw`, a response from its first byte, holds the whole body; never true for one that ends by closing."""
     if head.chunked:
-        return bool(scanning.chunks(np.frombuffer(raw, np.uint8), head.body_start)[2])
+        return scanning.chunks(raw, head.body_start)[2]
     return head.length is not None and len(raw) >= head.body_start + head.length
 
 
@@ -195,9 +195,8 @@ def _without_answer(status: str, error: str, http_status: int | None = None) -> 
 def _body(raw: bytes, head: Head) -> tuple[bytes, NDArray[np.int64], NDArray[np.int64], bool]:
     """The body, where the pieces of it begin and end in `raw`, and whether the framing says that it is complete."""
     if head.chunked:
-        data = np.frombuffer(raw, np.uint8)
-        starts, ends, complete = scanning.chunks(data, head.body_start)
-        return scanning.joined(data, starts, ends).tobytes(), starts, ends, complete
+        starts, ends, complete = scanning.chunks(raw, head.body_start)
+        return scanning.joined(raw, starts, ends), starts, ends, complete
     end = len(raw) if head.length is None else min(head.body_start + head.length, len(raw))
     complete = head.length is not None and len(raw) >= head.body_start + head.length
     return raw[head.body_start : end], np.array([head.body_start]), np.array([end]), complete
@@ -209,7 +208,7 @@ def _events(body: bytes) -> tuple[NDArray[np.int64], _Facts]:
     Most events are one plain token each. They are recognised by byte patterns that cannot occur inside a JSON string,
     where quotes are escaped; the others are decoded.
     """
-    starts, ends, plain = scanning.events(_bytes(body), DATA, *KEYS[b'": ' in body[:2000]], *MARKS)
+    starts, ends, plain = scanning.events(body, DATA, *KEYS[b'": ' in body[:2000]], *MARKS)
     facts = _Facts()
     closing: list[int] = []  # events without text, which may only end a choice
     for number in np.flatnonzero(~plain).tolist():
