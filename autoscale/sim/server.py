@@ -397,18 +397,19 @@ class FleetServer:
         at = int(since)
         follow = request.query.get("follow", "true") != "false"
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-        await response.prepare(request)
-        while True:
-            batch = self.observations[max(0, at - self._dropped) :]
-            if batch:
-                at = batch[-1]["seq"] + 1
-                await response.write("".join(json.dumps(o) + "\n" for o in batch).encode())
-            if not follow or self._loop_task.done():
-                break
-            self._seen.clear()
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._seen.wait(), 1.0)
-        await response.write_eof()
+        with suppress(ConnectionResetError):  # a watcher that goes away is no error
+            await response.prepare(request)
+            while True:
+                batch = self.observations[max(0, at - self._dropped) :]
+                if batch:
+                    at = batch[-1]["seq"] + 1
+                    await response.write("".join(json.dumps(o) + "\n" for o in batch).encode())
+                if not follow or self._loop_task.done():
+                    break
+                self._seen.clear()
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._seen.wait(), 1.0)
+            await response.write_eof()
         return response
 
 

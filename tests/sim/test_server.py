@@ -448,6 +448,19 @@ def test_observations_are_followed_as_they_come() -> None:
     assert [o["seq"] for o in seen] == list(range(2, 2 + len(seen)))
 
 
+def test_a_watcher_that_goes_away_is_no_error(caplog, monkeypatch) -> None:
+    """It goes while it is written to: before that, its handler is cancelled."""
+
+    async def gone(self, data: bytes) -> None:
+        raise aiohttp.ClientConnectionResetError("Cannot write to closing transport")
+
+    with FleetThread(FleetServer(L4, port=0, engine=QUICK)) as server:
+        monkeypatch.setattr("aiohttp.web.StreamResponse.write", gone)
+        assert ask(f"{server.url}/fleet/observations?follow=false")[0] == 200
+        monkeypatch.undo()
+    assert not [record for record in caplog.records if record.name == "aiohttp.server"]
+
+
 def test_a_port_in_use_is_bad_input() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
