@@ -37,7 +37,7 @@ from scipy import stats
 from analysis.histogram import Histogram
 
 TTFT_S, TOKENS = 0.05, 128
-HELD_STREAMS = 128  # need 30 to 50 % of a core: a fifth is not enough
+HELD_STREAMS = 192  # need about 40 % of a core: a fifth is not enough
 
 
 def streams(

@@ -230,7 +230,9 @@ class Connection:
         exchange.stamps_s.append(read_s)
         exchange.arrivals_ns.append(stamp_ns)
         exchange.reads.append(data)
-        if not self._streaming or data.endswith(b"\r\n\r\n") or len(data) < 5:
+        # a chunked body ends with an empty line; after another one it ends an event whose lines end with CRLF
+        perhaps_over = data.endswith(b"\r\n\r\n") and not data.endswith(b"\r\n\r\n\r\n")
+        if perhaps_over or not self._streaming or len(data) < 6:
             self._advance(exchange, len(data))
 
     def _take_tls(self, received: bytes, read_s: float, stamp_ns: int) -> None:

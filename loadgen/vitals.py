@@ -14,7 +14,7 @@ from loadgen.records import Done
 
 TICK_S = 0.02  # how often the loop's punctuality is tested
 STALL_S = 0.01  # a tick, or a read, later than this counts as late
-BLUR_S = 0.002  # a read later than this may hold tokens of different times; usual are up to 1 ms
+BLUR_S = 0.002  # a read later than this may hold tokens of different times; usual are up to 1.5 ms
 GROUPS, GROUP_FOLDERS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 

@@ -25,6 +25,8 @@ def chunk(data: bytes) -> bytes:
 
 
 STREAM = HEAD + chunk(EVENT) * 3 + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+CRLF_EVENT = EVENT.replace(b"\n\n", b"\r\n\r\n")
+CRLF_STREAM = (HEAD + chunk(CRLF_EVENT), chunk(CRLF_EVENT), chunk(CRLF_EVENT), chunk(b"data: [DONE]\r\n\r\n"))
 RESET, HANG, CLOSE = "reset", "hang", "close"
 
 
@@ -99,6 +101,9 @@ def ask(client: Client, timeout_s: float = 5.0) -> Exchange:
 FAILURES = [
     ("a good stream", (STREAM,), "ok", 3),
     ("a response in single bytes", tuple(bytes([b]) for b in STREAM), "ok", 3),
+    ("events with CRLF", (*CRLF_STREAM, b"0\r\n\r\n"), "ok", 3),
+    ("events with CRLF and a trailer", (*CRLF_STREAM, b"0\r\n", b"x: y\r\n\r\n"), "ok", 3),
+    ("events with CRLF in single bytes", tuple(bytes([b]) for b in b"".join(CRLF_STREAM) + b"0\r\n\r\n"), "ok", 3),
     ("reset in mid-stream", (HEAD + chunk(EVENT), RESET), "connection_error", 1),
     ("closed in mid-stream", (HEAD + chunk(EVENT), CLOSE), "incomplete", 1),
     ("closed before an answer", (CLOSE,), "connection_error", 0),
