@@ -289,7 +289,9 @@ def _init(environment: Any, runner: Any, **_: Any) -> None:
         web.extend(environment.web_ui, lambda: owning.latest, parsed.web_base_path or "")
     environment.events.test_start.add_listener(owning.begin)
     environment.events.test_stopping.add_listener(owning.end)
-    environment.events.quitting.add_listener(lambda **_: _quit(owning.end, owning.longest_end_s() + SETTLE_S))
+    environment.events.quitting.add_listener(
+        lambda **_: _quit(environment, owning.end, owning.longest_end_s() + SETTLE_S)
+    )
     _interrupt_politely()
 
 
@@ -305,12 +307,12 @@ if sys.platform == "linux":
     os.register_at_fork(after_in_child=_end_with_the_master)
 
 
-def _quit(settle: Callable[[], None], within_s: float) -> None:
+def _quit(environment: Any, settle: Callable[[], None], within_s: float) -> None:
     """Settle, then let Locust end the process. Past their time limits the process says where it stands and is no more
     (exit code 1), whatever it waits for: messages to a master that is gone, say, keep ZeroMQ waiting for ever."""
     faulthandler.dump_traceback_later(within_s, exit=True)
     settle()
-    faulthandler.dump_traceback_later(EXIT_S, exit=True)
+    faulthandler.dump_traceback_later(EXIT_S + (environment.stop_timeout or 0.0), exit=True)
 
 
 def _interrupt_politely() -> None:
@@ -360,7 +362,7 @@ def _init_worker(environment: Any, runner: WorkerRunner, endpoint: str) -> None:
     runner.register_message("llm_start", lambda msg, **_: worker.start(msg.data["start_unix_s"]))
     runner.register_message("llm_begin", begin, concurrent=True)
     runner.register_message("llm_end", end, concurrent=True)
-    environment.events.quitting.add_listener(lambda **_: _quit(quitting, LAST_WORD_S + EXIT_S))
+    environment.events.quitting.add_listener(lambda **_: _quit(environment, quitting, LAST_WORD_S + EXIT_S))
     _interrupt_politely()
 
 

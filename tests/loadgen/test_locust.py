@@ -361,7 +361,14 @@ def test_a_search_records_its_probes_as_stages_of_one_run(started):
 
 
 def test_a_process_that_does_not_end_after_its_run_says_where_it_stands_and_is_ended():
-    program = "import time; from loadgen import users; users.EXIT_S = 0.2; users._quit(lambda: print('settled'), 60); time.sleep(60)"
+    program = """
+import time
+from locust.env import Environment
+from loadgen import users
+users.EXIT_S = 0.2
+users._quit(Environment(), lambda: print("settled"), 60)
+time.sleep(60)
+"""
     said = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=50
     )
