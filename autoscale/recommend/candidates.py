@@ -8,6 +8,7 @@ from typing import Any
 
 # The API server's limits (facts of autoscaling/v2): stabilisation window <= 3600 s, policy period <= 1800 s.
 MAX_WINDOW_S = 3600
+WINDOWS_S = (120, 300, 600, 1800, MAX_WINDOW_S)
 
 
 @dataclass(frozen=True)
@@ -85,16 +86,17 @@ def quantity(value: float) -> str:
     return str(milli // 1000) if milli % 1000 == 0 else f"{milli}m"
 
 
+def outliving_s(cold_start_s: float) -> int:
+    """The shortest scale-down window, in whole minutes, that outlives a start: what was asked for is not cancelled."""
+    return max(60, 60 * math.ceil((cold_start_s * 1.25 + 60) / 60))
+
+
 def behaviors(cold_start_s: float) -> list[Behavior]:
     """The behaviours worth trying for a replica that takes `cold_start_s` to start.
 
-    Scale-up is never slowed: demand that waits is what the SLO is about. Scale-down is what differs: Kubernetes' own
-    300 s, half an hour, an hour (the API's limit), and the shortest window that outlives the cold start, so that a
-    replica is not cancelled before it is ready. Removal goes one replica a minute in the longer ones: a burst often
-    comes in several waves.
+    Scale-up is not slowed at first: demand that waits is what the SLO is about. Scale-down is what differs: Kubernetes' own
+    300 s, shorter and longer ones up to an hour (the API's limit), and the one that outlives a start. Removal goes one
+    replica a minute in all but the default: a burst often comes in several waves.
     """
-    windows = {300, 1800, MAX_WINDOW_S}
-    outlive = 60 * math.ceil((cold_start_s * 1.25 + 60) / 60)
-    if outlive <= MAX_WINDOW_S:
-        windows.add(max(outlive, 60))
+    windows = {w for w in (*WINDOWS_S, outliving_s(cold_start_s)) if w <= MAX_WINDOW_S}
     return [Behavior(), *(Behavior(w) for w in sorted(windows))]

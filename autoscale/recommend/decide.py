@@ -9,6 +9,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from multiprocessing import get_context
 from typing import Any
 
@@ -16,11 +17,12 @@ import numpy as np
 
 from autoscale.profiles.signals import SIGNALS
 from autoscale.recommend.answer import Decision, Point, Reason
-from autoscale.recommend.candidates import Behavior, Candidate, behaviors, quantity
+from autoscale.recommend.candidates import MAX_WINDOW_S, Behavior, Candidate, behaviors, outliving_s, quantity
 from autoscale.recommend.one_replica import capacity, idle_verdict
 from autoscale.recommend.reasons import alternatives, reasons, too_few
 from autoscale.recommend.scenario import Scenario, share
 from autoscale.recommend.search import (
+    BY_FAR,
     COST_SLACK,
     FLEET_LIMIT,
     Judged,
@@ -72,11 +74,14 @@ FIRES = 0.85  # of what a signal can reach: the HPA acts at 1.1 times its target
 TRIALS = 150  # about what a search takes
 PANEL_S, PANEL_MOST = (
     0.3,
-    3,
+    6,
 )  # short traffic is searched over several seeds at once, as many as take this long
-# Standard deviations of a margin over seeds that the search asks for beyond the SLO; more when nothing that it found
+NEARLY = 0.005  # of all requests: a standing fleet that breaks the SLO by less on one seed may hold on others
+WIDE_S = 0.2  # traffic whose trials take no longer is searched from more beginnings
+CONFIRM_S, MOST_SEEDS = 2.0, 56  # the choice is confirmed over as many seeds of its own as take this long
+# Standard deviations of a margin between seeds that the search asks for beyond the SLO; more when nothing that it found
 # holds with confidence
-GUARDS = (0.2, 1.0)
+CAUTION = (0.3, 1.0)
 SAVING = 0.03  # of the standing fleet's accelerator time, for which autoscaling is worth its risk
 OWN_SEEDS = 5001  # of the confirmation: nothing was chosen on them
 SINGLES = 4  # settings judged at most for each signal alone
@@ -117,30 +122,34 @@ def decide(
     point = capacity(scenario)
     start = max(1, math.ceil(_peak_rps(scenario.plan) / point.rate_rps))
     limit = max_replicas or FLEET_LIMIT
-    fresh, more = range(1, seeds + 1), range(1, 2 * seeds + 1)
+    # short traffic differs more between seeds, and is cheap to judge over many
+    affordable = min(MOST_SEEDS, int(CONFIRM_S / _trial_s(scenario.plan)))
+    fresh, more = range(1, seeds + 1), range(1, max(seeds, min(2 * seeds, affordable)) + 1)
+    own = range(OWN_SEEDS, OWN_SEEDS + max(len(more), affordable))
     judge = Panel(scenario, panel_size(scenario.plan))
     with _pool(scenario.plan, jobs) as executor:
         report(0.05, "standing fleets")
         count, tried = static_fleet(judge, start, limit)
         if count is None:
             return Decision("infeasible", (too_few(scenario, max_replicas, start),), point)
-        static = _standing(scenario, count, limit, more, executor)
+        near = count > 1 and not tried[count - 1].stopped and tried[count - 1].margin >= -NEARLY
+        static = _standing(scenario, count - near, limit, [*more, *own[: len(more)]], executor)
         standing = static.setting if static else count
         assert isinstance(standing, int)
         cap = max_replicas or standing + max(1, math.ceil(standing / 4))
         space = build_space(scenario, point, standing, cap)
         spread = static.deviation("margin") if static else 0.0
         cost_h = static.cost if static else tried[count].accelerator_hours
-        own = range(OWN_SEEDS, OWN_SEEDS + 2 * seeds)
         tries: dict[Candidate, Trial] = {}
         judged: list[Judged] = []
         holding: list[Judged] = []
-        for start_at, guard in zip((0.1, 0.4), GUARDS, strict=True):
-            guarded = replace(judge, guard=guard * spread)
+        for start_at, caution in zip((0.1, 0.4), CAUTION, strict=True):
+            careful = replace(judge, caution=caution, spread=spread)
             tell = partial(_tell, report, start_at)
-            more_found = search(guarded, space, cost_h, executor, tell)
+            more_found = search(careful, space, cost_h, executor, tell)
             tries |= dict(more_found)
-            looked = choose(scenario, more_found, space, more, executor, spread=spread)
+            between = max(spread, BY_FAR) if space.wide else spread
+            looked = choose(scenario, more_found, space, more, executor, spread=between)
             judged += looked
             holding = confirmed(scenario, looked, space, more, own, executor)
             if holding:
@@ -151,7 +160,10 @@ def decide(
             return Decision("infeasible", (too_few(scenario, max_replicas, start),), point)
         report(0.75, "each signal alone")
         broken = [j for j in judged if not j.holds]
-        singles = _singles(scenario, judge, found, [*holding, *broken], space, fresh, executor)
+        singles = _singles(scenario, judge, found, [*holding, *broken], space, more, executor)
+        cheaper = [j for j in singles.values() if j.holds and holding and j.cost < holding[0].cost]
+        holding = [*confirmed(scenario, cheaper, space, more, own, executor), *holding]
+        holding.sort(key=lambda j: (len(j.trials) == len(more), j.cost))
         tutorial = tutorial_setting(scenario, cap)
         compared = [tutorial, *([current] if current else [])]
         others = confirm(scenario, compared, fresh, executor)  # type: ignore[arg-type]  # a manifest
@@ -223,7 +235,7 @@ def _singles(
         holding = [j for j in known if j.holds]
         if not holding:
             of = [item for item in found if _alone(item[0], signal)]
-            known += choose(scenario, of, space, seeds, executor, most=SINGLES)
+            known += choose(scenario, of, space, seeds, executor, most=SINGLES, widen=space.wide)
             holding = [j for j in known if j.holds]
         if not holding:
             near = sorted((i for i in of if not i[1].stopped), key=lambda item: -item[1].margin)[:2]
@@ -287,7 +299,22 @@ def build_space(scenario: Scenario, point: Point, static: int, cap: int) -> Spac
     targets["kv_usage"] = tuple(sorted(value for value in kv if value >= 0.01)) or (0.01,)
     minima = sorted({1, *(max(1, round(static * share)) for share in (0.25, 0.5, 0.75))})
     maxima = tuple(sorted({m for m in (static - 1, static, (static + cap) // 2) if 1 < m < cap}))
-    return Space(targets, tuple(behaviors(cold_s)), tuple(minima), cap, (1, 3, 10), maxima)
+    wide, outliving = _trial_s(scenario.plan) <= WIDE_S, min(outliving_s(cold_s), MAX_WINDOW_S)
+    ways = [Behavior(outliving), Behavior()] if wide else [Behavior(max(outliving, 1800))]
+    bounds = (
+        product(minima, sorted({cap, static})) if wide else product((1, minima[len(minima) // 2]), (cap,))
+    )
+    beginnings = [(b, low, high) for (low, high), b in product(dict.fromkeys(bounds), ways) if low < high]
+    return Space(
+        targets,
+        tuple(behaviors(cold_s)),
+        tuple(minima),
+        cap,
+        waiting_in_pairs=(1, 5, 10),
+        lower_max=maxima if wide else tuple(m for m in maxima if m == static),
+        beginnings=tuple(beginnings),
+        wide=wide,
+    )
 
 
 def tutorial_setting(scenario: Scenario, cap: int) -> Candidate:
@@ -350,7 +377,7 @@ def _peak_rps(plan: LoadPlan) -> float:
 
 
 def _rounded(value: float) -> float:
-    return float(round(value)) if value >= 10 else round(value * 2) / 2
+    return float(round(value)) if value >= 20 else round(value * 5) / 5
 
 
 def panel_size(plan: LoadPlan) -> int:

@@ -26,11 +26,14 @@ from autoscale.recommend.candidates import Behavior, Candidate
 FLEET_LIMIT = 256  # replicas that a search for the needed fleet goes up to
 # Lines raced and settings judged side by side, however many processes there are: the answer must not depend on that
 AT_ONCE, FINALISTS = 4, 2
+LEADERS = 2  # settings whose behaviours are searched
 REFINEMENTS = 2  # rounds around the best setting at most
 GAIN = 0.01  # of its cost, for which another round is worth it
-MAY_HOLD = 0.3  # standard deviations of its margin that make a setting worth the confirmation
+LOOKS = 4  # settings looked at for each that may be judged in full
 FIRST_LOOK = 2  # seeds after which the hopeless are given up
 BY_FAR = 0.015  # of all requests: seeds differ by less
+A_STEP = 0.005  # of all requests: about what one step of a target changes, at least
+DEARER = 1.01  # what a tighter target costs at least, where it is not known
 COST_SLACK = 0.01  # settings within 1 % of the cheapest are not told apart
 CONFIDENCE = 0.95
 PANEL_SEEDS = 1000  # those of the search; the confirming ones are below
@@ -159,6 +162,9 @@ class Space:
     # Pairs (waiting, other): with a pair the queue is the alarm and the other signal holds scale-in back
     waiting_in_pairs: tuple[float, ...] = ()
     lower_max: tuple[int, ...] = ()  # smaller maxima worth trying: they bound what a burst can cost
+    # (behaviour, minimum, maximum) to begin with; without them the last behaviour, the least minimum and max_replicas
+    beginnings: tuple[tuple[Behavior, int, int], ...] = ()
+    wide: bool = True  # begin with pairs, too, and search the behaviours of more than the best
 
     def line(self, family: Family, behavior: Behavior, minimum: int, maximum: int | None = None) -> Line:
         """The line over the targets of the family's signal, with its fixed targets beside it."""
@@ -180,18 +186,34 @@ class Space:
             families = [((("waiting", w),), signal) for w in self.waiting_in_pairs]
             families = [f for f in [((), signal), *families] if f[0] != fixed]
         lines = [self.line(family, behavior, low, high) for family in families]
-        lines += [self.line((fixed, signal), b, low, high) for b in self.behaviors if b != behavior]
+        others = [*self.behaviors, _calmer(behavior)]
+        lines += [self.line((fixed, signal), b, low, high) for b in others if b != behavior]
         around = {low - 1, low + 1} | set(self.min_replicas)
         lines += [
             self.line((fixed, signal), behavior, m, high)
             for m in sorted(around)
             if m != low
             and self.min_replicas[0] <= m <= max(*self.min_replicas, self.min_replicas[0] + 1)
-            and m <= high
+            and m < high
         ]
         maxima = {self.max_replicas, *self.lower_max} - {high}
-        lines += [self.line((fixed, signal), behavior, low, m) for m in sorted(maxima) if m >= low]
+        lines += [self.line((fixed, signal), behavior, low, m) for m in sorted(maxima) if m > low]
         return lines
+
+    def cheaper(self, setting: Candidate) -> list[Candidate]:
+        """What should cost less and differs in one choice: a looser target, a shorter window, later growth, lower bounds."""
+        looser = [
+            replace(setting, targets=(*setting.targets[:k], (signal, above), *setting.targets[k + 1 :]))
+            for k, (signal, value) in enumerate(setting.targets)
+            for above in [v for v in self.targets[signal] if v > value + 1e-9][:2]
+        ]
+        window_s = _window_s(setting.behavior)
+        shorter = sorted((b for b in self.behaviors if _window_s(b) < window_s), key=_window_s)[-2:]
+        low, high = setting.min_replicas, setting.max_replicas
+        lower = [replace(setting, min_replicas=low - 1)] if low > self.min_replicas[0] else []
+        lower += [replace(setting, max_replicas=m) for m in self.lower_max if low < m < high]
+        calmer = [] if setting.behavior.up_window_s else [_calmer(setting.behavior)]
+        return [*looser, *(replace(setting, behavior=b) for b in [*shorter, *calmer]), *lower]
 
 
 def static_fleet(judge: Judge, start: int, limit: int, seed: int = 0) -> tuple[int | None, dict[int, Trial]]:
@@ -278,24 +300,31 @@ def search(
                 done += 1
                 report(share[0] + (share[1] - share[0]) * done / len(lines), text)
 
-    patient = sorted(space.behaviors, key=_window_s)[len(space.behaviors) // 2]
-    signals = [s for s in space.targets if s != "waiting"]
     families: list[Family] = [((), s) for s in space.targets]
-    families += [((("waiting", w),), s) for w, s in product(space.waiting_in_pairs, signals)]
-    smallest = space.min_replicas[0]
-    race([space.line(family, patient, smallest) for family in families], (0.0, 0.35), "signals")
-    leaders = _ranked(found, lambda c: _family(c), families)[:2]
-    others = [b for b in space.behaviors if b != patient]
+    if space.waiting_in_pairs and space.wide:
+        middle = space.waiting_in_pairs[len(space.waiting_in_pairs) // 2]
+        families += [((("waiting", middle),), s) for s in space.targets if s != "waiting"]
+    beginnings = space.beginnings or ((space.behaviors[-1], space.min_replicas[0], space.max_replicas),)
     race(
-        [space.line(family, behavior, smallest) for family, behavior in product(leaders, others)],
+        [space.line(family, *beginning) for family, beginning in product(families, beginnings)],
+        (0.0, 0.35),
+        "signals",
+    )
+    bounds = dict.fromkeys((low, high) for _, low, high in beginnings)
+    starts = [(family, *bound) for family, bound in product(families, bounds)]
+    leaders = _ranked(found, lambda c: (_family(c), c.min_replicas, c.max_replicas), starts)[
+        : LEADERS if space.wide else 1
+    ]
+    race(
+        [space.line(family, b, low, high) for (family, low, high), b in product(leaders, space.behaviors)],
         (0.35, 0.7),
         "behaviours",
     )
-    pairs = list(product(leaders, space.behaviors))
+    pairs = list(product(dict.fromkeys(family for family, _, _ in leaders), space.behaviors))
     family, behavior = _ranked(found, lambda c: (_family(c), c.behavior), pairs)[0]
-    bounds = product((space.max_replicas, *reversed(space.lower_max)), space.min_replicas)
+    others = product((space.max_replicas, *reversed(space.lower_max)), space.min_replicas)
     race(
-        [space.line(family, behavior, low, high) for high, low in bounds if low <= high],
+        [space.line(family, behavior, low, high) for high, low in others if low < high],
         (0.7, 0.85),
         "replica bounds",
     )
@@ -352,6 +381,11 @@ def _ranked(
     return sorted(among, key=lambda one: best.get(one, math.inf))
 
 
+def _calmer(behavior: Behavior) -> Behavior:
+    """The same, growing only on what lasted a minute: peaks of seconds do not wait for a replica that takes minutes."""
+    return replace(behavior, down_window_s=behavior.down_window_s or 300, up_window_s=60)
+
+
 def _window_s(behavior: Behavior) -> int:
     return 0 if behavior.down_window_s is None else behavior.down_window_s
 
@@ -383,24 +417,28 @@ class Panel:
     """A judge that sees a setting over several seeds as one trial: means, and the sum of what was wasted.
 
     Short traffic is cheap to simulate and differs much between seeds: a search on one seed would find what suits that
-    seed. The first trial that is stopped, or breaks the SLO by far, ends the panel. `guard` is what margins must exceed
-    to hold, since what just holds here does not hold with confidence over other seeds.
+    seed. The panel ends with the first trial that is stopped, or as soon as the SLO is broken by far on average. Its
+    margin is the mean less `caution` standard deviations between seeds, since what just holds here does not hold with
+    confidence over others; up to two seeds do not tell their own deviation: `spread` stands for it.
     """
 
     judge: Judge
     size: int
-    guard: float = 0.0
+    caution: float = 0.0
+    spread: float = 0.0
 
     def __call__(self, setting: Candidate | int, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
         """One trial that stands for `size` seeds; no two panels of different seeds share one."""
-        trials = []
+        trials: list[Trial] = []
         for k in range(self.size):
             trials.append(self.judge(setting, PANEL_SEEDS + seed * self.size + k, cost_limit_h))
-            if trials[-1].stopped or trials[-1].margin < -BY_FAR:
+            if trials[-1].stopped:
                 return trials[-1]
+            if k < self.size - 1 and np.mean([t.margin for t in trials]) < -BY_FAR:
+                break
         of = Judged(setting, tuple(trials))
         figures: dict[str, Any] = {f.name: of.mean(f.name) for f in fields(Trial) if f.name not in _COUNTED}
-        figures["margin"] -= self.guard
+        figures["margin"] -= self.caution * (of.deviation("margin") if self.size > 2 else self.spread)
         return Trial(
             **figures,
             wasted_scale_outs=of.wasted,
@@ -420,41 +458,75 @@ def choose(
     executor: Executor | None = None,
     most: int = 16,
     spread: float = 0.0,
+    widen: bool = True,
 ) -> list[Judged]:
     """Settings judged over the seeds, cheapest first, until none that is left could be cheaper than one that holds.
 
-    A setting that breaks the SLO makes room for its next tighter target, one that starts replicas in vain for the next
-    longer scale-down window. Each is judged over two seeds first; those that break the SLO by more than `spread`, what
-    margins differ by between seeds, go no further. Settings that did the same in the search are one, the simplest. At
-    most `most` settings are judged. Those that hold come first, the cheapest first.
+    A setting that breaks the SLO makes room for its next tighter target (several steps on when it is far off), one that
+    starts replicas in vain for the next longer scale-down window, and, to `widen` the search, one that holds for what
+    should cost a little less (Space.cheaper). Each is judged over two seeds first; those that break the SLO by more
+    than `spread`, what margins differ by between seeds, and those that cost more than the best did over these two, go
+    no further. Settings that did the same in the search are one, the simplest. At most `most` settings are judged in
+    full. Those that hold come first, the cheapest first.
     """
     costs = {setting: trial.accelerator_hours for setting, trial in found if not trial.stopped}
+    lost = {s for s, t in found if t.stopped or t.margin < -BY_FAR}
     alike: dict[tuple[float, float], Candidate] = {}
     for setting, trial in sorted(found, key=lambda item: len(item[0].targets)):
         if trial.holds:
             alike.setdefault((trial.accelerator_hours, trial.margin), setting)
     waiting = {setting: costs[setting] for setting in alike.values()}
     judged: dict[Candidate, Judged] = {}
+    guesses: set[Candidate] = set()  # no more of their lines when they break the SLO by far
+    in_full = 0
     first, rest = seeds[:FIRST_LOOK], seeds[FIRST_LOOK:]
-    while waiting and len(judged) < most:
-        best = min((j.cost for j in judged.values() if j.holds), default=math.inf)
-        batch = [s for s in sorted(waiting, key=waiting.__getitem__) if waiting[s] < best][:FINALISTS]
+    while waiting and in_full < most and len(judged) < LOOKS * most:
+        best = min((j for j in judged.values() if j.holds), key=lambda j: j.cost, default=None)
+        limit = best.cost if best else math.inf
+        batch = _unlike([s for s in sorted(waiting, key=waiting.__getitem__) if waiting[s] < limit])
         if not batch:
             break
         looked = confirm(judge, batch, first, executor, math.inf)
-        open_ = [j for j in looked if not j.given_up and not j.wasted and j.mean("margin") >= -spread]
+        usual = Judged(best.setting, best.trials[: len(first)]).cost if best else math.inf
+        open_ = [
+            j
+            for j in looked
+            if not j.given_up and not j.wasted and j.mean("margin") >= -spread and j.cost < usual
+        ]
         more = confirm(judge, [j.setting for j in open_], rest, executor) if rest else []
+        in_full += len(open_)
         whole = {
             j.setting: Judged(j.setting, (*j.trials, *m.trials))
             for j, m in zip(open_, more, strict=bool(rest))
         }
         for setting, j in zip(batch, looked, strict=True):
             expected = waiting.pop(setting)
-            judged[setting] = whole.get(setting, j)
-            after = None if judged[setting].holds else _instead(judged[setting], setting, space)
-            if after is not None and after not in judged:
-                waiting[after] = max(costs.get(after, 0.0), expected)
+            judged[setting] = full = whole.get(setting, j)
+            if full.holds and full.cost < limit and widen:
+                further = {s: costs.get(s, 0.99 * full.cost) for s in space.cheaper(setting) if s not in lost}
+                guesses.update(further)
+            elif (
+                full.holds
+                or (not full.given_up and full.cost >= usual)
+                or (full.given_up and setting in guesses)
+            ):
+                continue
+            else:
+                after = _instead(full, setting, space)
+                seen = expected if full.given_up else max(expected, full.cost)
+                further = {after: max(costs.get(after, 0.0), DEARER * seen)} if after is not None else {}
+            waiting.update({s: cost for s, cost in further.items() if s not in judged})
     return sorted(judged.values(), key=lambda j: (not j.holds, j.cost))
+
+
+def _unlike(settings: Iterable[Candidate]) -> list[Candidate]:
+    """The first few that differ in more than a target: neighbours on a line tell little about each other's chances."""
+    kinds: dict[Any, Candidate] = {}
+    for s in settings:
+        kinds.setdefault((s.targets[-1][0], s.behavior, s.min_replicas, s.max_replicas), s)
+        if len(kinds) == FINALISTS:
+            break
+    return list(kinds.values())
 
 
 def confirmed(
@@ -464,35 +536,47 @@ def confirmed(
     seeds: Sequence[int],
     own: Sequence[int],
     executor: Executor | None = None,
-    most: int = 6,
+    most: int = 12,
 ) -> list[Judged]:
     """`judged` (by `choose` over `seeds`) that may hold, cheapest first, one that holds with confidence in front.
 
     The cheapest of many that held is the luckiest of them, in part: it must hold over seeds of its own, too, and over
-    all of them with confidence. What fails makes room for its next tighter target; at most `most` are looked at, and
-    none is returned when none of them holds.
+    all of them with confidence. Its own seeds are taken as many at a time as there were seeds before, until it is
+    certain either way. What fails makes room for its next tighter target; at most `most` are looked at, and none is
+    returned when none of them holds.
     """
-
-    def may_hold(j: Judged) -> bool:
-        return not j.hopeless and j.mean("margin") >= MAY_HOLD * j.deviation("margin")
-
-    whole = [j for j in judged if len(j.trials) == len(seeds) and may_hold(j)]
+    every = len(seeds) + len(own)
+    whole = [j for j in judged if len(j.trials) == len(seeds) and _may_hold(j, every)]
     waiting = {j.setting: j for j in whole if isinstance(j.setting, Candidate)}
     for _ in range(most):
         if not waiting:
             break
         setting, best = min(waiting.items(), key=lambda item: item[1].cost)
         del waiting[setting]
-        alone = confirm(judge, [setting], own, executor)[0]
-        both = Judged(setting, (*best.trials, *alone.trials))
-        if both.holds and alone.mean("margin") >= 0:
-            return [both, *(j for j in waiting.values() if j.holds)]
+        alone = Judged(setting, ())
+        for first in range(0, len(own), len(seeds)):
+            again = confirm(judge, [setting], own[first : first + len(seeds)], executor)[0]
+            alone = Judged(setting, (*alone.trials, *again.trials))
+            both = Judged(setting, (*best.trials, *alone.trials))
+            if both.holds and alone.mean("margin") >= 0:
+                return [both, *(j for j in waiting.values() if j.holds)]
+            if both.wasted or not _may_hold(both, every):
+                break
         after = tighter(setting, space)
         if after is not None and after not in waiting:
-            again = confirm(judge, [after], seeds, executor)[0]
-            if may_hold(again):
-                waiting[after] = again
+            next_ = confirm(judge, [after], seeds, executor)[0]
+            if _may_hold(next_, every):
+                waiting[after] = next_
     return []
+
+
+def _may_hold(judged: Judged, seeds: int) -> bool:
+    """Whether it would hold with confidence over that many seeds, were its mean one standard error better than seen."""
+    if judged.given_up or judged.wasted:
+        return False
+    spread = judged.deviation("margin")
+    asked = float(stats.t.ppf(CONFIDENCE, max(seeds - 1, 1))) * spread / math.sqrt(seeds)
+    return judged.mean("margin") + spread / math.sqrt(len(judged.trials)) >= asked
 
 
 def _instead(judged: Judged, setting: Candidate, space: Space) -> Candidate | None:
@@ -500,11 +584,12 @@ def _instead(judged: Judged, setting: Candidate, space: Space) -> Candidate | No
     if judged.wasted and judged.mean("margin") >= 0:
         longer = [b for b in space.behaviors if _window_s(b) > _window_s(setting.behavior)]
         return replace(setting, behavior=min(longer, key=_window_s)) if longer else None
-    return tighter(setting, space)
+    short = BY_FAR if judged.given_up else -judged.lower("margin")
+    return tighter(setting, space, 1 + min(int(short / A_STEP), 4))
 
 
-def tighter(setting: Candidate, space: Space) -> Candidate | None:
-    """The next tighter setting of the same line; None at its end."""
+def tighter(setting: Candidate, space: Space, steps: int = 1) -> Candidate | None:
+    """The next tighter setting of the same line, or that many steps on; None at its end."""
     *fixed, (signal, value) = setting.targets
-    below = [v for v in space.targets[signal] if v < value - 1e-9]
-    return replace(setting, targets=(*fixed, (signal, max(below)))) if below else None
+    below = sorted(v for v in space.targets[signal] if v < value - 1e-9)[-steps:]
+    return replace(setting, targets=(*fixed, (signal, below[0]))) if below else None

@@ -128,9 +128,11 @@ def test_targets_are_written_as_quantities(value: float, text: str) -> None:
 @pytest.mark.parametrize(
     ("cold_start_s", "windows"),
     [
-        pytest.param(120, [240, 300, 1800, 3600], id="two minutes: a window of four outlives it"),
-        pytest.param(1200, [300, 1560, 1800, 3600], id="twenty minutes"),
-        pytest.param(5400, [300, 1800, 3600], id="ninety minutes do not fit the API's longest window"),
+        pytest.param(120, [120, 240, 300, 600, 1800, 3600], id="two minutes: a window of four outlives it"),
+        pytest.param(1200, [120, 300, 600, 1560, 1800, 3600], id="twenty minutes"),
+        pytest.param(
+            5400, [120, 300, 600, 1800, 3600], id="ninety minutes do not fit the API's longest window"
+        ),
     ],
 )
 def test_behaviours_include_a_window_that_outlives_the_start(cold_start_s: float, windows: list[int]) -> None:
@@ -163,7 +165,20 @@ def test_settings_that_did_the_same_are_judged_once_and_as_the_simplest() -> Non
     alone = Candidate((("kv_usage", 0.5),), SPACE.behaviors[1], 1, 8)
     beside = Candidate((("waiting", 16), ("kv_usage", 0.5)), SPACE.behaviors[1], 1, 8)
     found = [(setting, Lucky()(setting, 1000)) for setting in (beside, alone)]
-    assert [j.setting for j in choose(Lucky(), found, SPACE, seeds=range(1, 5))] == [alone]
+    assert [j.setting for j in choose(Lucky(), found, SPACE, seeds=range(1, 5), widen=False)] == [alone]
+
+
+def test_what_holds_leads_to_what_costs_less() -> None:
+    """The search left off at 0.3 with two replicas at least: one replica and 0.5 hold, too."""
+
+    def judge(setting: Candidate, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
+        return Lucky()(setting, seed) if setting.min_replicas == 1 else trial(0.002, 90)
+
+    start = Candidate((("kv_usage", 0.3),), SPACE.behaviors[1], 2, 8)
+    found = [(start, judge(start, 1000))]
+    judged = choose(judge, found, SPACE, seeds=range(1, 5))
+    assert judged[0].setting == Candidate((("kv_usage", 0.5),), SPACE.behaviors[1], 1, 8)
+    assert [j.setting for j in choose(judge, found, SPACE, seeds=range(1, 5), widen=False)] == [start]
 
 
 def test_what_differs_between_seeds_is_not_given_up_after_two() -> None:
@@ -202,7 +217,8 @@ def test_a_panel_is_the_mean_of_its_seeds_and_counts_every_waste() -> None:
     assert one.margin == pytest.approx(0.01)  # 0, 0.01, 0.02
     assert one.accelerator_hours == pytest.approx(11)
     assert one.wasted_scale_outs == 3
-    assert Panel(judge, 3, guard=0.004)(4, seed=0).margin == pytest.approx(0.006)
+    assert Panel(judge, 3, caution=0.5)(4, seed=0).margin == pytest.approx(0.005)  # their deviation is 0.01
+    assert Panel(judge, 2, caution=0.5, spread=0.004)(4, seed=0).margin == pytest.approx(0.003)
 
 
 def test_a_panel_ends_with_a_seed_that_breaks_the_slo_by_far() -> None:
@@ -219,7 +235,16 @@ def test_a_panel_ends_with_a_seed_that_breaks_the_slo_by_far() -> None:
 def test_lines_beside_a_setting_change_one_choice_each() -> None:
     setting = Candidate((("kv_usage", 0.5),), SPACE.behaviors[0], 1, 8)
     changed = [line.settings[0] for line in SPACE.beside(setting)]
+    calmer = Behavior(300, up_window_s=60)
     assert {(c.behavior, c.min_replicas, c.max_replicas) for c in changed} == {
         (SPACE.behaviors[1], 1, 8),
+        (calmer, 1, 8),
         (SPACE.behaviors[0], 2, 8),
     }
+
+
+def test_no_line_beside_a_setting_has_a_fixed_size() -> None:
+    """A standing fleet is judged as one, not as an HPA that cannot move."""
+    setting = Candidate((("kv_usage", 0.5),), SPACE.behaviors[0], 1, 2)
+    changed = [line.settings[0] for line in SPACE.beside(setting)]
+    assert all(c.min_replicas < c.max_replicas for c in changed)
