@@ -68,15 +68,18 @@ def learn(runs: Sequence[Run], profile: Profile, slo: str | None, report: Progre
         return Learned(profile, asked, engine)
     observed = [observe(run) for run in runs]
     capacities = [analyse(one, parse_slo(asked)) for one in observed]
-    calibration = calibrate(
-        runs,
-        limits_from_run(runs[0].header, engine),
-        replicas=_replicas(capacities),
-        exclude=[_set_aside(capacity) for capacity in capacities],
-        clock_offsets_s=[one.clock.offset_s for one in observed],
-        saturated=[capacity.saturated for capacity in capacities],
-        progress=report,
-    )
+    try:
+        calibration = calibrate(
+            runs,
+            limits_from_run(runs[0].header, engine),
+            replicas=_replicas(capacities),
+            exclude=[_set_aside(capacity) for capacity in capacities],
+            clock_offsets_s=[one.clock.offset_s for one in observed],
+            saturated=[capacity.saturated for capacity in capacities],
+            progress=report,
+        )
+    except TooLittleData as error:
+        raise _what_was_left(error, capacities) from None
     return Learned(profile, asked, calibration.engine, tuple(runs), tuple(capacities), calibration)
 
 
@@ -140,6 +143,21 @@ def _set_aside(capacity: Capacity) -> set[int]:
         for window in capacity.windows
         if window.client or (single and not 0 < window.replicas <= 1)
     }
+
+
+def _what_was_left(error: TooLittleData, capacities: Sequence[Capacity]) -> TooLittleData:
+    """The error, and why so little was left when stages were limited by the client."""
+    windows = [window for capacity in capacities for window in capacity.windows]
+    limited = [window for window in windows if window.client]
+    if not limited:
+        return error
+    return TooLittleData(
+        error.what,
+        value=error.value,
+        expected=error.expected,
+        next_step=f"{len(limited)} of {len(windows)} stages were set aside because the load generator was their limit"
+        f" ({'; '.join(limited[0].client)}): give it a core of its own, or --processes, and measure again",
+    )
 
 
 def _replicas(capacities: Sequence[Capacity]) -> int:

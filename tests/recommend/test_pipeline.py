@@ -209,6 +209,18 @@ def test_a_run_without_completed_requests_says_what_failed(sweep_run, name) -> N
     assert runs.read(path).has("metrics")
 
 
+def test_when_the_client_limited_what_was_measured_that_is_said(sweep_run) -> None:
+    """Nothing left but a few requests of the other stages: the cause is the load generator, not short stages."""
+    path = only(sweep_run("sweep_D"), 0, 1)
+    late = {"stage": 0, "verdict": "limited", "reasons": [{"sentence": "send lag p99 80 ms"}]}
+    runs.update(path, client={"verdict": "limited", "stages": [late]})
+    edited(path, "requests", lambda r: pd.concat([r[r["stage"] == 0], r[r["stage"] == 1].iloc[::4]]))
+    with pytest.raises(
+        TooLittleData, match=r"1 of 2 stages were set aside .*send lag p99 80 ms.*--processes"
+    ):
+        recommend([path], jobs=1)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
