@@ -54,16 +54,14 @@ QUEUE = (
 BESIDE = (1, 5, 20)  # queue targets of pairs
 SLACK = 1.03  # a line goes on while it may be as cheap as this times the best so far
 MOST = 32  # settings judged
-# Standard deviations between seeds that lines are bisected at beyond the SLO: what just holds is only lucky; and what
-# they are in panels of one or two seeds, in shares of all requests
-CAUTION, GUARD = 0.3, 0.01
+GUARD = 0.003  # of all requests beyond the SLO, that lines are bisected at: what just holds is only lucky
 LEADERS = 4  # settings whose surroundings are searched
 SEED, JUDGING, FINAL = 500, range(501, 505), range(601, 609)
 
 
 @dataclass(frozen=True)
 class WasteAllowed:
-    """The scenario as a judge that does not mind replicas that were started in vain; keeps how many there were."""
+    """The scenario as a judge that asks for GUARD more and does not mind starts in vain; keeps how many there were."""
 
     scenario: Scenario
     wasted: dict[Candidate | int, int]
@@ -71,7 +69,7 @@ class WasteAllowed:
     def __call__(self, setting: Candidate | int, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
         trial = self.scenario(setting, seed, cost_limit_h)
         self.wasted[setting] = self.wasted.get(setting, 0) + trial.wasted_scale_outs
-        return replace(trial, wasted_scale_outs=0)
+        return replace(trial, wasted_scale_outs=0, margin=trial.margin - GUARD)
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def best_of(
     lenient = WasteAllowed(scenario, {})
     limit = standing * _hours(scenario)
     beside = [ours] if isinstance(ours, Candidate) else []
-    found = _explore(scenario, Panel(lenient, panel, CAUTION, GUARD), point, standing, cap, limit, beside)
+    found = _explore(scenario, Panel(lenient, panel), point, standing, cap, limit, beside)
     judged = _judge(scenario, point, {s: t.accelerator_hours for s, t in found.items() if t.holds})
     spotless = {s: t.accelerator_hours for s, t in found.items() if t.holds and not lenient.wasted[s]}
     judged += _judge(scenario, point, spotless, waste=False)
@@ -116,9 +114,7 @@ def best_of(
 
 def cheapest_at(scenario: Scenario, point: Point, cap: int, limit_h: float, panel: int) -> list[Judged]:
     """Settings of the grid that hold for less than the limit, whatever they waste, over FINAL."""
-    found = _explore(
-        scenario, Panel(WasteAllowed(scenario, {}), panel, CAUTION, GUARD), point, cap - 1, cap, limit_h
-    )
+    found = _explore(scenario, Panel(WasteAllowed(scenario, {}), panel), point, cap - 1, cap, limit_h)
     judged = _judge(scenario, point, {s: t.accelerator_hours for s, t in found.items() if t.holds})
     again = confirm(scenario, [j.setting for j in judged], FINAL)
     return [j for j in again if j.mean("margin") >= 0 and j.cost <= limit_h]
