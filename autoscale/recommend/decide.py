@@ -123,9 +123,8 @@ def decide(
     start = max(1, math.ceil(_peak_rps(scenario.plan) / point.rate_rps))
     limit = max_replicas or FLEET_LIMIT
     # short traffic differs more between seeds, and is cheap to judge over many
-    affordable = min(MOST_SEEDS, int(CONFIRM_S / _trial_s(scenario.plan)))
-    fresh, more = range(1, seeds + 1), range(1, max(seeds, min(2 * seeds, affordable)) + 1)
-    own = range(OWN_SEEDS, OWN_SEEDS + max(len(more), affordable))
+    own = own_seeds(scenario.plan, seeds)
+    fresh, more = range(1, seeds + 1), range(1, min(2 * seeds, len(own)) + 1)
     judge = Panel(scenario, panel_size(scenario.plan))
     with _pool(scenario.plan, jobs) as executor:
         report(0.05, "standing fleets")
@@ -378,6 +377,11 @@ def _peak_rps(plan: LoadPlan) -> float:
 
 def _rounded(value: float) -> float:
     return float(round(value)) if value >= 20 else round(value * 5) / 5
+
+
+def own_seeds(plan: LoadPlan, least: int) -> range:
+    """Seeds that nothing is chosen on: as many as take CONFIRM_S on one core, at least `least`."""
+    return range(OWN_SEEDS, OWN_SEEDS + max(least, min(MOST_SEEDS, int(CONFIRM_S / _trial_s(plan)))))
 
 
 def panel_size(plan: LoadPlan) -> int:

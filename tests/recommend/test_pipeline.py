@@ -83,6 +83,7 @@ def test_an_old_target_is_held_against_what_is_known_now(recommended) -> None:
     made = recommended("sweep_A")
     assert made.content["hpa"], "the contended sweep is worth scaling"
     same = drift(made.scenario, made.content, made.decision)
+    assert same["holds"] is True
     assert same["accelerator_hours"] == pytest.approx(made.decision.chosen.cost, rel=0.1)
     old = {
         **made.content,
