@@ -70,7 +70,7 @@ def live() -> Iterator[Callable[[Any], None]]:
 def compiled_engine() -> None:
     """Compile the simulator, or read what was compiled before; says so when it takes a while.
 
-    The first time after an installation it takes half a minute of one core, in which nothing else would be heard of.
+    The first time after an installation it takes 15 to 30 s of one core, in which nothing else would be heard of.
     """
     from dataclasses import replace
 
@@ -79,9 +79,7 @@ def compiled_engine() -> None:
     from autoscale.recommend.candidates import Behavior, Candidate
     from loadgen.traffic import LoadPlan
 
-    notice = Timer(
-        NOTICE_S, _say, ["compiling the simulator, once after installation: half a minute or more"]
-    )
+    notice = Timer(NOTICE_S, _say, ["compiling the simulator, once after installation: 15 to 30 s"])
     notice.daemon = True
     notice.start()
     try:

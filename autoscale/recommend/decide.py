@@ -82,7 +82,7 @@ CONFIRM_S, MOST_SEEDS = 2.0, 56  # the choice is confirmed over as many seeds of
 # Standard deviations of a margin between seeds that the search asks for beyond the SLO; more when nothing that it found
 # holds with confidence
 CAUTION = (0.3, 1.0)
-SAVING = 0.03  # of the standing fleet's accelerator time, for which autoscaling is worth its risk
+SAVING = 0.02  # of the standing fleet's accelerator time, for which autoscaling is worth its risk
 OWN_SEEDS = 5001  # of the confirmation: nothing was chosen on them
 SINGLES = 4  # settings judged at most for each signal alone
 WORTH_A_POOL_S = 15.0  # worker processes take some seconds to start
