@@ -17,6 +17,7 @@ STEPS = [tuple(line.split(maxsplit=1)) for line in TEXT.splitlines() if line and
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 COPIED = [source for step, rest in STEPS if step == "COPY" for source in rest.split()[:-1]]
 IN_BASE_IMAGE = {"sleep"}
+INSTALL, COMPILE = [rest for step, rest in STEPS if step == "RUN"]
 
 
 def of(step: str) -> str:
@@ -49,7 +50,7 @@ def test_every_copied_path_exists_and_reaches_the_engine():
 def test_what_pip_installs_is_copied_before_it_runs():
     names = [name for name, _ in STEPS]
     assert max(i for i, name in enumerate(names) if name == "COPY") < names.index("RUN")
-    assert "pip install ." in of("RUN")
+    assert "pip install ." in INSTALL
     project = PROJECT["project"]
     assert {project["readme"], *project["license-files"], "pyproject.toml"} <= set(COPIED)
     packages = PROJECT["tool"]["setuptools"]["packages"]
@@ -60,8 +61,10 @@ def test_what_pip_installs_is_copied_before_it_runs():
 def test_it_runs_as_the_user_that_it_made_and_that_the_pods_name():
     user = of("USER")
     assert int(user) > 0
-    assert f"useradd --uid {user} " in of("RUN")
+    assert f"useradd --uid {user} " in INSTALL
     assert [name for name, _ in STEPS].index("USER") > [name for name, _ in STEPS].index("RUN")
+    # what is compiled belongs to the user that will read it
+    assert STEPS.index(("RUN", COMPILE)) > STEPS.index(("USER", user))
     assert CONTAINERS
     for file, spec, _ in CONTAINERS:
         assert spec["securityContext"]["runAsNonRoot"] is True, file
