@@ -21,7 +21,7 @@ demo: $(VENV)/.installed prometheus   ## run everything once: fleet, load, colle
 	$(BIN)/autoscale demo
 
 test: $(VENV)/.installed-test prometheus   ## set up and run every test
-	$(BIN)/pytest -n auto --dist loadfile
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
 check: lint types test   ## lint, types and every test: what CI runs
 
