@@ -69,7 +69,7 @@ def same(*arguments, **keywords):
     base_rps=1.2,
     drift=False,
 )  # rescales in the tail, on what was recommended before the end
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_every_figure_is_that_of_the_rules_at_every_tick(
     seed, waiting, running, least, most, window_s, up, base_rps, drift
 ) -> None:
