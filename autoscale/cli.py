@@ -261,7 +261,9 @@ def recommend(
     against: Annotated[
         Path | None, typer.Option(help="An older recommendation.json: does its target still hold?")
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Seeds that confirm the choice.", min=2)] = 4,
+    seeds: Annotated[
+        int, typer.Option(help="Seeds that confirm the figures, at least: short traffic gets more.", min=2)
+    ] = 4,
     jobs: Annotated[int | None, typer.Option(help="Processes; default one per core.", min=1)] = None,
     out: Annotated[
         Path | None, typer.Option(help="Directory for the results; default the run directory.")

@@ -119,10 +119,8 @@ def _answer_lines(content: Mapping[str, Any]) -> Iterator[Text]:
     if content["answer"] == "do_not_autoscale":
         yield Text(f"Keep {content['minReplicas']} replicas standing.", style="bold")
     if content["metrics"]:
-        window = (content["behavior"] or {}).get("scaleDown", {}).get("stabilizationWindowSeconds")
         yield Text(
-            f"minReplicas {content['minReplicas']}, maxReplicas {content['maxReplicas']}, "
-            + (f"scale-down window {window} s, one replica a minute" if window else "no behavior block")
+            f"minReplicas {content['minReplicas']}, maxReplicas {content['maxReplicas']}, {_pace(content['behavior'])}"
         )
     yield Text(f"SLO {content['slo']['text']}   profile {content['profile']}", style="dim")
     yield Text(f"traffic {content['provenance'].get('traffic', '')}", style="dim")
@@ -132,6 +130,14 @@ def _answer_lines(content: Mapping[str, Any]) -> Iterator[Text]:
         yield Text(
             f"measured: knee {_estimate(knee)}, SLO holds up to {_estimate(slo)} per replica", style="dim"
         )
+
+
+def _pace(behavior: Mapping[str, Any] | None) -> str:
+    if not behavior:
+        return "no behavior block"
+    up, down = (behavior[key]["stabilizationWindowSeconds"] for key in ("scaleUp", "scaleDown"))
+    later = f"scale-up after {up} s, " if up else ""
+    return f"{later}scale-down window {down} s, one replica a minute"
 
 
 def _estimate(estimate: Mapping[str, Any]) -> str:

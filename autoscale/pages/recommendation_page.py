@@ -117,14 +117,14 @@ def _behavior(block: Mapping[str, Any] | None) -> Iterator[str]:
     """The behaviour in words, one sentence per direction."""
     if block is None:
         return
-    for key, verb in (("scaleUp", "up"), ("scaleDown", "down")):
+    for key, verb, side in (("scaleUp", "up", "above"), ("scaleDown", "down", "below")):
         rules = block.get(key) or {}
         window = rules.get("stabilizationWindowSeconds")
         steps = " or ".join(
             f"{p['value']}{'%' if p['type'] == 'Percent' else ' replica' + 's' * (p['value'] != 1)} in {p['periodSeconds']} s"
             for p in rules.get("policies") or []
         )
-        waits = "at once" if window == 0 else "" if window is None else f"after {span(float(window))} below"
+        waits = "at once" if window == 0 else "" if window is None else f"after {span(float(window))} {side}"
         larger = (
             ", whichever is more" if " or " in steps and rules.get("selectPolicy", "Max") == "Max" else ""
         )
@@ -144,12 +144,13 @@ def _comparison(content: Mapping[str, Any]) -> dict[str, Any] | None:
         cells = [_cell(row.get(key), form, least, most) for row in settings.values()]
         if any(text != page.DASH for text, _ in cells):
             rows.append((label, cells))
+    counts = sorted({row["seeds"] for row in settings.values()})
     return {
         "heads": [(name, _label(row["setting"])) for name, row in settings.items()],
         "holds": [row["holds"] for row in settings.values()],
         "rows": rows,
         "unknown": [name for name, row in settings.items() if row["accelerator_hours"]["value"] is None],
-        "seeds": max(row["seeds"] for row in settings.values()),
+        "seeds": f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else counts[0],
         "priced": any(row.get("cost") and row["cost"]["value"] is not None for row in settings.values()),
     }
 

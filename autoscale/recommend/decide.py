@@ -71,7 +71,6 @@ WAITING_TARGETS = (
 )
 STEP = 1.06  # between targets of a line
 FIRES = 0.85  # of what a signal can reach: the HPA acts at 1.1 times its target
-TRIALS = 150  # about what a search takes
 PANEL_S, PANEL_MOST = (
     0.3,
     6,
@@ -85,7 +84,6 @@ CAUTION = (0.3, 1.0)
 SAVING = 0.02  # of the standing fleet's accelerator time, for which autoscaling is worth its risk
 OWN_SEEDS = 5001  # of the confirmation: nothing was chosen on them
 SINGLES = 4  # settings judged at most for each signal alone
-WORTH_A_POOL_S = 15.0  # worker processes take some seconds to start
 FIGURES = (
     "attainment",
     "replica_hours",
@@ -112,8 +110,9 @@ def decide(
     """The cheapest setting that holds the SLO under the scenario, or why there is none.
 
     `step_scale` is the relative half-width of the step time (Calibration.scale): the target's interval covers it.
-    `max_replicas` None: as many as the traffic needs and a quarter more. `seeds` confirm the figures that are reported;
-    what competes for the choice is judged over twice as many. Same arguments, same answer.
+    `max_replicas` None: as many as the traffic needs and a quarter more. `seeds` confirm the figures of what it is
+    compared with; what competes for the choice is judged over twice as many, the choice over up to MOST_SEEDS more
+    where traffic is short. Same arguments, same answer.
     """
     report = progress or (lambda _fraction, _text: None)
     report(0.0, "one replica")
@@ -131,8 +130,9 @@ def decide(
         count, tried = static_fleet(judge, start, limit)
         if count is None:
             return Decision("infeasible", (too_few(scenario, max_replicas, start),), point)
-        near = count > 1 and not tried[count - 1].stopped and tried[count - 1].margin >= -NEARLY
-        static = _standing(scenario, count - near, limit, [*more, *own[: len(more)]], executor)
+        nearly = count > 1 and not tried[count - 1].stopped and tried[count - 1].margin >= -NEARLY
+        fewest = count - 1 if nearly else count
+        static = _standing(scenario, fewest, limit, [*more, *own[: len(more)]], executor)
         standing = static.setting if static else count
         assert isinstance(standing, int)
         cap = max_replicas or standing + max(1, math.ceil(standing / 4))
@@ -161,8 +161,9 @@ def decide(
         broken = [j for j in judged if not j.holds]
         singles = _singles(scenario, judge, found, [*holding, *broken], space, more, executor)
         cheaper = [j for j in singles.values() if j.holds and holding and j.cost < holding[0].cost]
-        holding = [*confirmed(scenario, cheaper, space, more, own, executor), *holding]
-        holding.sort(key=lambda j: (len(j.trials) == len(more), j.cost))
+        better = confirmed(scenario, cheaper, space, more, own, executor)
+        if better and better[0].cost < holding[0].cost:
+            holding = better
         tutorial = tutorial_setting(scenario, cap)
         compared = [tutorial, *([current] if current else [])]
         others = confirm(scenario, compared, fresh, executor)  # type: ignore[arg-type]  # a manifest
@@ -399,7 +400,7 @@ def _pool(plan: LoadPlan, jobs: int | None) -> Iterator[Executor | None]:
     jobs = jobs or os.cpu_count() or 1
     share(plan)
     try:
-        if jobs == 1 or max(_trial_s(plan), PANEL_S) * TRIALS < WORTH_A_POOL_S:
+        if jobs == 1:
             yield None
             return
         context = get_context("spawn")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from autoscale.recommend.answer import Alternative, Decision, Point, Reason
-from autoscale.recommend.candidates import Candidate, quantity
+from autoscale.recommend.candidates import Behavior, Candidate, quantity
 from autoscale.recommend.scenario import Scenario
 from autoscale.recommend.search import FLEET_LIMIT, Judged, static_fleet
 
@@ -39,12 +39,7 @@ def _why(decision: Decision, point: Point, cold_min: float) -> Iterator[Reason]:
     setting = decision.chosen.setting
     assert isinstance(setting, Candidate)
     yield _signal_choice(decision, setting, point)
-    if setting.behavior.down_window_s is not None:
-        yield Reason(
-            "behavior",
-            f"a scale-down window of {setting.behavior.down_window_s // 60} min, because a replica needs "
-            f"{cold_min:.0f} min to start: capacity that goes too early is not back in time",
-        )
+    yield from _pace(setting.behavior, cold_min)
     if setting.min_replicas > 1:
         yield Reason(
             "min_replicas",
@@ -52,6 +47,24 @@ def _why(decision: Decision, point: Point, cold_min: float) -> Iterator[Reason]:
         )
     if decision.static is not None:
         yield Reason("saving", _saving(decision.chosen, decision.static))
+
+
+def _pace(behavior: Behavior, cold_min: float) -> Iterator[Reason]:
+    if behavior.down_window_s is not None:
+        window_min = behavior.down_window_s / 60
+        start = f"the {cold_min:.0f} min that a replica needs to start"
+        why = (
+            f"longer than {start}: capacity that goes too early is not back in time"
+            if window_min >= cold_min
+            else f"shorter than {start}: the SLO holds without idle replicas being kept for longer"
+        )
+        yield Reason("behavior", f"a scale-down window of {window_min:.0f} min, {why}")
+    if behavior.up_window_s:
+        yield Reason(
+            "behavior_up",
+            f"growth only on what has lasted {behavior.up_window_s} s: a shorter peak is over before a replica that takes "
+            f"{cold_min:.0f} min could serve it",
+        )
 
 
 def _signal_choice(decision: Decision, setting: Candidate, point: Point) -> Reason:

@@ -119,11 +119,7 @@ class Judged:
         """The value that the mean over seeds exceeds with 95 % confidence (one-sided t)."""
         values = [float(getattr(t, figure)) for t in self.trials]
         spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-        if spread == 0:
-            return float(np.mean(values))
-        return float(np.mean(values)) - float(stats.t.ppf(CONFIDENCE, len(values) - 1)) * spread / math.sqrt(
-            len(values)
-        )
+        return float(np.mean(values)) - _doubt(spread, len(values))
 
     @property
     def wasted(self) -> int:
@@ -575,8 +571,12 @@ def _may_hold(judged: Judged, seeds: int) -> bool:
     if judged.given_up or judged.wasted:
         return False
     spread = judged.deviation("margin")
-    asked = float(stats.t.ppf(CONFIDENCE, max(seeds - 1, 1))) * spread / math.sqrt(seeds)
-    return judged.mean("margin") + spread / math.sqrt(len(judged.trials)) >= asked
+    return judged.mean("margin") + spread / math.sqrt(len(judged.trials)) >= _doubt(spread, seeds)
+
+
+def _doubt(spread: float, seeds: int) -> float:
+    """How far a mean over so many seeds that differ by `spread` may be too high, with 95 % confidence (one-sided t)."""
+    return float(stats.t.ppf(CONFIDENCE, max(seeds - 1, 1))) * spread / math.sqrt(seeds)
 
 
 def _instead(judged: Judged, setting: Candidate, space: Space) -> Candidate | None:

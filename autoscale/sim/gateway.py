@@ -289,11 +289,18 @@ class Gateway:
 
 @web.middleware
 async def _plain_errors(request: web.Request, handler: Any) -> web.StreamResponse:
-    """Unknown paths and methods answer as vLLM's framework does."""
+    """Unknown paths and methods answer as vLLM's framework does; a connection that breaks off ends without an answer.
+
+    It breaks off when the client goes away, or when the replica does: neither is an error of this server.
+    """
     try:
         response: web.StreamResponse = await handler(request)
     except web.HTTPException as error:
         if error.status in (404, 405):
             return web.json_response({"detail": error.reason}, status=error.status)
         raise
+    except ConnectionResetError:
+        if request.transport is not None:
+            request.transport.close()
+        return web.Response()  # which nobody reads
     return response

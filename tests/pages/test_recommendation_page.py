@@ -217,6 +217,21 @@ def test_the_comparison_holds_the_numbers_of_the_document(full):
     assert "every simulation was stopped once the SLO could not be kept" in found.text
 
 
+@pytest.mark.parametrize(
+    ("behavior", "said"),
+    [
+        (Behavior(1800), "up: at once"),
+        (Behavior(300, up_window_s=60), "up: after 60 s above"),
+    ],
+)
+def test_the_pace_is_told_in_words(behavior, said, scenario, tmp_path, page):
+    decision = replace(
+        DECISIONS["autoscale"], chosen=judged(replace(CHOSEN, behavior=behavior), [0.04, 0.05], 3.0)
+    )
+    found = page(recommendation_page(recommendation(scenario, decision), tmp_path / "page.html"))
+    assert said in found.text
+
+
 def test_one_setting_in_two_roles_is_one_column(scenario, tmp_path, page):
     found = page(
         recommendation_page(recommendation(scenario, DECISIONS["do_not_autoscale"]), tmp_path / "p.html")

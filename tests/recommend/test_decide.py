@@ -1,12 +1,14 @@
 """The answers, each with the figures of both sides in its sentences."""
 
 import pickle
+from dataclasses import replace
 
 import pytest
 
 from autoscale.recommend.candidates import Behavior, Candidate
 from autoscale.recommend.decide import FIRES, build_space, capacity, decide, idle_verdict
 from autoscale.recommend.one_replica import shape
+from autoscale.recommend.reasons import reasons
 from autoscale.recommend.scenario import drawn, share
 
 PEAKS = "0.3:900,4:1200,0.3:900"  # a peak that outlives the start twenty times
@@ -112,8 +114,7 @@ def test_a_signal_that_cannot_hold_is_given_with_what_it_attains(small) -> None:
     assert f"{kept:.2%} of the requests within every bound" in queue.sentence
 
 
-def test_the_answer_does_not_depend_on_the_number_of_processes(small, monkeypatch) -> None:
-    monkeypatch.setattr("autoscale.recommend.decide.WORTH_A_POOL_S", 0)
+def test_the_answer_does_not_depend_on_the_number_of_processes(small) -> None:
     scenario = small("0.3:300,4:600,0.3:300", "ttft_p95=10s")
     assert decide(scenario, seeds=1, jobs=1) == decide(scenario, seeds=1, jobs=2)
 
@@ -129,3 +130,18 @@ def test_arrivals_of_a_shared_plan_are_drawn_once_and_are_the_plans_own(small) -
     finally:
         share(None)
     assert pickle.loads(pickle.dumps(scenario))(3, 1) == alone
+
+
+def test_the_reasons_name_the_pace_and_compare_it_with_the_start(small) -> None:
+    found = decide(small(PEAKS, "ttft_p95=10s", cold_s=240), seeds=2, jobs=1)
+    assert found.chosen is not None
+    said = {}
+    for behavior in (Behavior(1800), Behavior(120), Behavior(300, up_window_s=60), Behavior()):
+        setting = replace(found.chosen.setting, behavior=behavior)  # type: ignore[type-var]
+        decided = replace(found, chosen=replace(found.chosen, setting=setting))
+        said[behavior.name] = {r.code: r.sentence for r in reasons(small(PEAKS, cold_s=240), decided)}
+    assert "30 min, longer than the 4 min that a replica" in said["down 30 min"]["behavior"]
+    assert "2 min, shorter than the 4 min that a replica" in said["down 2 min"]["behavior"]
+    assert "behavior_up" not in said["down 2 min"]
+    assert "lasted 60 s" in said["down 5 min, up after 1 min"]["behavior_up"]
+    assert not {"behavior", "behavior_up"} & set(said["default"])

@@ -1,6 +1,7 @@
 """The fleet over HTTP, end to end on loopback: vLLM's answers, streams, metrics per replica, HPA loop, observations."""
 
 import asyncio
+import http.client
 import json
 import signal
 import socket
@@ -14,6 +15,7 @@ from dataclasses import replace
 
 import aiohttp
 import pytest
+from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
 from analysis.errors import BadInput
@@ -458,6 +460,20 @@ def test_a_watcher_that_goes_away_is_no_error(caplog, monkeypatch) -> None:
         monkeypatch.setattr("aiohttp.web.StreamResponse.write", gone)
         assert ask(f"{server.url}/fleet/observations?follow=false")[0] == 200
         monkeypatch.undo()
+    assert not [record for record in caplog.records if record.name == "aiohttp.server"]
+
+
+def test_a_client_that_goes_away_before_its_answer_begins_is_no_error(caplog, monkeypatch) -> None:
+    async def gone(self, request: web.BaseRequest) -> None:
+        raise aiohttp.ClientConnectionResetError("Cannot write to closing transport")
+
+    body = {"model": MODEL, "prompt": [1, 2], "max_tokens": 2, "stream": True}
+    with FleetThread(FleetServer(L4, port=0, engine=QUICK)) as server:
+        with monkeypatch.context() as patch:
+            patch.setattr("aiohttp.web.StreamResponse.prepare", gone)
+            with pytest.raises((OSError, http.client.HTTPException)):
+                ask(f"{server.url}/v1/completions", body)
+        assert ask(f"{server.url}/v1/completions", {**body, "stream": False})[0] == 200
     assert not [record for record in caplog.records if record.name == "aiohttp.server"]
 
 
