@@ -137,6 +137,8 @@ def _notes(observed: Observed, spans: tuple[StageWindow, ...], usable: pd.DataFr
             notes.append(f"stage {window.stage} ({window.offered_rps:.2f} req/s) has no window: {window.why}")
     if observed.clock.offset_s:
         notes.append(str(observed.clock))
+    if observed.left_out:
+        notes.append(observed.left_out)
     odd = [w for w in spans if not 0.7 <= (1.0 if np.isnan(w.little_ratio) else w.little_ratio) <= 1.4]
     if len(odd) > len(spans) / 2:
         ratio = float(np.median([w.little_ratio for w in odd]))

@@ -19,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from analysis import signals
+from analysis import foreign, signals
 from analysis.errors import TooLittleData
 from analysis.latency import in_flight, latencies
 from analysis.run import Run
@@ -75,6 +75,7 @@ class StageWindow:
 class Observed:
     """A run made ready for analysis: latencies per request, the fleet's gauges on the client's clock, the stages.
 
+    `metrics` are the run's, on the client's clock, without servers that did not serve this load (`left_out` names them).
     `service_start_s` is when each request left the queue, as its first token less the time to the first token of an
     idle server (`idle_ttft_s`); `full` holds the times (edges, state per cell) at which requests were queued.
     """
@@ -82,6 +83,8 @@ class Observed:
     header: dict[str, Any]
     table: pd.DataFrame
     itl: pd.DataFrame | None
+    metrics: pd.DataFrame | None
+    left_out: str | None
     series: pd.DataFrame | None
     clock: signals.ClockOffset
     stages: pd.DataFrame
@@ -108,11 +111,12 @@ def observe(run: Run) -> Observed:
             expected="at least one stage with completed requests",
             next_step="check the server, the model name and --host, then send the load again",
         )
-    series, clock = None, signals.ClockOffset(0.0, np.nan, np.nan)
+    series, metrics, left_out, clock = None, None, None, signals.ClockOffset(0.0, np.nan, np.nan)
     if run.has("metrics") and len(run.metrics):
         clock = signals.clock_offset(table, run.metrics)
         moved = run.metrics.assign(time_s=run.metrics["time_s"] - clock.offset_s)
-        series = signals.fleet(moved)
+        metrics, left_out = foreign.own(table, moved)
+        series = signals.fleet(metrics)
     stages = _stages(run.header, table)
     idle_s = _idle_ttft_s(table)
     start_s = np.fmax(
@@ -121,7 +125,21 @@ def observe(run: Run) -> Observed:
     edges, full = _queued(table, start_s, idle_s, series)
     replicas = run.replicas if run.has("replicas") and len(run.replicas) else None
     itl = run.itl if run.has("itl") else None
-    return Observed(run.header, table, itl, series, clock, stages, replicas, idle_s, start_s, edges, full)
+    return Observed(
+        run.header,
+        table,
+        itl,
+        metrics,
+        left_out,
+        series,
+        clock,
+        stages,
+        replicas,
+        idle_s,
+        start_s,
+        edges,
+        full,
+    )
 
 
 def windows(observed: Observed) -> tuple[StageWindow, ...]:

@@ -129,7 +129,7 @@ def calibrate(
     *,
     replicas: int = 1,
     exclude: Sequence[set[int]] = (),
-    clock_offsets_s: Sequence[float] = (),
+    gauges: Sequence[pd.DataFrame | None] = (),
     saturated: Sequence[Estimate | None] = (),
     seed: int = 0,
     progress: Callable[[float, str], None] | None = None,
@@ -138,8 +138,8 @@ def calibrate(
 
     `prior` carries the limits (see limits_from_run) and the starting step time; `replicas` is how many served the runs;
     `exclude[i]` are stages of run i to leave out (limited by the client, served by several replicas),
-    `clock_offsets_s[i]` is how far its metrics' clock is ahead of the client's and `saturated[i]` the throughput that it
-    measured with a queue. Raises TooLittleData without usable requests.
+    `gauges[i]` are its metrics on the client's clock (analysis.steady.Observed), else as they were written, and
+    `saturated[i]` is the throughput that it measured with a queue. Raises TooLittleData without usable requests.
     """
     if replicas != 1:
         raise TooLittleData(
@@ -150,8 +150,8 @@ def calibrate(
         )
     report = progress or (lambda _fraction, _text: None)
     out = [*exclude, *(set[int]() for _ in runs[len(exclude) :])]
-    offsets_s = [*clock_offsets_s, *(0.0 for _ in runs[len(clock_offsets_s) :])]
-    sources = [source_of(*one) for one in zip(runs, out, offsets_s, strict=True)]
+    seen_by = [*gauges, *(r.metrics if r.has("metrics") else None for r in runs[len(gauges) :])]
+    sources = [source_of(*one) for one in zip(runs, out, seen_by, strict=True)]
     kept = [source.rows for source in sources]
     seen = _join([step_time.exposure(rows) for rows in kept])
     start = np.array([getattr(prior, name) for name in step_time.COEFFICIENTS])

@@ -74,7 +74,7 @@ def learn(runs: Sequence[Run], profile: Profile, slo: str | None, report: Progre
             limits_from_run(runs[0].header, engine),
             replicas=_replicas(capacities),
             exclude=[_set_aside(capacity) for capacity in capacities],
-            clock_offsets_s=[one.clock.offset_s for one in observed],
+            gauges=[one.metrics for one in observed],
             saturated=[capacity.saturated for capacity in capacities],
             progress=report,
         )

@@ -39,13 +39,10 @@ class Source:
     windows: dict[int, tuple[float, float]]
 
 
-def source_of(run: Run, excluded: set[int], offset_s: float) -> Source:
-    """The run without the stages to leave out; `offset_s` is how far its metrics' clock is ahead of the client's."""
+def source_of(run: Run, excluded: set[int], metrics: pd.DataFrame | None) -> Source:
+    """The run without the stages to leave out, with its metrics on the client's clock."""
     rows = run.requests[run.requests["sent_s"].notna()]
     rows = rows[~rows["stage"].isin(excluded)]
-    metrics = run.metrics if run.has("metrics") else None
-    if metrics is not None and offset_s:
-        metrics = metrics.assign(time_s=metrics["time_s"] - offset_s)
     return _cut(Source(rows, metrics, _windows(run, rows)))
 
 

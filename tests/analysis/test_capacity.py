@@ -108,12 +108,35 @@ def test_clocks_five_minutes_apart_are_corrected(sweep_run) -> None:
     assert any("300 s ahead" in note for note in found.notes)
 
 
-def test_metrics_of_another_model_are_noticed(sweep_run) -> None:
+@pytest.mark.parametrize("how", ["a copy", "busier", "other load", "idle"])
+def test_metrics_of_another_server_are_left_out(sweep_run, how) -> None:
+    path = sweep_run("sweep_D")
+    straight = analyse(run.read(path))
+    metrics = run.read(path).metrics
+    running = {
+        "a copy": metrics["running"],
+        "busier": metrics["running"] + 20,
+        "other load": 8 + 4 * np.sin(metrics["time_s"] / 20),
+        "idle": 0.0,
+    }[how]
+    waiting = metrics["waiting"] if how in ("a copy", "busier") else 0.0
+    other = metrics.assign(pod="other-0", running=running, waiting=waiting)
+    run.write_table(path, "metrics", pd.concat([other, metrics]))
+    found = analyse(run.read(path))
+    assert found.knee.value == pytest.approx(straight.knee.value, rel=0.001)
+    (note,) = (n for n in found.notes if "left out" in n)
+    assert "no request" in note if how == "idle" else "times the requests" in note
+    if how != "a copy":  # of twins either may stay
+        assert note.startswith("metrics of other-0 were")
+
+
+def test_other_load_on_the_same_server_cannot_be_left_out_and_is_said(sweep_run) -> None:
     path = sweep_run("sweep_D")
     metrics = run.read(path).metrics
-    other = metrics.assign(engine="other", running=metrics["running"] + 20)
-    run.write_table(path, "metrics", pd.concat([metrics, other]))
-    assert any("other models" in note for note in analyse(run.read(path)).notes)
+    run.write_table(path, "metrics", metrics.assign(running=metrics["running"] * 2 + 10))
+    notes = analyse(run.read(path)).notes
+    assert any("other models" in note for note in notes)
+    assert not any("left out" in note for note in notes)
 
 
 def test_gaps_in_the_metrics_change_little(sweep_run) -> None:

@@ -192,10 +192,11 @@ def test_metrics_of_another_model_ask_for_more_data_with_a_command(sweep_run, tm
 
 
 def test_two_replicas_all_along_ask_for_one(sweep_run) -> None:
-    def doubled(metrics: pd.DataFrame) -> pd.DataFrame:
-        return pd.concat([metrics, metrics.assign(pod="second")]).sort_values("time_s", ignore_index=True)
+    def halved(metrics: pd.DataFrame) -> pd.DataFrame:
+        half = metrics.assign(running=metrics["running"] / 2, waiting=metrics["waiting"] / 2)
+        return pd.concat([half, half.assign(pod="second")]).sort_values("time_s", ignore_index=True)
 
-    path = edited(sweep_run("sweep_D"), "metrics", doubled)
+    path = edited(sweep_run("sweep_D"), "metrics", halved)
     with pytest.raises(TooLittleData, match=r"several replicas: 2.*Scale the deployment to one replica"):
         recommend([path], jobs=1)
 
