@@ -124,6 +124,10 @@ def _answer_lines(content: Mapping[str, Any]) -> Iterator[Text]:
         )
     yield Text(f"SLO {content['slo']['text']}   profile {content['profile']}", style="dim")
     yield Text(f"traffic {content['provenance'].get('traffic', '')}", style="dim")
+    if slower := content.get("slower_than_fitted"):
+        yield Text(
+            f"figures for replicas {slower:.1%} slower than fitted, as slow as the run allows", style="dim"
+        )
     measured = content["capacity_rps"]["measured"]
     if measured:
         knee, slo = measured["knee"], measured["slo"]

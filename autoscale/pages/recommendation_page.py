@@ -151,6 +151,7 @@ def _comparison(content: Mapping[str, Any]) -> dict[str, Any] | None:
         "rows": rows,
         "unknown": [name for name, row in settings.items() if row["accelerator_hours"]["value"] is None],
         "seeds": f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else counts[0],
+        "slower": share(slower, 1) if (slower := content.get("slower_than_fitted")) else "",
         "priced": any(row.get("cost") and row["cost"]["value"] is not None for row in settings.values()),
     }
 

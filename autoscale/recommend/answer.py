@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from autoscale.recommend.candidates import Candidate
+from autoscale.recommend.interval import TargetInterval
 from autoscale.recommend.search import Judged, Trial
 
 
@@ -42,7 +43,10 @@ class Decision:
 
     answer        autoscale | do_not_autoscale | infeasible | need_more_data
     chosen        the recommended setting, or standing fleet, over the confirming seeds; None when there is none
-    interval      per signal of the chosen setting the targets that are not distinguishable from it (low, high)
+    interval      per signal of the chosen setting the targets that may be the best (low, high), and the best as fitted
+    slower        how much slower than fitted the replica of all these figures is: the end of its interval, relative
+    thin          no fleet holds at that end: the figures are of the replica as fitted
+    expected      the chosen setting for the replica as fitted, where that differs
     static        the fewest standing replicas that hold the SLO, with their trials; None when no number does
     best_hpa      the best HPA that was found, chosen or not, even one that starts replicas in vain or breaks the SLO
     alternatives  the best of each signal on its own, or what comes nearest to the SLO
@@ -52,7 +56,10 @@ class Decision:
     reasons: tuple[Reason, ...]
     capacity: Point | None
     chosen: Judged | None = None
-    interval: dict[str, tuple[float, float]] = field(default_factory=dict)
+    interval: TargetInterval = field(default_factory=lambda: TargetInterval({}))
+    slower: float = 0.0
+    thin: bool = False
+    expected: Judged | None = None
     static: Judged | None = None
     tutorial: Judged | None = None
     current: Judged | None = None

@@ -18,12 +18,12 @@ import numpy as np
 from autoscale.profiles.signals import SIGNALS
 from autoscale.recommend.answer import Decision, Point, Reason
 from autoscale.recommend.candidates import MAX_WINDOW_S, Behavior, Candidate, behaviors, outliving_s, quantity
+from autoscale.recommend.interval import ONE_SIDED, TargetInterval, at_speed, target_interval
 from autoscale.recommend.one_replica import capacity, idle_verdict
 from autoscale.recommend.reasons import alternatives, reasons, too_few
 from autoscale.recommend.scenario import Scenario, share
 from autoscale.recommend.search import (
     BY_FAR,
-    COST_SLACK,
     FLEET_LIMIT,
     Judged,
     Line,
@@ -37,7 +37,6 @@ from autoscale.recommend.search import (
     search,
     static_fleet,
 )
-from autoscale.sim.engine import EngineParams
 from loadgen.traffic import LoadPlan
 
 WAITING_TARGETS = (
@@ -109,7 +108,8 @@ def decide(
 ) -> Decision:
     """The cheapest setting that holds the SLO under the scenario, or why there is none.
 
-    `step_scale` is the relative half-width of the step time (Calibration.scale): the target's interval covers it.
+    `step_scale` is the relative half-width of the step time's 95 % interval (Learned.spread): the choice must hold for a
+    replica that is as slow as that allows, too, so all figures are of such a one; the target's interval covers it.
     `max_replicas` None: as many as the traffic needs and a quarter more. `seeds` confirm the figures of what it is
     compared with; what competes for the choice is judged over twice as many, the choice over up to MOST_SEEDS more
     where traffic is short. Same arguments, same answer.
@@ -124,12 +124,17 @@ def decide(
     # short traffic differs more between seeds, and is cheap to judge over many
     own = own_seeds(scenario.plan, seeds)
     fresh, more = range(1, seeds + 1), range(1, min(2 * seeds, len(own)) + 1)
-    judge = Panel(scenario, panel_size(scenario.plan))
+    fitted, slower, panel = scenario, ONE_SIDED * step_scale, panel_size(scenario.plan)
     with _pool(scenario.plan, jobs) as executor:
         report(0.05, "standing fleets")
-        count, tried = static_fleet(judge, start, limit)
+        scenario = at_speed(fitted, slower)
+        count, tried = static_fleet(Panel(scenario, panel), start, limit)
+        if count is None and slower:  # then at least for the replica as fitted, which the reasons say
+            scenario, slower = fitted, 0.0
+            count, tried = static_fleet(Panel(scenario, panel), start, limit)
         if count is None:
             return Decision("infeasible", (too_few(scenario, max_replicas, start),), point)
+        judge, also = Panel(scenario, panel), fitted if slower else None
         nearly = count > 1 and not tried[count - 1].stopped and tried[count - 1].margin >= -NEARLY
         fewest = count - 1 if nearly else count
         static = _standing(scenario, fewest, limit, [*more, *own[: len(more)]], executor)
@@ -150,7 +155,7 @@ def decide(
             between = max(spread, BY_FAR) if space.wide else spread
             looked = choose(scenario, more_found, space, more, executor, spread=between)
             judged += looked
-            holding = confirmed(scenario, looked, space, more, own, executor)
+            holding = confirmed(scenario, looked, space, more, own, executor, also=also)
             if holding:
                 break
             spread = max([spread, *(j.deviation("margin") for j in judged)])
@@ -161,7 +166,7 @@ def decide(
         broken = [j for j in judged if not j.holds]
         singles = _singles(scenario, judge, found, [*holding, *broken], space, more, executor)
         cheaper = [j for j in singles.values() if j.holds and holding and j.cost < holding[0].cost]
-        better = confirmed(scenario, cheaper, space, more, own, executor)
+        better = confirmed(scenario, cheaper, space, more, own, executor, also=also)
         if better and better[0].cost < holding[0].cost:
             holding = better
         tutorial = tutorial_setting(scenario, cap)
@@ -170,19 +175,26 @@ def decide(
         report(0.85, "interval of the target")
         best = holding[0] if holding else None
         worth = best is not None and (static is None or best.cost < static.cost * (1 - SAVING))
-        interval = {}
+        interval = TargetInterval({})
+        expected = None
         if best is not None and worth:
-            interval = target_interval(scenario, best, space, step_scale, executor)
+            interval = target_interval(fitted, best, space, step_scale, panel, executor)
+        chosen = best if worth else static
+        if slower and chosen is not None:
+            expected = confirm(fitted, [chosen.setting], more, executor)[0]
         base = Decision(
             answer="autoscale" if worth else "do_not_autoscale",
             reasons=(),
             capacity=point,
-            chosen=best if worth else static,
+            chosen=chosen,
             interval=interval,
             static=static,
             tutorial=others[0],
             current=others[1] if current else None,
             tried=tuple(found),
+            slower=slower,
+            thin=slower < ONE_SIDED * step_scale,
+            expected=expected,
             best_hpa=best
             or _least_bad(scenario, found, [*judged, *singles.values()], others[0], fresh, executor),
         )
@@ -245,13 +257,18 @@ def _singles(
         best[signal] = (
             min(holding, key=lambda j: j.cost)
             if holding
-            else max(known, key=lambda j: (round(j.mean("attainment"), 3), -j.cost))
+            else max(_to_the_end(known), key=lambda j: (round(j.mean("attainment"), 3), -j.cost))
         )
     return best
 
 
 def _along(job: tuple[Panel, Line]) -> list[tuple[Candidate, Trial]]:
     return loosest(*job, math.inf)[1]
+
+
+def _to_the_end(judged: Sequence[Judged]) -> list[Judged]:
+    """Those of which at least one trial was not stopped early: the others have no figures."""
+    return [j for j in judged if not all(t.stopped for t in j.trials)]
 
 
 def _alone(setting: object, signal: str) -> bool:
@@ -321,50 +338,6 @@ def tutorial_setting(scenario: Scenario, cap: int) -> Candidate:
     """The tutorial's HPA: its queue target, no behaviour block, one replica at least."""
     deploy = scenario.profile.deploy
     return Candidate((("waiting", deploy.tutorial_target),), Behavior(), deploy.min_replicas, cap)
-
-
-def target_interval(
-    scenario: Scenario, chosen: Judged, space: Space, step_scale: float, executor: Executor | None
-) -> dict[str, tuple[float, float]]:
-    """Per signal (low, high): targets of the chosen line that hold at no more than 2 % extra cost, over all engines.
-
-    The engines are the fitted one and the two ends of its step time's 95 % interval: a replica that is slower than
-    thought wants a tighter target, a faster one allows a looser one. Targets fixed beside the line keep one value.
-    """
-    setting = chosen.setting
-    assert isinstance(setting, Candidate)
-    *fixed, (signal, value) = setting.targets
-    line = space.line((tuple(fixed), signal), setting.behavior, setting.min_replicas, setting.max_replicas)
-    engines = [scenario.engine]
-    if step_scale > 0:
-        engines += [scaled(scenario.engine, 1 + step_scale), scaled(scenario.engine, 1 - step_scale)]
-    at = min(range(len(line.settings)), key=lambda i: abs(line.settings[i].targets[-1][1] - value))
-    judges = [(replace(scenario, engine=engine), line, seed, at) for engine in engines for seed in (1, 2)]
-    ends = list(executor.map(_end, judges) if executor else map(_end, judges))
-    values = [end.targets[-1][1] for end in ends if end is not None] + [value]
-    cheap = [
-        s.targets[-1][1]
-        for s, t in ((j.setting, j) for j in confirm(scenario, _near(line.settings, value), (1, 2), executor))
-        if isinstance(s, Candidate) and t.holds and t.cost <= chosen.cost * (1 + 2 * COST_SLACK)
-    ]
-    low, high = min(values + cheap), max(values + cheap)
-    return {**{name: (v, v) for name, v in fixed}, signal: (low, high)}
-
-
-def _end(job: tuple[Scenario, Line, int, int]) -> Candidate | None:
-    judge, line, seed, start = job
-    return loosest(judge, line, math.inf, seed, start)[0]
-
-
-def _near(settings: Sequence[Candidate], value: float) -> list[Candidate | int]:
-    at = min(range(len(settings)), key=lambda i: abs(settings[i].targets[-1][1] - value))
-    return [settings[i] for i in range(max(0, at - 2), min(len(settings), at + 3)) if i != at]
-
-
-def scaled(engine: EngineParams, factor: float) -> EngineParams:
-    """The engine with all its step times multiplied."""
-    names = ("base_s", "per_sequence_s", "per_kv_token_s", "per_prefill_token_s")
-    return replace(engine, **{name: getattr(engine, name) * factor for name in names})
 
 
 # --- small parts -----------------------------------------------------------------------------------------------------

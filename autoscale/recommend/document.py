@@ -54,6 +54,8 @@ def document(
         "behavior": setting.behavior.block if isinstance(setting, Candidate) else None,
         "hpa": manifest,
         "predicted": _judged(scenario, decision.chosen),
+        "slower_than_fitted": decision.slower,
+        "predicted_as_fitted": _judged(scenario, decision.expected),
         "static_fleet": _judged(scenario, decision.static),
         "tutorial_default": _judged(scenario, decision.tutorial),
         "current": _judged(scenario, decision.current),
@@ -100,7 +102,7 @@ def _metrics(scenario: Scenario, decision: Decision, setting: object) -> list[di
             "name": signal,
             "metric": hpa_metric_name(signal, version, deploy.metrics),
             "averageValue": quantity(value),
-            "interval": [quantity(v) for v in decision.interval.get(signal, (value, value))],
+            "interval": [quantity(v) for v in decision.interval.ends.get(signal, (value, value))],
         }
         for signal, value in setting.targets
     ]

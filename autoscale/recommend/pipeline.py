@@ -18,6 +18,7 @@ from autoscale.recommend import decide as deciding
 from autoscale.recommend.calibrate import Calibration
 from autoscale.recommend.document import document, write
 from autoscale.recommend.document import read as read_document
+from autoscale.recommend.interval import at_speed
 from autoscale.recommend.learning import Progress, learn, run_lengths, runs_of, system_of
 from autoscale.recommend.one_replica import shape
 from autoscale.recommend.scenario import Scenario
@@ -185,23 +186,26 @@ def recommend(
 def drift(scenario: Scenario, old: dict[str, Any], decision: deciding.Decision) -> dict[str, Any]:
     """Whether an older recommendation still holds on what is known now: {"holds", "confident", "sentence", figures}.
 
-    `holds`: on average over seeds, with nothing started in vain; `confident`: with 95 % confidence, as a choice has to.
+    `holds`: on average over seeds, with nothing started in vain; `confident`: with 95 % confidence and for a replica as
+    slow as the run allows, as a choice has to.
     """
     if not old.get("hpa"):
         return {"holds": None, "sentence": f"the old answer was {old['answer']}: it has no target to test"}
-    judged = deciding.confirm(scenario, [old["hpa"]], deciding.own_seeds(scenario.plan, 4))[0]
+    seeds = deciding.own_seeds(scenario.plan, 4)
+    judged = deciding.confirm(scenario, [old["hpa"]], seeds)[0]
+    slow = deciding.confirm(at_speed(scenario, decision.slower), [old["hpa"]], seeds)[0]
     holds = judged.mean("margin") >= 0 and not judged.wasted
-    new = decision.chosen
+    new = decision.expected or decision.chosen
     cost = (
         ""
         if new is None or not new.cost
         else f", {judged.cost / new.cost - 1:+.0%} accelerator-hours against the new one"
     )
-    verb = "still holds" if judged.holds else "just about holds" if holds else "does not hold any more"
+    verb = "still holds" if slow.holds else "just about holds" if holds else "does not hold any more"
     targets = ", ".join(f"{m['name']} {m['averageValue']}" for m in old["metrics"])
     return {
         "holds": holds,
-        "confident": judged.holds,
+        "confident": slow.holds,
         "sentence": f"the old target ({targets}) {verb}: {judged.mean('attainment'):.2%} within every bound{cost}",
         "attainment": judged.mean("attainment"),
         "accelerator_hours": judged.cost,

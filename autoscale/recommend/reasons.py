@@ -10,6 +10,7 @@ from autoscale.recommend.scenario import Scenario
 from autoscale.recommend.search import FLEET_LIMIT, Judged, static_fleet
 
 SAME_COST = 0.02  # alternatives within this are as good as the chosen one
+WON = 0.01  # of the accelerator-hours, which makes it worth to measure again
 
 
 def reasons(scenario: Scenario, decision: Decision) -> Iterator[Reason]:
@@ -27,11 +28,39 @@ def reasons(scenario: Scenario, decision: Decision) -> Iterator[Reason]:
         yield _why_not(scenario, static, decision.best_hpa, cold_min)
     else:
         yield from _why(decision, point, cold_min)
+    if decision.slower or decision.thin:
+        yield _caution(decision)
     if decision.chosen is not None:
         if decision.tutorial is not None:
             yield Reason("tutorial", _against(decision.chosen, decision.tutorial, "the tutorial's default"))
         if decision.current is not None:
             yield Reason("current", _against(decision.chosen, decision.current, "the current HPA"))
+
+
+def _caution(decision: Decision) -> Reason:
+    """What the run's uncertainty about the replica does to the answer."""
+    if decision.thin:
+        return Reason(
+            "thin",
+            "for a replica as slow as the run allows no fleet holds the SLO: the answer is that of the replica as fitted; "
+            "a longer or quieter sweep would tell whether it can be trusted",
+        )
+    chosen, expected = decision.chosen, decision.expected
+    assert chosen is not None
+    assert expected is not None
+    text = (
+        f"chosen and compared for replicas {decision.slower:.1%} slower than fitted, as slow as the run allows with 95 % "
+        f"confidence; as fitted: {expected.mean('attainment'):.2%} within every bound for {hours(expected.cost)} "
+        "accelerator-hours"
+    )
+    best, setting = decision.interval.fitted, chosen.setting
+    less = 1 - decision.interval.fitted_hours / expected.cost
+    if best is not None and less > WON and isinstance(setting, Candidate):
+        text += (
+            f", and {setting.targets[-1][0]} {quantity(best.targets[-1][1])} would do for {less:.0%} less: what a longer "
+            "sweep can win"
+        )
+    return Reason("careful", text)
 
 
 def _why(decision: Decision, point: Point, cold_min: float) -> Iterator[Reason]:

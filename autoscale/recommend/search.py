@@ -533,13 +533,14 @@ def confirmed(
     own: Sequence[int],
     executor: Executor | None = None,
     most: int = 12,
+    also: Judge | None = None,
 ) -> list[Judged]:
     """`judged` (by `choose` over `seeds`) that may hold, cheapest first, one that holds with confidence in front.
 
     The cheapest of many that held is the luckiest of them, in part: it must hold over seeds of its own, too, and over
     all of them with confidence. Its own seeds are taken as many at a time as there were seeds before, until it is
-    certain either way. What fails makes room for its next tighter target; at most `most` are looked at, and none is
-    returned when none of them holds.
+    certain either way, and it must not be hopeless under the judge `also`. What fails makes room for its next tighter
+    target; at most `most` are looked at, and none is returned when none of them holds.
     """
     every = len(seeds) + len(own)
     whole = [j for j in judged if len(j.trials) == len(seeds) and _may_hold(j, every)]
@@ -555,6 +556,8 @@ def confirmed(
             alone = Judged(setting, (*alone.trials, *again.trials))
             both = Judged(setting, (*best.trials, *alone.trials))
             if both.holds and alone.mean("margin") >= 0:
+                if also is not None and confirm(also, [setting], seeds, executor)[0].hopeless:
+                    break
                 return [both, *(j for j in waiting.values() if j.holds)]
             if both.wasted or not _may_hold(both, every):
                 break

@@ -23,6 +23,7 @@ from autoscale.recommend.answer import Alternative, Decision, Point, Reason
 from autoscale.recommend.calibrate import FIGURES, Calibration
 from autoscale.recommend.candidates import Behavior, Candidate
 from autoscale.recommend.document import document
+from autoscale.recommend.interval import TargetInterval
 from autoscale.recommend.search import Judged, Trial
 
 SLO = "ttft_p95=2s,tpot_p95=100ms"
@@ -57,7 +58,7 @@ DECISIONS = {
         (Reason("queue", f"the queue is the signal {HOSTILE}"),),
         POINT,
         chosen=judged(CHOSEN, [0.04, 0.0499, 0.05], 3.0),
-        interval={"waiting": (1.0, 5.0), "kv_usage": (0.3, 0.47)},
+        interval=TargetInterval({"waiting": (1.0, 5.0), "kv_usage": (0.3, 0.47)}),
         static=judged(3, [0.05, 0.05], 6.0),
         tutorial=judged(replace(CHOSEN, behavior=Behavior()), [math.nan, math.nan], 0.2, "breaches"),
         current=judged({"kind": "HorizontalPodAutoscaler"}, [0.01, 0.02], 4.0),

@@ -35,7 +35,7 @@ def test_a_long_peak_is_worth_scaling_for(peak) -> None:
     assert found.chosen.holds
     assert found.chosen.wasted == 0
     assert found.chosen.cost < 0.95 * found.static.cost
-    for signal, (low, high) in found.interval.items():
+    for signal, (low, high) in found.interval.ends.items():
         assert low <= dict(found.chosen.setting.targets)[signal] <= high  # type: ignore[union-attr]
     assert [a.signal for a in found.alternatives] == ["waiting", "running", "kv_usage"]
     for alternative in found.alternatives:  # none is much cheaper than what was chosen

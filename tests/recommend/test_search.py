@@ -1,7 +1,7 @@
 """The search finds the cheapest setting that holds, on a judge whose truth is a formula."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -248,3 +248,25 @@ def test_no_line_beside_a_setting_has_a_fixed_size() -> None:
     setting = Candidate((("kv_usage", 0.5),), SPACE.behaviors[0], 1, 2)
     changed = [line.settings[0] for line in SPACE.beside(setting)]
     assert all(c.min_replicas < c.max_replicas for c in changed)
+
+
+@dataclass(frozen=True)
+class Wasting:
+    """As the formula, but everything looser than `until` starts replicas in vain."""
+
+    until: float
+
+    def __call__(self, setting: Candidate | int, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
+        assert isinstance(setting, Candidate)
+        found = Formula()(setting, seed, cost_limit_h)
+        return replace(found, wasted_scale_outs=int(setting.targets[-1][1] > self.until))
+
+
+def test_what_is_confirmed_must_not_be_hopeless_under_the_other_judge_either() -> None:
+    setting = SPACE.line(((), "kv_usage"), SPACE.behaviors[1], 1).settings[10]  # 0.6
+    judged = confirm(Formula(), [setting], range(4))
+    alone = confirmed(Formula(), judged, SPACE, range(4), range(10, 14))
+    assert alone[0].setting == setting
+    both = confirmed(Formula(), judged, SPACE, range(4), range(10, 14), also=Wasting(0.52))
+    assert isinstance(both[0].setting, Candidate)
+    assert both[0].setting.targets == (("kv_usage", 0.5),)

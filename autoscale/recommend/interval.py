@@ -1,0 +1,122 @@
+"""Which targets the best one may be, when the replica is only known to within its interval.
+
+Every speed of the replica that the run allows has a best target on the recommended line: the loosest that holds the SLO,
+for the least accelerator time. The faster the replica, the looser it is; so its interval ends at the best targets of the
+two ends of the replica's own interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from functools import partial
+
+from autoscale.recommend.candidates import Candidate
+from autoscale.recommend.scenario import Scenario
+from autoscale.recommend.search import COST_SLACK, Judge, Judged, Line, Panel, Space, Trial, loosest
+from autoscale.sim.engine import EngineParams
+
+SAME = 1 + 2 * COST_SLACK  # accelerator time within this is not told apart
+FLAT = 1.002  # ... and within this is the same: no replica starts at any of these targets
+ONE_SIDED = 0.84  # of a 95 % interval's half width lies the end that is passed with 5 % chance, 1.645 / 1.960
+SEED = 7  # of the panels: none that the search used
+
+
+@dataclass(frozen=True)
+class TargetInterval:
+    """Per signal of a setting (low, high), and the best target of its line for the replica as fitted, with its hours."""
+
+    ends: dict[str, tuple[float, float]]
+    fitted: Candidate | None = None
+    fitted_hours: float = math.nan
+
+
+def target_interval(
+    scenario: Scenario,
+    chosen: Judged,
+    space: Space,
+    step_scale: float,
+    panel: int,
+    executor: Executor | None = None,
+) -> TargetInterval:
+    """The interval of the chosen setting's last target; targets fixed beside it keep their one value.
+
+    It holds the chosen target, the best ones for the replica as fitted and for both ends of its step time's 95 %
+    interval (`step_scale`: relative half width), and those that are not told apart from the best of the fitted one.
+    Each is judged over a panel of so many seeds that nothing was chosen on.
+    """
+    setting = chosen.setting
+    assert isinstance(setting, Candidate)
+    *fixed, (signal, value) = setting.targets
+    line = space.line((tuple(fixed), signal), setting.behavior, setting.min_replicas, setting.max_replicas)
+    scales = [0.0, step_scale, -step_scale] if step_scale else [0.0]
+    judges = [Panel(at_speed(scenario, scale), panel) for scale in scales]
+    job = partial(best_targets, line=line, near=value)
+    fitted, *others = executor.map(job, judges) if executor else map(job, judges)
+    targets = [value, *(_value(end) for end in [*fitted, *(best for _, best in others)] if end is not None)]
+    return TargetInterval(
+        {**{name: (v, v) for name, v in fixed}, signal: (min(targets), max(targets))},
+        fitted[1][0] if fitted[1] else None,
+        fitted[1][1].accelerator_hours if fitted[1] else math.nan,
+    )
+
+
+def at_speed(scenario: Scenario, scale: float) -> Scenario:
+    """The scenario with steps that take (1 + scale) times as long."""
+    return replace(scenario, engine=scaled(scenario.engine, 1 + scale)) if scale else scenario
+
+
+def scaled(engine: EngineParams, factor: float) -> EngineParams:
+    """The engine with all its step times multiplied."""
+    names = ("base_s", "per_sequence_s", "per_kv_token_s", "per_prefill_token_s")
+    return replace(engine, **{name: getattr(engine, name) * factor for name in names})
+
+
+End = tuple[Candidate, Trial] | None
+
+
+def best_targets(judge: Judge, line: Line, near: float) -> tuple[End, End]:
+    """The tightest target of a line that is not told apart from the best, and the best; None where none holds.
+
+    The best is the loosest that holds; when looser ones cost the same, since no replica starts any more, the tightest
+    of these.
+    """
+    start = min(range(len(line.settings)), key=lambda i: abs(_target(line.settings[i]) - near))
+    end, tried = loosest(judge, line, math.inf, SEED, start)
+    if end is None:
+        return None, None
+    known = dict(tried)
+    hours = known[end].accelerator_hours
+    best = _tightest(judge, line.settings[: line.settings.index(end) + 1], FLAT * hours, known)
+    return _tightest(judge, line.settings[: line.settings.index(best[0]) + 1], SAME * hours, known), best
+
+
+def _tightest(
+    judge: Judge, settings: Sequence[Candidate], limit_h: float, known: dict[Candidate, Trial]
+) -> tuple[Candidate, Trial]:
+    """The tightest setting for at most so many hours, whose looser neighbours cost no more: galloping from the last."""
+    good, bad, stride = len(settings) - 1, -1, 1
+    middle = good - stride
+    while good - bad > 1:
+        middle = max(middle, bad + 1)
+        setting = settings[middle]
+        if setting not in known or known[setting].stopped:
+            known[setting] = judge(setting, SEED, limit_h)
+        if known[setting].holds and known[setting].accelerator_hours <= limit_h:
+            good, stride = middle, 2 * stride
+            middle = good - stride
+        else:
+            bad = middle
+            middle = (good + bad) // 2
+            stride = 1
+    return settings[good], known[settings[good]]
+
+
+def _target(setting: Candidate) -> float:
+    return setting.targets[-1][1]
+
+
+def _value(end: tuple[Candidate, Trial]) -> float:
+    return _target(end[0])
