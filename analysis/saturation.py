@@ -13,6 +13,8 @@ from scipy import optimize
 from analysis.queueing import Replica
 
 DRAWS = 400
+# A server's speed between stages, before anything is known: 2 %, as sure as four stages beyond a line's two would make it
+_PRIOR_WANDER, _PRIOR_FREEDOM = 0.02, 4
 _KNEE_MODEL = 0.004  # relative error of the knee's formula on simulated queues with sizes of cv 0.15 to 0.8
 
 
@@ -59,10 +61,11 @@ def fit_server(usable: pd.DataFrame, header: dict[str, Any], rng: np.random.Gene
     full = usable[usable["state"] == "saturated"]
     fit = usable.dropna(subset=["busy", "service_s"])
     slowdown = _fit_slowdown(fit)
-    wander = _wander(fit)
+    wander, wander_freedom = _wander(fit)
     if len(full):
         seats = max(float(np.average(full["busy"], weights=full["duration_s"])), 1.0)
-        variance = full["throughput_error"].to_numpy() ** 2 + wander**2
+        counted = full["throughput_error"].to_numpy() ** 2
+        variance = counted + wander**2
         rates = full["throughput_rps"].to_numpy()
         if len(full) > 1:  # stages that differ by more than their errors: the server wandered
             between = max(np.var(np.log(rates), ddof=1) - np.mean(variance), 0.0)
@@ -70,7 +73,12 @@ def fit_server(usable: pd.DataFrame, header: dict[str, Any], rng: np.random.Gene
         weight = 1 / variance
         rate = float(np.exp(np.average(np.log(rates), weights=weight)))
         error = float(1 / np.sqrt(weight.sum()))
-        freedom = int(full["freedom"].sum())
+        # Satterthwaite: of the error's variance one share is the requests', known well, the rest the server's wander
+        share = float((weight**2 @ counted) / weight.sum())
+        freedom = 1 / (
+            share**2 / max(int(full["freedom"].sum()), 2)
+            + (1 - share) ** 2 / (wander_freedom + len(full) - 1)
+        )
         how = f"from {len(full)} saturated stage{'s' * (len(full) > 1)}"
     else:
         extrapolated = _extrapolated_seats(fit, header)
@@ -78,7 +86,7 @@ def fit_server(usable: pd.DataFrame, header: dict[str, Any], rng: np.random.Gene
             return None
         seats, how = extrapolated
         rate = seats / (slowdown[0] + slowdown[1] * seats)
-        error, freedom = 0.15 + wander, 5
+        error, freedom = 0.15 + wander, 5.0
     whole = max(round(seats), 1)
     replica = Replica(whole, rate, _stretch(slowdown, whole))
     shares = _knee_shares(fit, whole, wander, rng)
@@ -120,23 +128,27 @@ def _fit_slowdown(fit: pd.DataFrame) -> tuple[float, float]:
     return float(a), float(b)
 
 
-def _wander(fit: pd.DataFrame) -> float:
-    """Relative standard deviation of the server's speed between stages, beyond what requests' own lengths explain.
+def _wander(fit: pd.DataFrame) -> tuple[float, int]:
+    """Relative standard deviation of the server's speed between stages, beyond what requests' own lengths explain, and
+    its degrees of freedom.
 
     Half the median absolute residual (as a standard deviation) of the service times of the stages below saturation
     around their line of least absolute residuals: medians, so that one odd stage does not set it; half, because light
-    load feels every hiccup that a full batch averages out. 0 with fewer than four such stages.
+    load feels every hiccup that a full batch averages out. Few stages prove nothing: pooled with what servers usually do.
     """
     steady = fit[fit["state"] == "steady"]
     if len(steady) < 4:
-        return 0.0
+        return _PRIOR_WANDER, _PRIOR_FREEDOM
     busy, service = steady["busy"].to_numpy(), np.log(steady["service_s"].to_numpy())
     start = [float(np.median(service)), 0.0]
     line = optimize.minimize(
         lambda c: np.abs(service - c[0] - c[1] * busy).sum(), start, method="Nelder-Mead"
     ).x
+    freedom = len(steady) - 2
     spread = 1.4826 * float(np.median(np.abs(service - line[0] - line[1] * busy)))
-    return float(np.sqrt(max(spread**2 - float((steady["service_error"] ** 2).mean()), 0.0))) / 2
+    beyond = max(spread**2 - float((steady["service_error"] ** 2).mean()), 0.0) / 4 * len(steady) / freedom
+    pooled = (_PRIOR_FREEDOM * _PRIOR_WANDER**2 + freedom * beyond) / (_PRIOR_FREEDOM + freedom)
+    return float(np.sqrt(pooled)), _PRIOR_FREEDOM + freedom
 
 
 def _knee_shares(

@@ -200,7 +200,9 @@ def judge(k: int) -> dict[str, Any]:
         "interval": found.interval.ends[signal],
         "setting": setting.label,
     }
-    return row | _best(scenario(truth, profile, truth.engine, top_rps), setting, found.static)
+    return row | _best(
+        scenario(truth, profile, truth.engine, top_rps), setting, found.static, row["interval"]
+    )
 
 
 def _capacities(truth: Server, learned: Any) -> dict[str, Any]:
@@ -221,13 +223,13 @@ def _capacities(truth: Server, learned: Any) -> dict[str, Any]:
     return row
 
 
-def _best(true: Scenario, setting: Candidate, static: Any) -> dict[str, Any]:
+def _best(true: Scenario, setting: Candidate, static: Any, interval: tuple[float, float]) -> dict[str, Any]:
     """The cheapest target of the setting's line that holds under the truth over fresh seeds, and those as good."""
     point = capacity(true)
     standing = static.setting if static else setting.max_replicas
     space = build_space(true, point, standing, setting.max_replicas)
     signal, value = setting.targets[-1]
-    known = {v for v in space.targets[signal] if 0.4 * value <= v <= 2.5 * value} | {value}
+    known = {v for v in space.targets[signal] if 0.6 * interval[0] <= v <= 1.6 * interval[1]} | {value}
     ladder = [replace(setting, targets=(*setting.targets[:-1], (signal, v))) for v in sorted(known)]
     judged = dict(zip(sorted(known), confirm(true, ladder, FRESH, cost_limit_h=math.inf), strict=True))
     holding = {

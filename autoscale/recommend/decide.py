@@ -74,6 +74,7 @@ PANEL_S, PANEL_MOST = (
     0.3,
     6,
 )  # short traffic is searched over several seeds at once, as many as take this long
+MOST_LOOKS = 4  # seeds of a panel for the target's interval
 NEARLY = 0.005  # of all requests: a standing fleet that breaks the SLO by less on one seed may hold on others
 WIDE_S = 0.2  # traffic whose trials take no longer is searched from more beginnings
 CONFIRM_S, MOST_SEEDS = 2.0, 56  # the choice is confirmed over as many seeds of its own as take this long
@@ -119,88 +120,129 @@ def decide(
     if (idle := idle_verdict(scenario)) is not None:
         return Decision("infeasible", (idle,), None)
     point = capacity(scenario)
+    caution = ONE_SIDED * step_scale
+    with _pool(scenario.plan, jobs) as executor:
+        ask = partial(
+            _decided,
+            scenario,
+            point,
+            step_scale,
+            max_replicas,
+            current,
+            seeds,
+            executor=executor,
+            report=report,
+        )
+        found = ask(slower=caution)
+        if found.answer == "infeasible" and caution:  # then at least for the replica as fitted
+            found = replace(ask(slower=0.0), thin=True)
+    if found.answer == "infeasible":
+        return found
+    return replace(found, reasons=tuple(reasons(at_speed(scenario, found.slower), found)))
+
+
+def _decided(
+    fitted: Scenario,
+    point: Point,
+    step_scale: float,
+    max_replicas: int | None,
+    current: dict[str, Any] | None,
+    seeds: int,
+    *,
+    slower: float,
+    executor: Executor | None,
+    report: Progress,
+) -> Decision:
+    """The answer for replicas that are slower than fitted by so much; without the reasons of one to autoscale or not."""
+    scenario = at_speed(fitted, slower)
     start = max(1, math.ceil(_peak_rps(scenario.plan) / point.rate_rps))
     limit = max_replicas or FLEET_LIMIT
     # short traffic differs more between seeds, and is cheap to judge over many
     own = own_seeds(scenario.plan, seeds)
     fresh, more = range(1, seeds + 1), range(1, min(2 * seeds, len(own)) + 1)
-    fitted, slower, panel = scenario, ONE_SIDED * step_scale, panel_size(scenario.plan)
-    with _pool(scenario.plan, jobs) as executor:
-        report(0.05, "standing fleets")
-        scenario = at_speed(fitted, slower)
-        count, tried = static_fleet(Panel(scenario, panel), start, limit)
-        if count is None and slower:  # then at least for the replica as fitted, which the reasons say
-            scenario, slower = fitted, 0.0
-            count, tried = static_fleet(Panel(scenario, panel), start, limit)
-        if count is None:
-            return Decision("infeasible", (too_few(scenario, max_replicas, start),), point)
-        judge, also = Panel(scenario, panel), fitted if slower else None
-        nearly = count > 1 and not tried[count - 1].stopped and tried[count - 1].margin >= -NEARLY
-        fewest = count - 1 if nearly else count
-        static = _standing(scenario, fewest, limit, [*more, *own[: len(more)]], executor)
-        standing = static.setting if static else count
-        assert isinstance(standing, int)
-        cap = max_replicas or standing + max(1, math.ceil(standing / 4))
-        space = build_space(scenario, point, standing, cap)
-        spread = static.deviation("margin") if static else 0.0
-        cost_h = static.cost if static else tried[count].accelerator_hours
-        tries: dict[Candidate, Trial] = {}
-        judged: list[Judged] = []
-        holding: list[Judged] = []
-        for start_at, caution in zip((0.1, 0.4), CAUTION, strict=True):
-            careful = replace(judge, caution=caution, spread=spread)
-            tell = partial(_tell, report, start_at)
-            more_found = search(careful, space, cost_h, executor, tell)
-            tries |= dict(more_found)
-            between = max(spread, BY_FAR) if space.wide else spread
-            looked = choose(scenario, more_found, space, more, executor, spread=between)
-            judged += looked
-            holding = confirmed(scenario, looked, space, more, own, executor, also=also)
-            if holding:
-                break
-            spread = max([spread, *(j.deviation("margin") for j in judged)])
-        found = sorted(tries.items(), key=lambda item: (not item[1].holds, item[1].accelerator_hours))
-        if not holding and static is None:
-            return Decision("infeasible", (too_few(scenario, max_replicas, start),), point)
-        report(0.75, "each signal alone")
-        broken = [j for j in judged if not j.holds]
-        singles = _singles(scenario, judge, found, [*holding, *broken], space, more, executor)
-        cheaper = [j for j in singles.values() if j.holds and holding and j.cost < holding[0].cost]
-        better = confirmed(scenario, cheaper, space, more, own, executor, also=also)
-        if better and better[0].cost < holding[0].cost:
-            holding = better
-        tutorial = tutorial_setting(scenario, cap)
-        compared = [tutorial, *([current] if current else [])]
-        others = confirm(scenario, compared, fresh, executor)  # type: ignore[arg-type]  # a manifest
-        report(0.85, "interval of the target")
-        best = holding[0] if holding else None
-        worth = best is not None and (static is None or best.cost < static.cost * (1 - SAVING))
-        interval = TargetInterval({})
-        expected = None
-        if best is not None and worth:
-            interval = target_interval(fitted, best, space, step_scale, panel, executor)
-        chosen = best if worth else static
-        if slower and chosen is not None:
-            expected = confirm(fitted, [chosen.setting], more, executor)[0]
-        base = Decision(
-            answer="autoscale" if worth else "do_not_autoscale",
-            reasons=(),
-            capacity=point,
-            chosen=chosen,
-            interval=interval,
-            static=static,
-            tutorial=others[0],
-            current=others[1] if current else None,
-            tried=tuple(found),
-            slower=slower,
-            thin=slower < ONE_SIDED * step_scale,
-            expected=expected,
-            best_hpa=best
-            or _least_bad(scenario, found, [*judged, *singles.values()], others[0], fresh, executor),
-        )
-        report(1.0, "done")
-    base = replace(base, alternatives=tuple(alternatives(base, singles)))
-    return replace(base, reasons=tuple(reasons(scenario, base)))
+    judge, also = Panel(scenario, panel_size(scenario.plan)), fitted if slower else None
+    report(0.05, "standing fleets")
+    count, tried = static_fleet(judge, start, limit)
+    if count is None:
+        return Decision("infeasible", (too_few(scenario, max_replicas, start),), point)
+    nearly = count > 1 and not tried[count - 1].stopped and tried[count - 1].margin >= -NEARLY
+    fewest = count - 1 if nearly else count
+    static = _standing(scenario, fewest, limit, [*more, *own[: len(more)]], executor)
+    standing = static.setting if static else count
+    assert isinstance(standing, int)
+    cap = max_replicas or standing + max(1, math.ceil(standing / 4))
+    space = build_space(scenario, point, standing, cap)
+    cost_h = static.cost if static else tried[count].accelerator_hours
+    sure = partial(confirmed, scenario, space=space, seeds=more, own=own, executor=executor, also=also)
+    tries, judged, holding = _hunt(judge, space, static, cost_h, more, sure, executor, report)
+    found = sorted(tries.items(), key=lambda item: (not item[1].holds, item[1].accelerator_hours))
+    if not holding and static is None:
+        return Decision("infeasible", (too_few(scenario, max_replicas, start),), point)
+    report(0.75, "each signal alone")
+    broken = [j for j in judged if not j.holds]
+    singles = _singles(scenario, judge, found, [*holding, *broken], space, more, executor)
+    cheaper = [j for j in singles.values() if j.holds and holding and j.cost < holding[0].cost]
+    better = sure(cheaper)
+    if better and better[0].cost < holding[0].cost:
+        holding = better
+    compared = [tutorial_setting(scenario, cap), *([current] if current else [])]
+    others = confirm(scenario, compared, fresh, executor)  # type: ignore[arg-type]  # a manifest
+    report(0.85, "interval of the target")
+    best = holding[0] if holding else None
+    worth = best is not None and (static is None or best.cost < static.cost * (1 - SAVING))
+    interval = TargetInterval({})
+    if best is not None and worth:
+        looks = max(1, min(MOST_LOOKS, int(PANEL_S / _trial_s(scenario.plan))))
+        interval = target_interval(fitted, best, space, step_scale, looks, executor)
+    chosen = best if worth else static
+    expected = confirm(fitted, [chosen.setting], more, executor)[0] if slower and chosen else None
+    report(1.0, "done")
+    made = Decision(
+        answer="autoscale" if worth else "do_not_autoscale",
+        reasons=(),
+        capacity=point,
+        chosen=chosen,
+        interval=interval,
+        slower=slower,
+        expected=expected,
+        static=static,
+        tutorial=others[0],
+        current=others[1] if current else None,
+        tried=tuple(found),
+        best_hpa=best
+        or _least_bad(scenario, found, [*judged, *singles.values()], others[0], fresh, executor),
+    )
+    return replace(made, alternatives=tuple(alternatives(made, singles)))
+
+
+def _hunt(
+    judge: Panel,
+    space: Space,
+    static: Judged | None,
+    cost_limit_h: float,
+    seeds: Sequence[int],
+    sure: Callable[[Sequence[Judged]], list[Judged]],
+    executor: Executor | None,
+    report: Progress,
+) -> tuple[dict[Candidate, Trial], list[Judged], list[Judged]]:
+    """What the search tried, what was judged over the seeds, and what holds for sure, the choice first.
+
+    When nothing that it found holds, it searches once more for what holds by more.
+    """
+    spread = static.deviation("margin") if static else 0.0
+    tries: dict[Candidate, Trial] = {}
+    judged: list[Judged] = []
+    for start, caution in zip((0.1, 0.4), CAUTION, strict=True):
+        careful = replace(judge, caution=caution, spread=spread)
+        found = search(careful, space, cost_limit_h, executor, partial(_tell, report, start))
+        tries |= dict(found)
+        between = max(spread, BY_FAR) if space.wide else spread
+        looked = choose(judge.judge, found, space, seeds, executor, spread=between)
+        judged += looked
+        if holding := sure(looked):
+            return tries, judged, holding
+        spread = max([spread, *(j.deviation("margin") for j in judged)])
+    return tries, judged, []
 
 
 def _tell(report: Progress, start: float, fraction: float, text: str) -> None:

@@ -8,7 +8,7 @@ two ends of the replica's own interval.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,7 +21,7 @@ from autoscale.sim.engine import EngineParams
 SAME = 1 + 2 * COST_SLACK  # accelerator time within this is not told apart
 FLAT = 1.002  # ... and within this is the same: no replica starts at any of these targets
 ONE_SIDED = 0.84  # of a 95 % interval's half width lies the end that is passed with 5 % chance, 1.645 / 1.960
-SEED = 7  # of the panels: none that the search used
+SEEDS = (7, 8)  # of the panels: none that the search used
 
 
 @dataclass(frozen=True)
@@ -45,21 +45,26 @@ def target_interval(
 
     It holds the chosen target, the best ones for the replica as fitted and for both ends of its step time's 95 %
     interval (`step_scale`: relative half width), and those that are not told apart from the best of the fitted one.
-    Each is judged over a panel of so many seeds that nothing was chosen on.
+    Each is judged over two panels of so many seeds that nothing was chosen on: what the traffic's chance does to the
+    best target is part of the interval, too.
     """
     setting = chosen.setting
     assert isinstance(setting, Candidate)
     *fixed, (signal, value) = setting.targets
     line = space.line((tuple(fixed), signal), setting.behavior, setting.min_replicas, setting.max_replicas)
     scales = [0.0, step_scale, -step_scale] if step_scale else [0.0]
-    judges = [Panel(at_speed(scenario, scale), panel) for scale in scales]
-    job = partial(best_targets, line=line, near=value)
-    fitted, *others = executor.map(job, judges) if executor else map(job, judges)
-    targets = [value, *(_value(end) for end in [*fitted, *(best for _, best in others)] if end is not None)]
+    judges = [Panel(at_speed(scenario, scale), panel) for scale in scales for _ in SEEDS]
+    job = partial(best_targets, line, value)
+    seeds = SEEDS * len(scales)
+    found = list(executor.map(job, judges, seeds) if executor else map(job, judges, seeds))
+    fitted, others = found[: len(SEEDS)], found[len(SEEDS) :]
+    ends = [end for both in fitted for end in both] + [best for _, best in others]
+    targets = [value, *(_target(end[0]) for end in ends if end is not None)]
+    best = min((best for _, best in fitted if best is not None), key=lambda b: _target(b[0]), default=None)
     return TargetInterval(
         {**{name: (v, v) for name, v in fixed}, signal: (min(targets), max(targets))},
-        fitted[1][0] if fitted[1] else None,
-        fitted[1][1].accelerator_hours if fitted[1] else math.nan,
+        best[0] if best else None,
+        best[1].accelerator_hours if best else math.nan,
     )
 
 
@@ -77,24 +82,28 @@ def scaled(engine: EngineParams, factor: float) -> EngineParams:
 End = tuple[Candidate, Trial] | None
 
 
-def best_targets(judge: Judge, line: Line, near: float) -> tuple[End, End]:
+def best_targets(line: Line, near: float, judge: Judge, seed: int = SEEDS[0]) -> tuple[End, End]:
     """The tightest target of a line that is not told apart from the best, and the best; None where none holds.
 
     The best is the loosest that holds; when looser ones cost the same, since no replica starts any more, the tightest
     of these.
     """
     start = min(range(len(line.settings)), key=lambda i: abs(_target(line.settings[i]) - near))
-    end, tried = loosest(judge, line, math.inf, SEED, start)
+    end, tried = loosest(judge, line, math.inf, seed, start)
     if end is None:
         return None, None
     known = dict(tried)
     hours = known[end].accelerator_hours
-    best = _tightest(judge, line.settings[: line.settings.index(end) + 1], FLAT * hours, known)
-    return _tightest(judge, line.settings[: line.settings.index(best[0]) + 1], SAME * hours, known), best
+    best = _tightest(
+        partial(judge, seed=seed), line.settings[: line.settings.index(end) + 1], FLAT * hours, known
+    )
+    return _tightest(
+        partial(judge, seed=seed), line.settings[: line.settings.index(best[0]) + 1], SAME * hours, known
+    ), best
 
 
 def _tightest(
-    judge: Judge, settings: Sequence[Candidate], limit_h: float, known: dict[Candidate, Trial]
+    judge: Callable[..., Trial], settings: Sequence[Candidate], limit_h: float, known: dict[Candidate, Trial]
 ) -> tuple[Candidate, Trial]:
     """The tightest setting for at most so many hours, whose looser neighbours cost no more: galloping from the last."""
     good, bad, stride = len(settings) - 1, -1, 1
@@ -103,7 +112,7 @@ def _tightest(
         middle = max(middle, bad + 1)
         setting = settings[middle]
         if setting not in known or known[setting].stopped:
-            known[setting] = judge(setting, SEED, limit_h)
+            known[setting] = judge(setting, cost_limit_h=limit_h)
         if known[setting].holds and known[setting].accelerator_hours <= limit_h:
             good, stride = middle, 2 * stride
             middle = good - stride
@@ -116,7 +125,3 @@ def _tightest(
 
 def _target(setting: Candidate) -> float:
     return setting.targets[-1][1]
-
-
-def _value(end: tuple[Candidate, Trial]) -> float:
-    return _target(end[0])

@@ -71,9 +71,10 @@ def sweep(
     seed: int = 0,
     scrape_s: float | None = 1.0,
     wander: float = 0.0,
+    every_s: float = 10.0,
     header: dict | None = None,
 ) -> Path:
-    """A run directory of Poisson stages one after the other; `wander` moves the server's speed every 10 s."""
+    """A run directory of Poisson stages one after the other; `wander` moves the server's speed `every_s`."""
     rng = np.random.default_rng(seed)
     due, stage = [], []
     for k, rate in enumerate(rates):
@@ -83,7 +84,7 @@ def sweep(
     due_s = np.concatenate(due)
     size = sizes(server, due_s.size, rng)
     speeds = np.exp(wander * rng.standard_normal(100_000))
-    start, end = serve(server, due_s, size, lambda t: speeds[int(t / 10) % speeds.size])
+    start, end = serve(server, due_s, size, lambda t: speeds[int(t / every_s) % speeds.size])
     late = rng.uniform(0, 0.001, due_s.size)
     first = np.minimum(start + server.first_token_s * rng.uniform(0.9, 1.1, due_s.size), end)
     first = np.maximum(first, due_s + late)

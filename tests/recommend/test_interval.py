@@ -43,11 +43,11 @@ class Formula:
 def test_the_best_target_is_the_loosest_that_holds_and_saves(judge, tight, best, near) -> None:
     assert pytest.approx(1.02) == SAME
     assert FLAT < 1.01
-    assert [end[0].targets[-1][1] for end in best_targets(judge, LINE, near)] == [tight, best]
+    assert [end[0].targets[-1][1] for end in best_targets(LINE, near, judge)] == [tight, best]
 
 
 def test_where_no_target_holds_there_is_no_best() -> None:
-    assert best_targets(Formula(0), LINE, 10) == (None, None)
+    assert best_targets(LINE, 10, Formula(0)) == (None, None)
 
 
 @pytest.fixture(scope="module")
