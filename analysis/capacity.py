@@ -37,7 +37,7 @@ class Capacity:
     `points` is `analysis.points.operating_points`; `per_term` the highest rate that holds each term of the SLO alone;
     `capacity` the rate that holds them all, or the knee without an SLO; `binds` the term that sets it ("saturation"
     when all would hold up to there); `wander` how far the server's speed moved between stages (relative standard
-    deviation); `notes` sentences on what was set aside and what disagrees; `next_command` is a sweep that would close
+    deviation); `settled` whether the saturated stages were long enough for a full batch; `notes` sentences on what was set aside and what disagrees; `next_command` is a sweep that would close
     an open interval, None when nothing is open.
     """
 
@@ -50,6 +50,7 @@ class Capacity:
     capacity: Estimate
     binds: str | None
     wander: float
+    settled: bool
     replica: Replica | None
     notes: tuple[str, ...]
     next_command: str | None
@@ -95,6 +96,7 @@ def analyse(run: Run | Observed, slo: Slo | None = None, seed: int = 0) -> Capac
         capacity,
         binds,
         server.wander if server else np.nan,
+        server is not None and server.settled,
         server.replica if server else None,
         (*_notes(observed, spans, usable), *_weak(per_term, slo, usable)),
         _next(observed.header, usable, server),

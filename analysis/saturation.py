@@ -13,6 +13,11 @@ from scipy import optimize
 from analysis.queueing import Replica
 
 DRAWS = 400
+_FULL = 0.8  # of the fullest batch: less is a batch that was still filling when its short stage ended
+_TRANSIENT = (
+    0.1  # error of a throughput while the batch fills for the first time; it falls as the stage gets longer
+)
+_SETTLED = 0.2  # of a stage: a full batch turned over five times in it
 # A server's speed between stages, before anything is known: 2 %, as sure as four stages beyond a line's two would make it
 _PRIOR_WANDER, _PRIOR_FREEDOM = 0.02, 4
 _KNEE_MODEL = 0.004  # relative error of the knee's formula on simulated queues with sizes of cv 0.15 to 0.8
@@ -53,12 +58,14 @@ class Server:
     knee_share: NDArray[np.float64]  # draws of knee / saturated throughput
     wander: float
     measured: bool  # False = extrapolated from below
+    settled: bool  # saturated stages lasted several times as long as a request is served
     how: str
 
 
 def fit_server(usable: pd.DataFrame, header: dict[str, Any], rng: np.random.Generator) -> Server | None:
     """The queue that fits the operating points; None when nothing tells where it saturates."""
     full = usable[usable["state"] == "saturated"]
+    full = full[full["busy"] >= _FULL * full["busy"].max()]
     fit = usable.dropna(subset=["busy", "service_s"])
     slowdown = _fit_slowdown(fit)
     wander, wander_freedom = _wander(fit)
@@ -73,12 +80,14 @@ def fit_server(usable: pd.DataFrame, header: dict[str, Any], rng: np.random.Gene
         weight = 1 / variance
         rate = float(np.exp(np.average(np.log(rates), weights=weight)))
         error = float(1 / np.sqrt(weight.sum()))
+        turnover = float((full["service_s"] / full["duration_s"]).clip(upper=1).mean())
         # Satterthwaite: of the error's variance one share is the requests', known well, the rest the server's wander
         share = float((weight**2 @ counted) / weight.sum())
         freedom = 1 / (
             share**2 / max(int(full["freedom"].sum()), 2)
             + (1 - share) ** 2 / (wander_freedom + len(full) - 1)
         )
+        error = float(np.hypot(error, _TRANSIENT * turnover))
         how = f"from {len(full)} saturated stage{'s' * (len(full) > 1)}"
     else:
         extrapolated = _extrapolated_seats(fit, header)
@@ -86,13 +95,13 @@ def fit_server(usable: pd.DataFrame, header: dict[str, Any], rng: np.random.Gene
             return None
         seats, how = extrapolated
         rate = seats / (slowdown[0] + slowdown[1] * seats)
-        error, freedom = 0.15 + wander, 5.0
+        error, freedom, turnover = 0.15 + wander, 5.0, np.inf
     whole = max(round(seats), 1)
     replica = Replica(whole, rate, _stretch(slowdown, whole))
     shares = _knee_shares(fit, whole, wander, rng)
     draws = rate * np.exp(error * rng.standard_t(max(freedom, 2), DRAWS))
     shares = rng.choice(shares, DRAWS) * np.exp(_KNEE_MODEL * rng.standard_normal(DRAWS))
-    return Server(replica, draws, shares, wander, bool(len(full)), how)
+    return Server(replica, draws, shares, wander, bool(len(full)), turnover <= _SETTLED, how)
 
 
 def knee_and_saturation(usable: pd.DataFrame, server: Server | None) -> tuple[Estimate, Estimate]:

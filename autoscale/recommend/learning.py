@@ -40,15 +40,17 @@ class Learned:
     def spread(self, prompt_tokens: float, output_tokens: float) -> tuple[float, float]:
         """95 % interval of the capacity at these mean lengths, relative to what the engine gives; (1, 1) without a run.
 
-        That of the calibration, and never narrower than what was measured at the run's own lengths: a server that
-        wandered between stages will do so again.
+        That of the calibration, and never narrower than what was measured at the run's own lengths (in stages that were
+        long enough for that): a server that wandered between stages will do so again.
         """
         if self.calibration is None:
             return 1.0, 1.0
         low, high = self.calibration.spread(prompt_tokens, output_tokens)
         own = self.calibration.spread(*self.calibration.shape)
         found = [
-            c.saturated for c in self.capacities if math.isfinite(c.saturated.high) and c.saturated.low > 0
+            c.saturated
+            for c in self.capacities
+            if c.settled and math.isfinite(c.saturated.high) and c.saturated.low > 0
         ]
         below = max(((1 - f.low / f.value) ** 2 - (1 - own[0]) ** 2 for f in found), default=0.0)
         above = max(((f.high / f.value - 1) ** 2 - (own[1] - 1) ** 2 for f in found), default=0.0)

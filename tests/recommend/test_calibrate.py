@@ -5,9 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from analysis import run as runs
+from autoscale.profiles import load
 from autoscale.recommend import step_time
 from autoscale.recommend.calibrate import calibrate
-from tests.recommend.conftest import TRUTH
+from autoscale.recommend.learning import learn
+from autoscale.recommend.replaying import full_batch
+from autoscale.sim.engine import EngineParams
+from loadgen import lengths, rates
+from loadgen.traffic import LoadPlan
+from tests.recommend.conftest import TRUTH, swept
 
 
 def test_the_regression_finds_what_a_step_costs(measured) -> None:
@@ -44,3 +51,24 @@ def test_two_runs_are_fitted_together(measured) -> None:
     found = calibrate([measured, measured], TRUTH)
     assert sorted(found.replay["run"].unique()) == [0, 1]
     assert found.median_error()["tpot_p50_s"] < 0.03
+
+
+def test_stages_of_seconds_do_not_pass_for_a_full_batch(tmp_path) -> None:
+    """The first two stages that queue end while a batch of 128 still fills: their throughput is not the replica's."""
+    engine = EngineParams.from_profile(load("llama-3.1-8b-1xl4"))
+    prompt, output = lengths.parse("uniform:100,400"), lengths.parse("uniform:16,48")
+    plan = LoadPlan(rates.parse_stages("4:6,8:6,12:6,16:6,20:6"), prompt=prompt, output=output)
+    run = runs.read(swept(tmp_path / "run", plan, engine=engine))
+    rng = np.random.default_rng(0)
+    truth = full_batch(engine, prompt.draw(rng, 4000), output.draw(rng, 4000))[0]
+    learned = learn([run], load("llama-3.1-8b-1xl4"), None, lambda *_: None)
+    saturated = learned.capacities[0].saturated
+    assert not learned.capacities[0].settled
+    assert saturated.low <= truth <= saturated.high
+    low, high = learned.spread(prompt.mean(), output.mean())
+    assert (
+        high - low
+    ) / 2 < 0.06  # the engine's fit knows of the filling: what the stages gave does not widen it
+    assert (
+        low <= truth / full_batch(learned.engine, prompt.draw(rng, 4000), output.draw(rng, 4000))[0] <= high
+    )
