@@ -1,11 +1,10 @@
 """The engine model of one replica, learned from a run: fit, intervals, identifiability, and the error of the replay.
 
 1. The step time by regression over the requests (step_time.py), starting from the profile's prior.
-2. A refinement by replay: the same requests are sent through the engine model and a factor per
-   coefficient and one on the overhead before the scheduler are moved until medians per stage agree with what was
-   measured. It starts from the quietest stage alone (as the engine is thought to schedule, and the other way:
-   async_scheduling delays the first token) and from the regression, which other load on the machine fools; a later
-   start must be clearly better.
+2. A refinement by replay (refine.py): the same requests are sent through the engine model and the coefficients and the
+   overhead before the scheduler are moved until medians per stage agree with what was measured. It starts from the
+   quietest stage alone (as the engine is thought to schedule, and the other way: async_scheduling delays the first
+   token) and, when these end badly, from the regression, which other load on the machine fools.
 3. How well the run fixes each coefficient (uncertainty.py), and the engine moved to the throughput that was measured.
 4. The replay error per quantity says what the model is worth: a model that does not reproduce its own run is not used
    to extrapolate.
@@ -21,12 +20,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
 
 from analysis.errors import TooLittleData
 from analysis.run import Run
 from analysis.saturation import Estimate
 from autoscale.recommend import step_time
+from autoscale.recommend.refine import refined
 from autoscale.recommend.replaying import (
     FIGURES,
     Source,
@@ -46,15 +45,8 @@ from autoscale.recommend.uncertainty import (
 from autoscale.sim.engine import EngineParams
 
 COUNTS = ("waiting", "preemptions")  # below one, a relative error has no scale
-# how much an error of each figure counts in the refinement; waiting and the TTFT tail swing too much to steer by
-WEIGHTS = {"tpot_p50_s": 1.5, "running": 1.0, "kv_usage": 0.5, "ttft_p50_s": 0.5}
-SLOPE_WEIGHT = 0.3  # of how TTFT grows with the prompt: what tells prefill from the rest
-LEAN = 1.35  # a residual is |log error|^1.35: between the mean error (1) and the largest (infinity)
-PULL = 0.02  # towards the start: keeps apart what one shape of load cannot tell apart
 QUIET_SHARE = 0.93  # of the shortest median time per token that is base; the rest is batch, cache and prompts
 FULL_COSTS = 0.15  # of the base that a full batch, or a full cache, adds: where the refinement starts
-GOOD_ENOUGH = 0.005  # a misfit (half the sum of squares) at which no other start is tried
-CLEARLY_BETTER = 0.85  # of the misfit of the start before: only then the next one is taken
 FULL_BATCH_REQUESTS = 3000  # that are simulated to know the throughput of a full batch
 TRUSTED_ERROR = {"tpot_p50_s": 0.15, "running": 0.20, "throughput_rps": 0.10}  # medians over the stages
 
@@ -164,7 +156,7 @@ def calibrate(
         *(replace(engine, async_scheduling=not prior.async_scheduling) for engine in quiet),
         _with(prior, coefficients / passes, _overhead(kept, seen, coefficients)),
     ]
-    fitted = _refined(starts, sources, measured)
+    fitted = refined(starts, sources, measured)
     report(0.8, "refined by replay")
     known = [*saturated, *(None for _ in runs[len(saturated) :])]
     saturations = _saturations(fitted, sources, known)
@@ -250,56 +242,6 @@ def _from_quiet(
     full = FULL_COSTS * base_s
     coefficients = np.array([base_s, full / prior.max_num_seqs, full / prior.kv_tokens, min(slopes)])
     return [_with(prior, coefficients / prior.pipeline_stages, base_s / 2)]
-
-
-def _refined(
-    starts: Sequence[EngineParams],
-    sources: Sequence[Source],
-    measured: Sequence[pd.DataFrame],
-) -> EngineParams:
-    """The best of the starts after each coefficient was moved until the replay's figures come nearest to the measured."""
-    figures = list(WEIGHTS)
-    weights = np.array(list(WEIGHTS.values()))
-    slopes = [ttft_per_token_s(source.rows)[0] for source in sources]
-    truth = [table[figures].to_numpy(float) for table in measured]
-
-    def residuals(
-        factors: NDArray[np.float64], engine: EngineParams, start: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        trial = replace(engine, **_named(start * factors))
-        parts = [PULL * (factors - 1)]
-        for source, target, slope_s in zip(sources, truth, slopes, strict=True):
-            model = replayed(trial, source)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                error = np.log(model.figures[figures].to_numpy(float) / target)
-            error = np.clip(error, -3, 3)
-            parts.append(np.where(np.isfinite(error), weights * _leaned(error), 0.0).ravel())
-            if slope_s > 0:
-                ratio = max(ttft_per_token_s(model.requests)[0], 1e-9) / slope_s
-                parts.append(SLOPE_WEIGHT * _leaned(np.log([ratio])))
-        return np.concatenate(parts)
-
-    best: tuple[float, EngineParams] | None = None
-    for engine in starts:
-        start = np.array([getattr(engine, name) for name in FACTORS])
-        start[-1] = max(start[-1], 0.1 * engine.base_s)  # a factor cannot move a zero
-        solved = least_squares(
-            residuals, np.ones(len(FACTORS)), bounds=(0, 8), diff_step=0.05, max_nfev=25, args=(engine, start)
-        )
-        if best is None or solved.cost < CLEARLY_BETTER * best[0]:
-            best = float(solved.cost), replace(engine, **_named(start * solved.x))
-        if best[0] < GOOD_ENOUGH:
-            break
-    assert best is not None
-    return best[1]
-
-
-def _named(values: NDArray[np.float64]) -> dict[str, Any]:
-    return dict(zip(FACTORS, map(float, values), strict=True))
-
-
-def _leaned(error: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.sign(error) * np.abs(error) ** LEAN
 
 
 def _compare(measured: pd.DataFrame, modelled: pd.DataFrame) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from functools import partial
 from autoscale.recommend.candidates import Candidate
 from autoscale.recommend.scenario import Scenario
 from autoscale.recommend.search import COST_SLACK, Judge, Judged, Line, Panel, Space, Trial, loosest
-from autoscale.sim.engine import EngineParams
+from autoscale.recommend.uncertainty import scaled
 
 SAME = 1 + 2 * COST_SLACK  # accelerator time within this is not told apart
 FLAT = 1.002  # ... and within this is the same: no replica starts at any of these targets
@@ -71,12 +71,6 @@ def target_interval(
 def at_speed(scenario: Scenario, scale: float) -> Scenario:
     """The scenario with steps that take (1 + scale) times as long."""
     return replace(scenario, engine=scaled(scenario.engine, 1 + scale)) if scale else scenario
-
-
-def scaled(engine: EngineParams, factor: float) -> EngineParams:
-    """The engine with all its step times multiplied."""
-    names = ("base_s", "per_sequence_s", "per_kv_token_s", "per_prefill_token_s")
-    return replace(engine, **{name: getattr(engine, name) * factor for name in names})
 
 
 End = tuple[Candidate, Trial] | None

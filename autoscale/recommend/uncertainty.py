@@ -88,6 +88,12 @@ def drawn(engine: EngineParams, factors: NDArray[np.float64]) -> EngineParams:
     return replace(engine, **changes)
 
 
+def scaled(engine: EngineParams, factor: float) -> EngineParams:
+    """The engine with all its step times multiplied."""
+    names = ("base_s", "per_sequence_s", "per_kv_token_s", "per_prefill_token_s")
+    return replace(engine, **{name: getattr(engine, name) * factor for name in names})
+
+
 def saturated_rps(engine: EngineParams, prompt_tokens: float, output_tokens: float) -> float:
     """Requests/s of one replica with a full batch of requests of these mean lengths.
 
