@@ -2,7 +2,7 @@
 
 A server wanders: a stage that ran 3 % slower than the next moves its TPOT by 3 %, but near saturation its TTFT by half.
 So errors count by generalised least squares: what a slower step would do to all figures of a stage together is expected,
-what it would not do is not. Far from the solution that is too strict to see the way, so the first round takes all
+what it would not do is not. Far from the solution that is too strict to see the way, so the first rounds take all
 uncertainties several times as large. Coefficients are moved as they add to a step, not by factors: a cost that starts too
 small must be able to grow.
 """
@@ -35,12 +35,12 @@ QUIETEST, OUTLIER, LAST_ROUNDS = 0.1, 3.0, 4
 NEAREST, FARTHEST = (
     0.05,
     0.3,
-)  # units between engines that a derivative compares: nearer, and the replay's jumps rule
+)  # units between engines that a derivative compares: nearer, the replay's jumps rule
 LONGEST, SHORTER = 1.0, (1.0, 0.5, 0.25)  # step in units, and the shares of it that are tried
 SPLITS = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)  # shares of the KV tokens in what both cost
 SPEED = 0.05  # by which all step times are moved to see what speed does
-SHARE = 0.3  # of the base: the unit of what a full batch and a full cache add
-# Prior: a full batch and a full cache add about the same (runs of one shape cannot tell), and starts are not far off
+SHARE = 0.3  # of the base: the unit of what the fullest batch and its tokens add
+# Prior: the fullest batch and its tokens add about the same (runs of one shape cannot tell), and starts are not far off
 SPLIT_WEIGHT, START_WEIGHT = 0.7, 0.1
 ROBUST = 2.0  # standard deviations from which an error counts linearly
 LARGEST_ERROR = 3.0  # logarithm
@@ -81,8 +81,16 @@ def _from(
     """
     base_s = start.base_s
     values = np.array([getattr(start, name) for name in FACTORS])
-    full, cache = SHARE * base_s / start.max_num_seqs, SHARE * base_s / start.kv_tokens
-    units = np.array([base_s, full, cache, max(values[3], 1e-7), max(values[4], 0.1 * base_s)])
+    full, cache = problem.fullest(start)
+    units = np.array(
+        [
+            base_s,
+            SHARE * base_s / full,
+            SHARE * base_s / cache,
+            max(values[3], 1e-7),
+            max(values[4], 0.1 * base_s),
+        ]
+    )
     first = x = np.clip(values / units, LEAST_START, HIGHEST - 0.01)
     prior = np.vstack([START_WEIGHT * np.eye(len(x)), SPLIT_WEIGHT * np.array([0, 1, -1, 0, 0])])
     apart = np.full(len(x), FARTHEST)
@@ -103,11 +111,12 @@ def _from(
             above, below = np.minimum(x + e, HIGHEST), np.maximum(x - e, LOWEST)
             moved.append((whiten(at(above)) - whiten(at(below))) / (above - below).sum())
         slopes = np.vstack([np.column_stack(moved), prior])
+        longest = LONGEST * np.maximum(x, 1.0)
         weight = np.sqrt(np.minimum(1, ROBUST / np.maximum(np.abs(now), 1e-9)))[:, None]
         step = lsq_linear(
             slopes * weight,
             -now * weight[:, 0],
-            bounds=(np.maximum(LOWEST - x, -LONGEST) - 1e-9, np.minimum(HIGHEST - x, LONGEST)),
+            bounds=(np.maximum(LOWEST - x, -longest) - 1e-9, np.minimum(HIGHEST - x, longest)),
         ).x
         curvature = (slopes * weight).T @ (slopes * weight)
         apart = np.clip(np.sqrt(np.diag(np.linalg.inv(curvature))), NEAREST, FARTHEST) * np.maximum(x, 1.0)
@@ -161,24 +170,27 @@ class _Problem:
 
         return errors
 
+    def fullest(self, engine: EngineParams) -> tuple[float, float]:
+        """Sequences and KV tokens in the fullest stage, as far as gauges say; else all that the engine has room for."""
+        busy = [table.dropna(subset=["running", "kv_usage"]) for table in self._tables]
+        rows = [table.sort_values("running").iloc[-1] for table in busy if len(table)]
+        sequences = max((float(row["running"]) for row in rows), default=0.0) / engine.data_parallel
+        tokens = max((float(row["kv_usage"]) for row in rows), default=0.0) * engine.kv_tokens
+        return sequences or float(engine.max_num_seqs), tokens or float(engine.kv_tokens)
+
     def best_split(self, engine: EngineParams, loose: float) -> EngineParams:
         """The engine, or one that shares out what sequences and their KV tokens cost in the fullest stage differently.
 
         Along that valley the errors hardly change, less than a replay jumps: it is looked at as a whole.
         """
-        busy = [table.dropna(subset=["running", "kv_usage"]) for table in self._tables]
-        fullest = [table.sort_values("running").iloc[-1] for table in busy if len(table)]
-        if not fullest:
-            return engine
-        sequences = max(float(row["running"]) for row in fullest)
-        tokens = max(float(row["kv_usage"]) * engine.kv_tokens * engine.data_parallel for row in fullest)
+        sequences, tokens = self.fullest(engine)
         cost_s = engine.per_sequence_s * sequences + engine.per_kv_token_s * tokens
-        if not (cost_s > 0 and tokens > 0):
+        if cost_s <= 0:
             return engine
         whiten = self.whitening(engine, loose)
 
         def misfit(one: EngineParams) -> float:
-            apart = one.per_sequence_s * one.max_num_seqs - one.per_kv_token_s * one.kv_tokens
+            apart = one.per_sequence_s * sequences - one.per_kv_token_s * tokens
             return _cost(np.append(whiten(one), SPLIT_WEIGHT * apart / (SHARE * one.base_s)))
 
         shared = [
