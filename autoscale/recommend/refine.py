@@ -38,16 +38,17 @@ NEAREST, FARTHEST = (
 )  # units between engines that a derivative compares: nearer, the replay's jumps rule
 LONGEST, SHORTER = 1.0, (1.0, 0.5, 0.25)  # step in units, and the shares of it that are tried
 SPLITS = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)  # shares of the KV tokens in what both cost
+FULL_WANDER = 0.008  # of a stage with a queue: a full batch averages out what a few sequences feel
 SPEED = 0.05  # by which all step times are moved to see what speed does
 SHARE = 0.3  # of the base: the unit of what the fullest batch and its tokens add
 # Prior: the fullest batch and its tokens add about the same (runs of one shape cannot tell), and starts are not far off
-SPLIT_WEIGHT, START_WEIGHT = 0.7, 0.1
+SPLIT_WEIGHT, START_WEIGHT = 1.5, 0.1
 ROBUST = 2.0  # standard deviations from which an error counts linearly
 LARGEST_ERROR = 3.0  # logarithm
 GOOD_ENOUGH = 0.5  # mean squared error, in variances, with which no further start is tried ...
 TRIED_ALWAYS = 2  # ... after the first ones
 LEAST_START = 0.3  # of a unit
-LOWEST = np.array([0.05, 0.0, 0.0, 0.0, 0.0])
+LOWEST = np.array([0.05, 0.03, 0.03, 0.03, 0.0])  # nothing is free
 HIGHEST = np.array([8.0, 30.0, 30.0, 8.0, 20.0])  # of FACTORS, in their units
 
 
@@ -145,15 +146,18 @@ class _Problem:
         self._sources = sources
         self._tables = measured
         self._measured = [_logs(table) for table in measured]
+        self._wander = [
+            np.where(table["waiting"].to_numpy(float) >= 1, FULL_WANDER, START_WANDER) for table in measured
+        ]
         self._slopes = [ttft_per_token_s(source.rows) for source in sources]
 
     def whitening(self, engine: EngineParams, loose: float) -> _Whitening:
         """Errors of an engine in expected standard deviations, given what speed does to the figures near `engine`."""
         faster, slower = (self._replay(scaled(engine, 1 + sign * SPEED)) for sign in (-1, 1))
         inverse = []
-        for (quick, _), (slow, _) in zip(faster, slower, strict=True):
-            speed = np.clip(np.nan_to_num((slow - quick) / (2 * SPEED)), -30, 30)
-            covariance = START_WANDER**2 * speed[:, :, None] * speed[:, None, :] + np.diag(LEAST_NOISE**2)
+        for (quick, _), (slow, _), wander in zip(faster, slower, self._wander, strict=True):
+            speed = wander[:, None] * np.clip(np.nan_to_num((slow - quick) / (2 * SPEED)), -30, 30)
+            covariance = speed[:, :, None] * speed[:, None, :] + np.diag(LEAST_NOISE**2)
             inverse.append(np.linalg.inv(np.linalg.cholesky(covariance)) / loose)
 
         def errors(engine: EngineParams) -> NDArray[np.float64]:
