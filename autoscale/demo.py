@@ -37,7 +37,8 @@ STAGES = (
 )
 SPEED = 60.0  # of the control plane while the scale-out is checked: a ten-minute start takes 10 s
 CHECK_S = 90.0  # at most
-QUIET, BUSY, CHECKED = 0.6, 3.0, 1.5  # rates in multiples of what one replica serves within the SLO
+QUIET, BUSY = 0.6, 3.0  # rates in multiples of what one replica serves within the SLO
+MORE = 0.5  # replicas' worth of load beyond what minReplicas serve, for the check
 PROMETHEUS = """
 global: {{scrape_interval: 1s, scrape_timeout: 1s}}
 scrape_configs:
@@ -272,14 +273,15 @@ def _manifests(out: Path, profile: str, found: Recommendation) -> tuple[str, lis
 def _check(
     out: Path, profile: str, seed: int, found: Recommendation, progress: Progress
 ) -> tuple[CheckResult, list[Path]]:
-    """The recommended HPA on a fresh fleet, under more than one replica can serve."""
+    """The recommended HPA on a fresh fleet, under more than its fewest replicas can serve."""
     from autoscale.profiles import load
     from autoscale.sim.server import FleetServer, FleetThread
 
     progress(0.72, "starting the fleet with the recommended HPA")
     assert found.decision is not None
     assert found.decision.capacity is not None
-    rate = round(CHECKED * found.decision.capacity.rate_rps, 2)
+    standing = found.content["minReplicas"]
+    rate = round((standing + MORE) * found.decision.capacity.rate_rps, 2)
     quiet = round(QUIET * found.decision.capacity.rate_rps, 2)
     server = FleetServer(
         load(profile), found.content["hpa"], port=0, speed=SPEED, seed=seed, engine=found.scenario.engine

@@ -26,11 +26,12 @@ SEEDS = (7, 8)  # of the panels: none that the search used
 
 @dataclass(frozen=True)
 class TargetInterval:
-    """Per signal of a setting (low, high), and the best target of its line for the replica as fitted, with its hours."""
+    """Per signal of a setting (low, high); the best target of its line for the replica as fitted, and the share of the
+    chosen setting's accelerator time that it saves there."""
 
     ends: dict[str, tuple[float, float]]
     fitted: Candidate | None = None
-    fitted_hours: float = math.nan
+    saved: float = 0.0
 
 
 def target_interval(
@@ -61,10 +62,14 @@ def target_interval(
     ends = [end for both in fitted for end in both] + [best for _, best in others]
     targets = [value, *(_target(end[0]) for end in ends if end is not None)]
     best = min((best for _, best in fitted if best is not None), key=lambda b: _target(b[0]), default=None)
+    saved = 0.0
+    if best is not None and best[0] != setting:
+        both = [judges[0](one, SEEDS[0], None).accelerator_hours for one in (best[0], setting)]
+        saved = 1 - both[0] / both[1]
     return TargetInterval(
         {**{name: (v, v) for name, v in fixed}, signal: (min(targets), max(targets))},
         best[0] if best else None,
-        best[1].accelerator_hours if best else math.nan,
+        saved,
     )
 
 

@@ -54,7 +54,7 @@ def _caution(decision: Decision) -> Reason:
         "accelerator-hours"
     )
     best, setting = decision.interval.fitted, chosen.setting
-    less = 1 - decision.interval.fitted_hours / expected.cost
+    less = decision.interval.saved
     if best is not None and less > WON and isinstance(setting, Candidate):
         text += (
             f", and {setting.targets[-1][0]} {quantity(best.targets[-1][1])} would do for {less:.0%} less: what a longer "
