@@ -49,7 +49,7 @@ def _caution(decision: Decision) -> Reason:
     assert chosen is not None
     assert expected is not None
     text = (
-        f"chosen and compared for replicas {decision.slower:.1%} slower than fitted, as slow as the run allows with 95 % "
+        f"chosen and compared for replicas {decision.slower:.1%} slower than fitted, as slow as the run allows with 95% "
         f"confidence; as fitted: {expected.mean('attainment'):.2%} within every bound for {hours(expected.cost)} "
         "accelerator-hours"
     )
