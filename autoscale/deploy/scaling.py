@@ -194,5 +194,6 @@ def _behavior(options: Options, plan: Plan) -> Any:
     if not options.behavior or not plan.behavior:
         return None
     return Note(
-        "From the recommendation: windows and steps that fit this system's cold start.", dict(plan.behavior)
+        "From the recommendation: windows and steps judged with this system's cold start.",
+        dict(plan.behavior),
     )
