@@ -314,10 +314,13 @@ def _share_after(timeline: Timeline, past: History, out: ScaleOut, name: str) ->
 
     From PINNED_AFTER_S after ready, or from when the scale-out was absorbed if as much is seen after that: a backlog of
     the older replicas is not the routing's doing. Of a shorter watch the second half counts.
-    None when it has little and no new request is seen to arrive: a queue that only drains says nothing about routing.
+    None when the scale-in is decided before that, and when it has little and no new request is seen to arrive: a queue
+    that only drains says nothing about routing.
     """
     unit = next(u for u in out.replicas if u.leader.name == name)
     stop_s = min([s.decided_s for s in past.scale_ins if s.decided_s > unit.ready_s], default=timeline.last_s)
+    if stop_s < min(unit.ready_s + PINNED_AFTER_S, timeline.last_s):
+        return None
     from_s = min(unit.ready_s + PINNED_AFTER_S, (unit.ready_s + stop_s) / 2)
     if from_s < out.absorbed_s <= stop_s - PINNED_AFTER_S:  # false for NaN: the next decision came first
         from_s = out.absorbed_s

@@ -46,24 +46,25 @@ def target_interval(
 
     It holds the chosen target, the best ones for the replica as fitted and for both ends of its step time's 95 %
     interval (`step_scale`: relative half width), and those that are not told apart from the best of the fitted one.
-    Each is judged over two panels of so many seeds that nothing was chosen on: what the traffic's chance does to the
-    best target is part of the interval, too.
+    Each is judged over two panels of so many seeds that nothing was chosen on (one when a panel is a single seed): what
+    the traffic's chance does to the best target is part of the interval, too.
     """
     setting = chosen.setting
     assert isinstance(setting, Candidate)
     *fixed, (signal, value) = setting.targets
     line = space.line((tuple(fixed), signal), setting.behavior, setting.min_replicas, setting.max_replicas)
     scales = [0.0, step_scale, -step_scale] if step_scale else [0.0]
-    judges = [Panel(at_speed(scenario, scale), panel) for scale in scales for _ in SEEDS]
+    looks = SEEDS if panel > 1 else SEEDS[:1]  # long traffic: little differs between seeds, and each is dear
+    judges = [Panel(at_speed(scenario, scale), panel) for scale in scales for _ in looks]
     job = partial(best_targets, line, value)
-    seeds = SEEDS * len(scales)
+    seeds = looks * len(scales)
     found = list(executor.map(job, judges, seeds) if executor else map(job, judges, seeds))
-    fitted, others = found[: len(SEEDS)], found[len(SEEDS) :]
+    fitted, others = found[: len(looks)], found[len(looks) :]
     ends = [end for both in fitted for end in both] + [best for _, best in others]
     targets = [value, *(_target(end[0]) for end in ends if end is not None)]
     best = min((best for _, best in fitted if best is not None), key=lambda b: _target(b[0]), default=None)
     saved = 0.0
-    if best is not None and best[0] != setting:
+    if step_scale and best is not None and best[0] != setting:
         both = [judges[0](one, SEEDS[0], None).accelerator_hours for one in (best[0], setting)]
         saved = 1 - both[0] / both[1]
     return TargetInterval(
