@@ -425,6 +425,27 @@ def test_what_the_old_replica_had_queued_before_is_not_held_against_the_routing(
     assert verdict["new_replica_gets_its_share"].outcome == outcome
 
 
+@pytest.mark.parametrize(("stays_s", "judged"), [(20, False), (80, True)], ids=["at once", "after a minute"])
+def test_a_replica_that_is_given_back_at_once_is_not_judged_by_its_share(stays_s, judged):
+    """The old replica keeps 100 requests and gets new ones; the new ones hold none. vllm-1 is ready last."""
+    scenario = Scenario(1)
+    ready_s = scenario.truth["ready"]
+    scenario.target(ready_s + stays_s, 1)
+    rows = [o for o in scenario.observations if o.resource != "custommetrics" or o.time_s < ready_s]
+    for k in range(120):
+        values = {f"vllm-{r}": "0" for r in range(1, scenario.truth["after"])}
+        values["vllm-0"] = f"{100 + k % 3}"
+        found = {"metric": METRIC, "labelSelector": "", "values": values}
+        rows.append(Observation(ready_s + 1 + k, "custommetrics", "QUERY", found))
+    timeline = Timeline("h").extend(sorted(rows, key=lambda o: o.time_s))
+    past = history(timeline)
+    assert past.scale_ins
+    verdict = {c.code: c for c in judge(timeline, past).criteria}
+    shares = verdict["new_replica_gets_its_share"].figures["share_of_equal"]
+    assert ("vllm-1" in shares) == judged
+    assert shares["vllm-2"] == 0
+
+
 def test_a_metric_that_asks_in_vain_fails_when_it_should():
     scenario = Scenario(7)
     rows = [o for o in scenario.observations if o.time_s < scenario.truth["decided"] - 0.5]
