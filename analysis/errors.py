@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import re
 
+from analysis.redact import redact
+
 
 class AutoscaleError(Exception):
     """Base of every error we raise on purpose.
@@ -39,7 +41,7 @@ class AutoscaleError(Exception):
             sentence += f"; expected {expected}"
         if next_step:
             sentence += f". {next_step[:1].upper()}{next_step[1:]}"
-        super().__init__(_one_line(sentence))
+        super().__init__(redact(_one_line(sentence)))
 
 
 # Markup of the error pages that servers and proxies send. A placeholder such as <run-dir> or <name> is none.

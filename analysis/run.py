@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.errors import BadRun
+from analysis.redact import redacted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,14 +108,16 @@ def create(path: Path | str, header: Mapping[str, Any]) -> Path:
             "the run directory already holds a run", value=str(path), next_step="choose another --run-dir"
         )
     path.mkdir(parents=True, exist_ok=True)
-    _write_json(path / HEADER, {"schema_version": SCHEMA_VERSION, "started_at": time.time(), **header})
+    _write_json(
+        path / HEADER, {"schema_version": SCHEMA_VERSION, "started_at": time.time(), **redacted(header)}
+    )
     return path
 
 
 def update(path: Path | str, **changes: Any) -> None:
     """Set top-level keys of run.json (atomically)."""
     header = read_header(path)
-    header.update(changes)
+    header.update(redacted(changes))
     _write_json(Path(path) / HEADER, header)
 
 
@@ -169,7 +172,8 @@ def merge_parts(path: Path | str, table: str) -> None:
 
 def append_event(path: Path | str, time_s: float, kind: str, message: str, **facts: Any) -> None:
     """Append one line to events.jsonl: time_s (since started_at), kind, message and any facts."""
-    line = json.dumps({"time_s": round(time_s, 6), "kind": kind, "message": message, **facts}, default=str)
+    said = redacted({"kind": kind, "message": message, **facts})
+    line = json.dumps({"time_s": round(time_s, 6), **said}, default=str)
     with open(Path(path) / EVENTS, "a", encoding="utf-8") as file:
         file.write(line + "\n")
 
