@@ -8,22 +8,23 @@ The rules are pure; each module of them looks at one thing, and they are listed 
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from autoscale.deploy import (
     lint_adapter,
     lint_any,
+    lint_behavior,
     lint_capacity,
     lint_hpa,
+    lint_keda,
     lint_load,
     lint_path,
     lint_pods,
     lint_scrape,
     lint_service,
+    lint_targets,
     lint_time,
     lint_volumes,
 )
@@ -33,6 +34,9 @@ from autoscale.deploy.lint_report import Finding, Located, Report, ordered
 
 RULES: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     lint_hpa.rules,
+    lint_behavior.rules,
+    lint_targets.rules,
+    lint_keda.rules,
     lint_path.rules,
     lint_scrape.rules,
     lint_adapter.rules,
@@ -97,18 +101,6 @@ def lint_objects(
         for rule in RULES:
             findings += rule(facts)
     return Report(ordered(findings), _unknown_kinds(located), len(located))
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Without the garbage collector: reading only adds objects, and walking them again and again costs a third."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _unknown_kinds(objects: list[Located]) -> list[str]:

@@ -1,14 +1,16 @@
-"""Rules on what stands between Prometheus and the HPA: prometheus-adapter, AutoscalingMetric, KEDA, Stackdriver."""
+"""Rules on what stands between Prometheus and the HPA: prometheus-adapter, AutoscalingMetric, Stackdriver."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
-from autoscale.deploy.lint_facts import Facts
-from autoscale.deploy.lint_parts import Metric, Path, Scaler, Server, matches
-from autoscale.deploy.lint_path import UNREADABLE, exported
+from autoscale.deploy.lint_facts import SCRAPES, Facts
+from autoscale.deploy.lint_parts import Metric, Path, Scaler, matches
+from autoscale.deploy.lint_path import UNREADABLE, exported, underscored
 from autoscale.deploy.lint_report import Finding, Located, items, mapping
+from autoscale.deploy.lint_sources import AdapterRule, adapter_configs
+from autoscale.deploy.lint_yaml import Problem, documents
 
 STACKDRIVER, PROMETHEUS = "custom-metrics-stackdriver-adapter", "prometheus-adapter"
 GKE_NAME = re.compile(r"[a-z]([a-z0-9_-]{0,61}[a-z0-9])?")
@@ -21,12 +23,9 @@ def rules(facts: Facts) -> Iterator[Finding]:
     yield from _adapter_rules(facts)
     yield from _autoscaling_metrics(facts)
     for scaler in facts.scalers:
-        servers = facts.servers_by_owner.get(scaler.key, [])
         for metric in scaler.metrics:
             if metric.route == "autoscalingmetric":
                 yield from _gke_name(scaler, metric, facts)
-            elif metric.route == "keda":
-                yield from _trigger(scaler, metric, servers[0] if servers else None)
 
 
 # --- which adapter ---------------------------------------------------------------------------------------------------
@@ -46,8 +45,8 @@ def _two_adapters(facts: Facts) -> Iterator[Finding]:
             for known in (STACKDRIVER, PROMETHEUS):
                 if known in name:
                     present.setdefault(known, (service, ("spec", "service", "name")))
-    for located, _, _ in facts.adapter_rules[:1]:
-        present.setdefault(PROMETHEUS, (located, ()))
+    for rule in facts.adapter_rules[:1]:
+        present.setdefault(PROMETHEUS, (rule.source, ()))
     routes: dict[str, tuple[Located, Path]] = {}
     for scaler in facts.scalers:
         for metric in scaler.metrics:
@@ -81,40 +80,18 @@ def _two_adapters(facts: Facts) -> Iterator[Finding]:
 
 
 def _adapter_rules(facts: Facts) -> Iterator[Finding]:
-    rules_ = facts.adapter_rules
-    if not rules_:
-        return
-    made: set[str] = set()
+    for located, path, text in adapter_configs(facts.of("ConfigMap")):
+        yield from _unreadable(located, path, text)
     server = facts.servers[0] if facts.servers else None
-    for located, path, rule in rules_:
-        series = re.split(r"[{\s]", str(rule.get("seriesQuery") or ""))[0]
-        made.add(_made(rule, series))
-        if series.startswith("vllm:"):
-            yield from exported(located, (*path, "seriesQuery"), series, server, "error")
-        external = "external" in path
-        resources = mapping(rule.get("resources"))
-        kinds = {mapping(entry).get("resource") for entry in mapping(resources.get("overrides")).values()}
-        if not external and "template" not in resources and not {"pod", "pods"} & kinds:
-            yield located.finding(
-                "error",
-                "adapter-rule-resources",
-                (*path, "resources"),
-                f"The rule for {series or 'a series'} maps no label to pods.",
-                UNREADABLE,
-                "Add resources.overrides: namespace and pod, each with its resource.",
-            )
-        query = str(rule.get("metricsQuery") or "")
-        for word in ("<<.Series>>", "<<.LabelMatchers>>", "<<.GroupBy>>"):
-            if query and word not in query and not (external and word == "<<.GroupBy>>"):
-                yield located.finding(
-                    "error",
-                    "adapter-rule-query",
-                    (*path, "metricsQuery"),
-                    f"metricsQuery lacks {word}.",
-                    "The adapter returns values of other pods, or none.",
-                    "Write sum(<<.Series>>{<<.LabelMatchers>>}) by (<<.GroupBy>>).",
-                )
-    for scaler in facts.scalers:
+    for rule in facts.adapter_rules:
+        if rule.series.startswith("vllm:"):
+            yield from exported(rule.source, (*rule.path, "seriesQuery"), rule.series, server, "error")
+        for name in dict.fromkeys([rule.series, *(selector.name for selector in rule.query.selectors)]):
+            yield from underscored(rule.source, (*rule.path, "seriesQuery"), name, facts)
+        yield from _resources(rule, facts)
+        yield from _query(rule, facts)
+    made = {rule.makes for rule in facts.adapter_rules} - {""}
+    for scaler in facts.scalers if made else []:
         for metric in scaler.metrics:
             if metric.route == "adapter" and metric.kind in ("Pods", "Object") and metric.name not in made:
                 yield scaler.source.finding(
@@ -127,19 +104,133 @@ def _adapter_rules(facts: Facts) -> Iterator[Finding]:
                 )
 
 
-def _made(rule: dict[str, object], series: str) -> str:
-    """The name under which a rule serves its series."""
-    name = mapping(rule.get("name"))
-    pattern, replacement = str(name.get("matches") or ""), name.get("as")
-    try:
-        found = re.search(pattern, series) if pattern else None
-    except re.error:
-        found = None
-    if replacement is None:
-        return found[1] if found and found.groups() else series
-    if found:
-        return re.sub(pattern, re.sub(r"\$\{?(\d+)\}?", r"\\\1", str(replacement)), series)
-    return str(replacement) if not pattern else series
+def _unreadable(located: Located, path: Path, text: str) -> Iterator[Finding]:
+    for document in documents(text, {}):
+        if isinstance(document, Problem):
+            yield located.finding(
+                "error",
+                "adapter-config-broken",
+                path,
+                f"The configuration is not YAML: {document.text} (its line {document.line}).",
+                f"prometheus-adapter does not start. {UNREADABLE}",
+                "Correct the text of the ConfigMap.",
+            )
+        elif not mapping(document.value) and document.value is not None:
+            yield located.finding(
+                "error",
+                "adapter-config-broken",
+                path,
+                f"The configuration is a {type(document.value).__name__}, not a mapping with rules.",
+                f"prometheus-adapter does not start. {UNREADABLE}",
+                "Put the list under the key rules.",
+            )
+
+
+def _asked_of(rule: AdapterRule, facts: Facts) -> set[str]:
+    """The resources for which scalers ask a rule's metric: pod, or the kind of a described object in lower case."""
+    found = set()
+    for scaler in facts.scalers:
+        for metric in scaler.metrics:
+            if metric.name == rule.makes and metric.kind in ("Pods", "Object"):
+                found.add("pod" if metric.kind == "Pods" else metric.described.lower())
+    return found
+
+
+def _resources(rule: AdapterRule, facts: Facts) -> Iterator[Finding]:
+    """The labels that make a series' value that of a pod, or of the object that a scaler names."""
+    if rule.external:
+        return
+    asked = _asked_of(rule, facts)
+    shown, path = rule.series or "a series", (*rule.path, "resources")
+    for resource in sorted(asked - set(rule.labels) if not rule.has_template else set()):
+        yield rule.source.finding(
+            "error",
+            "adapter-rule-resources",
+            path,
+            f"The rule for {shown} maps no label to {resource}s.",
+            UNREADABLE,
+            f"Add resources.overrides: namespace and {resource}, each with its resource.",
+        )
+    if not asked and not rule.labels and not rule.has_template:
+        yield rule.source.finding(
+            "error",
+            "adapter-rule-resources",
+            path,
+            f"The rule for {shown} maps no label to pods.",
+            UNREADABLE,
+            "Add resources.overrides: namespace and pod, each with its resource.",
+        )
+    given = _scraped_labels(facts)
+    for resource in sorted((asked or {"pod"}) & {"pod"} & set(rule.labels) if given is not None else set()):
+        label = rule.labels[resource]
+        if given is not None and label not in given:
+            yield rule.source.finding(
+                "error",
+                "adapter-rule-label",
+                path,
+                f"The rule takes the {resource} from label {label}; scraping here gives {', '.join(sorted(given))}.",
+                UNREADABLE,
+                f"Map {resource} instead, or relabel {label} onto the series.",
+            )
+
+
+def _scraped_labels(facts: Facts) -> set[str] | None:
+    """Labels that name the target of a scraped series; None when the set does not tell all of them."""
+    monitors = [m for m in facts.of("PodMonitor", "ServiceMonitor") if facts.servers]
+    if not monitors:
+        return None
+    found = {"pod", "namespace", "container", "job", "instance", "endpoint", "service", "node"}
+    for monitor in monitors:
+        key, after = SCRAPES[monitor.kind]
+        for endpoint in map(mapping, items(monitor.spec.get(key))):
+            if endpoint.get("honorLabels"):
+                return None
+            for rule in map(mapping, items(endpoint.get("relabelings")) + items(endpoint.get(after))):
+                if str(rule.get("action", "replace")).lower() == "labelmap":
+                    return None
+                found.add(str(rule.get("targetLabel") or "pod"))
+        for name in ("targetLabels", "podTargetLabels"):
+            found |= {re.sub(r"\W", "_", str(label)) for label in items(monitor.spec.get(name))}
+    return found
+
+
+def _query(rule: AdapterRule, facts: Facts) -> Iterator[Finding]:
+    """What the query leaves of the labels that a value needs, and counters that nothing turns into a rate."""
+    path: Path = (*rule.path, "metricsQuery")
+    template = re.sub(r"<<\s*(\.\w+)\s*>>", r"<<\1>>", rule.template)
+    if template and not rule.external:
+        needed = {rule.labels.get(resource, resource) for resource in _asked_of(rule, facts) or {"pod"}}
+        by = set(re.findall(r"\w+", " ".join(re.findall(r"\bby\s*\(([^)]*)\)", template))))
+        aggregated = re.search(r"\b(sum|avg|max|min|count|quantile)\b", template)
+        grouped = "<<.GroupBy>>" in template or needed <= by or not aggregated or "without" in template
+        if not grouped:
+            yield rule.source.finding(
+                "error",
+                "adapter-rule-query",
+                path,
+                f"metricsQuery lacks <<.GroupBy>> and drops the label {', '.join(sorted(needed))}.",
+                "The value belongs to no object. " + UNREADABLE,
+                "Write sum(<<.Series>>{<<.LabelMatchers>>}) by (<<.GroupBy>>).",
+            )
+        elif "<<.LabelMatchers>>" not in template and "namespace" not in by | needed:
+            yield rule.source.finding(
+                "warning",
+                "adapter-rule-query",
+                path,
+                "metricsQuery lacks <<.LabelMatchers>>.",
+                "Pods of the same name in other namespaces are added, and every query reads all pods.",
+                "Write sum(<<.Series>>{<<.LabelMatchers>>}) by (<<.GroupBy>>).",
+            )
+    for selector in rule.query.selectors:
+        if selector.counts_up:
+            yield rule.source.finding(
+                "error",
+                "counter-without-rate",
+                path,
+                f"{selector.name} is a counter, and nothing takes its rate.",
+                "It only grows: replicas are added up to the maximum and never removed.",
+                f"Write rate({selector.name}{{...}}[2m]) inside the sum.",
+            )
 
 
 # --- AutoscalingMetric -----------------------------------------------------------------------------------------------
@@ -243,95 +334,4 @@ def _autoscaling_metrics(facts: Facts) -> Iterator[Finding]:
                 f"{count} gauges; a cluster takes {GKE_MOST}.",
                 "The last ones are not read.",
                 "Keep what the HPAs use.",
-            )
-
-
-# --- KEDA ------------------------------------------------------------------------------------------------------------
-
-
-def _trigger(scaler: Scaler, metric: Metric, server: Server | None) -> Iterator[Finding]:
-    source, query, path = scaler.source, metric.name, metric.path
-    index = path[2]
-    trigger = mapping(items(source.spec.get("triggers"))[int(index)])
-    metadata = mapping(trigger.get("metadata"))
-    if trigger.get("type") != "prometheus":
-        return
-    outer = re.match(r"\s*(sum|avg|max|min|count|scalar)\s*(by|without)?\s*\(", query, re.I)
-    grouped = outer and (outer[2] or re.search(r"\)\s*(by|without)\s*\([^)]*\)\s*$", query, re.I))
-    if not outer or grouped:
-        yield source.finding(
-            "error",
-            "keda-many-series",
-            path,
-            "The query returns one series per pod." if query else "The query is missing.",
-            "KEDA refuses an answer of several series: with the second pod scaling stops.",
-            f"Write sum({metric.series or 'vllm:num_requests_waiting'}{{...}}).",
-        )
-    if trigger.get("metricType", "AverageValue") != "AverageValue":
-        yield source.finding(
-            "error",
-            "keda-metric-type",
-            (*path[:3], "metricType"),
-            f"metricType {trigger.get('metricType')} compares the sum over all pods with the threshold.",
-            "Every added replica raises the sum's meaning, not the share: it scales to the maximum.",
-            "Write metricType: AverageValue.",
-        )
-    threshold = metadata.get("threshold")
-    if not re.fullmatch(
-        r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", str(threshold if threshold is not None else "")
-    ):
-        yield source.finding(
-            "error",
-            "keda-threshold",
-            metric.target_path,
-            f"Threshold {threshold!r} is not a plain number.",
-            "KEDA cannot read the trigger: nothing scales.",
-            "Write a decimal such as '5' or '0.504'.",
-        )
-    if not metadata.get("serverAddress"):
-        yield source.finding(
-            "error", "keda-server-address", path[:-1], "serverAddress is missing.",
-            "KEDA cannot ask Prometheus: nothing scales.", "Write the address of Prometheus.",
-        )  # fmt: skip
-    if str(metadata.get("ignoreNullValues", "true")).lower() == "true":
-        yield source.finding(
-            "warning",
-            "keda-null-is-zero",
-            (*path[:-1], "ignoreNullValues"),
-            "No data counts as 0, which is KEDA's default.",
-            "When scraping breaks, KEDA scales in to the minimum under full load.",
-            'Write ignoreNullValues: "false".',
-        )
-    if server:
-        yield from _query_selects(scaler, path, query, server)
-
-
-def _query_selects(scaler: Scaler, path: Path, query: str, server: Server) -> Iterator[Finding]:
-    """Whether the label matchers of a query fit the names that the pods will have."""
-    owner = server.owner
-    pods = {"LeaderWorkerSet": f"{owner.name}-0", "StatefulSet": f"{owner.name}-0"}
-    pod = pods.get(owner.kind, f"{owner.name}-5d8f7c9b6d-x2x4z")
-    served = server.served[0] if len(server.served) == 1 else None
-    truth = {
-        "namespace": owner.namespace,
-        "pod": pod,
-        "container": str(server.container.get("name") or ""),
-        "model_name": served,
-    }
-    for label, operator, wanted in re.findall(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"', query):
-        have = truth.get(label)
-        if not have:
-            continue
-        try:
-            hit = re.fullmatch(wanted, have) is not None if "~" in operator else wanted == have
-        except re.error:
-            hit = False
-        if hit == operator.startswith("!"):
-            yield scaler.source.finding(
-                "error",
-                "query-selects-nothing",
-                path,
-                f'The query asks for {label}{operator}"{wanted}"; the pods have {label}="{have}".',
-                "The query returns nothing: nothing scales.",
-                f'Write {label}="{have}"' + (" or a pattern that fits it." if label == "pod" else "."),
             )

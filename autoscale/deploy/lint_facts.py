@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from autoscale.deploy import lint_query
 from autoscale.deploy import lint_shell as shell
+from autoscale.deploy.lint_metrics import COUNTERS, GAUGES, HISTOGRAMS
 from autoscale.deploy.lint_parts import (
     SCALABLE,
-    Path,
+    Metric,
     Scaler,
     Server,
     Template,
@@ -20,8 +23,17 @@ from autoscale.deploy.lint_parts import (
     serves,
     templates_of,
 )
+from autoscale.deploy.lint_query import Shape
 from autoscale.deploy.lint_report import Located, items, mapping
-from autoscale.deploy.lint_yaml import Problem, documents
+from autoscale.deploy.lint_sources import AdapterRule, adapter_rules
+
+# scrape objects: where their endpoints stand, and what relabels what was scraped
+SCRAPES = {
+    "PodMonitoring": ("endpoints", "metricRelabeling"),
+    "ClusterPodMonitoring": ("endpoints", "metricRelabeling"),
+    "PodMonitor": ("podMetricsEndpoints", "metricRelabelings"),
+    "ServiceMonitor": ("endpoints", "metricRelabelings"),
+}
 
 
 @dataclass
@@ -52,27 +64,40 @@ class Facts:
         return sum(len(self.by_kind.get(kind, ())) for kind in kinds)
 
     @cached_property
-    def adapter_rules(self) -> list[tuple[Located, Path, dict[str, Any]]]:
-        """Every rule of prometheus-adapter with its place: Helm values, configuration files, ConfigMaps."""
-        found: list[tuple[Located, Path, dict[str, Any]]] = []
-        for located in self.of("AdapterRules"):
-            given = located.object["rules"]
-            if isinstance(given, list):
-                found += [(located, ("rules", i), mapping(rule)) for i, rule in enumerate(given)]
-            for key in ("custom", "external"):
-                rules = items(mapping(given).get(key))
-                found += [(located, ("rules", key, i), mapping(rule)) for i, rule in enumerate(rules)]
-        for located in self.of("ConfigMap"):
-            for key, text in mapping(located.object.get("data")).items():
-                if isinstance(text, str) and "seriesQuery" in text:
-                    first = next(documents(text, {}), None)
-                    if first is not None and not isinstance(first, Problem):
-                        content = mapping(first.value)
-                        for name in ("rules", "externalRules"):
-                            found += [
-                                (located, ("data", str(key)), mapping(rule))
-                                for rule in items(content.get(name))
-                            ]
+    def adapter_rules(self) -> list[AdapterRule]:
+        """Every rule of prometheus-adapter in the set."""
+        return list(adapter_rules(self.of("AdapterRules"), self.of("ConfigMap")))
+
+    def rule_of(self, metric: Metric) -> AdapterRule | None:
+        """The adapter's rule that makes an HPA's metric, None when the set has none."""
+        external = metric.kind == "External"
+        return next(
+            (r for r in self.adapter_rules if r.external == external and r.makes == metric.name), None
+        )
+
+    def shape_of(self, metric: Metric) -> Shape:
+        """Whether a metric's value is a total over the pods or a level, as far as the set tells."""
+        if metric.query is not None:
+            return metric.query.shape
+        rule = self.rule_of(metric)
+        if rule is None or rule.query.selectors == ():
+            return "unknown"
+        inner = re.sub(r"\b(by|without)\s*\([^)]*\)", "", rule.query.text)  # one group is the object itself
+        return lint_query.read(inner).shape
+
+    @cached_property
+    def renamed(self) -> set[str]:
+        """Series of engines that recording rules or relabelling of this set serve under another name."""
+        found: set[str] = set()
+        for located in self.of("PrometheusRule", "Rules", "ClusterRules"):
+            for group in map(mapping, items(located.spec.get("groups"))):
+                found |= {str(mapping(rule).get("record")) for rule in items(group.get("rules"))}
+        names = [f"vllm:{name}" for name in GAUGES | COUNTERS | {f"{c}_total" for c in COUNTERS} | HISTOGRAMS]
+        for located in self.of(*SCRAPES):
+            key, relabel = SCRAPES[located.kind]
+            for endpoint in map(mapping, items(located.spec.get(key))):
+                for rule in map(mapping, items(endpoint.get(relabel))):
+                    found |= set(_renaming(rule, names))
         return found
 
     def by_first_label(self, kinds: Iterable[str]) -> dict[tuple[str, str | None], list[Located]]:
@@ -220,3 +245,17 @@ class Facts:
                     found = argv
             if found is not None:
                 yield Server(template, path, container, found, shell.flags(found))
+
+
+def _renaming(rule: dict[str, Any], names: Iterable[str]) -> Iterator[str]:
+    """The new names that a relabelling rule gives to series."""
+    if rule.get("targetLabel") != "__name__" or str(rule.get("action", "replace")).lower() != "replace":
+        return
+    replacement = re.sub(r"\$\{?(\d+)\}?", r"\\\1", str(rule.get("replacement", "$1")))
+    for name in names:
+        try:
+            found = re.fullmatch(str(rule.get("regex", "(.*)")), name)
+            if found:
+                yield found.expand(replacement)
+        except (re.error, IndexError):
+            return

@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 import re
 
-from autoscale.deploy.lint_parts import NEWEST
-from autoscale.profiles.signals import KV_RENAMED_IN, NEW_KV, OLD_KV
+from autoscale.profiles.signals import KV_RENAMED_IN, NEW_KV, OLD_KV, version_tuple
 
+NEWEST = (9999,)  # latest, nightly
 OLD_HIDDEN_IN, OLD_GONE_IN = (0, 11), (0, 12)
 V0_GONE_IN = (0, 11)
 
@@ -32,7 +32,24 @@ HISTOGRAMS = {
     "request_decode_time_seconds", "request_prompt_tokens", "request_generation_tokens", "request_params_n",
     "request_params_max_tokens", "request_max_num_generation_tokens", "request_prefill_kv_computed_tokens",
 }  # fmt: skip
+# what production-stack's router exports about its backends, not the engines (src/vllm_router/services/metrics_service)
+ROUTER = {
+    "current_qps", "avg_decoding_length", "num_prefill_requests", "num_decoding_requests", "healthy_pods_total",
+    "avg_latency", "avg_itl", "num_requests_swapped", "num_incoming_requests", "num_incoming_requests_total",
+    "router_queueing_delay_seconds",
+}  # fmt: skip
 _FAMILIES = re.compile(r"(spec_decode|nixl|kv_block|kv_offload|estimated|model|lora|tool_call|healthy)_?\w*")
+
+
+def image_version(image: str) -> tuple[int, ...] | None:
+    """vLLM's version by an image's tag; NEWEST for latest, nightly and no tag, None when the tag does not tell."""
+    name = image.split("@")[0].rsplit("/", 1)[-1]
+    name, _, tag = name.partition(":")
+    if "vllm" not in name:
+        return None
+    if tag in ("", "latest") or tag.startswith("nightly"):
+        return None if "@" in image else NEWEST
+    return version_tuple(tag) if re.match(r"v?\d{1,2}\.\d{1,3}", tag) else None
 
 
 def base(series: str) -> str:
@@ -42,6 +59,11 @@ def base(series: str) -> str:
         return name
     name = re.sub(r"_(bucket|sum|count|created)$", "", name)
     return name.removesuffix("_total") if name.removesuffix("_total") in COUNTERS else name
+
+
+def of_router(series: str) -> bool:
+    """Whether a router in front of the engines exports it, not the engines."""
+    return series.removeprefix("vllm:") in ROUTER - V0_GAUGES
 
 
 def kind_of(series: str) -> str | None:
@@ -60,7 +82,7 @@ def problem(
 
     `version` None: unknown. `v1`: the environment chooses the V1 engine.
     """
-    if not series.startswith("vllm:"):
+    if not series.startswith("vllm:") or of_router(series):
         return None
     name, shown = base(series), ".".join(map(str, version or ()))
     shown = "latest" if version == NEWEST else shown

@@ -10,17 +10,19 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from analysis.errors import BadInput
+from autoscale.deploy import lint_query
+from autoscale.deploy.lint_metrics import image_version
+from autoscale.deploy.lint_query import Query
 from autoscale.deploy.lint_report import Key, Located, items, mapping
 from autoscale.deploy.workload import LWS_LABEL
 from autoscale.hpa import parse_quantity
-from autoscale.profiles.signals import signal_of, version_tuple
+from autoscale.profiles.signals import signal_of
 
 Path = tuple[Key, ...]
 Labels = dict[str, str | None]  # None: set by a controller, any value
 Route = Literal["stackdriver", "autoscalingmetric", "adapter", "keda", "external", "resource"]
 
 VLLM_PORT = 8000  # --port's default
-NEWEST = (9999,)
 SCALABLE = ("Deployment", "StatefulSet", "ReplicaSet", "LeaderWorkerSet")
 _TEMPLATES: dict[str, Path] = {
     "Deployment": ("spec", "template"),
@@ -165,11 +167,21 @@ class Metric:
     target_path: Path
     route: Route
     series: str = ""  # the Prometheus name, "" when the name does not tell
+    target_type: str = "AverageValue"  # or Value, Utilization
+    described: str = ""  # an Object metric's kind
+    query: Query | None = None  # of a KEDA trigger on Prometheus
 
     @property
     def signal(self) -> str | None:
         """waiting, running or kv_usage."""
         return signal_of(self.series or self.name)
+
+    @property
+    def of_engine(self) -> bool:
+        """Whether its values come from vLLM's pods: a gateway's, a router's or a queue's do not."""
+        if self.query is not None:
+            return any(selector.of_engine for selector in self.query.selectors)
+        return self.route in ("stackdriver", "adapter", "autoscalingmetric") and self.kind != "External"
 
 
 @dataclass(frozen=True)
@@ -225,17 +237,6 @@ def milli(value: object) -> int | None:
         return parse_quantity(value).milli
     except BadInput:
         return None
-
-
-def image_version(image: str) -> tuple[int, ...] | None:
-    """vLLM's version by an image's tag; NEWEST for latest, nightly and no tag, None when the tag does not tell."""
-    name = image.split("@")[0].rsplit("/", 1)[-1]
-    name, _, tag = name.partition(":")
-    if "vllm" not in name:
-        return None
-    if tag in ("", "latest") or tag.startswith("nightly"):
-        return None if "@" in image else NEWEST
-    return version_tuple(tag) if re.match(r"v?\d{1,2}\.\d{1,3}", tag) else None
 
 
 def matches(selector: object, labels: Mapping[str, str | None]) -> bool:
@@ -348,7 +349,15 @@ def _hpa_metrics(spec: dict[str, Any]) -> Iterator[Metric]:
         name = str(mapping(source.get("metric")).get("name") or "")
         route, series = _route(kind, name)
         yield Metric(
-            (*path, "metric", "name"), kind, name, value, (*path, "target", field_name), route, series
+            (*path, "metric", "name"),
+            kind,
+            name,
+            value,
+            (*path, "target", field_name),
+            route,
+            series,
+            str(target.get("type") or ""),
+            str(mapping(source.get("describedObject")).get("kind") or ""),
         )
 
 
@@ -362,14 +371,43 @@ def _route(kind: str, name: str) -> tuple[Route, str]:
 
 
 def _triggers(spec: dict[str, Any]) -> Iterator[Metric]:
+    """The triggers of a ScaledObject; with a formula their own thresholds and metric types count for nothing."""
+    composite = formula_of(spec) is not None
     for index, trigger in enumerate(items(spec.get("triggers"))):
         trigger = mapping(trigger)
         path: Path = ("spec", "triggers", index, "metadata")
         metadata = mapping(trigger.get("metadata"))
-        query = str(metadata.get("query") or "")
-        series = next(iter(re.findall(r"vllm:\w+", query)), "")
-        threshold: Path = (*path, "threshold")
-        value = milli(metadata.get("threshold"))
-        yield Metric(
-            (*path, "query"), str(trigger.get("type") or ""), query, value, threshold, "keda", series
+        kind = str(trigger.get("type") or "")
+        text = str(metadata.get("query") or "") if kind == "prometheus" else ""
+        query = lint_query.read(text) if kind == "prometheus" else None
+        engine = (
+            [s.name for s in query.selectors if s.of_engine and s.name.startswith("vllm:")] if query else []
         )
+        yield Metric(
+            (*path, "query"),
+            kind,
+            text,
+            None if composite or query is None else milli(metadata.get("threshold")),
+            (*path, "threshold"),
+            "resource" if kind in ("cpu", "memory") else "keda",
+            next(iter(engine), ""),
+            "" if composite else str(trigger.get("metricType") or "AverageValue"),
+            query=query,
+        )
+
+
+def formula_of(spec: Mapping[str, Any]) -> str | None:
+    """A ScaledObject's scalingModifiers formula, None without one."""
+    modifiers = mapping(mapping(spec.get("advanced")).get("scalingModifiers"))
+    return str(modifiers["formula"]) if modifiers.get("formula") else None
+
+
+def behavior_of(scaler: Located) -> tuple[Path, dict[str, Any]]:
+    """The behavior block of an HPA, or the one that a ScaledObject hands to its HPA, with its place."""
+    path: Path = ("spec", "behavior")
+    if scaler.kind == "ScaledObject":
+        path = ("spec", "advanced", "horizontalPodAutoscalerConfig", "behavior")
+    value: Any = scaler.object
+    for key in path:
+        value = mapping(value).get(str(key))
+    return path, mapping(value)

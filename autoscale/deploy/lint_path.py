@@ -7,16 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from autoscale.deploy import lint_metrics as metrics
-from autoscale.deploy.lint_facts import Facts
+from autoscale.deploy.lint_facts import SCRAPES, Facts
 from autoscale.deploy.lint_parts import SCALABLE, Metric, Path, Scaler, Server, Template, matches
 from autoscale.deploy.lint_report import Finding, Located, items, mapping
 
-SCRAPES = {
-    "PodMonitoring": ("endpoints", "metricRelabeling"),
-    "ClusterPodMonitoring": ("endpoints", "metricRelabeling"),
-    "PodMonitor": ("podMetricsEndpoints", "metricRelabelings"),
-    "ServiceMonitor": ("endpoints", "metricRelabelings"),
-}
 MANY = 50  # scrape objects; above that only those that fit are compared
 MANAGED = ("PodMonitoring", "ClusterPodMonitoring")
 UNREADABLE = "The HPA reads <unknown> and never scales."
@@ -29,6 +23,8 @@ def rules(facts: Facts) -> Iterator[Finding]:
         servers = facts.servers_by_owner.get(scaler.key, [])
         for metric in scaler.metrics:
             yield from _name(scaler, metric, servers)
+            for selector in metric.query.selectors if metric.query else ():
+                yield from underscored(scaler.source, metric.path, selector.name, facts)
             for server in servers[:1]:
                 yield from _scraped(scaler, metric, server, facts)
 
@@ -137,6 +133,20 @@ def exported(
         yield source.finding(severity, "metric-not-exported", path, sentence, consequence, fix)  # type: ignore[arg-type]
 
 
+def underscored(source: Located, path: Path, name: str, facts: Facts) -> Iterator[Finding]:
+    """A warning for a query on vllm_... where vLLM exports vllm:..., unless something in the set renames it."""
+    right = "vllm:" + name.removeprefix("vllm_")
+    if name.startswith("vllm_") and metrics.kind_of(right) is not None and name not in facts.renamed:
+        yield source.finding(
+            "warning",
+            "query-underscore-name",
+            path,
+            f"The query asks Prometheus for {name}; vLLM exports {right}.",
+            "Unless something outside this set renames the series, the answer is empty: nothing scales.",
+            f"Write {right}.",
+        )
+
+
 def _stackdriver_name(source: Located, metric: Metric) -> Iterator[Finding]:
     parts = metric.name.split("|")
     suffix = parts[2] if len(parts) == 3 else ""
@@ -231,8 +241,10 @@ def spaces_of(located: Located, namespace: str) -> tuple[str, ...]:
 
 def _scraped(scaler: Scaler, metric: Metric, server: Server, facts: Facts) -> Iterator[Finding]:
     """Whether something scrapes the server for the way that this metric takes."""
-    if metric.route not in ("stackdriver", "adapter", "keda") or (
-        metric.route == "adapter" and "/" in metric.name
+    if (
+        not metric.of_engine
+        or metric.route == "autoscalingmetric"
+        or (metric.route == "adapter" and "/" in metric.name)
     ):
         return  # AutoscalingMetric scrapes for itself; a name with a slash is refused before
     choices = _choices(server, facts)

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from autoscale.deploy.lint_facts import Facts
-from autoscale.deploy.lint_parts import NEWEST, Server, whole
+from autoscale.deploy.lint_metrics import NEWEST
+from autoscale.deploy.lint_parts import Server, whole
 from autoscale.deploy.lint_report import Finding, items, mapping
 from autoscale.deploy.sizing import SHUTDOWN_TIMEOUT_SINCE
 

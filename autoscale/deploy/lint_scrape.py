@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from autoscale.deploy.lint_facts import Facts
+from autoscale.deploy.lint_facts import SCRAPES, Facts
 from autoscale.deploy.lint_parts import Path, Server, matches
-from autoscale.deploy.lint_path import MANAGED, SCRAPES, UNREADABLE, exported, spaces_of
+from autoscale.deploy.lint_path import MANAGED, UNREADABLE, exported, spaces_of
 from autoscale.deploy.lint_report import Finding, Located, items, mapping
 
 

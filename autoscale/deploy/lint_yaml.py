@@ -82,7 +82,8 @@ def documents(text: str, places: dict[int, dict[Key, tuple[int, int]]]) -> Itera
         mark = error.problem_mark or error.context_mark
         sentence = " ".join(part for part in (error.problem, error.context) if part)
         line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
-        yield Problem("yaml-broken", sentence or "not valid YAML", line, column)
+        code = "yaml-bomb" if "nesting depth" in sentence else "yaml-broken"  # libyaml has a limit of its own
+        yield Problem(code, sentence or "not valid YAML", line, column)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         yield Problem("yaml-broken", f"character that YAML does not allow: {error.reason}", line, 1)

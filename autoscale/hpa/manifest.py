@@ -166,7 +166,11 @@ def _problems(spec: dict[str, Any]) -> Iterator[Problem]:
         yield from _rules_problems(rules, f"spec.behavior.{direction}")
 
 
-def _reference_problems(reference: dict[str, Any], path: str) -> Iterator[Problem]:
+def _reference_problems(
+    reference: dict[str, Any], path: str, *, core_group: bool = False
+) -> Iterator[Problem]:
+    """`core_group`: an object of the core group is allowed, as for a described object but not for a scale target
+    (pkg/registry/autoscaling/horizontalpodautoscaler/strategy.go, AllowEmptyAPIGroup)."""
     for key in ("kind", "name"):
         if not reference.get(key):
             yield f"{path}.{key}", None, "required value"
@@ -175,7 +179,7 @@ def _reference_problems(reference: dict[str, Any], path: str) -> Iterator[Proble
     version = reference.get("apiVersion", "")
     if version.count("/") > 1:
         yield f"{path}.apiVersion", version, "unexpected GroupVersion string"
-    elif not version.partition("/")[0] or "/" not in version:
+    elif not core_group and (not version.partition("/")[0] or "/" not in version):
         yield f"{path}.apiVersion", version, "apiVersion must specify API group"
 
 
@@ -210,7 +214,9 @@ def _metric_problems(metric: dict[str, Any], path: str) -> Iterator[Problem]:
     elif not source.get("name"):
         yield f"{path}.name", None, "must specify a resource name"
     if kind == "Object":
-        yield from _reference_problems(source.get("describedObject", {}), f"{path}.describedObject")
+        yield from _reference_problems(
+            source.get("describedObject", {}), f"{path}.describedObject", core_group=True
+        )
     if kind == "ContainerResource" and not source.get("container"):
         yield f"{path}.container", None, "must specify a container"
     target = source.get("target", {})

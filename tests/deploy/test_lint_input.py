@@ -37,7 +37,7 @@ def bomb(levels=9, width=9):
         pytest.param("a: 1\nb: 2\na: 3\n", "yaml-duplicate-key", 3, 1, id="the same key twice"),
         pytest.param(bomb(), "yaml-bomb", 6, None, id="aliases of aliases of aliases"),
         pytest.param("a: &a [*a]\n", "yaml-bomb", 1, 8, id="an alias inside itself"),
-        pytest.param("[" * 5000, "yaml-bomb", 1, 101, id="five thousand brackets"),
+        pytest.param("[" * 5000, "yaml-bomb", 1, None, id="five thousand brackets"),
         pytest.param("a: !!python/object/apply:os.system ['true']\n", "yaml-tag-refused", 1, 4, id="a tag that runs code"),
         pytest.param("a: !vault x\n", "yaml-tag-refused", 1, 4, id="a tag of somebody's own"),
         pytest.param(b"a: \xff\xfe\n", "yaml-broken", 1, 1, id="bytes that are not UTF-8"),

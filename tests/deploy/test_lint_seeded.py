@@ -224,7 +224,7 @@ ROWS = [
     ("14 the label prefix as API group of the set", GPU, None, put(SET, ("apiVersion",), "leaderworkerset.sigs.k8s.io/v1"), "lws-api-group", "error"),
     ("14 the leaders' StatefulSet as target", GPU, None, put(HPA, ("spec", "scaleTargetRef"), {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "vllm"}), "scales-leader-statefulset", "error"),
     ("15 both adapters in one set", GPU, None, both(adapter("custom-metrics-stackdriver-adapter", "gcr.io/gke-release/custom-metrics-stackdriver-adapter:v0.16"), adapter("prometheus-adapter", "registry.k8s.io/prometheus-adapter/prometheus-adapter:v0.12.0")), "two-adapters", "error"),
-    ("15 an External metric with capitals", GPU, None, put(HPA, ("spec", "metrics"), lambda m: [*m, {"type": "External", "external": {"metric": {"name": "vllmQueue"}, "target": {"type": "AverageValue", "averageValue": "5"}}}]), "external-metric-capitals", "error"),
+    ("15 an External metric with capitals", GPU, None, put(HPA, ("spec", "metrics"), lambda m: [*m, {"type": "External", "external": {"metric": {"name": "vllmQueue", "selector": {"matchLabels": {"model": "m"}}}, "target": {"type": "AverageValue", "averageValue": "5"}}}]), "external-metric-capitals", "error"),
     ("two HPAs on one target", GPU, None, second_hpa, "two-scalers-one-target", "error"),
     ("minReplicas 0 with a Pods metric", GPU, None, put(HPA, ("spec", "minReplicas"), 0), "min-replicas-zero", "error"),
     ("KEDA scales to zero by default", GPU, "keda", put("ScaledObject", ("spec", "minReplicaCount"), DELETE), "min-replicas-zero", "error"),
