@@ -1,7 +1,8 @@
 """Applying a set: the server is asked first, the difference is shown, and only what we wrote is touched.
 
 `apply` says in lines what happens. `preview` asks the API server for a strict server-side dry run of every object and returns what would change. `commit`
-does it. An object that exists without our label was written by somebody else: it is refused unless forced.
+does it. An object that exists without our label was written by somebody else, one with another profile's name belongs
+to that profile's set: both are refused unless forced.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import yaml
 
 from analysis.errors import BadInput, NotAchieved, SourceUnavailable
 from autoscale.deploy.choices import PLACEHOLDERS
-from autoscale.deploy.meta import MANAGED_BY, OWNER
+from autoscale.deploy.meta import MANAGED_BY, OWNER, PART_OF
 
 Object = dict[str, Any]
 Progress = Callable[[float, str], None]
@@ -50,6 +51,7 @@ PLURALS = {
     "StorageClass": "storageclasses",
 }
 CLUSTER_WIDE = {"ClusterRole", "ClusterRoleBinding", "Namespace", "PersistentVolume", "StorageClass"}
+SHARED = {"Namespace", "StorageClass"}  # alike in every set: several profiles may use one
 SCALED = {"Deployment", "LeaderWorkerSet"}  # their replicas belong to the HPA once they exist
 TIMEOUT_S = 30
 _NOT_COMPARED = ("managedFields", "resourceVersion", "generation", "uid", "creationTimestamp", "selfLink")
@@ -176,18 +178,27 @@ def placeholders(documents: Sequence[Object]) -> list[str]:
 def _preview_one(document: Object, server: Server, force: bool) -> Change:
     name, path = describe(document), api_path(document)
     live = server.get(path)
-    ours = live is not None and (live["metadata"].get("labels") or {}).get(MANAGED_BY) == OWNER
     try:
         after = server.apply(path, _wanted(document, live), dry_run=True)
     except BadInput as error:
         return Change(name, "invalid", "", str(error))
     diff = _diff(live, after, name)
-    if live is not None and not ours and not force:
-        reason = f"it exists without the label {MANAGED_BY}={OWNER}, so somebody else wrote it; --force takes it over"
-        return Change(name, "refused", diff, reason)
+    if live is not None and not force and (reason := _foreign(document, live)):
+        return Change(name, "refused", diff, f"{reason}; --force takes it over")
     if live is None:
         return Change(name, "create", diff)
     return Change(name, "update" if diff else "unchanged", diff)
+
+
+def _foreign(document: Object, live: Object) -> str:
+    """Why a live object is not ours to change, "" when it is: who wrote it, and for which profile."""
+    labels = live["metadata"].get("labels") or {}
+    if labels.get(MANAGED_BY) != OWNER:
+        return f"it exists without the label {MANAGED_BY}={OWNER}, so somebody else wrote it"
+    profile, asked = labels.get(PART_OF), (document["metadata"].get("labels") or {}).get(PART_OF)
+    if profile != asked and document["kind"] not in SHARED:
+        return f"it belongs to profile {profile or 'unknown'}, this set is {asked}: give one of them another namespace"
+    return ""
 
 
 def _wanted(document: Object, live: Object | None) -> Object:

@@ -20,11 +20,14 @@ from autoscale.deploy import (
     lint_hpa,
     lint_keda,
     lint_load,
+    lint_memory,
     lint_path,
     lint_pods,
+    lint_rollout,
     lint_scrape,
     lint_service,
     lint_targets,
+    lint_text,
     lint_time,
     lint_volumes,
 )
@@ -43,9 +46,12 @@ RULES: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     lint_service.rules,
     lint_pods.rules,
     lint_volumes.rules,
+    lint_rollout.rules,
     lint_capacity.rules,
+    lint_memory.rules,
     lint_time.rules,
     lint_any.rules,
+    lint_text.rules,
     lint_load.rules,
 )
 

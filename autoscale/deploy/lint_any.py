@@ -1,78 +1,27 @@
-"""Rules on any object: secrets in plain text, wrong API groups and label prefixes, ORed node terms, selectors."""
+"""Rules on any object: tokens, wrong API groups and label prefixes, ORed node terms, selectors."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from autoscale.deploy.lint_facts import Facts
-from autoscale.deploy.lint_parts import Path, matches, whole
+from autoscale.deploy.lint_parts import Path, matches
 from autoscale.deploy.lint_report import Finding, Located, items, mapping
+from autoscale.deploy.lint_text import TOKEN, inline
 from autoscale.deploy.workload import LWS_API, LWS_LABEL
 
 LWS_GROUP = LWS_API.split("/")[0]
-TOKEN = re.compile(
-    r"\b(hf_[A-Za-z0-9]{16,}|ghp_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9]{20,}|AIza[A-Za-z0-9_-]{30,})\b"
-)
-PLACEHOLDER = re.compile(
-    r"[$<{]|^(your|my|changeme|example|replace|xxx|todo|\*+|redacted|none|empty|dummy)", re.I
-)
 
 
 def rules(facts: Facts) -> Iterator[Finding]:
     """Findings on every object by itself, and on selectors against templates."""
     for located in facts.objects:
         yield from _strings(located)
-        yield from _object(located, facts)
-        if located.kind == "Secret":
-            yield from _secret(located)
+        yield from _object(located)
     for template in facts.templates:
-        for path, container in template.containers():
-            for index, name, value in _secrets_in(container):
-                if not PLACEHOLDER.search(value) and not TOKEN.search(value):
-                    yield _inline(template.owner, (*path, "env", index, "value"), name)
         if mapping(template.owner.spec.get("selector")) and template.owner.kind != "Job":
             yield from _selects_itself(template.owner, template.labels)
-
-
-# --- secrets ---------------------------------------------------------------------------------------------------------
-
-
-def _secrets_in(container: dict[str, Any]) -> Iterator[tuple[int, str, str]]:
-    """(index, name, value) of environment variables whose name says that they hold a secret."""
-    for index, entry in enumerate(items(container.get("env"))):
-        name, value = str(mapping(entry).get("name") or ""), mapping(entry).get("value")
-        if value and re.search(r"TOKEN$|SECRET|PASSWORD|API_?KEY|CREDENTIAL", name, re.I):
-            yield index, name, str(value)
-
-
-def _inline(located: Located, path: Path, name: str) -> Finding:
-    return located.finding(
-        "error",
-        "secret-inline",
-        path,
-        f"{name} holds a secret in plain text.",
-        "Everybody who reads the file, the object or the repository has it.",
-        "Revoke it; refer to a Secret with valueFrom.secretKeyRef.",
-    )
-
-
-def _secret(located: Located) -> Iterator[Finding]:
-    if located.object.get("type", "Opaque") != "Opaque":
-        return
-    for part in ("data", "stringData"):
-        for key, value in mapping(located.object.get(part)).items():
-            text = str(value or "")
-            if part == "data":
-                try:
-                    text = base64.b64decode(text, validate=True).decode()
-                except (binascii.Error, UnicodeDecodeError):
-                    text = text or ""
-            if text and not PLACEHOLDER.search(text.strip()):
-                yield _inline(located, (part, str(key)), f"{part}.{key}")
 
 
 # --- walking every text ----------------------------------------------------------------------------------------------
@@ -94,7 +43,7 @@ def _strings(located: Located) -> Iterator[Finding]:
             stack += [((*path, index), item) for index, item in enumerate(value)]
         elif isinstance(value, str):
             if len(value) > 18 and TOKEN.search(value):
-                yield _inline(located, path, str(path[-1]) if path else "text")
+                yield inline(located, path, str(path[-1]) if path else "text")
             if (
                 LWS_GROUP in value
                 and value.startswith(f"{LWS_GROUP}/")
@@ -150,42 +99,12 @@ def _ored(located: Located, path: Path, terms: Any) -> Iterator[Finding]:
 # --- objects of a known kind -----------------------------------------------------------------------------------------
 
 
-def _object(located: Located, facts: Facts) -> Iterator[Finding]:
+def _object(located: Located) -> Iterator[Finding]:
     if located.kind == "LeaderWorkerSet" and located.api != LWS_API and not located.api.startswith(LWS_LABEL):
         yield located.finding(
             "error", "lws-api-group", ("apiVersion",), f"apiVersion {located.api} serves no LeaderWorkerSet.",
             "The API server refuses the object.", f"Write apiVersion: {LWS_API}.",
         )  # fmt: skip
-    if located.kind == "PodDisruptionBudget":
-        unavailable, available = located.spec.get("maxUnavailable"), located.spec.get("minAvailable")
-        if whole(unavailable) == 0 or unavailable == "0%" or available == "100%":
-            yield located.finding(
-                "warning",
-                "budget-blocks",
-                ("spec",),
-                "The budget allows no eviction at all.",
-                "Node upgrades wait for ever, or are forced.",
-                "Write maxUnavailable: 1.",
-            )
-        near = facts.servers_by_space.get(located.namespace, [])
-        pairs = mapping(mapping(located.spec.get("selector")).get("matchLabels"))
-        meant = any(set(pairs) & set(server.template.labels) for server in near[:50])
-        if meant and facts.count(located.kind) <= 50 and not _covers(located, facts):
-            yield located.finding(
-                "warning",
-                "budget-selects-nothing",
-                ("spec", "selector"),
-                "The selector chooses no pod of this namespace.",
-                "The budget protects nothing: maintenance may take every replica at once.",
-                "Select labels that the pods carry.",
-            )
-
-
-def _covers(budget: Located, facts: Facts) -> bool:
-    return any(
-        template.owner.namespace == budget.namespace and matches(budget.spec.get("selector"), template.labels)
-        for template in facts.templates
-    )
 
 
 def _selects_itself(owner: Located, labels: dict[str, str | None]) -> Iterator[Finding]:

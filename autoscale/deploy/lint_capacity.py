@@ -179,7 +179,7 @@ def _nodes(scaler: Scaler, server: Server, facts: Facts) -> Iterator[Finding]:
     path: Path = ("spec", "maxReplicaCount" if scaler.source.kind == "ScaledObject" else "maxReplicas")
     need = f"{scaler.high} replicas x {size} pods x {chips} chips = {nodes} nodes with {most} chips"
     seen = False
-    for what, bound, unit in _node_bounds(scaler, server, facts):
+    for what, bound, unit in node_bounds(scaler, server, facts):
         seen = True
         if (nodes if unit == "nodes" else most) > bound:
             yield scaler.source.finding(
@@ -201,7 +201,7 @@ def _nodes(scaler: Scaler, server: Server, facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _node_bounds(scaler: Scaler, server: Server, facts: Facts) -> Iterator[tuple[str, int, str]]:
+def node_bounds(scaler: Scaler, server: Server, facts: Facts) -> Iterator[tuple[str, int, str]]:
     """(what, bound, nodes or chips) of everything in the set that limits the accelerators."""
     if facts.max_nodes is not None:
         yield "the node pool", facts.max_nodes, "nodes"

@@ -23,6 +23,12 @@ ANSWERED = (
     "/openapi.json",
     "/server_info",
 )
+RAY_PORTS = (6379, 8265, 10001)  # GCS, dashboard, client server: ray start --head
+_ALWAYS_PASSES = {
+    "readinessProbe": "Ray listens there before the model is loaded: the pod is ready too early, and requests are refused.",
+    "startupProbe": "Ray listens there before the model is loaded: the liveness probe begins while vLLM still starts.",
+    "livenessProbe": "Ray listens there: a dead engine is never restarted.",
+}
 SHUTDOWN_UNKNOWN_BEFORE = (0, 18)
 DEFAULT_GRACE_S = 30
 
@@ -30,7 +36,8 @@ DEFAULT_GRACE_S = 30
 def rules(facts: Facts) -> Iterator[Finding]:
     """Findings on every vLLM server."""
     for server in facts.servers:
-        yield from _readiness(server)
+        yield from _readiness(server, facts)
+        yield from _stats(server, facts)
         yield from _shutdown(server)
         yield from _model(server, facts)
         yield from _image(server)
@@ -40,8 +47,9 @@ def rules(facts: Facts) -> Iterator[Finding]:
 # --- probes ----------------------------------------------------------------------------------------------------------
 
 
-def _readiness(server: Server) -> Iterator[Finding]:
+def _readiness(server: Server, facts: Facts) -> Iterator[Finding]:
     container = server.container
+    ray = _runs_ray(server, facts)
     for name in ("readinessProbe", "startupProbe", "livenessProbe"):
         probe, path = mapping(container.get(name)), (*server.path, name)
         kind = next((kind for kind in ("httpGet", "tcpSocket") if kind in probe), None)
@@ -54,7 +62,9 @@ def _readiness(server: Server) -> Iterator[Finding]:
                 "probe-port",
                 (*path, kind, "port"),
                 f"{name} asks port {handler.get('port')}; vLLM listens on {server.port}.",
-                "The pod never becomes ready."
+                _ALWAYS_PASSES[name]
+                if ray and kind == "tcpSocket" and whole(handler.get("port")) in RAY_PORTS
+                else "The pod never becomes ready."
                 if name == "readinessProbe"
                 else "The pod is restarted for ever.",
                 f"Write port: {server.port}.",
@@ -94,6 +104,36 @@ def _readiness(server: Server) -> Iterator[Finding]:
             "Requests are sent to an engine that does not answer, or is dead.",
             "Use httpGet /health, vLLM's own endpoint.",
         )
+
+
+def _runs_ray(server: Server, facts: Facts) -> bool:
+    """Whether Ray's head runs in the server's container: its ports listen long before the model is loaded."""
+    words = [word for argv in facts.commands(server.template, server.container) for word in argv]
+    if server.flags.get("distributed-executor-backend") == "ray":
+        return True
+    return any(
+        word == "ray" or word.endswith("/ray") or re.search(r"ray_init|multi-node-serving|run_cluster", word)
+        for word in words
+    )
+
+
+def _stats(server: Server, facts: Facts) -> Iterator[Finding]:
+    """--disable-log-stats also leaves out the logger that feeds /metrics."""
+    if server.flags.get("disable-log-stats", "false").lower() == "false":  # "" is the flag by itself
+        return
+    owner = server.owner
+    scaler = facts.scaler_of.get((owner.kind, owner.namespace, owner.name))
+    read = next((m.name for m in scaler.metrics if m.of_engine), None) if scaler else None
+    yield owner.finding(
+        "error" if read else "warning",
+        "stats-disabled",
+        server.path,
+        "--disable-log-stats: /metrics has no vllm: series.",
+        f"{read} never arrives: nothing scales."
+        if read
+        else "Queue, KV cache and latencies cannot be measured.",
+        "Leave the flag out; --disable-log-requests quiets the log.",
+    )
 
 
 # --- shutdown --------------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ def read(paths: Sequence[Path]) -> Loaded:
     for file, root in roots.items():
         if file.name not in KUSTOMIZATIONS:
             _read_file(file, root, spaces.get(file.resolve(), ""), loaded)
-    if not loaded.objects and not loaded.findings:
+    if all(located.kind == "Script" for located in loaded.objects) and not loaded.findings:
         why = f" ({'; '.join(loaded.notes)})" if loaded.notes else ""
         raise BadInput(
             f"nothing to lint: no Kubernetes object in {', '.join(map(str, paths))}{why}",

@@ -8,6 +8,8 @@ from autoscale.deploy.lint_facts import Facts
 from autoscale.deploy.lint_parts import Server, matches
 from autoscale.deploy.lint_report import Finding, Located, items, mapping
 
+AFFINITY_S = 10_800  # clientIP.timeoutSeconds' default, three hours
+
 
 def rules(facts: Facts) -> Iterator[Finding]:
     """Findings on every Service with a selector that has to do with a vLLM server."""
@@ -37,6 +39,8 @@ def rules(facts: Facts) -> Iterator[Finding]:
         ]
         if servers:
             yield from _ports(service, servers[0])
+            yield from _affinity(service, servers, facts)
+            yield from _mixed(service, servers)
             workers = [t for t in chosen if t.role == "worker"]
             if workers and service.spec.get("clusterIP") != "None":
                 yield service.finding(
@@ -74,6 +78,41 @@ def _ports(service: Located, server: Server) -> Iterator[Finding]:
                 "Every request is refused.",
                 f"Write targetPort: {server.port}.",
             )
+
+
+def _affinity(service: Located, servers: list[Server], facts: Facts) -> Iterator[Finding]:
+    """Clients that stay with their replica: a new one gets none of those that made it necessary."""
+    scaled = any((s.owner.kind, s.owner.namespace, s.owner.name) in facts.scaler_of for s in servers)
+    if service.spec.get("sessionAffinity") != "ClientIP" or not scaled:
+        return
+    config = mapping(mapping(service.spec.get("sessionAffinityConfig")).get("clientIP"))
+    yield service.finding(
+        "warning",
+        "session-affinity",
+        ("spec", "sessionAffinity"),
+        f"Each client address stays with one replica for {config.get('timeoutSeconds', AFFINITY_S)} s.",
+        "A new replica gets none of the clients whose queue made it necessary: it idles, the others stay full.",
+        "Write sessionAffinity: None; a router with prefix-aware routing keeps caches warm.",
+    )
+
+
+def _mixed(service: Located, servers: list[Server]) -> Iterator[Finding]:
+    """Servers of different models behind one name."""
+    first = servers[0]
+    for other in servers[1:]:
+        known = first.served and other.served
+        apart = (first.owner.kind, first.owner.name) != (other.owner.kind, other.owner.name)
+        if known and apart and not set(first.served) & set(other.served):
+            yield service.finding(
+                "error",
+                "service-mixes-models",
+                ("spec", "selector"),
+                f"The selector chooses {first.owner.name} with {first.served[0]} and {other.owner.name} with "
+                f"{other.served[0]}.",
+                "Requests go to either: a share of them gets 404 for a model that is not there.",
+                "Give each model a Service, or a router that knows models.",
+            )
+            return
 
 
 def _selects_nothing(service: Located, selector: dict[str, object], facts: Facts) -> Iterator[Finding]:

@@ -17,6 +17,10 @@ from autoscale.profiles import Profile, load, names
 
 FASTEST_BYTES_S = 2.5e9  # no storage of the supported systems loads one replica faster
 FASTEST_ENGINE_S = 20.0
+_FOUR_BIT = re.compile(
+    r"int4|4bit|w4a|awq|gptq|fp4|nf4|gguf|\bq4|bnb|bitsandbytes|autoround|gpt-oss|quip|hqq|aqlm"
+)
+_EIGHT_BIT = re.compile(r"fp8|int8|8bit|w8a|\bq8|modelopt|quantized")
 DEFAULT_WINDOW_S = 300  # the controller manager's flag
 
 
@@ -55,17 +59,37 @@ def load_s(server: Server) -> tuple[float, str] | None:
     known = [_profile_load_s(profile) for profile in profiles_of(server)]
     if known:
         return min(known)
-    name = " ".join([server.model or "", *server.served])
-    found = re.search(r"(?<![\d.])(\d+(?:\.\d+)?)[bB]\b", name)
-    if not found:
+    weights = weight_bytes(server)
+    if weights is None:
         return None
-    bytes_each = 1.0 if "fp8" in name.lower() else 0.5 if re.search("int4|awq|gptq", name, re.I) else 2.0
-    size_bytes = float(found[1]) * 1e9 * bytes_each
-    total = size_bytes / FASTEST_BYTES_S + FASTEST_ENGINE_S
+    total = weights[0] / FASTEST_BYTES_S + FASTEST_ENGINE_S
     return (
         total,
-        f"{size_bytes / 1e9:.0f} GB at {FASTEST_BYTES_S / 1e9:g} GB/s or less, and {FASTEST_ENGINE_S:.0f} s",
+        f"{weights[0] / 1e9:.0f} GB at {FASTEST_BYTES_S / 1e9:g} GB/s or less, and {FASTEST_ENGINE_S:.0f} s",
     )
+
+
+def weight_bytes(server: Server) -> tuple[float, str] | None:
+    """Bytes of a model's weights at the least, and how that is known; None when neither profile nor name tells."""
+    ids = {server.model, *server.served}
+    for profile in _profiles():
+        if profile.model.id in ids and "quantization" not in server.flags:
+            return float(profile.model.weight_bytes), f"as in profile {profile.name}"
+    name = " ".join([server.model or "", *server.served, server.flags.get("quantization", "")]).lower()
+    found = re.search(r"(?<![\d.a-z])(\d+(?:\.\d+)?)b\b", name)
+    if not found:
+        return None
+    if _FOUR_BIT.search(name):
+        each = 0.5
+    elif _EIGHT_BIT.search(name):
+        each = 1.0
+    else:  # a directory's name does not tell how its weights are stored
+        each = (
+            0.5
+            if (server.model or "").startswith(("/", "s3:", "gs:")) or server.flags.get("quantization")
+            else 2.0
+        )
+    return float(found[1]) * 1e9 * each, f"{found[1]} billion parameters of {each:g} bytes"
 
 
 def _profile_load_s(profile: Profile) -> tuple[float, str]:

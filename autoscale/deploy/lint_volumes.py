@@ -67,7 +67,7 @@ def _gcsfuse(template: Template) -> Iterator[Finding]:
     if not buckets:
         return
     annotation = template.annotations.get("gke-gcsfuse/volumes")
-    if str(annotation).lower() != "true" or not isinstance(annotation, str):
+    if str(annotation).lower() != "true":  # a boolean is refused as such: lint_text
         written = f"is {annotation!r}" if annotation is not None else "is missing"
         yield owner.finding(
             "error",
@@ -115,7 +115,11 @@ def _volumes(template: Template, facts: Facts) -> Iterator[Finding]:
     volumes = {str(v.get("name")): v for v in map(mapping, items(template.spec.get("volumes")))}
     claimed = {
         str(mapping(t.get("metadata")).get("name"))
-        for t in map(mapping, items(owner.spec.get("volumeClaimTemplates")))
+        for spec in (
+            owner.spec,
+            mapping(owner.spec.get("leaderWorkerTemplate")),
+        )  # StatefulSet, LeaderWorkerSet
+        for t in map(mapping, items(spec.get("volumeClaimTemplates")))
     }
     for path, container in template.containers():
         for index, mount in enumerate(items(container.get("volumeMounts"))):

@@ -9,6 +9,7 @@ from analysis.errors import BadInput
 from autoscale.profiles import Profile
 
 MANAGED_BY = "app.kubernetes.io/managed-by"
+PART_OF = "app.kubernetes.io/part-of"  # the profile
 OWNER = "llm-autoscale"
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
@@ -29,5 +30,5 @@ def meta(profile: Profile, name: str, *, namespaced: bool = True) -> dict[str, A
     return {
         "name": name,
         **({"namespace": profile.deploy.namespace} if namespaced else {}),
-        "labels": {MANAGED_BY: OWNER, "app.kubernetes.io/part-of": profile.name},
+        "labels": {MANAGED_BY: OWNER, PART_OF: profile.name},
     }

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from analysis.errors import BadInput
-from autoscale.deploy import lint_files, lint_objects, objects, write_files, write_set
+from autoscale.deploy import Options, lint_files, lint_objects, objects, write_files, write_set
 from autoscale.deploy.lint_yaml import Problem, documents, plain_value
 from autoscale.profiles import load
 
@@ -165,6 +165,7 @@ def test_a_path_that_does_not_exist_is_bad_input(tmp_path):
         pytest.param("", "no Kubernetes object", id="an empty file"),
         pytest.param("# nothing yet\n---\n", "no Kubernetes object", id="comments only"),
         pytest.param("replicas: 3\n", "passed over", id="a values file says why it was passed over"),
+        pytest.param("- 1\n- 2\n", "no Kubernetes object", id="a list of numbers"),
     ],
 )
 def test_a_file_without_any_object_is_bad_input(tmp_path, text, why):
@@ -173,6 +174,15 @@ def test_a_file_without_any_object_is_bad_input(tmp_path, text, why):
     with pytest.raises(BadInput, match=why) as caught:
         lint_files([file])
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("name", ["README.md", "load.sh"], ids=["a text", "a script by itself"])
+def test_what_holds_no_object_is_bad_input_not_a_sound_set(tmp_path, name):
+    file = tmp_path / name
+    file.write_text("# Set\n\nkubectl apply -k .\n")
+    for path in (file, tmp_path):
+        with pytest.raises(BadInput, match="nothing to lint"):
+            lint_files([path])
 
 
 def test_the_adapters_values_beside_a_set_are_compared_with_the_hpa(tmp_path):
@@ -204,7 +214,9 @@ def test_sarif_and_json_hold_every_finding_with_level_and_region(tmp_path):
 @pytest.mark.parametrize("profile", [GPU, "llama-3.1-70b-v6e8"])
 def test_ten_thousand_objects_cost_no_more_per_object_than_a_thousand(profile, tmp_path):
     one = "---\n".join(
-        text for path, text in write_set(load(profile)) if path.endswith(".yaml") and "kust" not in path
+        text
+        for path, text in write_set(load(profile), options=Options(bucket="weights"))
+        if path.endswith(".yaml") and "kust" not in path
     )
     kinds = (
         "vllm-tpu",

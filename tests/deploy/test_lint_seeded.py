@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -17,6 +18,9 @@ GPU, HDML, TPU, ONE = (
 LWS = ("spec", "leaderWorkerTemplate")
 LEADER = (*LWS, "leaderTemplate", "spec")
 WORKER = (*LWS, "workerTemplate", "spec")
+PLACES = Options(
+    project="acme", region="us-central1", zone="us-central1-a", cluster="c1", bucket="weights", disk="disk-1"
+)
 TARGET = ("spec", "metrics", 0, "pods", "target", "averageValue")
 NAME = ("spec", "metrics", 0, "pods", "metric", "name")
 STACKDRIVER = "prometheus.googleapis.com|vllm:{}|gauge"
@@ -141,6 +145,47 @@ def relabelling(rule):
     return put("PodMonitoring", ("spec", "endpoints", 0, "metricRelabeling"), [rule])
 
 
+def trigger(**given):
+    """A defect: other values in the first trigger's metadata."""
+    return put("ScaledObject", ("spec", "triggers", 0, "metadata"), lambda metadata: metadata | given)
+
+
+def model(name):
+    """A defect: the Deployment serves another model."""
+
+    def mutate(set_):
+        container = one(set_, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+        container["args"] = [word for word in container["args"] if "Llama" not in word] + [f"--model={name}"]
+
+    return mutate
+
+
+def adapter_config(overrides, series="vllm:num_requests_waiting"):
+    """The adapter's ConfigMap with one rule, which makes the name that generated sets expect."""
+    rule = {
+        "seriesQuery": series,
+        "resources": {"overrides": overrides},
+        "name": {"as": series.replace(":", "_")},
+        "metricsQuery": "sum(<<.Series>>{<<.LabelMatchers>>}) by (<<.GroupBy>>)",
+    }
+    content = {"config.yaml": json.dumps({"rules": [rule]})}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "adapter-config"}, "data": content}
+
+
+def second_model(set_):
+    other = copy.deepcopy(one(set_, "Deployment"))
+    other["metadata"]["name"] = "second"
+    labels = {"app": "second", **one(set_, "Service")["spec"]["selector"]}
+    other["spec"]["template"]["metadata"]["labels"] = labels | {"model": "second"}
+    other["spec"]["selector"] = {"matchLabels": {"model": "second"}}
+    set_.append(other)
+    for document in set_:  # only the Service mixes them
+        if document["kind"] == "Deployment" and document is not other:
+            document["spec"]["template"]["metadata"]["labels"]["model"] = "first"
+            document["spec"]["selector"]["matchLabels"] = {"model": "first"}
+    model("acme/other-1B")([other])
+
+
 DELETE = object()
 HPA, SET, POD = "HorizontalPodAutoscaler", "LeaderWorkerSet", "PodMonitoring"
 SCRIPT = (*LEADER, "containers", 0, "command", 2)
@@ -236,7 +281,7 @@ ROWS = [
     ("the hub's token in plain text", GPU, None, put(SET, (*LEADER, "containers", 0, "env", 0), {"name": "HF_TOKEN", "value": "hf_AbCdEfGhIjKlMnOpQrStUvWx"}), "secret-inline", "error"),
     ("a Secret with its value", GPU, None, add({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "hf-secret"}, "stringData": {"hf_api_token": "s3cr3t-value"}}), "secret-inline", "error"),
     ("gcsfuse without its annotation", TPU, None, put("Deployment", ("spec", "template", "metadata", "annotations", "gke-gcsfuse/volumes"), DELETE), "gcsfuse-annotation", "error"),
-    ("the gcsfuse annotation as a boolean", TPU, None, put("Deployment", ("spec", "template", "metadata", "annotations", "gke-gcsfuse/volumes"), True), "gcsfuse-annotation", "error"),
+    ("the gcsfuse annotation as a boolean", TPU, None, put("Deployment", ("spec", "template", "metadata", "annotations", "gke-gcsfuse/volumes"), True), "not-a-string", "error"),
     ("the gcsfuse cache under another name", TPU, None, put("Deployment", (*DEPLOYMENT, "volumes", 1, "name"), "gcsfuse-cache"), "gcsfuse-cache-name", "warning"),
     ("a mount without its volume", TPU, None, put("Deployment", (*DEPLOYMENT, "containers", 0, "volumeMounts", 0, "name"), "shm"), "volume-missing", "error"),
     ("the disk attaches to one node only", HDML, None, put(SET, (*LEADER, "volumes", 1, "persistentVolumeClaim", "claimName"), "producer-pvc"), "volume-one-node", "error"),
@@ -250,6 +295,44 @@ ROWS = [
     ("a budget that protects nothing", GPU, None, put("PodDisruptionBudget", ("spec", "selector", "matchLabels"), {"app": "other"}), "budget-selects-nothing", "warning"),
     ("the leader waits for four pods in a group of two", GPU, None, replaced(SET, SCRIPT, "$(LWS_GROUP_SIZE)", "4"), "ray-cluster-size", "error"),
     ("an alert on a metric that is gone", GPU, None, add({"apiVersion": "monitoring.googleapis.com/v1", "kind": "Rules", "metadata": {"name": "r"}, "spec": {"groups": [{"name": "g", "rules": [{"alert": "A", "expr": "max(vllm:gpu_cache_usage_perc) > 0.9"}]}]}}), "metric-not-exported", "warning"),
+    ("a budget that keeps the only replica", ONE, None, put("PodDisruptionBudget", ("spec",), lambda b: {"selector": b["selector"], "minAvailable": 1}), "budget-blocks", "warning"),
+    ("a budget of half the pods where the minimum is one", ONE, None, put("PodDisruptionBudget", ("spec",), lambda b: {"selector": b["selector"], "minAvailable": "50%"}), "budget-blocks", "warning"),
+    ("KEDA takes a mean for a total", ONE, "keda", trigger(query="avg(vllm:kv_cache_usage_perc)", threshold="0.7"), "mean-divided", "error"),
+    ("KEDA takes a percentile for a total", ONE, "keda", trigger(query="histogram_quantile(0.95, sum by (le) (rate(vllm:time_to_first_token_seconds_bucket[5m])))", threshold="0.5"), "mean-divided", "error"),
+    ("KEDA takes a counter for a load", ONE, "keda", trigger(query="sum(vllm:request_success_total)"), "counter-without-rate", "error"),
+    ("KEDA takes a part of a histogram for a load", ONE, "keda", trigger(query="sum(vllm:e2e_request_latency_seconds_sum)"), "counter-without-rate", "error"),
+    ("KEDA asks for an underscore where vLLM has a colon", ONE, "keda", trigger(query="sum(vllm_num_requests_waiting)"), "query-underscore-name", "warning"),
+    ("KEDA asks for a scalar", ONE, "keda", trigger(query="scalar(sum(vllm:num_requests_waiting))"), "keda-scalar", "error"),
+    ("KEDA's threshold is no JSON number", ONE, "keda", trigger(threshold="5."), "keda-threshold", "error"),
+    ("KEDA's threshold is rounded to zero", ONE, "keda", trigger(query="sum(vllm:kv_cache_usage_perc)", threshold="0.0004"), "keda-threshold", "error"),
+    ("KEDA's metric type stands in the metadata", ONE, "keda", trigger(metricType="Value"), "keda-metric-type", "warning"),
+    ("KEDA's threshold is a number", ONE, "keda", trigger(threshold=5), "not-a-string", "error"),
+    ("KEDA is paused", ONE, "keda", put("ScaledObject", ("metadata", "annotations"), {"autoscaling.keda.sh/paused": "true"}), "keda-paused", "warning"),
+    ("KEDA's HPA may not scale up", ONE, "keda", put("ScaledObject", ("spec", "advanced", "horizontalPodAutoscalerConfig", "behavior", "scaleUp"), {"selectPolicy": "Disabled"}), "scale-up-disabled", "error"),
+    ("scale-out is switched off", ONE, None, put(HPA, ("spec", "behavior", "scaleUp"), {"selectPolicy": "Disabled"}), "scale-up-disabled", "error"),
+    ("scale-out waits for half an hour", ONE, None, put(HPA, ("spec", "behavior", "scaleUp"), {"stabilizationWindowSeconds": 1800}), "scale-up-window", "warning"),
+    ("clients stay with their replica", ONE, None, put("Service", ("spec", "sessionAffinity"), "ClientIP"), "session-affinity", "warning"),
+    ("the statistics are switched off", ONE, None, lambda s: one(s, "Deployment")["spec"]["template"]["spec"]["containers"][0]["args"].append("--disable-log-stats"), "stats-disabled", "error"),
+    ("an External metric of everybody", ONE, None, put(HPA, ("spec", "metrics"), lambda m: [*m, {"type": "External", "external": {"metric": {"name": STACKDRIVER.format("num_requests_waiting")}, "target": {"type": "AverageValue", "averageValue": "5"}}}]), "external-no-selector", "warning"),
+    ("a total of everybody that multiplies", ONE, None, put(HPA, ("spec", "metrics"), lambda m: [*m, {"type": "External", "external": {"metric": {"name": STACKDRIVER.format("num_requests_waiting"), "selector": {"matchLabels": {"metric.labels.model_name": "m"}}}, "target": {"type": "Value", "value": "5"}}}]), "target-value-multiplies", "warning"),
+    ("the default surge on whole nodes", TPU, None, put("Deployment", ("spec", "strategy"), DELETE), "rollout-needs-node", "warning"),
+    ("the default surge where the pool is full", ONE, None, both(put("Deployment", ("spec", "strategy"), DELETE), put(HPA, ("metadata", "annotations"), {"autoscale/max-nodes": "2"}), put(HPA, ("spec", "maxReplicas"), 2)), "rollout-needs-node", "warning"),
+    ("a variable as a number", ONE, None, lambda s: one(s, "Deployment")["spec"]["template"]["spec"]["containers"][0].setdefault("env", []).append({"name": "N", "value": 1}), "not-a-string", "error"),
+    ("an annotation as a number", ONE, None, put(HPA, ("metadata", "annotations"), {"team": 7}), "not-a-string", "error"),
+    ("a label as a boolean", ONE, None, put("Service", ("metadata", "labels", "public"), True), "not-a-string", "error"),
+    ("a node label as a number", ONE, None, put("Deployment", (*DEPLOYMENT, "nodeSelector", "pool"), 3), "not-a-string", "error"),
+    ("an argument as a number", ONE, None, lambda s: one(s, "Deployment")["spec"]["template"]["spec"]["containers"][0]["args"].extend(["--seed", 1]), "not-a-string", "error"),
+    ("a model that is larger than its chip", ONE, None, model("meta-llama/Llama-3.1-70B-Instruct"), "model-does-not-fit", "error"),
+    ("a queue that nobody waits in", ONE, None, both(metric("num_requests_waiting", "5000")), "target-queue-unreached", "warning"),
+    ("two workloads under one selector", ONE, None, lambda s: s.append({**copy.deepcopy(one(s, "Deployment")), "metadata": {"name": "canary", "namespace": "default"}}), "overlapping-selectors", "error"),
+    ("a readiness probe on Ray's port", GPU, None, put(SET, (*LEADER, "containers", 0, "readinessProbe"), {"tcpSocket": {"port": 6379}}), ("probe-port", "readiness-tcp"), "error"),
+    ("a disk that was never named", HDML, None, put("PersistentVolume", ("spec", "csi", "volumeHandle"), "projects/PROJECT_ID/zones/us-central1-a/disks/d"), "placeholder", "error"),
+    ("a bucket that was never named", TPU, None, put("Deployment", ("spec", "template", "spec", "serviceAccountName"), "YOUR_KSA"), "placeholder", "error"),
+    ("an angle bracket", ONE, None, put("Deployment", (*DEPLOYMENT, "containers", 0, "image"), "<registry>/vllm-openai:v0.11.0"), "placeholder", "error"),
+    ("an adapter's configuration that is not YAML", ONE, "prometheus-adapter", add({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "adapter-config"}, "data": {"config.yaml": "rules:\n- seriesQuery: '{a\n  b: ]"}}), "adapter-config-broken", "error"),
+    ("an adapter's rule on a label that scraping does not give", ONE, "prometheus-adapter", add(adapter_config({"namespace": {"resource": "namespace"}, "kubernetes_pod_name": {"resource": "pod"}})), "adapter-rule-label", "error"),
+    ("an adapter's rule on a counter", ONE, "prometheus-adapter", add(adapter_config({"namespace": {"resource": "namespace"}, "pod": {"resource": "pod"}}, "vllm:request_success_total")), ("counter-without-rate", "adapter-rule-missing"), "error"),
+    ("two models behind one Service", ONE, None, lambda s: second_model(s), "service-mixes-models", "error"),
 ]  # fmt: skip
 
 
@@ -269,7 +352,7 @@ def share_cache(set_):
     ("profile", "path", "defect", "code", "severity"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS]
 )
 def test_a_seeded_defect_is_found_with_its_code_and_nothing_else(profile, path, defect, code, severity):
-    sound = objects(load(profile), metrics=path)
+    sound = objects(load(profile), metrics=path, options=PLACES)
     broken = copy.deepcopy(sound)
     defect(broken)
     before, after = lint_objects(sound), lint_objects(broken)
@@ -285,12 +368,14 @@ def test_at_least_thirty_different_defects_are_seeded():
 
 
 CHOICES = [
-    Options(),
-    Options(health_probes=False, drain=False),
-    Options(ray_timeout=False, served_model_name=False, requests=False),
-    Options(behavior=False, rollout=False, disruption_budget=False, checker=False, checker_may_scale=True),
-    Options(xla_cache="shared", namespace="llm", create_namespace=True),
-    Options(xla_cache="off", image="registry.example.com/vllm-openai:v0.19.1"),
+    PLACES,
+    replace(PLACES, health_probes=False, drain=False),
+    replace(PLACES, ray_timeout=False, served_model_name=False, requests=False),
+    replace(
+        PLACES, behavior=False, rollout=False, disruption_budget=False, checker=False, checker_may_scale=True
+    ),
+    replace(PLACES, xla_cache="shared", namespace="llm", create_namespace=True),
+    replace(PLACES, xla_cache="off", image="registry.example.com/vllm-openai:v0.19.1"),
 ]
 RECOMMENDED = {
     "answer": "autoscale",
