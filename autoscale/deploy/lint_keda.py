@@ -218,7 +218,7 @@ def _selects(scaler: Scaler, path: Path, selector: Selector, server: Server) -> 
     }
     for label, operator, wanted in selector.matchers:
         have = truth.get(label)
-        if not have:
+        if not have or "$" in wanted:  # a variable of envsubst or Helm
             continue
         try:
             hit = re.fullmatch(wanted, have) is not None if "~" in operator else wanted == have

@@ -27,6 +27,10 @@ def rules(facts: Facts) -> Iterator[Finding]:
 
 
 def _budget(budget: Located, facts: Facts) -> Iterator[Finding]:
+    if budget.spec.get("selector") is None:  # policy/v1: none selects no pod, {} every pod
+        if facts.servers_by_space.get(budget.namespace):
+            yield _protects_nothing(budget, "There is no selector.")
+        return
     unavailable, available = budget.spec.get("maxUnavailable"), budget.spec.get("minAvailable")
     if whole(unavailable) == 0 or unavailable == "0%" or available == "100%":
         yield _blocks(budget, "The budget allows no eviction at all.")
@@ -36,14 +40,18 @@ def _budget(budget: Located, facts: Facts) -> Iterator[Finding]:
     pairs = mapping(mapping(budget.spec.get("selector")).get("matchLabels"))
     meant = any(set(pairs) & set(server.template.labels) for server in near[:MANY])
     if meant and facts.count(budget.kind) <= MANY and not _covers(budget, facts):
-        yield budget.finding(
-            "warning",
-            "budget-selects-nothing",
-            ("spec", "selector"),
-            "The selector chooses no pod of this namespace.",
-            "The budget protects nothing: maintenance may take every replica at once.",
-            "Select labels that the pods carry.",
-        )
+        yield _protects_nothing(budget, "The selector chooses no pod of this namespace.")
+
+
+def _protects_nothing(budget: Located, problem: str) -> Finding:
+    return budget.finding(
+        "warning",
+        "budget-selects-nothing",
+        ("spec", "selector"),
+        problem,
+        "The budget protects nothing: maintenance may take every replica at once.",
+        "Select labels that the pods carry.",
+    )
 
 
 def _blocks(budget: Located, problem: str) -> Finding:

@@ -25,24 +25,39 @@ _SECRET_NAME = re.compile(
 _NAMES_A_PLACE = re.compile(r"_(FILE|PATH|DIR|NAME|REF|URL|URI|ENABLED|HEADER|TTL)$", re.I)
 _PLAIN = re.compile(r"[-+]?\d*\.?\d+|true|false|yes|no|on|off|/\S*|https?://[^@\s]*", re.I)
 
-# a word that stands for what the reader must put there: the whole value, or a part of it between /, :, @, = or commas
-_WORDS = "|".join(PLACEHOLDERS)
-_FILL_IN = re.compile(
-    rf"(?:{_WORDS}|PROJECT|PROJECT_NUMBER|(?:KSA|GSA|VPC|SUBNET|NODE_POOL)_NAME|SERVICE_ACCOUNT"
-    r"|(?:\w+[-_])?(?:REPLACE|CHANGE)[-_]?(?:ME|THIS)(?:[-_]\w+)*|REPLACE_WITH_\w+|YOUR_\w+|MY_\w+|INSERT_\w+|TODO|FIXME|XXX+"
-    r"|<[A-Za-z][\w .:/-]*>|\[(?:YOUR|INSERT|REPLACE)[\w -]*\]"
-    r"|(?i:your|replace|change)-(?i:me|this|with|project|bucket|token|hf-token|model|image|registry|namespace|region|zone"
-    r"|cluster|domain|host|key|api-key|secret|name|account|org|username|password|repo)(?:-\w+)*)"
+# words that stand for what the reader must put there, as a whole value or as a part of it between / : @ = and commas
+_WORD = re.compile(
+    rf"{'|'.join(PLACEHOLDERS)}|PROJECT|PROJECT_NUMBER|SERVICE_ACCOUNT|TODO|FIXME|XXX+"
+    r"|(?:\w+[-_])?(?:REPLACE|CHANGE)[-_]?(?:ME|THIS)(?:[-_]\w+)*|REPLACE_WITH_\w+|(?:YOUR|MY|INSERT)_\w+"
+    r"|(?i:\[(?:your|insert|replace)[\w -]*\])"
+    r"|(?i:(?:your|replace|change)-(?:me|this|with|project|bucket|token|hf|model|image|registry|namespace|region|zone"
+    r"|cluster|domain|host|key|api|secret|name|account|org|username|password|repo)(?:-\w+)*)"
 )
+_ANGLES = re.compile(r"<(?!\|)[A-Za-z][\w .:/-]*>")
+# in a command <eos> is a token of the model, <your-token> is not
+_ANGLES_IN_COMMAND = re.compile(
+    r"<(?:(?i:your|my|insert|replace|enter|put)\b[\w .:/-]*|[A-Z][A-Z0-9 _-]*|[a-z]+(?:-[a-z]+)+)>"
+)
+_UPPER = re.compile(r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*")
+_LOWER_CASE = {
+    "image",
+    "serviceAccountName",
+    "serviceAccount",
+    "bucketName",
+    "claimName",
+    "secretName",
+    "storageClassName",
+}
 _PARTS = re.compile(r"[/:@=,\s]+")
-_SPECIAL_TOKEN = re.compile(r"<\|?(s|/s|eos|bos|pad|unk|think|/think|tool_call|br|nil|none)\|?>", re.I)
-_PROSE = (
+_PROSE = {
     "description",
     "summary",
     "message",
     "runbook_url",
     "kubectl.kubernetes.io/last-applied-configuration",
-)
+    "openAPIV3Schema",
+}
+_LONGEST = 300  # a longer text is a script or a document: its words are its own
 
 
 def rules(facts: Facts) -> Iterator[Finding]:
@@ -94,51 +109,63 @@ def _secret(located: Located) -> Iterator[Finding]:
         return
     for part in ("data", "stringData"):
         for key, value in mapping(located.object.get(part)).items():
-            text = str(value or "")
-            if part == "data":
-                try:
-                    text = base64.b64decode(text, validate=True).decode()
-                except (binascii.Error, UnicodeDecodeError):
-                    text = text or ""
+            text = _decoded(value) if part == "data" else str(value or "")
             if text and not NO_SECRET.search(text.strip()):
                 yield inline(located, (part, str(key)), f"{part}.{key}")
+
+
+def _decoded(value: object) -> str:
+    """A Secret's datum as text; as it is written when it is not base64 of text."""
+    text = str(value or "")
+    try:
+        return base64.b64decode(text, validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError, ValueError):
+        return text
 
 
 # --- left to fill in -------------------------------------------------------------------------------------------------
 
 
-def left_open(text: str) -> str | None:
-    """The first word of a value that stands for something the reader must put there, None when it has none."""
-    if len(text) > 300 or "\n" in text:  # a script or a document: its words are its own
-        return None
-    if _FILL_IN.fullmatch(text) and not _SPECIAL_TOKEN.fullmatch(text):
+def left_open(text: str, path: Path = ()) -> str | None:
+    """The first word of the value at a path that stands for something to put there, None when it has none."""
+    field = path[-1] if path else ""
+    if len(text) > _LONGEST or "\n" in text or field == "key" or (field == "name" and "env" in path):
+        return None  # a key or a variable may be called ZONE
+    commands = {"command", "args", "env"} & set(path)
+    if found := (_ANGLES_IN_COMMAND if commands else _ANGLES).search(text):
+        return found[0]
+    if _WORD.fullmatch(text):
         return text
-    if found := re.search(r"<(?!\|)[A-Za-z][\w .-]*>", text):
-        return None if _SPECIAL_TOKEN.fullmatch(found[0]) or " " in text.strip() else found[0]
-    return (
-        next((part for part in _PARTS.split(text) if _FILL_IN.fullmatch(part)), None)
-        if " " not in text
-        else None
-    )
+    if " " in text.strip():
+        return None
+    parts = _PARTS.split(text)
+    if field in _LOWER_CASE or path in (("metadata", "name"), ("metadata", "namespace")):
+        parts_of_name = _PARTS.split(text.split("@")[0].split(":")[0]) if field == "image" else parts
+        if word := next((part for part in parts_of_name if _UPPER.fullmatch(part)), None):
+            return word  # such names are lower case: the API server or the registry refuses any other
+    return next((part for part in parts if _WORD.fullmatch(part)), None)
 
 
 def _placeholders(located: Located) -> Iterator[Finding]:
     stack: list[tuple[Path, Any]] = [((), located.object)]
     while stack:
         path, value = stack.pop()
-        if path[:1] == ("status",) or (path and path[-1] in _PROSE) or path[-1:] == ("openAPIV3Schema",):
+        if path[:1] == ("status",) or (path and path[-1] in _PROSE):
             continue
         if isinstance(value, dict):
             stack += [((*path, str(key)), item) for key, item in value.items()]
-        elif isinstance(value, list):
+            continue
+        if isinstance(value, list):
             stack += [((*path, index), item) for index, item in enumerate(value)]
-        elif isinstance(value, str) and (word := left_open(value)):
+            continue
+        text = _decoded(value) if located.kind == "Secret" and path[:1] == ("data",) else value
+        if isinstance(text, str) and (word := left_open(text, path)):
             yield located.finding(
                 "error",
                 "placeholder",
                 path,
                 f"{word} stands for something that was never filled in"
-                + (f": {value}." if word != value else "."),
+                + (f": {text}." if word != text else "."),
                 "The API server refuses the value, or takes it for a name that does not exist.",
                 "Write the real value.",
             )
