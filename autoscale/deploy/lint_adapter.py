@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterator
 
 from autoscale.deploy.lint_facts import SCRAPES, Facts
-from autoscale.deploy.lint_parts import Metric, Path, Scaler, matches
+from autoscale.deploy.lint_parts import Path, matches
 from autoscale.deploy.lint_path import UNREADABLE, exported, underscored
 from autoscale.deploy.lint_report import Finding, Located, items, mapping
+from autoscale.deploy.lint_scalers import Metric, Scaler
 from autoscale.deploy.lint_sources import AdapterRule, adapter_configs
 from autoscale.deploy.lint_yaml import Problem, documents
 

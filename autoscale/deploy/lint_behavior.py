@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from analysis.errors import BadInput
 from autoscale.deploy.lint_facts import Facts
 from autoscale.deploy.lint_hpa import refusal
-from autoscale.deploy.lint_parts import Scaler, behavior_of, whole
+from autoscale.deploy.lint_parts import whole
 from autoscale.deploy.lint_report import Finding, mapping
+from autoscale.deploy.lint_scalers import Scaler, behavior_of
 from autoscale.hpa.manifest import MAX_WINDOW_S, stored_spec
 
 LATE_S = 600  # a queue that must last so long before it counts has long cost the latency that it stands for

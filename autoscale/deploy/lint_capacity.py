@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from math import prod
 
 from autoscale.deploy.lint_facts import Facts
-from autoscale.deploy.lint_parts import CHIPS, Path, Scaler, Server, Template, chips_of, whole
+from autoscale.deploy.lint_parts import CHIPS, Path, Server, Template, chips_of, whole
 from autoscale.deploy.lint_report import Finding, items, mapping
+from autoscale.deploy.lint_scalers import Scaler
 
 MAX_NODES = "autoscale/max-nodes"  # annotation on a workload or its HPA: the node pool's maximum
 TPU_TOPOLOGY, ACCELERATOR = "cloud.google.com/gke-tpu-topology", "cloud.google.com/gke-accelerator"

@@ -12,19 +12,10 @@ from typing import Any
 from autoscale.deploy import lint_query
 from autoscale.deploy import lint_shell as shell
 from autoscale.deploy.lint_metrics import COUNTERS, GAUGES, HISTOGRAMS
-from autoscale.deploy.lint_parts import (
-    SCALABLE,
-    Metric,
-    Scaler,
-    Server,
-    Template,
-    matches,
-    scaler_of,
-    serves,
-    templates_of,
-)
+from autoscale.deploy.lint_parts import SCALABLE, Server, Template, matches, serves, templates_of
 from autoscale.deploy.lint_query import Shape
 from autoscale.deploy.lint_report import Located, items, mapping
+from autoscale.deploy.lint_scalers import Metric, Scaler, scaler_of
 from autoscale.deploy.lint_sources import AdapterRule, adapter_rules
 
 # scrape objects: where their endpoints stand, and what relabels what was scraped

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from analysis.errors import BadInput
 from autoscale.deploy.lint_facts import Facts
-from autoscale.deploy.lint_parts import Scaler, matches
+from autoscale.deploy.lint_parts import matches
 from autoscale.deploy.lint_report import Finding, Key, Located, items, mapping
+from autoscale.deploy.lint_scalers import Scaler
 from autoscale.deploy.workload import LWS_API
 from autoscale.hpa.manifest import stored_spec
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from autoscale.deploy.lint_facts import Facts
-from autoscale.deploy.lint_parts import Metric, Path, Scaler, Server, formula_of
+from autoscale.deploy.lint_parts import Path, Server
 from autoscale.deploy.lint_query import Query, Selector
 from autoscale.deploy.lint_report import Finding, items, mapping
+from autoscale.deploy.lint_scalers import Metric, Scaler, formula_of
 
 NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?")  # KEDA reads JSON numbers: no .5, 5., +3, 5m
 SMALLEST = 0.0005  # printed with three decimals: what is smaller becomes 0

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from autoscale.deploy import lint_metrics as metrics
 from autoscale.deploy.lint_facts import SCRAPES, Facts
-from autoscale.deploy.lint_parts import SCALABLE, Metric, Path, Scaler, Server, Template, matches
+from autoscale.deploy.lint_parts import SCALABLE, Path, Server, Template, matches
 from autoscale.deploy.lint_report import Finding, Located, items, mapping
+from autoscale.deploy.lint_scalers import Metric, Scaler
 
 MANY = 50  # scrape objects; above that only those that fit are compared
 MANAGED = ("PodMonitoring", "ClusterPodMonitoring")

@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from math import ceil
 
 from autoscale.deploy.lint_facts import Facts
-from autoscale.deploy.lint_parts import Metric, Scaler, Server, behavior_of, milli
+from autoscale.deploy.lint_parts import Server, milli
 from autoscale.deploy.lint_report import Finding, items, mapping
+from autoscale.deploy.lint_scalers import Metric, Scaler, behavior_of
 from autoscale.hpa import format_milli, parse_quantity
 
 DEFAULT_SEATS = 1024  # vLLM's largest default of --max-num-seqs, on H100-class chips

@@ -9,8 +9,9 @@ from functools import lru_cache
 from autoscale.deploy import lint_shell as shell
 from autoscale.deploy.lint_capacity import asks, size_of
 from autoscale.deploy.lint_facts import Facts
-from autoscale.deploy.lint_parts import Path, Scaler, Server, Template, chips_of, whole
+from autoscale.deploy.lint_parts import Path, Server, Template, chips_of, whole
 from autoscale.deploy.lint_report import Finding, mapping
+from autoscale.deploy.lint_scalers import Scaler
 from autoscale.deploy.sizing import RAY_DEFAULT_S
 from autoscale.hpa.manifest import MAX_WINDOW_S
 from autoscale.profiles import Profile, load, names

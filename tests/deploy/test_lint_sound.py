@@ -1,7 +1,9 @@
 """What is legal although it looks odd: no finding says otherwise. Each row was once, or could be, a false alarm."""
 
+import ast
 import gzip
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -350,3 +352,22 @@ def test_what_a_real_cluster_held_is_not_refused(name):
     assert stored
     refused = ("api-refused", "not-a-string", "placeholder", "volume-missing", "selector-template-mismatch")
     assert [c for c in codes(lint_objects(stored.values()).findings) if c in refused] == []
+
+
+def test_every_rule_stands_on_its_page_and_the_page_names_no_other():
+    modules = [ast.parse(file.read_text()) for file in (ROOT / "autoscale/deploy").glob("lint*.py")]
+    nodes = [node for module in modules for node in ast.walk(module)]
+    calls = [node for node in nodes if isinstance(node, ast.Call) and len(node.args) > 1]
+    named = {
+        call.args[1].value
+        for call in calls
+        if getattr(call.func, "attr", getattr(call.func, "id", "")) in ("finding", "Finding")
+        and isinstance(call.args[1], ast.Constant)
+    }
+    words = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    page = set(
+        re.findall(r"`([a-z]+(?:-[a-z]+)*)`", (ROOT / "docs/lint.md").read_text().split("## All rules")[1])
+    )
+    assert len(named) > 80
+    assert named - page == set()
+    assert page - words == set()

@@ -22,6 +22,7 @@ from autoscale.hpa import (
     format_milli,
     parse_quantity,
 )
+from autoscale.hpa.manifest import stored_spec
 
 PODS = MetricTarget("m", "Pods", 5000)
 
@@ -194,3 +195,37 @@ def test_what_is_not_a_quantity_is_refused(text: str):
 )
 def test_stored_forms(text: object, stored: str):
     assert parse_quantity(text).stored == stored
+
+
+@pytest.mark.parametrize(
+    ("described", "refused"),
+    [
+        pytest.param({"apiVersion": "v1", "kind": "Namespace", "name": "n"}, None, id="the core group"),
+        pytest.param({"kind": "Namespace", "name": "n"}, None, id="no version"),
+        pytest.param(
+            {"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "name": "n"}, None, id="a group"
+        ),
+        pytest.param({"apiVersion": "a/b/c", "kind": "X", "name": "n"}, "GroupVersion", id="two slashes"),
+    ],
+)
+def test_a_described_object_may_be_of_the_core_group_and_a_scale_target_may_not(described, refused):
+    target = {"type": "AverageValue", "averageValue": "3"}
+    metric = {
+        "type": "Object",
+        "object": {"metric": {"name": "m"}, "describedObject": described, "target": target},
+    }
+    scaled = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}
+
+    def stored(reference):
+        kind = {"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "h"}}
+        return stored_spec(
+            {**kind, "spec": {"scaleTargetRef": reference, "maxReplicas": 2, "metrics": [metric]}}
+        )
+
+    if refused:
+        with pytest.raises(BadInput, match=refused):
+            stored(scaled)
+        return
+    assert stored(scaled)["metrics"][0]["object"]["describedObject"]["kind"] == described["kind"]
+    with pytest.raises(BadInput, match="must specify API group"):
+        stored({"apiVersion": "v1", "kind": "Pod", "name": "p"})
