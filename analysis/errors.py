@@ -36,12 +36,20 @@ class AutoscaleError(Exception):
         next_step: str | None = None,
     ) -> None:
         self.what, self.value, self.expected, self.next_step = what, value, expected, next_step
-        sentence = what if value is None else f"{what}: {value!r}"
+        sentence = what if value is None else f"{what}: {_short(repr(value))}"
         if expected:
             sentence += f"; expected {expected}"
         if next_step:
             sentence += f". {next_step[:1].upper()}{next_step[1:]}"
         super().__init__(redact(_one_line(sentence)))
+
+
+LONGEST_VALUE = 400  # characters: a sentence is read by eye
+
+
+def _short(text: str) -> str:
+    """The text, or its beginning when it is long."""
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
 
 
 # Markup of the error pages that servers and proxies send. A placeholder such as <run-dir> or <name> is none.

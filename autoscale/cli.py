@@ -39,6 +39,14 @@ Traffic = Annotated[
 Peak = Annotated[
     float | None, typer.Option(help="Peak of the default traffic (a day in bursts), requests/s.")
 ]
+TimeUnit = Annotated[
+    str | None,
+    typer.Option(
+        "--trace-time-unit",
+        metavar="UNIT",
+        help="Unit of the trace's timestamps: s | ms | us | ns; default the format's own, or that of Unix time.",
+    ),
+]
 
 
 def main() -> NoReturn:
@@ -133,6 +141,7 @@ def simulate(
     hpa: Annotated[Path, typer.Option(help="HPA manifest (autoscaling/v2).")],
     profile: ProfileName = DEFAULT_PROFILE,
     traffic: Traffic = None,
+    trace_time_unit: TimeUnit = None,
     peak: Peak = None,
     compare: Annotated[list[Path] | None, typer.Option(help="Another HPA to set beside it; repeat.")] = None,
     static: Annotated[
@@ -151,7 +160,9 @@ def simulate(
     from autoscale.recommend import scenario_of
     from autoscale.sim import write_run
 
-    scenario = scenario_of(load(profile), traffic=traffic, peak_rps=peak, slo=slo)
+    scenario = scenario_of(
+        load(profile), traffic=traffic, peak_rps=peak, slo=slo, time_unit=trace_time_unit, tell=progress.note
+    )
     settings: dict[str, Any] = {path.name: _manifest(path) for path in (hpa, *(compare or []))}
     settings |= {f"{count} standing": count for count in static or []}
     outcomes: dict[str, list[Any]] = {}
@@ -239,6 +250,7 @@ def recommend(
     ] = None,
     profile: MaybeProfile = None,
     traffic: Traffic = None,
+    trace_time_unit: TimeUnit = None,
     peak: Peak = None,
     slo: Annotated[
         str | None,
@@ -294,7 +306,9 @@ def recommend(
             jobs=jobs,
             out=out,
             command=" ".join(sys.argv),
+            time_unit=trace_time_unit,
             progress=report,
+            tell=progress.note,
         )
     page = recommendation_page(result, result.files[0].parent / "report.html")
     if as_json:

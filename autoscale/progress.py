@@ -18,6 +18,11 @@ def _say(text: str) -> None:
     sys.stderr.flush()
 
 
+def note(sentence: str) -> None:
+    """A line that stays: what was read, or what to know of the answer."""
+    _say(f"note: {sentence}")
+
+
 @contextmanager
 def bar() -> Iterator[Report]:
     """A progress bar; without a terminal a line whenever the text before its first comma changes."""

@@ -33,11 +33,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from analysis.errors import BadInput
 from loadgen import rates
+from loadgen.lengths import MOST
 from loadgen.rates import Rate
+from loadgen.text_files import yaml_text, yaml_value
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Some = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 class _Section(BaseModel):
@@ -129,7 +132,7 @@ class Segment(_Section):
             times, values = zip(*self.curve.points, strict=True)
             return rates.points(times, values)
         if self.sum is not None:
-            return rates.summed([part.rate() for part in self.sum])
+            return rates.summed(part.rate() for part in self.sum)
         kind, section = next((name, section) for name, section in self if section is not None)
         return _RATES[kind](**section.model_dump(exclude_none=True))
 
@@ -147,7 +150,7 @@ class TraceSection(_Section):
     """A recorded trace and how it is replayed; see loadgen.traces."""
 
     path: str
-    format: Literal["azure", "burstgpt", "mooncake", "qwen", "servegen"] | None = Field(
+    format: Literal["azure", "burstgpt", "mooncake", "qwen", "sessions", "servegen"] | None = Field(
         None, description="told from the file when absent"
     )
     time_scale: Positive = Field(
@@ -164,16 +167,23 @@ class TraceSection(_Section):
     bucket_s: NotNegative | None = Field(
         None, description="width of coarse stamps in trace seconds; found when absent"
     )
+    time_unit: Literal["s", "ms", "us", "ns"] | None = Field(
+        None,
+        description="unit of the timestamps and delays; the format's own, or that of Unix time, when absent",
+    )
+    turn_tokens: Literal["added", "whole"] = Field(
+        "added", description="session rows: input_length is what the turn adds, or the whole prompt"
+    )
 
 
 class Conversations(_Section):
     """Multi-turn load: each prompt holds the earlier prompts and answers of its conversation."""
 
-    turns: Annotated[int, Field(ge=2)]
-    concurrent: Count = Field(8, description="turn k + 1 comes this many requests after turn k")
+    turns: Annotated[int, Field(ge=2, le=1_000_000)]
+    concurrent: Some = Field(8, description="turn k + 1 comes this many requests after turn k")
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # libyaml is ten times as fast
     """Safe YAML without YAML 1.1's numbers to the base of 60: there `stages: 10:1` is the number 601."""
 
 
@@ -200,7 +210,7 @@ class LoadFile(_Section):
         description="fixed:N | uniform:A,B | normal:M,S | lognormal:M,S | trace; default fixed:512, or trace",
     )
     output_tokens: str | None = Field(None, description="as prompt_tokens; default fixed:128, or trace")
-    shared_prefix_tokens: Annotated[int, Field(ge=0)] = 0
+    shared_prefix_tokens: Annotated[int, Field(ge=0, le=MOST)] = 0
     conversations: Conversations | None = None
     repeat: Count = 1
     duration_s: Positive | None = Field(None, description="ends the load earlier")
@@ -218,7 +228,7 @@ class LoadFile(_Section):
         """The rate of `load`; None with a trace. Raises BadInput when a part does not hold together."""
         if self.load is None:
             return None
-        return rates.joined([segment.rate() for segment in self.load] * self.repeat)
+        return rates.repeated(rates.joined(segment.rate() for segment in self.load), self.repeat)
 
     def trace_path(self) -> str:
         """The trace's path as written."""
@@ -234,16 +244,7 @@ class LoadFile(_Section):
 def read(path: Path | str) -> LoadFile:
     """The load file, validated. Raises BadInput naming the file, the line and the field."""
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=_Loader)
-        content = yaml.load(text, Loader=_Loader)  # noqa: S506 -- a SafeLoader
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"cannot read the load file: {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise BadInput(f"{path}{where} is not valid YAML: {getattr(error, 'problem', error)}") from None
+    node, content = yaml_value(path, yaml_text(path, "the load file"), _Loader)
     if not isinstance(content, dict):
         raise BadInput(f"{path} holds", value=type(content).__name__, expected="a mapping with load or trace")
     try:
@@ -269,6 +270,7 @@ def _explained(path: Path, node: yaml.Node | None, error: ValidationError) -> Ba
     if first["type"] != "extra_forbidden":
         message = first["msg"].removeprefix("Value error, ")
         value = first.get("input") if not isinstance(first.get("input"), dict | list) else None
+        value = f"{value[:60]}..." if isinstance(value, str) and len(value) > 80 else value
         return BadInput(f"{where}: {message}", value=value)
     models = (LoadFile, Segment, Constant, Ramp, Spike, Sine, Diurnal, Curve, TraceSection, Conversations)
     known = {name for model in models for name in model.model_fields}

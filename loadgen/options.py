@@ -19,7 +19,7 @@ from loadgen.traffic import LoadPlan
 
 LENGTHS = "fixed:N | uniform:A,B | normal:M,S | lognormal:M,S"
 WANTED = (
-    "rate", "arrivals", "stages", "load", "trace", "prompt_tokens", "output_tokens", "shared_prefix_tokens", "seed",
+    "rate", "arrivals", "stages", "load", "trace", "trace_time_unit", "prompt_tokens", "output_tokens", "shared_prefix_tokens", "seed",
     "prompts", "ignore_eos", "stream", "model", "max_in_flight", "timeout", "idle_timeout", "grace", "reconnect_every",
     "insecure", "slo", "stop_when", "find_capacity", "prometheus", "run_dir", "run_time",
 )  # fmt: skip
@@ -60,6 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="open loop from a YAML file: stages, ramps, spikes, sine, trace, lengths",
     )
     load.add_argument("--trace", metavar="FILE", help="open loop: replay a recorded trace")
+    load.add_argument(
+        "--trace-time-unit",
+        metavar="UNIT",
+        help="unit of the trace's timestamps: s, ms, us or ns (default the format's own, or that of Unix time)",
+    )
     load.add_argument(
         "--prompt-tokens", metavar="LEN", help=f"tokens per prompt: {LENGTHS} | trace (default fixed:512)"
     )
@@ -217,6 +222,7 @@ class Options:
             stages=self.stages,
             load_file=self.load,
             trace=self.trace,
+            time_unit=self.trace_time_unit,
             duration_s=float(self.run_time) if self.run_time else None,
             **lengths,
         )

@@ -93,6 +93,8 @@ class Owning:
     def _begin(self) -> None:
         chosen = self.options = Options.of(self.environment.parsed_options)
         chosen.check()
+        if chosen.open_loop and (trace := chosen.plan().trace) is not None:
+            log.info("Read %s", trace.sentence)
         host = self.environment.host
         if self.server is None or self.server.target != str(session.Target.from_url(host)):
             self.server = session.probe(chosen, host)

@@ -21,10 +21,9 @@ is a Newton iteration held inside a bracket (bisection when it would leave it), 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -40,6 +39,10 @@ DAY_SHAPE = (
     *(0.83, 0.98, 0.95, 0.65, 0.67, 0.80, 1.05, 1.19, 1.23, 1.19, 0.99, 1.09),
     *(1.32, 1.54, 1.66, 1.48, 1.28, 1.19, 1.18, 1.06, 0.89, 0.61, 0.47, 0.52),
 )
+MOST_S = 5 * 366 * 86_400.0  # of a programme
+MOST_RPS = 1e7  # of a piece, or of a wave
+MOST_PIECES = 2_000_000  # of a programme: about 100 MB
+MOST_WAVES, LEAST_PERIOD_S = 200, 1e-3  # every wave is looked at for every request
 WAVE_NODES = 128  # table nodes per period: the first guess is then within 1e-4 of a period
 
 
@@ -62,6 +65,19 @@ class Rate:
     level_rps: Floats
     slope_rps_s: Floats
     waves: tuple[Wave, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises BadInput for what no run can last or offer."""
+        if not 0 < self.edges_s[-1] <= MOST_S:
+            raise BadInput(
+                "duration of the load in s",
+                value=float(self.edges_s[-1]),
+                expected=f"above 0, and at most {MOST_S:.0f}, which is 5 years",
+            )
+        ends = self.level_rps + self.slope_rps_s * np.diff(self.edges_s)
+        top = max(self.level_rps.max(), ends.max(), *(w.amplitude_rps for w in self.waves), 0.0)
+        if not top <= MOST_RPS:
+            raise BadInput("rate in requests/s", value=float(top), expected=f"at most {MOST_RPS:,.0f}")
 
     @property
     def duration_s(self) -> float:
@@ -121,11 +137,11 @@ class Rate:
 
     @cached_property
     def _nodes(self) -> tuple[Floats, Floats, Floats, Floats]:
-        """Times and integrals between which the inverse is bracketed, at most about a million per wave, and the rate
+        """Times and integrals between which the inverse is bracketed, about two million at most, and the rate
         just after each time and just before the next."""
         times = [self.edges_s]
         for w in self.waves:
-            step = max(w.period_s / WAVE_NODES, (w.end_s - w.start_s) / 1e6)
+            step = max(w.period_s / WAVE_NODES, (w.end_s - w.start_s) * max(len(self.waves), 2) / 2e6)
             times.append(np.append(np.arange(w.start_s, w.end_s, step), w.end_s))
         nodes = np.unique(np.concatenate(times))
         inset = 1e-6 * np.diff(nodes)
@@ -262,7 +278,8 @@ def sine(
     mean_rps: float, amplitude_rps: float, period_s: float, duration_s: float, phase_rad: float = 0.0
 ) -> Rate:
     """mean + amplitude sin(2 pi t / period + phase)."""
-    _positive("period of a sine in s", period_s)
+    if not LEAST_PERIOD_S <= period_s < np.inf:
+        raise BadInput("period of a sine in s", value=period_s, expected=f"at least {LEAST_PERIOD_S:g}")
     if abs(amplitude_rps) > mean_rps:
         raise BadInput(
             "amplitude_rps of a sine",
@@ -290,6 +307,7 @@ def diurnal(
     _positive("duration of a diurnal curve in s", duration_s)
     relative = np.asarray(shape, dtype=np.float64) / max(shape)
     part_s = day_s / len(relative)
+    _few_enough(np.ceil(duration_s / part_s))
     first = int(np.floor(start_hour / 24 * day_s / part_s - 0.5))
     count = int(np.ceil(duration_s / part_s)) + 2
     index = np.arange(first, first + count)
@@ -300,8 +318,9 @@ def diurnal(
     return points(times, np.interp(times, middle_s, curve))
 
 
-def joined(parts: Sequence[Rate]) -> Rate:
+def joined(parts: Iterable[Rate]) -> Rate:
     """The programmes one after another, without gaps."""
+    parts = _gathered(parts)
     starts = np.concatenate(([0.0], np.cumsum([p.duration_s for p in parts])))
     edges = [p.edges_s[:-1] + s for p, s in zip(parts, starts, strict=False)]
     waves = tuple(
@@ -317,16 +336,51 @@ def joined(parts: Sequence[Rate]) -> Rate:
     )
 
 
-def summed(parts: Sequence[Rate]) -> Rate:
+def repeated(part: Rate, times: int) -> Rate:
+    """The programme so many times, without gaps. Raises BadInput when that is longer than anything that is run."""
+    if times * part.duration_s > MOST_S:
+        raise BadInput(
+            f"repeat: {times} times {part.duration_s:g} s is {times * part.duration_s / (365.25 * 86_400):,.3g} years",
+            expected="at most 5 years",
+        )
+    _few_enough(times * len(part.level_rps))
+    return joined(part for _ in range(times))
+
+
+def summed(parts: Iterable[Rate]) -> Rate:
     """The programmes at the same time, added; a shorter one adds nothing after its end."""
+    parts = _gathered(parts)
     edges = np.unique(np.concatenate([p.edges_s for p in parts]))
-    level, slope = np.zeros(len(edges) - 1), np.zeros(len(edges) - 1)
+    starts = edges[:-1]
+    level, slope = np.zeros(len(starts)), np.zeros(len(starts))
     for p in parts:
-        for i, (start, end) in enumerate(pairwise(p.edges_s)):
-            covered = (edges[:-1] >= start) & (edges[:-1] < end)
-            level[covered] += p.level_rps[i] + p.slope_rps_s[i] * (edges[:-1][covered] - start)
-            slope[covered] += p.slope_rps_s[i]
+        under = starts[: int(np.searchsorted(starts, p.duration_s))]
+        piece = p._piece(under)
+        level[: len(under)] += p.level_rps[piece] + p.slope_rps_s[piece] * (under - p.edges_s[piece])
+        slope[: len(under)] += p.slope_rps_s[piece]
     return Rate(edges, level, slope, tuple(w for p in parts for w in p.waves))
+
+
+def _gathered(parts: Iterable[Rate]) -> list[Rate]:
+    """The parts, which are made one by one. Raises BadInput when they are too many together."""
+    kept: list[Rate] = []
+    pieces = waves = 0
+    for part in parts:
+        pieces, waves = pieces + len(part.level_rps), waves + len(part.waves)
+        _few_enough(pieces)
+        if waves > MOST_WAVES:
+            raise BadInput("the load has too many sines", value=waves, expected=f"at most {MOST_WAVES}")
+        kept.append(part)
+    return kept
+
+
+def _few_enough(pieces: float) -> None:
+    if not pieces <= MOST_PIECES:
+        raise BadInput(
+            f"the load has {pieces:,.0f} pieces with a rate of their own",
+            expected=f"at most {MOST_PIECES:,}",
+            next_step="repeat less, or make the parts longer",
+        )
 
 
 def _not_negative(*rates_rps: float) -> None:

@@ -11,18 +11,20 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from analysis.errors import BadInput
-from loadgen.text_files import opened, readable
+from loadgen.text_files import lines
 
 COLUMNS = ("client_id", "window_start_s", "rate_rps", "cv", "dist", "param1", "param2")
 LENGTH_COLUMNS = ("kind", "tokens", "weight_requests")
 WINDOW_S = 600.0
-MOST = 1e9  # seconds, requests/s, tokens or weight
+MOST = 1e9  # seconds, tokens or weight
+MOST_RPS = 10_000.0  # of all clients in a window, which is drawn at once
 BURN_IN = 20.0  # mean gaps before a window, so that it starts in the middle of a gap
 
 Floats = NDArray[np.float64]
@@ -35,6 +37,12 @@ def expected(path: str, from_s: float, to_s: float) -> tuple[Floats, Floats]:
     last = max(windows) + WINDOW_S
     starts = np.arange(0.0, last, WINDOW_S)
     rate = np.array([sum(client[0] for client in windows.get(start, ())) for start in starts])
+    if rate.max() > MOST_RPS:
+        busiest = int(rate.argmax())
+        raise BadInput(
+            f"{path}: the rates of the window at {starts[busiest]:.0f} s add up to {rate[busiest]:,.0f}/s",
+            expected=f"at most {MOST_RPS:,.0f} requests/s",
+        )
     edges = np.unique(np.clip(np.append(starts, last), from_s, min(to_s, last)))
     if len(edges) < 2:
         raise BadInput(
@@ -87,6 +95,9 @@ def _windows(path: str) -> dict[float, list[tuple[float, str, float]]]:
             where = f"{path} line {number}, column {len(row) + 1} ({COLUMNS[len(row)]}) is missing"
             raise BadInput(where, value=",".join(row), expected=",".join(COLUMNS))
         start, rate, shape = (_number(path, number, row, column) for column in (1, 2, 5))
+        if start % WINDOW_S:
+            where = f"{path} line {number}, column 2 (window_start_s)"
+            raise BadInput(where, value=row[1], expected=f"a multiple of {WINDOW_S:.0f} s")
         if row[4] not in ("Gamma", "Weibull"):
             raise BadInput(
                 f"{path} line {number}, column 5 (dist)", value=row[4], expected="Gamma or Weibull"
@@ -148,5 +159,8 @@ def _lengths(
 
 def _rows(path: str) -> Iterator[tuple[int, list[str]]]:
     """Line numbers and cells of the rows below the header."""
-    with opened(path) as file, readable(path):
-        yield from ((number, row) for number, row in enumerate(csv.reader(file), 1) if number > 1 and row)
+    for number, text in islice(lines(path), 1, None):
+        try:
+            yield number, next(csv.reader([text]))
+        except csv.Error as error:
+            raise BadInput(f"{path} line {number}: {error}") from None

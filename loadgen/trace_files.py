@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +14,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.errors import BadInput
-from loadgen import servegen
+from loadgen import conversations, servegen
 from loadgen.arrivals import Arrivals
 from loadgen.lengths import MOST
-from loadgen.text_files import opened, readable
+from loadgen.text_files import lines
 
-LINES = 16_384  # rows read at a time
+LINES = 16_384  # rows read at a time, or
+CHARACTERS = 16_000_000  # when they are long
+YEARS = (1970, 2200)  # of dates: nanoseconds since 1970 fit 64 bits until 2262
+LATEST = 4.2e18  # a stamp of Unix time in ns, the largest number that a clock of these formats can show
 
 
 @dataclass(frozen=True)
 class Csv:
-    """Columns of a comma-separated format: time, prompt and output tokens, and how times are read."""
+    """Columns of a comma-separated format: time, prompt and output tokens; and the time's unit (None: dates)."""
 
     columns: tuple[str, str, str]
-    seconds: Callable[[NDArray[np.str_]], NDArray[np.float64]]
+    unit: str | None
 
 
 @dataclass(frozen=True)
 class Jsonl:
-    """A format with one JSON object per line: seconds per time unit, tokens per prefix block."""
+    """A format with one JSON object per line: the time's unit, tokens per prefix block, whether turns follow turns."""
 
-    unit_s: float
+    unit: str
     block_tokens: int
+    sessions: bool = False
 
 
 def _date_seconds(text: NDArray[np.str_]) -> NDArray[np.float64]:
+    years = text.astype("U4").astype(np.int64)
+    if (years < YEARS[0]).any() or (years > YEARS[1]).any():
+        raise ValueError("not a year of ours")
     utc = np.char.rstrip(np.char.partition(text, "+")[:, 0], "Z")  # 2024 stamps end in +00:00
     stamps = utc.astype("datetime64[ns]")
     if np.isnat(stamps).any():
@@ -45,28 +53,28 @@ def _date_seconds(text: NDArray[np.str_]) -> NDArray[np.float64]:
     return stamps.astype(np.int64) / 1e9
 
 
-def _seconds(text: NDArray[np.str_]) -> NDArray[np.float64]:
-    seconds = text.astype(np.float64)
-    if not np.isfinite(seconds).all():
-        raise ValueError("not a number of seconds")
-    return seconds
+def _numbers(text: NDArray[np.str_]) -> NDArray[np.float64]:
+    numbers = text.astype(np.float64)
+    if not (np.abs(numbers) <= LATEST).all():
+        raise ValueError("not a time")
+    return numbers
 
 
 FORMATS: dict[str, Csv | Jsonl | None] = {
-    "azure": Csv(("TIMESTAMP", "ContextTokens", "GeneratedTokens"), _date_seconds),
-    "burstgpt": Csv(("Timestamp", "Request tokens", "Response tokens"), _seconds),
-    "mooncake": Jsonl(1e-3, 512),
-    "qwen": Jsonl(1.0, 16),
+    "azure": Csv(("TIMESTAMP", "ContextTokens", "GeneratedTokens"), None),
+    "burstgpt": Csv(("Timestamp", "Request tokens", "Response tokens"), "s"),
+    "mooncake": Jsonl("ms", 512),
+    "qwen": Jsonl("s", 16),
+    "sessions": Jsonl("ms", conversations.BLOCK_TOKENS, sessions=True),
     "servegen": None,
 }
 
 
 def detect(path: Path | str) -> str:
     """The format of a trace file, from its first line. Raises BadInput when it is none of FORMATS."""
-    with opened(path) as file, readable(path):
-        head = file.readline().strip()
+    _, head = next(lines(path), (0, ""))
     if not head:
-        raise BadInput(f"{path}: the trace is empty or begins with an empty line")
+        raise BadInput(f"{path}: the trace is empty")
     names = [name.strip() for name in head.split(",")]
     for name, form in FORMATS.items():
         if isinstance(form, Csv) and set(form.columns) <= set(names):
@@ -75,8 +83,10 @@ def detect(path: Path | str) -> str:
         return "servegen"
     try:
         keys = set(json.loads(head))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         keys = set()
+    if {"session_id", "input_length", "output_length"} <= keys:
+        return "sessions"
     if {"timestamp", "input_length", "output_length"} <= keys:
         return "qwen" if "chat_id" in keys else "mooncake"
     raise BadInput(
@@ -87,42 +97,78 @@ def detect(path: Path | str) -> str:
     )
 
 
-def read(path: str, format: str) -> Iterator[tuple[list[int], Arrivals]]:
-    """Line numbers and rows as they stand in the file, due_s in seconds of the file's own clock.
+def own_unit(format: str) -> str | None:
+    """The unit of the format's stamps; None where they are dates, or windows in seconds."""
+    form = FORMATS[format]
+    return form.unit if form is not None else None
 
-    Raises BadInput naming the line, and the column or field, of the first row that cannot be read.
+
+def read(
+    path: str, format: str, unit_s: float = 1.0, turn_tokens: str = "added"
+) -> Iterator[tuple[list[int], Arrivals]]:
+    """Line numbers and rows, due_s in seconds of the file's own clock, whose unit is `unit_s` seconds.
+
+    Rows stand in the order of the file; those of sessions (loadgen.conversations, which reads `turn_tokens`) in the
+    order of time. Raises BadInput naming the line, and the column or field, of the first row that cannot be read.
     """
     form = FORMATS[format]
     assert form is not None, "windows are not rows: loadgen.servegen draws them"
-    return _read_csv(path, form) if isinstance(form, Csv) else _read_jsonl(path, form)
+    if isinstance(form, Csv):
+        return _read_csv(path, form, unit_s)
+    if form.sessions:
+        return _cut(*conversations.turns(path, _objects(path), unit_s, turn_tokens))
+    return _read_jsonl(path, unit_s)
 
 
-def _lines(path: Path | str) -> Iterator[tuple[list[int], list[str]]]:
-    """Line numbers (from 1) and lines that are not blank, LINES at a time."""
-    with opened(path) as file, readable(path):
-        numbered = ((number, text) for number, line in enumerate(file, 1) if (text := line.strip()))
-        while piece := list(islice(numbered, LINES)):
-            numbers, texts = zip(*piece, strict=True)
-            yield list(numbers), list(texts)
+def first_stamp(path: str, format: str) -> float:
+    """The first stamp as a number of the file's unit; NaN when there is no row. Raises BadInput as `read` does."""
+    if isinstance(FORMATS[format], Jsonl):
+        for _, row, field in _objects(path):
+            return float(field("timestamp", (int, float))) if "timestamp" in row else math.nan
+        return math.nan
+    first = next(read(path, format), None)
+    return math.nan if first is None else float(first[1].due_s[0])
 
 
-def _read_csv(path: str, form: Csv) -> Iterator[tuple[list[int], Arrivals]]:
+def _cut(numbers: list[int], whole: Arrivals) -> Iterator[tuple[list[int], Arrivals]]:
+    for at in range(0, len(numbers), LINES):
+        yield numbers[at : at + LINES], whole.take(slice(at, at + LINES))
+
+
+def _pieces(path: Path | str) -> Iterator[tuple[list[int], list[str]]]:
+    """Line numbers (from 1) and lines that are not blank, LINES at a time or fewer long ones."""
+    numbers: list[int] = []
+    texts: list[str] = []
+    size = 0
+    for number, text in lines(path):
+        numbers.append(number)
+        texts.append(text)
+        size += len(text)
+        if len(texts) == LINES or size > CHARACTERS:
+            yield numbers, texts
+            numbers, texts, size = [], [], 0
+    if texts:
+        yield numbers, texts
+
+
+def _read_csv(path: str, form: Csv, unit_s: float) -> Iterator[tuple[list[int], Arrivals]]:
     names: list[str] = []
-    for numbers, lines in _lines(path):
+    stamps = _date_seconds if form.unit is None else _numbers
+    for numbers, texts in _pieces(path):
         if not names:
-            names = [name.strip() for name in lines[0].split(",")]
+            names = [name.strip() for name in texts[0].split(",")]
             if missing := [column for column in form.columns if column not in names]:
-                raise BadInput(f"{path} line 1: no column {missing[0]}", value=lines[0][:80])
-            numbers, lines = numbers[1:], lines[1:]
-        if not lines:
+                raise BadInput(f"{path} line 1: no column {missing[0]}", value=texts[0][:80])
+            numbers, texts = numbers[1:], texts[1:]
+        if not texts:
             continue
-        rows = [line.split(",") for line in lines]
+        rows = [line.split(",") for line in texts]
         places = [names.index(column) for column in form.columns]
         try:
             columns = [np.array([row[place] for row in rows]) for place in places]
-            chunk = arrivals(form.seconds(columns[0]), _tokens(columns[1]), _tokens(columns[2]))
-        except (ValueError, IndexError):
-            _blame(path, form, names, places, numbers, rows)
+            chunk = arrivals(stamps(columns[0]) * unit_s, _tokens(columns[1]), _tokens(columns[2]))
+        except (ValueError, IndexError, OverflowError):
+            _blame(path, (stamps, _tokens, _tokens), names, places, numbers, rows)
         yield numbers, chunk
 
 
@@ -134,14 +180,18 @@ def _tokens(values: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def _blame(
-    path: str, form: Csv, names: list[str], places: list[int], numbers: list[int], rows: list[list[str]]
+    path: str,
+    readers: tuple[Callable[[NDArray[Any]], NDArray[Any]], ...],
+    names: list[str],
+    places: list[int],
+    numbers: list[int],
+    rows: list[list[str]],
 ) -> None:
     """Raises BadInput for the first row and column that cannot be read."""
-    readers = (form.seconds, _tokens, _tokens)
     wanted = (
-        "a time",
-        "a whole number of tokens of at least 0",
-        "a whole number of tokens of at least 0",
+        f"a time between {YEARS[0]} and {YEARS[1]}" if readers[0] is _date_seconds else "a time",
+        f"a whole number of tokens of at least 0 and at most {MOST:,}",
+        f"a whole number of tokens of at least 0 and at most {MOST:,}",
     )
     for number, row in zip(numbers, rows, strict=True):
         for place, reader, expected in zip(places, readers, wanted, strict=True):
@@ -152,44 +202,66 @@ def _blame(
                 )
             try:
                 reader(np.array([row[place]]))
-            except ValueError:
-                raise BadInput(where, value=row[place], expected=expected) from None
+            except (ValueError, OverflowError):
+                raise BadInput(where, value=row[place][:60], expected=expected) from None
     raise AssertionError("the rows are readable one by one")
 
 
-def _read_jsonl(path: str, form: Jsonl) -> Iterator[tuple[list[int], Arrivals]]:
-    for numbers, lines in _lines(path):
-        times, prompts, outputs, blocks = [], [], [], []
-        for number, line in zip(numbers, lines, strict=True):
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                column = getattr(error, "colno", 1)
-                raise BadInput(f"{path} line {number}, column {column}: not JSON", value=line[:60]) from None
-            times.append(_field(path, number, line, row, "timestamp", (int, float)))
-            prompts.append(_field(path, number, line, row, "input_length", (int,)))
-            outputs.append(_field(path, number, line, row, "output_length", (int,)))
-            ids = row.get("hash_ids")
-            if ids is not None and not (isinstance(ids, list) and all(type(i) is int for i in ids)):
-                where = _place(path, number, line, "hash_ids")
-                raise BadInput(where, value=str(ids)[:60], expected="a list of whole numbers")
-            blocks.append(tuple(ids or ()))
-        yield (
-            numbers,
-            arrivals(
-                np.array(times, dtype=np.float64) * form.unit_s, np.array(prompts), np.array(outputs), blocks
-            ),
+def _objects(path: str) -> Iterator[conversations.Row]:
+    """Line number, object and a reader of its fields, per line."""
+    for number, line in lines(path):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            column = getattr(error, "colno", 1)
+            raise BadInput(f"{path} line {number}, column {column}: not JSON", value=line[:60]) from None
+        except RecursionError:
+            raise BadInput(
+                f"{path} line {number}: nested too deeply", expected="one flat object per line"
+            ) from None
+        if not isinstance(row, dict):
+            raise BadInput(f"{path} line {number}", value=line[:60], expected="one JSON object per line")
+        yield number, row, partial(_field, path, number, line, row)
+
+
+def _read_jsonl(path: str, unit_s: float) -> Iterator[tuple[list[int], Arrivals]]:
+    rows = _objects(path)
+    while piece := _piece(rows):
+        numbers, times, prompts, outputs, blocks = zip(*piece, strict=True)
+        due_s = np.array(times, dtype=np.float64) * unit_s
+        yield list(numbers), arrivals(due_s, np.array(prompts), np.array(outputs), list(blocks))
+
+
+def _piece(rows: Iterator[conversations.Row]) -> list[tuple[int, float, int, int, tuple[int, ...]]]:
+    """(line number, stamp, prompt and output tokens, blocks) of the next rows, LINES or fewer with many blocks."""
+    piece, named = [], 0
+    for number, _, field in rows:
+        ids = field("hash_ids", (list,))
+        sizes = field("input_length", (int,)), field("output_length", (int,))
+        piece.append((number, float(field("timestamp", (int, float))), *sizes, tuple(ids)))
+        named += len(ids)
+        if len(piece) == LINES or named > CHARACTERS // 8:
+            break
+    return piece
+
+
+def _field(path: str, number: int, line: str, row: dict[str, Any], name: str, kinds: tuple[type, ...]) -> Any:
+    """The value: a time (float), a number of tokens (int), or a list of whole numbers that may be left out (list)."""
+    value: Any = row.get(name)
+    if list in kinds:
+        if value is None or (isinstance(value, list) and all(type(i) is int for i in value)):
+            return value or []
+        raise BadInput(
+            _place(path, number, line, name), value=str(value)[:60], expected="a list of whole numbers"
         )
-
-
-def _field(path: str, number: int, line: str, row: Any, name: str, kinds: tuple[type, ...]) -> Any:
-    value: Any = row.get(name) if isinstance(row, dict) else None
-    most: float = 1e15 if float in kinds else MOST
+    most: float = LATEST if float in kinds else MOST
     number_like = isinstance(value, kinds) and not isinstance(value, bool)
     if number_like and 0 <= value <= most:
         return value
-    expected = "a number of at least 0" if float in kinds else "a whole number of tokens of at least 0"
-    raise BadInput(_place(path, number, line, name), value=value, expected=expected)
+    tokens = f"a whole number of tokens of at least 0 and at most {MOST:,}"
+    expected = "a number of at least 0" if float in kinds else tokens
+    shown = value if value is None or (number_like and not abs(value) >= 1e30) else str(value)[:60]
+    raise BadInput(_place(path, number, line, name), value=shown, expected=expected)
 
 
 def _place(path: str, number: int, line: str, name: str) -> str:

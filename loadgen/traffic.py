@@ -176,6 +176,7 @@ class LoadPlan:
         stages: str | None = None,
         load_file: Path | str | None = None,
         trace: Path | str | None = None,
+        time_unit: str | None = None,
         prompt_tokens: str | None = None,
         output_tokens: str | None = None,
         shared_prefix_tokens: int = 0,
@@ -185,7 +186,8 @@ class LoadPlan:
         """The plan that command-line options describe; exactly one of rate, stages, load_file and trace says how much.
 
         Lengths default to `fixed:512` and `fixed:128`, with a trace to `trace`. `duration_s` cuts the plan; a rate
-        without it lasts UNTIL_STOPPED_S. A load file is complete in itself: only `duration_s` applies to it.
+        without it lasts UNTIL_STOPPED_S. A load file is complete in itself: only `duration_s` applies to it. `time_unit`
+        (s, ms, us, ns) is that of the trace's timestamps where it is not the format's own.
         Raises BadInput with the option's value, what was expected and the next step.
         """
         given = {"--rate": rate, "--stages": stages, "--load": load_file, "--trace": trace}
@@ -196,11 +198,17 @@ class LoadPlan:
                 value=" and ".join(named) or None,
                 expected=f"exactly one of {', '.join(given)}",
             )
+        if time_unit is not None and trace is None:
+            raise BadInput(
+                "--trace-time-unit without a trace",
+                value=time_unit,
+                next_step="leave it out; a load file says time_unit itself, under trace",
+            )
         if load_file is not None:
             return LoadPlan.from_file(load_file).until(duration_s)
         recorded = None
         if trace is not None:
-            recorded = Trace.open(trace)
+            recorded = Trace.open(trace, time_unit=time_unit)
             programme = recorded.rate
         elif stages is not None:
             programme = rates.parse_stages(stages)
@@ -303,8 +311,10 @@ class LoadPlan:
         )
         if own_prefixes and self.shared_prefix_tokens:
             raise BadInput("a shared prefix, and a trace with prefixes of its own", next_step="leave out one")
-        if self.shared_prefix_tokens < 0:
-            raise BadInput("shared prefix tokens", value=self.shared_prefix_tokens, expected="at least 0")
+        if not 0 <= self.shared_prefix_tokens <= lengths.MOST:
+            raise BadInput(
+                "shared prefix tokens", value=self.shared_prefix_tokens, expected=f"0 to {lengths.MOST:,}"
+            )
         if self.turns > 1 and self.trace is not None:
             raise BadInput("conversations with a trace", next_step="a trace brings its own conversations")
         if self.turns > 1 and self.shared_prefix_tokens:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ DEFAULT_PEAK = 4.0  # peak of the default traffic, in multiples of one replica's
 
 DEFAULT_REQUESTS = 250_000  # more than this of the default day is not simulated
 PEAK_HOUR = 14.5  # of rates.DAY_SHAPE
+Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ class Recommendation:
         return bool(predicted and predicted["holds"])
 
 
+def _unheard(_note: str) -> None:
+    """Nobody listens to notes."""
+
+
 def scenario_of(
     profile: Profile,
     *,
@@ -61,17 +66,28 @@ def scenario_of(
     attainment: float | None = None,
     engine: EngineParams | None = None,
     lengths: tuple[str, str] | None = None,
+    time_unit: str | None = None,
+    tell: Tell = _unheard,
 ) -> Scenario:
     """What settings of this profile are judged under; engine, SLO and lengths are the profile's where not given.
 
     Without traffic it is the default day in bursts, its peak `peak_rps` or four times what one replica can serve.
+    `time_unit` is that of a trace's timestamps; `tell` hears what was read from it.
     """
     if traffic is not None and peak_rps is not None:
         raise BadInput("traffic and peak exclude each other", value=peak_rps, expected="one of the two")
     if attainment is not None and not 0 < attainment < 1:
         raise BadInput("attainment", value=attainment, expected="a share between 0 and 1, for example 0.99")
     prompt, output = lengths or (profile.workload.prompt_tokens, profile.workload.output_tokens)
-    plan = _plan(traffic) if traffic else default_traffic(peak_rps or 1.0, prompt, output)
+    if traffic is None and time_unit is not None:
+        raise BadInput("--trace-time-unit without --traffic", value=time_unit, next_step="leave it out")
+    plan = (
+        default_traffic(1.0 if peak_rps is None else peak_rps, prompt, output)
+        if traffic is None
+        else _plan(traffic, time_unit)
+    )
+    if plan.trace is not None:
+        tell(plan.trace.sentence)
     scenario = Scenario(
         profile=profile,
         engine=engine or EngineParams.from_profile(profile),
@@ -113,11 +129,13 @@ def recommend(
     jobs: int | None = None,
     out: Path | None = None,
     command: str = "",
+    time_unit: str | None = None,
     progress: Progress | None = None,
+    tell: Tell = _unheard,
 ) -> Recommendation:
     """The cheapest HPA setting that keeps the SLO, from one or more runs of one replica (None: the newest, or no run).
 
-    Writes recommendation.json and hpa.yaml to `out` (default the run directory). Raises BadInput, BadRun, TooLittleData.
+    Writes recommendation.json and hpa.yaml to `out` (default the run directory). `tell` hears what was read. Raises BadInput, BadRun, TooLittleData.
     """
     report = progress or (lambda _fraction, _text: None)
     report(0.0, "reading the run")
@@ -138,6 +156,8 @@ def recommend(
         attainment=attainment,
         engine=learned.engine,
         lengths=run_lengths(found),
+        time_unit=time_unit,
+        tell=tell,
     )
     prompt, output = (lengths.mean() for lengths in shape(scenario.plan))
     low, high = learned.spread(prompt, output)
@@ -212,12 +232,14 @@ def drift(scenario: Scenario, old: dict[str, Any], decision: deciding.Decision) 
     }
 
 
-def _plan(path: Path) -> LoadPlan:
+def _plan(path: Path, time_unit: str | None) -> LoadPlan:
     if not path.exists():
         raise BadInput(
             "no such traffic file", value=str(path), expected="a load file (.yaml) or a recorded trace"
         )
-    return LoadPlan.from_file(path) if path.suffix in (".yaml", ".yml") else LoadPlan.from_options(trace=path)
+    if path.suffix in (".yaml", ".yml"):
+        return LoadPlan.from_options(load_file=path, time_unit=time_unit)
+    return LoadPlan.from_options(trace=path, time_unit=time_unit)
 
 
 def _measured(capacity: Capacity) -> dict[str, Any]:
