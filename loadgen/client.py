@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from analysis.errors import SourceUnavailable
 from loadgen import stream
 from loadgen.reading import READ_BYTES, KernelClock, Reader, ask_for_stamps
+from loadgen.refusals import tls_step
 from loadgen.target import Target, tls_context
 
 WRITE_EVENTS = 2  # gevent.hub.loop.io
@@ -63,7 +64,7 @@ class Exchange:
     """One request on its way. Times are now_s() readings; NaN = did not happen."""
 
     request_id: int
-    payload: bytes
+    payload: bytes = field(repr=False)  # holds the key
     due_s: float
     over: Callable[[Exchange], None]  # called in the hub when the exchange has ended
     stage: int = 0
@@ -332,7 +333,7 @@ class Client:
 
     def __init__(self, target: Target, limits: Limits, tls: ssl.SSLContext | None = None) -> None:
         self.target, self.limits = target, limits
-        self.tls = tls if tls is not None or target.scheme == "http" else tls_context()
+        self.tls = None if target.scheme == "http" else tls or tls_context(target.access)
         self.reader, self.clock = Reader(), KernelClock()
         self.in_flight: set[Exchange] = set()
         self.waited = 0  # requests that had to wait for a connection to open
@@ -382,7 +383,9 @@ class Client:
             gevent.sleep(0.002)
         if not self._idle and not self.in_flight:
             reason = self.last_refusal or f"no answer within {timeout_s:g} s"
-            raise SourceUnavailable(f"cannot connect to {self.target}: {_reason_of(reason)}")
+            raise SourceUnavailable(
+                f"cannot connect to {self.target}: {_reason_of(reason)}", next_step=tls_step(reason)
+            )
 
     def close(self, status: str = "cancelled", error: str = "the run ended") -> None:
         """Give up what is in flight with this status and close every connection."""
@@ -481,16 +484,21 @@ class Client:
         return [(family, address) for family, _, _, _, address in found]
 
 
+def asked(client: Client, payload: bytes) -> Exchange:
+    """One request that has ended, waited for in a greenlet; used before the load, never within."""
+    ended = gevent.event.Event()
+    exchange = Exchange(-1, payload, now_s(), lambda _: ended.set())
+    client.submit(exchange)
+    ended.wait()
+    return exchange
+
+
 def fetch(client: Client, method: str, path: str, body: bytes = b"", headers: str = "") -> tuple[int, bytes]:
     """(HTTP status, body) of one plain request, waiting for it in a greenlet; used before the load, never within.
 
     Raises SourceUnavailable when no answer came.
     """
-    ended = gevent.event.Event()
-    payload = client.target.request(method, path, body, headers)
-    exchange = Exchange(-1, payload, now_s(), lambda _: ended.set())
-    client.submit(exchange)
-    ended.wait()
+    exchange = asked(client, client.target.request(method, path, body, headers))
     raw = b"".join(exchange.reads)
     try:
         head = stream.parse_head(raw)
@@ -509,6 +517,8 @@ def _reason(code: int) -> str:
 def _reason_of(error: object) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"TLS certificate: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {(error.reason or str(error)).replace('_', ' ').lower()}"
     if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
         return os.strerror(error.errno).lower()
     return str(getattr(error, "strerror", None) or error)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from analysis.access import Access, access
 from analysis.errors import BadInput
 from analysis.slo import parse_slo
 from loadgen.client import Limits
@@ -130,7 +131,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WHEN",
         help="replace connections after this age (30s) or number of requests (100), so that new replicas get traffic; never = keep (default 30s)",
     )
-    connection.add_argument("--insecure", action="store_true", help="accept any TLS certificate")
+    sent = parser.add_argument_group(
+        "LLM access",
+        "Keys are never written down or shown. http://user:password@HOST is sent as basic authorization.",
+    )
+    sent.add_argument(
+        "--api-key-file",
+        metavar="FILE",
+        help="file with the key, sent as `Authorization: Bearer`; without it the environment's OPENAI_API_KEY, then VLLM_API_KEY",
+    )
+    sent.add_argument(
+        "--header",
+        action="append",
+        metavar="'NAME: VALUE'",
+        help="header of every request, any number; a value @FILE is read from the file, $NAME from the environment",
+    )
+    sent.add_argument(
+        "--ca-file",
+        metavar="FILE",
+        help="trusted certificates in PEM format; without it SSL_CERT_FILE, REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE, then the system's",
+    )
+    sent.add_argument("--insecure", action="store_true", help="accept any TLS certificate")
     record = parser.add_argument_group("LLM results")
     record.add_argument(
         "--run-dir", metavar="DIR", help="where the run is recorded (default runs/<time>-<endpoint>)"
@@ -153,6 +174,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="noted in run.json as the place of the server's metrics; `autoscale collect` uses it",
     )
+
+
+def read_access(parsed: argparse.Namespace) -> Access:
+    """What goes with every request; from here on the parsed options hold none of it, since Locust passes them on and
+    shows them. Raises BadInput."""
+    found = access(
+        key_file=parsed.api_key_file,
+        headers=parsed.header or (),
+        ca_file=parsed.ca_file,
+        insecure=parsed.insecure,
+    )
+    parsed.header = None
+    return found
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import os
 import sys
 import uuid
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import gevent
@@ -17,7 +18,9 @@ from locust.runners import MasterRunner
 
 from analysis.errors import AutoscaleError, BadInput
 from loadgen import clock, session, summary
-from loadgen.options import Options
+from loadgen.endpoint import Server, probe
+from loadgen.options import Options, read_access
+from loadgen.target import Target
 
 log = logging.getLogger("loadgen")
 BEGIN_AFTER_S = 0.6  # from the word that all are ready to the start
@@ -37,7 +40,8 @@ class Owning:
         self.environment, self.endpoint = environment, endpoint
         self.owner: session.Owner | None = None
         self.latest: session.Owner | None = None  # the present or the last one
-        self.server: session.Server | None = None
+        self.server: Server | None = None
+        self.access = read_access(environment.parsed_options)
         self.finished: set[str] = set()
         self.last_words: set[str] = set()
         self.offsets: dict[str, tuple[float, float]] = {}
@@ -68,12 +72,22 @@ class Owning:
                 "a closed loop without users, -u", value=0, expected="at least 1, or a load such as --rate 5"
             )
         if environment.host:
-            self.server = session.probe(chosen, environment.host)
+            self.server = probe(chosen, self._target(chosen))
         elif environment.parsed_options.headless:
             raise BadInput(
                 "--host is missing",
                 next_step="give the server's address, for example --host http://127.0.0.1:8000",
             )
+
+    def _target(self, chosen: Options) -> Target:
+        """Where --host, or the web form, says. Its user info and query stay here, out of Locust's pages and reports."""
+        environment = self.environment
+        if self.server is not None and environment.host == str(self.server.target):
+            target = self.server.target
+        else:
+            target = Target.from_url(environment.host, self.access)
+        environment.host = environment.parsed_options.host = str(target)
+        return replace(target, access=replace(target.access, insecure=chosen.insecure))
 
     def _check_alone(self, chosen: Options) -> None:
         if chosen.find_capacity is not None and isinstance(self.environment.runner, MasterRunner):
@@ -93,9 +107,9 @@ class Owning:
     def _begin(self) -> None:
         chosen = self.options = Options.of(self.environment.parsed_options)
         chosen.check()
-        host = self.environment.host
-        if self.server is None or self.server.target != str(session.Target.from_url(host)):
-            self.server = session.probe(chosen, host)
+        target = self._target(chosen)
+        if self.server is None or self.server.target != target:
+            self.server = probe(chosen, target)
         runner = self.environment.runner
         jobs: dict[str, int] = {"local": 0}
         if isinstance(runner, MasterRunner):
@@ -110,7 +124,7 @@ class Owning:
         for client_id, index in jobs.items():
             job = {
                 "options": dict(chosen.values),
-                "host": host,
+                "target": target,
                 "model": self.server.model,
                 "index": index,
                 "of": len(jobs),
@@ -122,7 +136,7 @@ class Owning:
                 "offset_s": 0.0,
             }
             if isinstance(runner, MasterRunner):
-                runner.send_message("llm_begin", job, client_id)
+                runner.send_message("llm_begin", {**job, "target": target.message()}, client_id)
             else:
                 worker = self.environment.llm_worker
                 gevent.spawn(worker.begin, job)

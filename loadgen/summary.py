@@ -13,6 +13,7 @@ from analysis import run
 from analysis.histogram import Histogram
 from analysis.slo import evaluate, parse_slo
 from loadgen.probing import sentence
+from loadgen.refusals import UNAUTHORIZED, unauthorized
 
 WIDTH = 100
 ENOUGH_FOR_P99 = 100  # below this, a p99 is the maximum by another name
@@ -149,6 +150,9 @@ def _warnings(header: dict[str, Any], requests: Any) -> Iterable[str]:
             failures.groupby(["status", "error"], dropna=False).size().nlargest(3).items()
         ):
             yield from _wrapped(f"{count} x {status}: {error}")
+    for status in UNAUTHORIZED:
+        if count := int((failures["http_status"] == status).sum()):
+            yield f"{count} x: {'. '.join(unauthorized(status, header.get('access') or {}))}"
     if header["lengths"].get("prompts") is None:
         yield from _length_error(requests)
 

@@ -11,9 +11,9 @@ from autoscale.profiles.profile import load, overlay
 from autoscale.sim.engine import EngineParams
 from autoscale.sim.server import FleetServer, FleetThread
 from loadgen.client import Client, Exchange, Limits, Target, now_s
+from loadgen.endpoint import ENDPOINTS, bodies, probe
 from loadgen.options import Options
 from loadgen.prompts import by_jsonl
-from loadgen.session import ENDPOINTS, bodies, probe
 from loadgen.traffic import LoadPlan
 
 PROFILE = overlay(load("llama-3.1-8b-1xl4"), {"engine": {"max_model_len": 8192, "request_overhead_s": 0.0}})
@@ -46,7 +46,7 @@ def answers(fleet, plan: LoadPlan, endpoint: str, source=None):
     """(arrivals, their answers in order) of the whole plan, sent at once."""
     client = Client(Target.from_url(fleet.url), Limits())
     chosen = options()
-    server = probe(chosen, fleet.url)
+    server = probe(chosen, client.target)
     assert server.model == PROFILE.model.id
     tokenizer = client if endpoint == "chat" else None
     source = source or bodies(chosen, plan, endpoint, server.model, 1, tokenizer)
