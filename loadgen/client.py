@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import re
 import socket
 import ssl
 import time
@@ -19,7 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import gevent
 import gevent.event
@@ -493,12 +494,25 @@ def asked(client: Client, payload: bytes) -> Exchange:
     return exchange
 
 
-def fetch(client: Client, method: str, path: str, body: bytes = b"", headers: str = "") -> tuple[int, bytes]:
-    """(HTTP status, body) of one plain request, waiting for it in a greenlet; used before the load, never within.
+class Reply(NamedTuple):
+    """One plain answer."""
 
-    Raises SourceUnavailable when no answer came.
+    status: int
+    body: bytes
+    head: bytes
+
+    def header(self, name: str) -> str | None:
+        """The value of a header; None when it was not sent."""
+        found = re.search(rb"(?im)^%s:[ \t]*([^\r\n]*)" % re.escape(name.encode()), self.head)
+        return found[1].decode("latin-1").strip() if found else None
+
+
+def fetch(client: Client, method: str, path: str, body: bytes = b"", target: Target | None = None) -> Reply:
+    """One plain request, waited for in a greenlet; used before the load, never within.
+
+    `target` is another base path on the client's server. Raises SourceUnavailable when no answer came.
     """
-    exchange = asked(client, client.target.request(method, path, body, headers))
+    exchange = asked(client, (target or client.target).request(method, path, body))
     raw = b"".join(exchange.reads)
     try:
         head = stream.parse_head(raw)
@@ -507,7 +521,7 @@ def fetch(client: Client, method: str, path: str, body: bytes = b"", headers: st
     if head is None:
         reason = exchange.failure[1] if exchange.failure else "closed before an answer came"
         raise SourceUnavailable(f"no answer from {client.target}: {reason}")
-    return head.http_status, stream._body(raw, head)[0]
+    return Reply(head.http_status, stream._body(raw, head)[0], raw[: head.body_start])
 
 
 def _reason(code: int) -> str:

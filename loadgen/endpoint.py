@@ -1,22 +1,27 @@
-"""The server before the load: reached with the access that was given, its model, its facts, and how to ask it."""
+"""The server before the load: whether it lets us in, its model, its facts, and how it is asked."""
 
 from __future__ import annotations
 
 import json
 import re
+import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.errors import BadInput, SourceUnavailable
-from loadgen.client import Client, Limits, fetch
+from analysis.errors import SourceUnavailable
+from loadgen import served_models
+from loadgen.asking import Manner, Trial, kind
+from loadgen.client import Client, Limits, Reply, fetch
+from loadgen.counting import Counted, Uncountable, by_tokenize
 from loadgen.options import Options
-from loadgen.prompts import OwnPrompts, PromptSource, Template, by_ids, by_jsonl, by_words
-from loadgen.refusals import UNAUTHORIZED, unauthorized
+from loadgen.refusals import UNAUTHORIZED, redirected, unauthorized
+from loadgen.served_models import Model
 from loadgen.target import Target
-from loadgen.traffic import LoadPlan
 
 ENDPOINTS = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
+PROBE_S = 10.0  # for an answer about the server
+TEST_S = 30.0  # for an answer of one token; longer is a matter of the load
 
 
 @dataclass(frozen=True)
@@ -24,108 +29,147 @@ class Server:
     """What was found out about the server before the load."""
 
     target: Target
-    model: str
+    manner: Manner
     engine: Mapping[str, Any]  # vllm_version, block_size, num_blocks, kv_tokens where the server says so
+    metrics_model: str | None  # whose name its metrics carry
+    max_model_len: int | None  # tokens of prompt and answer
+    test_requests: int  # that were sent before the load and are counted nowhere
+    notes: tuple[str, ...]  # what a reader of the results has to know
 
 
-def probe(options: Options, target: Target) -> Server:
-    """Connect, find the model and the engine's facts (in a greenlet).
+def probe(options: Options, target: Target, endpoint: str) -> Server:
+    """Connect, find the model, the engine's facts and how the server is asked (in a greenlet).
 
-    Raises BadInput for an URL or model that cannot be, SourceUnavailable when nothing answers or the answer is not that
-    of an OpenAI-compatible server.
+    Raises BadInput for a model or an option that cannot be, SourceUnavailable when nothing answers, a key is wanted, or
+    the answer is not that of an OpenAI-compatible server.
     """
-    client = Client(target, Limits(max_connections=4, timeout_s=10.0))
+    client = Client(target, Limits(max_connections=4, timeout_s=PROBE_S))
     try:
         client.warm(1)
-        status, body = fetch(client, "GET", "/v1/models")
-        if status in UNAUTHORIZED:
-            what, next_step = unauthorized(status, target.access.described())
-            raise SourceUnavailable(f"{client.target}: {what}", next_step=next_step)
-        ids = _model_ids(body) if status == 200 else None
-        if options.model is None and ids is None:
-            raise SourceUnavailable(
-                f"{client.target} is not an OpenAI-compatible server: GET /v1/models answered {status}"
-                + ("" if status != 200 else " without a model list"),
-                next_step="correct --host, or name the model with --model if the server lists none",
-            )
-        if ids and options.model is None and len(ids) > 1:
-            raise BadInput(
-                "the server has several models", value=", ".join(ids), next_step="choose one with --model"
-            )
-        if ids and options.model is not None and options.model not in ids:
-            raise BadInput("unknown --model", value=options.model, expected=f"one of {', '.join(ids)}")
-        model = options.model if options.model is not None else (ids or [""])[0]
-        return Server(target, model, _engine_facts(client))
+        look = _Look(client)
+        prefixes, models = look.models(options.model)
+        model, note = served_models.choose(models, options.model)
+        look.note(note)
+        engine, on_page = look.facts()
+        metrics_model, note = served_models.metrics_name(model, models, on_page)
+        look.note(note)
+        words = kind(options, endpoint) == "words"
+        counted = look.counted(endpoint, model.id) if words else None
     finally:
         client.close()
-
-
-def bodies(
-    options: Options, plan: LoadPlan, endpoint: str, model: str, salt: int, tokenizer: Client | None = None
-) -> PromptSource | OwnPrompts:
-    """The source of request bodies that the options ask for; `salt` keeps runs out of each other's prefix cache.
-
-    With `tokenizer`, a client of a server that has /tokenize, words are counted as that server counts them (in a
-    greenlet); without it a word is taken for a token.
-    """
-    template = Template(model, endpoint, options.stream, options.ignore_eos)
-    how = options.prompts or ("ids" if endpoint == "completions" else "words")
-    shape: dict[str, Any] = {"turns": plan.turns, "conversations": plan.conversations}
-    if (block_tokens := getattr(plan.trace, "block_tokens", None)) is not None:
-        shape["block_tokens"] = block_tokens
-    if how == "ids":
-        return by_ids(template, plan.seed, salt, **shape)
-    if how == "words":
-        count = None if tokenizer is None else _counter(tokenizer, endpoint, model)
-        return by_words(template, plan.seed, salt, count, **shape)
-    return by_jsonl(template, how)
-
-
-def _counter(client: Client, endpoint: str, model: str) -> Callable[[str], int]:
-    """Tokens of a prompt by the server's /tokenize, template included."""
-
-    def count(text: str) -> int:
-        prompt = {"messages": [{"role": "user", "content": text}]} if endpoint == "chat" else {"prompt": text}
-        status, body = fetch(client, "POST", "/tokenize", json.dumps({"model": model, **prompt}).encode())
-        try:
-            return int(json.loads(body)["count"])
-        except (ValueError, KeyError, TypeError):
-            raise SourceUnavailable(f"{client.target}/tokenize answered {status} without a count") from None
-
-    return count
-
-
-def _model_ids(body: bytes) -> list[str] | None:
+    seconds = min(TEST_S, options.values.get("timeout") or TEST_S)
+    client = Client(target, Limits(max_connections=4, timeout_s=seconds, idle_timeout_s=seconds))
     try:
-        return [str(model["id"]) for model in json.loads(body)["data"]]
-    except (ValueError, KeyError, TypeError):
+        trial = Trial(client, options, endpoint, model.id, look.notes)
+        manner = trial.manner(prefixes, counted)
+    finally:
+        client.close()
+    longest = served_models.longest(model, models)
+    return Server(target, manner, engine, metrics_model, longest, trial.requests, tuple(look.notes))
+
+
+class _Look:
+    """Looks at a server and collects what has to be said about it."""
+
+    def __init__(self, client: Client) -> None:
+        self.client, self.target = client, client.target
+        self.notes: list[str] = []
+        self.note(_unused_proxy(client.target))
+
+    def note(self, sentence: str | None) -> None:
+        """Say so, once."""
+        if sentence is not None and sentence not in self.notes:
+            self.notes.append(sentence)
+
+    def models(self, asked: str | None) -> tuple[tuple[str, ...], list[Model]]:
+        """(prefixes of the API's paths, the likely one first; the models listed). Raises SourceUnavailable."""
+        prefixes = ("/v1", "") if self.target.path else ("/v1",)
+        reply = fetch(self.client, "GET", "/v1/models")
+        models, why = self._listed(reply)
+        if models is None and len(prefixes) > 1:  # a base address that does not end with /v1
+            there, _ = self._listed(fetch(self.client, "GET", "/models"))
+            if there is not None:
+                self.note(f"the server's API lies at {self.target} itself, without /v1")
+                return ("", "/v1"), there
+        if not models and asked is None:
+            raise served_models.no_model(self.target, "/v1/models", reply.status, models is not None, why)
+        return prefixes, models or []
+
+    def _listed(self, reply: Reply) -> tuple[list[Model] | None, str]:
+        if reply.status in UNAUTHORIZED:
+            what, next_step = unauthorized(reply.status, self.target.access.described())
+            raise SourceUnavailable(f"{self.target}: {what}", next_step=next_step)
+        if (location := reply.header("location")) and 300 <= reply.status < 400:
+            what, next_step = redirected(reply.status, location)
+            raise SourceUnavailable(f"{self.target} {what}", next_step=next_step)
+        return served_models.listed(reply.body) if reply.status == 200 else (None, "")
+
+    def either(self, method: str, path: str, body: bytes, take: Callable[[bytes], Any]) -> Any:
+        """What `take` makes of the answer below the base path or, where that is none, at the root; None: of neither."""
+        for target in (self.target, self.target.at_root()) if self.target.path else (self.target,):
+            try:
+                reply = fetch(self.client, method, path, body, target=target)
+            except SourceUnavailable:
+                continue
+            if reply.status == 200 and (found := take(reply.body)) is not None:
+                if target != self.target:
+                    self.note(f"{path} lies at {target}, not below the base path")
+                return found
         return None
 
+    def facts(self) -> tuple[dict[str, Any], list[str]]:
+        """(what /version and /metrics say, the models named in /metrics); what the server does not offer is absent."""
+        version = self.either("GET", "/version", b"", _version)
+        page = self.either("GET", "/metrics", b"", _page)
+        names = dict.fromkeys(re.findall(r'^vllm:[^\n]*\bmodel_name="([^"\n]*)"', page or "", re.MULTILINE))
+        return {**(version or {}), **_cache_config(page or "")}, list(names)
 
-def _engine_facts(client: Client) -> dict[str, Any]:
-    """What /version and /metrics say; keys that the server does not offer are absent."""
-    facts: dict[str, Any] = {}
-    for path, take in (("/version", _version), ("/metrics", _cache_config)):
+    def counted(self, endpoint: str, model: str) -> Counted | None:
+        """Tokens of words by the server's /tokenize; None where it has none, or one that does not count."""
+
+        def count(text: str) -> int:
+            message = {"messages": [{"role": "user", "content": text}]}
+            asked = message if endpoint == "chat" else {"prompt": text}
+            body = json.dumps({"model": model, **asked}).encode()
+            number = self.either("POST", "/tokenize", body, _count)
+            if number is None:
+                raise Uncountable("")
+            if not isinstance(number, int) or isinstance(number, bool):
+                raise Uncountable(f"it counts {str(number)[:40]!r}")
+            return number
+
         try:
-            status, body = fetch(client, "GET", path)
-        except SourceUnavailable:
-            continue
-        if status == 200:
-            facts.update(take(body))
-    return facts
+            return by_tokenize(count)
+        except Uncountable as reason:
+            self.note(f"the server's /tokenize does not count ({reason})" if str(reason) else None)
+            return None
 
 
-def _version(body: bytes) -> dict[str, Any]:
-    try:
-        return {"vllm_version": str(json.loads(body)["version"])}
-    except (ValueError, KeyError, TypeError):
-        return {}
+def _version(body: bytes) -> dict[str, Any] | None:
+    content = served_models.decoded(body)
+    version = content.get("version") if isinstance(content, dict) else None
+    return {"vllm_version": version} if isinstance(version, str) else None
 
 
-def _cache_config(body: bytes) -> dict[str, Any]:
-    line = re.search(rb"^vllm:cache_config_info\{(.*)\}", body, re.MULTILINE)
-    if line is None:
-        return {}
-    labels = dict(re.findall(r'(\w+)="([^"]*)"', line[1].decode("utf-8", "replace")))
+def _page(body: bytes) -> str | None:
+    text = body.decode("utf-8", "replace")
+    return text if re.search(r"^(# (HELP|TYPE) |\w[\w:]*(\{|\s+[\d.+-]))", text, re.MULTILINE) else None
+
+
+def _count(body: bytes) -> Any:
+    content = served_models.decoded(body)
+    return content.get("count") if isinstance(content, dict) else None
+
+
+def _cache_config(page: str) -> dict[str, Any]:
+    line = re.search(r"^vllm:cache_config_info\{(.*)\}", page, re.MULTILINE)
+    labels = dict(re.findall(r'(\w+)="([^"]*)"', line[1])) if line else {}
     names = {"block_size": "block_size", "num_gpu_blocks": "num_blocks", "kv_cache_size_tokens": "kv_tokens"}
-    return {ours: int(labels[theirs]) for theirs, ours in names.items() if labels.get(theirs, "").isdigit()}
+    return {ours: int(labels[theirs]) for theirs, ours in names.items() if labels.get(theirs, "").isdecimal()}
+
+
+def _unused_proxy(target: Target) -> str | None:
+    proxies = urllib.request.getproxies_environment()
+    if target.scheme not in proxies or urllib.request.proxy_bypass(target.host):
+        return None
+    return f"{target.scheme}_proxy is set and not used: the load goes straight to {target}"

@@ -18,10 +18,10 @@ from loadgen.prompts import read_prompts
 from loadgen.stopping import parse_rules
 from loadgen.traffic import LoadPlan
 
-LENGTHS = "fixed:N | uniform:A,B | normal:M,S | lognormal:M,S"
+LENGTHS = "N | uniform:A,B | normal:M,S | lognormal:M,S"
 WANTED = (
     "rate", "arrivals", "stages", "load", "trace", "prompt_tokens", "output_tokens", "shared_prefix_tokens", "seed",
-    "prompts", "ignore_eos", "stream", "model", "max_in_flight", "timeout", "idle_timeout", "grace", "reconnect_every",
+    "clamp_lengths", "prompts", "ignore_eos", "stream", "model", "max_in_flight", "timeout", "idle_timeout", "grace", "reconnect_every",
     "insecure", "slo", "stop_when", "find_capacity", "prometheus", "run_dir", "run_time",
 )  # fmt: skip
 
@@ -80,8 +80,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="seed of arrivals, lengths and prompts (default 0); never sent to the server",
     )
+    load.add_argument(
+        "--clamp-lengths",
+        action="store_true",
+        help="cut requests to the server's max_model_len; without it a load of which one does not fit is refused",
+    )
     request = parser.add_argument_group("LLM requests")
-    request.add_argument("--model", metavar="ID", help="model id; by default the only one in /v1/models")
+    request.add_argument(
+        "--model",
+        metavar="ID",
+        help="model id; by default the only one in /v1/models, adapters and further names of it aside",
+    )
     request.add_argument(
         "--prompts",
         metavar="HOW",
@@ -229,7 +238,7 @@ class Options:
     def plan(self) -> LoadPlan:
         """What is offered; for a closed loop only its lengths and seed count. Raises BadInput."""
         if not self._plan:
-            self._plan.append(self._read_plan())
+            self._plan.append(self._read_plan().within(self.values.get("most_tokens")))
         return self._plan[0]
 
     def _read_plan(self) -> LoadPlan:
@@ -278,8 +287,7 @@ class Options:
         """Raises BadInput with one sentence for the first thing that is wrong."""
         self.plan()
         self.limits()
-        if self.slo is not None:
-            parse_slo(self.slo)
+        self._check_slo()
         parse_rules(self.stop_when, self.slo)
         self._check_search()
         if self.prompts not in (None, "ids", "words"):
@@ -293,6 +301,16 @@ class Options:
         if self.run_dir is not None and (Path(self.run_dir) / "run.json").exists():
             raise BadInput(
                 "--run-dir already holds a run", value=self.run_dir, next_step="choose another directory"
+            )
+
+    def _check_slo(self) -> None:
+        if self.slo is None:
+            return
+        streamed = [t.name for t in parse_slo(self.slo).terms if t.metric in ("ttft", "tpot", "itl")]
+        if streamed and not self.stream:
+            raise BadInput(
+                f"--no-stream and --slo {', '.join(streamed)}: an answer that is not streamed has no such time",
+                next_step="bound e2e, or leave out --no-stream",
             )
 
     def _check_search(self) -> None:

@@ -57,7 +57,8 @@ def measured(exchange: Exchange) -> Done:
     times = answer.token_times_s
     first, last = answer.first_s, answer.last_s
     ok = answer.status == "ok"
-    tokens = answer.output_tokens if answer.output_tokens is not None else len(times)
+    # TPOT is that of tokens that were streamed
+    tokens = len(times) if answer.output_tokens is None else answer.output_tokens - answer.hidden_tokens
     return Done(
         exchange,
         answer,
@@ -97,6 +98,7 @@ class Batch:
                 answer.http_status,
                 answer.error,
                 *exchange.asked,
+                answer.hidden_tokens,
             )
         )
         if len(done.gaps_s):
@@ -135,6 +137,7 @@ def dropped(arrivals: Arrivals, stages: NDArray[np.int32], worker: str, reason: 
             reason,
             int(p),
             int(o),
+            None,
         )
         for i, stage, due, p, o in zip(
             arrivals.request_id,

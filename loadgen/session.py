@@ -23,11 +23,14 @@ from analysis.access import Access
 from analysis.errors import BadInput
 from analysis.redact import command_line
 from loadgen import client_health
-from loadgen.endpoint import ENDPOINTS, Server
+from loadgen.asking import kind
+from loadgen.counting import Counted
+from loadgen.endpoint import Server
 from loadgen.generator import Sample
 from loadgen.options import Options
 from loadgen.probing import Probe, Probes
 from loadgen.records import RunWriter
+from loadgen.refusals import rate_limited
 from loadgen.stopping import Watch, parse_rules
 from loadgen.traffic import LoadPlan
 
@@ -71,8 +74,11 @@ class Owner:
                 "versions": _versions(),
                 "target": str(server.target),
                 "access": server.target.access.described(),
-                "endpoint": ENDPOINTS[endpoint],
-                "model": server.model,
+                "endpoint": server.manner.path,
+                "model": server.manner.model,
+                "metrics_model": server.metrics_model,
+                "notes": list(server.notes),
+                "test_requests": server.test_requests,
                 "request_tag": tag,  # X-Request-Id is tag-request_id
                 "load": {
                     "loop": "open" if options.open_loop else "closed",
@@ -88,10 +94,12 @@ class Owner:
                     "prompt_tokens": str(self.plan.prompt),
                     "output_tokens": str(self.plan.output),
                     "shared_prefix_tokens": self.plan.shared_prefix_tokens,
+                    **_counted(kind(options, endpoint), server.manner.counted),
+                    "most_tokens": self.plan.most_tokens,  # that requests were cut to
                     "ignore_eos": options.ignore_eos,
                 },
                 "seed": self.plan.seed,
-                "engine": dict(server.engine),
+                "engine": {**server.engine, "max_model_len": server.max_model_len},
                 "slo": options.slo,
                 "prometheus": options.prometheus and Access().of_url(options.prometheus)[0],
                 "workers": [{"name": name} for name in workers],
@@ -194,6 +202,9 @@ class Owner:
             client["verdict"] = "limited"
             client.setdefault("lost_workers", []).append({"worker": worker, "time_s": round(lost_s, 3)})
         client["unsent"] = unsent
+        if interim.has("requests"):
+            status = interim.requests["http_status"].to_numpy(dtype=float, na_value=math.nan)
+            client["rate_limited"] = rate_limited(status, interim.requests["error"])
         client["cpu_s"] = {
             worker: round(sum(row[CPU_COLUMN] for row in rows), 3)
             for worker, rows in sorted(self._samples.items())
@@ -261,6 +272,16 @@ class _Due:
                 self._per_second[second] += count
         ends_s = np.minimum(np.arange(len(self._per_second) + 1), self._duration_s)
         return np.interp(edges_s, ends_s, np.cumsum([0, *self._per_second]))
+
+
+def _counted(how: str, counted: Counted) -> dict[str, Any]:
+    """How the tokens of prompts are known, for run.json; all None for the user's own prompts."""
+    known = how in ("ids", "words")
+    return {
+        "counted_by": counted.by if known else None,
+        "tokens_per_word": counted.tokens_per_word if how == "words" else None,
+        "overhead_tokens": counted.overhead_tokens if how == "words" else None,
+    }
 
 
 def _increments(workers: Sequence[str], totals: Sequence[int]) -> list[int]:

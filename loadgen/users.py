@@ -33,8 +33,9 @@ from locust.runners import LocalRunner, WorkerRunner
 from analysis.errors import AutoscaleError
 from analysis.histogram import BUCKETS, middle_s
 from loadgen import clock, options, rows, web
+from loadgen.asking import Manner, bodies
 from loadgen.client import Client
-from loadgen.endpoint import ENDPOINTS, bodies
+from loadgen.endpoint import ENDPOINTS
 from loadgen.finding import Finder
 from loadgen.generator import Generator
 from loadgen.options import Options
@@ -112,12 +113,12 @@ class Worker:
         self.open_loop, self.grace_s = chosen.open_loop, float(chosen.grace)
         client = Client(job["target"], chosen.limits(job["of"]))
         whole = chosen.plan()
-        tokenizer = client if job["counts_tokens"] else None
-        source = bodies(chosen, whole, self.endpoint, job["model"], job["salt"], tokenizer)
+        manner = Manner.from_message(job["manner"])
+        source = bodies(chosen, whole, self.endpoint, manner, job["salt"])
         self.generator = generator = Generator(
             client,
             source,
-            ENDPOINTS[self.endpoint],
+            manner.path,
             job["worker"],
             self._report,
             self._done,

@@ -211,9 +211,9 @@ def test_a_missing_key_is_named_and_the_user_of_an_address_is_one():
             SourceUnavailable,
             match=r"wants a key and none was sent \(401\)\. Give one with --api-key-file FILE",
         ):
-            probe(options, plain)
+            probe(options, plain, "completions")
         login = Target.from_url(f"http://user:{QUOTED['password']}@127.0.0.1:{server.server_port}")
-        assert probe(options, login).model == "m"
+        assert probe(options, login, "completions").manner.model == "m"
         assert found(SECRETS, repr(login), str(login)) == []
 
 
