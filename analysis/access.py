@@ -16,6 +16,7 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from analysis.errors import BadInput
@@ -45,6 +46,8 @@ class Access:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     ca_file: str | None = None
     insecure: bool = False
+    key_from: str | None = None  # where the Authorization came from, in words
+    ca_pem: str | None = field(default=None, repr=False)  # what ca_file holds, where another machine read it
 
     @property
     def has_key(self) -> bool:
@@ -75,7 +78,47 @@ class Access:
         remember(password, f"{user}:{password}")
         text = b64encode(f"{user}:{password}".encode()).decode("ascii")
         remember(text)
-        return urlunsplit(parts._replace(netloc=host)), self.with_header("Authorization", f"Basic {text}")
+        found = self.with_header("Authorization", f"Basic {text}")
+        if found is not self:
+            found = replace(found, key_from="the user and password of the address")
+        return urlunsplit(parts._replace(netloc=host)), found
+
+    def described(self) -> dict[str, Any]:
+        """What may be written down: where the key came from (None: none is sent) and the names of the headers."""
+        return {"key": self.key_from, "headers": sorted(self.headers)}
+
+    def message(self) -> dict[str, Any]:
+        """Plain values for a worker on this or another machine, which has neither the files nor the environment.
+
+        Raises BadInput when the certificates cannot be read.
+        """
+        return {
+            "headers": dict(self.headers),
+            "ca_pem": self.certificates(),
+            "insecure": self.insecure,
+            "key_from": self.key_from,
+        }
+
+    @staticmethod
+    def from_message(message: Mapping[str, Any]) -> Access:
+        """What `message` said; the values are secrets in this process, too."""
+        remember(*message["headers"].values())
+        remember(*(value.partition(" ")[2] for value in message["headers"].values() if " " in value))
+        return Access(
+            message["headers"],
+            insecure=message["insecure"],
+            key_from=message["key_from"],
+            ca_pem=message["ca_pem"],
+        )
+
+    def certificates(self) -> str | None:
+        """The trusted certificates in PEM format; None: the system's. Raises BadInput."""
+        if self.ca_pem is not None or self.ca_file is None:
+            return self.ca_pem
+        try:
+            return Path(self.ca_file).read_text(encoding="ascii", errors="replace")
+        except OSError as error:
+            raise BadInput(f"--ca-file: cannot read {self.ca_file}: {error.strerror or error}") from None
 
 
 def access(
@@ -93,27 +136,34 @@ def access(
     option, file or variable, never the value.
     """
     found: dict[str, str] = {}
+    key_from = "--header Authorization"
     for text in headers:
         name, value = _header(text, environ)
         if name.lower() in (known.lower() for known in found):
             raise BadInput(f"--header names {name} twice", next_step="leave out one")
         found[name] = value
     if not any(name.lower() == "authorization" for name in found):
-        key = _key(key_file, key_variables, environ)
+        key, key_from = _key(key_file, key_variables, environ)
         if key is not None:
             found["Authorization"] = f"Bearer {key}"
     elif key_file is not None:
         raise BadInput("--api-key-file and --header 'Authorization: ...'", next_step="leave out one")
-    return Access(found, _ca_file(ca_file, environ), insecure)
+    has_key = any(name.lower() == "authorization" for name in found)
+    return Access(found, _ca_file(ca_file, environ), insecure, key_from if has_key else None)
 
 
-def _key(file: Path | str | None, variables: Sequence[str], environ: Mapping[str, str]) -> str | None:
+def _key(
+    file: Path | str | None, variables: Sequence[str], environ: Mapping[str, str]
+) -> tuple[str | None, str]:
+    """The key, and where it was found in words."""
     if file is not None:
-        return _sendable(_read(file, "--api-key-file"), f"the key in {file}")
+        where = f"the key in {file}"
+        return _sendable(_read(file, "--api-key-file"), where), where
     for name in variables:
         if value := environ.get(name, "").strip():
-            return _sendable(value, f"the key in the environment's {name}")
-    return None
+            where = f"the key in the environment's {name}"
+            return _sendable(value, where), where
+    return None, ""
 
 
 def _header(text: str, environ: Mapping[str, str]) -> tuple[str, str]:
@@ -166,7 +216,8 @@ def _sendable(value: str, what: str) -> str:
 
 def _ca_file(file: Path | str | None, environ: Mapping[str, str]) -> str | None:
     if file is not None:
-        if not Path(file).is_file():
+        file = Path(file).expanduser()
+        if not file.is_file():
             raise BadInput("--ca-file is no file", value=str(file), expected="certificates in PEM format")
         return str(file)
     return next(

@@ -45,7 +45,7 @@ def latencies(requests: pd.DataFrame) -> pd.DataFrame:
 
     Columns: stage, due_s, sent_s, first_token_s, last_token_s, prompt_tokens, output_tokens (float), status, ok;
     ttft_s, e2e_s from the due time, ttft_sent_s, e2e_sent_s from the send time, tpot_s = (last - first token) /
-    (output tokens - 1). All latencies are NaN for requests that did not complete; tpot_s also for a single token.
+    (streamed output tokens - 1). All latencies are NaN for requests that did not complete; tpot_s also for a single token.
     """
     table = pd.DataFrame({"stage": requests["stage"].to_numpy(dtype="int64", na_value=-1)})
     for column in ("due_s", "sent_s", "first_token_s", "last_token_s", "prompt_tokens", "output_tokens"):
@@ -57,7 +57,12 @@ def latencies(requests: pd.DataFrame) -> pd.DataFrame:
     last = np.where(ok, table["last_token_s"], np.nan)
     table["ttft_s"], table["e2e_s"] = first - table["due_s"], last - table["due_s"]
     table["ttft_sent_s"], table["e2e_sent_s"] = first - table["sent_s"], last - table["sent_s"]
-    tokens = table["output_tokens"]
+    hidden = (
+        requests["hidden_tokens"].to_numpy(dtype="float64", na_value=0.0)
+        if "hidden_tokens" in requests
+        else 0.0
+    )
+    tokens = table["output_tokens"] - hidden
     table["tpot_s"] = (last - first) / (tokens - 1).where(tokens > 1)
     return table
 

@@ -31,6 +31,7 @@ _HEADER = re.compile(
 _SCHEME = re.compile(r"(?i)\b(bearer|basic)(\s+)(?!token\b|auth)[A-Za-z0-9+/._~-]{8,}=*")
 _SECRET_OPTION = re.compile(rf"(?i)^--?{_NAME}$")
 _FILE_OPTION = re.compile(r"(?i)-file$")
+_IS_HEADER = re.compile(r"[A-Za-z][\w-]*:(?!\d+(?:/|$))")  # and no HOST:PORT
 
 
 def remember(*values: str) -> None:
@@ -44,11 +45,17 @@ def remember(*values: str) -> None:
     _known.update(dict.fromkeys(ordered))
 
 
-def redact(text: str) -> str:
-    """The text with every secret in it replaced by ***."""
+def hide(text: str) -> str:
+    """The text with the remembered values replaced, and nothing else: for pages whose code a pattern could break."""
     for value in _known:
         if value in text:
             text = text.replace(value, HIDDEN)
+    return text
+
+
+def redact(text: str) -> str:
+    """The text with every secret in it replaced by ***."""
+    text = hide(text)
     text = _USER_INFO.sub(f"{HIDDEN}@", text)
     text = _QUERY.sub(rf"\g<1>{HIDDEN}", text)
     text = _HEADER.sub(lambda m: f"{m[1]}{m[2]}{m[3] + ' ' if m[3] else ''}{HIDDEN}", text)
@@ -98,6 +105,8 @@ def _hides(option: str) -> bool:
 def _value(option: str, word: str) -> str:
     if option not in ("--header", "-H"):
         return word if word.startswith(("@", "$")) else HIDDEN
+    if option == "-H" and ("://" in word or not _IS_HEADER.match(word)):  # Locust's short form of --host
+        return redact(word)
     name, colon, value = word.partition(":")
     if not colon:
         return HIDDEN

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import re
 import socket
 import ssl
 import time
@@ -19,7 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import gevent
 import gevent.event
@@ -31,6 +32,7 @@ from numpy.typing import NDArray
 from analysis.errors import SourceUnavailable
 from loadgen import stream
 from loadgen.reading import READ_BYTES, KernelClock, Reader, ask_for_stamps
+from loadgen.refusals import tls_step
 from loadgen.target import Target, tls_context
 
 WRITE_EVENTS = 2  # gevent.hub.loop.io
@@ -63,7 +65,7 @@ class Exchange:
     """One request on its way. Times are now_s() readings; NaN = did not happen."""
 
     request_id: int
-    payload: bytes
+    payload: bytes = field(repr=False)  # holds the key
     due_s: float
     over: Callable[[Exchange], None]  # called in the hub when the exchange has ended
     stage: int = 0
@@ -332,7 +334,7 @@ class Client:
 
     def __init__(self, target: Target, limits: Limits, tls: ssl.SSLContext | None = None) -> None:
         self.target, self.limits = target, limits
-        self.tls = tls if tls is not None or target.scheme == "http" else tls_context()
+        self.tls = None if target.scheme == "http" else tls or tls_context(target.access)
         self.reader, self.clock = Reader(), KernelClock()
         self.in_flight: set[Exchange] = set()
         self.waited = 0  # requests that had to wait for a connection to open
@@ -382,7 +384,9 @@ class Client:
             gevent.sleep(0.002)
         if not self._idle and not self.in_flight:
             reason = self.last_refusal or f"no answer within {timeout_s:g} s"
-            raise SourceUnavailable(f"cannot connect to {self.target}: {_reason_of(reason)}")
+            raise SourceUnavailable(
+                f"cannot connect to {self.target}: {_reason_of(reason)}", next_step=tls_step(reason)
+            )
 
     def close(self, status: str = "cancelled", error: str = "the run ended") -> None:
         """Give up what is in flight with this status and close every connection."""
@@ -481,16 +485,34 @@ class Client:
         return [(family, address) for family, _, _, _, address in found]
 
 
-def fetch(client: Client, method: str, path: str, body: bytes = b"", headers: str = "") -> tuple[int, bytes]:
-    """(HTTP status, body) of one plain request, waiting for it in a greenlet; used before the load, never within.
-
-    Raises SourceUnavailable when no answer came.
-    """
+def asked(client: Client, payload: bytes) -> Exchange:
+    """One request that has ended, waited for in a greenlet; used before the load, never within."""
     ended = gevent.event.Event()
-    payload = client.target.request(method, path, body, headers)
     exchange = Exchange(-1, payload, now_s(), lambda _: ended.set())
     client.submit(exchange)
     ended.wait()
+    return exchange
+
+
+class Reply(NamedTuple):
+    """One plain answer."""
+
+    status: int
+    body: bytes
+    head: bytes
+
+    def header(self, name: str) -> str | None:
+        """The value of a header; None when it was not sent."""
+        found = re.search(rb"(?im)^%s:[ \t]*([^\r\n]*)" % re.escape(name.encode()), self.head)
+        return found[1].decode("latin-1").strip() if found else None
+
+
+def fetch(client: Client, method: str, path: str, body: bytes = b"", target: Target | None = None) -> Reply:
+    """One plain request, waited for in a greenlet; used before the load, never within.
+
+    `target` is another base path on the client's server. Raises SourceUnavailable when no answer came.
+    """
+    exchange = asked(client, (target or client.target).request(method, path, body))
     raw = b"".join(exchange.reads)
     try:
         head = stream.parse_head(raw)
@@ -499,7 +521,7 @@ def fetch(client: Client, method: str, path: str, body: bytes = b"", headers: st
     if head is None:
         reason = exchange.failure[1] if exchange.failure else "closed before an answer came"
         raise SourceUnavailable(f"no answer from {client.target}: {reason}")
-    return head.http_status, stream._body(raw, head)[0]
+    return Reply(head.http_status, stream._body(raw, head)[0], raw[: head.body_start])
 
 
 def _reason(code: int) -> str:
@@ -509,6 +531,8 @@ def _reason(code: int) -> str:
 def _reason_of(error: object) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"TLS certificate: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {(error.reason or str(error)).replace('_', ' ').lower()}"
     if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
         return os.strerror(error.errno).lower()
     return str(getattr(error, "strerror", None) or error)

@@ -1,6 +1,6 @@
 """How many tokens a prompt or an answer has: seeded draws from a named distribution. Pure.
 
-    fixed:512            always 512                    uniform:100,900      whole numbers from 100 to 900, both included
+    fixed:512 or 512     always 512                    uniform:100,900      whole numbers from 100 to 900, both included
     normal:500,100       mean 500, deviation 100       lognormal:1020,1.0   median 1020, deviation of the log 1.0
     trace                the lengths of the trace
 
@@ -106,7 +106,10 @@ def parse(text: str) -> Lengths:
 
     Raises BadInput with the nearest name, or with the form that was expected.
     """
-    kind, _, rest = str(text).strip().partition(":")
+    text = str(text).strip()
+    kind, _, rest = (f"fixed:{text}" if text.isdecimal() else text).partition(
+        ":"
+    )  # a number alone is that number
     if kind not in FORMS:
         near = difflib.get_close_matches(kind, FORMS, n=1, cutoff=0.3)
         raise BadInput(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from analysis.access import Access, access
 from analysis.errors import BadInput
 from analysis.slo import parse_slo
 from loadgen.client import Limits
@@ -17,10 +18,10 @@ from loadgen.prompts import read_prompts
 from loadgen.stopping import parse_rules
 from loadgen.traffic import LoadPlan
 
-LENGTHS = "fixed:N | uniform:A,B | normal:M,S | lognormal:M,S"
+LENGTHS = "N | uniform:A,B | normal:M,S | lognormal:M,S"
 WANTED = (
     "rate", "arrivals", "stages", "load", "trace", "trace_time_unit", "prompt_tokens", "output_tokens", "shared_prefix_tokens", "seed",
-    "prompts", "ignore_eos", "stream", "model", "max_in_flight", "timeout", "idle_timeout", "grace", "reconnect_every",
+    "clamp_lengths", "prompts", "ignore_eos", "stream", "model", "max_in_flight", "timeout", "idle_timeout", "grace", "reconnect_every",
     "insecure", "slo", "stop_when", "find_capacity", "prometheus", "run_dir", "run_time",
 )  # fmt: skip
 
@@ -84,8 +85,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="seed of arrivals, lengths and prompts (default 0); never sent to the server",
     )
+    load.add_argument(
+        "--clamp-lengths",
+        action="store_true",
+        help="cut requests to the server's max_model_len; without it a load of which one does not fit is refused",
+    )
     request = parser.add_argument_group("LLM requests")
-    request.add_argument("--model", metavar="ID", help="model id; by default the only one in /v1/models")
+    request.add_argument(
+        "--model",
+        metavar="ID",
+        help="model id; by default the only one in /v1/models, adapters and further names of it aside",
+    )
     request.add_argument(
         "--prompts",
         metavar="HOW",
@@ -135,7 +145,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WHEN",
         help="replace connections after this age (30s) or number of requests (100), so that new replicas get traffic; never = keep (default 30s)",
     )
-    connection.add_argument("--insecure", action="store_true", help="accept any TLS certificate")
+    sent = parser.add_argument_group(
+        "LLM access",
+        "Keys are never written down or shown. http://user:password@HOST is sent as basic authorization.",
+    )
+    sent.add_argument(
+        "--api-key-file",
+        metavar="FILE",
+        help="file with the key, sent as `Authorization: Bearer`; without it the environment's OPENAI_API_KEY, then VLLM_API_KEY",
+    )
+    sent.add_argument(
+        "--header",
+        action="append",
+        metavar="'NAME: VALUE'",
+        help="header of every request, any number; a value @FILE is read from the file, $NAME from the environment",
+    )
+    sent.add_argument(
+        "--ca-file",
+        metavar="FILE",
+        help="trusted certificates in PEM format; without it SSL_CERT_FILE, REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE, then the system's",
+    )
+    sent.add_argument("--insecure", action="store_true", help="accept any TLS certificate")
     record = parser.add_argument_group("LLM results")
     record.add_argument(
         "--run-dir", metavar="DIR", help="where the run is recorded (default runs/<time>-<endpoint>)"
@@ -158,6 +188,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="noted in run.json as the place of the server's metrics; `autoscale collect` uses it",
     )
+
+
+def read_access(parsed: argparse.Namespace) -> Access:
+    """What goes with every request; from here on the parsed options hold none of it, since Locust passes them on and
+    shows them. Raises BadInput."""
+    found = access(
+        key_file=parsed.api_key_file,
+        headers=parsed.header or (),
+        ca_file=parsed.ca_file,
+        insecure=parsed.insecure,
+    )
+    parsed.header = None
+    return found
 
 
 @dataclass(frozen=True)
@@ -200,7 +243,7 @@ class Options:
     def plan(self) -> LoadPlan:
         """What is offered; for a closed loop only its lengths and seed count. Raises BadInput."""
         if not self._plan:
-            self._plan.append(self._read_plan())
+            self._plan.append(self._read_plan().within(self.values.get("most_tokens")))
         return self._plan[0]
 
     def _read_plan(self) -> LoadPlan:
@@ -250,8 +293,7 @@ class Options:
         """Raises BadInput with one sentence for the first thing that is wrong."""
         self.plan()
         self.limits()
-        if self.slo is not None:
-            parse_slo(self.slo)
+        self._check_slo()
         parse_rules(self.stop_when, self.slo)
         self._check_search()
         if self.prompts not in (None, "ids", "words"):
@@ -265,6 +307,16 @@ class Options:
         if self.run_dir is not None and (Path(self.run_dir) / "run.json").exists():
             raise BadInput(
                 "--run-dir already holds a run", value=self.run_dir, next_step="choose another directory"
+            )
+
+    def _check_slo(self) -> None:
+        if self.slo is None:
+            return
+        streamed = [t.name for t in parse_slo(self.slo).terms if t.metric in ("ttft", "tpot", "itl")]
+        if streamed and not self.stream:
+            raise BadInput(
+                f"--no-stream and --slo {', '.join(streamed)}: an answer that is not streamed has no such time",
+                next_step="bound e2e, or leave out --no-stream",
             )
 
     def _check_search(self) -> None:

@@ -8,6 +8,7 @@ import os
 import sys
 import uuid
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import gevent
@@ -17,7 +18,10 @@ from locust.runners import MasterRunner
 
 from analysis.errors import AutoscaleError, BadInput
 from loadgen import clock, session, summary
-from loadgen.options import Options
+from loadgen.endpoint import Server, probe
+from loadgen.fitting import fitting
+from loadgen.options import Options, read_access
+from loadgen.target import Target
 
 log = logging.getLogger("loadgen")
 BEGIN_AFTER_S = 0.6  # from the word that all are ready to the start
@@ -27,6 +31,7 @@ ENDLESS_S = 30 * 86_400.0  # a plan this long ends when it is stopped
 FAIL_AFTER_S = 0.5  # Locust is still starting when a run fails to begin
 ALMOST_S = 4.0  # a run that is stopped so shortly before the end of its plan goes on to it
 LAST_WORD_S = 10.0  # how long the master waits for the last batches of its workers, after the grace
+DECISIVE = ("model", "prompts", "ignore_eos", "stream")  # options that the look at the server depends on
 FAMILY = uuid.uuid4().hex  # drawn before --processes forks: the master's and its workers', nobody else's
 
 
@@ -37,7 +42,9 @@ class Owning:
         self.environment, self.endpoint = environment, endpoint
         self.owner: session.Owner | None = None
         self.latest: session.Owner | None = None  # the present or the last one
-        self.server: session.Server | None = None
+        self.server: Server | None = None
+        self._looked_for: Any = None  # the target and options that `server` answers for
+        self.access = read_access(environment.parsed_options)
         self.finished: set[str] = set()
         self.last_words: set[str] = set()
         self.offsets: dict[str, tuple[float, float]] = {}
@@ -68,12 +75,35 @@ class Owning:
                 "a closed loop without users, -u", value=0, expected="at least 1, or a load such as --rate 5"
             )
         if environment.host:
-            self.server = session.probe(chosen, environment.host)
+            self._look(chosen)
         elif environment.parsed_options.headless:
             raise BadInput(
                 "--host is missing",
                 next_step="give the server's address, for example --host http://127.0.0.1:8000",
             )
+
+    def _target(self, chosen: Options) -> Target:
+        """Where --host, or the web form, says. Its user info and query stay here, out of Locust's pages and reports."""
+        environment = self.environment
+        if self.server is not None and environment.host == str(self.server.target):
+            target = self.server.target
+        else:
+            target = Target.from_url(environment.host, self.access)
+        environment.host = environment.parsed_options.host = str(target)
+        return replace(target, access=replace(target.access, insecure=chosen.insecure))
+
+    def _look(self, chosen: Options) -> Options:
+        """Look at the server, unless that was done for the same options, and return the options that fit it."""
+        wanted = self._target(chosen), {name: chosen.values[name] for name in DECISIVE}
+        if self.server is None or self._looked_for != wanted:
+            self.server = probe(chosen, wanted[0], self.endpoint)
+            self._looked_for = wanted
+            for note in self.server.notes:
+                log.warning("%s", note)
+            log.info(
+                "%d test requests of one token were sent; they are counted nowhere", self.server.test_requests
+            )
+        return fitting(chosen, self.server.max_model_len)
 
     def _check_alone(self, chosen: Options) -> None:
         if chosen.find_capacity is not None and isinstance(self.environment.runner, MasterRunner):
@@ -95,9 +125,8 @@ class Owning:
         chosen.check()
         if chosen.open_loop and (trace := chosen.plan().trace) is not None:
             log.info("Read %s", trace.sentence)
-        host = self.environment.host
-        if self.server is None or self.server.target != str(session.Target.from_url(host)):
-            self.server = session.probe(chosen, host)
+        chosen = self.options = self._look(chosen)
+        assert self.server is not None
         runner = self.environment.runner
         jobs: dict[str, int] = {"local": 0}
         if isinstance(runner, MasterRunner):
@@ -112,19 +141,18 @@ class Owning:
         for client_id, index in jobs.items():
             job = {
                 "options": dict(chosen.values),
-                "host": host,
-                "model": self.server.model,
+                "target": self.server.target,
+                "manner": self.server.manner.message(),
                 "index": index,
                 "of": len(jobs),
                 "worker": self.names[client_id],
                 "salt": salt,
                 "tag": self.tag,
-                "counts_tokens": "vllm_version" in self.server.engine,
                 "users": self.environment.parsed_options.num_users,
                 "offset_s": 0.0,
             }
             if isinstance(runner, MasterRunner):
-                runner.send_message("llm_begin", job, client_id)
+                runner.send_message("llm_begin", {**job, "target": self.server.target.message()}, client_id)
             else:
                 worker = self.environment.llm_worker
                 gevent.spawn(worker.begin, job)

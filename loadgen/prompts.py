@@ -1,9 +1,8 @@
 """Prompts of an exact number of tokens, as ready request bodies, without downloading a tokenizer. Pure.
 
     ids     /v1/completions takes a list of token ids: exact by construction, no BOS is added (vLLM)
-    words   common four-letter words, one token each in the usual BPE vocabularies; with a `count` callable (the
-            server's /tokenize, or a local tokenizer) the vocabulary is checked word by word and the tokens that the
-            server adds (BOS, chat template) are subtracted
+    words   common four-letter words, one token each in the usual BPE vocabularies; loadgen.counting says how many tokens
+            the server makes of them, and how many it adds (BOS, chat template)
     jsonl   the user's own prompts, in turn
 
 A prompt is [shared prefix] [head] [filler]. The filler is a window of one seeded pool, so a body costs a few memory
@@ -21,46 +20,28 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from analysis.errors import BadInput
+from loadgen.counting import UNCOUNTED, Counted
 
 POOL = 1 << 17  # symbols in the pool; a longer prompt runs through it more than once
 MASK = (1 << 64) - 1
 ODD = 0x9E3779B97F4A7C15  # multiplication by an odd number permutes the 64-bit integers: no two ids share a head
 IDS = (100, 1000)  # ordinary tokens in every vocabulary of at least 1,000; equally many digits each
-WORDS = """
-    able area army away back ball band bank base bear beat bill bird blue boat body bone book born boss both
-    call calm camp card care case cash cast cell chip city club coal coat code cold come cook cool copy core
-    cost crew crop dark data date dead deal deep desk door down draw drop dust duty each east easy edge face
-    fact fair fall farm fast fear feed feel file fill film find fine fire firm fish five flat flow food foot
-    form four free full fund game gate gift girl give glad goal gold good gray grow hair half hall hand hard
-    head hear heat help high hill hold hole home hope hour huge idea iron item join jump keep kind king lake
-    land last late lead left less life lift like line list live long look lose loss love luck mail main make
-    mark mass meal meet mile milk mind mine mode moon more move much must name near neck need news next nice
-    nine node none note open pack page paid pain pair park part pass past path plan play pool port post pull
-    pure push race rail rain rank rate read real rest rice rich ride ring rise risk road rock role roof room
-    root rule safe sale salt same sand save seat seed seem self sell send ship shop show side sign site size
-    skin slow snow soft soil song soon sort soul spot star stay step stop such suit sure take talk tall team
-    tell term test text than them then they thin this time tiny tone tool tour town tree trip true turn type
-    unit upon user vary vast very view vote wait walk wall want warm wash wave weak wear week well west what
-    when wide wife wild will wind wine wing wire wise wish with wood word work yard year zero zone
-""".split()  # noqa: SIM905 -- a list would be 300 lines
-
-Count = Callable[[str], int]
 
 
 @dataclass(frozen=True)
 class Template:
     """The request around the prompt. `endpoint` is completions | chat; `extra` is merged into every body.
 
-    With `ignore_eos` the answer has exactly the asked tokens: max_tokens and min_tokens are both sent. An answer length
-    of 0 or less leaves the limit to the server.
+    With `ignore_eos` the answer has exactly the asked tokens: `limit_field` and min_tokens are both sent. An answer length
+    of 0 or less leaves the limit to the server. `usage` asks for the server's count at the end of a stream.
     """
 
     model: str
@@ -68,11 +49,13 @@ class Template:
     stream: bool = True
     ignore_eos: bool = True
     extra: dict[str, Any] = field(default_factory=dict)
+    limit_field: str = "max_tokens"
+    usage: bool = True
 
     def fields(self) -> dict[str, Any]:
         """The fields that do not depend on the request."""
         options: dict[str, Any] = {"model": self.model, "stream": self.stream}
-        if self.stream:
+        if self.stream and self.usage:
             options["stream_options"] = {"include_usage": True}
         if self.ignore_eos:
             options["ignore_eos"] = True
@@ -82,9 +65,8 @@ class Template:
         """The fields that bound the answer, as they follow the prompt."""
         if output_tokens <= 0:
             return b"}"
-        if self.ignore_eos:
-            return b',"max_tokens":%d,"min_tokens":%d}' % (output_tokens, output_tokens)
-        return b',"max_tokens":%d}' % output_tokens
+        least = b',"min_tokens":%d' % output_tokens if self.ignore_eos else b""
+        return b',"%s":%d%s}' % (self.limit_field.encode(), output_tokens, least)
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,6 +161,17 @@ class OwnPrompts:
     rows: tuple[tuple[bytes, int], ...]
     exact: bool = False  # how many tokens a prompt has is known from the server's usage only
 
+    @classmethod
+    def of_text(cls, template: Template, text: str) -> OwnPrompts:
+        """One prompt, the user's message on the chat endpoint."""
+        chat = template.endpoint == "chat"
+        value = [{"role": "user", "content": text}] if chat else text
+        return cls(template, ((_encoded(template, "messages" if chat else "prompt", value), 0),))
+
+    def first(self) -> OwnPrompts:
+        """The first prompt alone, without an output length of its own."""
+        return replace(self, rows=((self.rows[0][0], 0),))
+
     def body(
         self,
         request_id: int,
@@ -215,23 +208,20 @@ def by_ids(
 
 
 def by_words(
-    template: Template, seed: int = 0, salt: int = 0, count: Count | None = None, **options: Any
+    template: Template, seed: int = 0, salt: int = 0, counted: Counted = UNCOUNTED, **options: Any
 ) -> PromptSource:
-    """Prompts as text. `count(text)` is the tokens of a prompt as the server counts them, template and BOS included.
+    """Prompts as text, whose tokens the server counts as `counted` says, template and BOS included.
 
-    Without `count` a word is taken for a token and nothing is subtracted: completions of a Llama come out 1 token
-    longer (BOS), chat by its template. With it, words of several tokens are left out; where none is a single token
-    (byte-level toy tokenizers) the measured tokens per word are used and `exact` is False.
+    Uncounted, a word is taken for a token and nothing is subtracted: completions of a Llama come out 1 token longer
+    (BOS), chat by its template. Where a word is not one token the tokens per word are used and `exact` is False.
     """
-    words, overhead, per_word = (WORDS, 0, 1.0) if count is None else _checked(count)
-    symbols = tuple(b" " + word.encode() for word in words)
     return _source(
         template,
-        symbols,
+        tuple(b" " + word.encode() for word in counted.words),
         _key(seed, salt),
         ids=False,
-        overhead_tokens=overhead,
-        tokens_per_symbol=per_word,
+        overhead_tokens=counted.overhead_tokens,
+        tokens_per_symbol=counted.tokens_per_word,
         **options,
     )
 
@@ -243,16 +233,21 @@ def by_jsonl(template: Template, path: Path | str) -> OwnPrompts:
     Raises BadInput with the file and line.
     """
     rows = []
-    before = json.dumps(template.fields(), separators=(",", ":"))[:-1].encode()
     chat = template.endpoint == "chat"
     for number, name, value, output in read_prompts(path):
         if name == "messages" and not chat:
             raise BadInput(f"{path} line {number} holds messages", next_step="use loadgen/chat.py for them")
         if name == "prompt" and chat:
             name, value = "messages", [{"role": "user", "content": value}]
-        text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-        rows.append((before + b',"%s":' % name.encode() + text.encode(), output))
+        rows.append((_encoded(template, name, value), output))
     return OwnPrompts(template, tuple(rows))
+
+
+def _encoded(template: Template, name: str, value: Any) -> bytes:
+    """A body up to the fields that bound the answer."""
+    before = json.dumps(template.fields(), separators=(",", ":"))[:-1]
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return f'{before},"{name}":{text}'.encode("utf-8", "replace")
 
 
 def read_prompts(path: Path | str) -> list[tuple[int, str, Any, int]]:
@@ -283,33 +278,6 @@ def _own_prompt(where: str, line: str) -> tuple[str, Any, int]:
                 raise BadInput(f"{where}, output_tokens", value=output, expected="a whole number of tokens")
             return name, row[name], output
     raise BadInput(where, value=line[:80], expected='{"prompt": "text"} or {"messages": [...]}')
-
-
-def _checked(count: Count) -> tuple[list[str], int, float]:
-    """Words of one token, tokens added to every prompt, and tokens per word."""
-
-    def tokens(words: Sequence[str]) -> int:
-        return count("".join(f" {word}" for word in words))
-
-    # Doubling a list of words adds its tokens once more; what the single list has beyond that is added by the server.
-    def net(words: Sequence[str]) -> int:
-        return tokens([*words, *words]) - tokens(words)
-
-    def single(words: list[str]) -> list[str]:
-        if net(words) == len(words):
-            return words
-        if len(words) == 1:
-            return []
-        middle = len(words) // 2
-        return single(words[:middle]) + single(words[middle:])
-
-    probe = WORDS[:64]
-    if net(probe) >= 2 * len(probe):  # no word is a single token: do not ask for each
-        return WORDS, tokens(WORDS) - net(WORDS), net(WORDS) / len(WORDS)
-    words = single(WORDS)
-    if len(words) < 16:
-        return WORDS, tokens(WORDS) - net(WORDS), net(WORDS) / len(WORDS)
-    return words, tokens(words) - len(words), 1.0
 
 
 def _source(template: Template, symbols: tuple[bytes, ...], key: int, ids: bool, **rest: Any) -> PromptSource:

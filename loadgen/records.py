@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from analysis import run
 from analysis.histogram import Histogram
+from analysis.redact import redact
 from loadgen.client import Exchange
 from loadgen.clock import Clock
 from loadgen.probing import Probes
@@ -51,10 +52,13 @@ class Done:
 def measured(exchange: Exchange) -> Done:
     """Parse the answer and take its latencies, from the due time."""
     answer = exchange.answer()
+    if answer.error is not None:  # a server that refuses a key may repeat it
+        answer = replace(answer, error=redact(answer.error))
     times = answer.token_times_s
     first, last = answer.first_s, answer.last_s
     ok = answer.status == "ok"
-    tokens = answer.output_tokens if answer.output_tokens is not None else len(times)
+    # TPOT is that of tokens that were streamed
+    tokens = len(times) if answer.output_tokens is None else answer.output_tokens - answer.hidden_tokens
     return Done(
         exchange,
         answer,
@@ -94,6 +98,7 @@ class Batch:
                 answer.http_status,
                 answer.error,
                 *exchange.asked,
+                answer.hidden_tokens,
             )
         )
         if len(done.gaps_s):
@@ -132,6 +137,7 @@ def dropped(arrivals: Arrivals, stages: NDArray[np.int32], worker: str, reason: 
             reason,
             int(p),
             int(o),
+            None,
         )
         for i, stage, due, p, o in zip(
             arrivals.request_id,

@@ -1,17 +1,15 @@
-"""One run as its owner sees it: probe the server, open the run directory, take in batches, settle accounts, say how it went.
+"""One run as its owner sees it: open the run directory, take in batches, settle accounts, say how it went.
 
 The owner is the only process, or Locust's master. Imports no locust, so that it can be driven by a test.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import platform
-import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -21,101 +19,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis import run
-from analysis.errors import BadInput, SourceUnavailable
+from analysis.access import Access
+from analysis.errors import BadInput
+from analysis.redact import command_line
 from loadgen import client_health
-from loadgen.client import Client, Limits, Target, fetch, tls_context
+from loadgen.asking import kind
+from loadgen.counting import Counted
+from loadgen.endpoint import Server
 from loadgen.generator import Sample
 from loadgen.options import Options
 from loadgen.probing import Probe, Probes
-from loadgen.prompts import OwnPrompts, PromptSource, Template, by_ids, by_jsonl, by_words
 from loadgen.records import RunWriter
+from loadgen.refusals import rate_limited
 from loadgen.stopping import Watch, parse_rules
 from loadgen.traffic import LoadPlan
 
-ENDPOINTS = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 SAMPLE_COLUMNS = tuple(f.name for f in fields(Sample))
 CPU_COLUMN, IN_FLIGHT_COLUMN, SENT_COLUMN = map(SAMPLE_COLUMNS.index, ("cpu_s", "in_flight", "sent"))
-
-
-@dataclass(frozen=True)
-class Server:
-    """What was found out about the server before the load."""
-
-    target: str
-    model: str
-    engine: Mapping[str, Any]  # vllm_version, block_size, num_blocks, kv_tokens where the server says so
-
-
-def probe(options: Options, url: str) -> Server:
-    """Connect, find the model and the engine's facts (in a greenlet).
-
-    Raises BadInput for an URL or model that cannot be, SourceUnavailable when nothing answers or the answer is not that
-    of an OpenAI-compatible server.
-    """
-    client = connect(options, url, Limits(max_connections=4, timeout_s=10.0))
-    try:
-        client.warm(1)
-        status, body = fetch(client, "GET", "/v1/models")
-        ids = _model_ids(body) if status == 200 else None
-        if options.model is None and ids is None:
-            raise SourceUnavailable(
-                f"{client.target} is not an OpenAI-compatible server: GET /v1/models answered {status}"
-                + ("" if status != 200 else " without a model list"),
-                next_step="correct --host, or name the model with --model if the server lists none",
-            )
-        if ids and options.model is None and len(ids) > 1:
-            raise BadInput(
-                "the server has several models", value=", ".join(ids), next_step="choose one with --model"
-            )
-        if ids and options.model is not None and options.model not in ids:
-            raise BadInput("unknown --model", value=options.model, expected=f"one of {', '.join(ids)}")
-        model = options.model if options.model is not None else (ids or [""])[0]
-        return Server(str(client.target), model, _engine_facts(client))
-    finally:
-        client.close()
-
-
-def connect(options: Options, url: str, limits: Limits) -> Client:
-    """A client for `--host`. Raises BadInput and SourceUnavailable."""
-    target = Target.from_url(url)
-    return Client(
-        target, limits, tls_context(verify=False) if options.insecure and target.scheme == "https" else None
-    )
-
-
-def bodies(
-    options: Options, plan: LoadPlan, endpoint: str, model: str, salt: int, tokenizer: Client | None = None
-) -> PromptSource | OwnPrompts:
-    """The source of request bodies that the options ask for; `salt` keeps runs out of each other's prefix cache.
-
-    With `tokenizer`, a client of a server that has /tokenize, words are counted as that server counts them (in a
-    greenlet); without it a word is taken for a token.
-    """
-    template = Template(model, endpoint, options.stream, options.ignore_eos)
-    how = options.prompts or ("ids" if endpoint == "completions" else "words")
-    shape: dict[str, Any] = {"turns": plan.turns, "conversations": plan.conversations}
-    if (block_tokens := getattr(plan.trace, "block_tokens", None)) is not None:
-        shape["block_tokens"] = block_tokens
-    if how == "ids":
-        return by_ids(template, plan.seed, salt, **shape)
-    if how == "words":
-        count = None if tokenizer is None else _counter(tokenizer, endpoint, model)
-        return by_words(template, plan.seed, salt, count, **shape)
-    return by_jsonl(template, how)
-
-
-def _counter(client: Client, endpoint: str, model: str) -> Callable[[str], int]:
-    """Tokens of a prompt by the server's /tokenize, template included."""
-
-    def count(text: str) -> int:
-        prompt = {"messages": [{"role": "user", "content": text}]} if endpoint == "chat" else {"prompt": text}
-        status, body = fetch(client, "POST", "/tokenize", json.dumps({"model": model, **prompt}).encode())
-        try:
-            return int(json.loads(body)["count"])
-        except (ValueError, KeyError, TypeError):
-            raise SourceUnavailable(f"{client.target}/tokenize answered {status} without a count") from None
-
-    return count
 
 
 class Owner:
@@ -150,11 +70,15 @@ class Owner:
                 "kind": "live",
                 "started_at": started_at,
                 "ended_at": None,
-                "command": " ".join(sys.argv),
+                "command": command_line(sys.argv),
                 "versions": _versions(),
-                "target": server.target,
-                "endpoint": ENDPOINTS[endpoint],
-                "model": server.model,
+                "target": str(server.target),
+                "access": server.target.access.described(),
+                "endpoint": server.manner.path,
+                "model": server.manner.model,
+                "metrics_model": server.metrics_model,
+                "notes": list(server.notes),
+                "test_requests": server.test_requests,
                 "request_tag": tag,  # X-Request-Id is tag-request_id
                 "load": {
                     "loop": "open" if options.open_loop else "closed",
@@ -170,12 +94,14 @@ class Owner:
                     "prompt_tokens": str(self.plan.prompt),
                     "output_tokens": str(self.plan.output),
                     "shared_prefix_tokens": self.plan.shared_prefix_tokens,
+                    **_counted(kind(options, endpoint), server.manner.counted),
+                    "most_tokens": self.plan.most_tokens,  # that requests were cut to
                     "ignore_eos": options.ignore_eos,
                 },
                 "seed": self.plan.seed,
-                "engine": dict(server.engine),
+                "engine": {**server.engine, "max_model_len": server.max_model_len},
                 "slo": options.slo,
-                "prometheus": options.prometheus,
+                "prometheus": options.prometheus and Access().of_url(options.prometheus)[0],
                 "workers": [{"name": name} for name in workers],
                 "client": None,
             },
@@ -276,6 +202,9 @@ class Owner:
             client["verdict"] = "limited"
             client.setdefault("lost_workers", []).append({"worker": worker, "time_s": round(lost_s, 3)})
         client["unsent"] = unsent
+        if interim.has("requests"):
+            status = interim.requests["http_status"].to_numpy(dtype=float, na_value=math.nan)
+            client["rate_limited"] = rate_limited(status, interim.requests["error"])
         client["cpu_s"] = {
             worker: round(sum(row[CPU_COLUMN] for row in rows), 3)
             for worker, rows in sorted(self._samples.items())
@@ -345,6 +274,16 @@ class _Due:
         return np.interp(edges_s, ends_s, np.cumsum([0, *self._per_second]))
 
 
+def _counted(how: str, counted: Counted) -> dict[str, Any]:
+    """How the tokens of prompts are known, for run.json; all None for the user's own prompts."""
+    known = how in ("ids", "words")
+    return {
+        "counted_by": counted.by if known else None,
+        "tokens_per_word": counted.tokens_per_word if how == "words" else None,
+        "overhead_tokens": counted.overhead_tokens if how == "words" else None,
+    }
+
+
 def _increments(workers: Sequence[str], totals: Sequence[int]) -> list[int]:
     last: dict[str, int] = {}
     steps = []
@@ -381,39 +320,3 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:  # used from a clone without installation
             continue
     return versions
-
-
-def _model_ids(body: bytes) -> list[str] | None:
-    try:
-        return [str(model["id"]) for model in json.loads(body)["data"]]
-    except (ValueError, KeyError, TypeError):
-        return None
-
-
-def _engine_facts(client: Client) -> dict[str, Any]:
-    """What /version and /metrics say; keys that the server does not offer are absent."""
-    facts: dict[str, Any] = {}
-    for path, take in (("/version", _version), ("/metrics", _cache_config)):
-        try:
-            status, body = fetch(client, "GET", path)
-        except SourceUnavailable:
-            continue
-        if status == 200:
-            facts.update(take(body))
-    return facts
-
-
-def _version(body: bytes) -> dict[str, Any]:
-    try:
-        return {"vllm_version": str(json.loads(body)["version"])}
-    except (ValueError, KeyError, TypeError):
-        return {}
-
-
-def _cache_config(body: bytes) -> dict[str, Any]:
-    line = re.search(rb"^vllm:cache_config_info\{(.*)\}", body, re.MULTILINE)
-    if line is None:
-        return {}
-    labels = dict(re.findall(r'(\w+)="([^"]*)"', line[1].decode("utf-8", "replace")))
-    names = {"block_size": "block_size", "num_gpu_blocks": "num_blocks", "kv_cache_size_tokens": "kv_tokens"}
-    return {ours: int(labels[theirs]) for theirs, ours in names.items() if labels.get(theirs, "").isdigit()}

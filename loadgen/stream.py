@@ -11,6 +11,7 @@ a dying engine sends an error event and then [DONE], all under status 200; a str
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,7 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loadgen import scanning
+from loadgen.refusals import retry_after
 
+RETRY_AFTER = re.compile(rb"\r\nretry-after:([^\r\n]{1,40})", re.IGNORECASE)
 HEAD_LIMIT = 65_536  # bytes of headers after which the peer is not taken for an HTTP server
 
 
@@ -62,6 +65,7 @@ class Answer:
     last_s: float  # last event that carried a token; the last byte when the answer was not streamed
     prompt_tokens: int | None
     output_tokens: int | None
+    hidden_tokens: int = 0  # of output_tokens: reasoning that was not streamed
 
     @property
     def first_s(self) -> float:
@@ -128,6 +132,8 @@ def read_answer(
     body, starts, ends, ended = _body(raw, head)
     if head.http_status != 200:
         message = error_message(body) or body[:200].decode("utf-8", "replace")
+        if found := RETRY_AFTER.search(raw, 0, head.body_start):
+            message = retry_after(message, found[1].decode("latin-1").strip())
         return _without_answer("http_error", message, head.http_status)
     if head.event_stream:
         token_ends, facts = _events(body)
@@ -152,7 +158,16 @@ def read_answer(
         status, reason = "incomplete", "the stream held no token"
     else:
         status, reason = "ok", None
-    return Answer(status, head.http_status, reason, times, last_s, facts.prompt_tokens, facts.output_tokens)
+    return Answer(
+        status,
+        head.http_status,
+        reason,
+        times,
+        last_s,
+        facts.prompt_tokens,
+        facts.output_tokens,
+        facts.hidden_tokens(),
+    )
 
 
 def error_message(body: bytes) -> str | None:
@@ -180,12 +195,22 @@ class _Facts:
     error: str | None = None
     prompt_tokens: int | None = None
     output_tokens: int | None = None
+    reasoning_tokens: int = 0
+    reasoned: bool = False  # reasoning was streamed
 
     def take_usage(self, content: dict[str, Any]) -> None:
         usage = content.get("usage")
         if isinstance(usage, dict):
             self.prompt_tokens = usage.get("prompt_tokens", self.prompt_tokens)
             self.output_tokens = usage.get("completion_tokens", self.output_tokens)
+            details = usage.get("completion_tokens_details")
+            reasoning = details.get("reasoning_tokens") if isinstance(details, dict) else None
+            if isinstance(reasoning, int) and reasoning >= 0:
+                self.reasoning_tokens = reasoning
+
+    def hidden_tokens(self) -> int:
+        """Tokens of the usage that no event carried: reasoning that the server keeps to itself."""
+        return 0 if self.reasoned else min(self.reasoning_tokens, self.output_tokens or 0)
 
 
 def _without_answer(status: str, error: str, http_status: int | None = None) -> Answer:
@@ -227,6 +252,7 @@ def _events(body: bytes) -> tuple[NDArray[np.int64], _Facts]:
             continue
         facts.take_usage(decoded)
         choices = decoded.get("choices") or []
+        facts.reasoned = facts.reasoned or any(_reasons(choice) for choice in choices)
         if any(_carries_token(choice) for choice in choices):
             plain[number] = True
             if not any(_text(choice) for choice in choices):
@@ -249,6 +275,11 @@ def _data(event: bytes) -> bytes:
 def _text(choice: dict[str, Any]) -> str:
     delta = choice.get("delta") or {}
     return choice.get("text") or next((v for k, v in delta.items() if k != "role" and v), "")
+
+
+def _reasons(choice: dict[str, Any]) -> bool:
+    delta = choice.get("delta") or {}
+    return bool(delta.get("reasoning_content") or delta.get("reasoning"))
 
 
 def _carries_token(choice: dict[str, Any]) -> bool:

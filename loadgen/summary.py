@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,6 +14,7 @@ from analysis import run
 from analysis.histogram import Histogram
 from analysis.slo import evaluate, parse_slo
 from loadgen.probing import sentence
+from loadgen.refusals import UNAUTHORIZED, rate_limit_sentence, unauthorized
 
 WIDTH = 100
 ENOUGH_FOR_P99 = 100  # below this, a p99 is the maximum by another name
@@ -42,6 +44,8 @@ def table(recorded: run.Run) -> str:
             name: rows[name].to_numpy(dtype=np.float64, na_value=np.nan)
             for name in ("due_s", "sent_s", "first_token_s", "last_token_s", "output_tokens", "events")
         }
+        hidden = rows["hidden_tokens"].to_numpy(dtype=np.float64, na_value=0.0)
+        column["streamed_tokens"] = column["output_tokens"] - hidden
         status = rows["status"].to_numpy(dtype=str)
         lines.append(_rates(number, stage, column, status, verdicts.get(number, {})))
         gaps = _gaps(recorded, number)
@@ -63,7 +67,7 @@ def _rates(
     sent = int(np.sum(~np.isnan(column["sent_s"])))
     ok, dropped = int(np.sum(status == "ok")), int(np.sum(status == "dropped"))
     good = status == "ok"
-    tokens, events = np.nansum(column["output_tokens"][good]), np.nansum(column["events"][good])
+    tokens, events = np.nansum(column["streamed_tokens"][good]), np.nansum(column["events"][good])
     offered = f"{len(status) / duration_s:.2f}" if "rate" in stage else f"{stage.get('users') or '?'} users"
     per_event = f"{tokens / events:.2f}" if tokens and events else "-"
     return (
@@ -111,15 +115,19 @@ def _judged(
         gaps.share_within,
         lambda percentile: gaps.quantile(percentile / 100),
     ):
+        if not verdict.count:
+            yield f"stage {number} SLO {verdict.name}: not measured"
+            continue
         holds = "holds" if verdict.holds else "BROKEN"
+        value = "no answer" if math.isnan(verdict.value) else f"{verdict.value:.4g}"
         yield (
-            f"stage {number} SLO {verdict.name}: {verdict.value:.4g}, "
+            f"stage {number} SLO {verdict.name}: {value}, "
             f"{verdict.share_within:.1%} of {verdict.count} within, {verdict.asked:.1%} asked: {holds}"
         )
 
 
 def _tpot(column: dict[str, Any], good: NDArray[np.bool_]) -> NDArray[np.float64]:
-    tokens = np.where(np.isnan(column["output_tokens"]), column["events"], column["output_tokens"])
+    tokens = np.where(np.isnan(column["streamed_tokens"]), column["events"], column["streamed_tokens"])
     with np.errstate(divide="ignore", invalid="ignore"):
         tpot = (column["last_token_s"] - column["first_token_s"]) / (tokens - 1)
     return np.where(good & (tokens > 1), tpot, np.nan)
@@ -149,6 +157,17 @@ def _warnings(header: dict[str, Any], requests: Any) -> Iterable[str]:
             failures.groupby(["status", "error"], dropna=False).size().nlargest(3).items()
         ):
             yield from _wrapped(f"{count} x {status}: {error}")
+    for status in UNAUTHORIZED:
+        if count := int((failures["http_status"] == status).sum()):
+            yield from _folded(f"{count} x: {'. '.join(unauthorized(status, header.get('access') or {}))}")
+    if limited := header["client"].get("rate_limited"):
+        yield from _folded(rate_limit_sentence(limited))
+    if hidden := int((requests["hidden_tokens"] > 0).sum()):
+        yield from _folded(
+            f"{hidden} answers hold reasoning that was not streamed: TPOT and tokens/s are those of streamed tokens"
+        )
+    for note in header.get("notes", ()):
+        yield from _folded(note)
     if header["lengths"].get("prompts") is None:
         yield from _length_error(requests)
 
@@ -177,6 +196,10 @@ def _gaps(recorded: run.Run, stage: int) -> Histogram:
 
 def _wrapped(sentence: str) -> list[str]:
     return [sentence if len(sentence) <= WIDTH else sentence[: WIDTH - 3] + "..."]
+
+
+def _folded(sentence: str) -> list[str]:
+    return textwrap.wrap(sentence, WIDTH, subsequent_indent="  ")
 
 
 def _seconds(value_s: float) -> str:

@@ -51,6 +51,7 @@ class LoadPlan:
     trace: Trace | None = None
     turns: int = 1  # requests of one conversation; each prompt holds the earlier prompts and answers
     conversations: int = 1  # that are held at the same time: turn k + 1 comes this many requests after turn k
+    most_tokens: int | None = None  # of prompt and answer together, to which requests are cut
     index: int = 0
     of: int = 1
 
@@ -118,6 +119,8 @@ class LoadPlan:
         Every slice draws the whole plan and keeps its share: about 0.1 us per request of the plan and worker.
         """
         for chunk in self._traced(n) if self.trace is not None else self._drawn(n):
+            if self.most_tokens is not None:
+                chunk = _cut(chunk, self.most_tokens)
             mine = chunk if self.of == 1 else chunk.take(chunk.request_id % self.of == self.index)
             if len(mine.due_s):
                 yield mine
@@ -293,6 +296,10 @@ class LoadPlan:
         programme = self.programme.until(duration_s) if shorter is None else shorter.rate
         return replace(self, programme=programme, trace=shorter)
 
+    def within(self, most_tokens: int | None) -> LoadPlan:
+        """The same plan with requests cut to so many tokens; None: as they are."""
+        return self if most_tokens is None else replace(self, most_tokens=most_tokens)
+
     def check(self) -> None:
         """Raises BadInput when the parts do not go together."""
         if self.trace is None and "trace" in (self.prompt.kind, self.output.kind):
@@ -323,6 +330,15 @@ class LoadPlan:
             raise BadInput("seed", value=self.seed, expected="a whole number of at least 0")
         if not self.expected_requests > 0:
             raise BadInput("the load offers nothing: every rate is 0", next_step="raise one of the rates")
+
+
+def _cut(chunk: Arrivals, most_tokens: int) -> Arrivals:
+    """Prompt and answer cut to `most_tokens` together: the prompt first, at least one token of each left."""
+    output = np.minimum(chunk.output_tokens, max(most_tokens - 1, 1))
+    prompt = np.minimum(chunk.prompt_tokens, np.maximum(most_tokens - output, 1))
+    return chunk._replace(
+        prompt_tokens=prompt, output_tokens=output, prefix_tokens=np.minimum(chunk.prefix_tokens, prompt - 1)
+    )
 
 
 def _continued(

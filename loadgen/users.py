@@ -32,13 +32,17 @@ from locust.runners import LocalRunner, WorkerRunner
 
 from analysis.errors import AutoscaleError
 from analysis.histogram import BUCKETS, middle_s
-from loadgen import clock, options, rows, session, web
+from loadgen import clock, options, rows, web
+from loadgen.asking import Manner, bodies
+from loadgen.client import Client
+from loadgen.endpoint import ENDPOINTS
 from loadgen.finding import Finder
 from loadgen.generator import Generator
 from loadgen.options import Options
 from loadgen.owning import FAMILY, LAST_WORD_S, SILENT_S, Owning
 from loadgen.probing import parse_budget
 from loadgen.records import Done, preload
+from loadgen.target import Target
 from loadgen.traffic import LoadPlan
 
 log = logging.getLogger("loadgen")
@@ -107,14 +111,14 @@ class Worker:
         self._settled.clear()
         self._start = gevent.event.AsyncResult()
         self.open_loop, self.grace_s = chosen.open_loop, float(chosen.grace)
-        client = session.connect(chosen, job["host"], chosen.limits(job["of"]))
+        client = Client(job["target"], chosen.limits(job["of"]))
         whole = chosen.plan()
-        tokenizer = client if job["counts_tokens"] else None
-        source = session.bodies(chosen, whole, self.endpoint, job["model"], job["salt"], tokenizer)
+        manner = Manner.from_message(job["manner"])
+        source = bodies(chosen, whole, self.endpoint, manner, job["salt"])
         self.generator = generator = Generator(
             client,
             source,
-            session.ENDPOINTS[self.endpoint],
+            manner.path,
             job["worker"],
             self._report,
             self._done,
@@ -220,7 +224,7 @@ class Worker:
         failure = None if answer.status == "ok" else f"{answer.status}: {answer.error or ''}"[:160]
         self.environment.events.request.fire(
             request_type="POST",
-            name=session.ENDPOINTS[self.endpoint],
+            name=ENDPOINTS[self.endpoint],
             response_time=_ms(done.e2e_s),
             response_length=sum(map(len, exchange.reads)),
             exception=failure,
@@ -266,8 +270,9 @@ def _init(environment: Any, runner: Any, **_: Any) -> None:
     if isinstance(runner, WorkerRunner):
         _init_worker(environment, runner, endpoint)
         return
-    owning = Owning(environment, endpoint)
+    log.info("Options of the load: --help-llm")
     try:
+        owning = Owning(environment, endpoint)
         owning.check()
         preload()
     except AutoscaleError as error:
@@ -347,7 +352,10 @@ def _init_worker(environment: Any, runner: WorkerRunner, endpoint: str) -> None:
             gevent.sleep(0.02)
         offset = measured_offset()
         runner.send_message("llm_clock", {"worker": msg.data["worker"], "offset": offset})
-        worker.begin({**msg.data, "offset_s": offset[0]})
+        target = Target.from_message(
+            msg.data["target"]
+        )  # not in a greenlet's arguments, which a traceback shows
+        worker.begin({**msg.data, "target": target, "offset_s": offset[0]})
 
     def end(msg: Any, **_: Any) -> None:
         worker.end(msg.data["cut_s"], msg.data["grace_s"])

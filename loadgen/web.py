@@ -16,6 +16,7 @@ import flask
 import locust.html
 from locust.web import WebUI
 
+from analysis.redact import hide
 from loadgen.rate_chart import DELIVERED, OFFERED, chart, table
 from loadgen.session import Owner
 
@@ -45,13 +46,22 @@ IN_PAGE = """<section id="{key}" style="padding:0 24px 24px" hidden></section><s
 }})();
 </script>"""
 
+UNSEEN = (
+    "header",
+    "api_key_file",
+    "ca_file",
+    "help_llm",
+)  # not for the form: how a server is let in, and an action
+
 OwnerOrNone = Callable[[], Owner | None]
 
 
 def show_options(parser: Any, names: tuple[str, ...]) -> None:
     """Put these options into the form of the web UI: those in argument groups would be left out."""
     for action in parser._actions:
-        if action.dest in names and action.dest != "run_time":
+        if action.dest in UNSEEN:
+            action.include_in_web_ui = False
+        elif action.dest in names and action.dest != "run_time":
             action.include_in_web_ui = True
             action.is_secret = action.is_required = action.is_multiple = False
 
@@ -80,6 +90,10 @@ def extend(web_ui: WebUI, owner: OwnerOrNone, base_path: str) -> None:
         if flask.request.path.endswith("/stats/requests") and now is not None and response.is_json:
             rows = {"key": KEY, "data": table(now.rates(ROWS))}
             response.set_data(json.dumps({**response.get_json(), "extended_stats": [rows]}))
+        if response.is_sequence and response.mimetype in ("text/html", "application/json", "text/csv"):
+            response.set_data(
+                hide(response.get_data(as_text=True))
+            )  # Locust shows what the command line said
         return response
 
 

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.errors import BadInput
-from loadgen.prompts import WORDS, Template, by_ids, by_jsonl, by_words
+from loadgen.counting import WORDS, Uncountable, by_tokenize, by_usage
+from loadgen.prompts import Template, by_ids, by_jsonl, by_words
 
 COMPLETIONS = Template("m")
 CHAT = Template("m", "chat")
@@ -109,7 +110,7 @@ def test_words_are_exact_by_the_servers_own_count(added):
         calls.append(text)
         return added + sum(2 if word in SPLIT else 1 for word in text.split())
 
-    source = by_words(CHAT, count=count)
+    source = by_words(CHAT, counted=by_tokenize(count))
     assert source.exact
     assert source.overhead_tokens == added
     assert len(calls) < 100  # a few requests, not one per word
@@ -118,10 +119,35 @@ def test_words_are_exact_by_the_servers_own_count(added):
 
 
 def test_a_tokenizer_without_whole_words_is_measured_and_said_to_be_inexact():
-    source = by_words(CHAT, count=lambda text: 3 + len(text))  # one token per byte
+    source = by_words(CHAT, counted=by_tokenize(lambda text: 3 + len(text)))  # one token per byte
     assert not source.exact
     assert source.tokens_per_symbol == 5
     assert 3 + len(source.prompt(1, 512)) == pytest.approx(512, abs=2.5)
+
+
+LIES = [
+    ("the same for every text", lambda text: 7),
+    ("nothing", lambda text: 0),
+    ("less than nothing", lambda text: -len(text.split())),
+    ("fewer for longer texts", lambda text: 1000 - len(text.split())),
+    ("not evenly more", lambda text: len(text.split()) ** 2 // 16),
+    ("more than words can have", lambda text: 100 * len(text.split())),
+    ("an overhead beyond any template", lambda text: 10**6 + len(text.split())),
+]
+
+
+@pytest.mark.parametrize("count", [row[1] for row in LIES], ids=[row[0] for row in LIES])
+def test_a_server_that_does_not_count_is_not_believed(count):
+    with pytest.raises(Uncountable, match="words do not add tokens evenly"):
+        by_tokenize(count)
+
+
+def test_the_usage_of_two_answers_tells_tokens_per_word_and_what_the_server_adds():
+    counted = by_usage(11 + 24, 11 + 216)  # 1.5 tokens a word for 16 and 144 words, 11 of a template
+    assert (counted.by, counted.tokens_per_word, counted.overhead_tokens) == ("words", 1.5, 11)
+    for few, many in ((None, 9), (8, 8), (16, 10**6), (-5, 123)):
+        with pytest.raises(Uncountable):
+            by_usage(few, many)
 
 
 # --- what a prefix cache sees ----------------------------------------------------------------------------------------

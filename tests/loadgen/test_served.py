@@ -10,10 +10,11 @@ import pytest
 from autoscale.profiles.profile import load, overlay
 from autoscale.sim.engine import EngineParams
 from autoscale.sim.server import FleetServer, FleetThread
+from loadgen.asking import Manner, bodies
 from loadgen.client import Client, Exchange, Limits, Target, now_s
+from loadgen.endpoint import ENDPOINTS, probe
 from loadgen.options import Options
 from loadgen.prompts import by_jsonl
-from loadgen.session import ENDPOINTS, bodies, probe
 from loadgen.traffic import LoadPlan
 
 PROFILE = overlay(load("llama-3.1-8b-1xl4"), {"engine": {"max_model_len": 8192, "request_overhead_s": 0.0}})
@@ -46,10 +47,9 @@ def answers(fleet, plan: LoadPlan, endpoint: str, source=None):
     """(arrivals, their answers in order) of the whole plan, sent at once."""
     client = Client(Target.from_url(fleet.url), Limits())
     chosen = options()
-    server = probe(chosen, fleet.url)
-    assert server.model == PROFILE.model.id
-    tokenizer = client if endpoint == "chat" else None
-    source = source or bodies(chosen, plan, endpoint, server.model, 1, tokenizer)
+    server = probe(chosen, client.target, endpoint)
+    assert (server.manner.model, server.max_model_len) == (PROFILE.model.id, 8192)
+    source = source or bodies(chosen, plan, endpoint, server.manner, 1)
     [arrivals] = plan.arrivals()
     exchanges, left = [], gevent.event.Event()
 
@@ -101,7 +101,10 @@ def test_own_prompts_in_turn_with_their_own_lengths(fleet, tmp_path, endpoint, r
     file = tmp_path / "own.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
     source = by_jsonl(
-        bodies(options(), LoadPlan.from_options(rate=1.0), endpoint, PROFILE.model.id, 1).template, file
+        bodies(
+            options(), LoadPlan.from_options(rate=1.0), endpoint, Manner(PROFILE.model.id, ""), 1
+        ).template,
+        file,
     )
     plan = LoadPlan.from_options(stages="6:1", arrivals="constant", output_tokens="fixed:5")
     _, got = answers(fleet, plan, endpoint, source)

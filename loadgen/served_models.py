@@ -1,0 +1,138 @@
+"""What /v1/models lists: which model is asked, how long its requests may be, and whose name its metrics carry. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from analysis.errors import BadInput, SourceUnavailable
+
+MOST_BYTES = 16 << 20  # of an answer that is read
+NAMED = 20  # models that a sentence names
+
+
+@dataclass(frozen=True)
+class Model:
+    """One entry. `parent` is the served name that an adapter belongs to, `root` what was loaded."""
+
+    id: str
+    root: str | None = None
+    parent: str | None = None
+    max_model_len: int | None = None
+
+
+def decoded(body: bytes) -> Any:
+    """The JSON in a body; None when it is none, nested without end, or too long to read."""
+    if len(body) > MOST_BYTES:
+        return None
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def listed(body: bytes) -> tuple[list[Model] | None, str]:
+    """The models in an answer (None: it is no list) and, where there is none to ask, why."""
+    content = decoded(body)
+    entries = content.get("data") if isinstance(content, dict) else None
+    if isinstance(content, dict) and "data" in content and entries is None:
+        return [], "the model list is null"
+    if not isinstance(entries, list):
+        return None, "without a model list"
+    models = [_model(entry) for entry in entries if isinstance(entry, dict) and _text(entry.get("id"))]
+    if models:
+        return models, ""
+    return (
+        [],
+        "the model list is empty"
+        if not entries
+        else f"no model in the list has a text as id: {str(entries[0])[:80]}",
+    )
+
+
+def choose(models: Sequence[Model], asked: str | None) -> tuple[Model, str | None]:
+    """The model that is asked, and what has to be said about the choice; `models` holds one unless `asked` is given.
+
+    Of a model and its adapters the model is taken, of several names of one model the first. Raises BadInput.
+    """
+    names = _names(models)
+    if asked is not None:
+        found = next((m for m in models if m.id == asked), None)
+        if found is None and models:
+            raise BadInput("unknown --model", value=asked, expected=f"one of {names}")
+        return found or Model(asked), None
+    bases = [m for m in models if base(m, models) is m]
+    roots = {m.root for m in bases}
+    if len(bases) > 1 and (len(roots) > 1 or None in roots):
+        raise BadInput("the server has several models", value=names, next_step="choose one with --model")
+    if len(models) == 1:
+        return models[0], None
+    others = _names([m for m in models if m is not bases[0]])
+    return bases[
+        0
+    ], f"the server lists several names: {bases[0].id} is asked; --model chooses another of {others}"
+
+
+def base(model: Model, models: Sequence[Model]) -> Model:
+    """The model that an adapter belongs to; the model itself when it is none."""
+    seen = {model.id}
+    while model.parent is not None and model.parent not in seen:
+        above = next((m for m in models if m.id == model.parent), None)
+        if above is None:
+            break
+        seen.add(above.id)
+        model = above
+    return model
+
+
+def metrics_name(
+    model: Model, models: Sequence[Model], on_page: Sequence[str]
+) -> tuple[str | None, str | None]:
+    """Whose name the server's metrics carry (None: unknown), and what has to be said; `on_page` are the names there.
+
+    vLLM labels them with the first of a model's served names, requests of adapters included.
+    """
+    own = base(model, models)
+    aliases = [m.id for m in models if own.root is not None and m.root == own.root]
+    wanted = [model.id, own.id, *aliases]
+    found = next((name for name in wanted if name in on_page), None)
+    if found is None and len(on_page) == 1:
+        found = on_page[0]
+    if found is None and not on_page:
+        found = aliases[0] if aliases else own.id if models else None
+    note = None if found in (None, model.id) else f"metrics of {model.id} are those of {found}"
+    return found, note
+
+
+def longest(model: Model, models: Sequence[Model]) -> int | None:
+    """max_model_len: tokens of prompt and answer together; None where the server does not say."""
+    return model.max_model_len or base(model, models).max_model_len
+
+
+def no_model(target: object, path: str, status: int, is_list: bool, why: str) -> SourceUnavailable:
+    """The error when no model is named and the server lists none."""
+    kind = "lists no model" if is_list else "is not an OpenAI-compatible server"
+    reason = f": {why}" if is_list else f" {why}" if status == 200 else ""
+    return SourceUnavailable(
+        f"{target} {kind}: GET {path} answered {status}{reason}",
+        next_step="correct --host, or name the model with --model if the server lists none",
+    )
+
+
+def _model(entry: dict[str, Any]) -> Model:
+    longest = entry.get("max_model_len")
+    whole = isinstance(longest, int) and not isinstance(longest, bool) and longest > 0
+    return Model(
+        entry["id"], _text(entry.get("root")), _text(entry.get("parent")), longest if whole else None
+    )
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value.strip() else None
+
+
+def _names(models: Sequence[Model]) -> str:
+    more = len(models) - NAMED
+    return ", ".join(m.id for m in models[:NAMED]) + (f" and {more} more" if more > 0 else "")
