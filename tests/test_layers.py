@@ -18,7 +18,7 @@ LOAD_AS_DATA = {
 # room -> the rooms it may import, itself always included; the longest matching prefix names a module's room
 ALLOWED: dict[str, set[str]] = {
     "analysis": set(),
-    "loadgen": {"analysis.run", "analysis.errors", "analysis.histogram", "analysis.slo"},
+    "loadgen": {"analysis.run", "analysis.errors", "analysis.histogram", "analysis.redact", "analysis.slo"},
     "autoscale.profiles": {"analysis"},
     "autoscale.hpa": {"analysis.errors"},
     "autoscale.sim": {"analysis", "autoscale.profiles", "autoscale.hpa", *LOAD_AS_DATA},
