@@ -20,7 +20,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -101,18 +101,28 @@ def arrow_schema(table: str) -> pa.Schema:
 def create(path: Path | str, header: Mapping[str, Any]) -> Path:
     """Make the directory and write its header; returns the path.
 
-    Raises BadRun when the directory already holds a run: nothing measured is ever overwritten.
+    Raises BadRun when the directory already holds a run, or parts of one: nothing measured is ever overwritten or mixed.
     """
     path = Path(path)
-    if (path / HEADER).exists():
-        raise BadRun(
-            "the run directory already holds a run", value=str(path), next_step="choose another --run-dir"
-        )
+    check_unused(path)
     path.mkdir(parents=True, exist_ok=True)
     _write_json(
         path / HEADER, {"schema_version": SCHEMA_VERSION, "started_at": time.time(), **redacted(header)}
     )
     return path
+
+
+def check_unused(path: Path | str) -> None:
+    """Raises BadRun when the directory holds a run, or requests of one whose header is gone: they would become this run's."""
+    path = Path(path)
+    older = [path / HEADER] if (path / HEADER).exists() else []
+    for table in ("requests", "itl"):
+        older += [file for file in (path / f"{table}.parquet", *_parts(path, table)) if file.exists()]
+    if older:
+        what = "a run" if older[0].name == HEADER else f"{older[0].name}, of an older run"
+        raise BadRun(
+            f"the run directory already holds {what}", value=str(path), next_step="choose another --run-dir"
+        )
 
 
 def update(path: Path | str, **changes: Any) -> None:
@@ -132,31 +142,35 @@ def write_table(
 
     `columns` maps column names to equally long sequences; missing columns become null, unknown ones raise KeyError.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
+
+    arrow = arrow_table(table, columns)
+    target = Path(path) / (f"{table}.{part}.part.parquet" if part else f"{table}.parquet")
+    with _replacing(target) as temporary:
+        pq.write_table(arrow, temporary, compression="zstd")
+    return target
+
+
+def arrow_table(table: str, columns: Mapping[str, Any] | pd.DataFrame | pa.Table) -> pa.Table:
+    """These columns with the schema of `table`; see `write_table`. Raises what Arrow raises for a value that does not fit."""
+    import pyarrow as pa
 
     schema = arrow_schema(table)
     if isinstance(columns, pa.Table):
-        arrow = columns.cast(schema)
-    else:
-        given: dict[str, Any] = dict(columns.items())  # type: ignore[arg-type]  # a DataFrame's labels are our column names
-        if unknown := sorted(set(given) - set(schema.names)):
-            raise KeyError(f"table {table} has no column {unknown}")
-        length = len(next(iter(given.values()))) if given else 0
-        arrow = pa.table(
-            {
-                f.name: pa.array(given[f.name], type=f.type, from_pandas=True)
-                if f.name in given
-                else pa.nulls(length, f.type)
-                for f in schema
-            },
-            schema=schema,
-        )
-    target = Path(path) / (f"{table}.{part}.part.parquet" if part else f"{table}.parquet")
-    temporary = target.with_suffix(".tmp")
-    pq.write_table(arrow, temporary, compression="zstd")
-    os.replace(temporary, target)
-    return target
+        return columns.cast(schema)
+    given: dict[str, Any] = dict(columns.items())  # type: ignore[arg-type]  # a DataFrame's labels are our column names
+    if unknown := sorted(set(given) - set(schema.names)):
+        raise KeyError(f"table {table} has no column {unknown}")
+    length = len(next(iter(given.values()))) if given else 0
+    return pa.table(
+        {
+            f.name: pa.array(given[f.name], type=f.type, from_pandas=True)
+            if f.name in given
+            else pa.nulls(length, f.type)
+            for f in schema
+        },
+        schema=schema,
+    )
 
 
 def merge_parts(path: Path | str, table: str) -> None:
@@ -351,6 +365,18 @@ def _json_lines(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
-    os.replace(temporary, file)
+    with _replacing(file) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """A file beside `target` that takes its place once it is written; what a full disk holds of it is removed."""
+    temporary = target.with_suffix(".tmp")
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise

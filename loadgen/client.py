@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.errors import SourceUnavailable
-from loadgen import stream
+from loadgen import descriptors, stream
 from loadgen.reading import READ_BYTES, KernelClock, Reader, ask_for_stamps
 from loadgen.refusals import tls_step
 from loadgen.target import Target, tls_context
@@ -128,6 +128,11 @@ class Connection:
         self._tls: ssl.SSLObject | None = None
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.socket = _Socket(family, socket.SOCK_STREAM)
+        try:
+            descriptors.check(self.socket.fileno())
+        except OSError:
+            self.socket.close()
+            raise
         self.socket.setblocking(False)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         ask_for_stamps(self.socket)
@@ -149,12 +154,17 @@ class Connection:
             self._failed(OSError(code, _reason(code)))
             return
         context = self._pool.tls
+        try:
+            self._reader.add(
+                self.socket, self._take if context is None else self._take_handshake, self._failed
+            )
+        except OSError as error:  # the system watches no more sockets
+            self._failed(error)
+            return
         if context is None:
-            self._reader.add(self.socket, self._take, self._failed)
             self._opened()
             return
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=self._pool.target.host)
-        self._reader.add(self.socket, self._take_handshake, self._failed)
         self._handshake()
 
     def _take_handshake(self, data: bytes, _read_s: float, _stamp_ns: int) -> None:
@@ -364,9 +374,14 @@ class Client:
                 break
             connection.close()
         else:
-            connection = next((c for c in self._opening if c.exchange is None), None) or self._connect()
             exchange.waited = True
             self.waited += 1
+            try:
+                connection = next((c for c in self._opening if c.exchange is None), None) or self._connect()
+            except OSError as error:
+                exchange.failure = ("connection_error", _sentence(error, self.target))
+                gevent.get_hub().loop.run_callback(self._unconnected, exchange)
+                return
         connection.send(exchange)
         self._keep_spares()
 
@@ -378,7 +393,8 @@ class Client:
         wanted = min(connections, self.limits.max_connections)
         wanted += self._spares(wanted)  # now, or they are opened amid the first tokens
         for _ in range(wanted - len(self._idle) - len(self._opening)):
-            self._connect()
+            if not self._connect_spare():
+                break
         deadline_s = now_s() + timeout_s
         while self._opening and now_s() < deadline_s:
             gevent.sleep(0.002)
@@ -394,7 +410,9 @@ class Client:
         self._sweeper.stop()
         self._sweeper.close()
         for exchange in list(self.in_flight):
-            if exchange.connection is not None:
+            if exchange.connection is None:  # found none, and about to end for that
+                self._unconnected(exchange)
+            else:
                 exchange.connection.give_up(status, error)
         for connection in (*self._idle, *self._opening):
             connection.close()
@@ -436,9 +454,24 @@ class Client:
         self._opening.add(connection)
         return connection
 
+    def _connect_spare(self) -> bool:
+        """Open a connection that no request waits for; whether the system allows one more."""
+        try:
+            self._connect()
+        except OSError as error:
+            self.last_refusal = error
+            return False
+        return True
+
+    def _unconnected(self, exchange: Exchange) -> None:
+        """End a request for which the system gives no connection."""
+        if exchange in self.in_flight:
+            self.in_flight.discard(exchange)
+            exchange.over(exchange)
+
     def _keep_spares(self) -> None:
         if len(self._idle) + len(self._opening) < self._spares(len(self.in_flight)) and not self._closed:
-            self._connect()
+            self._connect_spare()
 
     def _spares(self, busy: int) -> int:
         return min(SPARE + busy // SPARE_SHARE, self.limits.max_connections - busy)

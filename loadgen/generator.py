@@ -17,6 +17,7 @@ import gevent.event
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from loadgen import failing
 from loadgen.arrivals import Arrivals
 from loadgen.client import Client, Exchange
 from loadgen.clock import Alarm, Clock, now_s, sleep_exactly, wait_until
@@ -35,6 +36,7 @@ LOT = 16  # users woken at once: with what they ask for, they take a slice
 WARM = 64  # connections opened before the start, at most
 FLUSH_S = 1.0
 SAMPLE_S = 0.5
+INTERRUPTED = "the run was interrupted before the answer"
 
 
 class Offered(Protocol):
@@ -79,6 +81,7 @@ class Generator:
         self._hungry = gevent.event.Event()
         self._alarm: Alarm | None = None
         self._sent = 0
+        self._hurried = False  # the grace is over
         self._parsing_s = 0.0  # what one answer takes to parse, at the upper end
         self._asked: deque[tuple[Exchange, int]] = (
             deque()
@@ -209,6 +212,10 @@ class Generator:
 
     # --- closed loop -------------------------------------------------------------------------------------------------
 
+    def paused(self, length_s: float, asked: bool) -> None:
+        """Count that a user waits so long after a failure, and whether because the server asked."""
+        self._batch.pauses.append((length_s, asked))
+
     def request(self, number: int, prompt: int, output: int, prefix: int = 0, stage: int = 0) -> Exchange:
         """Send one request for a user and wait for its end (in a greenlet)."""
         ended = gevent.event.Event()
@@ -288,8 +295,8 @@ class Generator:
     def _parse(self, until_s: float) -> None:
         while self._ended and (begun_s := now_s()) < until_s:
             done = measured(self._ended.popleft())
-            self._vitals.saw(done)
             self._batch.add(done, self.worker, self.clock)
+            self._vitals.saw(done)
             self._on_done(done)
             self._parsing_s = max(now_s() - begun_s, 0.9 * self._parsing_s)
 
@@ -317,29 +324,48 @@ class Generator:
             self._vitals.take(now, len(self.client.in_flight), self.client.waited, waiting, self._sent)
         )
 
+    def hurry(self) -> None:
+        """Cut the grace of `stop` short."""
+        self._hurried = True
+        self.finished.set()
+
     def stop(self, cut_s: float, grace_s: float) -> None:
-        """Plan nothing after `cut_s`, wait up to `grace_s` for what is in flight, cancel the rest, report the last batch."""
+        """Plan nothing after `cut_s`, wait up to `grace_s` for what is in flight, cancel the rest, report the last batch.
+
+        What has no answer then is cancelled, and every step is taken, whatever happened to the others.
+        """
         self.cut_s = min(self.cut_s, cut_s)
-        if self._alarm is not None:
-            self._send_due()
-            self.finished.wait(timeout=grace_s)
-        else:
-            self._asked.clear()
-            until_s = now_s() + grace_s
-            while self.client.in_flight and now_s() < until_s:
-                gevent.sleep(0.02)
+        self._attempt(self._wait_for_answers, grace_s)
+        late = grace_s > 0 and not self._hurried
+        reason = f"no complete answer within {grace_s:g} s after the end of the load" if late else INTERRUPTED
         self._ready.clear()
         self._asked.clear()
         self._exhausted = True
-        self.client.close("cancelled", f"no complete answer within {grace_s:g} s after the end of the load")
+        self._attempt(self.client.close, "cancelled", reason)
         if self._alarm is not None:
-            self._alarm.close()
+            self._attempt(self._alarm.close)
             self._alarm = None
         while self._answered:
             self._answered.popleft().set()
         while self._ended:
-            self._parse(math.inf)
-        self._sample()
-        self.flush()
-        self._vitals.close()
+            self._attempt(self._parse, math.inf)
+        self._attempt(self._sample)
+        self._attempt(self.flush)
+        self._attempt(self._vitals.close)
         gevent.killall([g for g in self._greenlets if g is not gevent.getcurrent()], block=False)
+
+    def _wait_for_answers(self, grace_s: float) -> None:
+        if self._alarm is not None:
+            self._send_due()
+            self.finished.wait(timeout=grace_s)
+            return
+        self._asked.clear()  # by users, and never sent
+        until_s = now_s() + grace_s
+        while self.client.in_flight and now_s() < until_s and not self._hurried:
+            gevent.sleep(0.02)
+
+    def _attempt(self, step: Callable[..., None], *arguments: Any) -> None:
+        try:
+            step(*arguments)
+        except Exception as error:  # noqa: BLE001 -- told, and the next step is taken all the same
+            failing.tell(error)

@@ -16,8 +16,9 @@ import gevent.event
 import gevent.lock
 from locust.runners import MasterRunner
 
+from analysis import run
 from analysis.errors import AutoscaleError, BadInput
-from loadgen import clock, session, summary
+from loadgen import clock, failing, session, summary
 from loadgen.endpoint import Server, probe
 from loadgen.fitting import fitting
 from loadgen.options import Options, read_access
@@ -32,6 +33,10 @@ FAIL_AFTER_S = 0.5  # Locust is still starting when a run fails to begin
 ALMOST_S = 4.0  # a run that is stopped so shortly before the end of its plan goes on to it
 LAST_WORD_S = 10.0  # how long the master waits for the last batches of its workers, after the grace
 DECISIVE = ("model", "prompts", "ignore_eos", "stream")  # options that the look at the server depends on
+EXIT_INTERRUPTED = 130
+MOST_DROPPED = (
+    0.05  # of the planned requests; beyond it the run did not offer its plan, and the exit code is 1
+)
 FAMILY = uuid.uuid4().hex  # drawn before --processes forks: the master's and its workers', nobody else's
 
 
@@ -53,8 +58,10 @@ class Owning:
         self.options = Options({})
         self.ready: set[str] = set()
         self.tag = ""  # of the requests of this run
+        self.begun = False  # an interrupt reaches Locust's main loop
         self._preparing: gevent.Greenlet | None = None  # between Locust's start and the run's
-        self._ending = False
+        self._ending = self._failed = False
+        self._hurried = gevent.event.Event()
         self._settled = gevent.event.Event()
         self._books = gevent.lock.RLock()  # writing may yield: no batch is half taken when the run is settled
 
@@ -66,6 +73,8 @@ class Owning:
         chosen = Options.of(environment.parsed_options)
         chosen.check()
         self._check_alone(chosen)
+        if chosen.run_dir is not None:
+            run.check_unused(chosen.run_dir)
         if (
             environment.parsed_options.headless
             and not chosen.open_loop
@@ -114,11 +123,13 @@ class Owning:
 
     def begin(self, **_: Any) -> None:
         """Listener of test_start."""
-        self._ending = False
+        self.begun = True
+        self._ending = self._failed = False
+        self._hurried.clear()
         try:
             self._begin()
-        except AutoscaleError as error:  # what the web form says is only known now
-            self._fail(str(error), error.exit_code)
+        except Exception as error:  # noqa: BLE001 -- what the web form says is only known now, and Locust would go on
+            self.failed(error)
 
     def _begin(self) -> None:
         chosen = self.options = Options.of(self.environment.parsed_options)
@@ -171,11 +182,13 @@ class Owning:
         try:
             owner = session.Owner(self.options, self.endpoint, self.server, start_unix_s, self.tag, names)
         except AutoscaleError as error:
-            self._fail(str(error), error.exit_code)
+            self.failed(error)
             return
         self.owner = self.latest = owner
         self._preparing = None
         log.info("Recording in %s", owner.path)
+        if (shortage := owner.shortage()) is not None:
+            log.warning("%s", shortage)
         self._tell_all(runner, "llm_start", {"start_unix_s": start_unix_s})
         if isinstance(runner, MasterRunner):
             gevent.spawn(self._watch_workers, runner, owner)
@@ -193,14 +206,31 @@ class Owning:
             else:
                 self.environment.llm_worker.end(data["cut_s"], data["grace_s"])
 
-    def _fail(self, sentence: str, exit_code: int) -> None:
-        """End a run that could not begin; the web UI shows why among its exceptions."""
+    def failed(self, error: Exception) -> None:
+        """End the run because of an exception in this process."""
+        said = failing.describe(error)
+        self._fail(said["error"], said["exit_code"], said["traceback"])
+
+    def _fail(self, sentence: str, exit_code: int, trace: str | None) -> None:
+        """End a run that cannot begin or go on, with the first reason only; the web UI shows it among its exceptions."""
+        owner, runner = self.owner, self.environment.runner
+        if trace is not None:
+            place = failing.keep(trace, None if owner is None else owner.path)
+            sentence += f". The traceback is in {place}" if place else f". {trace.splitlines()[-2].strip()}"
+        if self._failed:
+            log.debug("%s", sentence)
+            return
+        self._failed = True
         log.error("%s", sentence)
-        runner = self.environment.runner
+        if owner is not None:
+            owner.stop(sentence, clock.unix_now_s(), "failed")
         runner.log_exception("local", sentence, "")
-        if self.environment.parsed_options.headless:
+        self._exit_with(exit_code)
+        gevent.spawn_later(FAIL_AFTER_S, lambda: self._plan_is_over(self.owner))  # it may have begun by then
+
+    def _exit_with(self, exit_code: int) -> None:
+        if self.environment.parsed_options.headless:  # the web UI goes on
             self.environment.process_exit_code = exit_code
-        gevent.spawn_later(FAIL_AFTER_S, self._plan_is_over, self.owner)
 
     # --- messages ----------------------------------------------------------------------------------------------------
 
@@ -213,13 +243,19 @@ class Owning:
 
     def hear(self, kind: str, data: dict[str, Any]) -> None:
         """A message of a worker."""
+        try:
+            self._hear(kind, data)
+        except Exception as error:  # noqa: BLE001 -- Locust would print it and go on without what the message said
+            self.failed(error)
+
+    def _hear(self, kind: str, data: dict[str, Any]) -> None:
         owner, name = self.owner, data["worker"]
         if kind == "llm_ready":
             self.ready.add(name)
         elif kind == "llm_clock":
             self.offsets[name] = tuple(data["offset"])
         elif kind == "llm_failed":
-            self._fail(data["error"], data["exit_code"])
+            self._fail(data["error"], data["exit_code"], data["traceback"])
         elif owner is None:
             return
         elif kind == "llm_batch":
@@ -245,6 +281,9 @@ class Owning:
             for client_id, name in self.names.items():
                 if not self._alive(runner, client_id) and name not in self.last_words:
                     owner.worker_lost(name, clock.unix_now_s())
+            if self.owner is owner and len(owner.lost) == len(self.names):
+                owner.stop("every worker was lost", clock.unix_now_s())
+                self._plan_is_over(owner)
 
     def _alive(self, runner: MasterRunner, client_id: str) -> bool:
         """Whether a worker sends heartbeats, and, where --processes forked it, whether it runs."""
@@ -265,40 +304,85 @@ class Owning:
 
     # --- end ---------------------------------------------------------------------------------------------------------
 
-    def end(self, **_: Any) -> None:
-        """Listener of test_stopping: settle the run, once."""
+    def quit(self) -> None:
+        """Listener of quitting: settle the run. One that had not ended by itself was interrupted."""
+        ending = self._ending and not self._settled.is_set()
+        interrupted = ending or self._preparing is not None or self.owner is not None
+        self.end(interrupted=True)
+        if interrupted and not self._failed:
+            self.environment.process_exit_code = EXIT_INTERRUPTED
+
+    def hurry(self) -> None:
+        """Wait no longer for answers: what is in flight is cancelled."""
+        if not self._ending or self._settled.is_set() or self._hurried.is_set():
+            return
+        log.warning("Interrupted while waiting for answers: what is in flight is cancelled")
+        self._hurried.set()
+        runner = self.environment.runner
+        if isinstance(runner, MasterRunner):
+            for client_id in self.names:
+                runner.send_message("llm_end", {"cut_s": 0.0, "grace_s": 0.0}, client_id)
+        else:
+            self.environment.llm_worker.hurry()
+
+    def end(self, interrupted: bool = False, **_: Any) -> None:
+        """Listener of test_stopping: settle the run, once. Whoever comes while that goes on ends the wait for answers."""
+        if self._ending:
+            self.hurry()
+            self._settled.wait(timeout=self.longest_end_s())
+            return
         owner = self.owner
         if owner is None:
             self._give_up()
             return
-        if self._ending:
-            self._settled.wait(timeout=LAST_WORD_S)
-            return
         self._ending = True
         self._settled.clear()
+        try:
+            self._settle(owner, interrupted)
+        except Exception as error:  # noqa: BLE001 -- the last thing that a run does must not hide what it was
+            trouble = owner.writer.trouble
+            self._fail(trouble, AutoscaleError.exit_code, None) if trouble else self.failed(error)
+        finally:
+            self.owner = None
+            self._settled.set()
+
+    def _settle(self, owner: session.Owner, interrupted: bool) -> None:
         chosen = self.options
         elapsed_s = clock.unix_now_s() - owner.started_at
         planned_s = owner.plan.duration_s if chosen.open_loop else float(chosen.run_time or math.inf)
-        natural = elapsed_s >= planned_s - ALMOST_S and chosen.find_capacity is None
-        cut_s = planned_s if natural else elapsed_s
-        if natural and elapsed_s < planned_s:
-            gevent.sleep(planned_s - elapsed_s)
+        broken = interrupted or self._failed or owner.writer.trouble is not None
+        natural = elapsed_s >= planned_s - ALMOST_S and chosen.find_capacity is None and not broken
+        if natural:
+            natural = not self._hurried.wait(timeout=max(0.0, planned_s - elapsed_s))
+        cut_s = planned_s if natural else min(planned_s, clock.unix_now_s() - owner.started_at)
         grace_s = float(chosen.grace) if natural else 0.0
         users = int(self.environment.runner.user_count) or self.environment.parsed_options.num_users
         runner = self.environment.runner
         if isinstance(runner, MasterRunner):
             self._end_workers(runner, cut_s, grace_s)
         else:
-            worker = self.environment.llm_worker
-            worker.end(cut_s, grace_s)
+            self.environment.llm_worker.end(cut_s, grace_s)
         if owner.found is not None and owner.found["rate_rps"] is None:
-            self.environment.process_exit_code = 1  # the answer is no
+            self._exit_with(1)  # the answer is no
         self.owner = None
         with self._books:
             finished = owner.finish(cut_s, clock.unix_now_s(), users, self.offsets)
         sys.stdout.write(summary.table(finished) + "\n")
         sys.stdout.flush()
-        self._settled.set()
+        self._judge(owner, finished)
+
+    def _judge(self, owner: session.Owner, finished: run.Run) -> None:
+        """Exit code 1 when the run is not the one that was asked for, though it went to its end."""
+        reason = owner.writer.trouble
+        if owner.lost:
+            reason = reason or f"lost {', '.join(sorted(owner.lost))} of {len(self.names)} workers"
+        unsent = finished.header["client"]["unsent"]
+        if unsent and not reason and unsent > MOST_DROPPED * len(finished.requests):
+            share = unsent / len(finished.requests)
+            reason = f"{share:.0%} of the planned requests were not sent (bound {MOST_DROPPED:.0%})"
+        if reason and not self._failed:
+            log.error("The run is not as planned: %s", reason)
+            self._exit_with(1)
 
     def longest_end_s(self) -> float:
         """How long `end` may wait for the rest of the plan, for answers and for workers."""
@@ -317,6 +401,7 @@ class Owning:
             runner.send_message("llm_end", {"cut_s": cut_s, "grace_s": grace_s}, client_id)
         deadline_s = clock.now_s() + grace_s + LAST_WORD_S
         alive_s = clock.now_s()
+        hurried = False
         while clock.now_s() < min(deadline_s, alive_s + UNREAD_S):
             silent = [client_id for client_id, name in asked.items() if name not in self.last_words]
             if not silent:
@@ -324,6 +409,8 @@ class Owning:
             if any(self._alive(runner, client_id) for client_id in silent):
                 alive_s = clock.now_s()
             gevent.sleep(0.05)
+            if self._hurried.is_set() and not hurried:
+                hurried, deadline_s = True, min(deadline_s, clock.now_s() + LAST_WORD_S)
         for name in self.names.values():
             if self.owner is not None and name not in self.last_words:
                 self.owner.worker_lost(name, clock.unix_now_s())

@@ -45,7 +45,7 @@ _epoll = gevent.monkey.get_original("select", "epoll") if rounds.USABLE else Non
 _sleep = gevent.monkey.get_original("time", "sleep")
 
 Take = Callable[[bytes, float, int], None]
-_Handler = tuple[Take, Callable[[OSError], None]]
+_Handler = tuple[Take, Callable[[Exception], None]]
 
 
 class KernelClock:
@@ -108,15 +108,14 @@ class Reader:
             self._watcher = gevent.get_hub().loop.io(self._epoll.fileno(), READ)
             self._watcher.start(self._round)
 
-    def add(self, connection: socket.socket, take: Take, failed: Callable[[OSError], None]) -> None:
-        """Read from this socket; replaces earlier callbacks."""
+    def add(self, connection: socket.socket, take: Take, failed: Callable[[Exception], None]) -> None:
+        """Read from this socket; replaces earlier callbacks. Raises OSError when the system watches no more sockets."""
         fd = connection.fileno()
         known = fd in self._handlers
-        self._handlers[fd] = (take, failed)
-        if known:
-            return
-        if self._epoll is not None:
+        if self._epoll is not None and not known:
             self._epoll.register(fd, READ)
+        self._handlers[fd] = (take, failed)
+        if known or self._epoll is not None:
             return
         self._watchers[fd] = watcher = gevent.get_hub().loop.io(fd, READ)
         watcher.start(self._read_one, fd, connection.recv)
@@ -170,7 +169,10 @@ class Reader:
             # a callback may have closed the socket; its number may be another one's by now
             if handler is not None and handlers.get(fd) is handler:
                 if size >= 0:
-                    handler[0](data, read_s, stamp_ns)
+                    try:
+                        handler[0](data, read_s, stamp_ns)
+                    except Exception as error:  # noqa: BLE001 -- this connection's alone: the others are read on
+                        handler[1](error)
                 elif -size not in AGAIN:
                     handler[1](OSError(-size, os.strerror(-size)))
             if now_s() > until_s:

@@ -29,7 +29,7 @@ from loadgen.endpoint import Server
 from loadgen.generator import Sample
 from loadgen.options import Options
 from loadgen.probing import Probe, Probes
-from loadgen.records import RunWriter
+from loadgen.records import RunWriter, disk_bytes, free_bytes
 from loadgen.refusals import rate_limited
 from loadgen.stopping import Watch, parse_rules
 from loadgen.traffic import LoadPlan
@@ -55,12 +55,14 @@ class Owner:
         self.plan: LoadPlan = options.plan()
         self.found: dict[str, Any] | None = None  # what --find-capacity found
         self.probes: tuple[Probe, ...] = ()  # and the rates that it tried
-        self.stopped: str | None = None  # why a rule of --stop-when ended the run
+        self.stopped: str | None = None  # why the run ended early: a rule of --stop-when, a fault
         self._due = _Due(self.plan) if options.open_loop and options.find_capacity is None else None
         self._watch = Watch(parse_rules(options.stop_when, options.slo))
         self._samples: dict[str, list[tuple[float, ...]]] = {}
-        self._lost: dict[str, float] = {}  # worker -> when it was found to be gone
+        self.lost: dict[str, float] = {}  # worker -> when it was found to be gone, in s since the start
         self._last_batch_s: dict[str, float] = {}
+        self._rows: dict[str, int] = {}  # worker -> rows that it reported
+        self._pauses: list[tuple[float, bool]] = []  # of a closed loop's users after failures
         planned = options.open_loop and options.find_capacity is None
         stages = list(self.plan.stages) if planned else []
         path = Path(options.run_dir) if options.run_dir else _fresh_directory(started_at, endpoint)
@@ -112,20 +114,42 @@ class Owner:
         """The run directory."""
         return self.writer.path
 
+    def shortage(self) -> str | None:
+        """A sentence when the disk may be full before the end of the plan; None = there is room enough, or nobody knows."""
+        if self._due is None:
+            return None
+        needed = disk_bytes(self.plan.expected_requests, self.plan.duration_s, len(self.workers))
+        free = free_bytes(self.path)
+        if free >= needed:
+            return None
+        return (
+            f"the disk of {self.path} has {free / 1e6:.3g} MB free and the run may take {needed / 1e6:.3g} MB: "
+            "it stops when the disk is full. Free space or choose another --run-dir"
+        )
+
+    def stop(self, reason: str, now_unix_s: float, kind: str = "stopped") -> bool:
+        """Note why the run ends early, the first reason only; whether this was it."""
+        if self.stopped is not None:
+            return False
+        self.stopped = reason
+        self.writer.event(now_unix_s - self.started_at, kind, reason)
+        return True
+
     def take(
         self, worker: str, batch: Mapping[str, Any], samples: Sequence[Sequence[float]], now_unix_s: float
     ) -> None:
         """Write one worker's batch."""
         self.writer.add(worker, batch)
+        self._rows[worker] = self._rows.get(worker, 0) + len(batch["rows"])
+        self._pauses += [tuple(pause) for pause in batch["pauses"]]
         now_s = now_unix_s - self.started_at
         self._watch.add(batch["rows"], now_s)
         if samples:
             self._watch.level(worker, int(samples[-1][IN_FLIGHT_COLUMN]), now_s)
         self._samples.setdefault(worker, []).extend(tuple(sample) for sample in samples)
         self._last_batch_s[worker] = now_s
-        if self.stopped is None and (reason := self._watch.reason()):
-            self.stopped = reason
-            self.writer.event(now_s, "stopped", reason)
+        if reason := self.writer.trouble or self._watch.reason():
+            self.stop(reason, now_unix_s)
 
     def rates(self, most: int) -> list[tuple[float, float, float]]:
         """(end in s, offered, delivered in requests/s) of about `most` intervals so far; delivered is what was sent.
@@ -154,13 +178,13 @@ class Owner:
 
     def worker_lost(self, worker: str, now_unix_s: float) -> None:
         """Note that a worker is gone; its requests are accounted for at the end."""
-        if worker not in self._lost and worker in self.workers.values():
-            self._lost[worker] = now_unix_s - self.started_at
-            self.writer.event(self._lost[worker], "worker_lost", f"worker {worker} was lost", worker=worker)
+        if worker not in self.lost and worker in self.workers.values():
+            self.lost[worker] = now_unix_s - self.started_at
+            self.writer.event(self.lost[worker], "worker_lost", f"worker {worker} was lost", worker=worker)
 
     def worker_found(self, worker: str) -> None:
         """Take back what `worker_lost` said: the worker was only silent, and has reported everything."""
-        if self._lost.pop(worker, None) is not None:
+        if self.lost.pop(worker, None) is not None:
             self.writer.event(
                 self._last_batch_s.get(worker, 0.0),
                 "worker_found",
@@ -171,7 +195,8 @@ class Owner:
     def finish(
         self, until_s: float, now_unix_s: float, users: int | None, offsets: Mapping[str, tuple[float, float]]
     ) -> run.Run:
-        """Settle the accounts up to `until_s` (seconds since the start) and complete the directory.
+        """Settle the accounts up to `until_s` (seconds since the start) and complete the directory. Raises BadRun when it is
+        gone.
 
         `users` is the size of a closed loop, `offsets` the (clock offset, its uncertainty) in s measured per worker; null
         in the header where none was.
@@ -198,7 +223,7 @@ class Owner:
                 sample_columns(self._samples),
                 self.options.max_in_flight if self.options.open_loop else None,
             )
-        for worker, lost_s in self._lost.items():
+        for worker, lost_s in self.lost.items():
             client["verdict"] = "limited"
             client.setdefault("lost_workers", []).append({"worker": worker, "time_s": round(lost_s, 3)})
         client["unsent"] = unsent
@@ -216,11 +241,12 @@ class Owner:
             load={**header["load"], "stages": stages},
             client=client,
             stopped=self.stopped,
+            **({} if self.options.open_loop else {"pauses": self._paused()}),
             **({} if self.found is None else {"find_capacity": self.found}),
             workers=[
                 {
                     "name": name,
-                    "lost_at_s": self._lost.get(name),
+                    "lost_at_s": self.lost.get(name),
                     "clock_offset_s": offsets.get(name, (None, None))[0],
                     "clock_uncertainty_s": offsets.get(name, (None, None))[1],
                 }
@@ -230,13 +256,22 @@ class Owner:
 
     def _why_missing(self, index: int) -> str:
         worker = self.workers[index]
-        if worker in self._lost:
+        if worker in self.lost:
             last_s = self._last_batch_s.get(worker)
             since = (
                 "before its first report" if last_s is None else f"after its last report at {last_s:.1f} s"
             )
             return f"worker {worker} was lost {since}"
+        sent = self._samples[worker][-1][SENT_COLUMN] if self._samples.get(worker) else 0
+        if sent > self._rows.get(worker, 0):
+            return f"worker {worker} left no record of it; it may have been sent"
         return f"the {'run' if self.found is None else 'probe'} ended while the request waited for a seat"
+
+    def _paused(self) -> dict[str, Any]:
+        """How often and how long users waited after failures, and how often because the server asked (Retry-After)."""
+        lengths = [length_s for length_s, _ in self._pauses]
+        asked = sum(asked for _, asked in self._pauses)
+        return {"number": len(lengths), "seconds": round(sum(lengths), 3), "retry_after": asked}
 
 
 def sample_columns(samples: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, Any] | None:

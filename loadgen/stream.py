@@ -11,9 +11,11 @@ a dying engine sends an error event and then [DONE], all under status 200; a str
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +26,10 @@ from loadgen.refusals import retry_after
 
 RETRY_AFTER = re.compile(rb"\r\nretry-after:([^\r\n]{1,40})", re.IGNORECASE)
 HEAD_LIMIT = 65_536  # bytes of headers after which the peer is not taken for an HTTP server
+MOST_TOKENS = 2**31 - 1  # of one request; a count beyond it is no count
+LONGEST_REASON = 500  # characters of what a server said that are kept
+BOM = b"\xef\xbb\xbf"
+_JSON = json.JSONDecoder(strict=False)  # a control character in a text is odd and harmless
 
 
 def _bytes(text: bytes) -> NDArray[np.uint8]:
@@ -121,7 +127,25 @@ def read_answer(
     failure: tuple[str, str] | None = None,
 ) -> Answer:
     """The answer in these reads. `failure` is (status, error) when the client gave up; None: the response ended or the
-    peer closed the connection."""
+    peer closed the connection.
+
+    Total: whatever the bytes are, there is an answer with a status, and where it is not ok a reason that can be printed.
+    """
+    answer = _read_answer(stamps_s, reads, failure)
+    return answer if answer.error is None else replace(answer, error=printable(answer.error))
+
+
+def unreadable(error: Exception, reads: Sequence[bytes]) -> Answer:
+    """The answer that nothing could be made of, because of this error in reading it."""
+    what = f"the answer of {sum(map(len, reads))} bytes could not be read: {type(error).__name__}: {error}"
+    return _without_answer("incomplete", printable(what))
+
+
+def _read_answer(
+    stamps_s: Sequence[float] | NDArray[np.float64],
+    reads: Sequence[bytes],
+    failure: tuple[str, str] | None,
+) -> Answer:
     raw = b"".join(reads)
     try:
         head = parse_head(raw)
@@ -154,6 +178,8 @@ def read_answer(
         status, reason = "incomplete", f"the response ended without {missing}"
     elif not ended:
         status, reason = "incomplete", "the connection was closed before the end of the response"
+    elif facts.odd is not None:
+        status, reason = "incomplete", facts.odd
     elif head.event_stream and not len(times):
         status, reason = "incomplete", "the stream held no token"
     else:
@@ -172,16 +198,52 @@ def read_answer(
 
 def error_message(body: bytes) -> str | None:
     """The sentence in an error body (`error.message`, or FastAPI's `detail`); None when there is none."""
-    try:
-        content = json.loads(body)
-    except ValueError:
-        return None
+    content = decoded(body)
     if not isinstance(content, dict):
         return None
     error = content.get("error", content.get("detail"))
     if isinstance(error, dict):
         error = error.get("message")
-    return None if error is None else str(error)
+    return None if error is None else error if isinstance(error, str) else _brief(error)
+
+
+def decoded(text: bytes) -> Any:
+    """The JSON value in this text; None where it is none, or one that is nested too deeply to be read."""
+    try:
+        return _JSON.decode(text.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def printable(text: str) -> str:
+    """The text as one line that can be written and printed anywhere: what cannot is escaped, what is long is cut."""
+    line = " ".join(text[: 4 * LONGEST_REASON].split())
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return shown if len(shown) <= LONGEST_REASON else shown[: LONGEST_REASON - 3] + "..."
+
+
+def looks_failed(reads: Sequence[bytes], failure: tuple[str, str] | None) -> bool:
+    """Whether the request failed, from the status line and the last bytes alone: for whoever cannot wait for the answer."""
+    if failure is not None or not reads or reads[0][9:12] != b"200":
+        return True
+    tail = b"".join(reads[-3:])[-400:]
+    return b"event-stream" in reads[0][:2000].lower() and (b"[DONE]" not in tail or b'"error"' in tail)
+
+
+def retry_after_s(reads: Sequence[bytes], now_unix_s: float) -> float:
+    """The seconds that the server asks to wait in Retry-After (a number, or a date); NaN where it asks nothing."""
+    for line in b"".join(reads[:2])[:HEAD_LIMIT].split(b"\r\n\r\n", 1)[0].split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        if name.strip().lower() == b"retry-after":
+            text = value.decode("latin-1").strip()
+            try:
+                wait_s = (
+                    float(text) if text.isdigit() else parsedate_to_datetime(text).timestamp() - now_unix_s
+                )
+            except (ValueError, OverflowError):
+                return math.nan
+            return max(0.0, wait_s)
+    return math.nan
 
 
 # --- inside ----------------------------------------------------------------------------------------------------------
@@ -189,28 +251,47 @@ def error_message(body: bytes) -> str | None:
 
 @dataclass(slots=True)
 class _Facts:
-    """What a body says besides tokens. `done`: it came to its proper end."""
+    """What a body says besides tokens. `done`: it came to its proper end; `odd`: what in it is not as OpenAI's."""
 
     done: bool = False
     error: str | None = None
+    odd: str | None = None
     prompt_tokens: int | None = None
     output_tokens: int | None = None
     reasoning_tokens: int = 0
     reasoned: bool = False  # reasoning was streamed
 
     def take_usage(self, content: dict[str, Any]) -> None:
+        """A count is taken when it is one; anything else stays null, and the answer is odd."""
         usage = content.get("usage")
-        if isinstance(usage, dict):
-            self.prompt_tokens = usage.get("prompt_tokens", self.prompt_tokens)
-            self.output_tokens = usage.get("completion_tokens", self.output_tokens)
-            details = usage.get("completion_tokens_details")
-            reasoning = details.get("reasoning_tokens") if isinstance(details, dict) else None
-            if isinstance(reasoning, int) and reasoning >= 0:
-                self.reasoning_tokens = reasoning
+        if usage is None:
+            return
+        if not isinstance(usage, dict):
+            self.odd = f"usage is {_brief(usage)}; expected an object"
+            return
+        self.prompt_tokens = self._count(usage, "prompt_tokens", self.prompt_tokens)
+        self.output_tokens = self._count(usage, "completion_tokens", self.output_tokens)
+        details = usage.get("completion_tokens_details")
+        if isinstance(details, dict):
+            self.reasoning_tokens = self._count(details, "reasoning_tokens", self.reasoning_tokens) or 0
 
     def hidden_tokens(self) -> int:
         """Tokens of the usage that no event carried: reasoning that the server keeps to itself."""
         return 0 if self.reasoned else min(self.reasoning_tokens, self.output_tokens or 0)
+
+    def _count(self, usage: dict[str, Any], name: str, before: int | None) -> int | None:
+        value = usage.get(name)
+        if value is None:
+            return before
+        if type(value) is int and 0 <= value <= MOST_TOKENS:
+            return value
+        self.odd = (
+            f"usage.{name} is {_brief(value)}; expected a whole number of tokens from 0 to {MOST_TOKENS}"
+        )
+        return None
+
+    def take_error(self, where: str, payload: bytes) -> None:
+        self.error = f"error in the {where}: {error_message(payload) or _brief(payload)}"
 
 
 def _without_answer(status: str, error: str, http_status: int | None = None) -> Answer:
@@ -241,22 +322,25 @@ def _events(body: bytes) -> tuple[NDArray[np.int64], _Facts]:
         if payload == b"[DONE]":
             facts.done = True
             continue
-        try:
-            decoded = json.loads(payload.decode())
-        except ValueError:
-            continue  # cut in the middle: the stream ends here
-        if not isinstance(decoded, dict):
+        content = decoded(payload)
+        if not isinstance(content, dict):
+            if (
+                payload[:1] in (b"{", b"[") and number < len(ends) - 1
+            ):  # the last one may be cut in the middle
+                facts.odd = f"an event of the stream is {_brief(payload)}; expected an object in JSON"
             continue
-        if decoded.get("error") is not None:
-            facts.error = f"error in the stream: {error_message(payload)}"
+        if content.get("error") is not None:
+            facts.take_error("stream", payload)
             continue
-        facts.take_usage(decoded)
-        choices = decoded.get("choices") or []
+        facts.take_usage(content)
+        choices = _objects(content.get("choices"))
         facts.reasoned = facts.reasoned or any(_reasons(choice) for choice in choices)
         if any(_carries_token(choice) for choice in choices):
             plain[number] = True
-            if not any(_text(choice) for choice in choices):
+            if not any(_has_text(choice) for choice in choices):
                 closing.append(number)
+        elif not _is_understood(content.get("choices")):
+            facts.odd = f"an event of the stream is {_brief(payload)}; expected choices with text or delta"
     # A server may end a choice with an event of its own that holds no token; only its usage can tell.
     surplus = 0 if facts.output_tokens is None else int(plain.sum()) - facts.output_tokens
     if surplus > 0:
@@ -266,41 +350,64 @@ def _events(body: bytes) -> tuple[NDArray[np.int64], _Facts]:
 
 def _data(event: bytes) -> bytes:
     """The payload of an event: its data lines joined, comments and other fields left out."""
+    event = event.removeprefix(BOM)
     if event.startswith(b"data:") and b"\n" not in event:
         return event[5:].strip()
     lines = [line.rstrip(b"\r") for line in event.split(b"\n")]
     return b"\n".join(line[5:].strip() for line in lines if line.startswith(b"data:"))
 
 
-def _text(choice: dict[str, Any]) -> str:
-    delta = choice.get("delta") or {}
-    return choice.get("text") or next((v for k, v in delta.items() if k != "role" and v), "")
+def _objects(value: Any) -> list[dict[str, Any]]:
+    """The objects in what should be a list of them, or one."""
+    return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, dict)]
+
+
+def _is_understood(choices: Any) -> bool:
+    """Whether the choices of an event without token are such as servers send: objects whose delta is one, or nothing."""
+    found = _objects(choices)
+    if len(found) < len(choices if isinstance(choices, list) else [] if choices is None else [choices]):
+        return False
+    return all(choice.get("delta") is None or _objects(choice["delta"]) for choice in found)
+
+
+def _has_text(choice: dict[str, Any]) -> bool:
+    if choice.get("text"):
+        return True
+    return any(v for delta in _objects(choice.get("delta")) for k, v in delta.items() if k != "role")
 
 
 def _reasons(choice: dict[str, Any]) -> bool:
-    delta = choice.get("delta") or {}
-    return bool(delta.get("reasoning_content") or delta.get("reasoning"))
+    return any(d.get("reasoning_content") or d.get("reasoning") for d in _objects(choice.get("delta")))
 
 
 def _carries_token(choice: dict[str, Any]) -> bool:
     if "text" in choice:
         return True
-    delta = choice.get("delta") or {}
-    if "role" in delta:
-        return bool(_text(choice))
-    return any(value is not None for value in delta.values())
+    deltas = _objects(choice.get("delta"))
+    if any("role" in delta for delta in deltas):
+        return _has_text(choice)
+    return any(value is not None for delta in deltas for value in delta.values())
 
 
 def _whole(body: bytes) -> _Facts:
     """The facts of an answer that was not streamed."""
     facts = _Facts()
-    try:
-        content = json.loads(body)
-    except ValueError:
-        return facts
+    content = decoded(body)
     if isinstance(content, dict):
         facts.take_usage(content)
-        facts.done = isinstance(content.get("choices"), list)
+        choices = content.get("choices")
+        facts.done = isinstance(choices, list)
+        if not _is_understood(choices):
+            facts.odd = f"choices are {_brief(choices)}; expected objects with text or message"
         if content.get("error") is not None:
-            facts.error = f"error in the answer: {error_message(body)}"
+            facts.take_error("answer", body)
     return facts
+
+
+def _brief(value: Any) -> str:
+    """The beginning of a value of any kind and size, for a sentence."""
+    try:
+        text = value[:80].decode("utf-8", "replace") if isinstance(value, bytes) else repr(value)
+    except RecursionError:
+        text = f"a deeply nested {type(value).__name__}"
+    return text if len(text) <= 80 else text[:77] + "..."

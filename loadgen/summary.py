@@ -149,6 +149,13 @@ def _warnings(header: dict[str, Any], requests: Any) -> Iterable[str]:
             yield from _wrapped(f"stage {stage['stage']} limited by the client: {reason['sentence']}")
     for lost in header["client"].get("lost_workers", []):
         yield from _wrapped(f"worker {lost['worker']} was lost at {lost['time_s']:.1f} s")
+    if unwritten := header.get("unwritten"):
+        yield from _wrapped(f"{unwritten} requests have no row: the run directory could not be written")
+    if (pauses := header.get("pauses")) and pauses["number"]:
+        yield from _wrapped(
+            f"users waited {pauses['number']} times after failures, {pauses['seconds']:.1f} s in all "
+            f"({pauses['retry_after']} times by Retry-After)"
+        )
     if unsent := header["client"].get("unsent"):
         yield from _wrapped(f"{unsent} planned requests have no record and count as dropped")
     failures = requests[~requests["status"].isin(["ok", "dropped"])]

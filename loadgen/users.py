@@ -11,9 +11,11 @@ import ctypes
 import faulthandler
 import gc
 import inspect
+import itertools
 import logging
 import math
 import os
+import random
 import signal
 import sys
 from collections import defaultdict
@@ -30,18 +32,19 @@ from locust.env import Environment
 from locust.exception import StopUser
 from locust.runners import LocalRunner, WorkerRunner
 
-from analysis.errors import AutoscaleError
+from analysis.errors import AutoscaleError, BadInput
 from analysis.histogram import BUCKETS, middle_s
-from loadgen import clock, options, rows, web
+from loadgen import backoff, clock, descriptors, failing, options, rows, web
 from loadgen.asking import Manner, bodies
 from loadgen.client import Client
 from loadgen.endpoint import ENDPOINTS
 from loadgen.finding import Finder
 from loadgen.generator import Generator
 from loadgen.options import Options
-from loadgen.owning import FAMILY, LAST_WORD_S, SILENT_S, Owning
+from loadgen.owning import EXIT_INTERRUPTED, FAMILY, LAST_WORD_S, SILENT_S, Owning
 from loadgen.probing import parse_budget
 from loadgen.records import Done, preload
+from loadgen.stream import looks_failed, retry_after_s
 from loadgen.target import Target
 from loadgen.traffic import LoadPlan
 
@@ -51,6 +54,7 @@ MOST_WARM = 512  # connections of a closed loop that are opened before it starts
 MIDDLES_S = np.array([middle_s(bucket) for bucket in range(BUCKETS)])
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 SETTLE_S = 300.0  # most time for the accounts of a run once its workers have had their last word: a slow disk
+MASTERLESS_S = 20  # a worker ends when its master is silent for so long; Locust would wait a minute
 EXIT_S = 20.0  # most time from the end of a run to the end of its process; Locust needs one or two
 
 
@@ -64,6 +68,7 @@ class LlmUser(User):
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         self._run: Worker | None = None
+        self._failures = 0  # in a row
 
     def on_start(self) -> None:
         """Wait until the run has begun; in an open loop there is nothing else to do."""
@@ -75,9 +80,9 @@ class LlmUser(User):
 
     @task
     def ask(self) -> None:
-        """One request and its answer."""
+        """One request and its answer, and after a failure a pause."""
         assert self._run is not None
-        self._run.ask()
+        self._failures = self._run.ask(self._failures)
 
 
 class Worker:
@@ -98,20 +103,26 @@ class Worker:
 
     def begin(self, job: dict[str, Any]) -> None:
         """Make ready, say so, and begin at the instant that `start` names; tells the owner when that cannot be."""
+        self.name = job["worker"]
         try:
             self._begin(job)
-        except AutoscaleError as error:
-            self._tell(
-                "llm_failed", {"worker": job["worker"], "error": str(error), "exit_code": error.exit_code}
-            )
+        except Exception as error:  # noqa: BLE001 -- told to the owner, which ends the run
+            self.failed(error)
+
+    def failed(self, error: Exception) -> None:
+        """Tell the owner that this half of the run cannot go on."""
+        self._tell("llm_failed", {"worker": self.name, **failing.describe(error)})
 
     def _begin(self, job: dict[str, Any]) -> None:
         chosen = Options(job["options"])
-        self._ended, self._finder, self.name = False, None, job["worker"]
+        self._ended, self._finder = False, None
         self._settled.clear()
         self._start = gevent.event.AsyncResult()
         self.open_loop, self.grace_s = chosen.open_loop, float(chosen.grace)
-        client = Client(job["target"], chosen.limits(job["of"]))
+        limits = chosen.limits(job["of"])
+        if (few := descriptors.provide(limits.max_connections)) is not None:
+            log.warning("%s", few)
+        client = Client(job["target"], limits)
         whole = chosen.plan()
         manner = Manner.from_message(job["manner"])
         source = bodies(chosen, whole, self.endpoint, manner, job["salt"])
@@ -172,47 +183,69 @@ class Worker:
             "llm_found", {"worker": self.name, "found": finder.found(ended), "probes": finder.probes()}
         )
 
-    def ask(self) -> None:
-        """One request of a closed-loop user."""
+    def ask(self, failures: int) -> int:
+        """One request of a closed-loop user whose last `failures` failed, and how many it is then.
+
+        After a failure the user waits: the request is not sent again, and the next one does not follow at once.
+        """
         if self.generator is None or self.generator.cut_s < math.inf:
             raise StopUser
         number, prompt, output, prefix = next(self._lengths)
         if self.generator.client.full:
             raise StopUser("more users than --max-in-flight")
-        self.generator.request(number, prompt, output, prefix)
+        exchange = self.generator.request(number, prompt, output, prefix)
+        if not looks_failed(exchange.reads, exchange.failure):
+            return 0
+        asked_s = retry_after_s(exchange.reads, clock.unix_now_s())
+        pause_s = backoff.pause_s(failures, asked_s, random.random())
+        self.generator.paused(pause_s, not math.isnan(asked_s))
+        gevent.sleep(pause_s)
+        return failures + 1
 
     def end(self, cut_s: float, grace_s: float) -> None:
-        """Stop sending, wait for what is in flight, report the rest; the second time, wait until that is done."""
+        """Stop sending, wait for what is in flight, report the rest; the second time, wait no longer for what is in flight."""
         generator = self.generator
         self.start(None)
         if generator is None:
             return
-        if self._ended:  # an interrupt and the master's word come together
-            self._settled.wait(timeout=grace_s + LAST_WORD_S)
+        if self._ended:  # an interrupt, perhaps together with the master's word
+            self.hurry()
+            self._settled.wait(timeout=LAST_WORD_S)
             return
         self._ended = True
-        if self._finder is not None:
-            self._finder.interrupt()
-            self._found(self._finder, "the run was interrupted")
-        generator.stop(cut_s, grace_s)
-        self.publish()
-        self.begun.clear()
-        self.generator = None
-        self._settled.set()
+        try:
+            if self._finder is not None:
+                self._finder.interrupt()
+                self._found(self._finder, "the run was interrupted")
+        finally:
+            generator.stop(cut_s, grace_s)
+            self.begun.clear()
+            self.generator = None
+            try:
+                self.publish()
+            finally:
+                self._settled.set()
+
+    def hurry(self) -> None:
+        """Wait no longer for what is in flight, where `end` does."""
+        if self.generator is not None:
+            self.generator.hurry()
 
     def elapsed_s(self) -> float:
         """Seconds since the start of the run, on this process's clock."""
         return self.generator.clock.elapsed(clock.now_s()) if self.generator is not None else math.nan
 
     def _report(self, batch: dict[str, Any], samples: list[tuple[float, ...]]) -> None:
-        if self._finder is not None:
-            self._finder.sampled(samples)
-        self.publish()
-        for buckets, counts in batch["gaps"].values():
-            clock.breathe()  # each step takes up to 1 ms: let the reads between them
-            rows.add(self.environment.stats, "ITL", MIDDLES_S[buckets], np.asarray(counts))
-        clock.breathe()
-        self._tell("llm_batch", {"worker": self.name, "batch": batch, "samples": samples})
+        try:
+            if self._finder is not None:
+                self._finder.sampled(samples)
+            self.publish()
+            for buckets, counts in batch["gaps"].values():
+                clock.breathe()  # each step takes up to 1 ms: let the reads between them
+                rows.add(self.environment.stats, "ITL", MIDDLES_S[buckets], np.asarray(counts))
+            clock.breathe()
+        finally:  # what was measured does not depend on what Locust shows of it
+            self._tell("llm_batch", {"worker": self.name, "batch": batch, "samples": samples})
 
     def _done(self, done: Done) -> None:
         exchange, answer = done.exchange, done.answer
@@ -273,11 +306,16 @@ def _init(environment: Any, runner: Any, **_: Any) -> None:
     log.info("Options of the load: --help-llm")
     try:
         owning = Owning(environment, endpoint)
+        _interrupt_politely(lambda: owning.begun, owning.hurry)
+        failing.listen(owning.failed)
         owning.check()
         preload()
     except AutoscaleError as error:
         sys.stderr.write(f"locust: {error}\n")
         sys.exit(error.exit_code)
+    except OSError as error:
+        sys.stderr.write(f"locust: cannot write temporary files: {error}\n")
+        sys.exit(BadInput.exit_code)
     parsed = environment.parsed_options
     if parsed.headless and Options.of(parsed).open_loop:
         # Locust would count from its own start; the plan ends itself
@@ -292,12 +330,12 @@ def _init(environment: Any, runner: Any, **_: Any) -> None:
     web.add_to_reports(lambda: owning.latest)
     if environment.web_ui is not None:
         web.extend(environment.web_ui, lambda: owning.latest, parsed.web_base_path or "")
+    owning.begun = not parsed.headless  # Locust's main loop follows at once
     environment.events.test_start.add_listener(owning.begin)
     environment.events.test_stopping.add_listener(owning.end)
     environment.events.quitting.add_listener(
-        lambda **_: _quit(environment, owning.end, owning.longest_end_s() + SETTLE_S)
+        lambda **_: _quit(environment, owning.quit, owning.longest_end_s() + SETTLE_S)
     )
-    _interrupt_politely()
 
 
 def _end_with_the_master() -> None:
@@ -320,14 +358,22 @@ def _quit(environment: Any, settle: Callable[[], None], within_s: float) -> None
     faulthandler.dump_traceback_later(EXIT_S + (environment.stop_timeout or 0.0), exit=True)
 
 
-def _interrupt_politely() -> None:
-    """Let the first Ctrl-C reach the main greenlet only, so that no greenlet dies in the middle of a record."""
+def _interrupt_politely(begun: Callable[[], bool], again: Callable[[], None]) -> None:
+    """Let the first Ctrl-C reach the main greenlet only, so that no greenlet dies in the middle of a record; before Locust's
+    main loop has begun it ends the process. The second one calls `again`, the third ends the process at once."""
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         return
+    counted = itertools.count()
 
     def interrupted() -> None:
-        watcher.cancel()  # a second Ctrl-C ends the process at once
-        gevent.get_hub().handle_system_error(KeyboardInterrupt, KeyboardInterrupt())
+        if next(counted):
+            watcher.cancel()
+            again()
+        elif begun():
+            gevent.get_hub().handle_system_error(KeyboardInterrupt, KeyboardInterrupt())
+        else:
+            sys.stderr.write("locust: interrupted before the load began\n")
+            gevent.get_hub().handle_system_error(SystemExit, SystemExit(EXIT_INTERRUPTED))
 
     watcher = gevent.signal_handler(signal.SIGINT, interrupted)
 
@@ -335,6 +381,8 @@ def _interrupt_politely() -> None:
 def _init_worker(environment: Any, runner: WorkerRunner, endpoint: str) -> None:
     worker = Worker(environment, endpoint, runner.send_message)
     environment.llm_worker = worker
+    failing.listen(worker.failed)
+    locust.runners.MASTER_HEARTBEAT_TIMEOUT = MASTERLESS_S
     pongs: list[tuple[float, float, float]] = []
 
     def pong(msg: Any, **_: Any) -> None:
@@ -358,8 +406,10 @@ def _init_worker(environment: Any, runner: WorkerRunner, endpoint: str) -> None:
         worker.begin({**msg.data, "target": target, "offset_s": offset[0]})
 
     def end(msg: Any, **_: Any) -> None:
-        worker.end(msg.data["cut_s"], msg.data["grace_s"])
-        runner.send_message("llm_last_word", {"worker": worker.name})
+        try:
+            worker.end(msg.data["cut_s"], msg.data["grace_s"])
+        finally:
+            runner.send_message("llm_last_word", {"worker": worker.name})
 
     def quitting() -> None:
         if worker.name != "local":
@@ -371,7 +421,7 @@ def _init_worker(environment: Any, runner: WorkerRunner, endpoint: str) -> None:
     runner.register_message("llm_begin", begin, concurrent=True)
     runner.register_message("llm_end", end, concurrent=True)
     environment.events.quitting.add_listener(lambda **_: _quit(environment, quitting, LAST_WORD_S + EXIT_S))
-    _interrupt_politely()
+    _interrupt_politely(lambda: True, worker.hurry)
 
 
 # --- small things ----------------------------------------------------------------------------------------------------

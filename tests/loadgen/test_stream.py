@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import math
+import random
 import re
 import tarfile
 from functools import cache
@@ -12,7 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadgen import stream
+from analysis.run import STATUSES
+from loadgen import scanning, stream
+from loadgen.client import Exchange
+from loadgen.records import measured
 
 ARCHIVE = Path(__file__).parents[1] / "fixtures" / "vllm" / "http.tar.gz"
 
@@ -89,7 +94,7 @@ def test_recorded_errors_are_http_errors_with_the_servers_sentence(name):
     answer = read(recordings()[name], [])
     body = json.loads(recordings()[name].split(b"\r\n\r\n", 1)[1])
     said = body["error"]["message"] if "error" in body else body["detail"]
-    assert (answer.status, answer.error) == ("http_error", said)
+    assert (answer.status, answer.error) == ("http_error", " ".join(said.split()))
     assert answer.http_status in (400, 404, 405, 503)
 
 
@@ -234,3 +239,162 @@ def test_tokens_and_their_times_whatever_the_layout_and_the_framing(data):
     answer = read(raw, list(range(1, len(raw))))  # the k-th byte arrives at time k
     assert answer.token_times_s.tolist() == [places[end] for end in ends]
     assert answer.status == ("ok" if ends else "incomplete")
+
+
+USAGE = '{"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":%s}}'
+DEEP = "[" * 100_000
+ODD = [
+    # what the server sends before [DONE], beside a good token; the reason in the row
+    *((f"choices are {odd}", f'{{"choices":{odd}}}', "expected choices with text or delta")
+      for odd in ("[null]", "[1]", '"abc"', "7", "[[1]]", '[{"delta":"hi"}]', '[{"delta":["hi"]}]')),
+    *((f"usage is {odd}", USAGE % odd, "usage.completion_tokens is .*; expected a whole number of tokens from 0 to 2147483647")
+      for odd in ("-7", '"7"', "{}", "true", "7.5", "1e999", "99999999999999999999999", "2147483648")),
+    ("usage is a list", '{"choices":[],"usage":[1]}', r"usage is \[1\]; expected an object"),
+    ("an event nested too deeply", DEEP, r"an event of the stream is \[+; expected an object in JSON"),
+    ("choices nested too deeply", '{"choices":' + DEEP, "an event of the stream is "),
+    ("an error with half a surrogate pair", '{"error":{"message":"bad \\ud800 \\u001b[31m \\u202e text"}}',
+     r"error in the stream: bad \\ud800 \\x1b\[31m \\u202e text$"),
+    ("an error that is a number", f'{{"error":1{"0" * 4000}}}', "error in the stream: 1000"),
+    ("an error of a megabyte", '{"error":{"message":"%s"}}' % ("x" * 1_000_000), r"^error in the stream: x+\.\.\.$"),
+    ("an error without message", '{"error":{"code":5}}', "error in the stream: {.error.:{.code.:5}}"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("event", "said"), [row[1:] for row in ODD], ids=[row[0] for row in ODD])
+@pytest.mark.parametrize("head", ["stream", "whole"])
+def test_an_odd_answer_is_incomplete_with_the_reason_and_keeps_its_tokens(event, said, head):
+    raw = sse(TOKEN, event, "[DONE]")
+    if head == "whole":
+        raw = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(event), event.encode())
+    exchange = Exchange(1, b"", 0.0, lambda _: None, 0, (7, 3), sent_s=0.0)
+    exchange.reads, exchange.stamps_s = [raw], [1.0]
+    answer = measured(exchange).answer
+    assert answer.status == "incomplete"
+    assert len(answer.error.encode()) <= stream.LONGEST_REASON
+    assert answer.error.isprintable()
+    assert answer.output_tokens is None
+    if head == "stream":
+        assert re.search(said, answer.error)
+        assert len(answer.token_times_s) == 1
+
+
+HARMLESS = [
+    ("no choices", '{"choices":null}'),
+    ("choices left out", '{"object":"ping"}'),
+    ("a delta of null", '{"choices":[{"delta":null,"finish_reason":"stop"}]}'),
+    ("usage of null", '{"choices":[],"usage":{"prompt_tokens":null,"completion_tokens":null}}'),
+    ("a comment as data", "keep-alive"),
+    ("a number as data", "7"),
+]
+
+
+@pytest.mark.parametrize("event", [row[1] for row in HARMLESS], ids=[row[0] for row in HARMLESS])
+def test_what_servers_send_besides_tokens_is_no_reason(event):
+    assert essence(read(sse(TOKEN, event, TOKEN, "[DONE]"), [])) == ("ok", 200, None, 2, None, None)
+
+
+def check_total(raw: bytes, cuts: list[int]) -> None:
+    answer = read(raw, cuts)
+    assert answer.status in STATUSES
+    assert (answer.error is None) == (answer.status == "ok")
+    assert (answer.error or "-").isprintable()
+    for tokens in (answer.prompt_tokens, answer.output_tokens):
+        assert tokens is None or 0 <= tokens <= stream.MOST_TOKENS
+    assert np.all(np.diff(answer.token_times_s) >= 0)
+    assert math.isnan(answer.last_s) or answer.last_s >= 0
+
+
+HEADS = [
+    b"",
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\ncontent-length: 40\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\ncontent-length: -40\r\n\r\n",
+    b"HTTP/1.1 500 No\r\n\r\n",
+]
+pieces = st.binary(max_size=12) | st.sampled_from(
+    [b"data:", b"data: ", b"\n\n", b"\r\n", b'"text":"', b'"content":"', b'"', b"\\", b'{"choices":[', b"[DONE]", b"0\r\n", b"f\r\n",
+     b'{"error":', b'"usage":{"completion_tokens":', b"1e999", b"null", b"}", b"]", b"]}", b"\xff", b"\0", TOKEN.encode()]
+)  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(HEADS), st.lists(pieces, max_size=30), st.integers(1, 40))
+def test_any_bytes_give_a_status_a_record_and_no_exception(head, parts, step):
+    raw = head + b"".join(parts)
+    check_total(raw, list(range(step, len(raw), step)))
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["choices", "delta", "text", "content", "role", "usage", "error", "completion_tokens"]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(json_values, max_size=5), st.booleans())
+def test_any_json_gives_a_status_a_record_and_no_exception(values, streamed):
+    if streamed:
+        check_total(sse(TOKEN, *map(json.dumps, values), "[DONE]"), [])
+    for value in values:
+        body = json.dumps(value).encode()
+        check_total(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body), [])
+
+
+@pytest.mark.parametrize("name", recordings())
+def test_recordings_with_bytes_changed_lost_and_doubled_are_read_without_exception(name):
+    chance = random.Random(name)
+    raw = recordings()[name]
+    for _ in range(25):
+        changed = bytearray(raw)
+        for _ in range(chance.choice([1, 3, 30])):
+            at = chance.randrange(len(changed))
+            kind = chance.randrange(3)
+            if kind == 0:
+                changed[at] = chance.randrange(256)
+            elif kind == 1:
+                del changed[at : at + chance.choice([1, 5, 200])]
+            else:
+                changed[at:at] = changed[at : at + chance.choice([1, 5, 200])]
+            if not changed:
+                break
+        check_total(bytes(changed), [])
+
+
+odd_choices = st.sampled_from(
+    [None, 7, "text", [], {}, [None], [1], ["text"], [[]], [None, {"text": "a"}], {"index": 0, "text": "a"},
+     [{"text": None}], [{"text": 5}], [{"text": []}], [{"delta": "hi"}], [{"delta": ["hi"]}], [{"delta": None}],
+     [{"delta": {"content": 5}}], [{"delta": [{"content": "a"}]}], [{"delta": {"content": "a"}}, 7], [{"text": "a", "delta": 5}]]
+)  # fmt: skip
+odd_events = st.fixed_dictionaries(
+    {"id": st.just("c"), "choices": odd_choices}, optional={"usage": json_values, "error": st.none() | st.text(max_size=3)}
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(token_events.map(lambda event: event[0]) | odd_events, min_size=1, max_size=8), st.data())
+def test_the_compiled_reading_of_plain_events_agrees_with_decoding_each(events, data):
+    separators = data.draw(st.sampled_from([(",", ":"), (", ", ": ")]))
+    raw = sse(*(json.dumps(event, separators=separators) for event in events), "[DONE]")
+    fast = read(raw, list(range(1, len(raw))))
+    compiled = scanning.events
+
+    def none_plain(*arguments):
+        starts, ends, plain = compiled(*arguments)
+        return starts, ends, np.zeros_like(plain)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scanning, "events", none_plain)
+        slow = read(raw, list(range(1, len(raw))))
+    assert essence(fast) == essence(slow)
+    assert fast.token_times_s.tolist() == slow.token_times_s.tolist()
