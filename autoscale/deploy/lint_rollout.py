@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import ceil
 
-from autoscale.deploy.lint_capacity import node_bounds, size_of
+from autoscale.deploy.lint_capacity import node_bounds
 from autoscale.deploy.lint_facts import Facts
 from autoscale.deploy.lint_parts import Server, chips_of, matches, whole
 from autoscale.deploy.lint_report import Finding, Located, mapping
@@ -66,27 +66,29 @@ def _blocks(budget: Located, problem: str) -> Finding:
 
 
 def _minimum(budget: Located, available: object, facts: Facts) -> Iterator[Finding]:
-    """minAvailable as high as the number of pods at the minimum of replicas: none of them may be evicted."""
-    for server in facts.selected(budget.spec.get("selector"), budget.namespace):
-        owner = server.owner
-        key = (owner.kind, owner.namespace, owner.name)
-        scaler = facts.scaler_of.get(key)
-        replicas = scaler.low if scaler else whole(owner.spec.get("replicas", 1)) or 0
-        each = sum(
-            1 if template.role != "worker" else size_of(server) - 1
-            for template in facts.templates_by_owner[key]
-            if matches(budget.spec.get("selector"), template.labels)
+    """minAvailable as high as all selected pods at the minimum of replicas: none of them may be evicted."""
+    if facts.count(budget.kind) > MANY or not facts.selected(budget.spec.get("selector"), budget.namespace):
+        return
+    pods, shown = 0, []
+    for (kind, namespace, name), templates in facts.templates_by_owner.items():
+        chosen = [t for t in templates if matches(budget.spec.get("selector"), t.labels)]
+        if namespace != budget.namespace or not chosen:
+            continue
+        scaler, owner = facts.scaler_of.get((kind, namespace, name)), chosen[0].owner
+        low = whole(owner.spec.get("replicas", 1)) or 0
+        low = scaler.low if scaler else low
+        size = whole(mapping(owner.spec.get("leaderWorkerTemplate")).get("size")) or 1
+        pods += low * sum(size - 1 if template.role == "worker" else 1 for template in chosen)
+        shown.append(f"{low} of {kind} {name}")
+    needed = whole(available)
+    if needed is None and isinstance(available, str) and available.removesuffix("%").isdigit():
+        needed = ceil(int(available.removesuffix("%")) * pods / 100)
+    if needed is not None and 0 < pods <= needed:
+        yield _blocks(
+            budget,
+            f"minAvailable {available} needs {needed} of {pods} pods, with replicas at their minimum "
+            f"({', '.join(shown[:3])}): none may be evicted.",
         )
-        pods, needed = replicas * each, whole(available)
-        if needed is None and isinstance(available, str) and available.removesuffix("%").isdigit():
-            needed = ceil(int(available.removesuffix("%")) * pods / 100)
-        if needed is not None and 0 < pods <= needed:
-            yield _blocks(
-                budget,
-                f"minAvailable {available} needs {needed} pods; {owner.kind} {owner.name} has {pods} at its minimum of "
-                f"{replicas} replicas: none may be evicted.",
-            )
-            return
 
 
 def _covers(budget: Located, facts: Facts) -> bool:

@@ -300,6 +300,36 @@ def test_a_model_is_too_large_only_where_its_bytes_are_known(model, flags, fits)
 
 
 @pytest.mark.parametrize(
+    ("spec", "replicas", "blocks"),
+    [
+        pytest.param({"minAvailable": 1}, 1, True, id="one of one"),
+        pytest.param({"minAvailable": 1}, 2, False, id="one of two"),
+        pytest.param({"minAvailable": "50%"}, 1, True, id="half of one is one, rounded up"),
+        pytest.param({"minAvailable": "50%"}, 2, False, id="half of two"),
+        pytest.param({"maxUnavailable": "25%"}, 1, False, id="a quarter of one may go, rounded up"),
+        pytest.param({"maxUnavailable": 0}, 3, True, id="none at all"),
+    ],
+)
+def test_a_budget_blocks_where_no_pod_may_go_at_the_minimum_of_replicas(spec, replicas, blocks):
+    set_ = documents(SERVER)
+    set_[0]["spec"]["replicas"] = replicas
+    meta = {"name": "b", "namespace": "serving"}
+    budget = {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": meta}
+    set_.append({**budget, "spec": {"selector": {"matchLabels": {"app": "llm"}}, **spec}})
+    assert codes(lint_objects(set_).findings) == (["budget-blocks"] if blocks else [])
+
+
+def test_a_probe_on_rays_port_passes_too_early_not_never():
+    set_ = objects(load("llama-3.1-405b-2x8h100"))
+    group = next(o for o in set_ if o["kind"] == "LeaderWorkerSet")["spec"]["leaderWorkerTemplate"]
+    container = group["leaderTemplate"]["spec"]["containers"][0]
+    for port, consequence in ((6379, "ready too early"), (9999, "never becomes ready")):
+        container["readinessProbe"] = {"tcpSocket": {"port": port}}
+        [finding] = [f for f in lint_objects(set_).findings if f.code == "probe-port"]
+        assert consequence in finding.consequence
+
+
+@pytest.mark.parametrize(
     ("text", "shape"),
     [
         ("sum(a)", "total"),
