@@ -113,6 +113,7 @@ def options(**given):
             "stages",
             "load",
             "trace",
+            "trace_time_unit",
             "prompt_tokens",
             "output_tokens",
             "prompts",
