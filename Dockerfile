@@ -6,10 +6,12 @@ ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 NUMBA_CACHE_DIR=/tmp/numba MPLCONFIGDI
 
 WORKDIR /app
 COPY pyproject.toml README.md LICENSE ./
+COPY requirements requirements
 COPY analysis analysis
 COPY loadgen loadgen
 COPY autoscale autoscale
-RUN pip install . \
+RUN pip install --require-hashes -r requirements/run.txt \
+ && pip install --no-deps --no-build-isolation . \
  && useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin autoscale \
  && install --directory --owner autoscale /runs
 

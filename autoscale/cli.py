@@ -49,6 +49,24 @@ TimeUnit = Annotated[
 ]
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib import metadata
+
+        print(f"autoscale {metadata.version('llm-autoscale')}")
+        raise typer.Exit
+
+
+@app.callback()
+def autoscale(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Find, write and prove HPA targets for vLLM on Kubernetes."""
+
+
 def main() -> NoReturn:
     """Run the command line and exit with the code of its outcome."""
     for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell made a background job ignore SIGINT
@@ -521,9 +539,10 @@ def check(
 
 @app.command(epilog=examples.epilog("demo"))
 def demo(
-    out: Annotated[Path, typer.Option(help="Directory for everything that the demo writes.")] = Path(
-        "runs/demo"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Directory for everything that the demo writes; default runs/demo, or the next free name."),
+    ] = None,
     profile: ProfileName = DEFAULT_PROFILE,
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
 ) -> None:
@@ -532,6 +551,8 @@ def demo(
     from autoscale import render
 
     progress.compiled_engine()
+    out = out or demonstration.free_directory()
+    print(f"writing to {out}", file=sys.stderr)
     with progress.bar() as report:
         result = demonstration.run(out, profile=profile, seed=seed, progress=report)
     _print(*render.demo(result))

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from socket import socket
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,12 @@ class Demonstration:
     def passed(self) -> bool:
         """Whether the recommendation holds and the check agreed."""
         return self.recommendation.holds and self.check is not None and self.check.passed
+
+
+def free_directory(root: Path = Path("runs")) -> Path:
+    """runs/demo, or the first of runs/demo-2, -3 ... that no demo has written to, not even in part."""
+    numbers = (f"demo-{number}" if number > 1 else "demo" for number in count(1))
+    return next(path for name in numbers if not (path := root / name).exists())
 
 
 def run(out: Path, *, profile: str, seed: int, progress: Progress) -> Demonstration:

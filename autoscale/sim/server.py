@@ -430,6 +430,10 @@ _TRUTH_OF = {"running": "image", "loaded": "weights", "initialised": "engine"}
 
 def _bind(host: str, port: int) -> socket.socket:
     """A TCP socket that owns the port and does not listen yet: connections to it are refused."""
+    if not 0 <= port <= 65_535:
+        raise BadInput(
+            "not a port", value=port, expected="0 (any) to 65535; --metrics-port is the first of as many as replicas"
+        )
     one = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -437,12 +441,18 @@ def _bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         one.close()
         raise BadInput(
-            f"cannot listen on {host}: {os.strerror(error.errno or 0).lower()}",
+            f"cannot listen on {host}: {_reason(error)}",
             value=port,
-            expected="a free port",
+            expected="an address of this machine (--host) and a free port that you may use",
             next_step="choose another one with --port (--metrics-port for the replicas), or end the program that uses it",
         ) from None
     return one
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, socket.gaierror):
+        return "no such host"
+    return os.strerror(error.errno or 0).lower()
 
 
 def _warm_up(params: EngineParams) -> None:
