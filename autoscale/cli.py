@@ -556,15 +556,9 @@ def _numbers(text: str | None) -> list[float]:
 
 def _manifest(path: Path) -> dict[str, Any]:
     """The HorizontalPodAutoscaler in a YAML file (the first one, other kinds passed over)."""
-    import yaml
+    from analysis.files import read_documents
 
-    try:
-        documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise BadInput("no such HPA file", value=str(path)) from None
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"cannot read {path}: {error}") from None
-    for document in documents:
+    for document in read_documents(path, "HPA file"):
         if isinstance(document, dict) and document.get("kind") == "HorizontalPodAutoscaler":
             return document
     raise BadInput(f"{path} holds no HorizontalPodAutoscaler", expected="an autoscaling/v2 manifest")

@@ -18,7 +18,14 @@ LOAD_AS_DATA = {
 # room -> the rooms it may import, itself always included; the longest matching prefix names a module's room
 ALLOWED: dict[str, set[str]] = {
     "analysis": set(),
-    "loadgen": {"analysis.run", "analysis.errors", "analysis.histogram", "analysis.slo"},
+    "loadgen": {
+        "analysis.run",
+        "analysis.errors",
+        "analysis.documents",
+        "analysis.files",
+        "analysis.histogram",
+        "analysis.slo",
+    },
     "autoscale.profiles": {"analysis"},
     "autoscale.hpa": {"analysis.errors"},
     "autoscale.sim": {"analysis", "autoscale.profiles", "autoscale.hpa", *LOAD_AS_DATA},
@@ -30,7 +37,13 @@ ALLOWED: dict[str, set[str]] = {
         *LOAD_AS_DATA,
     },
     "autoscale.observe": {"analysis"},
-    "autoscale.deploy": {"analysis.errors", "autoscale.profiles", "autoscale.hpa"},
+    "autoscale.deploy": {
+        "analysis.errors",
+        "analysis.documents",
+        "analysis.files",
+        "autoscale.profiles",
+        "autoscale.hpa",
+    },
     "autoscale.pages": {"analysis", "autoscale"},  # pages show everything
     "autoscale.check": {"analysis", "autoscale.observe.cluster", "autoscale.hpa"},
 }

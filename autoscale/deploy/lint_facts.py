@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from analysis.documents import Problem, documents
 from autoscale.deploy import lint_shell as shell
 from autoscale.deploy.lint_parts import (
     SCALABLE,
@@ -21,7 +22,6 @@ from autoscale.deploy.lint_parts import (
     templates_of,
 )
 from autoscale.deploy.lint_report import Located, items, mapping
-from autoscale.deploy.lint_yaml import Problem, documents
 
 
 @dataclass
