@@ -10,7 +10,7 @@ COPY requirements requirements
 COPY analysis analysis
 COPY loadgen loadgen
 COPY autoscale autoscale
-RUN pip install --require-hashes -r requirements/run.txt \
+RUN pip install --no-deps --require-hashes -r requirements/build.txt -r requirements/run.txt \
  && pip install --no-deps --no-build-isolation . \
  && useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin autoscale \
  && install --directory --owner autoscale /runs

@@ -1,26 +1,36 @@
 # Two commands do all the set-up on a fresh Debian or Ubuntu machine with Python >= 3.11:
 #   make demo    from load to a judged HPA on a simulated fleet
 #   make test    every test
-# make check adds lint and types: what CI runs.
+# make check adds lint and types: what CI runs. All of them install what requirements/ locks, by hash.
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-# What is installed is locked, hashes included (requirements/, made by `make lock`). uv where it is, pip where not; pip
-# compiles nothing: most of it would never be imported. What is imported is compiled then, and kept even where the
-# environment says otherwise.
-UV     := $(shell command -v uv 2>/dev/null)
-PIP    := $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile)
+UPGRADE ?= --upgrade
 export PYTHONDONTWRITEBYTECODE :=
 
+# What pip says beside errors is about this machine, not about the project. It compiles nothing: most of it would never be
+# imported. What is imported is compiled then, and kept even where the environment says otherwise.
+PIP     = $(1)/bin/python -m pip install -q -q --disable-pip-version-check --no-compile
+# uv where it runs, many times faster; pip where it does not, or where it finds no package: it reads no pip.conf.
+UV_VENV := .venv-uv
+HAS_UV := uv --version >/dev/null 2>&1
+LOCKED := --no-deps --require-hashes
+# $(call locked,VENV,FILE): what a lock names, and nothing else
+locked  = { $(HAS_UV) && uv pip install --quiet --python $(1)/bin/python $(LOCKED) -r requirements/$(2).txt; } \
+  || $(call PIP,$(1)) $(LOCKED) -r requirements/$(2).txt
+# The project itself, built with the locked build backend.
+BUILT  := --no-deps --no-build-isolation --no-index --editable .
+project = { $(HAS_UV) && uv pip install --quiet --python $(1)/bin/python $(BUILT); } || $(call PIP,$(1)) $(BUILT)
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types prometheus generated lock test-lowest test-newest clean
+.PHONY: help demo test test-lowest test-newest check lint types lock prometheus generated clean
 
 help:            ## show this list
-	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 demo: $(VENV)/.installed prometheus   ## run everything once: fleet, load, collect, recommend, manifest, check
-	$(BIN)/autoscale demo
+	@$(BIN)/autoscale demo
 
 test: $(VENV)/.installed-test prometheus   ## set up and run every test
 	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
@@ -37,61 +47,70 @@ types: $(VENV)/.installed-test  ## mypy on the packages
 generated: $(VENV)/.installed   ## write the committed reference files anew: manifests, schemas, command reference
 	$(BIN)/python -m tests.generated
 
-# --- the lock --------------------------------------------------------------------------------------------------------
-
-COMPILE = $(UV_RUN) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
-  --no-emit-index-url --custom-compile-command 'make lock' $(LOCK)
-# uv itself, from the registry where it is not on PATH
-UV_RUN = $(if $(UV),$(UV),.venv-uv/bin/uv)
-
-.venv-uv/bin/uv:
-	$(PYTHON) -m venv .venv-uv
-	.venv-uv/bin/python -m pip install --quiet --disable-pip-version-check uv
-
-lock: $(if $(UV),,.venv-uv/bin/uv)   ## lock the newest versions for every platform and Python 3.11 to 3.14; LOCK='-P name' moves one
-	$(COMPILE) requirements/build.in -o requirements/build.txt
-	$(COMPILE) pyproject.toml requirements/build.in -o requirements/run.txt
-	$(COMPILE) pyproject.toml requirements/build.in --extra test -c requirements/run.txt -o requirements/test.txt
-
-# What tells within two minutes whether a set of versions works: no load, no search, no notebook.
-FAST := tests/analysis tests/hpa tests/profiles tests/observe tests/deploy tests/pages tests/test_generated.py \
-  tests/loadgen/test_records.py tests/loadgen/test_stream.py tests/loadgen/test_traffic.py tests/loadgen/test_traces.py \
-  tests/sim/test_engine.py tests/check/test_preflight.py
-with_versions = $(UV_RUN) venv --quiet --clear --python $(PYTHON) $(1) \
-  && $(UV_RUN) pip install --quiet --python $(1)/bin/python $(2) --editable '.[test]' \
-  && $(UV_RUN) pip list --quiet --python $(1)/bin/python | grep -iE '^(aiohttp|kubernetes|locust|matplotlib|numba|numpy|pandas|pyarrow|pydantic|pyyaml|scipy|typer|pytest|hypothesis) ' \
-  && $(1)/bin/python -m pytest -n auto --dist loadfile $(FAST)
-
-test-lowest: prometheus $(if $(UV),,.venv-uv/bin/uv)   ## the fast tests with the oldest versions that pyproject.toml allows
-	$(call with_versions,.venv-lowest,--resolution lowest-direct)
-
-test-newest: prometheus $(if $(UV),,.venv-uv/bin/uv)   ## the fast tests with the newest versions, whatever is locked
-	$(call with_versions,.venv-newest,--upgrade)
-
 clean:           ## remove the virtual environments and caches
-	rm -rf $(VENV) .venv-uv .venv-lowest .venv-newest .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(VENV)-* .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 
-# --- the virtual environment -----------------------------------------------------------------------------------------
+# --- the environment -------------------------------------------------------------------------------------------------
 
-$(VENV)/bin/python:
+$(VENV)/.made:   # not the interpreter: it is there before pip is
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python >= 3.11 is needed; found $$($(PYTHON) --version). Set PYTHON=python3.11"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && apt-get install -y -qq --no-install-recommends python3-venv >/dev/null; \
 	  else echo "Python's venv is missing: sudo apt-get install python3-venv"; exit 1; fi; }
-	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@touch $@
 
-$(VENV)/.installed: pyproject.toml requirements/run.txt requirements/build.txt | $(VENV)/bin/python
-	@echo "Installing the locked packages into $(VENV) (up to a minute) ..."
-	@$(PIP) --require-hashes -r requirements/run.txt
-	@$(PIP) --no-deps --no-build-isolation --editable .
+# pip first: the one that Python brings takes half as long again for the rest.
+$(VENV)/.installed: pyproject.toml requirements/build.txt requirements/run.txt | $(VENV)/.made
+	@echo "Installing into $(VENV) (a few seconds with uv, about a minute without) ..."
+	@$(call locked,$(VENV),build)
+	@$(call locked,$(VENV),run)
+	@$(call project,$(VENV))
 	@touch $@
 
 # The simulator is compiled while the test tools are fetched, and not by every test process at once.
 $(VENV)/.installed-test: $(VENV)/.installed requirements/test.txt
 	@echo "Installing the test tools, compiling the simulator ..."
 	@$(BIN)/python -c 'from autoscale.progress import compiled_engine; compiled_engine()' 2>/dev/null & \
-	  $(PIP) --require-hashes -r requirements/test.txt; status=$$?; wait; exit $$status
+	  { $(call locked,$(VENV),test); }; status=$$?; wait; exit $$status
 	@touch $@
+
+# --- what is locked --------------------------------------------------------------------------------------------------
+
+LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
+  --no-annotate --no-emit-index-url --custom-compile-command "make lock" $(UPGRADE)
+BACKEND = $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], "pip", sep="\n")'
+UV = $$($(HAS_UV) && echo uv || echo $(UV_VENV)/bin/uv)
+
+# UPGRADE= keeps every version that still fits; UPGRADE='--upgrade-package locust' moves one.
+lock: $(UV_VENV)/.made   ## write requirements/ anew: the newest versions that pyproject.toml allows
+	@$(BACKEND) | $(LOCK) -o requirements/build.txt -
+	@$(LOCK) --extra test -o requirements/test.txt pyproject.toml
+	@$(LOCK) --constraint requirements/test.txt -o requirements/run.txt pyproject.toml
+
+$(UV_VENV)/.made:
+	@$(HAS_UV) || { $(PYTHON) -m venv $(UV_VENV) && $(call PIP,$(UV_VENV)) uv; }
+	@mkdir -p $(UV_VENV) && touch $@
+
+# --- other versions than the locked ones -----------------------------------------------------------------------------
+
+# The fast tests: all but those that send load for minutes or simulate much.
+SLOW := tests/test_docs.py tests/test_notebooks.py tests/recommend tests/loadgen/test_locust.py
+
+test-lowest: $(UV_VENV)/.made prometheus   ## the fast tests at the lower bounds of pyproject.toml, which are those of Python 3.11
+	$(call fast,.venv-lowest,--resolution lowest-direct)
+
+test-newest: $(UV_VENV)/.made prometheus   ## the fast tests at the newest versions, whatever is locked
+	$(call fast,.venv-newest,)
+
+# $(call fast,VENV,HOW)
+define fast
+	@$(PYTHON) -m venv --clear $(1)
+	@echo "Installing into $(1) ..."
+	@$(UV) pip install --quiet --python $(1)/bin/python $(2) --editable '.[test,gcp]'
+	@$(UV) pip list --quiet --python $(1)/bin/python | grep -E '^(locust|matplotlib|numba|numpy|pandas|pyarrow|pydantic|pyyaml|scipy|typer) '
+	$(1)/bin/pytest -n auto --dist loadfile --no-loadscope-reorder tests $(SLOW:%=--ignore=%)
+endef
 
 # A real Prometheus server for the demo and the tests. Without root: the demo falls back to its own scraper and the
 # test that needs the server is skipped (never when CI=true).

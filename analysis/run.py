@@ -26,7 +26,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.errors import BadRun
+from analysis.errors import BadInput, BadRun
+from analysis.files import json_value, read_json
 from analysis.redact import redacted
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 HEADER = "run.json"
+LATEST_S = 1e11  # a later start is no unix time in seconds: milliseconds, or none at all
 EVENTS = "events.jsonl"
 
 STATUSES = ("ok", "http_error", "timeout", "connection_error", "incomplete", "cancelled", "dropped")
@@ -247,13 +249,14 @@ def read(path: Path | str) -> Run:
 def read_header(path: Path | str) -> dict[str, Any]:
     """The header (run.json) as a dict. Raises BadRun with the reason when it is absent or unreadable."""
     file = Path(path) / HEADER
+    if not os.path.exists(file):
+        raise BadRun("not a run directory", value=str(path), expected=f"a directory with {HEADER}")
     try:
-        header = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadRun("not a run directory", value=str(path), expected=f"a directory with {HEADER}") from None
-    except (ValueError, OSError) as error:
-        raise BadRun(f"cannot read {file}: {error}") from None
-    if not isinstance(header, dict) or not isinstance(header.get("started_at"), int | float):
+        header = read_json(file, "run header")
+    except BadInput as error:
+        raise BadRun(str(error)) from None
+    started = header.get("started_at")
+    if not isinstance(started, int | float) or not abs(started) < LATEST_S:
         raise BadRun(f"{file} is not a run header", expected="a JSON object with started_at in unix seconds")
     if (version := header.get("schema_version")) != SCHEMA_VERSION:
         raise BadRun(f"{file} has schema_version", value=version, expected=str(SCHEMA_VERSION))
@@ -358,10 +361,11 @@ def _parts(path: Path, table: str) -> list[Path]:
 def _json_lines(file: Path) -> Iterator[dict[str, Any]]:
     if not file.exists():
         return
-    with open(file, encoding="utf-8") as lines:
+    with open(file, encoding="utf-8", errors="replace") as lines:
         for line in lines:
             with suppress(ValueError):
-                yield json.loads(line)
+                if isinstance(content := json_value(line), dict):
+                    yield content
 
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:

@@ -541,7 +541,9 @@ def check(
 def demo(
     out: Annotated[
         Path | None,
-        typer.Option(help="Directory for everything that the demo writes; default runs/demo, or the next free name."),
+        typer.Option(
+            help="Directory for everything that the demo writes; default runs/demo, or the next free name."
+        ),
     ] = None,
     profile: ProfileName = DEFAULT_PROFILE,
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
@@ -591,15 +593,9 @@ def _numbers(text: str | None) -> list[float]:
 
 def _manifest(path: Path) -> dict[str, Any]:
     """The HorizontalPodAutoscaler in a YAML file (the first one, other kinds passed over)."""
-    import yaml
+    from analysis.files import read_documents
 
-    try:
-        documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise BadInput("no such HPA file", value=str(path)) from None
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"cannot read {path}: {error}") from None
-    for document in documents:
+    for document in read_documents(path, "HPA file"):
         if isinstance(document, dict) and document.get("kind") == "HorizontalPodAutoscaler":
             return document
     raise BadInput(f"{path} holds no HorizontalPodAutoscaler", expected="an autoscaling/v2 manifest")

@@ -50,7 +50,9 @@ def test_every_copied_path_exists_and_reaches_the_engine():
 def test_what_pip_installs_is_copied_before_it_runs():
     names = [name for name, _ in STEPS]
     assert max(i for i, name in enumerate(names) if name == "COPY") < names.index("RUN")
-    assert "pip install --require-hashes -r requirements/run.txt" in INSTALL  # what was tested
+    assert (
+        "pip install --no-deps --require-hashes -r requirements/build.txt -r requirements/run.txt" in INSTALL
+    )  # what was tested
     assert "pip install --no-deps --no-build-isolation ." in INSTALL
     project = PROJECT["project"]
     assert {project["readme"], *project["license-files"], "pyproject.toml"} <= set(COPIED)

@@ -20,7 +20,9 @@ ALLOWED: dict[str, set[str]] = {
     "analysis": set(),
     "loadgen": {
         "analysis.access",
+        "analysis.documents",
         "analysis.errors",
+        "analysis.files",
         "analysis.histogram",
         "analysis.redact",
         "analysis.run",
@@ -37,7 +39,13 @@ ALLOWED: dict[str, set[str]] = {
         *LOAD_AS_DATA,
     },
     "autoscale.observe": {"analysis"},
-    "autoscale.deploy": {"analysis.errors", "autoscale.profiles", "autoscale.hpa"},
+    "autoscale.deploy": {
+        "analysis.errors",
+        "analysis.documents",
+        "analysis.files",
+        "autoscale.profiles",
+        "autoscale.hpa",
+    },
     "autoscale.pages": {"analysis", "autoscale"},  # pages show everything
     "autoscale.check": {"analysis", "autoscale.observe.cluster", "autoscale.hpa"},
 }

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from analysis.documents import Problem, documents
 from autoscale.deploy.lint_facts import SCRAPES, Facts
 from autoscale.deploy.lint_parts import Path, matches
 from autoscale.deploy.lint_path import UNREADABLE, exported, underscored
 from autoscale.deploy.lint_report import Finding, Located, items, mapping
 from autoscale.deploy.lint_scalers import Metric, Scaler
 from autoscale.deploy.lint_sources import AdapterRule, adapter_configs
-from autoscale.deploy.lint_yaml import Problem, documents
 
 STACKDRIVER, PROMETHEUS = "custom-metrics-stackdriver-adapter", "prometheus-adapter"
 GKE_NAME = re.compile(r"[a-z]([a-z0-9_-]{0,61}[a-z0-9])?")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from analysis.documents import Key, Problem, documents
 from analysis.errors import BadInput
-from autoscale.deploy.lint_report import Finding, Key, Located, items, mapping
-from autoscale.deploy.lint_yaml import Problem, documents
+from analysis.files import json_value
+from autoscale.deploy.lint_report import Finding, Located, items, mapping
 
 MANIFESTS, SCRIPTS = (".yaml", ".yml", ".json"), (".sh",)
 KUSTOMIZATIONS = ("kustomization.yaml", "kustomization.yml", "Kustomization")
@@ -23,7 +23,10 @@ _CONSEQUENCE = {
         "Only one of the two counts; strict validation refuses it.",
         "Delete one of them.",
     ),
-    "yaml-bomb": ("Reading it would exhaust memory.", "Write the values out without nested aliases."),
+    "yaml-bomb": (
+        "Reading it would exhaust memory.",
+        "Write it with fewer levels, and values out instead of nested aliases.",
+    ),
     "yaml-tag-refused": ("Such tags can run code in careless readers.", "Delete the tag."),
 }
 
@@ -168,8 +171,8 @@ def _read_file(file: Path, root: str, namespace: str, loaded: Loaded) -> None:
 
 def _read_json(text: str, shown: str, root: str, loaded: Loaded, before: tuple[int, int, int]) -> None:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = json_value(text)
+    except ValueError:
         return
     del loaded.objects[before[0] :], loaded.findings[before[1] :], loaded.notes[before[2] :]
     _add(value, shown, 1, {}, loaded, root)

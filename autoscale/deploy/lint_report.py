@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from analysis.documents import Key
+
 Severity = Literal["error", "warning", "note"]
-Key = str | int
 Places = Mapping[int, Mapping[Key, tuple[int, int]]]  # id of a mapping or list -> its key -> (line, column)
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")

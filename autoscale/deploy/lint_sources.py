@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from analysis.documents import Problem, documents
 from autoscale.deploy import lint_query
 from autoscale.deploy.lint_parts import Path
 from autoscale.deploy.lint_query import Query
 from autoscale.deploy.lint_report import Located, items, mapping
-from autoscale.deploy.lint_yaml import Problem, documents
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import builtins
 import gzip
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from threading import Event
 from typing import Any, Protocol
 
 from analysis.errors import BadRun, SourceUnavailable
+from analysis.files import json_value
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +220,7 @@ def read_observations(file: Path | str) -> Iterator[Observation]:
 
 def _observation(file: Path, number: int, line: str) -> Observation:
     try:
-        row = json.loads(line)
+        row = json_value(line)
         time_s: Any = row["time_s"] if "time_s" in row else timestamp_s(row["ts"])
         return Observation(float(time_s), row["resource"], row["type"], row["object"])
     except (ValueError, KeyError, TypeError) as error:

@@ -12,10 +12,10 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from analysis.errors import BadInput
+from analysis.files import read_yaml
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -211,11 +211,7 @@ def load(name_or_path: str) -> Profile:
     try:
         return Profile.model_validate(_content(name_or_path))
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "profile"
-        raise BadInput(
-            f"profile {name_or_path}, field {field}: {first['msg']}", value=first.get("input")
-        ) from None
+        raise _refused(f"profile {name_or_path}, field", error) from None
 
 
 def overlay(profile: Profile, changes: dict[str, Any]) -> Profile:
@@ -226,18 +222,24 @@ def overlay(profile: Profile, changes: dict[str, Any]) -> Profile:
     try:
         return Profile.model_validate(_merge(profile.model_dump(), changes))
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise BadInput(f"cannot set {field}: {first['msg']}", value=first.get("input")) from None
+        raise _refused("cannot set", error) from None
+
+
+def _refused(what: str, error: ValidationError) -> BadInput:
+    """The first field that is wrong; its value where it is one, for a whole section would fill the screen."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"]) or "profile"
+    value = first.get("input")
+    return BadInput(
+        f"{what} {field}: {first['msg']}", value=None if isinstance(value, dict | list) else value
+    )
 
 
 def _content(name_or_path: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     shipped = Path(__file__).parent / f"{name_or_path}.yaml"
     is_path = name_or_path.endswith((".yaml", ".yml"))
     file = Path(name_or_path) if is_path else shipped
-    if not file.exists():
-        if is_path:
-            raise BadInput("no such profile file", value=name_or_path)
+    if not is_path and not file.exists():
         near = difflib.get_close_matches(name_or_path, names(), n=1, cutoff=0.3)
         raise BadInput(
             "unknown profile",
@@ -245,16 +247,20 @@ def _content(name_or_path: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
             expected=f"one of {', '.join(names())} or a path to a .yaml file",
             next_step=f"did you mean {near[0]}?" if near else None,
         )
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise BadInput(f"profile {file} is not valid YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise BadInput(f"profile {file} holds", value=type(content).__name__, expected="a mapping")
+    content = read_yaml(file, "profile file")
+    if "kind" in content and "apiVersion" in content:
+        raise BadInput(
+            f"{file} is a Kubernetes {content['kind']}, not a profile",
+            expected=f"one of {', '.join(names())} or a file as in docs/profiles.md",
+        )
     base = content.pop("extends", None)
     content.setdefault("name", file.stem)
     if base is None:
         return content
+    if not isinstance(base, str):
+        raise BadInput(
+            f"profile {file}, field extends", value=base, expected="the name of a profile or a path"
+        )
     if base in seen:
         raise BadInput(f"profile {file} extends itself", value=base)
     return _merge(_content(base, (*seen, base)), content)

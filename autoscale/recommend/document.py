@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.errors import BadInput
+from analysis.files import read_json
 from autoscale.profiles.signals import hpa_metric_name
 from autoscale.recommend.answer import Alternative, Decision
 from autoscale.recommend.calibrate import Calibration
@@ -19,6 +20,7 @@ from autoscale.recommend.scenario import Scenario
 from autoscale.recommend.search import Judged, Trial
 
 SCHEMA_VERSION = 1
+EXPECTED = "a recommendation.json of `autoscale recommend`"
 ANSWERS = ("autoscale", "do_not_autoscale", "infeasible", "need_more_data")
 
 
@@ -80,16 +82,9 @@ def write(content: dict[str, Any], path: Path) -> None:
 
 def read(path: Path | str) -> dict[str, Any]:
     """A recommendation.json. Raises BadInput when it is not one."""
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput("no such recommendation", value=str(path)) from None
-    except (ValueError, OSError) as error:
-        raise BadInput(f"cannot read the recommendation {path}: {error}") from None
-    if not isinstance(content, dict) or content.get("answer") not in ANSWERS:
-        raise BadInput(
-            f"{path} is not a recommendation", expected="a recommendation.json of `autoscale recommend`"
-        )
+    content = read_json(path, "recommendation", EXPECTED)
+    if content.get("answer") not in ANSWERS:
+        raise BadInput(f"{path} is not a recommendation", expected=EXPECTED)
     return content
 
 

@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from analysis.capacity import Capacity, analyse
 from analysis.errors import BadInput, BadRun, TooLittleData
+from analysis.files import read_yaml
 from analysis.run import Run, newest, read
 from analysis.slo import parse_slo
 from analysis.steady import observe
@@ -125,15 +124,7 @@ def system_of(name: str | None, runs: Sequence[Run], price: float | None, measur
     if price is not None:
         system = overlay(system, {"accelerator": {"price_per_chip_hour": price}})
     if measured is not None:
-        try:
-            changes = yaml.safe_load(measured.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise BadInput(f"cannot read {measured}: {error}") from None
-        if not isinstance(changes, dict):
-            raise BadInput(
-                f"{measured} is no profile overlay", expected="a mapping such as cold_start: {...}"
-            )
-        system = overlay(system, changes)
+        system = overlay(system, read_yaml(measured, "measured overlay"))
     return system
 
 

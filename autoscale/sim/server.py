@@ -432,7 +432,9 @@ def _bind(host: str, port: int) -> socket.socket:
     """A TCP socket that owns the port and does not listen yet: connections to it are refused."""
     if not 0 <= port <= 65_535:
         raise BadInput(
-            "not a port", value=port, expected="0 (any) to 65535; --metrics-port is the first of as many as replicas"
+            "not a port",
+            value=port,
+            expected="0 (any) to 65535; --metrics-port is the first of as many as replicas",
         )
     one = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

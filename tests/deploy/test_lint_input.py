@@ -6,9 +6,9 @@ import time
 import pytest
 import yaml
 
+from analysis.documents import Problem, documents, plain_value
 from analysis.errors import BadInput
 from autoscale.deploy import Options, lint_files, lint_objects, objects, write_files, write_set
-from autoscale.deploy.lint_yaml import Problem, documents, plain_value
 from autoscale.profiles import load
 
 GPU = "llama-3.1-405b-2x8h100"
@@ -37,7 +37,11 @@ def bomb(levels=9, width=9):
         pytest.param("a: 1\nb: 2\na: 3\n", "yaml-duplicate-key", 3, 1, id="the same key twice"),
         pytest.param(bomb(), "yaml-bomb", 6, None, id="aliases of aliases of aliases"),
         pytest.param("a: &a [*a]\n", "yaml-bomb", 1, 8, id="an alias inside itself"),
-        pytest.param("[" * 5000, "yaml-bomb", 1, None, id="five thousand brackets"),
+        pytest.param("[" * 5000, "yaml-bomb", 1, 101, id="five thousand brackets"),
+        pytest.param("[" * 500 + "]" * 500, "yaml-bomb", 1, 101, id="five hundred brackets that close again"),
+        pytest.param("{a: " * 5000, "yaml-bomb", 1, 401, id="five thousand braces"),
+        pytest.param("- " * 5000 + "x", "yaml-bomb", 1, 201, id="five thousand lists in block style"),
+        pytest.param("".join(f"{' ' * i}a:\n" for i in range(1500)), "yaml-bomb", 101, 101, id="mappings in block style"),
         pytest.param("a: !!python/object/apply:os.system ['true']\n", "yaml-tag-refused", 1, 4, id="a tag that runs code"),
         pytest.param("a: !vault x\n", "yaml-tag-refused", 1, 4, id="a tag of somebody's own"),
         pytest.param(b"a: \xff\xfe\n", "yaml-broken", 1, 1, id="bytes that are not UTF-8"),
@@ -52,6 +56,14 @@ def test_bad_input_is_a_finding_with_its_place_and_never_a_crash(text, code, lin
     assert finding.line == line
     assert column is None or finding.column == column
     assert finding.file.endswith("a.yaml")
+
+
+@pytest.mark.parametrize("depth", [101, 500, 5000])
+def test_json_that_is_nested_too_deep_is_the_same_finding(depth, tmp_path):
+    text = '{"a":\t' * depth + "1" + "}" * depth  # a tab: YAML alone would not take it
+    report = lint_text(tmp_path, text.replace("\t", " "), "a.json")
+    assert [finding.code for finding in report.findings] == ["yaml-bomb"]
+    assert lint_text(tmp_path, text, "b.json").errors == 1
 
 
 def test_documents_before_a_broken_one_are_still_judged(tmp_path):

@@ -1,23 +1,28 @@
 """YAML and JSON as data with places: safe, with limits, and with an error's line and column.
 
 Only plain data is built: a tag that is not YAML's own is refused, aliases may not unfold into more than a file of
-reasonable size holds, and nesting has an end. The values are those that an API server sees: a date stays text.
+reasonable size holds, and nesting has an end, the same one whatever the version of the parser. The values are those that
+an API server sees: a date stays text.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 import yaml
 
-from autoscale.deploy.lint_report import Key
+Key = str | int  # of a mapping, or a place in a list
 
-MAX_UNFOLDED = 200_000  # values of one document after its aliases are followed; the largest of ours has 400
+MAX_UNFOLDED = (
+    200_000  # values that the aliases of a document may add to those that are written; ours add none
+)
 MAX_DEPTH = 100  # an API server refuses 10,000; a manifest has 15
+TOO_DEEP = f"nested more than {MAX_DEPTH} levels deep"
 _CORE_TAGS = {
     f"tag:yaml.org,2002:{name}"
     for name in ("str", "int", "float", "bool", "null", "map", "seq", "binary", "timestamp", "merge")
@@ -65,30 +70,56 @@ class _Refused(Exception):
 
 
 def documents(text: str, places: dict[int, dict[Key, tuple[int, int]]]) -> Iterator[Document | Problem]:
-    """The documents of a file in order; a Problem for one that cannot be used. After a syntax error nothing follows.
+    """The documents of a file in order; a Problem for one that cannot be used.
 
-    `places` receives, for the id of every mapping and list, the line and column of each key; it is valid as long as
-    the documents are kept.
+    Nothing follows a syntax error or a document that is nested too deep. `places` receives, for the id of every mapping
+    and list, the line and column of each key; it is valid as long as the documents are kept.
     """
     try:
         loader = _LOADER(text)
         try:
             while (event := loader.get_event()) is not None and type(event) is not yaml.StreamEndEvent:
                 if type(event) is yaml.DocumentStartEvent:
-                    yield _Builder(places).document(loader.get_event)
+                    builder = _Builder(places)
+                    yield builder.document(loader.get_event)
+                    if builder.too_deep:
+                        return
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        sentence = " ".join(part for part in (error.problem, error.context) if part)
-        line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
-        code = "yaml-bomb" if "nesting depth" in sentence else "yaml-broken"  # libyaml has a limit of its own
-        yield Problem(code, sentence or "not valid YAML", line, column)
+        yield _first_too_deep(text, error) or _broken(error)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         yield Problem("yaml-broken", f"character that YAML does not allow: {error.reason}", line, 1)
-    except RecursionError:
-        yield Problem("yaml-bomb", "nested deeper than the parser can follow", 0, 0)
+
+
+def _broken(error: yaml.MarkedYAMLError) -> Problem:
+    mark = error.problem_mark or error.context_mark
+    sentence = " ".join(part for part in (error.problem, error.context) if part)
+    line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
+    return Problem("yaml-broken", sentence or "not valid YAML", line, column)
+
+
+def _first_too_deep(text: str, error: yaml.MarkedYAMLError) -> Problem | None:
+    """Where nesting passes MAX_DEPTH, when that is what the parser gave up for; None for any other error.
+
+    libyaml's scanner reads ahead: since 0.2.6 it may refuse the thousandth bracket before it has told of the first.
+    """
+    if "nesting" not in (error.problem or ""):
+        return None
+    depth = 0
+    with suppress(yaml.YAMLError):
+        for event in yaml.parse(
+            text, Loader=yaml.SafeLoader
+        ):  # in Python: slower, and without a limit of its own
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                return _too_deep(event.start_mark)
+    return None
+
+
+def _too_deep(mark: Any) -> Problem:
+    return Problem("yaml-bomb", TOO_DEEP, mark.line + 1, mark.column + 1)
 
 
 class _Builder:
@@ -96,11 +127,15 @@ class _Builder:
 
     def __init__(self, places: dict[int, dict[Key, tuple[int, int]]]) -> None:
         self.places = places
-        self.anchors: dict[str, tuple[Any, int]] = {}  # name -> value and how many values it unfolds into
+        self.anchors: dict[
+            str, tuple[Any, int, int]
+        ] = {}  # name -> value, values it unfolds into, levels in it
         self.problems: list[Problem] = []
+        self.written = 0  # values so far, aliases not followed
+        self.too_deep = False
 
     def document(self, next_event: Callable[[], Any]) -> Document | Problem:
-        """The document whose start event was just taken; takes all events up to its end."""
+        """The document whose start event was just taken; takes all events up to its end, unless it is too deep."""
         refused: Problem | None = None
         value, line = None, 0
         stack: list[_Open] = []
@@ -109,6 +144,9 @@ class _Builder:
                 line = line or event.start_mark.line + 1
                 if refused:
                     continue
+                if len(stack) >= MAX_DEPTH and isinstance(event, yaml.CollectionStartEvent):
+                    self.too_deep = True
+                    return _too_deep(event.start_mark)
                 try:
                     done, item = self._take(event, stack)
                     if done:
@@ -123,16 +161,15 @@ class _Builder:
     def _take(self, event: Any, stack: list[_Open]) -> tuple[bool, Any]:
         """Apply one event; (True, value) when it completed the document's root."""
         kind = type(event)
+        self.written += 1
         if kind is yaml.ScalarEvent:
             plain = event.implicit[0] and not event.tag
             value = plain_value(event.value) if plain else _value_of(event)
             if event.anchor:
-                self.anchors[event.anchor] = (value, 1)
-            return self._place(value, 1, event.start_mark, stack)
+                self.anchors[event.anchor] = (value, 1, 0)
+            return self._place(value, 1, 0, event.start_mark, stack)
         if kind is yaml.MappingStartEvent or kind is yaml.SequenceStartEvent:
             _check_tag(event)
-            if len(stack) >= MAX_DEPTH:
-                raise _Refused("yaml-bomb", f"nested more than {MAX_DEPTH} levels deep", event.start_mark)
             container: Any = {} if kind is yaml.MappingStartEvent else []
             stack.append(_Open(container, event.anchor, event.start_mark))
             if event.anchor:
@@ -146,19 +183,22 @@ class _Builder:
                     "contains itself" if inside else "has no anchor before it"
                 )
                 raise _Refused("yaml-bomb" if inside else "yaml-broken", text, event.start_mark)
-            value, size = self.anchors[event.anchor]
-            return self._place(value, size, event.start_mark, stack)
+            value, size, levels = self.anchors[event.anchor]
+            return self._place(value, size, levels, event.start_mark, stack)
         done = stack.pop()
         if done.anchor:
-            self.anchors[done.anchor] = (done.container, done.size)
-        return self._place(done.container, done.size, done.mark, stack)
+            self.anchors[done.anchor] = (done.container, done.size, done.levels)
+        return self._place(done.container, done.size, done.levels, done.mark, stack)
 
-    def _place(self, value: Any, size: int, mark: Any, stack: list[_Open]) -> tuple[bool, Any]:
+    def _place(self, value: Any, size: int, levels: int, mark: Any, stack: list[_Open]) -> tuple[bool, Any]:
         if not stack:
             return True, value
         top = stack[-1]
         top.size += size
-        if top.size > MAX_UNFOLDED:
+        top.levels = max(top.levels, levels + 1)
+        if len(stack) + levels > MAX_DEPTH:
+            raise _Refused("yaml-bomb", TOO_DEEP, mark)
+        if top.size > MAX_UNFOLDED + self.written:
             raise _Refused("yaml-bomb", f"aliases unfold into more than {MAX_UNFOLDED} values", mark)
         if top.is_list:
             top.places[len(top.container)] = (mark.line + 1, mark.column + 1)
@@ -191,15 +231,15 @@ _NO_KEY = object()
 
 
 class _Open:
-    """A mapping or list that is being filled, and how many values it unfolds into so far."""
+    """A mapping or list that is being filled, and how many values and levels it unfolds into so far."""
 
-    __slots__ = ("anchor", "container", "is_list", "key", "key_mark", "mark", "places", "size")
+    __slots__ = ("anchor", "container", "is_list", "key", "key_mark", "levels", "mark", "places", "size")
 
     def __init__(self, container: Any, anchor: str | None, mark: Any) -> None:
         self.container, self.anchor, self.mark = container, anchor, mark
         self.places: dict[Key, tuple[int, int]] = {}
         self.is_list = type(container) is list
-        self.size = 1
+        self.size = self.levels = 1
         self.key: Any = _NO_KEY
         self.key_mark: Any = None
 

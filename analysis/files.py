@@ -1,0 +1,94 @@
+"""Files that a user names, as text, YAML or JSON: whatever is wrong with one is one sentence of bad input.
+
+`what` is what the file is to be ("HPA file", "recommendation") and opens the sentence.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from analysis.documents import MAX_DEPTH, TOO_DEEP, Problem, documents
+from analysis.errors import BadInput
+
+MAX_BYTES = 64_000_000  # the largest that this project writes, a recommendation with all its candidates, has under 1 MB
+_KINDS = {list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
+
+
+def read_text(path: Path | str, what: str) -> str:
+    """The text of a file, without its byte order mark. Raises BadInput: absent, a directory, too large, not UTF-8."""
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise BadInput(f"no such {what}", value=str(path)) from None
+    except NotADirectoryError:
+        raise BadInput(f"no such {what}", value=str(path), expected="a path through directories") from None
+    except IsADirectoryError:
+        raise BadInput(f"the {what} is a directory", value=str(path), expected="a file") from None
+    except OSError as error:
+        raise BadInput(f"cannot read the {what} {path}: {os.strerror(error.errno or 0)}") from None
+    if len(raw) > MAX_BYTES:
+        raise BadInput(f"the {what} {path} is too large", expected=f"at most {MAX_BYTES // 1_000_000} MB")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        byte = f"byte 0x{raw[error.start]:02x} at offset {error.start}"
+        raise BadInput(f"the {what} {path} is not text: {byte} is not UTF-8") from None
+
+
+def read_documents(path: Path | str, what: str) -> list[Any]:
+    """The values of all YAML (or JSON) documents of a file. Raises BadInput, with line and column."""
+    values = []
+    for document in documents(read_text(path, what), {}):
+        problems = [document] if isinstance(document, Problem) else document.problems
+        for problem in problems:
+            raise BadInput(f"the {what} {path}, line {problem.line}, column {problem.column}: {problem.text}")
+        assert not isinstance(document, Problem)
+        values.append(document.value)
+    return values
+
+
+def read_yaml(path: Path | str, what: str) -> dict[str, Any]:
+    """The one mapping that a YAML file holds. Raises BadInput, with line and column."""
+    found = [value for value in read_documents(path, what) if value is not None]
+    if len(found) > 1:
+        raise BadInput(f"the {what} {path} holds {len(found)} documents", expected="one")
+    return _mapping(found[0] if found else None, path, what, "a mapping")
+
+
+def read_json(path: Path | str, what: str, expected: str = "a JSON object") -> dict[str, Any]:
+    """The object that a JSON file holds. Raises BadInput, with line and column and what was `expected`."""
+    text = read_text(path, what)
+    try:
+        return _mapping(json_value(text) if text.strip() else None, path, what, expected)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise BadInput(f"the {what} {path} is not JSON: {error.msg} ({where})", expected=expected) from None
+    except ValueError as error:
+        raise BadInput(f"cannot read the {what} {path}: {error}") from None
+
+
+def json_value(text: str | bytes) -> Any:
+    """`json.loads`, with one limit of nesting for all versions of Python. Raises ValueError."""
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
+    level, depth = [value], 0
+    while level := [one for one in level if type(one) is dict or type(one) is list]:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise ValueError(TOO_DEEP)
+        level = [inner for one in level for inner in (one.values() if type(one) is dict else one)]
+    return value
+
+
+def _mapping(value: Any, path: Path | str, what: str, expected: str) -> dict[str, Any]:
+    if value is None:
+        raise BadInput(f"the {what} {path} is empty", expected=expected)
+    if not isinstance(value, dict):
+        raise BadInput(f"the {what} {path} holds {_KINDS[type(value)]}", expected=expected)
+    return value
