@@ -109,9 +109,7 @@ class Owning:
             self._looked_for = wanted
             for note in self.server.notes:
                 log.warning("%s", note)
-            log.info(
-                "%d test requests of one token were sent; they are counted nowhere", self.server.test_requests
-            )
+            log.info("Test requests of one token, counted nowhere: %d", self.server.test_requests)
         return fitting(chosen, self.server.max_model_len)
 
     def _check_alone(self, chosen: Options) -> None:

@@ -69,10 +69,11 @@ def _rates(
     good = status == "ok"
     tokens, events = np.nansum(column["streamed_tokens"][good]), np.nansum(column["events"][good])
     offered = f"{len(status) / duration_s:.2f}" if "rate" in stage else f"{stage.get('users') or '?'} users"
+    per_second = f"{tokens / duration_s:.1f}" if tokens or not ok else "-"  # without usage nobody knows
     per_event = f"{tokens / events:.2f}" if tokens and events else "-"
     return (
         f"{number:>5} {offered:>10} {sent / duration_s:>12.2f} {ok:>8} {len(status) - ok - dropped:>7} {dropped:>8} "
-        f"{tokens / duration_s:>10.1f} {per_event:>13}  {verdict.get('verdict', '-')}"
+        f"{per_second:>10} {per_event:>13}  {verdict.get('verdict', '-')}"
     )
 
 
