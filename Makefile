@@ -12,16 +12,19 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types prometheus generated clean
+.PHONY: help demo test test-faults check lint types prometheus generated clean
 
 help:            ## show this list
-	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 demo: $(VENV)/.installed prometheus   ## run everything once: fleet, load, collect, recommend, manifest, check
 	$(BIN)/autoscale demo
 
 test: $(VENV)/.installed-test prometheus   ## set up and run every test
 	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
+
+test-faults: $(VENV)/.installed-test   ## every fault of servers, disks, workers and signals against real load tests (minutes)
+	$(BIN)/pytest -m faults tests/loadgen
 
 check: lint types test   ## lint, types and every test: what CI runs
 
