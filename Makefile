@@ -24,7 +24,7 @@ BUILT  := --no-deps --no-build-isolation --no-index --editable .
 project = { $(HAS_UV) && uv pip install --quiet --python $(1)/bin/python $(BUILT); } || $(call PIP,$(1)) $(BUILT)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-lowest test-newest check lint types lock prometheus generated clean
+.PHONY: help demo test test-faults test-lowest test-newest check lint types lock prometheus generated clean
 
 help:            ## show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -34,6 +34,9 @@ demo: $(VENV)/.installed prometheus   ## run everything once: fleet, load, colle
 
 test: $(VENV)/.installed-test prometheus   ## set up and run every test
 	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
+
+test-faults: $(VENV)/.installed-test   ## every fault of servers, disks, workers and signals against real load tests (minutes)
+	$(BIN)/pytest -m faults tests/loadgen
 
 check: lint types test   ## lint, types and every test: what CI runs
 

@@ -379,7 +379,8 @@ class Owning:
             share = unsent / len(finished.requests)
             reason = f"{share:.0%} of the planned requests were not sent (bound {MOST_DROPPED:.0%})"
         if reason and not self._failed:
-            log.error("The run is not as planned: %s", reason)
+            if reason != owner.stopped:
+                log.error("The run is not as planned: %s", reason)
             self._exit_with(1)
 
     def longest_end_s(self) -> float:

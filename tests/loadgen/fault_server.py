@@ -1,10 +1,10 @@
 """A small OpenAI-like server that does what the first part of the path says: /FAULT/v1/completions. Runs in a thread.
 
-An answer has three tokens, 5 ms apart. `mix-` before a fault: one odd answer in ten, the others are good.
+An answer has three tokens, 5 ms apart. `mix-` before a fault: one odd answer in ten, the others are good; `mix-all`: one
+in five, of every kind in turn. What follows an @ only tells load tests apart.
 """
 
 import asyncio
-import itertools
 import json
 import re
 import threading
@@ -82,7 +82,7 @@ class FaultServer:
     async def _answer(self, fault: str, path: str, body: bytes, writer: asyncio.StreamWriter) -> bool:
         if path == "v1/models":
             _json(writer, 200, {"data": [{"id": "m"}]})
-        elif path == "version" and fault == "count0":
+        elif path == "version" and fault.startswith("count0"):
             _json(writer, 200, {"version": "0.11.0"})
         elif path == "tokenize":
             _json(writer, 200, {"count": 0})
@@ -90,7 +90,10 @@ class FaultServer:
             _json(writer, 404, {"detail": "Not Found"})
         else:
             self.asked[fault] = number = self.asked.get(fault, 0) + 1
-            if fault.startswith("mix-"):
+            fault = fault.partition("@")[0]
+            if fault == "mix-all":
+                fault = list(EVENTS)[number // 5 % len(EVENTS)] if number % 5 == 0 else "good"
+            elif fault.startswith("mix-"):
                 fault = fault.removeprefix("mix-") if number % 10 == 0 else "good"
             return await self._complete(fault, json.loads(body), writer)
         return True
@@ -132,10 +135,3 @@ def _send(writer: asyncio.StreamWriter, data: bytes) -> None:
     if writer.is_closing():
         raise ConnectionResetError
     writer.write(data)
-
-
-if __name__ == "__main__":
-    with FaultServer() as running:
-        print(running.url, flush=True)
-        for _ in itertools.count():
-            threading.Event().wait(3600)
