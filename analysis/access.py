@@ -81,13 +81,14 @@ class Access:
 def access(
     *,
     key_file: Path | str | None = None,
+    key_option: str = "--api-key-file",
     headers: Sequence[str] = (),
     ca_file: Path | str | None = None,
     insecure: bool = False,
     key_variables: Sequence[str] = KEY_VARIABLES,
     environ: Mapping[str, str] = os.environ,
 ) -> Access:
-    """What the options ask for; `key_variables` is empty where the environment's keys are not meant (Prometheus).
+    """What the options ask for; `key_option` is the name of the one that gave `key_file`; `key_variables` is empty where the environment's keys are not meant (Prometheus).
 
     An Authorization among `headers` wins over a key file, and that over the environment. Raises BadInput naming the
     option, file or variable, never the value.
@@ -99,17 +100,19 @@ def access(
             raise BadInput(f"--header names {name} twice", next_step="leave out one")
         found[name] = value
     if not any(name.lower() == "authorization" for name in found):
-        key = _key(key_file, key_variables, environ)
+        key = _key(key_file, key_option, key_variables, environ)
         if key is not None:
             found["Authorization"] = f"Bearer {key}"
     elif key_file is not None:
-        raise BadInput("--api-key-file and --header 'Authorization: ...'", next_step="leave out one")
+        raise BadInput(f"{key_option} and --header 'Authorization: ...'", next_step="leave out one")
     return Access(found, _ca_file(ca_file, environ), insecure)
 
 
-def _key(file: Path | str | None, variables: Sequence[str], environ: Mapping[str, str]) -> str | None:
+def _key(
+    file: Path | str | None, option: str, variables: Sequence[str], environ: Mapping[str, str]
+) -> str | None:
     if file is not None:
-        return _sendable(_read(file, "--api-key-file"), f"the key in {file}")
+        return _sendable(_read(file, option), f"the key in {file}")
     for name in variables:
         if value := environ.get(name, "").strip():
             return _sendable(value, f"the key in the environment's {name}")

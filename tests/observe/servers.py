@@ -99,13 +99,20 @@ class FakePrometheus:
         series: list[tuple[dict[str, str], list[list[Any]]]],
         clock_ahead_s: float = 0.0,
         range_vectors: bool = True,
+        whole_names: bool = False,  # as Google's: no regular expression on a metric's name
     ) -> None:
         self.series, self.clock_ahead_s, self.range_vectors = series, clock_ahead_s, range_vectors
         self.queries: list[str] = []
+        self.whole_names = whole_names
 
     def __call__(self, path: str, query: dict[str, str]) -> tuple[int, str]:
         promql = query.get("query", "")
         self.queries.append(promql)
+        if path == "/api/v1/label/__name__/values":
+            names = sorted({labels["__name__"] for labels, _ in self.series})
+            return 200, json.dumps({"status": "success", "data": names})
+        if self.whole_names and "__name__=~" in promql:
+            return 400, '{"status":"error","error":"unsupported: regular expression on a metric name"}'
         if path == "/api/v1/query" and promql == "time()":
             now = time.time() + self.clock_ahead_s
             return 200, json.dumps({"data": {"resultType": "scalar", "result": [now, str(now)]}})
@@ -124,7 +131,7 @@ class FakePrometheus:
         return 404, "not found"
 
     def _answer(self, promql: str, start: float, end: float) -> str:
-        names = re.search(r'__name__=~"([^"]*)"', promql)
+        names = re.search(r'__name__=~"([^"]*)"', promql) or re.match(r"([\w:]+)", promql)
         result = []
         for labels, values in self.series:
             inside = [pair for pair in values if start <= pair[0] <= end]
