@@ -236,21 +236,30 @@ def _frame(choice: Choice, found: _Found, zero_s: float) -> pd.DataFrame:
         rows = pd.DataFrame(columns).reindex(columns=list(COLUMNS))
         rows.insert(0, "time_s", rows.index - zero_s)
         frames.setdefault((row.replica, row.engine), []).append((row.scrape, rows))
-    kept = []
-    for (replica, engine), told in frames.items():
-        taken = told[0][1]
-        for scrape, rows in told[1:]:
-            low, high = taken["time_s"].min(), taken["time_s"].max()
-            outside = rows[(rows["time_s"] < low) | (rows["time_s"] > high)]
-            if len(outside) < len(rows):
-                choice.notes.add(
-                    "metrics_twice",
-                    f"{replica} {scrape}",
-                    f"{replica} is told twice: the series with {told[0][0]} are taken, those with {scrape} left out",
-                )
-            taken = pd.concat([taken, outside])
-        kept.append(taken.assign(pod=replica, engine=engine))
+    kept = [
+        _told_once(replica, told, choice.notes).assign(pod=replica, engine=engine)
+        for (replica, engine), told in frames.items()
+    ]
     return pd.concat(kept, ignore_index=True)
+
+
+def _told_once(replica: str, told: list[tuple[str, pd.DataFrame]], notes: Notes) -> pd.DataFrame:
+    """The rows of one engine from its scrapes, the fullest first: one after the other, never two at a time."""
+    import pandas as pd
+
+    first, taken = told[0]
+    for scrape, rows in told[1:]:
+        low, high = taken["time_s"].min(), taken["time_s"].max()
+        if rows["time_s"].between(low, high).any():  # beside the others, not before or after them
+            silence_s = tidy.silence_s(tidy.usual_interval_s(taken.assign(pod=replica), 0.0))
+            rows = rows[~rows["time_s"].between(low - silence_s, high + silence_s)]
+            notes.add(
+                "metrics_twice",
+                f"{replica} {scrape}",
+                f"{replica} is told twice: the series with {first} are taken, those with {scrape} left out",
+            )
+        taken = pd.concat([taken, rows])
+    return taken
 
 
 def _combined(

@@ -154,13 +154,9 @@ class Prometheus:
             except Refused as refused:
                 step_s = self._next_way(str(refused), matchers, step_s)
                 continue
-            # a range vector is closed at both ends in older servers: the first instant belongs to the chunk before
             yield (
                 (until - start) / (end - start),
-                [
-                    (labels, [p for p in values if at < p[0] <= until or at == p[0] == start])
-                    for labels, values in found
-                ],
+                [(labels, self._within(v, at, until, at == start)) for labels, v in found],
             )
             at = until
 
@@ -178,6 +174,14 @@ class Prometheus:
         raise SourceUnavailable(
             f"{self.shown} refused the query: {said}", next_step="narrow it with --namespace or --selector"
         )
+
+    def _within(self, pairs: list[list[Any]], after: float, until: float, first: bool) -> list[list[Any]]:
+        """The samples of one chunk: a range vector is closed at both ends in older servers, and its first instant
+        belongs to the chunk before."""
+        try:
+            return [p for p in pairs if after < p[0] <= until or (first and p[0] == after)]
+        except TypeError:
+            raise self._not_prometheus(": a sample has no time") from None
 
     def _raw(self, promql: str, at: float, until: float) -> list[Series]:
         return self._series(self.query(f"{promql}[{max(round((until - at) * 1000), 1)}ms]", until))
@@ -197,7 +201,7 @@ class Prometheus:
             sound = all(
                 isinstance(labels, dict) and all(isinstance(text, str) for text in labels.values())
                 for labels, _ in found
-            ) and all(isinstance(p[0], int | float) and len(p) == 2 for _, values in found for p in values)
+            ) and all(len(pair) == 2 for _, values in found for pair in values)
         except (KeyError, TypeError, AttributeError, IndexError):
             sound, found = False, []
         if not sound:

@@ -142,7 +142,7 @@ class Scraper:
             except (requests.RequestException, AutoscaleError) as error:  # no row; a gap at the end
                 why = reason_of(error) if isinstance(error, requests.RequestException) else error
                 with self._lock:
-                    self.notes.add("scrape_failed", f"{pod} {why}", f"{pod} was not read: {why}", time_s)
+                    self.notes.add("scrape_failed", f"{pod} {why}", f"{pod} was not read: {why}", time_s, 1)
                 continue
             time_s = time.time() - self.started_at
             if time_s < 0:

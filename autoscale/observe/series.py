@@ -48,8 +48,8 @@ class Notes:
 
     found: dict[tuple[str, str], tuple[float, str, int]] = field(default_factory=dict)
 
-    def add(self, kind: str, subject: str, message: str, time_s: float = 0.0, times: int = 1) -> None:
-        """`message` is kept the first time that `subject` is noticed."""
+    def add(self, kind: str, subject: str, message: str, time_s: float = 0.0, times: int = 0) -> None:
+        """`message` is kept the first time that `subject` is noticed; `times` counts what happens again and again."""
         first_s, said, before = self.found.get((kind, subject), (time_s, message, 0))
         self.found[kind, subject] = (first_s, said, before + times)
 
@@ -155,14 +155,9 @@ def note_unsound(
     notes: Notes, replica: str, column: str, value: float, time_s: float = 0.0, times: int = 1
 ) -> None:
     """Say that a number of a column was left out, and why."""
-    why = "a fraction is 0 to 1" if column == "kv_usage" else "not a finite number of 0 or more"
-    notes.add(
-        "metrics_value",
-        f"{replica} {column}",
-        f"{replica}: {column} of {value:g} is left out: {why}",
-        time_s,
-        times,
-    )
+    what = f"{column} of {value:g}" if np.isfinite(value) else f"{column} that is no finite number"
+    why = "a fraction is 0 to 1" if column == "kv_usage" else "it cannot be below 0 or infinite"
+    notes.add("metrics_value", f"{replica} {column}", f"{replica}: {what} is left out: {why}", time_s, times)
 
 
 def listed(values: Collection[str]) -> str:

@@ -52,7 +52,8 @@ def finish(
     run.write_table(run_dir, "metrics", frame)
     left_out = sorted(other_models)
     noticed = [
-        (max(at_s, 0.0), kind, said, {"times": n}) for (kind, _), (at_s, said, n) in notes.found.items()
+        (max(at_s, 0.0), kind, said, {"times": n} if n else {})
+        for (kind, _), (at_s, said, n) in notes.found.items()
     ]
     note(
         run_dir,
@@ -160,9 +161,14 @@ def usual_interval_s(frame: pd.DataFrame, default_s: float) -> float:
     return float(between.median()) if len(between) else default_s
 
 
+def silence_s(interval_s: float) -> float:
+    """Seconds without a scrape that are a gap, where `interval_s` lie between scrapes as a rule."""
+    return max(GAP_INTERVALS * interval_s, MIN_GAP_S)
+
+
 def gaps(frame: pd.DataFrame, window: tuple[float, float], interval_s: float) -> list[dict[str, Any]]:
     """Silences per pod inside the window: a late start, holes, an early end."""
-    limit_s = max(GAP_INTERVALS * interval_s, MIN_GAP_S)
+    limit_s = silence_s(interval_s)
     found = []
     for pod, rows in frame.groupby("pod", sort=True):
         times = [window[0], *sorted(rows["time_s"].unique().tolist()), window[1]]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from autoscale.observe import vllm_metrics
-from autoscale.observe.metric_names import COLUMNS, COUNTERS, NAMES
+from autoscale.observe.metric_names import COLUMNS, NAMES
 
 
 def page(fixtures_dir: Path, name: str) -> str:
