@@ -99,6 +99,9 @@ class Scraper:
     def stop(self) -> dict[str, Any]:
         """Stop, fold the parts into metrics.parquet, record gaps; returns the summary (see tidy.finish)."""
         self._stop.set()
+        until_s = (
+            time.time() - self.started_at
+        )  # what follows takes its time, and is no silence of the server
         for thread in self._threads:
             thread.join()
         self._flush()
@@ -109,7 +112,7 @@ class Scraper:
             raise SourceUnavailable(f"no scrape was answered: {why}")
         run.merge_parts(self.run_dir, "metrics")
         frame = run.read(self.run_dir).metrics
-        window = (self._from_s, time.time() - self.started_at)
+        window = (self._from_s, until_s)
         return tidy.finish(
             self.run_dir,
             frame,
