@@ -19,6 +19,7 @@ from analysis.access import Access
 from analysis.errors import BadInput, BadRun, TooLittleData
 from analysis.redact import HIDDEN
 from autoscale.observe import series, tidy
+from autoscale.observe.header import wanted_model, window_of
 from autoscale.observe.metric_names import COLUMNS, engine_facts, version_facts
 from autoscale.observe.prometheus import Prometheus, what_it_has
 from autoscale.observe.scrape import Scraper
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[float, str], None]
 APPEARS_S = 60.0  # a load test that is started beside the scraper writes its header within this
-LONGEST_S = 31 * 86_400.0  # of a window: more is a clock or a header gone wrong
-FIRST_S, LAST_S = 946_684_800.0, 4_102_444_800.0  # unix times of 2000 and 2100
 
 
 def collect(
@@ -121,7 +120,7 @@ def _from_prometheus(
     progress: Progress | None,
 ) -> dict[str, Any]:
     header = run.read_header(run_dir)
-    started_at, ended_at = _window(run_dir, header)
+    started_at, ended_at = window_of(run_dir, header)
     wanted = model or wanted_model(header)
     door = Prometheus(
         url.replace(f"{HIDDEN}@", ""), access
@@ -158,11 +157,6 @@ def _from_prometheus(
         raw=door.raw,
         notes=notes,
     )
-
-
-def wanted_model(header: dict[str, Any]) -> str | None:
-    """The model name whose metrics are a run's: `metrics_model` where the served name is an adapter's, else `model`."""
-    return header.get("metrics_model") or header.get("model") or None
 
 
 def _matchers(namespace: str | None, selector: str) -> str:
@@ -307,40 +301,6 @@ def _door_notes(door: Prometheus, choice: Choice) -> Notes:
     for warning in sorted(door.warnings):
         notes.add("metrics_source", warning, f"{door.shown} warns: {warning}")
     return notes
-
-
-def _window(run_dir: Path | str, header: dict[str, Any]) -> tuple[float, float]:
-    """When the run started and ended (unix s): its header's, for an interrupted run the end of its last request."""
-    started_at, ended_at = _instant(run_dir, "started_at", header.get("started_at")), header.get("ended_at")
-    if ended_at is None:
-        recorded = run.read(run_dir)
-        if not recorded.has("requests") or not len(recorded.requests):
-            raise TooLittleData(
-                "the run has no end and no requests",
-                value=str(run_dir),
-                next_step="collect after the run has ended",
-            )
-        ended_at = started_at + float(recorded.requests[["due_s", "last_token_s"]].max().max())
-    ended_at = _instant(run_dir, "ended_at", ended_at)
-    if not 0 < ended_at - started_at <= LONGEST_S:
-        raise BadRun(
-            f"{run_dir} lasts {ended_at - started_at:.0f} s by its header",
-            expected=f"an end after its start, and at most {LONGEST_S / 86_400:.0f} days",
-            next_step=f"correct started_at and ended_at in {run.HEADER}",
-        )
-    return started_at, ended_at
-
-
-def _instant(run_dir: Path | str, name: str, value: Any) -> float:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not FIRST_S < value < LAST_S:
-        raise BadRun(
-            f"{run_dir}/{run.HEADER} has {name}",
-            value=value,
-            expected="unix seconds of this century",
-            next_step="correct it, or record the run again",
-        )
-    return float(value)
 
 
 def _nothing_found(

@@ -31,6 +31,7 @@ from analysis.access import Access
 from analysis.errors import AutoscaleError, BadInput, SourceUnavailable
 from analysis.redact import redact
 from autoscale.observe import metric_names
+from autoscale.observe.header import LONGEST_S
 from autoscale.observe.web import Session, address, reason_of, unreachable, way_out
 
 Series = tuple[dict[str, str], list[list[Any]]]
@@ -125,6 +126,10 @@ class Prometheus:
             offset_s = float(answer[1]) - (before + after) / 2
         except (IndexError, KeyError, TypeError, ValueError):
             return 0.0
+        if abs(offset_s) > LONGEST_S:
+            raise SourceUnavailable(
+                f"the clock of {self.shown} is {offset_s:+.0f} s from the client's", next_step="set it"
+            )
         agrees = not abs(offset_s) > max(CLOCKS_AGREE_S, after - before)
         return 0.0 if agrees or not math.isfinite(offset_s) else round(offset_s, 1)
 

@@ -23,6 +23,7 @@ from analysis.access import Access
 from analysis.errors import AutoscaleError, BadInput, SourceUnavailable
 from analysis.redact import redact
 from autoscale.observe import tidy, vllm_metrics
+from autoscale.observe.header import instant, wanted_model
 from autoscale.observe.metric_names import COLUMNS
 from autoscale.observe.series import Notes
 from autoscale.observe.vllm_metrics import Reading
@@ -49,8 +50,8 @@ class Scraper:
             raise BadInput("no address to scrape", expected="at least one URL such as http://10.0.0.5:8000")
         self.run_dir = Path(run_dir)
         header = run.read_header(run_dir)
-        self.started_at = float(header["started_at"])
-        self.model = model or header.get("metrics_model") or header.get("model") or None
+        self.started_at = instant(run_dir, "started_at", header["started_at"])
+        self.model = model or wanted_model(header)
         asked = dict(metrics_url(url, access or Access()) for url in urls)
         self.urls = list(asked)
         self.interval_s = interval_s

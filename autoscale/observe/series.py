@@ -123,7 +123,7 @@ def choose(
         for number, (name, labels) in enumerate(series)
         if (place := place_of(name, labels))
     ]
-    found = _without_routers(found, choice)
+    found = _without_routers(found, choice, page is not None)
     found = _of_model(found, model, any_model, choice)
     found = _replicas(found, ON_A_PAGE if page is not None else INSIDE, choice)
     found = _one_kind(found, choice)
@@ -187,16 +187,18 @@ def _splits(ones: Iterable[_One], label: str) -> bool:
     return False
 
 
-def _without_routers(found: list[_One], choice: Choice) -> list[_One]:
+def _without_routers(found: list[_One], choice: Choice, page: bool) -> list[_One]:
     """Without the series of a router: one page, and a value per server behind it."""
     for label in ROUTER:
-        pages = {one.replica for one in found if _ADDRESS.fullmatch(one.labels.get(label, ""))}
-        pages |= {
-            page
-            for page in {o.replica for o in found}
-            if _splits((o for o in found if o.replica == page), label)
+        labelled = [one for one in found if one.labels.get(label)]
+        pages = {
+            name
+            for name in {o.replica for o in labelled}
+            if _splits((o for o in labelled if o.replica == name), label)
         }
-        dropped = [one for one in found if one.replica in pages and one.labels.get(label)]
+        if page or len(labelled) < len(found):  # Prometheus may put a label of this name on all that it has
+            pages |= {one.replica for one in labelled if _ADDRESS.fullmatch(one.labels[label])}
+        dropped = [one for one in labelled if one.replica in pages]
         if not dropped:
             continue
         choice.routers[label] = _values(dropped, label)

@@ -217,6 +217,36 @@ def test_a_router_beside_its_replicas_is_left_out(tmp_path: Path):
     assert "router: a router's copies of other servers' metrics are left out" in summary["notes"][0]
 
 
+def test_a_label_that_prometheus_puts_on_everything_makes_no_router(tmp_path: Path):
+    _, metrics = collected(tmp_path, [told("vllm:num_requests_running", server="prom.example:9090")])
+    assert metrics["running"].tolist() == [1.0] * 31
+
+
+def test_facts_are_those_of_the_replicas_that_are_taken(tmp_path: Path):
+    facts = [
+        (
+            {"__name__": "vllm:cache_config_info", "pod": pod, "num_gpu_blocks": blocks, "block_size": "16"},
+            RUNNING[1],
+        )
+        for pod, blocks in (("a", "100"), ("b", "999"))
+    ]
+    other = told("vllm:num_requests_running", model_name="other", pod="b")
+    summary, _ = collected(tmp_path, [RUNNING, other, *facts])
+    assert summary["engine"]["kv_tokens"] == 1600
+
+
+@pytest.mark.parametrize("clock", ["NaN", "+Inf", "x", "1e300"])
+def test_an_odd_clock_of_the_server_is_no_crash(tmp_path: Path, clock: str):
+    fake = servers.FakePrometheus([RUNNING])
+    odd = vector([T0, clock])
+    with servers.serving(lambda p, q: (200, odd) if q.get("query") == "time()" else fake(p, q)) as server:
+        if clock in ("NaN", "x"):
+            assert collect(new_run(tmp_path / "run"), server.url)["clock_offset_s"] == 0.0
+        else:
+            with pytest.raises(SourceUnavailable, match="the clock of"):
+                collect(new_run(tmp_path / "run"), server.url)
+
+
 def test_a_relabelled_name_is_found_and_an_aggregate_is_not(tmp_path: Path):
     _, metrics = collected(
         tmp_path, [told("ray_vllm_num_requests_running", "2"), told("job:vllm:num_requests_waiting:sum", "7")]
