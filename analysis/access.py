@@ -124,13 +124,14 @@ class Access:
 def access(
     *,
     key_file: Path | str | None = None,
+    key_option: str = "--api-key-file",
     headers: Sequence[str] = (),
     ca_file: Path | str | None = None,
     insecure: bool = False,
     key_variables: Sequence[str] = KEY_VARIABLES,
     environ: Mapping[str, str] = os.environ,
 ) -> Access:
-    """What the options ask for; `key_variables` is empty where the environment's keys are not meant (Prometheus).
+    """What the options ask for; `key_option` is the name of the one that gave `key_file`; `key_variables` is empty where the environment's keys are not meant (Prometheus).
 
     An Authorization among `headers` wins over a key file, and that over the environment. Raises BadInput naming the
     option, file or variable, never the value.
@@ -143,22 +144,22 @@ def access(
             raise BadInput(f"--header names {name} twice", next_step="leave out one")
         found[name] = value
     if not any(name.lower() == "authorization" for name in found):
-        key, key_from = _key(key_file, key_variables, environ)
+        key, key_from = _key(key_file, key_option, key_variables, environ)
         if key is not None:
             found["Authorization"] = f"Bearer {key}"
     elif key_file is not None:
-        raise BadInput("--api-key-file and --header 'Authorization: ...'", next_step="leave out one")
+        raise BadInput(f"{key_option} and --header 'Authorization: ...'", next_step="leave out one")
     has_key = any(name.lower() == "authorization" for name in found)
     return Access(found, _ca_file(ca_file, environ), insecure, key_from if has_key else None)
 
 
 def _key(
-    file: Path | str | None, variables: Sequence[str], environ: Mapping[str, str]
+    file: Path | str | None, option: str, variables: Sequence[str], environ: Mapping[str, str]
 ) -> tuple[str | None, str]:
     """The key, and where it was found in words."""
     if file is not None:
         where = f"the key in {file}"
-        return _sendable(_read(file, "--api-key-file"), where), where
+        return _sendable(_read(file, option), where), where
     for name in variables:
         if value := environ.get(name, "").strip():
             where = f"the key in the environment's {name}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from analysis.errors import BadInput
+from analysis.errors import AutoscaleError, BadInput
 from autoscale.check import CheckResult, Expectation, State, check, replay
 from autoscale.check.watch import clock_of
 from autoscale.observe.cluster import Cluster
@@ -126,11 +126,14 @@ def _scraper(urls: Callable[[], dict[str, str]]) -> Callable[[], list[dict[str, 
         for pod, url in urls().items():
             try:
                 reading = read_once(url, None)
-            except OSError:  # requests' errors are OSErrors: the replica is going or not up yet
+            except (
+                OSError,
+                AutoscaleError,
+            ):  # requests' errors are OSErrors: the replica is going or not up yet
                 continue
             rows += [
                 {**row, "pod": pod, "engine": engine, "time_s": time.time()}
-                for engine, row in reading.rows.items()
+                for (_, engine), row in reading.rows.items()
             ]
         return rows
 

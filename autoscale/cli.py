@@ -226,14 +226,46 @@ def collect(
     token_file: Annotated[
         Path | None, typer.Option(help="File with a bearer token for Prometheus (never on the command line).")
     ] = None,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --scrape: file with the server's key; default OPENAI_API_KEY or VLLM_API_KEY."
+        ),
+    ] = None,
+    header: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="'Name: value' to send, such as a tenant; the value may be @FILE or $VARIABLE; repeat."
+        ),
+    ] = None,
+    ca_file: Annotated[
+        Path | None, typer.Option(help="Certificates (PEM) of the CA that signed the server's.")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Do not check the server's certificate.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Collect the server's metrics of a run. From Prometheus afterwards, or by scraping replicas while the load runs."""
+    from analysis.access import KEY_VARIABLES, access
     from analysis.run import read_header
     from autoscale.observe.collect import collect as fill
 
+    if token_file and (scrape or api_key_file):
+        raise BadInput("--token-file is for Prometheus", next_step="with --scrape use --api-key-file")
+    if api_key_file and not scrape:
+        raise BadInput("--api-key-file is for --scrape", next_step="with Prometheus use --token-file")
+    going = access(
+        key_file=token_file or api_key_file,
+        key_option="--token-file" if token_file else "--api-key-file",
+        headers=header or (),
+        ca_file=ca_file,
+        insecure=insecure,
+        key_variables=KEY_VARIABLES if scrape else (),
+    )
     path = _run_path(run)
-    source = prometheus or (None if scrape else read_header(path).get("prometheus"))
+    noted = None if scrape else read_header(path).get("prometheus")
+    source = prometheus or (str(noted) if noted else None)
     with progress.bar() as report:
         summary = fill(
             path,
@@ -243,7 +275,7 @@ def collect(
             namespace=namespace,
             selector=selector,
             model=model,
-            token=_token(token_file),
+            access=going,
             progress=report,
         )
     if as_json:
@@ -258,6 +290,8 @@ def collect(
         print(f"  gap: {gap}")
     for name in summary["other_models"]:
         print(f"  left out: metrics of model {name}")
+    for note in summary["notes"]:
+        print(f"  note: {note}")
 
 
 @app.command(epilog=examples.epilog("recommend"))
@@ -599,13 +633,6 @@ def _manifest(path: Path) -> dict[str, Any]:
         if isinstance(document, dict) and document.get("kind") == "HorizontalPodAutoscaler":
             return document
     raise BadInput(f"{path} holds no HorizontalPodAutoscaler", expected="an autoscaling/v2 manifest")
-
-
-def _token(path: Path | None) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8").strip() if path else None
-    except OSError as error:
-        raise BadInput(f"cannot read the token file {path}: {error}") from None
 
 
 def _console() -> Any:

@@ -20,6 +20,11 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "autoscale collect runs/first --scrape http://127.0.0.1:9100",
         ),
         ("afterwards, from Prometheus", "autoscale collect runs/first --prometheus http://127.0.0.1:9090"),
+        (
+            "from Mimir, a tenant's, with a token from a file",
+            "autoscale collect runs/first --prometheus https://mimir.example/prometheus --token-file token "
+            "--header 'X-Scope-OrgID: $TENANT'",
+        ),
     ),
     "recommend": (
         ("from the newest run, for a day in bursts of 20 requests/s", "autoscale recommend --peak 20"),

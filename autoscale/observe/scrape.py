@@ -10,18 +10,28 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 import requests
 
 from analysis import run
-from analysis.errors import BadInput, SourceUnavailable
+from analysis.access import Access
+from analysis.errors import AutoscaleError, BadInput, SourceUnavailable
+from analysis.redact import redact
 from autoscale.observe import tidy, vllm_metrics
+from autoscale.observe.header import instant, wanted_model
+from autoscale.observe.metric_names import COLUMNS
+from autoscale.observe.series import Notes
+from autoscale.observe.vllm_metrics import Reading
+from autoscale.observe.web import Session, address, reason_of, way_out
 
 FLUSH_S = 10.0
+PAGE_S = 5.0  # for one page, whatever a server does
+KEY_OPTION = "--api-key-file"
 
 
 class Scraper:
@@ -34,17 +44,19 @@ class Scraper:
         *,
         interval_s: float = 1.0,
         model: str | None = None,
-        headers: dict[str, str] | None = None,
+        access: Access | None = None,
     ) -> None:
         if not urls:
             raise BadInput("no address to scrape", expected="at least one URL such as http://10.0.0.5:8000")
         self.run_dir = Path(run_dir)
         header = run.read_header(run_dir)
-        self.started_at = float(header["started_at"])
-        self.model = model or header.get("model")
-        self.urls = [metrics_url(url) for url in urls]
+        self.started_at = instant(run_dir, "started_at", header["started_at"])
+        self.model = model or wanted_model(header)
+        asked = dict(metrics_url(url, access or Access()) for url in urls)
+        self.urls = list(asked)
         self.interval_s = interval_s
-        self.headers = headers
+        self.notes = Notes()
+        self._sessions = {url: Session(own, PAGE_S) for url, own in asked.items()}
         self.facts: dict[str, object] = {}
         self.other_models: set[str] = set()
         self._rows: list[dict[str, Any]] = []
@@ -57,23 +69,25 @@ class Scraper:
     def start(self) -> Scraper:
         """Look once at every address, then scrape in the background.
 
-        Raises SourceUnavailable when none answers, or when one that answers is not a vLLM server. An address that does
+        Raises SourceUnavailable when none answers, or when one that answers is no replica's page. An address that does
         not answer yet is tried again at every instant: replicas come and go.
         """
-        refused = []
-        for url in self.urls:
+        refused: dict[str, requests.RequestException] = {}
+        for url, session in self._sessions.items():
             try:
-                reading = read_once(url, self.model, self.headers)
+                reading = read_once(url, self.model, session)
             except requests.RequestException as error:
-                refused.append(f"{url} ({reason_of(error)})")
+                refused[url] = error
                 continue
-            self._note(reading)
+            self._note(reading, max(time.time() - self.started_at, 0.0))
         if len(refused) == len(self.urls):
+            reasons = ", ".join(f"{redact(url)} ({reason_of(error)})" for url, error in refused.items())
             raise SourceUnavailable(
-                f"no server answered at {', '.join(refused)}",
-                next_step="check address and port of the vLLM server",
+                f"no server answered at {reasons}",
+                next_step=way_out(next(iter(refused.values())), KEY_OPTION),
             )
-        self.facts |= served_version(self.urls, self.headers)
+        if self.facts.get("engine_kind") == "vllm":
+            self.facts |= served_version(self._sessions)
         self._from_s = max(time.time() - self.started_at, 0.0)
         self._threads = [
             threading.Thread(target=self._scrape, args=(url,), name=f"scrape {url}", daemon=True)
@@ -86,14 +100,20 @@ class Scraper:
     def stop(self) -> dict[str, Any]:
         """Stop, fold the parts into metrics.parquet, record gaps; returns the summary (see tidy.finish)."""
         self._stop.set()
+        until_s = (
+            time.time() - self.started_at
+        )  # what follows takes its time, and is no silence of the server
         for thread in self._threads:
             thread.join()
         self._flush()
+        for session in self._sessions.values():
+            session.close()
         if not run.read(self.run_dir).has("metrics"):
-            raise SourceUnavailable("no scrape was answered", value=", ".join(self.urls))
+            why = "; ".join(self.notes.sentences()) or ", ".join(map(redact, self.urls))
+            raise SourceUnavailable(f"no scrape was answered: {why}")
         run.merge_parts(self.run_dir, "metrics")
         frame = run.read(self.run_dir).metrics
-        window = (self._from_s, time.time() - self.started_at)
+        window = (self._from_s, until_s)
         return tidy.finish(
             self.run_dir,
             frame,
@@ -102,6 +122,7 @@ class Scraper:
             self.other_models,
             source=self.urls,
             step_s=self.interval_s,
+            notes=self.notes,
         )
 
     def __enter__(self) -> Scraper:
@@ -113,32 +134,35 @@ class Scraper:
     def _scrape(self, url: str) -> None:
         start = time.monotonic()
         pod = urlsplit(url).netloc
-        session = requests.Session()
         flushed = 0.0
         for k in itertools.count():
             if self._stop.wait(max(start + k * self.interval_s - time.monotonic(), 0.0)):
                 break
             if time.monotonic() > start + (k + 1) * self.interval_s:
                 continue  # the last scrape took longer than an interval: skip the instants that are past
+            time_s = time.time() - self.started_at
             try:
-                reading = read_once(url, self.model, self.headers, session)
-            except (requests.RequestException, SourceUnavailable):
-                continue  # no row; recorded as a gap at the end
+                reading = read_once(url, self.model, self._sessions[url])
+            except (requests.RequestException, AutoscaleError) as error:  # no row; a gap at the end
+                why = reason_of(error) if isinstance(error, requests.RequestException) else error
+                with self._lock:
+                    self.notes.add("scrape_failed", f"{pod} {why}", f"{pod} was not read: {why}", time_s, 1)
+                continue
             time_s = time.time() - self.started_at
             if time_s < 0:
                 continue  # the header of a load test is written a moment before its first instant
             with self._lock:
-                self._note(reading)
+                self._note(reading, time_s)
                 self._rows += [
-                    {"time_s": time_s, "pod": pod, "engine": engine, **row}
-                    for engine, row in reading.rows.items()
+                    {"time_s": time_s, "pod": replica, "engine": engine, **row}
+                    for (replica, engine), row in reading.rows.items()
                 ]
             if k * self.interval_s - flushed >= FLUSH_S:
                 self._flush()
                 flushed = k * self.interval_s
-        session.close()
 
-    def _note(self, reading: vllm_metrics.Reading) -> None:
+    def _note(self, reading: Reading, time_s: float) -> None:
+        self.notes.update(reading.notes, time_s)
         self.facts |= reading.facts
         self.other_models |= reading.other_models
 
@@ -147,66 +171,39 @@ class Scraper:
             rows, self._rows = self._rows, []
             if rows:
                 columns = {
-                    name: [row.get(name) for row in rows]
-                    for name in ("time_s", "pod", "engine", *vllm_metrics.COLUMNS)
+                    name: [row.get(name) for row in rows] for name in ("time_s", "pod", "engine", *COLUMNS)
                 }
                 run.write_table(self.run_dir, "metrics", columns, part=f"scrape.{next(self._parts):06d}")
 
 
-def metrics_url(url: str) -> str:
-    """The address of the exposition page: /metrics is added when the URL has no path. Raises BadInput."""
+def metrics_url(url: str, access: Access) -> tuple[str, Access]:
+    """The address of the exposition page (/metrics is added when the URL has no path) and its access. Raises BadInput."""
+    url, access = address(url, "http://HOST:PORT or https://HOST:PORT", access)
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise BadInput("not a URL", value=url, expected="http://HOST:PORT or https://HOST:PORT")
-    return url if parts.path not in ("", "/") else f"{parts.scheme}://{parts.netloc}/metrics"
+    return url if parts.path not in ("", "/") else urlunsplit(parts._replace(path="/metrics")), access
 
 
-def read_once(
-    url: str,
-    model: str | None,
-    headers: dict[str, str] | None = None,
-    session: requests.Session | None = None,
-) -> vllm_metrics.Reading:
-    """One look at a metrics page. Raises requests' errors, and SourceUnavailable when it is not a vLLM server's."""
-    response = (session or requests).get(url, headers=headers, timeout=5.0)
+def read_once(url: str, model: str | None, session: requests.Session | None = None) -> Reading:
+    """One look at a metrics page. Raises requests' errors, and SourceUnavailable when no replica's metrics are there."""
+    with nullcontext(session) if session else Session(Access(), PAGE_S) as using:
+        response = using.get(url)
     response.raise_for_status()
-    try:
-        reading = vllm_metrics.read(vllm_metrics.parse(response.text), model)
-    except ValueError as error:
-        raise SourceUnavailable(f"{url} is not a metrics page: {error}") from None
-    if not reading.rows and not reading.other_models:
-        raise SourceUnavailable(
-            f"{url} answers but has no vLLM metrics", expected="vllm:num_requests_running among its names"
-        )
+    text = response.content.decode("utf-8", "replace")
+    reading = vllm_metrics.read(vllm_metrics.parse(text), model, urlsplit(url).netloc)
     if not reading.rows:
-        raise SourceUnavailable(
-            f"{url} serves {', '.join(sorted(reading.other_models))}, not the run's model", value=model
-        )
+        why, next_step = vllm_metrics.fault(text, reading, model)
+        raise SourceUnavailable(f"{redact(url)} {why}", next_step=next_step)
     return reading
 
 
-def served_version(urls: Sequence[str], headers: dict[str, str] | None = None) -> dict[str, object]:
+def served_version(sessions: Mapping[str, requests.Session]) -> dict[str, object]:
     """The version that a vLLM server names at /version; empty when none does."""
-    for url in urls:
+    for url, session in sessions.items():
+        parts = urlsplit(url)
+        path = parts.path.removesuffix("/metrics").removesuffix("/v1") + "/version"
         try:
-            answer = requests.get(url.removesuffix("/metrics") + "/version", headers=headers, timeout=2.0)
-            return {"vllm_version": str(answer.json()["version"])}
-        except (requests.RequestException, ValueError, KeyError, TypeError):
+            answer = session.get(urlunsplit(parts._replace(path=path)))
+            return {"vllm_version": str(answer.json()["version"])[:80]}
+        except (requests.RequestException, ValueError, KeyError, TypeError, RecursionError):
             continue
     return {}
-
-
-def reason_of(error: Exception) -> str:
-    """A network error in a few words."""
-    text = str(error)
-    for sign, words in (
-        ("refused", "connection refused"),
-        ("resolve", "unknown host"),
-        ("Name or service", "unknown host"),
-        ("timed out", "timed out"),
-        ("Max retries", "no connection"),
-    ):
-        if sign in text:
-            return words
-    response = getattr(error, "response", None)
-    return f"HTTP {response.status_code}" if response is not None else text[:120]

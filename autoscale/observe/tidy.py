@@ -7,14 +7,23 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from analysis import run
-from autoscale.observe.vllm_metrics import COUNTERS
+from analysis.redact import redacted
+from autoscale.observe.metric_names import COUNTERS
+from autoscale.observe.series import Notes
 
 if TYPE_CHECKING:
     import pandas as pd
 
 GAP_INTERVALS = 3.0  # a silence longer than this many usual intervals is a gap
 MIN_GAP_S = 2.5
+SOON = 3  # samples
+RESTARTED = (
+    0.5  # of a counter's value: a restarted server has not served half as much again by its first scrape
+)
 
 
 def finish(
@@ -27,32 +36,46 @@ def finish(
     source: str | Sequence[str],
     step_s: float,
     offset_s: float = 0.0,
+    raw: bool = True,
+    notes: Notes | None = None,
 ) -> dict[str, Any]:
     """Write metrics.parquet, events and engine facts; returns the summary.
 
-    The summary: source, rows, pods, window_s, interval_s (median between scrapes), gaps and counter_resets (lists),
+    The summary: source, rows, pods, window_s, interval_s (median between scrapes), raw_samples (rows are scrapes, not
+    values at every step), gaps and counter_resets (lists), notes (what was chosen and left out, a sentence each),
     other_models left out, clock_offset_s (source minus client), engine facts.
     """
-    frame, resets = without_resets(frame)
+    notes = notes or Notes()
+    frame, resets = without_resets(frame, notes)
     interval_s = usual_interval_s(frame, step_s)
     holes = gaps(frame, window, interval_s)
     run.write_table(run_dir, "metrics", frame)
     left_out = sorted(other_models)
-    note(run_dir, [*_gap_events(holes), *_reset_events(resets), *_left_out_events(left_out, window[0])])
+    noticed = [
+        (max(at_s, 0.0), kind, said, {"times": n} if n else {})
+        for (kind, _), (at_s, said, n) in notes.found.items()
+    ]
+    note(
+        run_dir,
+        [*_gap_events(holes), *_reset_events(resets), *_left_out_events(left_out, window[0]), *noticed],
+    )
     if facts:
         run.update(run_dir, engine={**(run.read_header(run_dir).get("engine") or {}), **facts})
-    return {
+    summary = {
         "source": source if isinstance(source, str) else list(source),
         "rows": len(frame),
         "pods": sorted(frame["pod"].unique().tolist()),
         "window_s": list(window),
         "interval_s": interval_s,
+        "raw_samples": raw,
         "gaps": holes,
         "counter_resets": resets,
+        "notes": notes.sentences(),
         "other_models": left_out,
         "clock_offset_s": offset_s,
         "engine": facts,
     }
+    return dict(redacted(summary))
 
 
 Event = tuple[float, str, str, dict[str, Any]]  # time_s, kind, message, facts
@@ -85,23 +108,50 @@ def _left_out_events(models: list[str], time_s: float) -> Iterator[Event]:
         yield time_s, "models_left_out", f"metrics of other models left out: {', '.join(models)}", {}
 
 
-def without_resets(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+def without_resets(frame: pd.DataFrame, notes: Notes) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     """The rows with counters continued over restarts, as increase() would count them, and where they fell."""
     frame = frame.sort_values(["time_s", "pod", "engine"], kind="stable", ignore_index=True)
     resets: list[dict[str, Any]] = []
     for (pod, _), rows in frame.groupby(["pod", "engine"], sort=True):
         for column in COUNTERS:
             values = rows[column].dropna()
-            before = values.shift()
-            fell = values < before
-            if not fell.any():
+            if not (values < values.shift()).any():
                 continue
-            frame.loc[values.index, column] = values + before.where(fell, 0.0).cumsum()
-            resets += [
-                {"time_s": float(t), "pod": str(pod), "column": column}
-                for t in rows["time_s"].loc[values.index[fell]]
-            ]
+            continued, restarts, back = _continued(values.to_numpy())
+            frame.loc[values.index, column] = continued
+            at_s = rows.loc[values.index, "time_s"].to_numpy()
+            resets += [{"time_s": float(at_s[i]), "pod": str(pod), "column": column} for i in restarts]
+            if back:
+                said = f"{pod}: {column} ran back without a restart: what it told twice is left out"
+                notes.add("counter_ran_back", f"{pod} {column}", said, float(at_s[back[0]]), len(back))
     return frame, resets
+
+
+def _continued(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], list[int], list[int]]:
+    """A counter that never falls, where it restarted, and where it ran back.
+
+    A restart takes it to less than RESTARTED of what it was. Where it falls less far, an old value was told again: it is
+    left out (NaN). When it is not back within SOON samples, as after one of several processes is gone, it goes on from
+    there and the fall counts as nothing.
+    """
+    continued = values.copy()
+    restarts: list[int] = []
+    back: list[int] = []
+    base = highest = 0.0
+    for i, value in enumerate(values):
+        if value < highest * RESTARTED:
+            restarts.append(i)
+            base, highest = base + highest, value
+        elif value < highest:
+            back.append(i)
+            later = values[i + 1 : i + 1 + SOON]
+            if not len(later) or (later >= highest).any():
+                continued[i] = np.nan
+                continue
+            base, highest = base + highest - value, value
+        highest = max(highest, value)
+        continued[i] = base + value
+    return continued, restarts, back
 
 
 def usual_interval_s(frame: pd.DataFrame, default_s: float) -> float:
@@ -111,9 +161,14 @@ def usual_interval_s(frame: pd.DataFrame, default_s: float) -> float:
     return float(between.median()) if len(between) else default_s
 
 
+def silence_s(interval_s: float) -> float:
+    """Seconds without a scrape that are a gap, where `interval_s` lie between scrapes as a rule."""
+    return max(GAP_INTERVALS * interval_s, MIN_GAP_S)
+
+
 def gaps(frame: pd.DataFrame, window: tuple[float, float], interval_s: float) -> list[dict[str, Any]]:
     """Silences per pod inside the window: a late start, holes, an early end."""
-    limit_s = max(GAP_INTERVALS * interval_s, MIN_GAP_S)
+    limit_s = silence_s(interval_s)
     found = []
     for pod, rows in frame.groupby("pod", sort=True):
         times = [window[0], *sorted(rows["time_s"].unique().tolist()), window[1]]

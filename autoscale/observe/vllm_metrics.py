@@ -1,112 +1,177 @@
-"""vLLM's metrics: which name holds which column by version, and exposition text -> rows.
-
-    column                    name                               versions
-    kv_usage                  vllm:kv_cache_usage_perc           from 0.9.2
-                              vllm:gpu_cache_usage_perc          until 0.10 (both in 0.9.2-0.10; the new one is taken)
-    the others                one name in every version of the V1 engine
-
-Counters keep their `_total`; requests finished are summed over finished_reason; histograms and `_created` are left out.
-"""
+"""A metrics page as rows: exposition text (Prometheus' or OpenMetrics') -> one number per column, replica and engine."""
 
 from __future__ import annotations
 
+import json
+import math
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from prometheus_client.parser import text_string_to_metric_families
+import numpy as np
 
-# column -> metric names, preferred first
-NAMES: dict[str, tuple[str, ...]] = {
-    "waiting": ("vllm:num_requests_waiting",),
-    "running": ("vllm:num_requests_running",),
-    "kv_usage": ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),
-    "preemptions_total": ("vllm:num_preemptions_total",),
-    "prompt_tokens_total": ("vllm:prompt_tokens_total",),
-    "generation_tokens_total": ("vllm:generation_tokens_total",),
-    "requests_total": ("vllm:request_success_total",),
-}
-COLUMNS = tuple(NAMES)
-COUNTERS = tuple(column for column in COLUMNS if column.endswith("_total"))
-FACTS = "vllm:cache_config_info"
-COLUMN_OF = {name: column for column, names in NAMES.items() for name in names}
-_WANTED_LINE = re.compile(
-    rf"^(?:# TYPE )?(?:{'|'.join(map(re.escape, (*COLUMN_OF, FACTS)))})[{{ ].*$", re.MULTILINE
+from autoscale.observe import series
+from autoscale.observe.metric_names import TITLES, engine_facts, is_known, version_facts
+from autoscale.observe.series import Notes, listed
+
+LONGEST_LIST = 8  # metric names of a page that a sentence shows
+_LINE = re.compile(
+    r'^[ \t]*([A-Za-z_:][\w:]*)[ \t]*(?:\{((?:[^"}\n]|"(?:[^"\\\n]|\\.)*")*)\})?[ \t]+([^\s#]+)'
+    r"(?:[ \t]+([-+.\deE]+))?[ \t\r]*(?:#.*)?$",
+    re.MULTILINE,
 )
+_LABEL = re.compile(r'([A-Za-z_]\w*)[ \t]*=[ \t]*"((?:[^"\\]|\\.)*)"')
+_TYPE = re.compile(r"^# TYPE ([\w:]+) \w+", re.MULTILINE)
+_ESCAPED = re.compile(r"\\(.)")
+_HISTOGRAM = re.compile(r"_(?:bucket|sum|count|created)$")
 
 
 class Sample(NamedTuple):
-    """One value of one series: metric name, labels, value."""
+    """One value of one series: metric name, labels, value, and the page's time stamp (NaN without one)."""
 
     name: str
     labels: Mapping[str, str]
     value: float
+    stamp: float = math.nan
 
 
 @dataclass
 class Reading:
-    """What one look at one server gave: a row of columns per engine, engine facts, and models that were left out."""
+    """What one look at one server gave: a row of columns per replica and engine, facts, and what was noticed."""
 
-    rows: dict[str, dict[str, float]] = field(default_factory=dict)  # engine -> column -> value
+    rows: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
     facts: dict[str, object] = field(default_factory=dict)
     other_models: set[str] = field(default_factory=set)
+    routers: dict[str, set[str]] = field(default_factory=dict)
+    notes: Notes = field(default_factory=Notes)
 
 
 def parse(text: str) -> list[Sample]:
-    """The samples of an exposition text that matter here; the rest is skipped before parsing (a page is 50 kB)."""
-    wanted = "\n".join(_WANTED_LINE.findall(text)) + "\n"
-    return [
-        Sample(sample.name, sample.labels, float(sample.value))
-        for family in text_string_to_metric_families(wanted)
-        for sample in family.samples
-        if sample.name in COLUMN_OF or sample.name == FACTS
-    ]
+    """The samples of an exposition text that matter here; what is no number is NaN."""
+    samples = []
+    for name, labels, value, stamp in _LINE.findall(text):
+        if is_known(name):
+            pairs = {key: _ESCAPED.sub(_plain, said) for key, said in _LABEL.findall(labels)}
+            samples.append(Sample(name, pairs, _number(value), _number(stamp)))
+    return samples
 
 
-def read(samples: Iterable[Sample], model: str | None = None) -> Reading:
-    """Rows per engine of one server; series of a model other than `model` are left out and named."""
+def read(samples: Iterable[Sample], model: str | None = None, page: str = "") -> Reading:
+    """Rows of one page, which is that of the replica `page`; series of a model other than `model` are left out and named.
+
+    Where `model` is not there and one other is, that one is read. No rows: `faults` says why.
+    """
     reading = Reading()
-    sums: dict[tuple[str, str], float] = defaultdict(float)
-    names = set()
-    for name, labels, value in samples:
-        if name == FACTS:
-            reading.facts |= engine_facts(labels)
-            continue
-        if model is not None and labels.get("model_name", model) != model:
-            reading.other_models.add(labels["model_name"])
-            continue
-        names.add(name)
-        sums[labels.get("engine", "0"), name] += value
-    for (engine, name), value in sums.items():
-        column = COLUMN_OF[name]
-        preferred = NAMES[column][0]
-        if name == preferred or (engine, preferred) not in sums:
-            reading.rows.setdefault(engine, {})[column] = value
-    reading.facts |= version_facts(names)
+    once = _once(samples, page, reading.notes)
+    choice = series.choose([(s.name, s.labels) for s in once], model, page=page, any_model=True)
+    reading.notes.update(choice.notes, 0.0)
+    reading.routers = choice.routers
+    reading.other_models = choice.models - {choice.model} if choice.rows else choice.models
+    for row in choice.rows:
+        values = reading.rows[row.replica, row.engine] = {}
+        for column, groups in row.columns.items():
+            values[column] = _value(
+                row.replica, column, [[once[n].value for n in some] for some in groups], reading
+            )
+    for number in choice.facts:
+        reading.facts |= engine_facts(once[number].labels)
+    reading.facts |= version_facts({once[number].name for number in choice.used})
+    if choice.kinds:
+        reading.facts["engine_kind"] = ", ".join(sorted(choice.kinds))
     return reading
 
 
-def engine_facts(labels: Mapping[str, str]) -> dict[str, object]:
-    """Block size, number of blocks and KV tokens from the labels of vllm:cache_config_info; absent ones are left out."""
-    facts: dict[str, object] = {}
-    for fact, label in (
-        ("block_size", "block_size"),
-        ("num_blocks", "num_gpu_blocks"),
-        ("kv_tokens", "kv_cache_size_tokens"),
-    ):
-        if (text := labels.get(label, "")).isdigit():
-            facts[fact] = int(text)
-    if "kv_tokens" not in facts and {"block_size", "num_blocks"} <= set(facts):
-        facts["kv_tokens"] = int(labels["block_size"]) * int(labels["num_gpu_blocks"])
-    return facts
+def fault(text: str, reading: Reading, model: str | None) -> tuple[str, str | None]:
+    """Why a page gave no rows, and the next step: to follow "http://... ". The sentence says what is there."""
+    if reading.routers:
+        label, values = next(iter(reading.routers.items()))
+        return (
+            f"is a router's page: it repeats what the servers behind it tell ({label}: {listed(values)})",
+            "scrape each of these servers instead: --scrape once per replica",
+        )
+    if len(reading.other_models) > 1:
+        asked = f", and not {model}" if model else ", and the run names none"
+        return f"has metrics of the models {listed(reading.other_models)}{asked}", "choose one with --model"
+    if unclear := [
+        said for (kind, _), (_, said, _) in reading.notes.found.items() if kind == "metrics_unclear"
+    ]:
+        return f"cannot be read: {unclear[0]}", "scrape a page that tells one replica"
+    declared = {name for name in _TYPE.findall(text) if is_known(name) and "queries" not in name}
+    if declared and not parse(text):
+        return (
+            f"declares {listed(declared)} but gives no values",
+            "start the server without --disable-log-stats; several API servers (--api-server-count) also need "
+            "PROMETHEUS_MULTIPROC_DIR to be a directory that they can write",
+        )
+    others = ", ".join(title for kind, title in TITLES.items() if kind != "vllm")
+    return f"has no vLLM metrics, nor those of {others}: {_what_is_there(text)}", _where_else(text)
 
 
-def version_facts(names: Iterable[str]) -> dict[str, object]:
-    """What the metric names tell about the version: only the KV gauge changed its name."""
-    new, old = (name in set(names) for name in NAMES["kv_usage"])
-    if not new and not old:
-        return {}
-    versions = "0.9.2 to 0.10" if new and old else "0.11 or later" if new else "before 0.9.2"
-    return {"vllm_version_by_metric_names": versions}
+def _what_is_there(text: str) -> str:
+    names = sorted({_HISTOGRAM.sub("", line[0]) for line in _LINE.findall(text)})
+    if text.lstrip()[:1] in ("[", "{") and _is_json(text):
+        return "it answers JSON"
+    if re.search(r"<(?:html|!doctype)", text[:1000], re.IGNORECASE):
+        return "it is a web page"
+    if not names:
+        return "the page is empty" if not text.strip() else "it is no metrics page"
+    telling = [name for name in names if not name.startswith(("python_", "process_"))] or names
+    more = len(telling) - LONGEST_LIST
+    return f"it has {', '.join(telling[:LONGEST_LIST])}" + (f" and {more} more" if more > 0 else "")
+
+
+def _where_else(text: str) -> str | None:
+    if text.lstrip()[:1] == "[" and "numActiveRequests" in text:
+        return "TensorRT-LLM's Prometheus page is /prometheus/metrics, with return_perf_metrics on"
+    return "give the address of the server's metrics page: /metrics for vLLM, /v1/metrics for NIM; SGLang needs --enable-metrics"
+
+
+def _once(samples: Iterable[Sample], page: str, notes: Notes) -> list[Sample]:
+    """Each series once: the newest by its stamp; a value that contradicts another of the same stamp is none."""
+    kept: dict[tuple[str, frozenset[tuple[str, str]]], Sample] = {}
+    for sample in samples:
+        key = (sample.name, frozenset(sample.labels.items()))
+        before = kept.get(key)
+        if before is None or sample.stamp > before.stamp:
+            kept[key] = sample
+        elif not sample.stamp < before.stamp and sample.value != before.value:
+            kept[key] = before._replace(value=math.nan)
+            notes.add(
+                "metrics_twice",
+                sample.name,
+                f"{page or 'the page'} tells {sample.name} twice, {before.value:g} and {sample.value:g}: neither is taken",
+            )
+    return list(kept.values())
+
+
+def _value(replica: str, column: str, groups: list[list[float]], reading: Reading) -> float:
+    """Sum over the groups of the largest number in each; NaN without one, and for a counter that lacks a part."""
+    told = []
+    for values in groups:
+        kept, wrong = series.sound(column, np.array(values))
+        for value in np.array(values)[wrong]:
+            series.note_unsound(reading.notes, replica, column, float(value))
+        told.append(math.nan if np.isnan(kept).all() else float(np.nanmax(kept)))
+        if column in series.COUNTERS and np.isnan(kept).any():
+            return math.nan
+    return sum(told)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _plain(found: re.Match[str]) -> str:
+    return "\n" if found[1] == "n" else found[1]
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True

@@ -2,33 +2,52 @@
 
 import json
 import re
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.error import HTTPError
+from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.request import urlopen
 
 Answer = Callable[[str, dict[str, str]], tuple[int, str]]
+Headers = dict[str, str]
 
 
 class Server(ThreadingHTTPServer):
     daemon_threads = True
     answer: Answer
+    wanted: Headers  # without these a request is refused
+    moved_to: str  # where everything is redirected to; "" = nowhere
+    seen: list[Headers]
+    tls: ssl.SSLContext | None
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.server_port}"
+
+    def handle_error(self, *_: object) -> None:
+        """A client that leaves, or trusts no certificate, is no failure of the server."""
 
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
         query = {key: values[0] for key, values in parse_qs(parts.query).items()}
-        status, text = self.server.answer(parts.path, query)
+        self.server.seen.append(dict(self.headers.items()))
+        if any(self.headers.get(name) != value for name, value in self.server.wanted.items()):
+            status, text = 401, "Unauthorized"
+        elif self.server.moved_to:
+            status, text = 302, ""
+        else:
+            status, text = self.server.answer(parts.path, query)
         body = text.encode()
         self.send_response(status)
+        if status == 302:
+            self.send_header("Location", self.server.moved_to + self.path)
         self.send_header("Content-Type", "text/plain; version=0.0.4")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -39,9 +58,14 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(answer: Answer) -> Iterator[Server]:
+def serving(
+    answer: Answer, wanted: Headers | None = None, moved_to: str = "", tls: ssl.SSLContext | None = None
+) -> Iterator[Server]:
     server = Server(("127.0.0.1", 0), Handler)
-    server.answer = answer
+    server.answer, server.wanted, server.moved_to, server.tls = answer, wanted or {}, moved_to, tls
+    server.seen = []
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
@@ -50,6 +74,19 @@ def serving(answer: Answer) -> Iterator[Server]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def passing_on(url: str) -> Answer:
+    """A proxy's answer: what the server at `url` answers."""
+
+    def answer(path: str, query: dict[str, str]) -> tuple[int, str]:
+        try:
+            with urlopen(f"{url}{path}?{urlencode(query)}", timeout=20) as response:
+                return response.status, response.read().decode()
+        except HTTPError as error:
+            return error.code, error.read().decode()
+
+    return answer
 
 
 class FakeVllm:
@@ -99,13 +136,20 @@ class FakePrometheus:
         series: list[tuple[dict[str, str], list[list[Any]]]],
         clock_ahead_s: float = 0.0,
         range_vectors: bool = True,
+        whole_names: bool = False,  # as Google's: no regular expression on a metric's name
     ) -> None:
         self.series, self.clock_ahead_s, self.range_vectors = series, clock_ahead_s, range_vectors
         self.queries: list[str] = []
+        self.whole_names = whole_names
 
     def __call__(self, path: str, query: dict[str, str]) -> tuple[int, str]:
         promql = query.get("query", "")
         self.queries.append(promql)
+        if path == "/api/v1/label/__name__/values":
+            names = sorted({labels["__name__"] for labels, _ in self.series})
+            return 200, json.dumps({"status": "success", "data": names})
+        if self.whole_names and "__name__=~" in promql:
+            return 400, '{"status":"error","error":"unsupported: regular expression on a metric name"}'
         if path == "/api/v1/query" and promql == "time()":
             now = time.time() + self.clock_ahead_s
             return 200, json.dumps({"data": {"resultType": "scalar", "result": [now, str(now)]}})
@@ -124,7 +168,7 @@ class FakePrometheus:
         return 404, "not found"
 
     def _answer(self, promql: str, start: float, end: float) -> str:
-        names = re.search(r'__name__=~"([^"]*)"', promql)
+        names = re.search(r'__name__=~"([^"]*)"', promql) or re.match(r"([\w:]+)", promql)
         result = []
         for labels, values in self.series:
             inside = [pair for pair in values if start <= pair[0] <= end]

@@ -16,6 +16,7 @@ import pytest
 import requests
 
 from analysis import run
+from analysis.access import access
 from analysis.errors import BadInput, BadRun, SourceUnavailable, TooLittleData
 from autoscale.observe.collect import collect
 from autoscale.observe.scrape import Scraper
@@ -247,12 +248,12 @@ def test_a_load_test_that_never_starts_is_not_waited_for_without_end(tmp_path: P
         collect(tmp_path / "nothing", scrape=["http://127.0.0.1:1"])
 
 
-def wait_until_both_are_scraped(url: str) -> None:
+def wait_until_all_are_scraped(url: str) -> None:
     deadline = time.monotonic() + 40  # discovery takes five seconds
     while time.monotonic() < deadline:
         try:
             answer = requests.get(f"{url}/api/v1/query", params={"query": "up == 1"}, timeout=2).json()
-            if len(answer["data"]["result"]) == 2:
+            if len(answer["data"]["result"]) == 4:
                 return
         except (requests.RequestException, ValueError, KeyError):
             pass
@@ -274,7 +275,10 @@ def test_a_real_prometheus_scraping_a_vllm_page(tmp_path: Path):
         config = tmp_path / "prometheus.yml"
         config.write_text(
             "global: {scrape_interval: 1s, scrape_timeout: 1s}\n"
-            f"scrape_configs: [{{job_name: vllm, static_configs: [{{targets: {targets}}}]}}]\n"
+            f"scrape_configs: [{{job_name: vllm, static_configs: [{{targets: {targets}}}]}},\n"
+            f"  {{job_name: twin-a, static_configs: [{{targets: [{targets[0]}], labels: {{pod: vllm-0}}}}]}},\n"
+            f"  {{job_name: twin-b, static_configs: [{{targets: [{targets[0]}], labels: {{pod: vllm-0}}}}],\n"
+            "    metric_relabel_configs: [{source_labels: [__name__], regex: '.*cache_usage.*', action: drop}]}]\n"
         )
         url = f"http://127.0.0.1:{closed_port()}"
         command = [
@@ -285,15 +289,32 @@ def test_a_real_prometheus_scraping_a_vllm_page(tmp_path: Path):
         ]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             try:
-                wait_until_both_are_scraped(url)
+                wait_until_all_are_scraped(url)
                 started_at = time.time()
                 time.sleep(5.0)
                 target = new_run(tmp_path / "run", started_at=started_at, ended_at=time.time())
                 time.sleep(0.5)
-                summary = collect(target, url)
+                summary = collect(target, url, selector='job="vllm"')
+                twins = new_run(tmp_path / "twins", started_at=started_at, ended_at=time.time() - 0.5)
+                wanted = {"Authorization": "Basic bWU6cHdwd3B3", "X-Scope-OrgID": "team"}  # me:pwpwpw
+                with servers.serving(servers.passing_on(url), wanted) as guarded:
+                    told_twice = collect(
+                        twins,
+                        guarded.url.replace("//", "//me:pwpwpw@"),
+                        selector='job=~"twin-.*"',
+                        access=access(headers=["X-Scope-OrgID: team"], key_variables=()),
+                    )
             finally:
                 process.terminate()
                 process.wait(20)
+    twin = run.read(twins).metrics
+    assert set(twin["pod"]) == {"vllm-0"}
+    assert 4 <= len(twin[twin["engine"] == "0"]) <= 6, "the rows of one job"
+    assert (twin[twin["engine"] == "0"]["kv_usage"] == 0.25).all(), "twin-b lacks it: never zero, never a sum"
+    assert told_twice["notes"] == [
+        "vllm-0 is told twice: the series with job=twin-a are taken, those with job=twin-b left out"
+    ]
+    assert told_twice["source"] == guarded.url
     metrics = run.read(target).metrics
     assert summary["raw_samples"]
     assert summary["pods"] == [targets[0]]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from autoscale.observe import vllm_metrics
+from autoscale.observe.metric_names import COLUMNS, NAMES
 
 
 def page(fixtures_dir: Path, name: str) -> str:
@@ -14,28 +15,30 @@ def page(fixtures_dir: Path, name: str) -> str:
 
 
 def test_a_real_page_under_overload(fixtures_dir: Path):
-    reading = vllm_metrics.read(vllm_metrics.parse(page(fixtures_dir, "overload_mid")), "tiny")
-    assert set(reading.rows) == {"0"}
-    row = reading.rows["0"]
+    reading = vllm_metrics.read(vllm_metrics.parse(page(fixtures_dir, "overload_mid")), "tiny", "a:8000")
+    assert set(reading.rows) == {("a:8000", "0")}
+    row = reading.rows["a:8000", "0"]
     assert row["waiting"] == 55
     assert row["kv_usage"] == 1.0
-    assert set(row) == set(vllm_metrics.COLUMNS)
+    assert set(row) == set(COLUMNS)
     assert reading.facts == {
         "block_size": 32,
         "num_blocks": 81,
         "kv_tokens": 2592,
         "vllm_version_by_metric_names": "0.11 or later",
+        "engine_kind": "vllm",
     }
 
 
 def test_columns_agree_with_a_plain_reading_of_the_lines(fixtures_dir: Path):
     text = page(fixtures_dir, "load_mid")
-    row = vllm_metrics.read(vllm_metrics.parse(text)).rows["0"]
-    for column, names in vllm_metrics.NAMES.items():
+    row = vllm_metrics.read(vllm_metrics.parse(text)).rows["", "0"]
+    prefix, columns = NAMES["vllm"]
+    for column, names in columns.items():
         values = [
             float(line.split()[-1])
             for line in text.splitlines()
-            if any(line.startswith((f"{name}{{", f"{name} ")) for name in names)
+            if any(line.startswith((f"{prefix}{name}{{", f"{prefix}{name} ")) for name in names)
         ]
         assert row[column] == sum(values)
 
@@ -65,7 +68,7 @@ vllm:{name}{{engine="0",model_name="m"}} {value}
 )
 def test_kv_usage_by_version(text: str, usage: float, version: str):
     reading = vllm_metrics.read(vllm_metrics.parse(text))
-    assert reading.rows["0"] == {"kv_usage": usage}
+    assert reading.rows["", "0"] == {"kv_usage": usage}
     assert reading.facts["vllm_version_by_metric_names"] == version
 
 
@@ -75,5 +78,5 @@ def test_engines_stay_apart_and_other_models_are_named():
         for engine, model, value in (("0", "m", 1), ("1", "m", 2), ("0", "other", 9))
     )
     reading = vllm_metrics.read(vllm_metrics.parse(text), "m")
-    assert reading.rows == {"0": {"running": 1.0}, "1": {"running": 2.0}}
+    assert reading.rows == {("", "0"): {"running": 1.0}, ("", "1"): {"running": 2.0}}
     assert reading.other_models == {"other"}

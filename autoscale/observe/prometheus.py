@@ -1,0 +1,289 @@
+"""The HTTP API of one Prometheus, or of what speaks like it: Mimir, Thanos, VictoriaMetrics, Google Managed Prometheus.
+
+What is asked, until it is granted:
+
+    raw samples of all names     a range vector with {__name__=~"a|b"}: every row is a scrape, at its own time
+    raw samples, name by name    Google takes only whole names
+    range queries, all names     not every server gives range vectors; repeated values cannot be told apart then
+    range queries, name by name
+    ... at whole seconds         of a --step below 1
+
+The names are those that the server knows in the window and that mean a column (metric_names). Chunks bound the memory
+of an answer, and range queries stay below Prometheus' limit of 11,000 points.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+from prometheus_api_client import PrometheusApiClientException, PrometheusConnect
+from urllib3.util.retry import Retry
+
+from analysis.access import Access
+from analysis.errors import AutoscaleError, BadInput, SourceUnavailable
+from analysis.redact import redact
+from autoscale.observe import metric_names
+from autoscale.observe.header import LONGEST_S
+from autoscale.observe.web import Session, address, reason_of, unreachable, way_out
+
+Series = tuple[dict[str, str], list[list[Any]]]
+MAX_POINTS = 10_000  # per range query; Prometheus refuses more than 11,000
+RAW_CHUNK_S = 600  # bounds the memory of one answer: 16 pods at 1 s are about 125,000 samples
+ANSWER_S = 120.0  # for one answer, Prometheus' own limit of a query
+CLOCKS_AGREE_S = 1.0
+GOOGLE = "monitoring.googleapis.com"
+KEY_OPTION = "--token-file"
+PATHS = "Mimir: add /prometheus; VictoriaMetrics' cluster: /select/0/prometheus"
+_PAGES = re.compile(r"/(?:api/v1(?:/query(?:_range)?)?|graph|query)/?$")  # addresses that people copy
+_EXPECTED = "the Prometheus HTTP API under /api/v1"
+
+
+class Refused(Exception):
+    """A query that the server understood and refused, with what it said."""
+
+
+class Prometheus:
+    """One server; its failures are our errors. `warnings` collects those that came with its answers."""
+
+    def __init__(self, url: str, access: Access) -> None:
+        url, access = address(url, "http://HOST:9090", access)
+        self.url = _PAGES.sub("", url.rstrip("/"))
+        host = urlsplit(self.url).hostname or ""
+        if host == GOOGLE and not access.has_key:
+            access = access.with_header("Authorization", f"Bearer {_google_token()}")
+        self.shown = redact(self.url)
+        self.ways = [
+            (True, True),
+            (True, False),
+            (False, True),
+            (False, False),
+        ]  # (raw samples, all names at once)
+        self.warnings: set[str] = set()
+        retry = Retry(total=2, backoff_factor=0.2, status_forcelist=[502, 503, 504], raise_on_status=False)
+        self.client = PrometheusConnect(self.url, retry=retry, session=Session(access, ANSWER_S, self._check))
+
+    @property
+    def raw(self) -> bool:
+        """Whether the samples are scrapes, not values at every step."""
+        return self.ways[0][0]
+
+    def query(self, promql: str, at: float | None = None) -> Any:
+        """The result of an instant query. Raises Refused, SourceUnavailable."""
+        params = {} if at is None else {"time": f"{at:.3f}"}
+        return self._ask(lambda: self.client.custom_query(promql, params))
+
+    def _ask(self, ask: Callable[[], Any]) -> Any:
+        try:
+            return ask()
+        except PrometheusApiClientException as refused:
+            raise Refused(redact(str(refused))[:300]) from None
+        except requests.exceptions.JSONDecodeError:  # a RequestException, too
+            raise self._not_prometheus() from None
+        except requests.RequestException as error:
+            raise unreachable(f"cannot reach Prometheus at {self.shown}", error, KEY_OPTION) from None
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise self._not_prometheus() from None
+
+    def _check(self, response: requests.Response) -> None:
+        """What an answer's status and warnings say, before its result is looked at."""
+        status, said = response.status_code, _words(response)
+        if status in (401, 403, 407, 429) or status >= 500:
+            error = requests.HTTPError(response=response)
+            raise SourceUnavailable(
+                f"Prometheus at {self.shown} answers {reason_of(error)}{said}",
+                next_step=way_out(error, KEY_OPTION),
+            )
+        if status == 404:
+            raise SourceUnavailable(
+                f"{self.shown} is not Prometheus: HTTP 404", expected=_EXPECTED, next_step=PATHS
+            )
+        if status >= 400:
+            raise Refused(redact(f"HTTP {status}{said}"))
+        self.warnings |= _warnings(response.content)
+
+    def _not_prometheus(self, what: str = "") -> SourceUnavailable:
+        return SourceUnavailable(
+            f"{self.shown} answers, but not like Prometheus{what}", expected=_EXPECTED, next_step=PATHS
+        )
+
+    def clock_offset_s(self) -> float:
+        """Seconds (to 0.1) by which the server's clock is ahead; 0 within a second. Also finds out whether it is Prometheus."""
+        before = time.time()
+        try:
+            answer = self.query("time()")
+        except Refused as refused:
+            raise SourceUnavailable(f"{self.shown} refused a query: {refused}") from None
+        after = time.time()
+        try:
+            offset_s = float(answer[1]) - (before + after) / 2
+        except (IndexError, KeyError, TypeError, ValueError):
+            return 0.0
+        if abs(offset_s) > LONGEST_S:
+            raise SourceUnavailable(
+                f"the clock of {self.shown} is {offset_s:+.0f} s from the client's", next_step="set it"
+            )
+        agrees = not abs(offset_s) > max(CLOCKS_AGREE_S, after - before)
+        return 0.0 if agrees or not math.isfinite(offset_s) else round(offset_s, 1)
+
+    def names(self, window: tuple[float, float]) -> list[str]:
+        """The metric names of the window that may hold a column; the plain ones where the server lists none."""
+        params = {"start": f"{window[0]:.3f}", "end": f"{window[1]:.3f}"}
+        try:
+            found = self._ask(lambda: self.client.get_label_values("__name__", params))
+        except (Refused, SourceUnavailable):
+            return metric_names.plain_names()
+        known = [name for name in found if isinstance(name, str) and metric_names.is_known(name)]
+        return sorted(known) if known else metric_names.plain_names()
+
+    def samples(
+        self, names: list[str], matchers: str, window: tuple[float, float], step_s: float
+    ) -> Iterator[tuple[float, list[Series]]]:
+        """(share done, series with their [time, value] pairs) chunk by chunk; a sample lies in exactly one chunk."""
+        start, end = window
+        at = start
+        while at < end:
+            raw, together = self.ways[0]
+            until = min(at + (RAW_CHUNK_S if raw else MAX_POINTS * step_s), end)
+            found: list[Series] = []
+            try:
+                for promql in _selectors(names, matchers, together):
+                    found += self._raw(promql, at, until) if raw else self._range(promql, at, until, step_s)
+            except Refused as refused:
+                step_s = self._next_way(str(refused), matchers, step_s)
+                continue
+            yield (
+                (until - start) / (end - start),
+                [(labels, self._within(v, at, until, at == start)) for labels, v in found],
+            )
+            at = until
+
+    def _next_way(self, said: str, matchers: str, step_s: float) -> float:
+        """Go on to the next way of asking; returns its step. Raises the refusal when there is none."""
+        if matchers and "parse error" in said:
+            raise BadInput(
+                "--selector is refused", value=matchers, expected=f'label matchers such as job="vllm": {said}'
+            )
+        if len(self.ways) > 1:
+            self.ways.pop(0)
+            return step_s
+        if step_s % 1:
+            return float(math.ceil(step_s))
+        raise SourceUnavailable(
+            f"{self.shown} refused the query: {said}", next_step="narrow it with --namespace or --selector"
+        )
+
+    def _within(self, pairs: list[list[Any]], after: float, until: float, first: bool) -> list[list[Any]]:
+        """The samples of one chunk: a range vector is closed at both ends in older servers, and its first instant
+        belongs to the chunk before."""
+        try:
+            return [p for p in pairs if after < p[0] <= until or (first and p[0] == after)]
+        except TypeError:
+            raise self._not_prometheus(": a sample has no time") from None
+
+    def _raw(self, promql: str, at: float, until: float) -> list[Series]:
+        return self._series(self.query(f"{promql}[{max(round((until - at) * 1000), 1)}ms]", until))
+
+    def _range(self, promql: str, at: float, until: float, step_s: float) -> list[Series]:
+        first, last = datetime.fromtimestamp(at, UTC), datetime.fromtimestamp(until, UTC)
+        exact = {"start": f"{at:.3f}", "end": f"{until:.3f}"}  # the client would round them
+        step = f"{step_s:g}"  # a number: Prometheus before 2.53 takes no "0.1s"
+        return self._series(
+            self._ask(lambda: self.client.custom_query_range(promql, first, last, step, exact))
+        )
+
+    def _series(self, result: Any) -> list[Series]:
+        """The series of an answer, each with pairs of a time and a value. Raises SourceUnavailable when it is none."""
+        try:
+            found = [(one["metric"], one["values"]) for one in result if one.get("values")]
+            sound = all(
+                isinstance(labels, dict) and all(isinstance(text, str) for text in labels.values())
+                for labels, _ in found
+            ) and all(len(pair) == 2 for _, values in found for pair in values)
+        except (KeyError, TypeError, AttributeError, IndexError):
+            sound, found = False, []
+        if not sound:
+            raise self._not_prometheus(": a result has no labels or no samples")
+        return found
+
+
+def _selectors(names: list[str], matchers: str, together: bool) -> list[str]:
+    """The series selectors that ask for the names, at once or one by one."""
+    if not together:
+        return [f"{name}{{{matchers}}}" if matchers else name for name in names]
+    more = f",{matchers}" if matchers else ""
+    return [f'{{__name__=~"{"|".join(names)}"{more}}}']
+
+
+def _words(response: requests.Response) -> str:
+    """What the server said beside a bad status: its API's error, or the first words of a text."""
+    if response.status_code < 400:
+        return ""
+    content = _object(response.content)
+    said = str(content["error"]) if "error" in content else ""
+    if not content:
+        text = response.content[:200].decode("utf-8", "replace")
+        said = "" if "<" in text else text.strip()
+    return f": {said[:160]}" if said else ""
+
+
+def _warnings(body: bytes) -> set[str]:
+    """Warnings of an answer: parts that a server of many could not reach."""
+    ends = body[:1000] + body[-4000:]  # the result, which may be long, is not read for them
+    found = set()
+    if b'"warnings"' in ends:
+        told = _object(body).get("warnings")
+        found = {str(one)[:200] for one in told} if isinstance(told, list) else set()
+    if re.search(rb'"isPartial"\s*:\s*true', ends):
+        found.add("the answer is partial: some storage nodes did not answer")
+    return found
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    """The JSON object in an answer; empty when it is none."""
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def what_it_has(door: Prometheus) -> str:
+    """The models that it knows now and the jobs that it scrapes, in words; for a sentence about what was not found."""
+    try:
+        now = door.query('count by (model_name) ({__name__=~".*vllm[:_]num_requests_running"})')
+        models = sorted(one["metric"].get("model_name", "?") for one in now)
+        jobs = sorted({one["metric"].get("job", "?") for one in door.query("up")})
+    except (Refused, AutoscaleError, KeyError, TypeError, AttributeError):
+        models, jobs = [], []
+    there = f"it has vLLM metrics of {', '.join(models)} at present" if models else "it has no vLLM metrics"
+    return there + (f", and scrapes the jobs {', '.join(jobs)}" if jobs else "")
+
+
+def _google_token() -> str:
+    """An access token of the environment's Google credentials."""
+    try:
+        import google.auth
+        import google.auth.exceptions
+        import google.auth.transport.requests
+    except ImportError:
+        raise BadInput(
+            "Google Managed Prometheus needs google-auth",
+            next_step="pip install 'llm-autoscale[gcp]', or give --token-file",
+        ) from None
+    try:
+        credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/monitoring.read"])
+        credentials.refresh(google.auth.transport.requests.Request())
+    except google.auth.exceptions.GoogleAuthError as error:
+        raise SourceUnavailable(
+            f"no Google credentials: {error}",
+            next_step="run `gcloud auth application-default login` or give --token-file",
+        ) from None
+    return str(credentials.token)

@@ -1,0 +1,138 @@
+"""One way to ask a server for a page: bounded in time and size, with its key, and failures in a few words."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+import urllib3
+
+from analysis.access import Access
+from analysis.errors import BadInput, SourceUnavailable
+from analysis.redact import redact
+
+MOST_BYTES = 512 << 20  # of one answer: ten minutes of 100 pods at 1 s are about 100 MB
+PIECE = 1 << 18
+CONNECT_S = 5.0
+# exceptions in which a name or certificate fails tell it in their text only
+_SIGNS = (
+    ("refused", "connection refused"),
+    ("resolve", "unknown host"),
+    ("Name or service", "unknown host"),
+    ("timed out", "timed out"),
+    ("Max retries", "no connection"),
+)
+
+
+class Session(requests.Session):
+    """Requests with the headers and trust of `access`; an answer is read whole within `total_s` or not at all.
+
+    Environment proxies are used; ~/.netrc is not: it would replace the key that was given. Headers of `access` do not
+    follow a redirect to another host. `check` looks at every answer first and raises what it likes.
+    """
+
+    def __init__(
+        self, access: Access, total_s: float, check: Callable[[requests.Response], None] | None = None
+    ) -> None:
+        super().__init__()
+        self.access, self.total_s, self.check = access, total_s, check
+        self.headers.update(access.headers)
+        self.verify = access.verify
+        self.auth = _no_netrc
+        if access.insecure:
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+
+    def request(self, method: str, url: str | bytes, *args: Any, **options: Any) -> requests.Response:
+        """As requests.Session.request, the body read. Raises requests.RequestException."""
+        until = time.monotonic() + self.total_s
+        options |= {"stream": True, "verify": self.verify, "auth": self.auth}
+        options["timeout"] = (min(CONNECT_S, self.total_s), self.total_s)
+        response = super().request(method, url, *args, **options)
+        pieces, size = [], 0
+        for piece in response.iter_content(PIECE):
+            pieces.append(piece)
+            size += len(piece)
+            if size > MOST_BYTES:
+                response.close()
+                raise requests.RequestException(f"it sends more than {MOST_BYTES >> 20} MB")
+            if time.monotonic() > until:
+                response.close()
+                raise requests.Timeout(f"timed out: it was still sending after {self.total_s:.0f} s")
+        response._content = b"".join(pieces)
+        if self.check is not None:
+            self.check(response)
+        return response
+
+    def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
+        """Called for every redirect: take our headers off a request to another host."""
+        if self.should_strip_auth(str(response.request.url), str(prepared_request.url)):
+            for name in ("Authorization", *self.access.headers):
+                prepared_request.headers.pop(name, None)
+
+
+def _no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request
+
+
+def address(url: str, what: str, access: Access) -> tuple[str, Access]:
+    """The address without user info and the access with it. Raises BadInput, naming `what` it should be."""
+    try:
+        parts = urlsplit(url)
+        bad = parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0
+    except ValueError:
+        bad = True
+    if bad or any(c.isspace() or ord(c) < 32 for c in url):
+        raise BadInput("not a URL", value=redact(url), expected=what)
+    return access.of_url(url)
+
+
+def reason_of(error: Exception) -> str:
+    """A network error in a few words."""
+    response = getattr(error, "response", None)
+    if response is not None:
+        return status_of(response)
+    text = str(error)
+    if isinstance(error, requests.exceptions.SSLError):
+        if "CERTIFICATE_VERIFY_FAILED" in text:
+            why = (
+                text.partition("certificate verify failed: ")[2].partition(" (_ssl")[0] or "it is not trusted"
+            )
+            return f"TLS: its certificate was refused ({why})"
+        return (
+            "TLS: it does not speak it" if "WRONG_VERSION" in text or "record layer" in text else "TLS failed"
+        )
+    if isinstance(error, requests.exceptions.ProxyError):
+        return "the proxy of http_proxy/https_proxy does not pass it on"
+    return next((words for sign, words in _SIGNS if sign in text), redact(text)[:120])
+
+
+def status_of(response: requests.Response) -> str:
+    """An answer's status in a few words."""
+    said = {401: "it wants a key", 403: "the key does not allow it", 407: "the proxy wants a key"}
+    words = said.get(response.status_code) or response.reason or ""
+    return f"HTTP {response.status_code}" + (f" ({words})" if words else "")
+
+
+def way_out(error: Exception, key_option: str) -> str:
+    """The next step after a network error; `key_option` is the option that takes a key there."""
+    response = getattr(error, "response", None)
+    status = response.status_code if response is not None else 0
+    if isinstance(error, requests.exceptions.SSLError):
+        if "TLS: its certificate" in reason_of(error):
+            return "give the certificate of its CA with --ca-file FILE, or do without with --insecure"
+        return "check whether the address is http:// or https://"
+    if status in (401, 403):
+        return f"give its key with {key_option} FILE or --header 'Authorization: ...'; a tenant with --header 'X-Scope-OrgID: NAME'"
+    if isinstance(error, requests.exceptions.ProxyError):
+        return "check http_proxy, https_proxy and no_proxy"
+    if status in (429, 502, 503, 504):
+        return "it is up but does not answer now: try again later"
+    return "check the address and port"
+
+
+def unreachable(what: str, error: Exception, key_option: str) -> SourceUnavailable:
+    """`what` ("cannot reach Prometheus at ...") with the reason and the next step."""
+    return SourceUnavailable(f"{what}: {reason_of(error)}", next_step=way_out(error, key_option))
