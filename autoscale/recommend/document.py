@@ -84,11 +84,18 @@ def read(path: Path | str) -> dict[str, Any]:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BadInput("no such recommendation", value=str(path)) from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise BadInput(f"cannot read the recommendation {path}: {error}") from None
     if not isinstance(content, dict) or content.get("answer") not in ANSWERS:
         raise BadInput(
             f"{path} is not a recommendation", expected="a recommendation.json of `autoscale recommend`"
+        )
+    if content.get("schema_version") != SCHEMA_VERSION:
+        raise BadInput(
+            f"{path}: schema_version",
+            value=content.get("schema_version"),
+            expected=f"{SCHEMA_VERSION}, which this version writes and reads",
+            next_step="run `autoscale recommend` again",
         )
     return content
 
