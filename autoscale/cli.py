@@ -6,9 +6,11 @@ no, 2 bad input, 3 a source could not be reached, 130 interrupted. Every verb im
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -129,6 +131,8 @@ def serve(
     from autoscale.sim.server import serve as run
 
     def started(server: FleetServer) -> None:
+        if server.note:
+            progress.note(server.note)
         print(f"gateway   {server.url}/v1   model {server.model}", file=sys.stderr)
         print(f"fleet     {server.url}/fleet   targets for Prometheus {server.url}/fleet/sd", file=sys.stderr)
         if speed != 1:
@@ -175,14 +179,19 @@ def simulate(
     """Simulate an HPA under some traffic. Beside it other HPAs and standing fleets, all on the same requests."""
     from autoscale import render
     from autoscale.profiles import load
-    from autoscale.recommend import scenario_of
+    from autoscale.recommend import cost, scenario_of
     from autoscale.sim import write_run
 
     scenario = scenario_of(
         load(profile), traffic=traffic, peak_rps=peak, slo=slo, time_unit=trace_time_unit, tell=progress.note
     )
-    settings: dict[str, Any] = {path.name: _manifest(path) for path in (hpa, *(compare or []))}
+    settings: dict[str, Any] = {name: _manifest(path) for name, path in _told_apart((hpa, *(compare or [])))}
     settings |= {f"{count} standing": count for count in static or []}
+    notes = {name: scenario.notes(setting) for name, setting in settings.items()}
+    least = max(setting if isinstance(setting, int) else 1 for setting in settings.values())
+    takes = cost.check(scenario, least, len(settings) * seeds)
+    for note in dict.fromkeys([*itertools.chain.from_iterable(notes.values()), *([takes] if takes else [])]):
+        progress.note(note)
     outcomes: dict[str, list[Any]] = {}
     progress.compiled_engine()
     with progress.bar() as report:
@@ -191,11 +200,14 @@ def simulate(
             for seed in range(seeds):
                 report((i + seed / seeds) / len(settings), f"{name}, seed {seed}")
                 outcomes[name].append(scenario.outcome(setting, seed, keep=seed == 0 and out is not None))
-    content = {name: render.outcome_figures(found) for name, found in outcomes.items()}
+    content = {
+        name: {**render.outcome_figures(found), "notes": notes[name]} for name, found in outcomes.items()
+    }
     paths = []
     if out is not None:
         for name, found in outcomes.items():
-            run = write_run(found[0], out / Path(name).stem.replace(" ", "-"), command=" ".join(sys.argv))
+            folder = str(Path(name).with_suffix("")).replace(" ", "-").replace("/", "-")
+            run = write_run(found[0], out / folder, command=" ".join(sys.argv))
             paths += [run, render.save(render.timeline(run), run / "timeline.png")]
     if as_json:
         _print_json(content)
@@ -623,6 +635,18 @@ def _numbers(text: str | None) -> list[float]:
         raise BadInput(
             "rates", value=text, expected="requests/s separated by commas, for example 1,2,4"
         ) from None
+
+
+def _told_apart(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
+    """Each file once, under the end of its path that no other one has: hpa.yaml, or a/hpa.yaml beside b/hpa.yaml."""
+    by_place = {path.resolve(): path for path in paths}
+    for place, path in by_place.items():
+        others = [other.parts for other in by_place if other != place]
+        parts = place.parts
+        length = next(
+            n for n in range(1, len(parts) + 1) if all(other[-n:] != parts[-n:] for other in others)
+        )
+        yield "/".join(parts[-length:]), path
 
 
 def _manifest(path: Path) -> dict[str, Any]:

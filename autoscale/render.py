@@ -277,6 +277,7 @@ def outcome_figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "holds": judged.holds,
         "seeds": len(outcomes),
         "lost_requests": sum(o.lost + o.unserved for o in outcomes) / len(outcomes),
+        "rejected_requests": sum(o.rejected for o in outcomes) / len(outcomes),
     }
 
 
@@ -302,6 +303,7 @@ def outcome_table(
         "wasted scale-outs": lambda f: number(f["wasted_scale_outs"]),
         "flaps": lambda f: number(f["flaps"]),
         "lost requests": lambda f: number(f["lost_requests"]),
+        "rejected (too long)": lambda f: number(f["rejected_requests"]),
     }
     for label, cell in rows.items():
         made.add_row(label, *(cell(figures) for figures in content.values()))

@@ -54,6 +54,13 @@ def plan(profile: Profile, recommendation: Mapping[str, Any] | None) -> Plan:
             "load and run `autoscale recommend` to derive a target, its interval and a behavior block for your SLO."
         )
         return Plan([target], deploy.min_replicas, deploy.max_replicas, None, source)
+    if (owner := recommendation.get("profile")) not in (None, profile.name):
+        raise BadInput(
+            "the recommendation is of another profile",
+            value=owner,
+            expected=profile.name,
+            next_step=f"write the set of {owner}, or run `autoscale recommend --profile {profile.name}`",
+        )
     match answer := recommendation.get("answer"):
         case "infeasible":
             raise NotAchieved(
@@ -71,7 +78,14 @@ def plan(profile: Profile, recommendation: Mapping[str, Any] | None) -> Plan:
             return Plan([], low, low, None, source)
         case "autoscale":
             low, high = _bounds(recommendation, deploy.min_replicas, deploy.max_replicas)
-            targets = [_target(entry) for entry in recommendation.get("metrics") or []]
+            entries, behavior = recommendation.get("metrics") or [], recommendation.get("behavior")
+            if not isinstance(entries, list | tuple):
+                raise BadInput("recommendation metrics", value=entries, expected="a list")
+            if behavior is not None and not isinstance(behavior, dict):
+                raise BadInput(
+                    "recommendation behavior", value=behavior, expected="null, or scaleUp and scaleDown"
+                )
+            targets = [_target(entry) for entry in entries]
             if not targets:
                 raise BadInput(
                     "recommendation says autoscale but has no metrics", expected="at least one metric"
@@ -79,7 +93,7 @@ def plan(profile: Profile, recommendation: Mapping[str, Any] | None) -> Plan:
             if len({target.signal for target in targets}) < len(targets):
                 raise BadInput("recommendation names a metric twice", value=[t.signal for t in targets])
             source = "Derived from a measured or simulated run of this system; see recommendation.json."
-            return Plan(targets, low, high, recommendation.get("behavior"), source)
+            return Plan(targets, low, high, behavior, source)
     raise BadInput(
         "recommendation answer", value=answer, expected="autoscale, do_not_autoscale or infeasible"
     )

@@ -85,6 +85,13 @@ def read(path: Path | str) -> dict[str, Any]:
     content = read_json(path, "recommendation", EXPECTED)
     if content.get("answer") not in ANSWERS:
         raise BadInput(f"{path} is not a recommendation", expected=EXPECTED)
+    if content.get("schema_version") != SCHEMA_VERSION:
+        raise BadInput(
+            f"{path}: schema_version",
+            value=content.get("schema_version"),
+            expected=f"{SCHEMA_VERSION}, which this version writes and reads",
+            next_step="run `autoscale recommend` again",
+        )
     return content
 
 

@@ -25,8 +25,15 @@ def idle_verdict(scenario: Scenario) -> Reason | None:
     prompt, output = shape(scenario.plan)
     step = scenario.engine.step_s(1, prompt.mean())
     spacing = 4 * output.mean() * step + 2 * scenario.engine.request_overhead_s
-    verdicts = _steady(scenario, 1 / spacing, requests=200, poisson=False).verdicts
-    for verdict in verdicts:
+    outcome = _steady(scenario, 1 / spacing, requests=200, poisson=False)
+    if outcome.rejected == outcome.offered:
+        limit = scenario.profile.engine.max_model_len
+        return Reason(
+            "too_long",
+            f"every request is longer than max_model_len {limit:,} or the KV cache of {scenario.engine.kv_tokens:,} "
+            "tokens, so vLLM refuses it (HTTP 400): shorten the prompts or serve the model with a longer context",
+        )
+    for verdict in outcome.verdicts:
         if not verdict.holds:
             return Reason(
                 "slo_idle",

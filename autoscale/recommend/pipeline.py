@@ -14,6 +14,7 @@ from analysis.errors import BadInput
 from analysis.run import Run
 from analysis.slo import parse_slo
 from autoscale.profiles import Profile
+from autoscale.recommend import cost
 from autoscale.recommend import decide as deciding
 from autoscale.recommend.calibrate import Calibration
 from autoscale.recommend.document import document, write
@@ -22,8 +23,8 @@ from autoscale.recommend.interval import at_speed
 from autoscale.recommend.learning import Progress, learn, run_lengths, runs_of, system_of
 from autoscale.recommend.one_replica import shape
 from autoscale.recommend.scenario import Scenario
-from autoscale.sim import read_hpa
 from autoscale.sim.engine import EngineParams
+from autoscale.sim.fleet import foreign_name, read_hpa
 from loadgen import rates
 from loadgen.traffic import LoadPlan
 
@@ -51,6 +52,17 @@ class Recommendation:
         """Whether what is recommended keeps the SLO."""
         predicted = self.content.get("predicted")
         return bool(predicted and predicted["holds"])
+
+
+def _refused(scenario: Scenario) -> list[str]:
+    """That some of the traffic is too long for the model as it is served, when it is."""
+    share = scenario.too_long()
+    if not share:
+        return []
+    return [
+        f"{share:.1%} of the requests are longer than max_model_len {scenario.profile.engine.max_model_len:,}: vLLM "
+        "refuses them (HTTP 400) with any number of replicas, so they are left out of the SLO and of the load"
+    ]
 
 
 def _unheard(_note: str) -> None:
@@ -144,8 +156,7 @@ def recommend(
     old = (
         read_document(against) if against is not None else None
     )  # bad files are refused before the search, not after
-    if current is not None:
-        read_hpa(system, current)
+    of_current = foreign_name(system, read_hpa(system, current)) if current is not None else None
     learned = learn(found, system, slo, lambda f, text: report(0.02 + 0.08 * f, text))
     calibration, capacities = learned.calibration, learned.capacities
     scenario = scenario_of(
@@ -159,6 +170,10 @@ def recommend(
         time_unit=time_unit,
         tell=tell,
     )
+    cost.check_search(scenario)
+    said = [*([f"current: {of_current}"] if of_current else []), *_refused(scenario)]
+    for note in said:
+        tell(note)
     prompt, output = (lengths.mean() for lengths in shape(scenario.plan))
     low, high = learned.spread(prompt, output)
     if calibration is not None and calibration.untrusted():
@@ -173,8 +188,8 @@ def recommend(
             jobs=jobs,
             progress=lambda f, text: report(0.1 + 0.88 * f, text),
         )
-    notes = [note for capacity in capacities for note in capacity.notes]
-    of_run = [deciding.Reason("run", note) for note in notes]
+    notes = [*said, *(note for capacity in capacities for note in capacity.notes)]
+    of_run = [deciding.Reason("run", note) for capacity in capacities for note in capacity.notes]
     if decision.answer != "need_more_data":  # that one has its command already
         of_run += [r for capacity in capacities if (r := _one_sided(capacity)) is not None]
     decision = replace(decision, reasons=(*decision.reasons, *of_run))

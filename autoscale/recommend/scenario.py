@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from analysis.slo import Slo
@@ -17,7 +18,7 @@ from autoscale.profiles.signals import hpa_metric_name
 from autoscale.recommend.candidates import Candidate, quantity
 from autoscale.recommend.search import Trial
 from autoscale.sim.engine import EngineParams
-from autoscale.sim.fleet import Options, simulate
+from autoscale.sim.fleet import Options, foreign_name, read_hpa, simulate, slots_for
 from autoscale.sim.outcome import Outcome, Tally
 from loadgen.arrivals import Arrivals
 from loadgen.traffic import LoadPlan
@@ -118,6 +119,23 @@ class Scenario:
     def manifest(self, setting: Candidate | dict[str, Any]) -> dict[str, Any]:
         """The autoscaling/v2 object of a setting, as it would be applied."""
         return hpa_manifest(self.profile, setting) if isinstance(setting, Candidate) else setting
+
+    def notes(self, setting: Candidate | dict[str, Any] | int) -> list[str]:
+        """What to know of the figures of this setting. Raises BadInput when it cannot be simulated."""
+        if isinstance(setting, int):
+            slots_for(None, setting)
+            return []
+        spec = read_hpa(self.profile, self.manifest(setting))
+        slots_for(spec, 0)
+        note = foreign_name(self.profile, spec)
+        return [note] if note else []
+
+    def too_long(self) -> float:
+        """Share of the traffic's requests that the engine refuses because of max_model_len, by its first requests."""
+        limit = self.profile.engine.max_model_len
+        chunks = list(islice(self.plan.arrivals(), 4))
+        refused = sum(int(((c.prompt_tokens >= limit) | (c.output_tokens > limit)).sum()) for c in chunks)
+        return refused / max(1, sum(len(c.due_s) for c in chunks))
 
     def _breaches_allowed(self) -> list[float]:
         expected = self.plan.expected_requests

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from analysis.errors import BadInput
 from autoscale.hpa import Decision, HpaSpec, PodMetric, decide
 from autoscale.profiles.profile import Profile
 from autoscale.profiles.signals import SIGNALS
@@ -25,6 +26,7 @@ from autoscale.sim.pods import Pods
 from autoscale.sim.replica import UNLIMITED, ColdStart, Nodes, PodEvent, Replica
 
 NOT_REPORTED = (math.nan, (math.nan, math.nan, math.nan))
+MOST_REPLICAS = 2000  # of a fleet in virtual time
 POLL_S = 1.0  # how often a draining replica is looked at
 
 
@@ -253,4 +255,10 @@ class Fleet:
         if self.watcher:
             self.watcher.sync(now_s, decision)
         if decision.rescaled:
+            if decision.replicas > MOST_REPLICAS:
+                raise BadInput(
+                    f"the HPA asks for {decision.replicas:,} replicas at {now_s:,.0f} s",
+                    expected=f"at most {MOST_REPLICAS:,}, the largest fleet that is simulated",
+                    next_step="lower maxReplicas, raise the target, or offer less",
+                )
             self.scale(decision.replicas, now_s, decision.message)

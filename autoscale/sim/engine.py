@@ -137,6 +137,7 @@ class Replicas:
             s.open_list[n] = slot
             s.is_open[slot] = 1
             clock["open_slots"] = n + 1
+            clock["engines"] = max(int(clock["engines"]), (int(slot) + 1) * self.params.data_parallel)
             if clock["gateway"]:
                 kernels.flush_gateway(s)
             return
@@ -329,8 +330,9 @@ class Replicas:
     def finished(self) -> NDArray[Any]:
         """Requests that ended since the last call (see FINISHED), per engine in the order they ended.
 
-        `status` is a position in analysis.run.STATUSES: ok, timeout, cancelled, http_error (does not fit the cache, or no
-        replica was ready). NaN: did not happen; `slot` -1: never reached a replica; `end_s` is when it ended in any way.
+        `status` is a position in analysis.run.STATUSES: ok, timeout, cancelled, http_error (too long, or no
+        replica was ready). NaN: did not happen; `slot` -1: never reached a replica, -2 (state.REFUSED): longer than the model
+        or the cache takes; `end_s` is when it ended in any way.
         """
         clock = self._state.clock[0]
         done = self._state.finished[: int(clock["finished"])].copy()

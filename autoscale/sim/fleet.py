@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,39 +13,62 @@ from analysis.errors import BadInput
 from analysis.slo import Slo, parse_slo
 from autoscale.hpa import HpaSpec
 from autoscale.profiles.profile import Profile
-from autoscale.sim.control import DEFAULTS, Fleet, Options
+from autoscale.sim.control import DEFAULTS, MOST_REPLICAS, Fleet, Options
 from autoscale.sim.engine import EngineParams, Replicas
 from autoscale.sim.metric_path import signal_of
 from autoscale.sim.outcome import Outcome, Recorder, Tally
 from autoscale.sim.quiet import Quiet
 from loadgen.traffic import Arrivals
 
-HARVEST_TICKS = 128  # scrape intervals between two collections of finished requests
+HARVEST_TICKS = 128  # scrape intervals between two collections of finished requests, or
+LOT = 1 << 20  # requests offered at a time
+MOST_IN_FLIGHT = 4_000_000  # about 250 bytes each, three times that while their table grows
+EXACT_MILLI = 1 << 52  # larger targets leave the compiled way, which counts in 64 bits
 
 
 def slots_for(spec: HpaSpec | None, replicas: int) -> int:
-    """Engine slots that a fleet needs: room for those that drain while others start."""
-    return 2 * max(replicas, spec.max_replicas if spec else 0) + 2
+    """Engine slots that a fleet needs: room for those that drain while others start.
+
+    A maxReplicas beyond MOST_REPLICAS is no reason for more: whoever asks for so many is told (control.Fleet).
+    Raises BadInput when the fleet has more than that from the start.
+    """
+    least = max(replicas, spec.min_replicas if spec else 0)
+    if least > MOST_REPLICAS:
+        raise BadInput("replicas of a simulated fleet", value=least, expected=f"at most {MOST_REPLICAS:,}")
+    return 2 * min(max(replicas, spec.max_replicas if spec else 0), MOST_REPLICAS) + 2
 
 
 def read_hpa(profile: Profile, manifest: Mapping[str, Any]) -> HpaSpec:
-    """The HPA in `manifest`, checked against the profile's workload.
+    """The HPA in `manifest`, checked against the profile's workload; what it calls it does not matter (foreign_name).
 
-    Raises BadInput when the API server would refuse it, when it targets something else, or when it scales on a metric
-    that the fleet does not export.
+    Raises BadInput when the API server would refuse it, when it targets another kind of workload (the leaders'
+    StatefulSet of a LeaderWorkerSet counts the same pods, but its scale is undone at once), or when it scales on a
+    metric that the fleet does not export.
     """
     spec = HpaSpec.from_manifest(dict(manifest))
     deploy = profile.deploy
-    if (spec.target_kind, spec.target_name) != (deploy.kind, deploy.name):
+    if spec.target_kind != deploy.kind:
         raise BadInput(
-            "the HPA file targets something else",
+            "the HPA file targets another kind of workload",
             value=f"{spec.target_kind}/{spec.target_name}",
-            expected=f"{deploy.kind}/{deploy.name}, the workload of profile {profile.name}",
-            next_step=f"write one with `autoscale manifests {profile.name}` or choose the profile that it belongs to",
+            expected=f"a {deploy.kind} such as {deploy.name}, the workload of profile {profile.name}",
+            next_step="choose the profile that it belongs to, or say deploy.kind in a profile of your own",
         )
     for metric in spec.metrics:
         signal_of(metric.name, profile.engine.vllm_version)
     return spec
+
+
+def foreign_name(profile: Profile, spec: HpaSpec) -> str | None:
+    """A note when the HPA (of read_hpa) scales a workload of another name than the profile's; else None."""
+    deploy = profile.deploy
+    if spec.target_name == deploy.name:
+        return None
+    return (
+        f"HPA {spec.name} scales {spec.target_kind}/{spec.target_name}, and profile {profile.name} is of "
+        f"{deploy.kind}/{deploy.name}: it is simulated on that profile's replicas; a profile of your own "
+        f"(extends: {profile.name}) says deploy.name"
+    )
 
 
 def simulate(
@@ -70,7 +94,10 @@ def simulate(
     then and ends the run with the reason that it returns; the figures are then partial. `start_replicas` is where the
     HPA starts (its minimum when not given).
 
-    Raises BadInput when the HPA does not fit the profile, or when neither or both of HPA and static_replicas are given.
+    Requests beyond the profile's max_model_len are refused as vLLM does, and counted as rejected.
+
+    Raises BadInput when the HPA does not fit the profile, when neither or both of HPA and static_replicas are given, or
+    when more replicas or requests in flight would be needed than are simulated.
     """
     if (hpa is None) == (static_replicas is None):
         raise BadInput(
@@ -90,8 +117,9 @@ def simulate(
     recorder.start(start)
     tally = Tally(objectives, duration_s)
     slots = slots_for(spec, start)
+    params = replace(engine or EngineParams.from_profile(profile), max_model_len=profile.engine.max_model_len)
     replicas = Replicas(
-        engine or EngineParams.from_profile(profile),
+        params,
         slots,
         seed=seed,
         routing=options.routing,
@@ -131,12 +159,14 @@ class _Feed:
         self.known_s = -math.inf  # arrivals up to here were offered
         self.rest: Arrivals | None = None
 
-    def until(self, engine: Replicas, now_s: float) -> None:
-        while self.known_s < now_s:
+    def until(self, engine: Replicas, now_s: float) -> float:
+        """Offer what is due before `now_s`, LOT requests or a little more; returns up to when that is."""
+        first = self.offered
+        while self.known_s < now_s and self.offered - first < LOT:
             chunk = next(self.chunks, None)
             if chunk is None:
                 self.known_s = math.inf
-                return
+                break
             if len(chunk.due_s) == 0:
                 continue
             last_s = float(chunk.due_s[-1])
@@ -147,6 +177,7 @@ class _Feed:
                 self.known_s = last_s
             self.offered += len(chunk.due_s)
             engine.offer(chunk)
+        return min(now_s, self.known_s)
 
 
 def _run(
@@ -164,7 +195,7 @@ def _run(
     every_s = HARVEST_TICKS * fleet.profile.metric_path.scrape_interval_s
     until_s = min(every_s, duration_s)
     while True:
-        feed.until(engine, until_s)
+        until_s = feed.until(engine, until_s)
         if quiet:
             quiet.run(until_s)
         elif fleet.spec is None and not recorder.keep:
@@ -181,6 +212,14 @@ def _run(
             progress(until_s / duration_s, f"{tally.requests} requests, {fleet.desired} replicas")
         if stop and (reason := stop(tally)):
             return reason
+        if engine.in_flight > MOST_IN_FLIGHT:
+            if stop:
+                return "breaches"  # of all that wait, hardly one will keep a bound
+            raise BadInput(
+                f"{engine.in_flight:,} requests are in flight at {until_s:,.0f} s on {fleet.desired:,} replicas",
+                expected=f"at most {MOST_IN_FLIGHT:,}",
+                next_step="offer less: these replicas serve only a small part of it",
+            )
         until_s = min(until_s + every_s, duration_s)
 
 
@@ -194,7 +233,9 @@ def _least_hours(fleet: Fleet, now_s: float, end_s: float) -> float:
 
 def _quiet(fleet: Fleet, engine: Replicas, recorder: Recorder) -> Quiet | None:
     """The compiled way for an HPA of Pods metrics, unless every sample is to be kept."""
-    pods_only = fleet.spec is not None and all(metric.kind == "Pods" for metric in fleet.spec.metrics)
+    pods_only = fleet.spec is not None and all(
+        metric.kind == "Pods" and metric.target_milli < EXACT_MILLI for metric in fleet.spec.metrics
+    )
     return Quiet(fleet, engine) if pods_only and not recorder.keep else None
 
 

@@ -9,7 +9,18 @@ from autoscale.sim.lifecycle import end_request, new_request, remove_request, to
 from autoscale.sim.linked import append_waiting, blocks_for
 from autoscale.sim.routing import LEAST_REQUESTS, pick_slot
 from autoscale.sim.scheduler import run_engine
-from autoscale.sim.state import CANCELLED, HTTP_ERROR, NONE, TIMEOUT, TRANSIT, State, compiled
+from autoscale.sim.state import CANCELLED, HTTP_ERROR, NONE, REFUSED, TIMEOUT, TRANSIT, State, compiled
+
+
+@compiled
+def _answer_tokens(p: Any, prompt: int, target: int) -> int:
+    """Tokens of the answer that vLLM gives: fewer where the model's length ends it, 0 for a 400."""
+    limit = p.max_model_len
+    if limit == 0:
+        return max(target, 1)
+    if prompt >= limit or target > limit:
+        return 0
+    return min(max(target, 1), limit - max(prompt, 1))
 
 
 @compiled
@@ -50,9 +61,11 @@ def _send(s: State, r: int, at_s: float) -> None:
 @compiled
 def _arrive(s: State, request_id: int, due_s: float, prompt: int, target: int, prefix: int) -> None:
     p, c = s.params[0], s.clock[0]
-    r = new_request(s, request_id, due_s, prompt, target, prefix)
-    if not _fits(p, prompt, target):
+    answer = _answer_tokens(p, prompt, target)
+    r = new_request(s, request_id, due_s, prompt, answer, prefix)
+    if answer < 1 or not _fits(p, prompt, answer):
         end_request(s, r, 0, math.nan, due_s, HTTP_ERROR)
+        s.finished[c.finished - 1].slot = REFUSED
     elif c.open_slots > 0:
         _send(s, r, due_s)
     elif p.wait_for_ready == 0:
@@ -103,7 +116,7 @@ def advance(
         else:
             _arrive(s, request_id[start], arrival_s, prompt[start], target[start], prefix[start])
             start += 1
-    for i in range(len(s.engines)):
+    for i in range(c.engines):
         run_engine(s, i, until_s)
     c.now_s = until_s
     return start
@@ -160,7 +173,7 @@ def next_event_s(s: State) -> float:
     """When the next step ends, request enters a scheduler, or deadline passes; inf when nothing is under way."""
     c = s.clock[0]
     soonest = s.requests[c.oldest].due_s + s.params[0].request_timeout_s if c.oldest != NONE else math.inf
-    for i in range(len(s.engines)):
+    for i in range(c.engines):
         e = s.engines[i]
         soonest = min(soonest, e.end_s)
         if e.first_transit != NONE:

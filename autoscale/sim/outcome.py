@@ -16,6 +16,7 @@ from analysis.run import STATUSES
 from analysis.slo import Slo, Verdict, meets
 from autoscale.profiles.profile import Profile
 from autoscale.sim.replica import PodEvent, Replica, pod_name
+from autoscale.sim.state import REFUSED
 
 if TYPE_CHECKING:
     from autoscale.sim.control import Fleet
@@ -27,19 +28,20 @@ MINUTE_S = 60.0
 class Tally:
     """Counts and histograms of finished requests; its size does not grow with the number of requests.
 
-    A request that did not finish well is a breach of every bound. `least_accelerator_hours` is what the run will have
+    A request that did not finish well is a breach of every bound. One that the model or the cache is too short for is
+    counted apart and judged by nothing: the server refuses it at once, however many replicas there are. `least_accelerator_hours` is what the run will have
     taken at least, kept up to date by the fleet for those who stop a run by its cost.
     """
 
     def __init__(self, slo: Slo, duration_s: float) -> None:
         self.slo = slo
         self.terms = [t for t in slo.terms if t.percentile is not None and t.metric in METRICS]
-        self.requests = 0  # finished, one way or another
+        self.requests = 0  # finished, one way or another, the rejected ones not counted
+        self.rejected = 0
         self.ok = 0
         self.good = 0  # kept every bound
         self.judged = np.zeros(len(self.terms), np.int64)
         self.within = np.zeros(len(self.terms), np.int64)
-        self.statuses = np.zeros(len(STATUSES), np.int64)
         self.output_tokens = 0
         self.latency = {metric: Histogram() for metric in METRICS}
         minutes = math.ceil(duration_s / MINUTE_S)
@@ -49,8 +51,13 @@ class Tally:
 
     def add(self, finished: NDArray[Any]) -> NDArray[Any]:
         """Count a batch of finished requests (engine.FINISHED) and hand it back."""
+        self._count(finished[finished["slot"] != REFUSED])
+        self.rejected += int((finished["slot"] == REFUSED).sum())
+        return finished
+
+    def _count(self, finished: NDArray[Any]) -> None:
         if len(finished) == 0:
-            return finished
+            return
         ok = finished["status"] == STATUSES.index("ok")
         ttft = finished["first_token_s"] - finished["due_s"]
         e2e = finished["last_token_s"] - finished["due_s"]
@@ -62,7 +69,6 @@ class Tally:
         self.requests += len(finished)
         self.ok += int(ok.sum())
         self.good += int(meets(self.slo, ok, ttft, tpot, e2e).sum())
-        self.statuses += np.bincount(finished["status"], minlength=len(STATUSES))
         self.output_tokens += int(finished["output_tokens"].sum())
         minute = (finished["due_s"] / MINUTE_S).astype(np.int64)
         low = int(minute.min())
@@ -79,7 +85,6 @@ class Tally:
                 self.breaches_by_minute[k, low : low + width] += np.bincount(breach, minlength=width)
         for metric, seconds in values.items():
             self.latency[metric].add(seconds[ok & np.isfinite(seconds)])
-        return finished
 
     def longest_breach_s(self) -> float:
         """The longest time in a row, in whole minutes, in which the requests that were due broke the SLO's share."""
@@ -171,9 +176,11 @@ class Recorder:
 class Outcome:
     """What a simulation gave; hours are counted to the end of the traffic, requests judged by their due time.
 
-    attainment          share of the offered requests that kept every bound; lost and unserved ones did not
+    attainment          share of the offered, not rejected requests that kept every bound; lost and unserved did not
     verdicts            per term of the SLO the percentile and the share within the bound (Verdict)
-    lost, unserved      cancelled by a scale-in or refused; not finished when the simulation ended
+    finished            answered or lost; with rejected and unserved these are the offered ones
+    lost, unserved      cancelled by a scale-in, or no replica was ready; not finished when the simulation ended
+    rejected            longer than the model or the KV cache takes (HTTP 400); judged by nothing
     wasted_scale_outs   replicas that were removed before they were ready
     flaps               changes of direction within `flap_s`
     longest_breach_s    longest time in a row in which the due requests broke the SLO's share
@@ -193,6 +200,7 @@ class Outcome:
     ok: int
     lost: int
     unserved: int
+    rejected: int
     attainment: float
     verdicts: tuple[Verdict, ...]
     replica_hours: float
@@ -242,7 +250,7 @@ class Outcome:
         seed: int,
     ) -> Outcome:
         """Put together what tally and recorder saw."""
-        unserved = 0 if stopped else offered - tally.requests
+        unserved = 0 if stopped else offered - tally.requests - tally.rejected
         total = tally.requests + unserved
         price = profile.accelerator.price_per_chip_hour
         requests = None
@@ -261,6 +269,7 @@ class Outcome:
             ok=tally.ok,
             lost=tally.requests - tally.ok,
             unserved=unserved,
+            rejected=tally.rejected,
             attainment=tally.good / total if total else math.nan,
             verdicts=_verdicts(slo, tally, unserved, total),
             replica_hours=hours[0],

@@ -37,6 +37,7 @@ class EngineParams:
     request_overhead_s: float = 0.0
     async_scheduling: bool = False
     request_timeout_s: float = math.inf  # the client gives up this long after the due time
+    max_model_len: int = 0  # tokens of a prompt and its answer; 0: no limit
     prefix_hit_fraction: float = 0.0  # of every prompt, at least; requests may bring more as prefix_tokens
 
     def __post_init__(self) -> None:
@@ -61,6 +62,7 @@ class EngineParams:
             ("block_size", 1),
             ("pipeline_stages", 1),
             ("data_parallel", 1),
+            ("max_model_len", 0),
         ):
             if getattr(self, name) < least:
                 raise BadInput(

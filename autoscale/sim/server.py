@@ -34,7 +34,7 @@ from autoscale.profiles.profile import Profile
 from autoscale.sim.control import DEFAULTS, Fleet, Options
 from autoscale.sim.engine import EngineParams
 from autoscale.sim.exposition import ReplicaMetrics
-from autoscale.sim.fleet import read_hpa, slots_for
+from autoscale.sim.fleet import foreign_name, read_hpa, slots_for
 from autoscale.sim.gateway import Gateway
 from autoscale.sim.kubernetes_view import KubernetesView
 from autoscale.sim.openai_api import Prompt
@@ -42,6 +42,7 @@ from autoscale.sim.rack import Rack
 from autoscale.sim.replica import PodEvent, Replica, pod_name
 
 KEPT_OBSERVATIONS = 100_000
+MOST_SLOTS = 512  # replicas that serve or drain, each on a metrics port
 STOP_WITHIN_S = 1.0
 IDLE_S = 0.25  # the longest sleep of the loop that moves time
 METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
@@ -77,10 +78,17 @@ class FleetServer:
         self.speed, self.seed, self.options = speed, seed, options
         self.metrics_port = metrics_port
         self.spec = None if hpa is None else read_hpa(profile, hpa)
+        self.note = foreign_name(profile, self.spec) if self.spec else None
         least = self.spec.min_replicas if self.spec else profile.deploy.min_replicas
         self.replicas = max(1, least) if replicas is None else replicas
         self.params = engine or EngineParams.from_profile(profile)
         room = max(slots_for(self.spec, self.replicas), 2 * profile.deploy.max_replicas + 2)
+        if room > MOST_SLOTS:
+            raise BadInput(
+                f"a fleet over HTTP of up to {(room - 2) // 2:,} replicas",
+                expected=f"at most {(MOST_SLOTS - 2) // 2:,}: each has a port of its own",
+                next_step="lower maxReplicas for this trial",
+            )
         self.rack = Rack(self.params, room, seed, routing)
         self.gateway = Gateway(profile, self.rack, self.engine_now, wait=options.no_ready == "wait")
         self.metrics: dict[int, ReplicaMetrics] = {}

@@ -23,6 +23,7 @@ _FINGERPRINT = (
 )
 
 NONE = -1
+REFUSED = -2  # slot of a finished request that no replica takes: too long for the model or the cache
 FREE, GATEWAY, TRANSIT, WAITING, PREFILL, DECODE = range(6)  # states of a request
 OK, HTTP_ERROR, TIMEOUT, CANCELLED = 0, 1, 2, 5  # positions in analysis.run.STATUSES
 
@@ -36,6 +37,7 @@ PARAMS = np.dtype(
         ("request_overhead_s", "f8"),
         ("request_timeout_s", "f8"),
         ("num_blocks", "i8"),
+        ("max_model_len", "i8"),
         ("stages", "i8"),
         ("data_parallel", "i8"),
         ("max_num_seqs", "i8"),
@@ -113,6 +115,7 @@ CLOCK = np.dtype(
         ("random", "u8"),
         ("turn", "i8"),
         ("open_slots", "i8"),
+        ("engines", "i8"),  # of the slots that were opened at some time: the others have nothing to do
         ("in_flight", "i8"),
         ("gateway", "i8"),
         ("finished", "i8"),

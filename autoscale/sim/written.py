@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from analysis import run as run_directory
 from analysis.run import STATUSES
 from autoscale.sim.outcome import Outcome
+from autoscale.sim.state import REFUSED
 from loadgen.traffic import LoadPlan
 
 
@@ -87,7 +88,9 @@ def _request_columns(done: NDArray[Any], plan: LoadPlan | None) -> dict[str, Any
         "output_tokens": done["output_tokens"].astype(np.int64),
         "events": done["output_tokens"],
         "status": [STATUSES[s] for s in done["status"]],
-        "http_status": np.where(ok | np.isfinite(done["first_token_s"]), 200, 503).astype(np.int16),
+        "http_status": np.select(
+            [done["slot"] == REFUSED, ok | np.isfinite(done["first_token_s"])], [400, 200], 503
+        ).astype(np.int16),
         "prompt_tokens_asked": done["prompt_tokens"],
         "output_tokens_asked": done["output_tokens"],
     }

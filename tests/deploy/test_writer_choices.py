@@ -127,6 +127,14 @@ def test_when_autoscaling_does_not_pay_there_is_no_hpa():
             BadInput,
             "low and high",
         ),
+        (answer(("waiting", "5"), behavior="x"), BadInput, "recommendation behavior: 'x'; expected null, or"),
+        (answer(("waiting", "5"), behavior={"scaleDown": "x"}), BadInput, "spec.behavior.scaleDown: 'x'"),
+        (answer(metrics=7), BadInput, "recommendation metrics: 7; expected a list"),
+        (
+            answer(("waiting", "5"), profile="llama-3.1-8b-1xl4"),
+            BadInput,
+            "the recommendation is of another profile: 'llama-3.1-8b-1xl4'; expected ",
+        ),
     ],
     ids=lambda value: None if isinstance(value, type) else str(value)[:60],
 )

@@ -25,15 +25,15 @@ def test_a_candidate_survives_the_manifest(name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        pytest.param({"name": "other"}, "targets something else", id="another workload"),
+        pytest.param({"kind": "Job"}, "targets another kind of workload: 'Job/vllm'", id="another workload"),
         pytest.param({"metric": "cpu_usage"}, "cpu_usage", id="a metric that vLLM does not export"),
     ],
 )
 def test_an_hpa_that_does_not_fit_is_refused_in_a_sentence(change: dict[str, str], message: str) -> None:
     profile = load("llama-3.1-8b-1xl4")
     manifest = hpa_manifest(profile, Candidate((("waiting", 5),), Behavior(), 1, 4))
-    if "name" in change:
-        manifest["spec"]["scaleTargetRef"]["name"] = change["name"]
+    if "kind" in change:
+        manifest["spec"]["scaleTargetRef"]["kind"] = change["kind"]
     else:
         manifest["spec"]["metrics"][0]["pods"]["metric"]["name"] = change["metric"]
     with pytest.raises(BadInput, match=message):

@@ -388,8 +388,11 @@ def test_a_metric_name_says_which_gauge_it_means(metric: str, version: str, sign
             id="wrong kind suffix",
         ),
         pytest.param({"metric": "nginx_requests"}, "the fleet does not export", id="somebody else's metric"),
-        pytest.param({"name": "other"}, "targets something else: 'Deployment/other'", id="another workload"),
-        pytest.param({"kind": "StatefulSet"}, "targets something else", id="the leader's StatefulSet"),
+        pytest.param(
+            {"kind": "StatefulSet"},
+            "targets another kind of workload: 'StatefulSet/vllm'; expected a Deployment.*deploy.kind",
+            id="the leader's StatefulSet",
+        ),
     ],
 )
 def test_an_hpa_that_does_not_fit_is_bad_input(change: dict, sentence: str) -> None:
