@@ -332,14 +332,11 @@ def _events(body: bytes) -> tuple[NDArray[np.int64], _Facts]:
         if content.get("error") is not None:
             facts.take_error("stream", payload)
             continue
-        choices, odd = _objects(content.get("choices")), facts.odd
         facts.take_usage(content)
+        choices = _objects(content.get("choices"))
         facts.reasoned = facts.reasoned or any(_reasons(choice) for choice in choices)
         if any(_carries_token(choice) for choice in choices):
             plain[number] = True
-            facts.odd = (
-                odd  # an event with a token is one, whatever else it holds: most are not decoded at all
-            )
             if not any(_has_text(choice) for choice in choices):
                 closing.append(number)
         elif not _is_understood(content.get("choices")):

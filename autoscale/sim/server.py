@@ -15,6 +15,7 @@ engine: latencies that a client measures are true seconds. Observations and trut
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import math
 import os
@@ -44,6 +45,7 @@ from autoscale.sim.replica import PodEvent, Replica, pod_name
 KEPT_OBSERVATIONS = 100_000
 MOST_SLOTS = 512  # replicas that serve or drain, each on a metrics port
 STOP_WITHIN_S = 1.0
+LAST_PORT = 65_535
 IDLE_S = 0.25  # the longest sleep of the loop that moves time
 METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 
@@ -438,31 +440,38 @@ _TRUTH_OF = {"running": "image", "loaded": "weights", "initialised": "engine"}
 
 def _bind(host: str, port: int) -> socket.socket:
     """A TCP socket that owns the port and does not listen yet: connections to it are refused."""
-    if not 0 <= port <= 65_535:
+    if not 0 <= port <= LAST_PORT:
         raise BadInput(
             "not a port",
             value=port,
-            expected="0 (any) to 65535; --metrics-port is the first of as many as replicas",
+            expected=f"0 (any) to {LAST_PORT}, also for the last replica, which counts on from --metrics-port",
         )
     one = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         one.bind((host, port))
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         one.close()
-        raise BadInput(
-            f"cannot listen on {host}: {_reason(error)}",
-            value=port,
-            expected="an address of this machine (--host) and a free port that you may use",
-            next_step="choose another one with --port (--metrics-port for the replicas), or end the program that uses it",
-        ) from None
+        raise _cannot_listen(host, port, error) from None
     return one
 
 
-def _reason(error: OSError) -> str:
-    if isinstance(error, socket.gaierror):
-        return "no such host"
-    return os.strerror(error.errno or 0).lower()
+def _cannot_listen(host: str, port: int, error: OSError | UnicodeError) -> BadInput:
+    """Why an address cannot be bound, and which option helps: the port's or the host's."""
+    reason = (error.strerror if isinstance(error, OSError) else None) or "not a host name"
+    if isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES, errno.EPERM):
+        return BadInput(
+            f"cannot listen on {host}: {reason.lower()}",
+            value=port,
+            expected="a free port" if error.errno == errno.EADDRINUSE else "a port that this user may open",
+            next_step="choose another one with --port (--metrics-port for the replicas)",
+        )
+    return BadInput(
+        f"cannot listen on port {port} of this host ({reason[:1].lower()}{reason[1:]})",
+        value=host,
+        expected="an IPv4 address of this machine, or a name of one",
+        next_step="choose another one with --host; 0.0.0.0 is every address",
+    )
 
 
 def _warm_up(params: EngineParams) -> None:
