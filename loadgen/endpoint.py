@@ -30,7 +30,9 @@ class Server:
 
     target: Target
     manner: Manner
-    engine: Mapping[str, Any]  # vllm_version, block_size, num_blocks, kv_tokens where the server says so
+    engine: Mapping[
+        str, Any
+    ]  # vllm_version, block_size, num_blocks, kv_tokens, max_model_len where the server says so
     metrics_model: str | None  # whose name its metrics carry
     max_model_len: int | None  # tokens of prompt and answer
     test_requests: int  # that were sent before the load and are counted nowhere
@@ -65,6 +67,7 @@ def probe(options: Options, target: Target, endpoint: str) -> Server:
     finally:
         client.close()
     longest = served_models.longest(model, models)
+    engine |= {} if longest is None else {"max_model_len": longest}
     return Server(target, manner, engine, metrics_model, longest, trial.requests, tuple(look.notes))
 
 

@@ -83,17 +83,17 @@ class Owning:
             raise BadInput(
                 "a closed loop without users, -u", value=0, expected="at least 1, or a load such as --rate 5"
             )
-        if environment.host:
+        if environment.host or environment.parsed_options.headless:  # else the web form names it
             self._look(chosen)
-        elif environment.parsed_options.headless:
-            raise BadInput(
-                "--host is missing",
-                next_step="give the server's address, for example --host http://127.0.0.1:8000",
-            )
 
     def _target(self, chosen: Options) -> Target:
         """Where --host, or the web form, says. Its user info and query stay here, out of Locust's pages and reports."""
         environment = self.environment
+        if not environment.host:
+            raise BadInput(
+                "--host is missing",
+                next_step="give the server's address, for example --host http://127.0.0.1:8000",
+            )
         if self.server is not None and environment.host == str(self.server.target):
             target = self.server.target
         else:

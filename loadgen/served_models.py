@@ -113,6 +113,11 @@ def longest(model: Model, models: Sequence[Model]) -> int | None:
 
 def no_model(target: object, path: str, status: int, is_list: bool, why: str) -> SourceUnavailable:
     """The error when no model is named and the server lists none."""
+    if status == 429 or status >= 500:
+        return SourceUnavailable(
+            f"{target} does not list its models now: GET {path} answered {status}",
+            next_step="try again later, or name the model with --model",
+        )
     kind = "lists no model" if is_list else "is not an OpenAI-compatible server"
     reason = f": {why}" if is_list else f" {why}" if status == 200 else ""
     return SourceUnavailable(

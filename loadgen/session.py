@@ -101,7 +101,7 @@ class Owner:
                     "ignore_eos": options.ignore_eos,
                 },
                 "seed": self.plan.seed,
-                "engine": {**server.engine, "max_model_len": server.max_model_len},
+                "engine": dict(server.engine),
                 "slo": options.slo,
                 "prometheus": options.prometheus and Access().of_url(options.prometheus)[0],
                 "workers": [{"name": name} for name in workers],

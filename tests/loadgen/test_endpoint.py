@@ -142,7 +142,7 @@ def test_the_api_is_found_below_the_base_path_and_metrics_there_or_at_the_root(p
     server, asked = looked(gets, {requests: one_token(16)}, path=path)
     assert asked[-1][0] == requests
     assert (server.manner.model, server.metrics_model, server.max_model_len) == ("m", "m", 2048)
-    assert server.engine == {"vllm_version": "0.11.0"}
+    assert server.engine == {"vllm_version": "0.11.0", "max_model_len": 2048}
     notes = " ".join(server.notes)
     assert (said or "") in notes
     assert ("/metrics lies at" in notes) == ("serving" in path or "openai" in path)
@@ -160,6 +160,7 @@ NOT_SERVERS = [
     ("ids are no texts", {"/v1/models": listing({"id": 7}, {"id": None}, "m")}, {}, "no model in the list has a text as id"),
     ("nested without end", {"/v1/models": (200, b"[" * 200_000)}, {}, "not an OpenAI-compatible server"),
     ("a redirection", {"/v1/models": (308, b"")}, {}, r"answered 308: it sends to https://elsewhere.example/llm\. Give that address"),
+    ("a server that is not ready", {"/v1/models": (503, b"")}, {}, "does not list its models now: GET /v1/models answered 503.*Try again later"),
     ("no such endpoint", {"/v1/models": listing(MODEL)}, {}, r"POST .*/v1/completions answered 404 .*loadgen/chat\.py"),
 ]  # fmt: skip
 

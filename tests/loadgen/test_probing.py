@@ -182,7 +182,7 @@ def test_options_that_do_not_go_with_a_search(given, said):
         **dict.fromkeys(("rate", "stages", "load", "trace", "trace_time_unit", "prompt_tokens", "output_tokens", "run_time", "run_dir")),
         **dict.fromkeys(("prompts", "stop_when", "model", "prometheus")),
         "arrivals": "poisson", "shared_prefix_tokens": 0, "seed": 0, "slo": "ttft_p95=2s", "find_capacity": "10m",
-        "stream": True, "max_in_flight": 10, "timeout": 10.0, "idle_timeout": 10.0, "grace": 10.0, "reconnect_every": "30s",
+        "max_in_flight": 10, "timeout": 10.0, "idle_timeout": 10.0, "grace": 10.0, "reconnect_every": "30s", "stream": True,
     }  # fmt: skip
     Options(values).check()
     with pytest.raises(BadInput, match=said):
