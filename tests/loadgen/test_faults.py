@@ -57,9 +57,9 @@ class Load:
     def ended(self, code: int) -> None:
         """It ends by itself, with this exit code, no traceback and no process left behind."""
         try:
-            self.process.wait(60)
+            self.process.wait(120)
         except subprocess.TimeoutExpired:
-            pytest.fail(f"still running after 60 s:\n{self.log}")
+            pytest.fail(f"still running after 120 s:\n{self.log}")
         assert self.process.returncode == code, self.log
         assert "Traceback" not in self.log
         deadline = time.monotonic() + 5
