@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.errors import SourceUnavailable
-from loadgen import descriptors, stream
+from loadgen import descriptors, failing, stream
 from loadgen.reading import READ_BYTES, KernelClock, Reader, ask_for_stamps
 from loadgen.refusals import tls_step
 from loadgen.target import Target, tls_context
@@ -443,8 +443,14 @@ class Client:
             self._idle.append(connection)
         if exchange is not None:
             exchange.connection = None
-            self.in_flight.discard(exchange)
+            self._ended(exchange)
+
+    def _ended(self, exchange: Exchange) -> None:
+        self.in_flight.discard(exchange)
+        try:
             exchange.over(exchange)
+        except Exception as error:  # noqa: BLE001 -- of whoever asked, not of this connection
+            failing.tell(error)
 
     # --- upkeep ------------------------------------------------------------------------------------------------------
 
@@ -466,8 +472,7 @@ class Client:
     def _unconnected(self, exchange: Exchange) -> None:
         """End a request for which the system gives no connection."""
         if exchange in self.in_flight:
-            self.in_flight.discard(exchange)
-            exchange.over(exchange)
+            self._ended(exchange)
 
     def _keep_spares(self) -> None:
         if len(self._idle) + len(self._opening) < self._spares(len(self.in_flight)) and not self._closed:

@@ -347,7 +347,7 @@ class Generator:
             self._alarm = None
         while self._answered:
             self._answered.popleft().set()
-        while self._ended:
+        for _ in range(len(self._ended)):  # once, unless one of them fails
             self._attempt(self._parse, math.inf)
         self._attempt(self._sample)
         self._attempt(self.flush)

@@ -363,9 +363,12 @@ def _objects(value: Any) -> list[dict[str, Any]]:
 
 
 def _is_understood(choices: Any) -> bool:
-    """Whether the choices of an event without token are such as servers send: objects whose delta is one, or nothing."""
+    """Whether the choices of an event without token are such as servers send: a list of objects whose delta is one, or
+    nothing."""
+    if choices is None:
+        return True
     found = _objects(choices)
-    if len(found) < len(choices if isinstance(choices, list) else [] if choices is None else [choices]):
+    if not isinstance(choices, list) or len(found) < len(choices):
         return False
     return all(choice.get("delta") is None or _objects(choice["delta"]) for choice in found)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from analysis import run
+from analysis.errors import BadRun
 from analysis.histogram import Histogram
 from loadgen import clock
 from loadgen.client import Exchange
@@ -73,6 +74,55 @@ def test_a_plan_cut_short_accounts_for_nothing_that_was_due_later(tmp_path):
     plan = LoadPlan.from_options(rate=10, arrivals="constant", duration_s=3.0)
     writer = RunWriter(tmp_path / "run", {"kind": "live"})
     assert writer.account_for(plan, 0.95, {0: "local"}, lambda _: "cut") == 10
+
+
+HUGE = 99999999999999999999999
+UNFIT = [
+    ("a count beyond 64 bits", "output_tokens", HUGE),
+    ("a truth value as count", "prompt_tokens", True),
+    ("half a surrogate pair", "error", "\ud800"),
+    ("a text as status of HTTP", "http_status", "x"),
+]
+
+
+@pytest.mark.parametrize(("column", "value"), [row[1:] for row in UNFIT], ids=[row[0] for row in UNFIT])
+def test_a_row_that_does_not_fit_into_the_table_takes_no_other_with_it(tmp_path, column, value):
+    packed = batch(range(5), "w0")
+    rows = packed["rows"]
+    at = list(run.TABLES["requests"]).index(column)
+    rows[2] = (*rows[2][:at], value, *rows[2][at + 1 :])
+    writer = RunWriter(tmp_path / "run", {"kind": "live"})
+    writer.add("w0", packed)
+    requests = writer.finish(ended_at=1.0).requests.set_index("request_id")
+    assert requests["status"].tolist() == ["ok", "ok", "incomplete", "ok", "ok"]
+    assert requests["error"][2].startswith("its record does not fit into the table: ")
+    assert requests["due_s"][2] == pytest.approx(0.2)
+    assert writer.trouble is None
+
+
+def test_rows_that_cannot_be_written_are_kept_and_tried_again(tmp_path):
+    writer = RunWriter(tmp_path / "run", {"kind": "live"})
+    writer.add("w0", batch(range(3), "w0"))
+    (tmp_path / "run").rename(tmp_path / "away")
+    writer.add("w0", batch(range(3, 5), "w0"))
+    assert writer.trouble == f"cannot write the run directory {tmp_path / 'run'}: no such file or directory"
+    assert writer.unwritten == 2
+    (tmp_path / "away").rename(tmp_path / "run")
+    writer.add("w0", batch(range(5, 6), "w0"))
+    finished = writer.finish(ended_at=1.0)
+    assert sorted(finished.requests["request_id"]) == list(range(6))
+    assert finished.header["unwritten"] == 0
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
+        "itl.parquet",
+        "requests.parquet",
+        "run.json",
+    ]
+
+
+def test_a_directory_with_parts_of_an_older_run_is_refused(tmp_path):
+    run.write_table(tmp_path, "requests", {"request_id": [1]}, part="local.000001")
+    with pytest.raises(BadRun, match="already holds requests"):
+        RunWriter(tmp_path, {"kind": "live"})
 
 
 def test_gaps_of_workers_merge_exactly(tmp_path):

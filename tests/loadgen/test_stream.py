@@ -246,7 +246,7 @@ DEEP = "[" * 100_000
 ODD = [
     # what the server sends before [DONE], beside a good token; the reason in the row
     *((f"choices are {odd}", f'{{"choices":{odd}}}', "expected choices with text or delta")
-      for odd in ("[null]", "[1]", '"abc"', "7", "[[1]]", '[{"delta":"hi"}]', '[{"delta":["hi"]}]')),
+      for odd in ("[null]", "[1]", '{"a":1}', '"abc"', "7", "[[1]]", '[{"delta":"hi"}]', '[{"delta":["hi"]}]')),
     *((f"usage is {odd}", USAGE % odd, "usage.completion_tokens is .*; expected a whole number of tokens from 0 to 2147483647")
       for odd in ("-7", '"7"', "{}", "true", "7.5", "1e999", "99999999999999999999999", "2147483648")),
     ("usage is a list", '{"choices":[],"usage":[1]}', r"usage is \[1\]; expected an object"),
@@ -376,9 +376,19 @@ odd_choices = st.sampled_from(
      [{"text": None}], [{"text": 5}], [{"text": []}], [{"delta": "hi"}], [{"delta": ["hi"]}], [{"delta": None}],
      [{"delta": {"content": 5}}], [{"delta": [{"content": "a"}]}], [{"delta": {"content": "a"}}, 7], [{"text": "a", "delta": 5}]]
 )  # fmt: skip
+counts = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=3)
+    | st.lists(st.integers(), max_size=2)
+)
 odd_events = st.fixed_dictionaries(
-    {"id": st.just("c"), "choices": odd_choices}, optional={"usage": json_values, "error": st.none() | st.text(max_size=3)}
-)  # fmt: skip
+    {"id": st.just("c"), "choices": odd_choices}, optional={"error": st.none() | st.text(max_size=3)}
+) | st.fixed_dictionaries(  # of a token's event the usage is not looked at
+    {"choices": st.just([]), "usage": counts | st.fixed_dictionaries({"completion_tokens": counts})}
+)
 
 
 @settings(max_examples=300, deadline=None)
