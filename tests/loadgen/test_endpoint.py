@@ -322,7 +322,9 @@ def test_without_any_count_a_word_stands_for_a_token_and_that_is_said():
 
 
 def given(**values):
-    empty = dict.fromkeys(("stages", "load", "trace", "trace_time_unit", "find_capacity", "run_time", "prompts", "most_tokens"))
+    empty = dict.fromkeys(
+        ("stages", "load", "trace", "trace_time_unit", "find_capacity", "run_time", "prompts", "most_tokens")
+    )
     numbers = {
         "rate": 50.0,
         "arrivals": "poisson",

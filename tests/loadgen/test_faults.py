@@ -171,8 +171,20 @@ def test_odd_answers_of_every_kind_are_incomplete_and_the_others_ok(load):
     )  # only what fails at a glance makes a user wait
 
 
-def test_an_exception_that_nobody_foresaw_and_an_interrupt_in_the_grace_end_the_run(load):
-    broken = load("count0", "--rate 20 -t 30s", entry="chat")
+UNFORESEEN = """
+from loadgen import generator
+from loadgen.completions import *
+
+def refill(_):
+    return 1 / 0
+
+generator.Generator._refill = refill
+"""
+
+
+def test_an_exception_that_nobody_foresaw_and_an_interrupt_in_the_grace_end_the_run(load, tmp_path):
+    (tmp_path / "unforeseen.py").write_text(UNFORESEEN)
+    broken = load("silent", "--rate 20 -t 30s", entry=str(tmp_path / "unforeseen"))
     graceful = load("silent", "--rate 20 -t 2s --timeout 60 --grace 50")
     graceful.until_s(3.0)
     os.kill(graceful.process.pid, signal.SIGTERM)
@@ -181,7 +193,13 @@ def test_an_exception_that_nobody_foresaw_and_an_interrupt_in_the_grace_end_the_
     graceful.said("Interrupted while waiting for answers")
     broken.process.wait(60)
     assert broken.process.returncode not in (0, None)
-    assert "Traceback" not in broken.log
+    assert "ZeroDivisionError" in broken.log
+
+
+def test_a_tokenizer_that_counts_nothing_is_not_believed(load):
+    lying = load("count0", "--rate 20 -t 2s", entry="chat")
+    lying.ended(code=0)
+    assert lying.accounts() == {"ok": 40}
 
 
 def test_without_descriptors_requests_are_connection_errors_and_a_failing_server_is_not_hammered(
