@@ -2,13 +2,24 @@
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from analysis import redact
+
 ROOT = Path(__file__).parent.parent
 FIXTURES = Path(__file__).parent / "fixtures"
+
+
+@pytest.fixture(autouse=True)
+def own_secrets() -> Iterator[None]:
+    """What one test reads as a secret is none in the next."""
+    before = dict(redact._known)
+    yield
+    redact._known.clear()
+    redact._known.update(before)
 
 
 @pytest.fixture(scope="session")
