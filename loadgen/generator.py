@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import gevent
 import gevent.event
+import gevent.lock
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -75,6 +76,7 @@ class Generator:
         self._something_ended = gevent.event.Event()
         self._batch = Batch()
         self._samples: list[Sample] = []
+        self._reporting = gevent.lock.RLock()  # reporting lets others run: the last batch waits for the one before
         self._ready: deque[Exchange] = deque()
         self._source: Iterator[Exchange] = iter(())
         self._planned, self._exhausted = False, True
@@ -311,11 +313,12 @@ class Generator:
                     self.flush()
 
     def flush(self) -> None:
-        """Report what came since the last time."""
-        batch, self._batch = self._batch, Batch()
-        samples, self._samples = self._samples, []
-        if batch.rows or samples:
-            self._report(batch.packed(), [tuple(vars(s).values()) for s in samples])
+        """Report what came since the last time, once an earlier report is through."""
+        with self._reporting:
+            batch, self._batch = self._batch, Batch()
+            samples, self._samples = self._samples, []
+            if batch.rows or samples:
+                self._report(batch.packed(), [tuple(vars(s).values()) for s in samples])
 
     def _sample(self) -> None:
         now = now_s() - self.clock.zero_s

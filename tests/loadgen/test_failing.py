@@ -2,13 +2,19 @@
 
 import errno
 import math
+import socket
 import subprocess
 import sys
 
+import gevent
+import gevent.event
 import pytest
 
 from analysis.errors import BadInput
 from loadgen import backoff, failing, stream
+from loadgen.client import Client, Limits
+from loadgen.generator import Generator
+from loadgen.target import Target
 
 CODE = """
 import gevent
@@ -111,3 +117,24 @@ def test_the_limit_of_open_files_is_raised_as_far_as_it_goes(hard, lines):
     got = said.stdout.splitlines()
     assert len(got) == 3, said.stderr
     assert all(g.startswith(line) for g, line in zip(got, lines, strict=True))
+
+
+def test_the_end_of_a_run_waits_for_the_report_that_is_under_way():
+    told, begun, through = [], gevent.event.Event(), gevent.event.Event()
+
+    def report(batch, _samples):
+        if not begun.is_set():
+            begun.set()
+            through.wait()  # a busy machine: the last batch comes before the one before it is taken
+        told.extend(batch["rows"])
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        target = Target.from_url(f"http://127.0.0.1:{server.getsockname()[1]}")
+        generator = Generator(Client(target, Limits()), None, "/v1/completions", "local", report, print)
+        generator._batch.rows += [(0,), (1,)]
+        generator._greenlets.append(gevent.spawn(generator.flush))  # as its own loop does every second
+        begun.wait()
+        generator._batch.rows.append((2,))
+        gevent.spawn_later(0.05, through.set)
+        generator.stop(0.0, 0.0)
+    assert told == [(0,), (1,), (2,)]
