@@ -149,8 +149,8 @@ def access(
             found["Authorization"] = f"Bearer {key}"
     elif key_file is not None:
         raise BadInput(f"{key_option} and --header 'Authorization: ...'", next_step="leave out one")
-    has_key = any(name.lower() == "authorization" for name in found)
-    return Access(found, _ca_file(ca_file, environ), insecure, key_from if has_key else None)
+    made = Access(found, _ca_file(ca_file, environ), insecure)
+    return replace(made, key_from=key_from) if made.has_key else made
 
 
 def _key(

@@ -82,6 +82,7 @@ TABLES: dict[str, dict[str, str]] = {
         "ready": "float64",
     },
 }
+METRIC_COLUMNS = tuple(name for name in TABLES["metrics"] if name not in ("time_s", "pod", "engine"))
 SORT_KEYS = {
     "requests": ["due_s", "request_id"],
     "itl": ["stage", "gap_low_s"],

@@ -126,10 +126,7 @@ def _scraper(urls: Callable[[], dict[str, str]]) -> Callable[[], list[dict[str, 
         for pod, url in urls().items():
             try:
                 reading = read_once(url, None)
-            except (
-                OSError,
-                AutoscaleError,
-            ):  # requests' errors are OSErrors: the replica is going or not up yet
+            except (OSError, AutoscaleError):  # requests' are OSErrors: the replica is going or not up yet
                 continue
             rows += [
                 {**row, "pod": pod, "engine": engine, "time_s": time.time()}

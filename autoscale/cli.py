@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from analysis.errors import AutoscaleError, BadInput
+from analysis.redact import command_line
 from autoscale import examples, progress
 
 app = typer.Typer(
@@ -207,7 +208,7 @@ def simulate(
     if out is not None:
         for name, found in outcomes.items():
             folder = str(Path(name).with_suffix("")).replace(" ", "-").replace("/", "-")
-            run = write_run(found[0], out / folder, command=" ".join(sys.argv))
+            run = write_run(found[0], out / folder, command=command_line(sys.argv))
             paths += [run, render.save(render.timeline(run), run / "timeline.png")]
     if as_json:
         _print_json(content)
@@ -369,7 +370,7 @@ def recommend(
             seeds=seeds,
             jobs=jobs,
             out=out,
-            command=" ".join(sys.argv),
+            command=command_line(sys.argv),
             time_unit=trace_time_unit,
             progress=report,
             tell=progress.note,

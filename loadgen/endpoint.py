@@ -11,7 +11,7 @@ from typing import Any
 
 from analysis.errors import SourceUnavailable
 from loadgen import served_models
-from loadgen.asking import Manner, Trial, kind
+from loadgen.asking import SUFFIXES, Manner, Trial, kind
 from loadgen.client import Client, Limits, Reply, fetch
 from loadgen.counting import Counted, Uncountable, by_tokenize
 from loadgen.options import Options
@@ -19,7 +19,7 @@ from loadgen.refusals import UNAUTHORIZED, redirected, unauthorized
 from loadgen.served_models import Model
 from loadgen.target import Target
 
-ENDPOINTS = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
+ENDPOINTS = {endpoint: f"/v1{suffix}" for endpoint, suffix in SUFFIXES.items()}
 PROBE_S = 10.0  # for an answer about the server
 TEST_S = 30.0  # for an answer of one token; longer is a matter of the load
 

@@ -76,7 +76,9 @@ class Generator:
         self._something_ended = gevent.event.Event()
         self._batch = Batch()
         self._samples: list[Sample] = []
-        self._reporting = gevent.lock.RLock()  # reporting lets others run: the last batch waits for the one before
+        self._reporting = (
+            gevent.lock.RLock()
+        )  # reporting lets others run: the last batch waits for the one before
         self._ready: deque[Exchange] = deque()
         self._source: Iterator[Exchange] = iter(())
         self._planned, self._exhausted = False, True

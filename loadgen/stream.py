@@ -156,8 +156,8 @@ def _read_answer(
     body, starts, ends, ended = _body(raw, head)
     if head.http_status != 200:
         message = error_message(body) or body[:200].decode("utf-8", "replace")
-        if found := RETRY_AFTER.search(raw, 0, head.body_start):
-            message = retry_after(message, found[1].decode("latin-1").strip())
+        if (asked := _retry_after(raw[: head.body_start])) is not None:
+            message = retry_after(message, asked)
         return _without_answer("http_error", message, head.http_status)
     if head.event_stream:
         token_ends, facts = _events(body)
@@ -232,18 +232,20 @@ def looks_failed(reads: Sequence[bytes], failure: tuple[str, str] | None) -> boo
 
 def retry_after_s(reads: Sequence[bytes], now_unix_s: float) -> float:
     """The seconds that the server asks to wait in Retry-After (a number, or a date); NaN where it asks nothing."""
-    for line in b"".join(reads[:2])[:HEAD_LIMIT].split(b"\r\n\r\n", 1)[0].split(b"\r\n"):
-        name, _, value = line.partition(b":")
-        if name.strip().lower() == b"retry-after":
-            text = value.decode("latin-1").strip()
-            try:
-                wait_s = (
-                    float(text) if text.isdigit() else parsedate_to_datetime(text).timestamp() - now_unix_s
-                )
-            except (ValueError, OverflowError):
-                return math.nan
-            return max(0.0, wait_s)
-    return math.nan
+    text = _retry_after(b"".join(reads[:2])[:HEAD_LIMIT].split(b"\r\n\r\n", 1)[0])
+    if text is None:
+        return math.nan
+    try:
+        wait_s = float(text) if text.isdigit() else parsedate_to_datetime(text).timestamp() - now_unix_s
+    except (ValueError, OverflowError):
+        return math.nan
+    return max(0.0, wait_s)
+
+
+def _retry_after(head: bytes) -> str | None:
+    """The value of the header in the bytes of a head."""
+    found = RETRY_AFTER.search(head)
+    return None if found is None else found[1].decode("latin-1").strip()
 
 
 # --- inside ----------------------------------------------------------------------------------------------------------

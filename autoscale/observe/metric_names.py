@@ -20,15 +20,9 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
-COLUMNS = (
-    "waiting",
-    "running",
-    "kv_usage",
-    "preemptions_total",
-    "prompt_tokens_total",
-    "generation_tokens_total",
-    "requests_total",
-)
+from analysis import run
+
+COLUMNS = run.METRIC_COLUMNS
 COUNTERS = tuple(column for column in COLUMNS if column.endswith("_total"))
 TITLES = {
     "vllm": "vLLM",

@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -247,20 +247,11 @@ def _replicas(found: list[_One], labels: Iterable[str], choice: Choice) -> list[
                 f"{page} tells of {len(values)} servers ({label}: {listed(values)}): each is taken as a replica",
             )
             ones = [
-                _One(
-                    o.number,
-                    o.name,
-                    o.labels,
-                    o.place,
-                    f"{page}/{o.labels[label]}" if page else o.labels[label],
-                )
+                replace(o, replica=f"{page}/{o.labels[label]}" if page else o.labels[label])
                 for o in ones
                 if o.labels.get(label)
             ]
-        named += [
-            _One(o.number, o.name, o.labels, o.place, o.replica, _first(o.labels, ENGINE) or "0")
-            for o in ones
-        ]
+        named += [replace(o, engine=_first(o.labels, ENGINE) or "0") for o in ones]
     return named
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis import run as run_directory
-from analysis.run import STATUSES
+from analysis.run import METRIC_COLUMNS, STATUSES
 from autoscale.sim.outcome import Outcome
 from autoscale.sim.state import REFUSED
 from loadgen.traffic import LoadPlan
@@ -98,18 +98,9 @@ def _request_columns(done: NDArray[Any], plan: LoadPlan | None) -> dict[str, Any
 
 def _metric_columns(samples: tuple[Any, ...]) -> dict[str, Any]:
     rows = np.concatenate([rows for _, rows, _ in samples])
-    names = (
-        "waiting",
-        "running",
-        "kv_usage",
-        "preemptions_total",
-        "prompt_tokens_total",
-        "generation_tokens_total",
-        "requests_total",
-    )
     return {
         "time_s": np.concatenate([np.full(len(r), t) for t, r, _ in samples]),
         "pod": [pod for _, _, pods in samples for pod in pods],
         "engine": [str(e) for e in rows["engine"]],
-        **{name: rows[name] for name in names},
+        **{name: rows[name] for name in METRIC_COLUMNS},
     }
