@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,6 +18,7 @@ from loadgen.options import Options
 from loadgen.target import Target
 from tests.loadgen.test_locust import ROOT, ended, free_port, get, until
 from tests.planted import found
+from tests.threaded import running
 
 KEY, LITERAL, FILED, NAMED, QUERY, PASSWORD, WRONG = (
     f"{name}/+&=planted" for name in ("key", "literal", "filed", "named", "query", "password", "wrong")
@@ -95,14 +95,8 @@ class Handler(BaseHTTPRequestHandler):
 def key_server(wish):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads, server.wish, server.asked = True, wish, []
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with running(server):
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def locust(server, folder: Path, user: bool, options, environment) -> subprocess.Popen[str]:

@@ -1,6 +1,5 @@
 """metrics.parquet from Prometheus (recorded, faked, real) and from direct scraping; what goes wrong says so."""
 
-import importlib.util
 import os
 import shutil
 import socket
@@ -8,7 +7,6 @@ import subprocess
 import threading
 import time
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pandas as pd
@@ -20,19 +18,9 @@ from analysis.access import access
 from analysis.errors import BadInput, BadRun, SourceUnavailable, TooLittleData
 from autoscale.observe.collect import collect
 from autoscale.observe.scrape import Scraper
+from tests import recorded_sweeps
+from tests.observe import servers
 
-
-def beside(name: str, folder: Path = Path(__file__).parent) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-servers = beside("servers")
-recorded_sweeps = beside("recorded_sweeps", Path(__file__).parent.parent)
 T0 = 1_800_000_000.0
 
 

@@ -1,6 +1,5 @@
 """Whatever a Prometheus, or something in front of it, answers: rows that are right, or a sentence with the next step."""
 
-import importlib.util
 import json
 import math
 import os
@@ -9,7 +8,6 @@ import ssl
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -20,18 +18,9 @@ from analysis.errors import BadInput, BadRun, SourceUnavailable
 from autoscale import cli
 from autoscale.observe.collect import collect
 from autoscale.observe.scrape import Scraper
+from tests.observe import servers
+from tests.planted import found
 
-
-def beside(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-servers = beside("servers")
 T0 = 1_780_000_000.0
 
 
@@ -350,14 +339,6 @@ def test_a_private_certificate_is_named_and_trusted_on_request(tmp_path: Path):
 SECRETS = ("pl4nted-password", "pl4nted-tenant", "pl4nted-token", "pl4nted-query")
 
 
-def leaks(folder: Path, *texts: str) -> list[str]:
-    """The planted secrets that stand in any file below the folder, or in the texts."""
-    written = [file.read_bytes() for file in folder.rglob("*") if file.is_file()]
-    return [
-        s for s in SECRETS if any(s in text for text in texts) or any(s.encode() in data for data in written)
-    ]
-
-
 def called(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str
 ) -> tuple[Any, str]:
@@ -390,7 +371,7 @@ def test_no_secret_of_a_prometheus_is_printed_or_written(
                 monkeypatch, capsys, "collect", str(target), "--prometheus", url, *more, "--json"
             )
             assert ended == code, said
-            assert leaks(target, said) == []
+            assert found(SECRETS, target, said) == []
 
 
 def test_a_protected_replica_is_scraped_with_a_key_and_nothing_tells_it(tmp_path: Path, monkeypatch):
@@ -413,7 +394,7 @@ def test_a_protected_replica_is_scraped_with_a_key_and_nothing_tells_it(tmp_path
             os.sched_yield()
         summary = scraper.stop()
     assert summary["rows"] > 0
-    assert leaks(target, json.dumps(summary)) == []
+    assert found(SECRETS, target, json.dumps(summary)) == []
 
 
 @pytest.mark.parametrize(
