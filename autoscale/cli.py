@@ -588,9 +588,7 @@ def check(
 def demo(
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="Directory for everything that the demo writes; default runs/demo, or the next free name."
-        ),
+        typer.Option(help="Empty directory for everything; default runs/demo, or runs/demo-2 and so on."),
     ] = None,
     profile: ProfileName = DEFAULT_PROFILE,
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
@@ -598,12 +596,14 @@ def demo(
     """Do it all once on a simulated fleet. Load, collect, recommend, manifests, check: a few minutes."""
     from autoscale import demo as demonstration
     from autoscale import render
+    from autoscale.profiles import load
 
+    load(profile)  # a name that is none makes no directory
+    target = demonstration.directory(out)
+    print(f"writing to {target}", file=sys.stderr)
     progress.compiled_engine()
-    out = out or demonstration.free_directory()
-    print(f"writing to {out}", file=sys.stderr)
     with progress.bar() as report:
-        result = demonstration.run(out, profile=profile, seed=seed, progress=report)
+        result = demonstration.run(target, profile=profile, seed=seed, progress=report)
     _print(*render.demo(result))
     _print_paths(result.files)
     raise typer.Exit(0 if result.passed else 1)

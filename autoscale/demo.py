@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import requests
 import yaml
 
-from analysis.errors import BadRun, NotAchieved, SourceUnavailable
+from analysis.errors import BadInput, NotAchieved, SourceUnavailable
 from autoscale.checking import run as run_check
 from autoscale.checking import running
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[float, str], None]
 
+DEFAULT_OUT = Path("runs/demo")
 LENGTHS = ("uniform:100,400", "uniform:16,48")
 SLO = "ttft_p95=1s,tpot_p95=150ms"
 STAGES = (
@@ -64,21 +65,10 @@ class Demonstration:
         return self.recommendation.holds and self.check is not None and self.check.passed
 
 
-def free_directory(root: Path = Path("runs")) -> Path:
-    """runs/demo, or the first of runs/demo-2, -3 ... that no demo has written to, not even in part."""
-    numbers = (f"demo-{number}" if number > 1 else "demo" for number in count(1))
-    return next(path for name in numbers if not (path := root / name).exists())
-
-
 def run(out: Path, *, profile: str, seed: int, progress: Progress) -> Demonstration:
-    """Do it all, writing below `out` (which must not hold an earlier demo)."""
+    """Do it all, writing below `out`, an empty directory of `directory`."""
     from autoscale.pages import recommendation_page, run_page
 
-    if (out / "load").exists():
-        raise BadRun(
-            "the directory already holds a demo", value=str(out), next_step="choose another with --out"
-        )
-    out.mkdir(parents=True, exist_ok=True)
     source = _measure(out, profile, seed, progress)
     found = _recommend(out, profile, progress)
     if found.content["hpa"] is None:
@@ -94,6 +84,40 @@ def run(out: Path, *, profile: str, seed: int, progress: Progress) -> Demonstrat
     ]
     files = [*pages, out / "load" / "capacity.png", *found.files, *written, *checked[1]]
     return Demonstration(found, checked[0], source, manifest, [f for f in files if f.exists()])
+
+
+def directory(out: Path | None) -> Path:
+    """An empty directory to write to, made now: `out`, by default the first free one of runs/demo, runs/demo-2, ...
+
+    Raises BadInput when `out` holds something or the directory cannot be made.
+    """
+    try:
+        if out is None:
+            return _next_free()
+        out.mkdir(parents=True, exist_ok=True)
+        taken = any(out.iterdir())
+    except OSError as error:
+        path = error.filename or out
+        raise BadInput(
+            f"cannot write to {path}: {error.strerror}", next_step="choose another directory with --out"
+        ) from None
+    if taken:
+        raise BadInput(
+            "the directory already holds something", value=str(out), next_step="choose another with --out"
+        )
+    return out
+
+
+def _next_free() -> Path:
+    path, number = DEFAULT_OUT, 1
+    while True:
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            path = DEFAULT_OUT.with_name(f"{DEFAULT_OUT.name}-{number}")
+        else:
+            return path
 
 
 # --- load and metrics ------------------------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("the newest run as a page", "autoscale report"),
         ("two runs side by side", "autoscale report runs/first --compare runs/second --out compared.html"),
     ),
-    "demo": (("everything once, below runs/demo", "autoscale demo"),),
+    "demo": (("everything once, into a new directory below runs/", "autoscale demo"),),
 }
 
 

@@ -1,0 +1,73 @@
+"""What a newcomer meets first: a version, a demo that always finds a place, addresses that cannot be had."""
+
+import asyncio
+import re
+from importlib.metadata import version
+from socket import socket
+
+import pytest
+from typer.testing import CliRunner
+
+from analysis.errors import BadInput
+from autoscale.cli import app
+from autoscale.demo import directory
+from autoscale.profiles import load
+from autoscale.sim.server import FleetServer
+
+
+def test_the_version_is_the_installed_one():
+    shown = CliRunner().invoke(app, ["--version"])
+    assert (shown.exit_code, shown.stdout) == (0, f"autoscale {version('llm-autoscale')}\n")
+
+
+def test_the_demo_takes_the_next_free_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert [str(directory(None)) for _ in range(3)] == ["runs/demo", "runs/demo-2", "runs/demo-3"]
+    (tmp_path / "runs" / "demo-4").write_text("a file takes a name too")
+    assert str(directory(None)) == "runs/demo-5"
+
+
+def test_a_directory_that_was_asked_for_is_used_only_when_it_is_empty(tmp_path):
+    assert directory(tmp_path / "new" / "one") == tmp_path / "new" / "one"
+    assert directory(tmp_path / "new" / "one") == tmp_path / "new" / "one"
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(BadInput, match=f"already holds something: '{re.escape(str(tmp_path))}'.*--out"):
+        directory(tmp_path)
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(BadInput, match=f"cannot write to {re.escape(str(path))}: .*--out"):
+            directory(path)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        pytest.param({"port": 22222222}, "not a port: 22222222; expected 0 .any. to 65535", id="a port too large"),
+        pytest.param({"port": -1}, "not a port: -1", id="a negative port"),
+        pytest.param({"metrics_port": 65_535}, "not a port: 65536.*counts on from --metrics-port", id="replicas beyond the last port"),
+        pytest.param({"metrics_port": -9}, "not a port: -9", id="a negative metrics port"),
+        pytest.param({"host": "192.0.2.1"}, "cannot listen on port 0 of this host .*'192.0.2.1'.*--host", id="another machine's address"),
+        pytest.param({"host": "::1"}, "cannot listen .*expected an IPv4 address", id="an IPv6 address"),
+        pytest.param({"host": "a..b"}, "cannot listen on port 0 of this host .*known.*'a..b'.*--host", id="no host name"),
+        pytest.param({"host": "ü" * 70}, "not a host name.*--host", id="a name that cannot be encoded"),
+    ],
+)  # fmt: skip
+def test_an_address_that_cannot_be_had_is_a_sentence(options, sentence):
+    server = FleetServer(load("llama-3.1-8b-1xl4"), **{"port": 0, **options})
+    with pytest.raises(BadInput, match=sentence) as caught:
+        asyncio.run(server.start())
+    assert caught.value.exit_code == 2
+
+
+def test_a_port_that_is_taken_names_the_option():
+    with socket() as held:
+        held.bind(("127.0.0.1", 0))
+        held.listen()
+        port = held.getsockname()[1]
+        with pytest.raises(BadInput, match=rf"already in use: {port}; expected a free port.*--port"):
+            asyncio.run(FleetServer(load("llama-3.1-8b-1xl4"), port=port).start())
+
+
+@pytest.mark.parametrize("speed", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_speed_that_is_none_is_a_sentence(speed):
+    with pytest.raises(BadInput, match=f"speed of the control plane: {speed}; expected a number above 0"):
+        FleetServer(load("llama-3.1-8b-1xl4"), speed=speed)
