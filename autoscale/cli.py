@@ -119,7 +119,7 @@ def serve(
     routing: Annotated[
         str, typer.Option(help="connection (kube-proxy) | random | round_robin | least_requests.")
     ] = "connection",
-    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.", min=0)] = 0,
     with_parent: Annotated[
         bool, typer.Option("--with-parent", help="End when the process that started it ends.")
     ] = False,
@@ -591,7 +591,7 @@ def demo(
         typer.Option(help="Empty directory for everything; default runs/demo, or runs/demo-2 and so on."),
     ] = None,
     profile: ProfileName = DEFAULT_PROFILE,
-    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed.", min=0)] = 0,
 ) -> None:
     """Do it all once on a simulated fleet. Load, collect, recommend, manifests, check: a few minutes."""
     from autoscale import demo as demonstration

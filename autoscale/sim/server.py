@@ -450,13 +450,13 @@ def _bind(host: str, port: int) -> socket.socket:
     one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         one.bind((host, port))
-    except (OSError, UnicodeError) as error:
+    except (OSError, TypeError) as error:  # TypeError: a name that no encoding of hosts can hold
         one.close()
         raise _cannot_listen(host, port, error) from None
     return one
 
 
-def _cannot_listen(host: str, port: int, error: OSError | UnicodeError) -> BadInput:
+def _cannot_listen(host: str, port: int, error: OSError | TypeError) -> BadInput:
     """Why an address cannot be bound, and which option helps: the port's or the host's."""
     reason = (error.strerror if isinstance(error, OSError) else None) or "not a host name"
     if isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES, errno.EPERM):
