@@ -18,6 +18,6 @@ RUN pip install --no-deps --require-hashes -r requirements/build.txt -r requirem
 # loadgen/ stays beside the installed packages: locust takes its scenario as a file.
 USER 10001
 # Compiled once, for this machine's kind of processor; on others at every start (load generator 6 s, simulator 17 s).
-RUN python -c "import loadgen.rounds, loadgen.stream" \
- && cd / && python -c "from autoscale.progress import compiled_engine; compiled_engine()"
+RUN python -c "import loadgen.wire.read_round, loadgen.wire.stream" \
+ && cd / && python -c "from autoscale.show.progress import compiled_engine; compiled_engine()"
 CMD ["autoscale", "--help"]

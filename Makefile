@@ -74,7 +74,7 @@ $(VENV)/.installed: pyproject.toml requirements/build.txt requirements/run.txt |
 # The simulator is compiled while the test tools are fetched, and not by every test process at once.
 $(VENV)/.installed-test: $(VENV)/.installed requirements/test.txt
 	@echo "Installing the test tools, compiling the simulator ..."
-	@$(BIN)/python -c 'from autoscale.progress import compiled_engine; compiled_engine()' 2>/dev/null & \
+	@$(BIN)/python -c 'from autoscale.show.progress import compiled_engine; compiled_engine()' 2>/dev/null & \
 	  { $(call locked,$(VENV),test); }; status=$$?; wait; exit $$status
 	@touch $@
 

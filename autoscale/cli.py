@@ -18,7 +18,8 @@ import typer
 
 from analysis.errors import AutoscaleError, BadInput
 from analysis.redact import command_line
-from autoscale import examples, progress
+from autoscale import examples
+from autoscale.show import progress
 
 app = typer.Typer(
     help="Find, write and prove HPA targets for vLLM on Kubernetes.",
@@ -128,8 +129,8 @@ def serve(
     from dataclasses import replace
 
     from autoscale.profiles import load
-    from autoscale.sim.server import DEFAULTS, FleetServer
-    from autoscale.sim.server import serve as run
+    from autoscale.sim.http.server import DEFAULTS, FleetServer
+    from autoscale.sim.http.server import serve as run
 
     def started(server: FleetServer) -> None:
         if server.note:
@@ -178,9 +179,9 @@ def simulate(
     as_json: Json = False,
 ) -> None:
     """Simulate an HPA under some traffic. Beside it other HPAs and standing fleets, all on the same requests."""
-    from autoscale import render
     from autoscale.profiles import load
     from autoscale.recommend import cost, scenario_of
+    from autoscale.show import terminal as render
     from autoscale.sim import write_run
 
     scenario = scenario_of(
@@ -349,9 +350,9 @@ def recommend(
     as_json: Json = False,
 ) -> None:
     """Find the cheapest HPA target that keeps the SLO. From load tests of one replica; with an interval and reasons."""
-    from autoscale import render
-    from autoscale.pages import recommendation_page
     from autoscale.recommend import recommend as find
+    from autoscale.show import terminal as render
+    from autoscale.show.pages import recommendation_page
 
     progress.compiled_engine()
     with progress.bar() as report:
@@ -408,9 +409,9 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Predict a measured replica at other lengths. Capacity and latencies with other prompts and answers, with intervals."""
-    from autoscale import render
-    from autoscale.recommend.predict import as_json as plain
-    from autoscale.recommend.predict import predict as find
+    from autoscale.recommend.model.predict import as_json as plain
+    from autoscale.recommend.model.predict import predict as find
+    from autoscale.show import terminal as render
 
     asked = _numbers(rates)
     progress.compiled_engine()
@@ -438,7 +439,7 @@ def report(
     out: Annotated[Path | None, typer.Option(help="The page; default run.html in the run.")] = None,
 ) -> None:
     """Write a run, or two side by side, as a page. Load, latency, server signals, client verdict, replicas."""
-    from autoscale.pages import run_page
+    from autoscale.show.pages import run_page
 
     path = _run_path(run)
     print(run_page(path, compare, out or path / "run.html"))
@@ -515,7 +516,8 @@ def lint(
     as_json: Json = False,
 ) -> None:
     """Find what kubectl accepts and the HPA never forgives. Metrics that cannot arrive, targets that cannot fire."""
-    from autoscale import deploy, render
+    from autoscale import deploy
+    from autoscale.show import terminal as render
 
     if cluster == bool(paths):
         raise BadInput("lint needs files or --cluster", expected="one of the two")
@@ -559,7 +561,8 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Prove a scale-out with every phase timed. On a cluster or a simulated fleet; a verdict with evidence."""
-    from autoscale import checking, render
+    from autoscale import check_command as checking
+    from autoscale.show import terminal as render
 
     with progress.live() as show:
         result = checking.run(
@@ -595,8 +598,8 @@ def demo(
 ) -> None:
     """Do it all once on a simulated fleet. Load, collect, recommend, manifests, check: a few minutes."""
     from autoscale import demo as demonstration
-    from autoscale import render
     from autoscale.profiles import load
+    from autoscale.show import terminal as render
 
     load(profile)  # a name that is none makes no directory
     target = demonstration.directory(out)

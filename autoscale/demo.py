@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from socket import socket
 from typing import TYPE_CHECKING, Any
@@ -22,8 +21,8 @@ import requests
 import yaml
 
 from analysis.errors import BadInput, NotAchieved, SourceUnavailable
-from autoscale.checking import run as run_check
-from autoscale.checking import running
+from autoscale.check_command import run as run_check
+from autoscale.check_command import running
 
 if TYPE_CHECKING:
     from autoscale.check import CheckResult
@@ -67,7 +66,7 @@ class Demonstration:
 
 def run(out: Path, *, profile: str, seed: int, progress: Progress) -> Demonstration:
     """Do it all, writing below `out`, an empty directory of `directory`."""
-    from autoscale.pages import recommendation_page, run_page
+    from autoscale.show.pages import recommendation_page, run_page
 
     source = _measure(out, profile, seed, progress)
     found = _recommend(out, profile, progress)
@@ -128,7 +127,7 @@ def _measure(out: Path, profile: str, seed: int, progress: Progress) -> str:
     from autoscale.observe.collect import collect
     from autoscale.observe.scrape import Scraper
     from autoscale.profiles import load
-    from autoscale.sim.server import FleetServer, FleetThread
+    from autoscale.sim.http.server import FleetServer, FleetThread
 
     progress(0.01, "starting a simulated replica")
     with FleetThread(FleetServer(load(profile), port=0, replicas=1, seed=seed)) as fleet:
@@ -306,7 +305,7 @@ def _check(
 ) -> tuple[CheckResult, list[Path]]:
     """The recommended HPA on a fresh fleet, under more than its fewest replicas can serve."""
     from autoscale.profiles import load
-    from autoscale.sim.server import FleetServer, FleetThread
+    from autoscale.sim.http.server import FleetServer, FleetThread
 
     progress(0.72, "starting the fleet with the recommended HPA")
     assert found.decision is not None

@@ -17,8 +17,8 @@ from dataclasses import replace
 import numpy as np
 
 from autoscale.profiles import profile
-from autoscale.sim.engine import EngineParams, Replicas, replay
-from loadgen.traffic import Arrivals
+from autoscale.sim.engine.replicas import EngineParams, Replicas, replay
+from loadgen.plan.traffic import Arrivals
 
 PROMPT, OUTPUT, REPLICAS = 512, 128, 8
 

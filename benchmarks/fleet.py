@@ -14,11 +14,11 @@ import subprocess
 import sys
 import time
 
+from autoscale.kube.vllm_names import hpa_metric_name
 from autoscale.profiles.profile import load
-from autoscale.profiles.signals import hpa_metric_name
-from autoscale.sim.fleet import simulate
-from loadgen import lengths, rates
-from loadgen.traffic import LoadPlan, Process
+from autoscale.sim.fleet.simulate import simulate
+from loadgen.plan import lengths, rates
+from loadgen.plan.traffic import LoadPlan, Process
 
 DAY_S = 86_400.0
 STREAMS, TOKENS_S, TOKENS = 200, 30, 300
@@ -111,8 +111,8 @@ def simulations() -> None:
 
 def serve_fleet() -> None:
     """The server side, in a process of its own: a token takes 1/TOKENS_S, all streams fit on one replica."""
-    from autoscale.sim.engine import EngineParams
-    from autoscale.sim.server import FleetServer, serve
+    from autoscale.sim.engine.replicas import EngineParams
+    from autoscale.sim.http.server import FleetServer, serve
 
     engine = EngineParams(
         base_s=1 / TOKENS_S,

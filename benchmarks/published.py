@@ -19,7 +19,7 @@ from scipy.optimize import nnls
 
 from autoscale.profiles import profile
 from autoscale.profiles.profile import Profile
-from autoscale.sim.engine import EngineParams, Replicas
+from autoscale.sim.engine.replicas import EngineParams, Replicas
 
 MODELS: dict[str, dict[str, Any]] = {
     "meta-llama/Llama-3.1-70B": {

@@ -27,14 +27,14 @@ import numpy as np
 
 from analysis.slo import parse_slo
 from autoscale.profiles import load, overlay
-from autoscale.recommend.candidates import Candidate
-from autoscale.recommend.decide import capacity, decide, panel_size
-from autoscale.recommend.scenario import Scenario, share
-from autoscale.recommend.search import Judged, confirm
-from autoscale.sim.engine import EngineParams
+from autoscale.recommend.choice.decide import capacity, decide, panel_size
+from autoscale.recommend.choice.scenario import Scenario, share
+from autoscale.recommend.choice.search import Judged, confirm
+from autoscale.recommend.choice.settings import Candidate
+from autoscale.sim.engine.replicas import EngineParams
 from benchmarks.recommend_grid import FINAL, best_of, cheapest_at
-from loadgen import lengths, rates
-from loadgen.traffic import LoadPlan, parse_arrivals
+from loadgen.plan import lengths, rates
+from loadgen.plan.traffic import LoadPlan, parse_arrivals
 
 PROFILES = (  # the ones that take least to simulate first
     "llama-3.1-8b-1xl4",

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from autoscale.recommend.answer import Point
-from autoscale.recommend.candidates import MAX_WINDOW_S, Behavior, Candidate
-from autoscale.recommend.scenario import Scenario
-from autoscale.recommend.search import Judged, Line, Panel, Trial, confirm, loosest
+from autoscale.recommend.choice.scenario import Scenario
+from autoscale.recommend.choice.search import Judged, Line, Panel, Trial, confirm, loosest
+from autoscale.recommend.choice.settings import MAX_WINDOW_S, Behavior, Candidate
 
 STEP = 1.06
 WINDOWS_S = (None, 600, 1800)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.replay            the table of tests/sim/test_engine_replay.py, for people
 
-The fit is that of `autoscale recommend` (autoscale/recommend/calibrate.py); nothing but the engine's limits is known
+The fit is that of `autoscale recommend` (autoscale/recommend/model/calibrate.py); nothing but the engine's limits is known
 beforehand.
 """
 
@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 
 from analysis import run
-from autoscale.recommend.calibrate import Calibration, calibrate
-from autoscale.sim.engine import EngineParams
+from autoscale.recommend.model.calibrate import Calibration, calibrate
+from autoscale.sim.engine.replicas import EngineParams
 from tests.recorded_sweeps import ENGINE, sweep_to_run
 
 LIMITS = ("num_blocks", "block_size", "max_num_seqs", "max_num_batched_tokens")

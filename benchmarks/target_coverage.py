@@ -37,18 +37,18 @@ from analysis import run as runs
 from analysis.errors import AutoscaleError
 from analysis.slo import parse_slo
 from autoscale.profiles import Profile, load, overlay
-from autoscale.recommend import decide as deciding
-from autoscale.recommend.candidates import Candidate
-from autoscale.recommend.decide import build_space, capacity, decide
-from autoscale.recommend.interval import FLAT, SAME
-from autoscale.recommend.learning import learn
-from autoscale.recommend.replaying import Offered, full_batch
-from autoscale.recommend.scenario import Scenario
-from autoscale.recommend.search import confirm
-from autoscale.sim.engine import EngineParams, replay
+from autoscale.recommend.choice import decide as deciding
+from autoscale.recommend.choice.decide import build_space, capacity, decide
+from autoscale.recommend.choice.interval import FLAT, SAME
+from autoscale.recommend.choice.scenario import Scenario
+from autoscale.recommend.choice.search import confirm
+from autoscale.recommend.choice.settings import Candidate
+from autoscale.recommend.model.learning import learn
+from autoscale.recommend.model.replaying import Offered, full_batch
+from autoscale.sim.engine.replicas import EngineParams, replay
 from benchmarks.recommend import programme
-from loadgen import lengths
-from loadgen.traffic import LoadPlan, parse_arrivals
+from loadgen.plan import lengths
+from loadgen.plan.traffic import LoadPlan, parse_arrivals
 
 STAGE_S, PAUSE_S = 75.0, 5.0
 SHARES = (0.2, 0.4, 0.6, 0.75, 0.9, 1.0, 1.15, 1.4)  # of the guessed capacity

@@ -15,12 +15,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from loadgen import rates
-from loadgen.arrivals import parse_arrivals
-from loadgen.lengths import parse
-from loadgen.prompts import Template, by_ids, by_words
-from loadgen.rates import Rate
-from loadgen.traffic import LoadPlan
+from loadgen.plan import rates
+from loadgen.plan.arrivals import parse_arrivals
+from loadgen.plan.lengths import parse
+from loadgen.plan.prompts import Template, by_ids, by_words
+from loadgen.plan.rates import Rate
+from loadgen.plan.traffic import LoadPlan
 
 REQUESTS = 3_000_000
 BODIES = 50_000

@@ -1,6 +1,6 @@
 """Load on /v1/completions: `locust -f loadgen/completions.py --host URL`; `--help-llm` lists the options."""
 
-from loadgen.users import LlmUser
+from loadgen.in_locust.users import LlmUser
 
 
 class CompletionsUser(LlmUser):

@@ -19,8 +19,8 @@ from autoscale import deploy
 from autoscale.cli import app
 from autoscale.examples import EXAMPLES
 from autoscale.profiles.profile import Profile
-from loadgen import load_file
-from loadgen.options import add_arguments
+from loadgen.plan import load_file
+from loadgen.run.options import add_arguments
 
 ROOT = Path(__file__).parent.parent
 

@@ -12,7 +12,7 @@ from analysis.errors import BadInput
 from autoscale.cli import app
 from autoscale.demo import directory
 from autoscale.profiles import load
-from autoscale.sim.server import FleetServer
+from autoscale.sim.http.server import FleetServer
 
 
 def test_the_version_is_the_installed_one():

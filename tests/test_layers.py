@@ -46,8 +46,8 @@ ALLOWED: dict[str, set[str]] = {
         "autoscale.profiles",
         "autoscale.hpa",
     },
-    "autoscale.pages": {"analysis", "autoscale"},  # pages show everything
-    "autoscale.check": {"analysis", "autoscale.observe.cluster", "autoscale.hpa"},
+    "autoscale.show.pages": {"analysis", "autoscale"},  # pages show everything
+    "autoscale.check": {"analysis", "autoscale.kube.cluster", "autoscale.hpa"},
 }
 COMMAND_LINE = (  # may import every room
     "autoscale",
@@ -57,10 +57,10 @@ COMMAND_LINE = (  # may import every room
     ),
 )
 WITH_LOCUST = {
-    "loadgen.users",
-    "loadgen.owning",
-    "loadgen.rows",
-    "loadgen.web",
+    "loadgen.in_locust.users",
+    "loadgen.in_locust.coordinator",
+    "loadgen.in_locust.statistics",
+    "loadgen.in_locust.web",
     "loadgen.completions",
     "loadgen.chat",
 }

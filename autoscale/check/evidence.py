@@ -22,7 +22,7 @@ from analysis.errors import BadRun
 from autoscale.check.replicas import counts
 from autoscale.check.scaleout import Load
 from autoscale.check.timeline import Timeline
-from autoscale.observe.cluster import Observation, read_observations
+from autoscale.kube.cluster import Observation, read_observations
 
 OBSERVATIONS = "observations.jsonl.gz"
 ANSWER = "check.json"

@@ -22,7 +22,7 @@ from autoscale.check.timeline import (
     hpa_targets_milli,
     hpa_usage_milli,
 )
-from autoscale.observe.cluster import Cluster, Observation, labels_match, milli, selector_text, timestamp_s
+from autoscale.kube.cluster import Cluster, Observation, labels_match, milli, selector_text, timestamp_s
 
 Severity = Literal["error", "warning", "info"]
 

@@ -366,7 +366,7 @@ def _notes(fresh: tuple[Replica, ...], made: Decision, cancelled: bool) -> Itera
 
 def tolerance(timeline: Timeline, direction: str) -> float:
     """The HPA's tolerance (a ratio) for "scaleUp" or "scaleDown"."""
-    from autoscale.observe.cluster import milli
+    from autoscale.kube.cluster import milli
 
     behavior = (timeline.hpa.get("spec") or {}).get("behavior") or {}
     asked = (behavior.get(direction) or {}).get("tolerance")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autoscale.check.timeline import LWS_NAME, LWS_WORKER, TARGETS
-from autoscale.observe.cluster import Cluster, ClusterError, Observation, labels_match, milli, selector_text
+from autoscale.kube.cluster import Cluster, ClusterError, Observation, labels_match, milli, selector_text
 
 NEEDED = ("horizontalpodautoscalers", "pods")
 HELPFUL = ("events", "nodes", "podmonitorings", "podmonitors")

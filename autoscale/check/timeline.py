@@ -17,14 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from autoscale.observe.cluster import (
-    Observation,
-    labels_match,
-    log_phase,
-    milli,
-    selector_text,
-    timestamp_s,
-)
+from autoscale.kube.cluster import Observation, labels_match, log_phase, milli, selector_text, timestamp_s
 
 NAN = math.nan
 ACCELERATORS = ("nvidia.com/gpu", "google.com/tpu", "amd.com/gpu")

@@ -24,7 +24,7 @@ from autoscale.check.scaleout import History, Load, as_dict, history
 from autoscale.check.snapshot import pods_metrics, scale_selector, take
 from autoscale.check.timeline import Timeline
 from autoscale.check.verdict import Expectation, Judgement, judge
-from autoscale.observe.cluster import Cluster, ClusterError, Observation
+from autoscale.kube.cluster import Cluster, ClusterError, Observation
 
 RESOURCES = (
     "horizontalpodautoscalers",

@@ -4,9 +4,9 @@ forgives. Modules are imported by name by whoever needs more, so that the linter
 
 from autoscale.deploy.changes import ApiServer, Change, apply, commit, preview
 from autoscale.deploy.choices import PATHS, MetricsPath, Options, options
-from autoscale.deploy.lint import lint_cluster, lint_files, lint_objects
-from autoscale.deploy.lint_report import Finding, Located, Report
 from autoscale.deploy.writer import load_files, objects, reference_files, write_files, write_set
+from autoscale.lint.findings import Finding, Located, Report
+from autoscale.lint.linter import lint_cluster, lint_files, lint_objects
 
 __all__ = [
     "PATHS",

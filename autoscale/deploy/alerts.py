@@ -15,8 +15,8 @@ from autoscale.deploy.monitoring import managed
 from autoscale.deploy.scaling import vllm_metric
 from autoscale.deploy.targets import Plan, Target, decimal
 from autoscale.deploy.yaml_out import Note
+from autoscale.kube.vllm_names import SIGNALS
 from autoscale.profiles import Profile
-from autoscale.profiles.signals import SIGNALS
 
 Object = dict[str, Any]
 

@@ -12,8 +12,8 @@ from autoscale.deploy.workload import LWS_API
 from autoscale.deploy.yaml_out import Note, plain
 from autoscale.hpa import HpaSpec, format_milli
 from autoscale.hpa import parse_quantity as parse
+from autoscale.kube.vllm_names import hpa_metric_name, prometheus_name
 from autoscale.profiles import Profile
-from autoscale.profiles.signals import hpa_metric_name, prometheus_name
 
 Object = dict[str, Any]
 

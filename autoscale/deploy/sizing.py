@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass
 
 from analysis.errors import BadInput
+from autoscale.kube.vllm_names import version_tuple
 from autoscale.profiles import Profile
-from autoscale.profiles.signals import version_tuple
 
 MARGIN = (
     1.5  # a slow start is waited for; a stuck one is restarted this much later than it should have been ready

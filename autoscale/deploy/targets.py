@@ -10,8 +10,8 @@ from typing import Any
 from analysis.errors import BadInput, NotAchieved
 from autoscale.hpa import format_milli
 from autoscale.hpa import parse_quantity as parse
+from autoscale.kube.vllm_names import SIGNALS
 from autoscale.profiles import Profile
-from autoscale.profiles.signals import SIGNALS
 
 Object = dict[str, Any]
 

@@ -2,10 +2,10 @@
 
 from autoscale.hpa.calculator import MetricError, PodMetric, Proposal, external_proposal, pods_proposal
 from autoscale.hpa.limits import Condition, Memory
-from autoscale.hpa.quantity import Quantity, format_milli
-from autoscale.hpa.quantity import parse as parse_quantity
 from autoscale.hpa.rules import Decision, Event, decide
 from autoscale.hpa.spec import Behavior, HpaSpec, MetricTarget, Policy, ScalingRules
+from autoscale.kube.quantity import Quantity, format_milli
+from autoscale.kube.quantity import parse as parse_quantity
 
 __all__ = [
     "Behavior",

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from analysis.errors import BadInput
-from autoscale.hpa import quantity
+from autoscale.kube import quantity
 
 MAX_WINDOW_S = 3600
 MAX_PERIOD_S = 1800

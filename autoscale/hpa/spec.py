@@ -7,8 +7,8 @@ from functools import cached_property
 from typing import Any, Literal
 
 from analysis.errors import BadInput
-from autoscale.hpa import quantity
 from autoscale.hpa.manifest import stored_spec
+from autoscale.kube import quantity
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 
 from analysis.errors import BadInput
-from autoscale.observe.cluster import ClusterError, Observation, labels_match, milli
+from autoscale.kube.cluster import ClusterError, Observation, labels_match, milli
 
 TIMEOUT_S = 10.0
 SILENCE_S = 15.0  # the stream may be quiet for longer: it is asked again from the last number

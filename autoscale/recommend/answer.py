@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from autoscale.recommend.candidates import Candidate
-from autoscale.recommend.interval import TargetInterval
-from autoscale.recommend.search import Judged, Trial
+from autoscale.recommend.choice.interval import TargetInterval
+from autoscale.recommend.choice.search import Judged, Trial
+from autoscale.recommend.choice.settings import Candidate
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ changes its size all the time takes longer than one that stays.
 from __future__ import annotations
 
 from analysis.errors import BadInput
-from autoscale.recommend.scenario import Scenario
+from autoscale.recommend.choice.scenario import Scenario
 
 REQUEST_S, TICK_S, REPLICA_S = 10e-6, 4e-6, 0.1e-6
 MOST_S = 1800.0  # of everything that one command simulates in a row

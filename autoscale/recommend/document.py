@@ -11,13 +11,13 @@ from typing import Any
 
 from analysis.errors import BadInput
 from analysis.files import read_json
-from autoscale.profiles.signals import hpa_metric_name
+from autoscale.kube.vllm_names import hpa_metric_name
 from autoscale.recommend.answer import Alternative, Decision
-from autoscale.recommend.calibrate import Calibration
-from autoscale.recommend.candidates import Candidate, quantity
-from autoscale.recommend.decide import FIGURES
-from autoscale.recommend.scenario import Scenario
-from autoscale.recommend.search import Judged, Trial
+from autoscale.recommend.choice.decide import FIGURES
+from autoscale.recommend.choice.scenario import Scenario
+from autoscale.recommend.choice.search import Judged, Trial
+from autoscale.recommend.choice.settings import Candidate, quantity
+from autoscale.recommend.model.calibrate import Calibration
 
 SCHEMA_VERSION = 1
 EXPECTED = "a recommendation.json of `autoscale recommend`"

@@ -15,18 +15,18 @@ from analysis.run import Run
 from analysis.slo import parse_slo
 from autoscale.profiles import Profile
 from autoscale.recommend import cost
-from autoscale.recommend import decide as deciding
-from autoscale.recommend.calibrate import Calibration
+from autoscale.recommend.choice import decide as deciding
+from autoscale.recommend.choice.interval import at_speed
+from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.document import document, write
 from autoscale.recommend.document import read as read_document
-from autoscale.recommend.interval import at_speed
-from autoscale.recommend.learning import Progress, learn, run_lengths, runs_of, system_of
-from autoscale.recommend.one_replica import shape
-from autoscale.recommend.scenario import Scenario
-from autoscale.sim.engine import EngineParams
-from autoscale.sim.fleet import foreign_name, read_hpa
-from loadgen import rates
-from loadgen.traffic import LoadPlan
+from autoscale.recommend.model.calibrate import Calibration
+from autoscale.recommend.model.learning import Progress, learn, run_lengths, runs_of, system_of
+from autoscale.recommend.model.one_replica import shape
+from autoscale.sim.engine.replicas import EngineParams
+from autoscale.sim.fleet.simulate import foreign_name, read_hpa
+from loadgen.plan import rates
+from loadgen.plan.traffic import LoadPlan
 
 DEFAULT_PEAK = 4.0  # peak of the default traffic, in multiples of one replica's capacity
 

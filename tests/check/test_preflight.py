@@ -6,7 +6,7 @@ import pytest
 
 from autoscale.check.preflight import diagnose, diagnose_observations, preflight
 from autoscale.check.snapshot import Answer, Snapshot, fold
-from autoscale.observe.cluster import ClusterError, read_observations, timestamp_s
+from autoscale.kube.cluster import ClusterError, read_observations, timestamp_s
 
 METRIC = "prometheus.googleapis.com|vllm:num_requests_waiting|gauge"
 FIRST_LOOK, EMPTY, DOWN, GONE = "17:39:17", "17:39:45", "17:41:10", "17:42:15"

@@ -15,7 +15,7 @@ from autoscale.check.replicas import counts
 from autoscale.check.scaleout import Load, history
 from autoscale.check.timeline import Timeline
 from autoscale.check.verdict import Expectation, judge
-from autoscale.observe.cluster import Observation, read_observations
+from autoscale.kube.cluster import Observation, read_observations
 from autoscale.profiles import profile as profiles
 
 METRIC = "prometheus.googleapis.com|vllm:num_requests_waiting|gauge"

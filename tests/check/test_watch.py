@@ -17,11 +17,11 @@ from analysis.errors import BadRun
 from autoscale.check import check, replay
 from autoscale.check.timeline import Decision
 from autoscale.check.watch import RESOURCES, settled
-from autoscale.observe.cluster import ClusterError, read_observations
+from autoscale.kube.cluster import ClusterError, read_observations
+from autoscale.kube.live import LiveCluster
 from autoscale.observe.fleet_door import FleetDoor
-from autoscale.observe.live import LiveCluster
 from autoscale.profiles import profile as profiles
-from autoscale.sim.server import FleetServer, FleetThread
+from autoscale.sim.http.server import FleetServer, FleetThread
 
 
 def _standin():
@@ -235,7 +235,7 @@ def test_a_watch_ends_when_no_scale_out_is_under_way(newest, over):
 THREE_HOURS = """
 import json, re, tempfile
 from autoscale.check import check
-from autoscale.observe.cluster import Observation
+from autoscale.kube.cluster import Observation
 METRIC = "prometheus.googleapis.com|vllm:num_requests_waiting|gauge"
 
 class Virtual:

@@ -10,7 +10,7 @@ import yaml
 
 from analysis.errors import SourceUnavailable
 from autoscale.deploy import lint_cluster, objects
-from autoscale.deploy.lint_live import PAGE, READ
+from autoscale.lint.live import PAGE, READ
 from autoscale.profiles import load
 
 

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from autoscale.deploy import Options, lint_files, lint_objects, objects, write_files, write_set
-from autoscale.deploy.lint_query import read
-from autoscale.deploy.lint_text import left_open
+from autoscale.lint.query import read
+from autoscale.lint.rules.text import left_open
 from autoscale.profiles import load, names
 
 ROOT = Path(__file__).parents[2]

@@ -18,8 +18,8 @@ from autoscale.deploy import PATHS, Options, objects, options, sizing, write_set
 from autoscale.deploy.pod import DRAIN_SCRIPT
 from autoscale.hpa import HpaSpec
 from autoscale.profiles import load, names, overlay
-from autoscale.recommend.candidates import Behavior, Candidate, quantity
-from autoscale.recommend.scenario import hpa_manifest
+from autoscale.recommend.choice.scenario import hpa_manifest
+from autoscale.recommend.choice.settings import Behavior, Candidate, quantity
 
 GPU, SMALL, TPU = "llama-3.1-405b-2x8h100", "llama-3.1-8b-1xh100", "llama-3.1-70b-v6e8"
 BEHAVIOR = {

@@ -13,9 +13,9 @@ import pytest
 
 from analysis import run
 from analysis.errors import SourceUnavailable
-from loadgen.endpoint import probe
-from loadgen.options import Options
-from loadgen.target import Target
+from loadgen.run.endpoint import probe
+from loadgen.run.options import Options
+from loadgen.wire.target import Target
 from tests.loadgen.test_locust import ROOT, ended, free_port, get, until
 from tests.planted import found
 from tests.threaded import running

@@ -13,9 +13,9 @@ import pytest
 
 from analysis.access import Access
 from analysis.errors import BadInput, SourceUnavailable
-from loadgen.client import Client, Exchange, Limits, Target, fetch, now_s, tls_context
-from loadgen.endpoint import probe
-from loadgen.options import Options
+from loadgen.run.endpoint import probe
+from loadgen.run.options import Options
+from loadgen.wire.client import Client, Exchange, Limits, Target, fetch, now_s, tls_context
 
 EVENT = b'data: {"choices":[{"index":0,"text":"a","finish_reason":null}]}\n\n'
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"

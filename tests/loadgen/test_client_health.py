@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from analysis import run
-from loadgen.client_health import judge
+from loadgen.run.client_health import judge
 from tests.recorded_sweeps import sweep_to_run
 
 STAGES = [{"stage": 0, "start_s": 0.0, "end_s": 60.0, "rate": 10.0}]

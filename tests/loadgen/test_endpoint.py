@@ -16,17 +16,17 @@ from analysis import run
 from analysis.errors import BadInput, SourceUnavailable
 from analysis.latency import latencies
 from autoscale.profiles.profile import load, overlay
-from autoscale.sim.engine import EngineParams
-from autoscale.sim.server import FleetServer, FleetThread
-from loadgen import served_models
-from loadgen.endpoint import probe
-from loadgen.fitting import fitting
-from loadgen.lengths import parse
-from loadgen.options import Options
-from loadgen.refusals import rate_limited
-from loadgen.served_models import Model
-from loadgen.stream import read_answer
-from loadgen.target import Target
+from autoscale.sim.engine.replicas import EngineParams
+from autoscale.sim.http.server import FleetServer, FleetThread
+from loadgen.plan.lengths import parse
+from loadgen.run import served_models
+from loadgen.run.endpoint import probe
+from loadgen.run.fitting import fitting
+from loadgen.run.options import Options
+from loadgen.run.served_models import Model
+from loadgen.wire.refusals import rate_limited
+from loadgen.wire.stream import read_answer
+from loadgen.wire.target import Target
 from tests.loadgen.test_locust import ended, start
 
 MODEL = {"id": "m", "root": "org/m", "parent": None, "max_model_len": 2048}

@@ -11,16 +11,17 @@ import gevent.event
 import pytest
 
 from analysis.errors import BadInput
-from loadgen import backoff, failing, stream
-from loadgen.client import Client, Limits
-from loadgen.generator import Generator
-from loadgen.target import Target
+from loadgen.run import backoff, failing
+from loadgen.run.generator import Generator
+from loadgen.wire import stream
+from loadgen.wire.client import Client, Limits
+from loadgen.wire.target import Target
 
 CODE = """
 import gevent
 from loadgen import failing
-from loadgen.generator import Generator
-from loadgen.clock import Alarm, now_s
+from loadgen.run.generator import Generator
+from loadgen.wire.clock import Alarm, now_s
 
 heard = []
 failing.listen(lambda error: heard.append(failing.describe(error)))

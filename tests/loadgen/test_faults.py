@@ -262,7 +262,7 @@ def test_an_interrupt_at_any_time_leaves_a_row_for_each_request_that_was_due(
 
 BROKEN = """
 from loadgen import generator
-from loadgen.clock import now_s
+from loadgen.wire.clock import now_s
 from loadgen.completions import CompletionsUser
 
 whole = generator.Generator.{step}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from analysis.errors import BadInput
-from loadgen.lengths import parse
+from loadgen.plan.lengths import parse
 
 
 @pytest.mark.parametrize(

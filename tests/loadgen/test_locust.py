@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from analysis import run
-from loadgen.options import WANTED
+from loadgen.run.options import WANTED
 
 ROOT = Path(__file__).parents[2]
 HEADER_KEYS = {

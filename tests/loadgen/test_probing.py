@@ -9,10 +9,10 @@ import pytest
 from analysis.errors import BadInput
 from analysis.histogram import Histogram
 from analysis.slo import parse_slo
-from loadgen import probing
-from loadgen.options import Options
-from loadgen.probing import Probe, Probes, Seen, Waiting, next_rate, parse_budget, standing
-from loadgen.traffic import LoadPlan
+from loadgen.plan.traffic import LoadPlan
+from loadgen.run import capacity_search as probing
+from loadgen.run.capacity_search import Probe, Probes, Seen, Waiting, next_rate, parse_budget, standing
+from loadgen.run.options import Options
 
 SLO = parse_slo("ttft_p95=1s")
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.errors import BadInput
-from loadgen.counting import WORDS, Uncountable, by_tokenize, by_usage
-from loadgen.prompts import Template, by_ids, by_jsonl, by_words
+from loadgen.plan.prompts import Template, by_ids, by_jsonl, by_words
+from loadgen.run.counting import WORDS, Uncountable, by_tokenize, by_usage
 
 COMPLETIONS = Template("m")
 CHAT = Template("m", "chat")

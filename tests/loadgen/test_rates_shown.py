@@ -5,9 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from loadgen import rate_chart
-from loadgen.session import _Due
-from loadgen.traffic import LoadPlan
+from loadgen.in_locust import rate_chart
+from loadgen.plan.traffic import LoadPlan
+from loadgen.run.account import _Due
 
 RATES = [(1.0, 20.0, 20.0), (2.0, 60.0, 45.0), (2.5, 0.0, 0.0)]
 

@@ -10,9 +10,9 @@ import gevent
 import numpy as np
 import pytest
 
-from loadgen import reading
-from loadgen.client import Client, Limits, Target, now_s
-from loadgen.reading import READ_BYTES, KernelClock, Reader, ask_for_stamps
+from loadgen.wire import receive as reading
+from loadgen.wire.client import Client, Limits, Target, now_s
+from loadgen.wire.receive import READ_BYTES, KernelClock, Reader, ask_for_stamps
 from tests.loadgen.test_client import HEAD, STREAM, ask, server
 
 AHEAD_NS = 1_700_000_000_000_000_000

@@ -8,12 +8,12 @@ import pytest
 from analysis import run
 from analysis.errors import BadRun
 from analysis.histogram import Histogram
-from loadgen import clock
-from loadgen.client import Exchange
-from loadgen.clock import Clock
-from loadgen.options import Options, parse_reconnect
-from loadgen.records import Batch, RunWriter, measured
-from loadgen.traffic import LoadPlan
+from loadgen.plan.traffic import LoadPlan
+from loadgen.run.options import Options, parse_reconnect
+from loadgen.run.records import Batch, RunWriter, measured
+from loadgen.wire import clock
+from loadgen.wire.client import Exchange
+from loadgen.wire.clock import Clock
 
 EVENT = b'data: {"choices":[{"index":0,"text":"a","finish_reason":null}]}\n\n'
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":3}}\n\n'

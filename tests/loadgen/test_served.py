@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from autoscale.profiles.profile import load, overlay
-from autoscale.sim.engine import EngineParams
-from autoscale.sim.server import FleetServer, FleetThread
-from loadgen.asking import Manner, bodies
-from loadgen.client import Client, Exchange, Limits, Target, now_s
-from loadgen.endpoint import ENDPOINTS, probe
-from loadgen.options import Options
-from loadgen.prompts import by_jsonl
-from loadgen.traffic import LoadPlan
+from autoscale.sim.engine.replicas import EngineParams
+from autoscale.sim.http.server import FleetServer, FleetThread
+from loadgen.plan.prompts import by_jsonl
+from loadgen.plan.traffic import LoadPlan
+from loadgen.run.asking import Manner, bodies
+from loadgen.run.endpoint import ENDPOINTS, probe
+from loadgen.run.options import Options
+from loadgen.wire.client import Client, Exchange, Limits, Target, now_s
 
 PROFILE = overlay(load("llama-3.1-8b-1xl4"), {"engine": {"max_model_len": 8192, "request_overhead_s": 0.0}})
 QUICK = EngineParams(

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from analysis.errors import BadInput
-from loadgen.stopping import Watch, parse_rules
+from loadgen.run.stopping import Watch, parse_rules
 
 
 def rows(n, status="ok", ttft_s=0.05):

@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.run import STATUSES
-from loadgen import scanning, stream
-from loadgen.client import Exchange
-from loadgen.records import measured
+from loadgen.run.records import measured
+from loadgen.wire import scan as scanning
+from loadgen.wire import stream
+from loadgen.wire.client import Exchange
 
 ARCHIVE = Path(__file__).parents[1] / "fixtures" / "vllm" / "http.tar.gz"
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from analysis.errors import BadInput
-from loadgen import text_files
-from loadgen.arrivals import Arrivals
-from loadgen.prompts import Template, by_ids
-from loadgen.time_units import duration
-from loadgen.traces import Trace
-from loadgen.traffic import LoadPlan
+from loadgen.plan import text_files
+from loadgen.plan.arrivals import Arrivals
+from loadgen.plan.prompts import Template, by_ids
+from loadgen.plan.time_units import duration
+from loadgen.plan.traces import Trace
+from loadgen.plan.traffic import LoadPlan
 
 BURST = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
@@ -287,7 +287,7 @@ def test_only_regular_files_are_read(tmp_path, what):
 
 
 def test_months_without_a_gap_are_counted_in_few_bins(tmp_path, monkeypatch):
-    monkeypatch.setattr("loadgen.traces.MOST_BINS", 1 << 12)
+    monkeypatch.setattr("loadgen.plan.traces.MOST_BINS", 1 << 12)
     stamps = np.arange(0, 120 * 86_400, 600)
     trace = Trace.open(written(tmp_path, burst(stamps)))
     assert trace.rate.requests == pytest.approx(len(stamps))
@@ -359,7 +359,7 @@ def test_aliases_within_reason_are_followed(tmp_path):
 def test_a_load_file_is_read_alike_without_libyaml(tmp_path):
     import yaml
 
-    from loadgen import load_file
+    from loadgen.plan import load_file
 
     class Plain(yaml.SafeLoader):
         yaml_implicit_resolvers = load_file._Loader.yaml_implicit_resolvers

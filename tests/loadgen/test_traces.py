@@ -9,11 +9,11 @@ import pytest
 from scipy import stats
 
 from analysis.errors import BadInput
-from loadgen import trace_files
-from loadgen.arrivals import Arrivals
-from loadgen.trace_files import detect
-from loadgen.traces import Trace
-from loadgen.traffic import LoadPlan
+from loadgen.plan import trace_files
+from loadgen.plan.arrivals import Arrivals
+from loadgen.plan.trace_files import detect
+from loadgen.plan.traces import Trace
+from loadgen.plan.traffic import LoadPlan
 
 AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
 2023-11-16 18:15:46.6805900,374,44

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 
 from analysis.errors import BadInput
-from loadgen import load_file, rates
-from loadgen.traffic import UNTIL_STOPPED_S, Arrivals, LoadPlan, parse_arrivals
+from loadgen.plan import load_file, rates
+from loadgen.plan.traffic import UNTIL_STOPPED_S, Arrivals, LoadPlan, parse_arrivals
 
 ROOT = Path(__file__).parents[2]
 
@@ -436,6 +436,6 @@ def test_a_load_file_holds_conversations(tmp_path):
 def test_the_schema_in_docs_is_that_of_the_model():
     committed = json.loads((ROOT / "docs" / "load-file.schema.json").read_text())
     assert committed == load_file.schema(), (
-        "write it anew: python -c 'import json; from loadgen.load_file import schema; print(json.dumps(schema(), indent=2))'"
+        "write it anew: python -c 'import json; from loadgen.plan.load_file import schema; print(json.dumps(schema(), indent=2))'"
         " > docs/load-file.schema.json"
     )

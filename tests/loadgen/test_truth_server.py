@@ -10,7 +10,7 @@ from pathlib import Path
 import gevent
 import pytest
 
-from loadgen.client import Client, Exchange, Limits, Target, now_s
+from loadgen.wire.client import Client, Exchange, Limits, Target, now_s
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

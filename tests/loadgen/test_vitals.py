@@ -6,8 +6,8 @@ import gevent
 import numpy as np
 import pytest
 
-from loadgen import vitals
-from loadgen.vitals import Vitals
+from loadgen.run import vitals
+from loadgen.run.vitals import Vitals
 
 
 def done(times, waits, tokens):

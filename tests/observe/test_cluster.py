@@ -6,7 +6,7 @@ import json
 import pytest
 
 from analysis.errors import BadRun, SourceUnavailable
-from autoscale.observe.cluster import (
+from autoscale.kube.cluster import (
     ClusterError,
     Observation,
     labels_match,

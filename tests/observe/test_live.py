@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from analysis.errors import BadInput
-from autoscale.observe.cluster import ClusterError, read_observations
-from autoscale.observe.live import Clocks, LiveCluster, connect, resource_path
+from autoscale.kube.cluster import ClusterError, read_observations
+from autoscale.kube.live import Clocks, LiveCluster, connect, resource_path
 
 
 def _standin():

@@ -3,7 +3,7 @@ import math
 import pandas as pd
 import pytest
 
-from autoscale.pages import page
+from autoscale.show.pages import page
 
 
 @pytest.mark.parametrize(

@@ -16,15 +16,15 @@ from analysis.capacity import analyse
 from analysis.run import read
 from analysis.slo import parse_slo
 from autoscale.cli import app
-from autoscale.pages import recommendation_page
 from autoscale.profiles import load, overlay
 from autoscale.recommend import Recommendation, scenario_of
 from autoscale.recommend.answer import Alternative, Decision, Point, Reason
-from autoscale.recommend.calibrate import FIGURES, Calibration
-from autoscale.recommend.candidates import Behavior, Candidate
+from autoscale.recommend.choice.interval import TargetInterval
+from autoscale.recommend.choice.search import Judged, Trial
+from autoscale.recommend.choice.settings import Behavior, Candidate
 from autoscale.recommend.document import document
-from autoscale.recommend.interval import TargetInterval
-from autoscale.recommend.search import Judged, Trial
+from autoscale.recommend.model.calibrate import FIGURES, Calibration
+from autoscale.show.pages import recommendation_page
 
 SLO = "ttft_p95=2s,tpot_p95=100ms"
 CHOSEN = Candidate((("waiting", 2.0), ("kv_usage", 0.34)), Behavior(1800), 1, 3)

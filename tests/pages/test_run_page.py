@@ -8,7 +8,7 @@ import pytest
 
 from analysis import run
 from analysis.errors import BadInput, BadRun
-from autoscale.pages import run_page
+from autoscale.show.pages import run_page
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from autoscale.profiles import prior, profile
-from autoscale.sim.engine import EngineParams
+from autoscale.sim.engine.replicas import EngineParams
 
 ROOT = Path(__file__).parent.parent.parent
 

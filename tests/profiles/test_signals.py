@@ -2,7 +2,7 @@
 
 import pytest
 
-from autoscale.profiles.signals import SIGNALS, hpa_metric_name, prometheus_name, signal_of
+from autoscale.kube.vllm_names import SIGNALS, hpa_metric_name, prometheus_name, signal_of
 
 PATHS = ("stackdriver", "autoscalingmetric", "prometheus-adapter", "keda")
 

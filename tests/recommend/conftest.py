@@ -8,12 +8,12 @@ import pytest
 from analysis import run as runs
 from analysis.slo import parse_slo
 from autoscale.profiles import Profile, load, overlay
-from autoscale.recommend.scenario import Scenario
-from autoscale.sim.engine import EngineParams
-from autoscale.sim.fleet import simulate
-from autoscale.sim.written import write_run
-from loadgen import lengths, rates
-from loadgen.traffic import LoadPlan, parse_arrivals
+from autoscale.recommend.choice.scenario import Scenario
+from autoscale.sim.engine.replicas import EngineParams
+from autoscale.sim.fleet.run_writer import write_run
+from autoscale.sim.fleet.simulate import simulate
+from loadgen.plan import lengths, rates
+from loadgen.plan.traffic import LoadPlan, parse_arrivals
 
 # about 1.4 requests/s of 64/64 tokens at 8 seats: 64 x 0.05 s for 8 at a time, and their prompts
 ENGINE = EngineParams(0.05, 0.001, 1e-6, 1e-4, num_blocks=400, max_num_seqs=8, max_num_batched_tokens=256)
@@ -85,6 +85,6 @@ def small():
 def few_seeds():
     """Searches look at one seed and confirm over few: enough for these clear cases, and several times as fast."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("autoscale.recommend.decide.PANEL_MOST", 1)
-        patch.setattr("autoscale.recommend.decide.MOST_SEEDS", 6)
+        patch.setattr("autoscale.recommend.choice.decide.PANEL_MOST", 1)
+        patch.setattr("autoscale.recommend.choice.decide.MOST_SEEDS", 6)
         yield

@@ -7,13 +7,13 @@ import pytest
 
 from analysis import run as runs
 from autoscale.profiles import load
-from autoscale.recommend import step_time
-from autoscale.recommend.calibrate import calibrate
-from autoscale.recommend.learning import learn
-from autoscale.recommend.replaying import full_batch
-from autoscale.sim.engine import EngineParams
-from loadgen import lengths, rates
-from loadgen.traffic import LoadPlan
+from autoscale.recommend.model import step_time
+from autoscale.recommend.model.calibrate import calibrate
+from autoscale.recommend.model.learning import learn
+from autoscale.recommend.model.replaying import full_batch
+from autoscale.sim.engine.replicas import EngineParams
+from loadgen.plan import lengths, rates
+from loadgen.plan.traffic import LoadPlan
 from tests.recommend.conftest import TRUTH, swept
 
 

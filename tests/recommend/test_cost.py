@@ -11,11 +11,11 @@ from analysis.errors import BadInput
 from autoscale import cli
 from autoscale.profiles import load, overlay
 from autoscale.recommend import cost, recommend, scenario_of
-from autoscale.recommend.candidates import Behavior, Candidate
+from autoscale.recommend.choice.scenario import hpa_manifest
+from autoscale.recommend.choice.settings import Behavior, Candidate
 from autoscale.recommend.document import read
-from autoscale.recommend.one_replica import idle_verdict
-from autoscale.recommend.scenario import hpa_manifest
-from loadgen import lengths, rates
+from autoscale.recommend.model.one_replica import idle_verdict
+from loadgen.plan import lengths, rates
 
 L4 = load("llama-3.1-8b-1xl4")
 SETTING = Candidate((("waiting", 5),), Behavior(), 1, 4)

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from autoscale.recommend.candidates import Behavior, Candidate
-from autoscale.recommend.decide import FIRES, build_space, capacity, decide, idle_verdict
-from autoscale.recommend.one_replica import shape
-from autoscale.recommend.reasons import reasons
-from autoscale.recommend.scenario import drawn, share
+from autoscale.recommend.choice.decide import FIRES, build_space, capacity, decide, idle_verdict
+from autoscale.recommend.choice.reasons import reasons
+from autoscale.recommend.choice.scenario import drawn, share
+from autoscale.recommend.choice.settings import Behavior, Candidate
+from autoscale.recommend.model.one_replica import shape
 
 PEAKS = "0.3:900,4:1200,0.3:900"  # a peak that outlives the start twenty times
 

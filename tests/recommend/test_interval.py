@@ -6,10 +6,10 @@ from itertools import pairwise
 
 import pytest
 
-from autoscale.recommend.candidates import Behavior, Candidate
-from autoscale.recommend.decide import build_space, capacity, decide
-from autoscale.recommend.interval import FLAT, ONE_SIDED, SAME, at_speed, best_targets, target_interval
-from autoscale.recommend.search import Judged, Line, Trial, confirm
+from autoscale.recommend.choice.decide import build_space, capacity, decide
+from autoscale.recommend.choice.interval import FLAT, ONE_SIDED, SAME, at_speed, best_targets, target_interval
+from autoscale.recommend.choice.search import Judged, Line, Trial, confirm
+from autoscale.recommend.choice.settings import Behavior, Candidate
 
 LINE = Line(tuple(Candidate((("running", float(k)),), Behavior(300), 1, 4) for k in range(1, 41)))
 PEAKS = "0.3:900,4:1200,0.3:900"

@@ -8,11 +8,11 @@ import pytest
 from rich.console import Console
 
 from analysis.errors import BadInput
-from autoscale import render
-from autoscale.recommend.calibrate import calibrate
-from autoscale.recommend.predict import as_json, predict
-from autoscale.recommend.replaying import full_batch
-from loadgen import lengths
+from autoscale.recommend.model.calibrate import calibrate
+from autoscale.recommend.model.predict import as_json, predict
+from autoscale.recommend.model.replaying import full_batch
+from autoscale.show import terminal as render
+from loadgen.plan import lengths
 from tests.recommend.conftest import TRUTH
 
 
@@ -28,7 +28,7 @@ def fitted_once():
         return known[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("autoscale.recommend.learning.calibrate", remembered)
+        patch.setattr("autoscale.recommend.model.learning.calibrate", remembered)
         yield
 
 

@@ -5,9 +5,9 @@ import pytest
 from analysis.errors import BadInput
 from autoscale.hpa import HpaSpec
 from autoscale.profiles import load, names
-from autoscale.recommend.candidates import Behavior, Candidate
-from autoscale.recommend.scenario import hpa_manifest
-from autoscale.sim.fleet import read_hpa
+from autoscale.recommend.choice.scenario import hpa_manifest
+from autoscale.recommend.choice.settings import Behavior, Candidate
+from autoscale.sim.fleet.simulate import read_hpa
 
 
 @pytest.mark.parametrize("name", names())

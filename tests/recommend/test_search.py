@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from autoscale.recommend.candidates import Behavior, Candidate, behaviors, quantity
-from autoscale.recommend.search import (
+from autoscale.recommend.choice.search import (
     Judged,
     Panel,
     Space,
@@ -18,6 +17,7 @@ from autoscale.recommend.search import (
     search,
     static_fleet,
 )
+from autoscale.recommend.choice.settings import Behavior, Candidate, behaviors, quantity
 
 
 def trial(margin: float, cost: float, *, wasted: int = 0, stopped: str = "") -> Trial:

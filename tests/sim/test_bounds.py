@@ -9,15 +9,15 @@ from analysis.errors import BadInput
 from analysis.run import read, validate
 from autoscale.hpa import HpaSpec
 from autoscale.profiles.profile import load, overlay
-from autoscale.recommend.candidates import Behavior, Candidate
-from autoscale.recommend.scenario import hpa_manifest
-from autoscale.sim import fleet
-from autoscale.sim.engine import EngineParams, replay
-from autoscale.sim.fleet import foreign_name, read_hpa, simulate, slots_for
-from autoscale.sim.server import FleetServer
-from autoscale.sim.state import REFUSED
-from autoscale.sim.written import write_run
-from loadgen.arrivals import Arrivals
+from autoscale.recommend.choice.scenario import hpa_manifest
+from autoscale.recommend.choice.settings import Behavior, Candidate
+from autoscale.sim.engine.replicas import EngineParams, replay
+from autoscale.sim.engine.state import REFUSED
+from autoscale.sim.fleet import simulate as fleet
+from autoscale.sim.fleet.run_writer import write_run
+from autoscale.sim.fleet.simulate import foreign_name, read_hpa, simulate, slots_for
+from autoscale.sim.http.server import FleetServer
+from loadgen.plan.arrivals import Arrivals
 
 L4 = load("llama-3.1-8b-1xl4")
 SHORT = overlay(L4, {"engine": {"max_model_len": 100}})

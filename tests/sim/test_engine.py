@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from analysis.errors import BadInput
 from analysis.run import STATUSES
 from autoscale.profiles import profile
-from autoscale.sim import kernels, state
-from autoscale.sim.engine import CHUNK, EngineParams, Replicas, replay
+from autoscale.sim.engine import kernels, state
+from autoscale.sim.engine.replicas import CHUNK, EngineParams, Replicas, replay
 
 PLAIN = EngineParams(
     base_s=0.02,

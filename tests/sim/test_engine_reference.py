@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autoscale.sim.engine import EngineParams, replay
+from autoscale.sim.engine.replicas import EngineParams, replay
 
 _spec = importlib.util.spec_from_file_location(
     "reference_engine", Path(__file__).parent / "reference_engine.py"

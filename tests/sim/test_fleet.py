@@ -16,14 +16,14 @@ from analysis.errors import BadInput
 from analysis.run import STATUSES
 from autoscale.profiles.profile import MetricPath as Timing
 from autoscale.profiles.profile import load, overlay
-from autoscale.sim.control import Options
-from autoscale.sim.engine import EngineParams
-from autoscale.sim.fleet import read_hpa, simulate
-from autoscale.sim.metric_path import MetricPath, milli, signal_of, sync_times
-from autoscale.sim.outcome import _flaps
-from autoscale.sim.replica import Nodes
-from autoscale.sim.written import write_run
-from loadgen.traffic import Arrivals
+from autoscale.sim.engine.replicas import EngineParams
+from autoscale.sim.fleet.control import Options
+from autoscale.sim.fleet.metric_path import MetricPath, milli, signal_of, sync_times
+from autoscale.sim.fleet.outcome import _flaps
+from autoscale.sim.fleet.replica import Nodes
+from autoscale.sim.fleet.run_writer import write_run
+from autoscale.sim.fleet.simulate import read_hpa, simulate
+from loadgen.plan.traffic import Arrivals
 
 L4 = overlay(
     load("llama-3.1-8b-1xl4"),

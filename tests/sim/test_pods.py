@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoscale.profiles.profile import Phase
-from autoscale.sim.pods import TEARDOWN_S, Pods
-from autoscale.sim.replica import ColdStart, Nodes, Replica
+from autoscale.sim.fleet.pods import TEARDOWN_S, Pods
+from autoscale.sim.fleet.replica import ColdStart, Nodes, Replica
 
 
 def constant(seconds: float) -> Phase:

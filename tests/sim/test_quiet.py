@@ -7,8 +7,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from autoscale.profiles.profile import load, overlay
-from autoscale.sim.control import Options
-from autoscale.sim.replica import Nodes
+from autoscale.sim.fleet.control import Options
+from autoscale.sim.fleet.replica import Nodes
 from tests.sim.test_fleet import L4, burst, load_of, manifest, run
 
 GROUPS = overlay(

@@ -20,11 +20,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from analysis.errors import BadInput
 from autoscale.profiles.profile import load, overlay
-from autoscale.sim.control import Options
-from autoscale.sim.engine import EngineParams
-from autoscale.sim.openai_api import Prompt
-from autoscale.sim.rack import PrefixCache, Rack
-from autoscale.sim.server import FleetServer, FleetThread
+from autoscale.sim.engine.replicas import EngineParams
+from autoscale.sim.fleet.control import Options
+from autoscale.sim.http.openai_api import Prompt
+from autoscale.sim.http.realtime import PrefixCache, Rack
+from autoscale.sim.http.server import FleetServer, FleetThread
 
 L4 = overlay(load("llama-3.1-8b-1xl4"), {"engine": {"max_model_len": 2048, "request_overhead_s": 0.0}})
 MODEL = L4.model.id
@@ -491,7 +491,7 @@ def test_a_port_in_use_is_bad_input() -> None:
 
 SERVE = """
 from autoscale.profiles.profile import load
-from autoscale.sim.server import FleetServer, serve
+from autoscale.sim.http.server import FleetServer, serve
 serve(FleetServer(load("llama-3.1-8b-1xl4"), port=0), on_started=lambda s: print(s.url, flush=True), with_parent=True)
 """
 

@@ -6,11 +6,11 @@ import pytest
 from analysis import run as runs
 from analysis.steady import observe, windows
 from autoscale.profiles import load
-from autoscale.sim.engine import EngineParams
-from autoscale.sim.fleet import simulate
-from autoscale.sim.written import write_run
-from loadgen import lengths, rates
-from loadgen.traffic import LoadPlan
+from autoscale.sim.engine.replicas import EngineParams
+from autoscale.sim.fleet.run_writer import write_run
+from autoscale.sim.fleet.simulate import simulate
+from loadgen.plan import lengths, rates
+from loadgen.plan.traffic import LoadPlan
 
 ENGINE = EngineParams(0.025, 0, 0, 0, num_blocks=400, max_num_seqs=8, max_num_batched_tokens=256)
 PLAN = LoadPlan(

@@ -1,0 +1,199 @@
+"""`autoscale check`: choose the door, send the load if asked, watch, judge, draw. Where observe, check and plots meet."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from analysis.errors import AutoscaleError, BadInput
+from autoscale.check import CheckResult, Expectation, State, check, replay
+from autoscale.check.watch import clock_of
+from autoscale.kube.cluster import Cluster
+
+END_S = 20.0  # that a program gets to end in good order
+SETTLE_S = 60.0  # of the cluster's time that is watched after a scale-out was absorbed ...
+SETTLE_TRUE_S = (
+    15.0  # ... and of true time: on a fleet of any --speed clients reconnect and queues drain no faster
+)
+OWN_RUN = "load"  # the load's run directory inside the check's
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A judged check and the files that hold its evidence and its picture."""
+
+    result: CheckResult
+    files: list[Path]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the answer is yes."""
+        return self.result.passed
+
+
+def run(
+    *,
+    fleet: str | None,
+    namespace: str,
+    hpa: str | None,
+    context: str | None,
+    load: str | None,
+    expect: Path | None,
+    timeout_s: float,
+    scale_to: int | None,
+    replay_dir: Path | None,
+    out: Path | None,
+    slo: str | None = None,
+    progress: Callable[[State], None] | None = None,
+) -> Checked:
+    """Prove a scale-out (or judge an earlier check's evidence again). Raises BadInput, SourceUnavailable, BadRun.
+
+    `load` is a run directory, or a locust command that is run while the cluster is watched: it gets a --run-dir and
+    --headless when it lacks them. The watch ends after `timeout_s`, or when a scale-out has been absorbed for SETTLE_S
+    and SETTLE_TRUE_S.
+    """
+    expected = _expectation(expect)
+    load_run = Path(load) if load and Path(load).is_dir() else None
+    if replay_dir is not None:
+        kept = load_run or (replay_dir / OWN_RUN if (replay_dir / OWN_RUN / "run.json").exists() else None)
+        result = replay(replay_dir, expect=expected, load_run=kept, slo=slo)
+        return Checked(result, _draw(result, kept))
+    cluster, scrape, name = _door(fleet, context, hpa)
+    target = out or Path("runs") / time.strftime("check-%Y%m%d-%H%M%S", time.gmtime())
+    command = None if load is None or load_run else _command(load, target / OWN_RUN, fleet)
+    rate, _ = clock_of(cluster)
+    with _loading(command):
+        result = check(
+            cluster,
+            getattr(cluster, "namespace", namespace) if fleet else namespace,
+            name,
+            target,
+            expect=expected,
+            load_run=load_run or (target / OWN_RUN if command else None),
+            slo=slo,
+            timeout_s=timeout_s,
+            settle_s=max(SETTLE_S, SETTLE_TRUE_S * rate),
+            scrape=scrape,
+            scale_to=scale_to,
+            progress=progress,
+        )
+    return Checked(result, _draw(result, load_run or (target / OWN_RUN if command else None)))
+
+
+def _expectation(path: Path | None) -> Expectation | None:
+    if path is None:
+        return None
+    from autoscale.recommend.document import read
+
+    return Expectation.from_recommendation(read(path))
+
+
+def _door(
+    fleet: str | None, context: str | None, hpa: str | None
+) -> tuple[Cluster, Callable[[], Sequence[Mapping[str, Any]]] | None, str]:
+    if fleet is not None:
+        from autoscale.observe.fleet_door import FleetDoor
+
+        door = FleetDoor(fleet)
+        facts = door.facts()
+        if not facts.get("hpa"):
+            raise BadInput(
+                "the fleet runs without an HPA",
+                value=fleet,
+                next_step="start it with `autoscale serve --hpa FILE`",
+            )
+        return door, _scraper(door.metrics_urls), hpa or facts["hpa"]["metadata"]["name"]
+    if hpa is None:
+        raise BadInput("which HPA", expected="--fleet URL, or --namespace NS and --hpa NAME")
+    from autoscale.kube.live import connect
+
+    return connect(context), None, hpa
+
+
+def _scraper(urls: Callable[[], dict[str, str]]) -> Callable[[], list[dict[str, Any]]]:
+    """Rows of metrics.parquet of every replica that serves now; a replica that does not answer has no row."""
+    from autoscale.observe.scrape import read_once
+
+    def scrape() -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        for pod, url in urls().items():
+            try:
+                reading = read_once(url, None)
+            except (OSError, AutoscaleError):  # requests' are OSErrors: the replica is going or not up yet
+                continue
+            rows += [
+                {**row, "pod": pod, "engine": engine, "time_s": time.time()}
+                for (_, engine), row in reading.rows.items()
+            ]
+        return rows
+
+    return scrape
+
+
+def _command(load: str, run_dir: Path, fleet: str | None) -> list[str]:
+    words = shlex.split(load)
+    if not words or "locust" not in Path(words[0]).name:
+        raise BadInput(
+            "the load is neither a run directory nor a locust command",
+            value=load,
+            expected='a path, or "locust -f loadgen/completions.py --rate 5 -t 300s"',
+        )
+    words = [sys.executable, "-m", "locust", *words[1:]]
+    if "--headless" not in words:
+        words.append("--headless")
+    if "--run-dir" not in words:
+        words += ["--run-dir", str(run_dir)]
+    if fleet and not {"--host", "-H"} & set(words):
+        words += ["--host", fleet]
+    return words
+
+
+@contextmanager
+def _loading(command: list[str] | None) -> Iterator[None]:
+    """Run the load beside the check; it is interrupted, and so ends in good order, when the check is over."""
+    if command is None:
+        yield
+        return
+    with running(command, subprocess.DEVNULL):
+        yield
+
+
+@contextmanager
+def running(command: list[str], output: int | IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that runs meanwhile; it is asked to end at the end, and made to when it does not."""
+    with subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(END_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _draw(result: CheckResult, load_run: Path | None) -> list[Path]:
+    from analysis import plots
+    from autoscale.show.pages import run_page
+
+    files = [result.run_dir / "check.json", result.run_dir / "measured.yaml"]
+    past = result.judgement.history
+    rows = [
+        (f"{out.before} to {out.after} replicas", {p.name: p.seconds for p in out.phases})
+        for out in past.scale_outs
+    ]
+    if rows:
+        files.append(plots.save(plots.phases(rows), result.run_dir / "phases.png"))
+    if load_run is not None and (load_run / "run.json").exists():
+        from autoscale.show import terminal as render
+
+        files.append(render.save(render.check_timeline(result, load_run), result.run_dir / "timeline.png"))
+    files.append(run_page(result.run_dir, None, result.run_dir / "check.html"))
+    return [file for file in files if file.exists()]

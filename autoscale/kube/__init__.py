@@ -1,0 +1,1 @@
+"""Kubernetes as ground: quantities, selectors, kinds, metric names, objects seen, the API."""

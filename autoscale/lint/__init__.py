@@ -1,0 +1,1 @@
+"""The linter: what kubectl accepts and the HPA never forgives."""

@@ -1,0 +1,1 @@
+"""The rules of the linter, one module per thing that they look at."""

@@ -1,0 +1,236 @@
+"""Rules on KEDA's ScaledObjects: what KEDA reads, refuses, or takes for no load."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from autoscale.lint.facts import Facts
+from autoscale.lint.findings import Finding, items, mapping
+from autoscale.lint.parts import Path, Server
+from autoscale.lint.query import Query, Selector
+from autoscale.lint.scalers import Metric, Scaler, formula_of
+
+NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?")  # KEDA reads JSON numbers: no .5, 5., +3, 5m
+SMALLEST = 0.0005  # printed with three decimals: what is smaller becomes 0
+
+
+_OR_ZERO = re.compile(r"\bor\s+(on\s*\(\)\s*)?vector\s*\(", re.I)
+
+
+def rules(facts: Facts) -> Iterator[Finding]:
+    """Findings on every ScaledObject and its triggers on Prometheus."""
+    for scaler in facts.scalers:
+        if scaler.source.kind != "ScaledObject":
+            continue
+        yield from _to_zero(scaler)
+        yield from _paused(scaler)
+        servers = facts.servers_by_owner.get(scaler.key, [])
+        for metric in scaler.metrics:
+            if metric.query is not None:
+                yield from _answer(scaler, metric, metric.query)
+                yield from _metadata(scaler, metric)
+                for selector in metric.query.selectors:
+                    yield from _counter(scaler, metric.path, selector)
+                    if servers and selector.of_engine:
+                        yield from _selects(scaler, metric.path, selector, servers[0])
+
+
+# --- zero, paused ----------------------------------------------------------------------------------------------------
+
+
+def _to_zero(scaler: Scaler) -> Iterator[Finding]:
+    """Zero replicas need a trigger whose series is there without any pod."""
+    spec = scaler.source.spec
+    wakes = any(
+        not metric.of_engine
+        and metric.route != "resource"
+        and (metric.query is None or metric.query.selectors)
+        for metric in scaler.metrics
+    )
+    if scaler.low == 0 and "idleReplicaCount" not in spec and not wakes:
+        yield scaler.source.finding(
+            "error",
+            "min-replicas-zero",
+            ("spec", "minReplicaCount"),
+            "minReplicaCount is 0, which is also KEDA's default.",
+            "At 0 replicas no pod exports the metric: nothing wakes the model up, and a start takes long.",
+            "Write minReplicaCount: 1, or add a trigger on a gateway's or router's queue.",
+        )
+    if scaler.high < max(1, scaler.low):
+        yield scaler.source.finding(
+            "error",
+            "api-refused",
+            ("spec", "maxReplicaCount"),
+            f"maxReplicaCount {scaler.high} is below minReplicaCount {scaler.low}.",
+            "KEDA refuses the object: nothing scales.",
+            "Write maxReplicaCount of at least minReplicaCount.",
+        )
+
+
+def _paused(scaler: Scaler) -> Iterator[Finding]:
+    annotations = mapping(scaler.source.metadata.get("annotations"))
+    for name in ("paused", "paused-replicas", "paused-scale-out"):
+        key = f"autoscaling.keda.sh/{name}"
+        if key in annotations and str(annotations[key]).lower() != "false":
+            yield scaler.source.finding(
+                "warning",
+                "keda-paused",
+                ("metadata", "annotations", key),
+                f"Annotation {key} is {annotations[key]!r}.",
+                "No replica is added, whatever the load.",
+                "Delete the annotation when the work that needed it is done.",
+            )
+
+
+# --- the answer of the query -----------------------------------------------------------------------------------------
+
+
+def _answer(scaler: Scaler, metric: Metric, query: Query) -> Iterator[Finding]:
+    source, path = scaler.source, metric.path
+    if not query.text.strip():
+        yield source.finding(
+            "error",
+            "keda-many-series",
+            path,
+            "The query is missing.",
+            "KEDA cannot read the trigger: nothing scales.",
+            "Write sum(vllm:num_requests_waiting{...}).",
+        )
+    elif query.shape == "many":
+        per_pod = any(selector.of_engine for selector in query.selectors)
+        name = next((selector.name for selector in query.selectors if selector.name), "")
+        yield source.finding(
+            "error" if per_pod else "warning",
+            "keda-many-series",
+            path,
+            "The query returns one series per pod." if per_pod else f"Nothing makes one series of {name}.",
+            "KEDA refuses an answer of several series: with the second "
+            + ("pod scaling stops." if per_pod else "series scaling stops."),
+            f"Write sum({name or 'vllm:num_requests_waiting'}{{...}}).",
+        )
+    elif query.shape == "scalar":
+        yield source.finding(
+            "error",
+            "keda-scalar",
+            path,
+            "The query returns a scalar.",
+            "KEDA reads vectors only and fails on it: nothing scales.",
+            "Leave scalar() out.",
+        )
+    if metric.target_type == "Value" and query.shape == "total":
+        yield source.finding(
+            "error",
+            "keda-metric-type",
+            (*path[:3], "metricType"),
+            "metricType Value compares a sum over all pods with the threshold: desired = ceil(sum / threshold "
+            "x ready pods).",
+            "As long as the sum is above the threshold every sync multiplies the replicas, up to the maximum.",
+            "Write metricType: AverageValue, with the threshold that one replica should have.",
+        )
+
+
+def _metadata(scaler: Scaler, metric: Metric) -> Iterator[Finding]:
+    source, path = scaler.source, metric.path
+    trigger = mapping(items(source.spec.get("triggers"))[int(path[2])])
+    metadata = mapping(trigger.get("metadata"))
+    yield from _threshold(scaler, metric, metadata)
+    if not metadata.get("serverAddress"):
+        yield source.finding(
+            "error",
+            "keda-server-address",
+            path[:-1],
+            "serverAddress is missing.",
+            "KEDA cannot ask Prometheus: nothing scales.",
+            "Write the address of Prometheus.",
+        )
+    ignored = str(metadata.get("ignoreNullValues", "true")).lower() == "true"
+    if (ignored or _OR_ZERO.search(metric.name)) and metric.of_engine and scaler.low > 0:
+        yield source.finding(
+            "warning",
+            "keda-null-is-zero",
+            (*path[:-1], "ignoreNullValues"),
+            "No data counts as 0, which is KEDA's default." if ignored else "The query makes no data a 0.",
+            "When scraping breaks, KEDA scales in to the minimum under full load.",
+            'Write ignoreNullValues: "false", without `or vector(0)`.',
+        )
+    inside = metadata.get("metricType")
+    if inside is not None and inside != trigger.get("metricType", "AverageValue"):
+        yield source.finding(
+            "warning",
+            "keda-metric-type",
+            (*path[:-1], "metricType"),
+            f"metricType {inside} stands inside metadata, where KEDA ignores it.",
+            f"{trigger.get('metricType', 'AverageValue')} is used.",
+            "Move metricType out of metadata, beside type.",
+        )
+
+
+def _threshold(scaler: Scaler, metric: Metric, metadata: dict[str, Any]) -> Iterator[Finding]:
+    if formula_of(scaler.source.spec) is not None:  # the formula has a target of its own
+        return
+    threshold = metadata.get("threshold")
+    text = "" if threshold is None else str(threshold)
+    if not NUMBER.fullmatch(text):
+        problem, consequence = (
+            f"Threshold {threshold!r} is not a plain number.",
+            "KEDA cannot read the trigger",
+        )
+    elif 0 < float(text) < SMALLEST:
+        problem, consequence = f"Threshold {text} becomes 0: KEDA keeps three decimals.", "The HPA is refused"
+    else:
+        return
+    yield scaler.source.finding(
+        "error",
+        "keda-threshold",
+        metric.target_path,
+        problem,
+        f"{consequence}: nothing scales.",
+        "Write a decimal such as '5' or '0.504'.",
+    )
+
+
+# --- the series ------------------------------------------------------------------------------------------------------
+
+
+def _counter(scaler: Scaler, path: Path, selector: Selector) -> Iterator[Finding]:
+    if selector.counts_up:
+        yield scaler.source.finding(
+            "error" if selector.of_engine else "warning",
+            "counter-without-rate",
+            path,
+            f"{selector.name} is a counter, and nothing takes its rate.",
+            "It only grows: replicas are added up to the maximum and never removed.",
+            f"Write sum(rate({selector.name}{{...}}[2m])).",
+        )
+
+
+def _selects(scaler: Scaler, path: Path, selector: Selector, server: Server) -> Iterator[Finding]:
+    """Whether the label matchers of a series fit the names that the pods will have."""
+    owner = server.owner
+    pods = {"LeaderWorkerSet": f"{owner.name}-0", "StatefulSet": f"{owner.name}-0"}
+    pod = pods.get(owner.kind, f"{owner.name}-5d8f7c9b6d-x2x4z")
+    truth = {
+        "namespace": owner.namespace,
+        "pod": pod,
+        "container": str(server.container.get("name") or ""),
+        "model_name": server.served[0] if len(server.served) == 1 else None,
+    }
+    for label, operator, wanted in selector.matchers:
+        have = truth.get(label)
+        if not have or "$" in wanted:  # a variable of envsubst or Helm
+            continue
+        try:
+            hit = re.fullmatch(wanted, have) is not None if "~" in operator else wanted == have
+        except re.error:
+            hit = False
+        if hit == operator.startswith("!"):
+            yield scaler.source.finding(
+                "error",
+                "query-selects-nothing",
+                path,
+                f'The query asks for {label}{operator}"{wanted}"; the pods have {label}="{have}".',
+                "The query returns nothing: nothing scales.",
+                f'Write {label}="{have}"' + (" or a pattern that fits it." if label == "pod" else "."),
+            )

@@ -1,0 +1,218 @@
+"""Rules on the targets of scalers: values that cannot be reached, and totals or means that are divided wrongly.
+
+| metric and target | desired replicas (before tolerance) |
+|---|---|
+| Pods AverageValue | ceil(mean over the pods / target x pods) |
+| Object, External or KEDA AverageValue | ceil(value / target), however many pods there are |
+| Object, External or KEDA Value | ceil(value / target x ready pods) |
+
+Source: kubernetes pkg/controller/podautoscaler/replica_calculator.go. So a total over the pods goes with AverageValue, a
+level (a mean, a maximum, a percentile) with Value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import ceil
+
+from autoscale.hpa import format_milli, parse_quantity
+from autoscale.lint.facts import Facts
+from autoscale.lint.findings import Finding, items, mapping
+from autoscale.lint.parts import Server, milli
+from autoscale.lint.scalers import Metric, Scaler, behavior_of
+
+DEFAULT_SEATS = 1024  # vLLM's largest default of --max-num-seqs, on H100-class chips
+ROUNDS = 4  # a queue of so many times the seats waits for as many generations: no client does
+TOLERANCE = 0.1  # the controller manager's flag
+
+
+def rules(facts: Facts) -> Iterator[Finding]:
+    """Findings on the metrics and targets of every HPA and ScaledObject."""
+    for scaler in facts.scalers:
+        yield from _targets(scaler, facts)
+        for metric in scaler.metrics:
+            yield from _divided(scaler, metric, facts)
+            yield from _whose(scaler, metric, facts)
+
+
+def _targets(scaler: Scaler, facts: Facts) -> Iterator[Finding]:
+    servers = facts.servers_by_owner.get(scaler.key, [])
+    server = servers[0] if servers else None
+    if not scaler.metrics and scaler.source.api in ("autoscaling/v2", "keda.sh/v1alpha1"):
+        yield scaler.source.finding(
+            "error",
+            "no-metrics",
+            ("spec",),
+            "No metric is given.",
+            "An API server scales on 80 % CPU instead, which says nothing about a queue on an accelerator.",
+            "Scale on vllm:num_requests_waiting or vllm:kv_cache_usage_perc.",
+        )
+    for metric in scaler.metrics:
+        if metric.route == "resource" and server:
+            yield scaler.source.finding(
+                "warning",
+                "cpu-metric",
+                metric.path,
+                f"{metric.name or 'a resource'} is the metric of a vLLM server.",
+                "CPU and memory do not follow the load of an accelerator: it scales at the wrong times.",
+                "Scale on vllm:num_requests_waiting, running or kv_cache_usage_perc.",
+            )
+        if metric.route == "external" and metric.name != metric.name.lower():
+            yield scaler.source.finding(
+                "error",
+                "external-metric-capitals",
+                metric.path,
+                f"External metric {metric.name} has capitals.",
+                "The metrics API lower-cases External names: the metric is never found.",
+                "Serve it under a lower-case name.",
+            )
+        if metric.milli is not None:
+            yield from _target(scaler, metric, server)
+
+
+def _target(scaler: Scaler, metric: Metric, server: Server | None) -> Iterator[Finding]:
+    value, engines = metric.milli or 0, server.engines if server else 1
+    shown = format_milli(value)
+    factor = 1 + _tolerance_up(scaler)
+
+    def never(problem: str, fix: str, code: str = "target-never-fires") -> Finding:
+        return scaler.source.finding(
+            "error",
+            code,
+            metric.target_path,
+            problem,
+            "The metric cannot reach it: scale-out never happens.",
+            fix,
+        )
+
+    if value <= 0 and scaler.source.kind == "ScaledObject":
+        yield never("The threshold is 0.", "Write a threshold above 0.")
+        return
+    if metric.signal == "kv_usage" and value > 0:
+        summed = engines if metric.route == "stackdriver" else 1
+        if value > 2000 * summed and value <= 100_000 * summed:
+            fraction = format_milli(max(1, value // 100))
+            yield never(
+                f"KV target {shown} is a percentage; the metric is a fraction from 0 to {summed}.",
+                f"Write {fraction}.",
+                "target-percentage",
+            )
+        elif value * factor >= 1000 * summed:
+            more = f" over {summed} engines" if summed > 1 else ""
+            yield never(
+                f"KV target {shown}: usage ends at {summed}{more}, and scale-out needs more than {factor:g} x target.",
+                f"Write less than {format_milli(int(1000 * summed / factor))}, such as {format_milli(700 * summed)}.",
+            )
+    if metric.signal == "running" and value > 0:
+        given = server.number("max-num-seqs") if server else None
+        seats = (given or DEFAULT_SEATS) * engines
+        if value * factor >= seats * 1000:
+            known = f"--max-num-seqs {given}" if given else f"vLLM's largest default, {DEFAULT_SEATS}"
+            yield never(
+                f"Running target {shown}: {known} is all that runs, and scale-out needs more than {factor:g} x target.",
+                f"Write less than {format_milli(int(seats * 1000 / factor))}.",
+            )
+    if metric.signal == "waiting" and value > 0:
+        yield from _long_queue(scaler, metric, server)
+    if metric.signal == "waiting" and 0 < value <= 1000 and metric.kind != "External":
+        yield scaler.source.finding(
+            "warning",
+            "target-inside-one-request",
+            metric.target_path,
+            f"Waiting target {shown}: queues are whole numbers and the tolerance is {TOLERANCE:g}.",
+            "The queue jumps past [0.9, 1.1] x target with one request: replicas flap.",
+            "Choose 2 or more, by `autoscale recommend`.",
+        )
+
+
+def _long_queue(scaler: Scaler, metric: Metric, server: Server | None) -> Iterator[Finding]:
+    """A queue target so long that its requests give up before the server is as busy."""
+    given = server.number("max-num-seqs") if server else None
+    seats = (given or DEFAULT_SEATS) * (server.engines if server else 1)
+    value, rounds = metric.milli or 0, (ROUNDS if given else 1)
+    if value > seats * rounds * 1000:
+        yield scaler.source.finding(
+            "warning",
+            "target-queue-unreached",
+            metric.target_path,
+            f"Waiting target {format_milli(value)} with {seats} seats"
+            + (f" (--max-num-seqs {given})." if given else ", vLLM's largest default."),
+            f"The last in such a queue waits for {value / 1000 / seats:.0f} generations one after the other: clients "
+            "give up before a replica is added.",
+            f"Write a target well below the seats, such as {max(2, seats // 20)}, by `autoscale recommend`.",
+        )
+
+
+def _tolerance_up(scaler: Scaler) -> float:
+    given = mapping(behavior_of(scaler.source)[1].get("scaleUp")).get("tolerance")
+    if given is None:
+        return TOLERANCE
+    value = milli(given)
+    return TOLERANCE if value is None else float(parse_quantity(given).value)
+
+
+# --- totals and levels -----------------------------------------------------------------------------------------------
+
+
+def _divided(scaler: Scaler, metric: Metric, facts: Facts) -> Iterator[Finding]:
+    """A level that is divided by the replicas once more, and a total that is multiplied by them."""
+    if metric.kind in ("Pods", "Resource", "ContainerResource") or metric.milli is None or metric.milli <= 0:
+        return
+    shape = facts.shape_of(metric)
+    if shape == "level" and metric.target_type == "AverageValue":
+        yield _mean_divided(scaler, metric)
+    gauge = shape == "unknown" and metric.signal in ("waiting", "running")
+    if metric.query is None and metric.target_type == "Value" and (shape == "total" or gauge):
+        shown = format_milli(metric.milli)
+        yield scaler.source.finding(
+            "warning",
+            "target-value-multiplies",
+            (*metric.target_path[:-1], "type"),
+            f"target.type Value multiplies: desired = ceil({metric.name} / {shown} x ready pods).",
+            f"While the total stays above {shown} every sync multiplies the replicas, up to the maximum; "
+            "below it divides them.",
+            f"Write type: AverageValue with averageValue: '{shown}', what one replica should have.",
+        )
+
+
+def _mean_divided(scaler: Scaler, metric: Metric) -> Finding:
+    shown = f"{(metric.milli or 0) / 1000:g}"
+    others = [m for m in scaler.metrics if m is not metric and m.target_type != "" and m.route != "resource"]
+    if metric.signal == "kv_usage":
+        most = ceil(1000 / (metric.milli or 1))
+        limit = f"Usage ends at 1, so it never asks for more than ceil(1 / {shown}) = {most} replicas."
+    else:
+        limit = f"A value of {shown} per replica asks for 1 replica, twice as much for 2, also when 8 are running."
+    where = (*metric.path[:3], "metricType") if metric.query else (*metric.target_path[:-1], "type")
+    return scaler.source.finding(
+        "warning" if others else "error",
+        "mean-divided",
+        where,
+        f"AverageValue divides a mean or percentile once more: desired = ceil(value / {shown}), "
+        "however many replicas run.",
+        limit,
+        "Write metricType: Value, or sum instead of the mean."
+        if metric.query
+        else "Write type: Value, or serve a sum.",
+    )
+
+
+def _whose(scaler: Scaler, metric: Metric, facts: Facts) -> Iterator[Finding]:
+    """An External metric without a selector is everything of that name."""
+    if metric.kind != "External":
+        return
+    source = mapping(mapping(items(scaler.source.spec.get("metrics"))[int(metric.path[2])]).get("external"))
+    rule = facts.rule_of(metric)
+    narrowed = rule is not None and ('="' in rule.template or "=~" in rule.template)
+    if not mapping(mapping(source.get("metric")).get("selector")) and not narrowed:
+        everything = (
+            "every cluster and namespace of the project" if "|" in metric.name else "every model of that name"
+        )
+        yield scaler.source.finding(
+            "warning",
+            "external-no-selector",
+            (*metric.path[:-1], "selector"),
+            f"External metric {metric.name} has no selector: the name alone chooses the series.",
+            f"The series of {everything} are added up: another model's load scales this one.",
+            "Add metric.selector.matchLabels that only this model's series carry.",
+        )

@@ -1,6 +1,0 @@
-"""Results as self-contained HTML pages: a recommendation, a run, two runs side by side."""
-
-from autoscale.pages.recommendation_page import recommendation_page
-from autoscale.pages.run_page import run_page
-
-__all__ = ["recommendation_page", "run_page"]

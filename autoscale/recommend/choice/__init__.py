@@ -1,0 +1,1 @@
+"""The choice of a scaler's setting: candidates, trials, search, reasons."""

@@ -1,0 +1,127 @@
+"""Which targets the best one may be, when the replica is only known to within its interval.
+
+Every speed of the replica that the run allows has a best target on the recommended line: the loosest that holds the SLO,
+for the least accelerator time. The faster the replica, the looser it is; so its interval ends at the best targets of the
+two ends of the replica's own interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from functools import partial
+
+from autoscale.recommend.choice.scenario import Scenario
+from autoscale.recommend.choice.search import COST_SLACK, Judge, Judged, Line, Panel, Space, Trial, loosest
+from autoscale.recommend.choice.settings import Candidate
+from autoscale.recommend.model.uncertainty import scaled
+
+SAME = 1 + 2 * COST_SLACK  # accelerator time within this is not told apart
+FLAT = 1.002  # ... and within this is the same: no replica starts at any of these targets
+ONE_SIDED = 0.84  # of a 95 % interval's half width lies the end that is passed with 5 % chance, 1.645 / 1.960
+SEEDS = (7, 8)  # of the panels: none that the search used
+
+
+@dataclass(frozen=True)
+class TargetInterval:
+    """Per signal of a setting (low, high); the best target of its line for the replica as fitted, and the share of the
+    chosen setting's accelerator time that it saves there."""
+
+    ends: dict[str, tuple[float, float]]
+    fitted: Candidate | None = None
+    saved: float = 0.0
+
+
+def target_interval(
+    scenario: Scenario,
+    chosen: Judged,
+    space: Space,
+    step_scale: float,
+    panel: int,
+    executor: Executor | None = None,
+) -> TargetInterval:
+    """The interval of the chosen setting's last target; targets fixed beside it keep their one value.
+
+    It holds the chosen target, the best ones for the replica as fitted and for both ends of its step time's 95 %
+    interval (`step_scale`: relative half width), and those that are not told apart from the best of the fitted one.
+    Each is judged over two panels of so many seeds that nothing was chosen on (one when a panel is a single seed): what
+    the traffic's chance does to the best target is part of the interval, too.
+    """
+    setting = chosen.setting
+    assert isinstance(setting, Candidate)
+    *fixed, (signal, value) = setting.targets
+    line = space.line((tuple(fixed), signal), setting.behavior, setting.min_replicas, setting.max_replicas)
+    scales = [0.0, step_scale, -step_scale] if step_scale else [0.0]
+    looks = SEEDS if panel > 1 else SEEDS[:1]  # long traffic: little differs between seeds, and each is dear
+    judges = [Panel(at_speed(scenario, scale), panel) for scale in scales for _ in looks]
+    job = partial(best_targets, line, value)
+    seeds = looks * len(scales)
+    found = list(executor.map(job, judges, seeds) if executor else map(job, judges, seeds))
+    fitted, others = found[: len(looks)], found[len(looks) :]
+    ends = [end for both in fitted for end in both] + [best for _, best in others]
+    targets = [value, *(_target(end[0]) for end in ends if end is not None)]
+    best = min((best for _, best in fitted if best is not None), key=lambda b: _target(b[0]), default=None)
+    saved = 0.0
+    if step_scale and best is not None and best[0] != setting:
+        both = [judges[0](one, SEEDS[0], None).accelerator_hours for one in (best[0], setting)]
+        saved = 1 - both[0] / both[1]
+    return TargetInterval(
+        {**{name: (v, v) for name, v in fixed}, signal: (min(targets), max(targets))},
+        best[0] if best else None,
+        saved,
+    )
+
+
+def at_speed(scenario: Scenario, scale: float) -> Scenario:
+    """The scenario with steps that take (1 + scale) times as long."""
+    return replace(scenario, engine=scaled(scenario.engine, 1 + scale)) if scale else scenario
+
+
+End = tuple[Candidate, Trial] | None
+
+
+def best_targets(line: Line, near: float, judge: Judge, seed: int = SEEDS[0]) -> tuple[End, End]:
+    """The tightest target of a line that is not told apart from the best, and the best; None where none holds.
+
+    The best is the loosest that holds; when looser ones cost the same, since no replica starts any more, the tightest
+    of these.
+    """
+    start = min(range(len(line.settings)), key=lambda i: abs(_target(line.settings[i]) - near))
+    end, tried = loosest(judge, line, math.inf, seed, start)
+    if end is None:
+        return None, None
+    known = dict(tried)
+    hours = known[end].accelerator_hours
+    best = _tightest(
+        partial(judge, seed=seed), line.settings[: line.settings.index(end) + 1], FLAT * hours, known
+    )
+    return _tightest(
+        partial(judge, seed=seed), line.settings[: line.settings.index(best[0]) + 1], SAME * hours, known
+    ), best
+
+
+def _tightest(
+    judge: Callable[..., Trial], settings: Sequence[Candidate], limit_h: float, known: dict[Candidate, Trial]
+) -> tuple[Candidate, Trial]:
+    """The tightest setting for at most so many hours, whose looser neighbours cost no more: galloping from the last."""
+    good, bad, stride = len(settings) - 1, -1, 1
+    middle = good - stride
+    while good - bad > 1:
+        middle = max(middle, bad + 1)
+        setting = settings[middle]
+        if setting not in known or known[setting].stopped:
+            known[setting] = judge(setting, cost_limit_h=limit_h)
+        if known[setting].holds and known[setting].accelerator_hours <= limit_h:
+            good, stride = middle, 2 * stride
+            middle = good - stride
+        else:
+            bad = middle
+            middle = (good + bad) // 2
+            stride = 1
+    return settings[good], known[settings[good]]
+
+
+def _target(setting: Candidate) -> float:
+    return setting.targets[-1][1]

@@ -1,0 +1,246 @@
+"""Why the answer is what it is: sentences that carry the figures of both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from autoscale.recommend.answer import Alternative, Decision, Point, Reason
+from autoscale.recommend.choice.scenario import Scenario
+from autoscale.recommend.choice.search import FLEET_LIMIT, Judged, static_fleet
+from autoscale.recommend.choice.settings import Behavior, Candidate, quantity
+
+SAME_COST = 0.02  # alternatives within this are as good as the chosen one
+WON = 0.01  # of the accelerator-hours, which makes it worth to measure again
+
+
+def reasons(scenario: Scenario, decision: Decision) -> Iterator[Reason]:
+    """The reasons of an answer to autoscale or not, most important first."""
+    static, point = decision.static, decision.capacity
+    assert point is not None
+    cold_min = _cold_start_min(scenario)
+    yield Reason(
+        "slo_binding",
+        f"{point.binding} binds first: one replica holds the SLO up to {point.rate_rps:.2f} requests/s, with "
+        f"{point.waiting:.1f} waiting, {point.running:.1f} running and {point.kv_usage:.0%} of the KV cache in use",
+    )
+    if decision.answer == "do_not_autoscale":
+        assert static is not None
+        yield _why_not(scenario, static, decision.best_hpa, cold_min)
+    else:
+        yield from _why(decision, point, cold_min)
+    if decision.slower or decision.thin:
+        yield _caution(decision)
+    if decision.chosen is not None:
+        if decision.tutorial is not None:
+            yield Reason("tutorial", _against(decision.chosen, decision.tutorial, "the tutorial's default"))
+        if decision.current is not None:
+            yield Reason("current", _against(decision.chosen, decision.current, "the current HPA"))
+
+
+def _caution(decision: Decision) -> Reason:
+    """What the run's uncertainty about the replica does to the answer."""
+    if decision.thin:
+        return Reason(
+            "thin",
+            "for a replica as slow as the run allows no fleet holds the SLO: the answer is that of the replica as fitted; "
+            "a longer or quieter sweep would tell whether it can be trusted",
+        )
+    chosen, expected = decision.chosen, decision.expected
+    assert chosen is not None
+    assert expected is not None
+    text = (
+        f"chosen and compared for replicas {decision.slower:.1%} slower than fitted, as slow as the run allows with 95% "
+        f"confidence; as fitted: {expected.mean('attainment'):.2%} within every bound for {hours(expected.cost)} "
+        "accelerator-hours"
+    )
+    best, setting = decision.interval.fitted, chosen.setting
+    less = decision.interval.saved
+    if best is not None and less > WON and isinstance(setting, Candidate):
+        text += (
+            f", and {setting.targets[-1][0]} {quantity(best.targets[-1][1])} would do for {less:.0%} less: what a longer "
+            "sweep can win"
+        )
+    return Reason("careful", text)
+
+
+def _why(decision: Decision, point: Point, cold_min: float) -> Iterator[Reason]:
+    assert decision.chosen is not None
+    setting = decision.chosen.setting
+    assert isinstance(setting, Candidate)
+    yield _signal_choice(decision, setting, point)
+    yield from _pace(setting.behavior, cold_min)
+    if setting.min_replicas > 1:
+        yield Reason(
+            "min_replicas",
+            f"{setting.min_replicas} replicas at least: bursts are served by what is there, a start takes {cold_min:.0f} min",
+        )
+    if decision.static is not None:
+        yield Reason("saving", _saving(decision.chosen, decision.static))
+
+
+def _pace(behavior: Behavior, cold_min: float) -> Iterator[Reason]:
+    if behavior.down_window_s is not None:
+        window_min = behavior.down_window_s / 60
+        start = f"the {cold_min:.0f} min that a replica needs to start"
+        why = (
+            f"longer than {start}: capacity that goes too early is not back in time"
+            if window_min >= cold_min
+            else f"shorter than {start}: the SLO holds without idle replicas being kept for longer"
+        )
+        yield Reason("behavior", f"a scale-down window of {window_min:.0f} min, {why}")
+    if behavior.up_window_s:
+        yield Reason(
+            "behavior_up",
+            f"growth only on what has lasted {behavior.up_window_s} s: a shorter peak is over before a replica that takes "
+            f"{cold_min:.0f} min could serve it",
+        )
+
+
+def _signal_choice(decision: Decision, setting: Candidate, point: Point) -> Reason:
+    others = ", ".join(_alone(a) for a in decision.alternatives if a.signal != setting.family)
+    if setting.family == "waiting":
+        code, text = (
+            "queue",
+            "the queue is the signal: the SLO still holds with a full batch, so throughput and cost come first and "
+            "requests that wait are the first sign of too few replicas",
+        )
+    elif "waiting" in setting.family:
+        code, text = (
+            "queue_and_load",
+            "two signals under the maximum rule: the queue raises the alarm, the other one holds scale-in back while "
+            "the queue reads empty",
+        )
+    else:
+        code, text = (
+            "load",
+            f"{setting.family} leads: latency breaks at {point.waiting:.1f} waiting requests per replica, so a queue "
+            "reacts only when users wait already",
+        )
+    return Reason(code, f"{text} (on its own: {others})")
+
+
+def _alone(alternative: Alternative) -> str:
+    judged = alternative.judged
+    if judged is None or not judged.holds or not isinstance(judged.setting, Candidate):
+        return f"no {alternative.signal} target held"
+    target = quantity(judged.setting.targets[-1][1])
+    return f"{alternative.signal} {target} at {hours(judged.cost)} accelerator-hours"
+
+
+def _why_not(scenario: Scenario, static: Judged, best: Judged | None, cold_min: float) -> Reason:
+    span = f"over {scenario.plan.duration_s / 3600:.1f} h"
+    standing = f"{_standing(static)} {'takes' if static.setting == 1 else 'take'} {hours(static.cost)} accelerator-hours {span}"
+    advice = f"set minReplicas to {static.setting}"
+    assert best is not None
+    assert isinstance(best.setting, Candidate)
+    hpa = f"the best HPA found ({best.setting.label}) takes {hours(best.cost)}"
+    if best.holds:
+        return Reason(
+            "standing_is_cheaper", f"{standing}, {hpa} for the same SLO: not worth the risk; {advice}"
+        )
+    failed = []
+    if best.mean("margin") < 0:
+        failed.append(f"leaves {best.mean('attainment'):.2%} of the requests within every bound")
+    if best.wasted:
+        failed.append(f"starts {best.mean('wasted_scale_outs'):.1f} replicas in vain")
+    if not failed:
+        failed.append("keeps the SLO under some seeds only")
+    return Reason(
+        "no_setting_holds",
+        f"no target keeps the SLO without starting replicas in vain: a start takes {cold_min:.0f} min and load comes "
+        f"faster; {standing}, {hpa} and {' and '.join(failed)}; {advice}",
+    )
+
+
+def alternatives(decision: Decision, singles: Mapping[str, Judged]) -> Iterator[Alternative]:
+    """One sentence per signal: why the best that it can do alone is chosen, or not, or breaks the SLO."""
+    chosen, point = decision.chosen, decision.capacity
+    assert point is not None
+    for signal, best in singles.items():
+        if best.holds:
+            yield Alternative(signal, best, _beside(best, chosen))
+        else:
+            yield Alternative(signal, best, f"{_nearest(best)}; {_why_none(signal, decision, point)}")
+
+
+def _nearest(best: Judged) -> str:
+    verdict = "does not keep the SLO, the nearest found"
+    if best.mean("margin") >= 0:
+        verdict = "starts replicas in vain" if best.wasted else "keeps the SLO under some seeds only"
+    return (
+        f"{verdict}: {best.mean('attainment'):.2%} of the requests within every bound for {hours(best.cost)} "
+        "accelerator-hours"
+    )
+
+
+def _beside(best: Judged, chosen: Judged | None) -> str:
+    assert isinstance(best.setting, Candidate)
+    if chosen is None:
+        return f"holds for {hours(best.cost)} accelerator-hours"
+    if best.setting == chosen.setting:
+        return f"chosen: the cheapest that holds, {hours(best.cost)} accelerator-hours"
+    extra = best.cost / chosen.cost - 1
+    if abs(extra) <= SAME_COST:
+        return f"not chosen, as good: it holds for {hours(best.cost)} accelerator-hours against {hours(chosen.cost)}"
+    verb = "more" if extra > 0 else "less"
+    why = "" if extra > 0 else ", judged over fewer seeds or not held by all of them"
+    return f"not chosen: it holds for {hours(best.cost)} accelerator-hours, {abs(extra):.0%} {verb} than the chosen{why}"
+
+
+def _why_none(signal: str, decision: Decision, point: Point) -> str:
+    tried = [trial for setting, trial in decision.tried if setting.family == signal]
+    if any(t.wasted_scale_outs and not t.stopped and t.margin >= 0 for t in tried):
+        return "no target holds without starting replicas in vain"
+    if signal == "waiting":
+        return (
+            f"no target holds: the SLO breaks at {point.waiting:.1f} waiting requests per replica, the queue grows "
+            "only when it is too late"
+        )
+    if all(t.stopped == "cost" for t in tried):
+        return "every target that was tried takes more accelerator time than the best"
+    return "no target holds: replicas that start on this signal come too late for the traffic"
+
+
+def too_few(scenario: Scenario, limit: int | None, start: int) -> Reason:
+    """Why no number of replicas up to the limit is enough, and how many are."""
+    if limit is None:
+        return Reason(
+            "no_fleet", f"even {FLEET_LIMIT} standing replicas do not hold the SLO under this traffic"
+        )
+    needed, _ = static_fleet(scenario, max(start, limit + 1), FLEET_LIMIT)
+    best = scenario(limit, 1, cost_limit_h=None)
+    return Reason(
+        "max_too_few",
+        f"maxReplicas {limit} is too few: all of them standing leave {best.attainment:.2%} of the requests within "
+        f"every bound; "
+        + (f"{needed} replicas are needed at the peak" if needed else f"not even {FLEET_LIMIT} are enough"),
+    )
+
+
+def _saving(chosen: Judged, static: Judged) -> str:
+    return (
+        f"{hours(chosen.cost)} accelerator-hours against {hours(static.cost)} for {_standing(static)}: "
+        f"{1 - chosen.cost / static.cost:.0%} less"
+    )
+
+
+def _against(chosen: Judged, other: Judged, what: str) -> str:
+    held = "keeps" if other.holds else "does not keep"
+    return (
+        f"{what} {held} the SLO: {other.mean('attainment'):.2%} of the requests within every bound against "
+        f"{chosen.mean('attainment'):.2%}, {hours(other.cost)} accelerator-hours against {hours(chosen.cost)}"
+    )
+
+
+def _standing(static: Judged) -> str:
+    """ "1 standing replica", "3 standing replicas"."""
+    return f"{static.setting} standing replica{'' if static.setting == 1 else 's'}"
+
+
+def _cold_start_min(scenario: Scenario) -> float:
+    return scenario.profile.cold_start.median_s(scenario.profile.model.weight_bytes) / 60
+
+
+def hours(hours_: float) -> str:
+    """Hours for a sentence: "1,234", "12.3"."""
+    return f"{hours_:,.0f}" if hours_ >= 100 else f"{hours_:.1f}"

@@ -1,0 +1,1 @@
+"""One replica learned from runs: step time, its uncertainty, what it predicts."""

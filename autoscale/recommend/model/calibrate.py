@@ -1,0 +1,248 @@
+"""The engine model of one replica, learned from a run: fit, intervals, identifiability, and the error of the replay.
+
+1. The step time by regression over the requests (step_time.py), starting from the profile's prior.
+2. A refinement by replay (refine.py): the same requests are sent through the engine model and the coefficients and the
+   overhead before the scheduler are moved until medians per stage agree with what was measured. It starts from the
+   quietest stage alone (as the engine is thought to schedule, and the other way: async_scheduling delays the first
+   token) and, when these end badly, from the regression, which other load on the machine fools.
+3. How well the run fixes each coefficient (uncertainty.py), and the engine moved to the throughput that was measured.
+4. The replay error per quantity says what the model is worth: a model that does not reproduce its own run is not used
+   to extrapolate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.errors import TooLittleData
+from analysis.run import Run
+from analysis.saturation import Estimate
+from autoscale.recommend.model import step_time
+from autoscale.recommend.model.refine import refined
+from autoscale.recommend.model.replaying import (
+    FIGURES,
+    Source,
+    full_batch,
+    replayed,
+    source_of,
+    stage_figures,
+    ttft_per_token_s,
+)
+from autoscale.recommend.model.uncertainty import FACTORS, Saturation, anchored, capacity_ratios, explained
+from autoscale.sim.engine.replicas import EngineParams
+
+COUNTS = ("waiting", "preemptions")  # below one, a relative error has no scale
+QUIET_SHARE = 0.93  # of the shortest median time per token that is base; the rest is batch, cache and prompts
+FULL_COSTS = 0.15  # of the base that a full batch, or a full cache, adds: where the refinement starts
+FULL_BATCH_REQUESTS = 3000  # that are simulated to know the throughput of a full batch
+TRUSTED_ERROR = {"tpot_p50_s": 0.15, "running": 0.20, "throughput_rps": 0.10}  # medians over the stages
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A fitted engine and what it is worth.
+
+    engine        the parameters, ready to simulate
+    intervals     coefficient -> (low, high), 95 %, of the draws below
+    scale         relative 95 % half-width of the capacity at the lengths of the run
+    confounded    pairs of coefficients that the run could not tell apart
+    replay        one row per stage and figure: stage, figure, measured, modelled, error (relative)
+    stages_used   stage numbers that the fit rests on
+    factors       multiples of the engine's coefficients that explain the run as well, shape (draws, 5): uncertainty.py
+    shape         mean prompt and output tokens of the requests that were measured
+    """
+
+    engine: EngineParams
+    intervals: dict[str, tuple[float, float]]
+    scale: float
+    confounded: tuple[tuple[str, str], ...]
+    replay: pd.DataFrame
+    stages_used: tuple[int, ...]
+    factors: NDArray[np.float64] = field(default_factory=lambda: np.ones((1, len(FACTORS))))
+    shape: tuple[float, float] = (math.nan, math.nan)
+
+    def spread(self, prompt_tokens: float, output_tokens: float) -> tuple[float, float]:
+        """Capacity at these mean lengths relative to what the fitted engine has there: 95 % interval (low, high)."""
+        ratios = capacity_ratios(self.engine, self.factors, prompt_tokens, output_tokens)
+        low, high = np.quantile(ratios, [0.025, 0.975])
+        return float(low), float(high)
+
+    def median_error(self) -> dict[str, float]:
+        """Median absolute relative error over the stages, per figure; NaN where nothing was measured."""
+        return {f: float(self._errors(f).median()) for f in FIGURES}
+
+    def untrusted(self) -> list[str]:
+        """Why the model must not be used to extrapolate, one sentence each; empty when it reproduces its run."""
+        errors = self.median_error()
+        return [
+            f"the replay misses {figure} by {errors[figure]:.0%} (median over the stages; at most {limit:.0%} is trusted)"
+            for figure, limit in TRUSTED_ERROR.items()
+            if errors[figure] > limit
+        ]
+
+    def _errors(self, figure: str) -> pd.Series:
+        return self.replay.loc[self.replay["figure"] == figure, "error"].abs()
+
+
+def limits_from_run(header: dict[str, object], prior: EngineParams) -> EngineParams:
+    """The prior with the engine limits that the run found (blocks, block size, seats, token budget)."""
+    facts = header.get("engine") or {}
+    assert isinstance(facts, dict)
+    found: dict[str, Any] = {name: int(facts[key]) for key, name in _LIMITS.items() if facts.get(key)}
+    if "max_num_seqs" in found and "max_num_batched_tokens" not in found:
+        found["max_num_batched_tokens"] = max(prior.max_num_batched_tokens, found["max_num_seqs"])
+    return replace(prior, **found)
+
+
+_LIMITS = {
+    "num_blocks": "num_blocks",
+    "block_size": "block_size",
+    "max_num_seqs": "max_num_seqs",
+    "max_num_batched_tokens": "max_num_batched_tokens",
+}
+
+
+def calibrate(
+    runs: Sequence[Run],
+    prior: EngineParams,
+    *,
+    replicas: int = 1,
+    exclude: Sequence[set[int]] = (),
+    gauges: Sequence[pd.DataFrame | None] = (),
+    saturated: Sequence[Estimate | None] = (),
+    seed: int = 0,
+    progress: Callable[[float, str], None] | None = None,
+) -> Calibration:
+    """The engine model of one replica from one or more runs (different shapes of load), fitted together.
+
+    `prior` carries the limits (see limits_from_run) and the starting step time; `replicas` is how many served the runs;
+    `exclude[i]` are stages of run i to leave out (limited by the client, served by several replicas),
+    `gauges[i]` are its metrics on the client's clock (analysis.steady.Observed), else as they were written, and
+    `saturated[i]` is the throughput that it measured with a queue. Raises TooLittleData without usable requests.
+    """
+    if replicas != 1:
+        raise TooLittleData(
+            "the run was served by several replicas",
+            value=replicas,
+            expected="1 while the step time is measured",
+            next_step="scale the deployment to one replica and measure again",
+        )
+    report = progress or (lambda _fraction, _text: None)
+    out = [*exclude, *(set[int]() for _ in runs[len(exclude) :])]
+    seen_by = [*gauges, *(r.metrics if r.has("metrics") else None for r in runs[len(gauges) :])]
+    sources = [source_of(*one) for one in zip(runs, out, seen_by, strict=True)]
+    kept = [source.rows for source in sources]
+    seen = _join([step_time.exposure(rows) for rows in kept])
+    start = np.array([getattr(prior, name) for name in step_time.COEFFICIENTS])
+    passes = prior.pipeline_stages  # the regression sees the whole pass; parameters are per stage
+    coefficients = step_time.fit(seen, start)
+    report(0.2, "step time fitted")
+    measured = [stage_figures(source.rows, source.metrics, source.windows) for source in sources]
+    starts = [
+        *(quiet := _from_quiet(prior, kept, measured)),
+        *(replace(engine, async_scheduling=not prior.async_scheduling) for engine in quiet),
+        _with(prior, coefficients / passes, _overhead(kept, seen, coefficients)),
+    ]
+    fitted = refined(starts, sources, measured)
+    report(0.8, "refined by replay")
+    known = [*saturated, *(None for _ in runs[len(saturated) :])]
+    saturations = _saturations(fitted, sources, known)
+    factors = explained(fitted, sources, measured).factors(seed=seed)
+    engine, factors = anchored(fitted, factors, saturations, seed)
+    values = np.array([getattr(engine, name) for name in step_time.COEFFICIENTS])
+    low, high = np.quantile(factors[:, : len(values)], [0.025, 0.975], axis=0) * values
+    rows = pd.concat(kept)
+    shape = float(rows["prompt_tokens"].mean()), float(rows["output_tokens"].mean())
+    spread = np.quantile(capacity_ratios(engine, factors, *shape), [0.025, 0.975])
+    report(0.9, "intervals")
+    table = [
+        _compare(m, replayed(engine, source).figures).assign(run=i)
+        for i, (m, source) in enumerate(zip(measured, sources, strict=True))
+    ]
+    report(1.0, "replayed")
+    return Calibration(
+        engine=engine,
+        intervals={
+            name: (float(a), float(b)) for name, a, b in zip(step_time.COEFFICIENTS, low, high, strict=True)
+        },
+        scale=float((spread[1] - spread[0]) / 2),
+        confounded=tuple(step_time.confounded(seen)),
+        replay=pd.concat(table, ignore_index=True),
+        stages_used=tuple(sorted({int(s) for s in np.unique(seen.stage)})),
+        factors=factors,
+        shape=shape,
+    )
+
+
+def _saturations(
+    engine: EngineParams, sources: Sequence[Source], known: Sequence[Estimate | None]
+) -> list[Saturation]:
+    """Where a run measured its saturated throughput on both sides: that, and what the engine gives for its requests."""
+    found = []
+    for source, estimate in zip(sources, known, strict=True):
+        if estimate is None or not (estimate.low > 0 and math.isfinite(estimate.high)):
+            continue
+        rows = source.rows[["prompt_tokens", "output_tokens"]].dropna().astype(int)
+        rows = rows.sample(FULL_BATCH_REQUESTS, replace=True, random_state=0)
+        rate_rps, _ = full_batch(engine, rows["prompt_tokens"].to_numpy(), rows["output_tokens"].to_numpy())
+        error = math.log(estimate.high / estimate.low) / (2 * 1.96)
+        shape = float(rows["prompt_tokens"].mean()), float(rows["output_tokens"].mean())
+        found.append(Saturation(estimate.value, error, rate_rps, shape))
+    return found
+
+
+def _join(parts: Sequence[step_time.Exposure]) -> step_time.Exposure:
+    shifted = [replace(p, stage=p.stage + 1000 * i) for i, p in enumerate(parts)]
+    return step_time.Exposure(
+        *(
+            np.concatenate([getattr(p, name) for p in shifted])
+            for name in step_time.Exposure.__dataclass_fields__
+        )
+    )
+
+
+def _with(prior: EngineParams, coefficients: NDArray[np.float64], overhead_s: float) -> EngineParams:
+    values: dict[str, Any] = dict(zip(step_time.COEFFICIENTS, map(float, coefficients), strict=True))
+    return replace(prior, **values, request_overhead_s=overhead_s)
+
+
+def _overhead(
+    kept: Sequence[pd.DataFrame], seen: step_time.Exposure, coefficients: NDArray[np.float64]
+) -> float:
+    """What remains of the quietest TTFTs after half a step of waiting and the prefill step itself."""
+    rows = pd.concat(kept)
+    ttft = (rows["first_token_s"] - rows["sent_s"]).to_numpy(float)
+    quiet = ttft <= np.nanpercentile(ttft, 25)
+    step = float(np.percentile(seen.duration_s / seen.steps, 25))
+    prompt = rows["prompt_tokens"].astype("float64").to_numpy()[quiet]
+    return max(0.0, float(np.nanmedian(ttft[quiet] - 1.5 * step - coefficients[3] * prompt)))
+
+
+def _from_quiet(
+    prior: EngineParams, kept: Sequence[pd.DataFrame], measured: Sequence[pd.DataFrame]
+) -> list[EngineParams]:
+    """A start without the regression: the quietest stage is nearly all base, TTFT against prompt length is prefill."""
+    slopes = [s for rows in kept if (s := ttft_per_token_s(rows)[0]) > 0]
+    base_s = QUIET_SHARE * min(float(table["tpot_p50_s"].min()) for table in measured)
+    if not slopes or not base_s > 0:
+        return []
+    full = FULL_COSTS * base_s
+    coefficients = np.array([base_s, full / prior.max_num_seqs, full / prior.kv_tokens, min(slopes)])
+    return [_with(prior, coefficients / prior.pipeline_stages, base_s / 2)]
+
+
+def _compare(measured: pd.DataFrame, modelled: pd.DataFrame) -> pd.DataFrame:
+    long = pd.DataFrame(
+        {"measured": measured.stack(future_stack=True), "modelled": modelled.stack(future_stack=True)}
+    )
+    long = long.rename_axis(["stage", "figure"]).reset_index()
+    scale = np.where(long["figure"].isin(COUNTS), np.maximum(long["measured"], 1.0), long["measured"])
+    long["error"] = (long["modelled"] - long["measured"]) / np.where(scale > 0, scale, np.nan)
+    return long

@@ -1,0 +1,104 @@
+"""One standing replica by the model: whether it keeps the SLO at all, and the highest rate at which it does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.slo import Verdict
+from autoscale.kube.vllm_names import SIGNALS
+from autoscale.recommend.answer import Point, Reason
+from autoscale.recommend.choice.scenario import Scenario
+from loadgen.plan import lengths, rates
+from loadgen.plan.lengths import Lengths
+from loadgen.plan.traffic import LoadPlan, parse_arrivals
+
+
+def idle_verdict(scenario: Scenario) -> Reason | None:
+    """Why an idle replica misses the SLO already (then nothing can help), or None when it holds."""
+    prompt, output = shape(scenario.plan)
+    step = scenario.engine.step_s(1, prompt.mean())
+    spacing = 4 * output.mean() * step + 2 * scenario.engine.request_overhead_s
+    outcome = _steady(scenario, 1 / spacing, requests=200, poisson=False)
+    if outcome.rejected == outcome.offered:
+        limit = scenario.profile.engine.max_model_len
+        return Reason(
+            "too_long",
+            f"every request is longer than max_model_len {limit:,} or the KV cache of {scenario.engine.kv_tokens:,} "
+            "tokens, so vLLM refuses it (HTTP 400): shorten the prompts or serve the model with a longer context",
+        )
+    for verdict in outcome.verdicts:
+        if not verdict.holds:
+            return Reason(
+                "slo_idle",
+                f"an idle replica misses {verdict.name}: {_value(verdict)} with one request at a time, so no number of "
+                "replicas can keep the SLO; relax it, shorten the prompts, or use a faster replica",
+            )
+    return None
+
+
+def capacity(scenario: Scenario) -> Point:
+    """The highest steady Poisson rate that one replica serves within the SLO, by bisection to 2 %, and its signals."""
+    step = scenario.engine.step_s(scenario.engine.max_num_seqs, scenario.engine.kv_tokens / 2)
+    low, high = 0.0, scenario.engine.max_num_seqs / (shape(scenario.plan)[1].mean() * step)
+    while _holds(scenario, high) and high < 1e5:
+        low, high = high, 2 * high
+    floor = high / 1000  # below this an SLO that an idle replica keeps is broken by two requests meeting
+    while high - low > 0.02 * high and high > floor:
+        middle = (low + high) / 2
+        low, high = (middle, high) if _holds(scenario, middle) else (low, middle)
+    rate = max(low, 0.5 * high)
+    outcome = _steady(scenario, rate, keep=True)
+    rows = np.concatenate([rows for _, rows, *_ in outcome.samples[len(outcome.samples) // 5 :]])
+    binding = min(outcome.verdicts, key=lambda v: v.share_within - v.asked)
+    signals = {name: float(rows[name].mean()) for name in SIGNALS}
+    return Point(rate_rps=rate, **signals, binding=binding.name)
+
+
+def _holds(scenario: Scenario, rate: float) -> bool:
+    outcome = _steady(scenario, rate)
+    return outcome.holds if scenario.attainment is None else outcome.attainment >= scenario.attainment
+
+
+def _steady(
+    scenario: Scenario, rate: float, *, requests: int = 2000, poisson: bool = True, keep: bool = False
+) -> Any:
+    """One standing replica under a constant rate for about `requests` requests (at least ten minutes)."""
+    duration_s = max(600.0, requests / rate)
+    prompt, output = shape(scenario.plan)
+    plan = LoadPlan(
+        programme=rates.constant(rate, duration_s),
+        process=parse_arrivals("poisson" if poisson else "constant"),
+        prompt=prompt,
+        output=output,
+        shared_prefix_tokens=scenario.plan.shared_prefix_tokens,
+    )
+    return replace(scenario, plan=plan).outcome(1, 0, keep=keep)
+
+
+def _value(verdict: Verdict) -> str:
+    return f"{verdict.value:.3g} s" if verdict.name != "goodput" else f"{verdict.value:.1%}"
+
+
+def shape(plan: LoadPlan) -> tuple[Lengths, Lengths]:
+    """Prompt and output lengths to draw from; those of a trace as a log-normal with their median and spread."""
+    if "trace" not in (plan.prompt.kind, plan.output.kind):
+        return plan.prompt, plan.output
+    chunks = list(islice(plan.arrivals(), 4))
+    return (
+        _lognormal([c.prompt_tokens for c in chunks]) if plan.prompt.kind == "trace" else plan.prompt,
+        _lognormal([c.output_tokens for c in chunks]) if plan.output.kind == "trace" else plan.output,
+    )
+
+
+def _lognormal(tokens: Sequence[NDArray[np.int32]]) -> Lengths:
+    sample = np.log(np.concatenate(tokens))
+    return lengths.parse(
+        f"lognormal:{math.exp(float(np.median(sample))):.0f},{max(float(sample.std()), 0.01):.3f}"
+    )

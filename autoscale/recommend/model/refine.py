@@ -1,0 +1,214 @@
+"""The engine whose replay comes nearest to what was measured, each stage's own speed left open.
+
+A server wanders: a stage that ran 3 % slower than the next moves its TPOT by 3 %, but near saturation its TTFT by half.
+So errors count by generalised least squares: what a slower step would do to all figures of a stage together is expected,
+what it would not do is not. Far from the solution that is too strict to see the way, so the first rounds take all
+uncertainties several times as large. Coefficients are moved as they add to a step, not by factors: a cost that starts too
+small must be able to grow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.optimize import lsq_linear
+
+from autoscale.recommend.model.replaying import Source, replayed, ttft_per_token_s
+from autoscale.recommend.model.uncertainty import (
+    FACTORS,
+    LEAST_NOISE,
+    LOOKED_AT,
+    SLOPE_NOISE,
+    START_WANDER,
+    scaled,
+)
+from autoscale.sim.engine.replicas import EngineParams
+
+ROUNDS = (4.0, 4.0, 2.0, 2.0, 1.0, 1.0, 1.0)  # uncertainties in multiples of what is expected
+# The last rounds take the uncertainties that the solution itself shows: exact data outweigh every prior
+QUIETEST, OUTLIER, LAST_ROUNDS = 0.1, 3.0, 4
+NEAREST, FARTHEST = (
+    0.05,
+    0.3,
+)  # units between engines that a derivative compares: nearer, the replay's jumps rule
+LONGEST, SHORTER = 1.0, (1.0, 0.5, 0.25)  # step in units, and the shares of it that are tried
+SPLITS = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)  # shares of the KV tokens in what both cost
+FULL_WANDER = 0.008  # of a stage with a queue: a full batch averages out what a few sequences feel
+SPEED = 0.05  # by which all step times are moved to see what speed does
+SHARE = 0.3  # of the base: the unit of what the fullest batch and its tokens add
+# Prior: the fullest batch and its tokens add about the same (runs of one shape cannot tell), and starts are not far off
+SPLIT_WEIGHT, START_WEIGHT = 1.5, 0.1
+ROBUST = 2.0  # standard deviations from which an error counts linearly
+LARGEST_ERROR = 3.0  # logarithm
+GOOD_ENOUGH = 0.5  # mean squared error, in variances, with which no further start is tried ...
+TRIED_ALWAYS = 2  # ... after the first ones
+LEAST_START = 0.3  # of a unit
+LOWEST = np.array([0.05, 0.03, 0.03, 0.03, 0.0])  # nothing is free
+HIGHEST = np.array([8.0, 30.0, 30.0, 8.0, 20.0])  # of FACTORS, in their units
+
+
+def refined(
+    starts: Sequence[EngineParams], sources: Sequence[Source], measured: Sequence[pd.DataFrame]
+) -> EngineParams:
+    """The best engine that is reached from the starts; `measured[i]` are the figures of source i (stage_figures)."""
+    best: tuple[float, EngineParams] | None = None
+    problem = _Problem(sources, measured)
+    for number, start in enumerate(starts):
+        misfit, engine = _from(start, problem)
+        if best is None or misfit < best[0]:
+            best = misfit, engine
+        if number + 1 >= TRIED_ALWAYS and best[0] < GOOD_ENOUGH:
+            break
+    assert best is not None
+    found = best[1]
+    off = problem.whitening(found, 1.0)(found)
+    noise = float(np.sqrt(np.mean(np.minimum(off**2, OUTLIER**2))))
+    rounds = LAST_ROUNDS * (min(max(noise, QUIETEST), 1 / QUIETEST),)
+    return _from(problem.best_split(found, rounds[0]), problem, rounds)[1]
+
+
+def _from(
+    start: EngineParams, problem: _Problem, rounds: Sequence[float] = ROUNDS
+) -> tuple[float, EngineParams]:
+    """Mean squared error in expected variances, and the engine, that are reached from one start.
+
+    A replay jumps as its engine changes, so derivatives are taken between engines as far apart as the solution is unsure,
+    both ways, and a step is shortened until it helps.
+    """
+    base_s = start.base_s
+    values = np.array([getattr(start, name) for name in FACTORS])
+    full, cache = problem.fullest(start)
+    units = np.array(
+        [
+            base_s,
+            SHARE * base_s / full,
+            SHARE * base_s / cache,
+            max(values[3], 1e-7),
+            max(values[4], 0.1 * base_s),
+        ]
+    )
+    first = x = np.clip(values / units, LEAST_START, HIGHEST - 0.01)
+    prior = np.vstack([START_WEIGHT * np.eye(len(x)), SPLIT_WEIGHT * np.array([0, 1, -1, 0, 0])])
+    apart = np.full(len(x), FARTHEST)
+
+    def at(x: NDArray[np.float64]) -> EngineParams:
+        changes: dict[str, Any] = dict(zip(FACTORS, map(float, units * x), strict=True))
+        return replace(start, **changes)
+
+    def errors(x: NDArray[np.float64], whiten: _Whitening) -> NDArray[np.float64]:
+        return np.concatenate([whiten(at(x)), START_WEIGHT * (x - first), [SPLIT_WEIGHT * (x[1] - x[2])]])
+
+    misfit = np.inf
+    for loose in rounds:
+        whiten = problem.whitening(at(x), loose)
+        now = errors(x, whiten)
+        moved = []
+        for e in np.diag(apart):
+            above, below = np.minimum(x + e, HIGHEST), np.maximum(x - e, LOWEST)
+            moved.append((whiten(at(above)) - whiten(at(below))) / (above - below).sum())
+        slopes = np.vstack([np.column_stack(moved), prior])
+        longest = LONGEST * np.maximum(x, 1.0)
+        weight = np.sqrt(np.minimum(1, ROBUST / np.maximum(np.abs(now), 1e-9)))[:, None]
+        step = lsq_linear(
+            slopes * weight,
+            -now * weight[:, 0],
+            bounds=(np.maximum(LOWEST - x, -longest) - 1e-9, np.minimum(HIGHEST - x, longest)),
+        ).x
+        curvature = (slopes * weight).T @ (slopes * weight)
+        apart = np.clip(np.sqrt(np.diag(np.linalg.inv(curvature))), NEAREST, FARTHEST) * np.maximum(x, 1.0)
+        misfit = _cost(now)
+        for share in SHORTER:
+            nearer = np.clip(x + share * step, LOWEST, HIGHEST)
+            if (cost := _cost(errors(nearer, whiten))) < misfit:
+                x, misfit = nearer, cost
+                break
+    return misfit, at(x)
+
+
+def _cost(errors: NDArray[np.float64]) -> float:
+    """Mean of the squares, beyond ROBUST of the absolute values (Huber)."""
+    size = np.abs(errors)
+    return float(np.mean(np.where(size < ROBUST, size**2, 2 * ROBUST * size - ROBUST**2)))
+
+
+_Whitening = Callable[[EngineParams], NDArray[np.float64]]
+
+
+class _Problem:
+    """Measured figures of some runs, and how far an engine's replay is from them."""
+
+    def __init__(self, sources: Sequence[Source], measured: Sequence[pd.DataFrame]) -> None:
+        self._sources = sources
+        self._tables = measured
+        self._measured = [_logs(table) for table in measured]
+        self._wander = [
+            np.where(table["waiting"].to_numpy(float) >= 1, FULL_WANDER, START_WANDER) for table in measured
+        ]
+        self._slopes = [ttft_per_token_s(source.rows) for source in sources]
+
+    def whitening(self, engine: EngineParams, loose: float) -> _Whitening:
+        """Errors of an engine in expected standard deviations, given what speed does to the figures near `engine`."""
+        faster, slower = (self._replay(scaled(engine, 1 + sign * SPEED)) for sign in (-1, 1))
+        inverse = []
+        for (quick, _), (slow, _), wander in zip(faster, slower, self._wander, strict=True):
+            speed = wander[:, None] * np.clip(np.nan_to_num((slow - quick) / (2 * SPEED)), -30, 30)
+            covariance = speed[:, :, None] * speed[:, None, :] + np.diag(LEAST_NOISE**2)
+            inverse.append(np.linalg.inv(np.linalg.cholesky(covariance)) / loose)
+
+        def errors(engine: EngineParams) -> NDArray[np.float64]:
+            parts: list[NDArray[np.float64]] = []
+            for (logs, slope), target, whiten, (wanted, error) in zip(
+                self._replay(engine), self._measured, inverse, self._slopes, strict=True
+            ):
+                off = np.clip(np.nan_to_num(logs - target), -LARGEST_ERROR, LARGEST_ERROR)
+                parts.append((whiten @ off[:, :, None]).ravel())
+                if wanted > 0:
+                    spread = loose * np.hypot(SLOPE_NOISE, error / wanted)
+                    parts.append(np.array([np.log(max(slope, 1e-9) / wanted) / spread]))
+            return np.concatenate(parts)
+
+        return errors
+
+    def fullest(self, engine: EngineParams) -> tuple[float, float]:
+        """Sequences and KV tokens in the fullest stage, as far as gauges say; else all that the engine has room for."""
+        busy = [table.dropna(subset=["running", "kv_usage"]) for table in self._tables]
+        rows = [table.sort_values("running").iloc[-1] for table in busy if len(table)]
+        sequences = max((float(row["running"]) for row in rows), default=0.0) / engine.data_parallel
+        tokens = max((float(row["kv_usage"]) for row in rows), default=0.0) * engine.kv_tokens
+        return sequences or float(engine.max_num_seqs), tokens or float(engine.kv_tokens)
+
+    def best_split(self, engine: EngineParams, loose: float) -> EngineParams:
+        """The engine, or one that shares out what sequences and their KV tokens cost in the fullest stage differently.
+
+        Along that valley the errors hardly change, less than a replay jumps: it is looked at as a whole.
+        """
+        sequences, tokens = self.fullest(engine)
+        cost_s = engine.per_sequence_s * sequences + engine.per_kv_token_s * tokens
+        if cost_s <= 0:
+            return engine
+        whiten = self.whitening(engine, loose)
+
+        def misfit(one: EngineParams) -> float:
+            apart = one.per_sequence_s * sequences - one.per_kv_token_s * tokens
+            return _cost(np.append(whiten(one), SPLIT_WEIGHT * apart / (SHARE * one.base_s)))
+
+        shared = [
+            replace(engine, per_sequence_s=(1 - k) * cost_s / sequences, per_kv_token_s=k * cost_s / tokens)
+            for k in SPLITS
+        ]
+        return min([engine, *shared], key=misfit)
+
+    def _replay(self, engine: EngineParams) -> list[tuple[NDArray[np.float64], float]]:
+        """Per run the logarithms of LOOKED_AT, shape (stages, 4), and how TTFT grows with the prompt, in s per token."""
+        models = [replayed(engine, source) for source in self._sources]
+        return [(_logs(model.figures), ttft_per_token_s(model.requests)[0]) for model in models]
+
+
+def _logs(figures: pd.DataFrame) -> NDArray[np.float64]:
+    values = figures[list(LOOKED_AT)].to_numpy(float)
+    return np.log(np.where(values > 0, values, np.nan))

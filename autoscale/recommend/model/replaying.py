@@ -1,0 +1,232 @@
+"""A measured run beside the same requests sent through the engine model: the figures per stage that both are judged by."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.run import Run
+from autoscale.sim.engine.replicas import EngineParams, replay
+
+FIGURES = (
+    "tpot_p50_s",
+    "ttft_p50_s",
+    "ttft_p95_s",
+    "running",
+    "kv_usage",
+    "waiting",
+    "throughput_rps",
+    "preemptions",
+)
+
+QUEUED_TTFT = 4.0  # a stage whose median TTFT is this many times the quietest stage's has a queue
+MOST_REQUESTS = (
+    20_000  # of a run that are replayed; a longer one is cut to the beginning of each of its stages
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the fit takes of one run: requests that were sent, gauges on the client's clock, stage -> (start_s, end_s)."""
+
+    rows: pd.DataFrame
+    metrics: pd.DataFrame | None
+    windows: dict[int, tuple[float, float]]
+
+
+def source_of(run: Run, excluded: set[int], metrics: pd.DataFrame | None) -> Source:
+    """The run without the stages to leave out, with its metrics on the client's clock."""
+    rows = run.requests[run.requests["sent_s"].notna()]
+    rows = rows[~rows["stage"].isin(excluded)]
+    return _cut(Source(rows, metrics, _windows(run, rows)))
+
+
+def _cut(source: Source) -> Source:
+    """No more than MOST_REQUESTS: the first of every stage, an equal share each; windows end where the rows do."""
+    rows, share = source.rows, MOST_REQUESTS // max(len(source.windows), 1)
+    if len(rows) <= MOST_REQUESTS:
+        return source
+    rows = rows.sort_values("sent_s", kind="stable")
+    order = rows.groupby("stage").cumcount()
+    ends = rows.loc[order == share].set_index("stage")["sent_s"].to_dict()
+    windows = {k: (a, min(b, float(ends.get(k, b)))) for k, (a, b) in source.windows.items()}
+    rows = rows[order < share]
+    metrics = source.metrics
+    if metrics is not None:
+        times = metrics["time_s"].to_numpy(float)
+        metrics = metrics[np.any([(times >= a) & (times <= b) for a, b in windows.values()], axis=0)]
+    return Source(rows, metrics, windows)
+
+
+def ttft_per_token_s(requests: pd.DataFrame) -> tuple[float, float]:
+    """How much longer a request waits for its first token per prompt token, in s, and the standard error of that.
+
+    Over stages without a queue; both NaN when there is none or all prompts are equally long.
+    """
+    ok = requests[(requests["status"] == "ok") & requests["first_token_s"].notna()]
+    ttft = (ok["first_token_s"] - ok["sent_s"]).to_numpy(float)
+    prompt, stage = ok["prompt_tokens"].to_numpy(float), ok["stage"].to_numpy(int)
+    medians = {int(k): float(np.median(ttft[stage == k])) for k in np.unique(stage)}
+    quiet = QUEUED_TTFT * min(medians.values(), default=0.0)
+    covariance = variance = left = 0.0
+    count = 0
+    for k, median in medians.items():
+        if median <= quiet:
+            of = (stage == k) & (ttft < 2 * median)
+            x, y = prompt[of] - prompt[of].mean(), ttft[of] - ttft[of].mean()
+            covariance, variance = covariance + float(x @ y), variance + float(x @ x)
+            left, count = left + float(y @ y), count + len(x) - 1
+    if variance <= 0 or count < 3:
+        return math.nan, math.nan
+    slope = covariance / variance
+    return slope, math.sqrt(max(left - slope * covariance, 0.0) / (count - 1) / variance)
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """A run sent through the engine model: its requests and the FIGURES per stage."""
+
+    requests: pd.DataFrame
+    figures: pd.DataFrame
+
+
+def replayed(engine: EngineParams, source: Source) -> Replayed:
+    """The requests of a run, sent when they were sent, through the engine model."""
+    ordered = source.rows.sort_values("sent_s", kind="stable")
+    sent = ordered["sent_s"].to_numpy(float)
+    times = (
+        np.arange(0.5, sent.max(), 1.0)
+        if source.metrics is None
+        else np.unique(source.metrics["time_s"].to_numpy(float))
+    )
+    done, series = replay(engine, Offered.of(ordered), times)
+    gauges = pd.DataFrame(
+        {name: series[name] for name in ("waiting", "running", "kv_usage", "preemptions_total")}
+    ).assign(time_s=times)
+    frame = pd.DataFrame(
+        {
+            "stage": ordered["stage"].to_numpy(),
+            "sent_s": sent,
+            "first_token_s": done["first_token_s"],
+            "last_token_s": done["last_token_s"],
+            "prompt_tokens": done["prompt_tokens"],
+            "output_tokens": done["output_tokens"],
+            "status": "ok",
+        }
+    )
+    return Replayed(frame, stage_figures(frame, gauges, source.windows))
+
+
+@dataclass(frozen=True)
+class Offered:
+    """Requests as the engine takes them; arrays of one length."""
+
+    due_s: NDArray[np.float64]
+    prompt_tokens: NDArray[np.int32]
+    output_tokens: NDArray[np.int32]
+    prefix_tokens: NDArray[np.int32]
+    request_id: NDArray[np.int64]
+
+    @staticmethod
+    def of(rows: pd.DataFrame) -> Offered:
+        prompt = rows["prompt_tokens"].fillna(rows["prompt_tokens_asked"]).fillna(1)
+        output = rows["output_tokens"].fillna(rows["output_tokens_asked"]).fillna(1)
+        return Offered.at(rows["sent_s"].to_numpy(float), prompt.to_numpy(), output.to_numpy())
+
+    @staticmethod
+    def at(due_s: NDArray[np.float64], prompt: NDArray[Any], output: NDArray[Any]) -> Offered:
+        """Requests of these lengths, due at these times (ascending)."""
+        count = len(due_s)
+        return Offered(
+            due_s,
+            prompt.astype("int32"),
+            np.maximum(output, 1).astype("int32"),
+            np.zeros(count, np.int32),
+            np.arange(count),
+        )
+
+
+def full_batch(engine: EngineParams, prompt: NDArray[Any], output: NDArray[Any]) -> tuple[float, float]:
+    """Requests/s of one replica that always has a queue, and the mean number in its batch.
+
+    Requests of these lengths are all due at once; the middle 60 % of them to end are counted.
+    """
+    done, _ = replay(engine, Offered.at(np.zeros(len(prompt)), prompt, output))
+    end = np.sort(done["last_token_s"])
+    from_s, to_s = end[int(0.2 * len(end))], end[int(0.8 * len(end))]
+    busy = np.clip(
+        np.minimum(done["last_token_s"], to_s) - np.maximum(done["first_token_s"], from_s), 0, None
+    )
+    return 0.6 * len(end) / (to_s - from_s), float(busy.sum() / (to_s - from_s))
+
+
+def _windows(run: Run, rows: pd.DataFrame) -> dict[int, tuple[float, float]]:
+    """Stage -> (start_s, end_s): from the load plan, else from when its requests were sent."""
+    planned = (run.header.get("load") or {}).get("stages") or run.header.get("stages") or []
+    windows = {
+        int(s.get("stage", i)): (float(s["start_s"]), float(s["end_s"])) for i, s in enumerate(planned)
+    }
+    sent = {int(k): rows.loc[rows["stage"] == k, "sent_s"] for k in rows["stage"].dropna().unique()}
+    return {k: windows.get(k, (float(v.min()), float(v.max()))) for k, v in sent.items()}
+
+
+def stage_figures(
+    requests: pd.DataFrame, metrics: pd.DataFrame | None, windows: dict[int, tuple[float, float]]
+) -> pd.DataFrame:
+    """FIGURES per stage (index), NaN where nothing was seen; gauges are means over scrapes of the sum over pods."""
+    rows = requests[requests["status"] == "ok"]
+    stage = rows["stage"].to_numpy()
+    first, last = rows["first_token_s"].to_numpy(float), rows["last_token_s"].to_numpy(float)
+    tokens = rows["output_tokens"].to_numpy(float, na_value=np.nan)
+    ttft = first - rows["sent_s"].to_numpy(float)
+    tpot = (last - first) / np.where(tokens > 1, tokens - 1, np.nan)
+    seen = None if metrics is None else _fleet_gauges(metrics)
+    table = {}
+    for number, (start, end) in windows.items():
+        of = stage == number
+        figures = {
+            "tpot_p50_s": _quantile(tpot[of], 0.5),
+            "ttft_p50_s": _quantile(ttft[of], 0.5),
+            "ttft_p95_s": _quantile(ttft[of], 0.95),
+            "throughput_rps": np.count_nonzero((last >= start) & (last <= end)) / (end - start),
+        }
+        if seen is not None:
+            inside = (seen["time_s"] >= start) & (seen["time_s"] <= end)
+            for name in ("running", "waiting", "kv_usage"):
+                figures[name] = _mean(seen[name][inside])
+            if "preemptions_total" in seen:
+                counted = seen["preemptions_total"][inside]
+                counted = counted[np.isfinite(counted)]
+                figures["preemptions"] = counted[-1] - counted[0] if len(counted) else np.nan
+        table[number] = figures
+    return pd.DataFrame.from_dict(table, orient="index").reindex(columns=list(FIGURES))
+
+
+def _fleet_gauges(metrics: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
+    """Per scrape: sums over pods (KV usage: their mean); NaN where no pod reported."""
+    times = metrics["time_s"].to_numpy(float)
+    columns = [c for c in ("running", "waiting", "kv_usage", "preemptions_total") if c in metrics]
+    if len(times) and (np.diff(times) > 0).all():
+        return {"time_s": times, **{c: metrics[c].to_numpy(float) for c in columns}}
+    by_time = metrics.groupby("time_s")
+    sums = {c: by_time[c].sum(min_count=1).to_numpy(float) for c in columns if c != "kv_usage"}
+    return {
+        "time_s": np.unique(times),
+        **sums,
+        "kv_usage": by_time["kv_usage"].mean().to_numpy(float),
+    }
+
+
+def _quantile(values: NDArray[np.float64], share: float) -> float:
+    values = values[np.isfinite(values)]
+    return float(np.quantile(values, share)) if len(values) else math.nan
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if len(values) else math.nan

@@ -1,0 +1,1 @@
+"""vLLM replicas in virtual time: scheduler, requests, steps."""

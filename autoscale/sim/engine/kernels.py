@@ -1,0 +1,197 @@
+"""All replicas in one virtual time, compiled: arrivals, deadlines, routing, and what callers read."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from autoscale.sim.engine.lifecycle import end_request, new_request, remove_request, tokens_out
+from autoscale.sim.engine.linked import append_waiting, blocks_for
+from autoscale.sim.engine.routing import LEAST_REQUESTS, pick_slot
+from autoscale.sim.engine.scheduler import run_engine
+from autoscale.sim.engine.state import CANCELLED, HTTP_ERROR, NONE, REFUSED, TIMEOUT, TRANSIT, State, compiled
+
+
+@compiled
+def _answer_tokens(p: Any, prompt: int, target: int) -> int:
+    """Tokens of the answer that vLLM gives: fewer where the model's length ends it, 0 for a 400."""
+    limit = p.max_model_len
+    if limit == 0:
+        return max(target, 1)
+    if prompt >= limit or target > limit:
+        return 0
+    return min(max(target, 1), limit - max(prompt, 1))
+
+
+@compiled
+def _fits(p: Any, prompt: int, target: int) -> bool:
+    """Whether the cache could ever hold the request (vLLM refuses at start-up or with a 400 otherwise)."""
+    return blocks_for(max(prompt, 1) + max(target, 1) - 1, p.block_size) <= p.num_blocks - 1
+
+
+@compiled
+def _send(s: State, r: int, at_s: float) -> None:
+    """Route request `r` to an open slot and, in the slot, to the engine with least work."""
+    p, q = s.params[0], s.requests[r]
+    q.sent_s = at_s
+    if p.routing == LEAST_REQUESTS:
+        for j in range(s.clock[0].open_slots):
+            slot = s.open_list[j]
+            for i in range(slot * p.data_parallel, (slot + 1) * p.data_parallel):
+                run_engine(s, i, at_s)
+    slot = pick_slot(p.routing, s.clock[0], s.is_open, s.open_list, s.connections, s.engines, p.data_parallel)
+    best = slot * p.data_parallel
+    run_engine(s, best, at_s)
+    least = 4 * (s.engines[best].in_flight - s.engines[best].running) + s.engines[best].running
+    for i in range(best + 1, (slot + 1) * p.data_parallel):
+        run_engine(s, i, at_s)
+        load = 4 * (s.engines[i].in_flight - s.engines[i].running) + s.engines[i].running
+        if load < least:
+            best, least = i, load
+    e = s.engines[best]
+    q.engine = best
+    q.enter_s = at_s + p.request_overhead_s
+    q.state = TRANSIT
+    append_waiting(e, s.requests, r)
+    if e.first_transit == NONE:
+        e.first_transit = r
+    e.in_flight += 1
+
+
+@compiled
+def _arrive(s: State, request_id: int, due_s: float, prompt: int, target: int, prefix: int) -> None:
+    p, c = s.params[0], s.clock[0]
+    answer = _answer_tokens(p, prompt, target)
+    r = new_request(s, request_id, due_s, prompt, answer, prefix)
+    if answer < 1 or not _fits(p, prompt, answer):
+        end_request(s, r, 0, math.nan, due_s, HTTP_ERROR)
+        s.finished[c.finished - 1].slot = REFUSED
+    elif c.open_slots > 0:
+        _send(s, r, due_s)
+    elif p.wait_for_ready == 0:
+        end_request(s, r, 0, math.nan, due_s, HTTP_ERROR)
+    else:
+        q = s.requests[r]
+        q.before = c.gateway_tail
+        if c.gateway_tail == NONE:
+            c.gateway_head = r
+        else:
+            s.requests[c.gateway_tail].after = r
+        c.gateway_tail = r
+        c.gateway += 1
+
+
+@compiled
+def advance(
+    s: State,
+    request_id: Any,
+    due_s: Any,
+    prompt: Any,
+    target: Any,
+    prefix: Any,
+    start: int,
+    stop: int,
+    more: bool,
+    until_s: float,
+) -> int:
+    """Everything before `until_s`, with arrivals start..stop; returns the first arrival that is not yet due.
+
+    With `more` (arrivals follow in another call) it returns when these are used up, without going on to `until_s`.
+    """
+    c = s.clock[0]
+    timeout_s = s.params[0].request_timeout_s
+    while True:
+        if more and start == stop:
+            return start
+        arrival_s = due_s[start] if start < stop else math.inf
+        deadline_s = s.requests[c.oldest].due_s + timeout_s if c.oldest != NONE else math.inf
+        if min(arrival_s, deadline_s) >= until_s:
+            break
+        if deadline_s <= arrival_s:
+            r = c.oldest
+            if s.requests[r].engine != NONE:
+                run_engine(s, s.requests[r].engine, deadline_s)
+            if c.oldest == r:
+                remove_request(s, r, deadline_s, TIMEOUT)
+        else:
+            _arrive(s, request_id[start], arrival_s, prompt[start], target[start], prefix[start])
+            start += 1
+    for i in range(c.engines):
+        run_engine(s, i, until_s)
+    c.now_s = until_s
+    return start
+
+
+@compiled
+def flush_gateway(s: State) -> None:
+    """Send on what waited for a replica, oldest first."""
+    c = s.clock[0]
+    while c.gateway_head != NONE:
+        r = c.gateway_head
+        c.gateway_head = s.requests[r].after
+        c.gateway -= 1
+        _send(s, r, c.now_s)
+    c.gateway_tail = NONE
+
+
+@compiled
+def cancel(s: State, request_id: int, slot: int) -> int:
+    """Abort the request of that id, or all of a slot (`request_id` NONE); returns how many."""
+    c = s.clock[0]
+    r, count = c.oldest, 0
+    while r != NONE:
+        q = s.requests[r]
+        newer = q.newer
+        in_slot = q.engine != NONE and q.engine // s.params[0].data_parallel == slot
+        if q.request_id == request_id if request_id != NONE else in_slot:
+            remove_request(s, r, c.now_s, CANCELLED)
+            count += 1
+        r = newer
+    return count
+
+
+@compiled
+def reset_slot(s: State, slot: int) -> None:
+    """Fresh, empty engines in a slot."""
+    p = s.params[0]
+    for i in range(slot * p.data_parallel, (slot + 1) * p.data_parallel):
+        e = s.engines[i]
+        e.end_s = math.inf
+        e.anchor_s, e.first_s, e.growth_s, e.anchor_steps, e.steps = 0.0, 0.0, 0.0, 0, 0
+        e.free_blocks, e.shown_free = p.num_blocks - 1, p.num_blocks - 1
+        e.late_blocks, e.late_seats, e.kv_tokens, e.decoding, e.running, e.waiting = 0, 0, 0, 0, 0, 0
+        e.waiting_formed, e.shown_waiting, e.shown_running = 0, 0, 0
+        e.preemptions, e.prompt_tokens, e.generation_tokens, e.completed, e.in_flight = 0, 0, 0, 0, 0
+        e.heap_size, e.stable = 0, 0
+        e.run_head, e.run_tail, e.first_prefill = NONE, NONE, NONE
+        e.wait_head, e.wait_tail, e.first_transit = NONE, NONE, NONE
+        s.phases[i, :] = 0
+
+
+@compiled
+def next_event_s(s: State) -> float:
+    """When the next step ends, request enters a scheduler, or deadline passes; inf when nothing is under way."""
+    c = s.clock[0]
+    soonest = s.requests[c.oldest].due_s + s.params[0].request_timeout_s if c.oldest != NONE else math.inf
+    for i in range(c.engines):
+        e = s.engines[i]
+        soonest = min(soonest, e.end_s)
+        if e.first_transit != NONE:
+            soonest = min(soonest, s.requests[e.first_transit].enter_s)
+    return soonest
+
+
+@compiled
+def read_progress(s: State, out: Any) -> int:
+    """Fill `out` with (request_id, slot, tokens_out) of the requests that replicas hold; returns how many."""
+    r, n = s.clock[0].oldest, 0
+    while r != NONE:
+        q = s.requests[r]
+        if q.engine != NONE:
+            o = out[n]
+            o.request_id = q.request_id
+            o.slot = q.engine // s.params[0].data_parallel
+            o.tokens_out = tokens_out(s.engines[q.engine], q)
+            n += 1
+        r = q.newer
+    return n

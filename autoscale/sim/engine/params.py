@@ -1,0 +1,136 @@
+"""The parameters of one replica."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.errors import BadInput
+from autoscale.sim.engine.state import PARAMS
+
+if TYPE_CHECKING:
+    from autoscale.profiles.profile import Profile
+
+
+@dataclass(frozen=True)
+class EngineParams:
+    """One replica in numbers. A step of one stage takes base + per_sequence*B + per_kv_token*KV + per_prefill_token*P.
+
+    B sequences, KV their tokens in the cache, P prompt tokens computed in the step; all of one micro-batch. A token takes
+    the sum over the stages. `request_overhead_s` passes before a request reaches the scheduler (and its waiting gauge).
+    """
+
+    base_s: float
+    per_sequence_s: float
+    per_kv_token_s: float
+    per_prefill_token_s: float
+    num_blocks: int  # the null block included
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 2048
+    block_size: int = 16
+    pipeline_stages: int = 1
+    data_parallel: int = 1
+    request_overhead_s: float = 0.0
+    async_scheduling: bool = False
+    request_timeout_s: float = math.inf  # the client gives up this long after the due time
+    max_model_len: int = 0  # tokens of a prompt and its answer; 0: no limit
+    prefix_hit_fraction: float = 0.0  # of every prompt, at least; requests may bring more as prefix_tokens
+
+    def __post_init__(self) -> None:
+        for name, low in (
+            ("base_s", 0),
+            ("per_sequence_s", 0),
+            ("per_kv_token_s", 0),
+            ("per_prefill_token_s", 0),
+        ):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= low):
+                raise BadInput(
+                    f"engine parameter {name}", value=value, expected="a finite number of seconds >= 0"
+                )
+        if self.base_s + self.per_sequence_s <= 0:
+            raise BadInput(
+                "a step takes no time", value=self.base_s, expected="base_s or per_sequence_s above 0"
+            )
+        for name, least in (
+            ("num_blocks", 2),
+            ("max_num_seqs", 1),
+            ("block_size", 1),
+            ("pipeline_stages", 1),
+            ("data_parallel", 1),
+            ("max_model_len", 0),
+        ):
+            if getattr(self, name) < least:
+                raise BadInput(
+                    f"engine parameter {name}", value=getattr(self, name), expected=f"at least {least}"
+                )
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise BadInput(
+                "max_num_batched_tokens",
+                value=self.max_num_batched_tokens,
+                expected=f"at least max_num_seqs ({self.max_num_seqs}), as vLLM demands",
+            )
+        if not self.request_overhead_s >= 0:
+            raise BadInput("request_overhead_s", value=self.request_overhead_s, expected="seconds >= 0")
+        if not 0 <= self.prefix_hit_fraction < 1:
+            raise BadInput(
+                "prefix_hit_fraction", value=self.prefix_hit_fraction, expected="a fraction in [0, 1)"
+            )
+        if not self.request_timeout_s > 0:
+            raise BadInput("request_timeout_s", value=self.request_timeout_s, expected="seconds above 0")
+
+    @classmethod
+    def from_profile(cls, profile: Profile) -> EngineParams:
+        """The profile's engine, with the prior's step time and KV capacity where the profile gives none."""
+        from autoscale.profiles import prior
+
+        step, engine = prior.step_time(profile), profile.engine
+        return cls(
+            base_s=step.base_s,
+            per_sequence_s=step.per_sequence_s,
+            per_kv_token_s=step.per_kv_token_s,
+            per_prefill_token_s=step.per_prefill_token_s,
+            num_blocks=prior.kv_tokens(profile) // engine.block_size + 1,
+            max_num_seqs=engine.max_num_seqs,
+            max_num_batched_tokens=engine.max_num_batched_tokens,
+            block_size=engine.block_size,
+            pipeline_stages=profile.replica.pipeline_parallel,
+            data_parallel=profile.replica.data_parallel,
+            request_overhead_s=engine.request_overhead_s,
+            async_scheduling=engine.async_scheduling,
+            prefix_hit_fraction=engine.prefix_hit_fraction,
+        )
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens that the KV cache of one engine holds."""
+        return (self.num_blocks - 1) * self.block_size
+
+    def step_s(self, sequences: float, kv_tokens: float, prefill_tokens: float = 0.0) -> float:
+        """Seconds of one pass through all stages when the load is spread evenly over the micro-batches."""
+        stages = self.pipeline_stages
+        lane = max(sequences / stages, min(sequences, 1.0))
+        return stages * (
+            self.base_s
+            + self.per_sequence_s * lane
+            + self.per_kv_token_s * kv_tokens * (lane / sequences if sequences else 0.0)
+            + self.per_prefill_token_s * prefill_tokens / stages
+        )
+
+
+def packed(params: EngineParams, routing: int, wait_for_ready: bool) -> NDArray[Any]:
+    """The record that the kernels read, as an array of one."""
+    record = np.zeros(1, PARAMS)
+    for field in fields(params):
+        name = _PACKED.get(field.name, field.name)
+        if name in (PARAMS.names or ()):
+            record[0][name] = getattr(params, field.name)
+    record[0]["routing"], record[0]["wait_for_ready"] = routing, wait_for_ready
+    return record
+
+
+_PACKED = {"pipeline_stages": "stages", "max_num_batched_tokens": "token_budget"}

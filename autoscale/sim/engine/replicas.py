@@ -1,0 +1,403 @@
+"""vLLM replicas in one virtual time: the same engine model for the simulated fleet, the fleet over HTTP and replays.
+
+How an engine moves is in `autoscale.sim.engine.scheduler`, how requests reach it in `autoscale.sim.engine.kernels`; here is the set of
+replicas that callers hold. A replica is what the HPA counts: `data_parallel` engines of `pipeline_stages` stages each.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.errors import BadInput
+from autoscale.sim.engine import kernels, state
+from autoscale.sim.engine.params import EngineParams, packed
+from autoscale.sim.engine.routing import ROUTINGS
+
+# Arrivals handed to the kernel at once: bounds how far its tables must be able to grow in one call.
+CHUNK = 8192
+
+GAUGES = np.dtype(
+    [
+        ("time_s", "f8"),
+        ("slot", "i4"),
+        ("engine", "i4"),
+        ("open", "?"),
+        ("waiting", "f8"),
+        ("running", "f8"),
+        ("kv_usage", "f8"),
+        ("preemptions_total", "f8"),
+        ("prompt_tokens_total", "f8"),
+        ("generation_tokens_total", "f8"),
+        ("requests_total", "f8"),
+        ("in_flight", "i8"),
+    ]
+)
+PROGRESS = np.dtype([("request_id", "i8"), ("slot", "i4"), ("tokens_out", "i4")], align=True)
+FINISHED = state.FINISHED
+
+
+class Requests(Protocol):
+    """What `offer` needs of a chunk: equally long arrays in due order (`loadgen.plan.traffic.Arrivals`)."""
+
+    @property
+    def due_s(self) -> NDArray[np.float64]: ...
+    @property
+    def prompt_tokens(self) -> NDArray[np.int32]: ...
+    @property
+    def output_tokens(self) -> NDArray[np.int32]: ...
+    @property
+    def prefix_tokens(self) -> NDArray[np.int32]: ...
+
+
+class Replicas:
+    """`slots` replica slots in one virtual time that starts at 0; all are closed at first.
+
+    Everything strictly before the time given to `advance` has happened, nothing later has. An arrival that enters at the
+    very end of a step is seen by the next one. Results do not depend on the size of the advances.
+    """
+
+    def __init__(
+        self,
+        params: EngineParams,
+        slots: int,
+        seed: int = 0,
+        routing: str = "random",
+        connections: int | None = None,
+        no_ready: str = "wait",
+    ) -> None:
+        if routing not in ROUTINGS:
+            raise BadInput("unknown routing", value=routing, expected=f"one of {', '.join(ROUTINGS)}")
+        if no_ready not in ("wait", "fail"):
+            raise BadInput("no_ready", value=no_ready, expected="wait or fail")
+        if connections is not None and (routing != "random" or connections < 1):
+            raise BadInput("connections", value=connections, expected="at least 1, with random routing only")
+        self.params, self.slots = params, slots
+        engines = slots * params.data_parallel
+        self._state = state.State(
+            params=packed(params, ROUTINGS.index(routing), wait_for_ready=no_ready == "wait"),
+            clock=np.zeros(1, state.CLOCK),
+            is_open=np.zeros(slots, np.int64),
+            open_list=np.zeros(slots, np.int64),
+            connections=np.full(connections or 0, state.NONE, np.int64),
+            engines=np.zeros(engines, state.ENGINE),
+            heaps=np.empty((engines, params.max_num_seqs), np.int64),
+            phases=np.zeros((engines, params.block_size), np.int32),
+            requests=np.zeros(0, state.REQUEST),
+            finished=np.zeros(0, state.FINISHED),
+        )
+        clock = self._state.clock[0]
+        for name in ("free_head", "oldest", "newest", "gateway_head", "gateway_tail"):
+            clock[name] = state.NONE
+        clock["random"] = np.uint64(seed & 0xFFFFFFFFFFFFFFFF)
+        for slot in range(slots):
+            kernels.reset_slot(self._state, slot)
+        self._arrivals: deque[list[Any]] = deque()  # [ids, due, prompt, output, prefix, next]
+        self._last_due_s = -math.inf
+        self._next_id = 0
+        self._controls: list[tuple[float, int, str, int]] = []
+        self._control_count = 0
+
+    # --- which slots take traffic ---
+
+    def open(self, slot: int, at_s: float) -> None:
+        """The slot takes traffic from `at_s` on, with a fresh and empty engine."""
+        self._control(slot, at_s, "open")
+
+    def close(self, slot: int, at_s: float, abort: bool = False) -> None:
+        """No new traffic from `at_s` on; `abort` cancels what is in flight, otherwise it drains."""
+        self._control(slot, at_s, "abort" if abort else "close")
+
+    def _control(self, slot: int, at_s: float, what: str) -> None:
+        if not 0 <= slot < self.slots:
+            raise BadInput("no such replica slot", value=slot, expected=f"0 to {self.slots - 1}")
+        if at_s <= self.now_s:
+            self._apply(slot, what)
+            return
+        heapq.heappush(self._controls, (float(at_s), self._control_count, what, slot))
+        self._control_count += 1
+
+    def _apply(self, slot: int, what: str) -> None:
+        s, clock = self._state, self._state.clock[0]
+        n = int(clock["open_slots"])
+        opened = s.open_list[:n]
+        if what == "open":
+            if s.is_open[slot]:
+                raise BadInput("the replica slot is open already", value=slot)
+            if self.in_flight_of(slot):
+                raise BadInput(
+                    "the replica slot still drains", value=slot, next_step="close it with abort=True"
+                )
+            kernels.reset_slot(s, int(slot))
+            s.open_list[n] = slot
+            s.is_open[slot] = 1
+            clock["open_slots"] = n + 1
+            clock["engines"] = max(int(clock["engines"]), (int(slot) + 1) * self.params.data_parallel)
+            if clock["gateway"]:
+                kernels.flush_gateway(s)
+            return
+        if s.is_open[slot]:
+            s.open_list[: n - 1] = opened[opened != slot]
+            s.is_open[slot] = 0
+            clock["open_slots"] = n - 1
+            s.connections[s.connections == slot] = state.NONE
+        if what == "abort":
+            self._reserve(0)
+            kernels.cancel(s, state.NONE, int(slot))
+
+    # --- load ---
+
+    def offer(self, arrivals: Requests) -> None:
+        """Queue a chunk of requests, due at or after everything offered before. `request_id` is kept when it has one."""
+        due = _column(arrivals.due_s, np.float64)
+        if not len(due):
+            return
+        if due[0] < max(self._last_due_s, self.now_s) or bool((due[1:] < due[:-1]).any()):
+            raise BadInput(
+                "arrivals are not in due order or lie in the past",
+                value=float(due[0]),
+                expected=f"due_s ascending from {max(self._last_due_s, self.now_s):g}",
+            )
+        ids = getattr(arrivals, "request_id", None)
+        if ids is None:
+            ids = np.arange(self._next_id, self._next_id + len(due))
+        ids = _column(ids, np.int64)
+        self._next_id = max(self._next_id, int(ids[-1]) + 1)
+        self._last_due_s = float(due[-1])
+        prompt, output, prefix = (
+            _column(tokens, np.int32)
+            for tokens in (arrivals.prompt_tokens, arrivals.output_tokens, arrivals.prefix_tokens)
+        )
+        if self.params.prefix_hit_fraction:
+            prefix = np.maximum(prefix, (prompt * self.params.prefix_hit_fraction).astype(np.int32))
+        self._arrivals.append([ids, due, prompt, output, prefix, 0])
+
+    def submit(
+        self, prompt_tokens: int, output_tokens: int, prefix_tokens: int = 0, at_s: float | None = None
+    ) -> int:
+        """One request, due at `at_s` (now when None); returns its id. It is sent by the next `advance`."""
+        due_s = max(self.now_s, self._last_due_s if self._arrivals else 0.0) if at_s is None else at_s
+        request_id = self._next_id
+        self.offer(
+            _One(*(np.array([v]) for v in (due_s, prompt_tokens, output_tokens, prefix_tokens, request_id)))
+        )
+        return request_id
+
+    def abort(self, request_id: int) -> bool:
+        """The client gives up a request now; False when it is not in flight."""
+        self._reserve(0)
+        return bool(kernels.cancel(self._state, int(request_id), state.NONE))
+
+    # --- time ---
+
+    @property
+    def now_s(self) -> float:
+        """Present virtual time in s."""
+        return float(self._state.clock[0]["now_s"])
+
+    @property
+    def pending(self) -> int:
+        """Requests that wait in the gateway because no replica is ready."""
+        return int(self._state.clock[0]["gateway"])
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that arrived and did not end, the pending ones included."""
+        return int(self._state.clock[0]["in_flight"])
+
+    def in_flight_of(self, slot: int) -> int:
+        """Requests that the slot's engines hold."""
+        dp = self.params.data_parallel
+        return int(self._state.engines["in_flight"][slot * dp : (slot + 1) * dp].sum())
+
+    def advance(self, until_s: float) -> None:
+        """Everything that happens before `until_s`."""
+        if until_s < self.now_s:
+            raise BadInput("cannot go back in time", value=until_s, expected=f"at least {self.now_s:g}")
+        until_s = float(until_s)
+        while self._controls and self._controls[0][0] < until_s:
+            at_s, _, what, slot = heapq.heappop(self._controls)
+            self._run(at_s)
+            self._apply(slot, what)
+        self._run(until_s)
+
+    def next_event_s(self) -> float:
+        """When the next step ends, request arrives or slot opens or closes; inf when nothing is under way."""
+        soonest = float(kernels.next_event_s(self._state))
+        if self._arrivals:
+            soonest = min(soonest, float(self._arrivals[0][1][self._arrivals[0][5]]))
+        return min(soonest, self._controls[0][0]) if self._controls else soonest
+
+    def _run(self, until_s: float) -> None:
+        while self._arrivals:
+            chunk = self._arrivals[0]
+            ids, due, prompt, output, prefix, start = chunk
+            stop = min(start + CHUNK, len(due))
+            follows = (
+                due[stop]
+                if stop < len(due)
+                else self._arrivals[1][1][0]
+                if len(self._arrivals) > 1
+                else math.inf
+            )
+            more = bool(follows < until_s)
+            self._reserve(stop - start)
+            chunk[5] = kernels.advance(
+                self._state, ids, due, prompt, output, prefix, start, stop, more, until_s
+            )
+            if chunk[5] == len(due):
+                self._arrivals.popleft()
+            if not more:
+                return
+        self._reserve(0)
+        kernels.advance(
+            self._state, _NO_IDS, _NO_DUE, _NO_TOKENS, _NO_TOKENS, _NO_TOKENS, 0, 0, False, until_s
+        )
+
+    @property
+    def state(self) -> state.State:
+        """The arrays behind it, for kernels that advance it on their own."""
+        return self._state
+
+    def lend(self) -> tuple[tuple[NDArray[Any], ...], int, int, float]:
+        """The arrivals that `advance` would take next, for such a kernel, with room made for them.
+
+        ((request_id, due_s, prompt, output, prefix), first, end, when the one after the end is due).
+        """
+        if not self._arrivals:
+            self._reserve(0)
+            return (_NO_IDS, _NO_DUE, _NO_TOKENS, _NO_TOKENS, _NO_TOKENS), 0, 0, math.inf
+        *columns, start = self._arrivals[0]
+        due = columns[1]
+        stop = min(start + CHUNK, len(due))
+        self._reserve(stop - start)
+        after = (
+            due[stop] if stop < len(due) else self._arrivals[1][1][0] if len(self._arrivals) > 1 else math.inf
+        )
+        return tuple(columns), start, stop, float(after)
+
+    def take_back(self, start: int) -> None:
+        """The first of the lent arrivals that is not yet due."""
+        if self._arrivals:
+            self._arrivals[0][5] = start
+            if start == len(self._arrivals[0][1]):
+                self._arrivals.popleft()
+
+    def _reserve(self, arrivals: int) -> None:
+        """Make room for that many new requests, and for the end of all that are in flight."""
+        s, clock = self._state, self._state.clock[0]
+        needed = int(clock["in_flight"]) + arrivals
+        if (size := len(s.requests)) < needed:
+            grown = np.zeros(max(needed, 2 * size), state.REQUEST)
+            grown[:size] = s.requests
+            grown["after"][size:] = np.arange(size + 1, len(grown) + 1)
+            grown["after"][-1] = clock["free_head"]
+            clock["free_head"] = size
+            self._state = s = s._replace(requests=grown)
+        needed += int(clock["finished"])
+        if len(s.finished) < needed:
+            records = np.empty(max(needed, 2 * len(s.finished)), state.FINISHED)
+            records[: len(s.finished)] = s.finished
+            self._state = s._replace(finished=records)
+
+    # --- what is seen ---
+
+    def gauges(self) -> NDArray[Any]:
+        """What vLLM exports now, one row per slot (see GAUGES): sums over its engines, mean of the KV usage."""
+        return self._read(self.params.data_parallel)
+
+    def engine_gauges(self) -> NDArray[Any]:
+        """The same with one row per data-parallel engine, as vLLM labels them."""
+        return self._read(1)
+
+    def _read(self, per_row: int) -> NDArray[Any]:
+        e, s = self._state.engines, self._state
+        rows = len(e) // per_row
+        out = np.zeros(rows, GAUGES)
+        engine = np.arange(rows) * per_row
+        out["time_s"] = self.now_s
+        out["slot"] = engine // self.params.data_parallel
+        out["engine"] = engine % self.params.data_parallel
+        out["open"] = s.is_open[out["slot"]]
+        _fill(out, e.reshape(rows, per_row), self.params)
+        return out
+
+    def finished(self) -> NDArray[Any]:
+        """Requests that ended since the last call (see FINISHED), per engine in the order they ended.
+
+        `status` is a position in analysis.run.STATUSES: ok, timeout, cancelled, http_error (too long, or no
+        replica was ready). NaN: did not happen; `slot` -1: never reached a replica, -2 (state.REFUSED): longer than the model
+        or the cache takes; `end_s` is when it ended in any way.
+        """
+        clock = self._state.clock[0]
+        done = self._state.finished[: int(clock["finished"])].copy()
+        clock["finished"] = 0
+        return done
+
+    def progress(self) -> NDArray[Any]:
+        """(request_id, slot, tokens_out) of the requests that replicas hold, oldest first."""
+        out = np.empty(self.in_flight, PROGRESS)
+        return out[: kernels.read_progress(self._state, out)]
+
+
+class _One(NamedTuple):
+    """One request as a chunk."""
+
+    due_s: NDArray[Any]
+    prompt_tokens: NDArray[Any]
+    output_tokens: NDArray[Any]
+    prefix_tokens: NDArray[Any]
+    request_id: NDArray[Any]
+
+
+_NO_IDS, _NO_DUE = np.zeros(0, np.int64), np.zeros(0)
+_NO_TOKENS = np.zeros(0, np.int32)
+_COUNTS = (
+    ("waiting", "shown_waiting"),
+    ("running", "shown_running"),
+    ("preemptions_total", "preemptions"),
+    ("prompt_tokens_total", "prompt_tokens"),
+    ("generation_tokens_total", "generation_tokens"),
+    ("requests_total", "completed"),
+    ("in_flight", "in_flight"),
+)
+
+
+def _fill(out: NDArray[Any], engines: NDArray[Any], params: EngineParams) -> None:
+    """The counts and the KV usage of GAUGES, one row per row of `engines`: sums over its columns, mean of the usage."""
+    for name, field in _COUNTS:
+        out[name] = engines[field].sum(1)
+    out["kv_usage"] = 1 - engines["shown_free"].mean(1) / (params.num_blocks - 1)
+
+
+def _column(values: Any, dtype: Any) -> NDArray[Any]:
+    """The one kind of array that the kernel was compiled for: contiguous, writable, of that type."""
+    return np.require(values, dtype, ["C", "W"])
+
+
+def replay(
+    params: EngineParams, arrivals: Requests, sample_s: NDArray[np.float64] | None = None, seed: int = 0
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """One replica serves `arrivals`: (finished requests by request_id, gauges at the instants `sample_s`).
+
+    `sample_s` ascends; the gauge array has the columns of GAUGES, one row per instant.
+    """
+    replica = Replicas(params, 1, seed)
+    replica.open(0, 0.0)
+    replica.offer(arrivals)
+    times = np.zeros(0) if sample_s is None else np.asarray(sample_s, float)
+    series = np.zeros(len(times), GAUGES)
+    seen = np.zeros((len(times), params.data_parallel), state.ENGINE)
+    for k, at_s in enumerate(times):
+        replica.advance(at_s)
+        seen[k] = replica.state.engines
+    replica.advance(math.inf)
+    series["time_s"], series["open"] = times, 1
+    _fill(series, seen, params)
+    done = replica.finished()
+    return done[np.argsort(done["request_id"], kind="stable")], series

@@ -1,0 +1,1 @@
+"""A fleet in virtual time: pods, control plane, metric path, scaler, outcome."""

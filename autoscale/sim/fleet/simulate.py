@@ -1,0 +1,259 @@
+"""A fleet in virtual time: what would happen to a profile under some traffic with this HPA, or a fixed size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from analysis.errors import BadInput
+from analysis.slo import Slo, parse_slo
+from autoscale.hpa import HpaSpec
+from autoscale.profiles.profile import Profile
+from autoscale.sim.engine.replicas import EngineParams, Replicas
+from autoscale.sim.fleet.control import DEFAULTS, MOST_REPLICAS, Fleet, Options
+from autoscale.sim.fleet.metric_path import signal_of
+from autoscale.sim.fleet.outcome import Outcome, Recorder, Tally
+from autoscale.sim.fleet.ticks import Quiet
+from loadgen.plan.traffic import Arrivals
+
+HARVEST_TICKS = 128  # scrape intervals between two collections of finished requests, or
+LOT = 1 << 20  # requests offered at a time
+MOST_IN_FLIGHT = 4_000_000  # about 250 bytes each, three times that while their table grows
+EXACT_MILLI = 1 << 52  # larger targets leave the compiled way, which counts in 64 bits
+
+
+def slots_for(spec: HpaSpec | None, replicas: int) -> int:
+    """Engine slots that a fleet needs: room for those that drain while others start.
+
+    A maxReplicas beyond MOST_REPLICAS is no reason for more: whoever asks for so many is told (control.Fleet).
+    Raises BadInput when the fleet has more than that from the start.
+    """
+    least = max(replicas, spec.min_replicas if spec else 0)
+    if least > MOST_REPLICAS:
+        raise BadInput("replicas of a simulated fleet", value=least, expected=f"at most {MOST_REPLICAS:,}")
+    return 2 * min(max(replicas, spec.max_replicas if spec else 0), MOST_REPLICAS) + 2
+
+
+def read_hpa(profile: Profile, manifest: Mapping[str, Any]) -> HpaSpec:
+    """The HPA in `manifest`, checked against the profile's workload; what it calls it does not matter (foreign_name).
+
+    Raises BadInput when the API server would refuse it, when it targets another kind of workload (the leaders'
+    StatefulSet of a LeaderWorkerSet counts the same pods, but its scale is undone at once), or when it scales on a
+    metric that the fleet does not export.
+    """
+    spec = HpaSpec.from_manifest(dict(manifest))
+    deploy = profile.deploy
+    if spec.target_kind != deploy.kind:
+        raise BadInput(
+            "the HPA file targets another kind of workload",
+            value=f"{spec.target_kind}/{spec.target_name}",
+            expected=f"a {deploy.kind} such as {deploy.name}, the workload of profile {profile.name}",
+            next_step="choose the profile that it belongs to, or say deploy.kind in a profile of your own",
+        )
+    for metric in spec.metrics:
+        signal_of(metric.name, profile.engine.vllm_version)
+    return spec
+
+
+def foreign_name(profile: Profile, spec: HpaSpec) -> str | None:
+    """A note when the HPA (of read_hpa) scales a workload of another name than the profile's; else None."""
+    deploy = profile.deploy
+    if spec.target_name == deploy.name:
+        return None
+    return (
+        f"HPA {spec.name} scales {spec.target_kind}/{spec.target_name}, and profile {profile.name} is of "
+        f"{deploy.kind}/{deploy.name}: it is simulated on that profile's replicas; a profile of your own "
+        f"(extends: {profile.name}) says deploy.name"
+    )
+
+
+def simulate(
+    profile: Profile,
+    hpa: Mapping[str, Any] | HpaSpec | None,
+    arrivals: Iterable[Arrivals],
+    *,
+    seed: int,
+    duration_s: float,
+    engine: EngineParams | None = None,
+    static_replicas: int | None = None,
+    start_replicas: int | None = None,
+    slo: Slo | str | None = None,
+    options: Options = DEFAULTS,
+    keep: bool = False,
+    stop: Callable[[Tally], str] | None = None,
+    progress: Callable[[float, str], None] | None = None,
+) -> Outcome:
+    """What would happen to `profile` under the arrivals for `duration_s`, with this HPA or a fixed number of replicas.
+
+    Requests due after the end are left out; those in flight at the end get `options.tail_s` to finish, hours are
+    counted to the end. `keep` returns every request and sample (memory grows with the trace). `stop` is asked now and
+    then and ends the run with the reason that it returns; the figures are then partial. `start_replicas` is where the
+    HPA starts (its minimum when not given).
+
+    Requests beyond the profile's max_model_len are refused as vLLM does, and counted as rejected.
+
+    Raises BadInput when the HPA does not fit the profile, when neither or both of HPA and static_replicas are given, or
+    when more replicas or requests in flight would be needed than are simulated.
+    """
+    if (hpa is None) == (static_replicas is None):
+        raise BadInput(
+            "a simulation needs either an HPA or a fixed number of replicas", expected="one of the two"
+        )
+    if static_replicas is not None and static_replicas < 0:
+        raise BadInput("a fixed number of replicas", value=static_replicas, expected="0 or more")
+    if not duration_s > 0:
+        raise BadInput("the duration must be above 0 s", value=duration_s)
+    spec = hpa if hpa is None or isinstance(hpa, HpaSpec) else read_hpa(profile, hpa)
+    objectives = (
+        parse_slo(profile.workload.slo) if slo is None else parse_slo(slo) if isinstance(slo, str) else slo
+    )
+    start = static_replicas if spec is None else start_replicas or max(1, spec.min_replicas)
+    assert start is not None
+    recorder = Recorder(profile, keep=keep)
+    recorder.start(start)
+    tally = Tally(objectives, duration_s)
+    slots = slots_for(spec, start)
+    params = replace(engine or EngineParams.from_profile(profile), max_model_len=profile.engine.max_model_len)
+    replicas = Replicas(
+        params,
+        slots,
+        seed=seed,
+        routing=options.routing,
+        connections=options.connections or None,
+        no_ready=options.no_ready,
+    )
+    fleet = Fleet(
+        profile, replicas, slots, spec=spec, replicas=start, seed=seed, options=options, watcher=recorder
+    )
+    feed = _Feed(iter(arrivals), duration_s)
+    quiet = _quiet(fleet, replicas, recorder)
+    stopped = _run(fleet, replicas, quiet, feed, tally, recorder, duration_s, stop, progress)
+    fleet.pods.advance(duration_s)
+    hours = fleet.pods.replica_s / 3600, fleet.pods.accelerator_s / 3600
+    if not stopped:
+        _finish(fleet, replicas, quiet, tally, recorder, duration_s + options.tail_s)
+    return Outcome.of(
+        profile=profile,
+        slo=objectives,
+        tally=tally,
+        recorder=recorder,
+        duration_s=duration_s,
+        offered=feed.offered,
+        hours=hours,
+        flap_s=options.flap_s,
+        stopped=stopped,
+        seed=seed,
+    )
+
+
+class _Feed:
+    """Gives the engine its arrivals chunk by chunk, no earlier than needed."""
+
+    def __init__(self, chunks: Iterator[Arrivals], end_s: float) -> None:
+        self.chunks, self.end_s = chunks, end_s
+        self.offered = 0
+        self.known_s = -math.inf  # arrivals up to here were offered
+        self.rest: Arrivals | None = None
+
+    def until(self, engine: Replicas, now_s: float) -> float:
+        """Offer what is due before `now_s`, LOT requests or a little more; returns up to when that is."""
+        first = self.offered
+        while self.known_s < now_s and self.offered - first < LOT:
+            chunk = next(self.chunks, None)
+            if chunk is None:
+                self.known_s = math.inf
+                break
+            if len(chunk.due_s) == 0:
+                continue
+            last_s = float(chunk.due_s[-1])
+            if last_s >= self.end_s:
+                chunk = chunk.take(slice(0, int(np.searchsorted(chunk.due_s, self.end_s))))
+                self.known_s = math.inf
+            else:
+                self.known_s = last_s
+            self.offered += len(chunk.due_s)
+            engine.offer(chunk)
+        return min(now_s, self.known_s)
+
+
+def _run(
+    fleet: Fleet,
+    engine: Replicas,
+    quiet: Quiet | None,
+    feed: _Feed,
+    tally: Tally,
+    recorder: Recorder,
+    duration_s: float,
+    stop: Callable[[Tally], str] | None,
+    progress: Callable[[float, str], None] | None,
+) -> str:
+    """Everything up to the end; returns why it stopped early, or nothing."""
+    every_s = HARVEST_TICKS * fleet.profile.metric_path.scrape_interval_s
+    until_s = min(every_s, duration_s)
+    while True:
+        until_s = feed.until(engine, until_s)
+        if quiet:
+            quiet.run(until_s)
+        elif fleet.spec is None and not recorder.keep:
+            fleet.skip_scrapes(until_s)
+        if (next_s := fleet.next_s) < until_s:
+            _tick(fleet, quiet, recorder, next_s)
+            continue
+        engine.advance(until_s)
+        if until_s >= duration_s:
+            return ""
+        recorder.keep_requests(tally.add(engine.finished()))
+        tally.least_accelerator_hours = _least_hours(fleet, until_s, duration_s)
+        if progress:
+            progress(until_s / duration_s, f"{tally.requests} requests, {fleet.desired} replicas")
+        if stop and (reason := stop(tally)):
+            return reason
+        if engine.in_flight > MOST_IN_FLIGHT:
+            if stop:
+                return "breaches"  # of all that wait, hardly one will keep a bound
+            raise BadInput(
+                f"{engine.in_flight:,} requests are in flight at {until_s:,.0f} s on {fleet.desired:,} replicas",
+                expected=f"at most {MOST_IN_FLIGHT:,}",
+                next_step="offer less: these replicas serve only a small part of it",
+            )
+        until_s = min(until_s + every_s, duration_s)
+
+
+def _least_hours(fleet: Fleet, now_s: float, end_s: float) -> float:
+    """Accelerator-hours up to now, and of the HPA's minimum from now to the end."""
+    pods = fleet.pods
+    passed_s = pods.accelerator_s + (now_s - pods.now_s) * pods.accelerators_held
+    least = fleet.spec.min_replicas if fleet.spec else 0
+    return (passed_s + (end_s - now_s) * least * pods.cold.size * pods.cold.chips_per_pod) / 3600
+
+
+def _quiet(fleet: Fleet, engine: Replicas, recorder: Recorder) -> Quiet | None:
+    """The compiled way for an HPA of Pods metrics, unless every sample is to be kept."""
+    pods_only = fleet.spec is not None and all(
+        metric.kind == "Pods" and metric.target_milli < EXACT_MILLI for metric in fleet.spec.metrics
+    )
+    return Quiet(fleet, engine) if pods_only and not recorder.keep else None
+
+
+def _tick(fleet: Fleet, quiet: Quiet | None, recorder: Recorder, now_s: float) -> None:
+    if quiet and fleet.next_sync_s <= now_s:
+        quiet.settle()
+    fleet.advance(now_s)
+    if recorder.keep:
+        recorder.sample(fleet)
+
+
+def _finish(
+    fleet: Fleet, engine: Replicas, quiet: Quiet | None, tally: Tally, recorder: Recorder, until_s: float
+) -> None:
+    """After the end: no more arrivals, the fleet goes on until everything in flight is done or the tail is over."""
+    while engine.in_flight and fleet.next_s < until_s:
+        if quiet:
+            quiet.run(until_s, until_empty=True)
+        if engine.in_flight and (next_s := fleet.next_s) < until_s:
+            _tick(fleet, quiet, recorder, next_s)
+    recorder.keep_requests(tally.add(engine.finished()))

@@ -1,0 +1,1 @@
+"""The fleet over HTTP: gateway, /metrics per replica, a Kubernetes-shaped view."""

@@ -1,0 +1,1 @@
+"""The load generator inside Locust: users and workers, the coordinator, statistics, web page."""

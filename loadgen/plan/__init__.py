@@ -1,0 +1,1 @@
+"""What is offered: rates, arrivals, lengths, traces, load files, prompts. Pure."""

@@ -1,0 +1,298 @@
+"""The search for the highest rate that holds an SLO (`--find-capacity 10m`): which rate next, and how a probe stands. Pure.
+
+A probe offers one constant rate. The search doubles the rate while probes hold, halves it when the first one breaks, and
+then bisects between the highest that held and the lowest that broke, until they are TOLERANCE apart or the time is over. A
+rate that is about to be the answer has to hold twice.
+
+How a probe stands is asked every second, over the requests due since its warm-up (twice the median E2E, at least 2 s),
+from a quarter of its longest time on, half once a rate broke (breaches come in bursts: a short window has one or none):
+
+    breaks   a term of the SLO has so many breaches that a server which just holds it would show them in 1 of 200 cases;
+             or the number in flight grows: between the first and the last third of the window by more than a tenth of
+             what was offered in between, and by more than four standard deviations of a Poisson number
+    holds    in flight does not grow (half of those bounds), at least LEAST requests were judged over twice the median
+             E2E, and every term either has so few breaches that a server which just breaks it would show them in 1 of
+             20 cases (59 requests without a breach for a p95, 299 for a p99), or lies below half of its bound
+    unclear  neither; at the end of the probe's time the observed percentiles decide, if LEAST requests were judged
+
+A request without an answer counts as a breach as soon as it has waited longer than a bound.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import bdtr
+
+from analysis.errors import BadInput
+from analysis.histogram import Histogram
+from analysis.slo import Slo, Verdict, evaluate
+from loadgen.plan import rates
+from loadgen.plan.arrivals import Arrivals
+from loadgen.plan.traffic import LoadPlan
+
+TOLERANCE = 0.05  # of the rate: the bracket in which the search ends
+LEAST = 20  # requests judged, without which a probe says nothing
+PROBE_SHARE = 0.1  # of the budget that one probe may take ...
+PROBE_LEAST_S, PROBE_MOST_S = 10.0, 120.0  # ... within these
+DECIDE_SHARE = 0.25, 0.5  # of a probe's time, before which it is not judged: until a rate broke, and then
+WARM_LEAST_S = 2.0
+SURE_BREAK, SURE_HOLD = 0.005, 0.05
+GROWTH_SHARE = 0.10
+GROWTH_DEVIATIONS = 4.0
+LOWEST = 1 / 64  # of the first rate: below it the search gives up
+
+
+class Seen(NamedTuple):
+    """One request of a probe; latencies in s from the due time, NaN = none (yet)."""
+
+    due_s: float
+    ok: bool
+    ttft_s: float
+    tpot_s: float
+    e2e_s: float
+
+
+class Waiting(NamedTuple):
+    """One request still in flight: when it was due and whether its answer has begun."""
+
+    due_s: float
+    begun: bool
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a probe stands: holds | breaks | unclear, why, and over how many requests."""
+
+    verdict: str
+    reason: str
+    requests: int
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One constant rate from start_s to end_s (seconds since the start of the run); its requests count from first_id.
+
+    Has what loadgen.run.generator and loadgen.run.records ask of a plan: `arrivals` and `stage_of`.
+    """
+
+    number: int
+    rate_rps: float
+    start_s: float
+    end_s: float
+    first_id: int
+    base: LoadPlan  # arrivals, lengths, prompts
+
+    def arrivals(self, n: int = 65_536) -> Iterator[Arrivals]:
+        """Its requests, due_s counted from the start of the run."""
+        programme = rates.constant(self.rate_rps, self.end_s - self.start_s)
+        plan = replace(self.base, programme=programme, seed=self.base.seed + self.number)
+        for chunk in plan.arrivals(n):
+            yield chunk._replace(
+                due_s=chunk.due_s + self.start_s, request_id=chunk.request_id + self.first_id
+            )
+
+    def stage_of(self, due_s: ArrayLike) -> NDArray[np.int32]:
+        """The probe's number, for each due time."""
+        return np.full(np.shape(due_s), self.number, dtype=np.int32)
+
+    def stage(self) -> dict[str, float]:
+        """The probe as a stage of the run."""
+        return {"stage": self.number, "start_s": self.start_s, "end_s": self.end_s, "rate": self.rate_rps}
+
+
+@dataclass(frozen=True)
+class Probes:
+    """All probes of a run, as the plan that they turned out to be."""
+
+    probes: tuple[Probe, ...]
+
+    def arrivals(self, n: int = 65_536) -> Iterator[Arrivals]:
+        """What was offered, in the order of due times."""
+        for probe in self.probes:
+            yield from probe.arrivals(n)
+
+    def stage_of(self, due_s: ArrayLike) -> NDArray[np.int32]:
+        """The number of the probe that each due time belongs to."""
+        starts = np.array([probe.start_s for probe in self.probes])
+        return (np.searchsorted(starts, np.asarray(due_s), side="right") - 1).astype(np.int32)
+
+
+def next_rate(tried: Sequence[tuple[float, str]], first_rps: float) -> float | None:
+    """The rate to probe after these (rate, verdict) pairs; None when there is nothing left to find."""
+    if not tried:
+        return first_rps
+    held, broke = bracket(tried)
+    if broke is None:
+        return 2 * max(rate for rate, _ in tried)
+    if held is None:
+        return broke / 2 if broke / 2 >= LOWEST * first_rps else None
+    if broke / held <= 1 + TOLERANCE:
+        return held if [rate for rate, _ in tried].count(held) == 1 else None
+    middle = (held + broke) / 2
+    return None if any(rate == middle for rate, _ in tried) else middle  # unclear there: more will not help
+
+
+def bracket(tried: Sequence[tuple[float, str]]) -> tuple[float | None, float | None]:
+    """(highest rate that held, lowest that broke)."""
+    broke = min((rate for rate, verdict in tried if verdict == "breaks"), default=None)
+    held = max((rate for rate, v in tried if v == "holds" and (broke is None or rate < broke)), default=None)
+    return held, broke
+
+
+def least_s(tried: Sequence[tuple[float, str]], limit_s: float) -> float:
+    """How long the next probe's window has to be before it is judged."""
+    return DECIDE_SHARE[any(verdict == "breaks" for _, verdict in tried)] * limit_s
+
+
+def probe_limit_s(budget_s: float) -> float:
+    """How long one probe of a search may take."""
+    return min(max(PROBE_SHARE * budget_s, PROBE_LEAST_S), PROBE_MOST_S)
+
+
+def standing(
+    slo: Slo,
+    rate_rps: float,
+    start_s: float,
+    now_s: float,
+    seen: Sequence[Seen],
+    waiting: Sequence[Waiting],
+    levels: Sequence[tuple[float, int]],
+    gaps: Histogram,
+    least_s: float = 0.0,
+    over: bool = False,
+) -> Standing:
+    """How a probe that began at `start_s` stands at `now_s`; see the module docstring.
+
+    `seen` are its requests that ended, `waiting` those in flight, `levels` (time, number in flight) pairs, `gaps` the
+    gaps between its token events. Before `least_s` nothing is decided; `over` says that its time is over: what was observed decides.
+    """
+    lasting = [s.e2e_s for s in seen if s.ok]
+    e2e_s = float(np.median(lasting)) if lasting else 0.0
+    from_s = start_s + max(WARM_LEAST_S, min(2 * e2e_s, (now_s - start_s) / 2))
+    rows = [s for s in seen if s.due_s >= from_s]
+    rows += _overdue(slo, [w for w in waiting if w.due_s >= from_s], now_s)
+    if now_s - from_s < least_s and not over:
+        return Standing("unclear", f"judged from {least_s:.0f} s after the warm-up", len(rows))
+    if len(rows) < LEAST:
+        return Standing("unclear", f"{len(rows)} requests judged, {LEAST} are needed", len(rows))
+    _, ok, ttft, tpot, e2e = zip(*rows, strict=True)
+    verdicts = evaluate(slo, ok, ttft, tpot, e2e, gaps.share_within, gaps_quantile(gaps))
+    for verdict in verdicts:
+        breaches, n = _breaches(verdict, len(rows))
+        if n and 1 - bdtr(breaches - 1, n, 1 - verdict.asked) < SURE_BREAK and not verdict.holds:
+            return Standing("breaks", _said(verdict), len(rows))
+    drift, bound = _drift(levels, from_s, rate_rps)
+    if drift > bound:
+        return Standing("breaks", f"in flight grew by {drift:.0f} (bound {bound:.0f})", len(rows))
+    if over:
+        broken = [v for v in verdicts if not v.holds]
+        return Standing("breaks" if broken else "holds", ", ".join(map(_said, broken or verdicts)), len(rows))
+    settled = drift <= bound / 2 and now_s - from_s >= max(2 * e2e_s, WARM_LEAST_S)
+    if settled and all(_surely_holds(slo, verdict, len(rows)) for verdict in verdicts):
+        return Standing("holds", ", ".join(map(_said, verdicts)), len(rows))
+    return Standing("unclear", ", ".join(map(_said, verdicts)), len(rows))
+
+
+def gaps_quantile(gaps: Histogram) -> Any:
+    """Percentile (0-100) -> gap in s, of a histogram."""
+    return lambda percentile: gaps.quantile(percentile / 100)
+
+
+def answer(
+    tried: Sequence[tuple[Probe, Standing]], slo: str, first_rps: float, budget_s: float, ended: str
+) -> dict[str, Any]:
+    """What run.json says of the search: the rate, its bracket, why it ended, and every probe."""
+    held, broke = bracket([(probe.rate_rps, stands.verdict) for probe, stands in tried])
+    return {
+        "slo": slo,
+        "first_rps": first_rps,
+        "budget_s": budget_s,
+        "rate_rps": held,  # None: no probe held
+        "bracket_rps": [held, broke],  # None on the right: none broke
+        "ended": ended,
+        "probes": [
+            {**probe.stage(), "verdict": s.verdict, "reason": s.reason, "requests": s.requests}
+            for probe, s in tried
+        ],
+    }
+
+
+def sentence(found: dict[str, Any]) -> str:
+    """The answer in one sentence."""
+    held, broke = found["bracket_rps"]
+    if held is None:
+        rates_tried = [p["rate"] for p in found["probes"]]
+        below = (
+            "no rate was judged" if broke is None else f"every rate down to {min(rates_tried):.3g}/s broke it"
+        )
+        return f"capacity not found: {below} ({found['slo']}); {found['ended']}"
+    until = "none broke" if broke is None else f"{broke:.4g}/s broke it"
+    return f"highest rate that holds {found['slo']}: {held:.4g} requests/s ({until}); {found['ended']}"
+
+
+def parse_budget(text: str) -> float:
+    """Seconds in `10m`, `600`, `90s` or `1h`. Raises BadInput."""
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1.0)
+    try:
+        budget_s = float(number) * unit
+    except ValueError:
+        budget_s = math.nan
+    if not PROBE_LEAST_S * 2 <= budget_s < math.inf:
+        raise BadInput(
+            "--find-capacity", value=text, expected="a time of at least 20 s, for example 10m or 600s"
+        )
+    return budget_s
+
+
+def _overdue(slo: Slo, waiting: Sequence[Waiting], now_s: float) -> list[Seen]:
+    """Requests in flight that can no longer keep a bound, with their age as latency."""
+    ttft_s = max((t.bound_s for t in slo.terms if t.metric == "ttft"), default=math.inf)
+    e2e_s = max((t.bound_s for t in slo.terms if t.metric == "e2e"), default=math.inf)
+    late = []
+    for due_s, begun in waiting:
+        age_s = now_s - due_s
+        first = age_s if not begun and age_s > ttft_s else math.nan
+        whole = age_s if age_s > e2e_s else math.nan
+        if not (math.isnan(first) and math.isnan(whole)):
+            late.append(Seen(due_s, True, first, math.nan, whole))
+    return late
+
+
+def _breaches(verdict: Verdict, requests: int) -> tuple[int, int]:
+    """(breaches, of how many); gaps are not independent of each other: no more are counted than there are requests."""
+    n = min(verdict.count, requests)
+    return (round((1 - verdict.share_within) * n), n) if n else (0, 0)
+
+
+def _surely_holds(slo: Slo, verdict: Verdict, requests: int) -> bool:
+    breaches, n = _breaches(verdict, requests)
+    if not n or not verdict.holds:
+        return False
+    if bdtr(breaches, n, 1 - verdict.asked) < SURE_HOLD:
+        return True
+    bound_s = next((t.bound_s for t in slo.terms if t.name == verdict.name), math.nan)
+    return verdict.value <= bound_s / 2
+
+
+def _drift(levels: Sequence[tuple[float, int]], from_s: float, rate_rps: float) -> tuple[float, float]:
+    """(growth of the number in flight between the thirds of the window, the growth that is too much)."""
+    inside = np.array([level for level in levels if level[0] >= from_s], dtype=float)
+    if len(inside) < 6:
+        return 0.0, math.inf
+    third = len(inside) // 3
+    first, last = inside[:third].mean(axis=0), inside[-third:].mean(axis=0)
+    offered = rate_rps * (last[0] - first[0])
+    return float(last[1] - first[1]), max(GROWTH_SHARE * offered, GROWTH_DEVIATIONS * math.sqrt(first[1] + 1))
+
+
+def _said(verdict: Verdict) -> str:
+    return (
+        f"{verdict.name} {verdict.value:.4g} ({verdict.share_within:.1%} within, {verdict.asked:.1%} asked)"
+    )

@@ -1,0 +1,1 @@
+"""The wire: connections, the read loop, and what the bytes of an answer mean."""
