@@ -112,9 +112,10 @@ def _door(
         return door, _scraper(door.metrics_urls), hpa or facts["hpa"]["metadata"]["name"]
     if hpa is None:
         raise BadInput("which HPA", expected="--fleet URL, or --namespace NS and --hpa NAME")
-    from autoscale.kube.live import connect
+    from autoscale.kube.api import connect
+    from autoscale.kube.live import LiveCluster
 
-    return connect(context), None, hpa
+    return LiveCluster(connect(context)), None, hpa
 
 
 def _scraper(urls: Callable[[], dict[str, str]]) -> Callable[[], list[dict[str, Any]]]:

@@ -13,16 +13,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from autoscale.check.snapshot import Snapshot, fold, is_leader, pods_metrics, scale_selector, take
-from autoscale.check.timeline import (
-    ACCELERATORS,
-    LWS_GROUP,
-    LWS_NAME,
-    TARGETS,
-    hpa_targets_milli,
-    hpa_usage_milli,
-)
-from autoscale.kube.cluster import Cluster, Observation, labels_match, milli, selector_text, timestamp_s
+from autoscale.check.snapshot import Snapshot, fold, is_leader, scale_selector, take
+from autoscale.kube.cluster import Cluster, Observation, timestamp_s
+from autoscale.kube.kinds import ACCELERATORS, LWS_GROUP_INDEX, LWS_NAME, SCALED, plural_of
+from autoscale.kube.scaler import DIRECTIONS, Hpa, conditions
+from autoscale.kube.selectors import selects
 
 Severity = Literal["error", "warning", "info"]
 
@@ -89,10 +84,10 @@ def _once(found: list[Finding]) -> Iterator[Finding]:
 
 
 def _permissions(now: Snapshot, hpa: dict[str, Any] | None) -> Iterator[Finding]:
-    target = TARGETS.get(hpa["spec"]["scaleTargetRef"]["kind"]) if hpa else None
+    target = plural_of(Hpa(hpa).target_kind) if hpa else None
     for resource, error in now.hidden.items():
         if error.status == 403:
-            if resource in TARGETS.values() and resource != target:
+            if resource in map(plural_of, SCALED) and resource != target:
                 continue
             needed = resource in ("horizontalpodautoscalers", "pods", target)
             blind = {
@@ -151,7 +146,7 @@ def _target(now: Snapshot, hpa: dict[str, Any]) -> Iterator[Finding]:
                 "error",
                 f"the HPA scales {named}, which does not exist",
                 "correct scaleTargetRef.name, or apply the workload in the HPA's namespace",
-                {"message": message, "have": sorted(now.objects.get(TARGETS.get(reference["kind"], ""), {}))},
+                {"message": message, "have": sorted(now.objects.get(plural_of(reference["kind"]), {}))},
             )
         else:
             yield Finding(
@@ -256,7 +251,7 @@ def _rivals(now: Snapshot, hpa: dict[str, Any]) -> Iterator[Finding]:
 def _metrics(now: Snapshot, hpa: dict[str, Any]) -> Iterator[Finding]:
     condition = conditions(hpa)
     active = condition.get("ScalingActive", {})
-    names = pods_metrics(hpa)
+    names = Hpa(hpa).metric_names("Pods")
     failed: dict[str, Finding] = {}
     if active.get("reason") == "FailedGetPodsMetric":
         message = active.get("message", "")
@@ -272,9 +267,7 @@ def _metrics(now: Snapshot, hpa: dict[str, Any]) -> Iterator[Finding]:
         elif answer and answer.values_milli and metric not in failed:
             yield from _answered_pods(now, hpa, metric, answer.values_milli)
     shown = (hpa.get("status") or {}).get("currentMetrics") or []
-    for metric, entry in zip(
-        [_metric_name(m) for m in hpa["spec"].get("metrics") or []], shown, strict=False
-    ):
+    for metric, entry in zip([metric.name for metric in Hpa(hpa).metrics], shown, strict=False):
         if entry.get("type") == "" and metric not in failed:
             failed[metric] = _unreadable(metric, message=_last_warning(now, hpa, metric))
     yield from failed.values()
@@ -391,7 +384,7 @@ def _answered_pods(
 def _targets_in_unit(now: Snapshot, hpa: dict[str, Any]) -> Iterator[Finding]:
     seats = _argument(now.target(hpa), "--max-num-seqs")
     engines = _argument(now.target(hpa), "--data-parallel-size") or 1
-    for metric, target in hpa_targets_milli(hpa).items():
+    for metric, target in Hpa(hpa).targets_milli().items():
         if "cache_usage" in metric and target >= 1000 * engines:
             percent = target >= 2000 * engines
             yield Finding(
@@ -421,9 +414,9 @@ def _targets_in_unit(now: Snapshot, hpa: dict[str, Any]) -> Iterator[Finding]:
                     f"use {metric.replace(old, new)} before the image is upgraded",
                     {"metric": metric},
                 )
-    for metric, usage in hpa_usage_milli(hpa).items():
-        target = hpa_targets_milli(hpa).get(metric, 0)
-        up = _tolerance(hpa, "scaleUp")
+    for metric, usage in Hpa(hpa).usage_milli().items():
+        target = Hpa(hpa).targets_milli().get(metric, 0)
+        up = Hpa(hpa).tolerance("scaleUp")
         if target and target < usage <= target * (1 + up) + 1e-9:
             yield Finding(
                 "inside_tolerance",
@@ -433,12 +426,12 @@ def _targets_in_unit(now: Snapshot, hpa: dict[str, Any]) -> Iterator[Finding]:
                 "normal; lower the averageValue or set behavior.scaleUp.tolerance (Kubernetes 1.35+) to react sooner",
                 {"ratio": usage / target},
             )
-    for direction in ("scaleUp", "scaleDown"):
-        if ((hpa["spec"].get("behavior") or {}).get(direction) or {}).get("tolerance") is not None:
+    for direction in DIRECTIONS:
+        if "tolerance" in Hpa(hpa).rules(direction):
             yield Finding(
                 "tolerance_set",
                 "info",
-                f"behavior.{direction}.tolerance is {_tolerance(hpa, direction):.1%} instead of 10 %",
+                f"behavior.{direction}.tolerance is {Hpa(hpa).tolerance(direction):.1%} instead of 10 %",
                 "works by default from Kubernetes 1.35; older clusters ignore it",
                 {},
             )
@@ -507,7 +500,7 @@ def _groups(now: Snapshot, hpa: dict[str, Any]) -> Iterator[Finding]:
     size = int(((target.get("spec") or {}).get("leaderWorkerTemplate") or {}).get("size") or 1)
     groups: dict[str, list[dict[str, Any]]] = {}
     for pod in now.pods_of(hpa):
-        groups.setdefault((pod["metadata"].get("labels") or {}).get(LWS_GROUP, ""), []).append(pod)
+        groups.setdefault((pod["metadata"].get("labels") or {}).get(LWS_GROUP_INDEX, ""), []).append(pod)
     broken = {}
     for index, pods in groups.items():
         leader = next((p for p in pods if is_leader(p)), None)
@@ -574,11 +567,7 @@ def _scraping(now: Snapshot, hpa: dict[str, Any]) -> Iterator[Finding]:
     pods = [p for p in now.counted_pods(hpa) if p["status"].get("phase") == "Running"]
     if not kinds or not pods:
         return
-    chosen = [
-        m
-        for m in monitors
-        if labels_match(selector_text(m["spec"].get("selector")), pods[0]["metadata"].get("labels"))
-    ]
+    chosen = [m for m in monitors if selects(m["spec"].get("selector"), pods[0]["metadata"].get("labels"))]
     if not chosen:
         yield Finding(
             "pods_not_scraped",
@@ -610,11 +599,6 @@ def _scraping(now: Snapshot, hpa: dict[str, Any]) -> Iterator[Finding]:
 
 
 # --- small readings --------------------------------------------------------------------------------------------------------
-
-
-def conditions(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Condition type -> condition of an HPA or a pod."""
-    return {c["type"]: c for c in (found.get("status") or {}).get("conditions") or []}
 
 
 def _condition(pod: dict[str, Any], kind: str) -> dict[str, Any]:
@@ -664,16 +648,6 @@ def _last_warning(now: Snapshot, hpa: dict[str, Any], metric: str) -> str:
     ]
     told.sort(key=lambda e: str(e.get("lastTimestamp") or ""))
     return str(told[-1]["message"]) if told else ""
-
-
-def _metric_name(entry: dict[str, Any]) -> str:
-    body = entry.get("pods") or entry.get("external") or entry.get("object") or {}
-    return str((body.get("metric") or {}).get("name", ""))
-
-
-def _tolerance(hpa: dict[str, Any], direction: str) -> float:
-    asked = ((hpa["spec"].get("behavior") or {}).get(direction) or {}).get("tolerance")
-    return 0.1 if asked is None else milli(asked) / 1000
 
 
 def _templates(target: dict[str, Any]) -> list[tuple[dict[str, Any], int]]:

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from autoscale.check.timeline import LWS_GROUP, LWS_WORKER, NAN, PodRecord, Timeline
+from autoscale.check.timeline import NAN, PodRecord, Timeline
+from autoscale.kube.kinds import LWS_GROUP_INDEX, LWS_WORKER_INDEX
 
 
 @dataclass(frozen=True)
@@ -73,15 +74,17 @@ def replicas(timeline: Timeline) -> list[Replica]:
     if timeline.kind != "LeaderWorkerSet":
         return [Replica(pod.name, (pod,), 1) for pod in pods]
     size = int(((timeline.target.get("spec") or {}).get("leaderWorkerTemplate") or {}).get("size") or 1)
-    leaders = [pod for pod in pods if pod.labels.get(LWS_WORKER) == "0"]
+    leaders = [pod for pod in pods if pod.labels.get(LWS_WORKER_INDEX) == "0"]
     return [_group(leader, _following(leader, leaders), pods, size) for leader in leaders]
 
 
 def _following(leader: PodRecord, leaders: Iterable[PodRecord]) -> float:
     """When the next leader of that group index was created: a recreated group reuses names."""
-    own = leader.labels.get(LWS_GROUP)
+    own = leader.labels.get(LWS_GROUP_INDEX)
     later = [
-        p.created_s for p in leaders if p.labels.get(LWS_GROUP) == own and p.created_s > leader.created_s
+        p.created_s
+        for p in leaders
+        if p.labels.get(LWS_GROUP_INDEX) == own and p.created_s > leader.created_s
     ]
     return min(later, default=math.inf)
 
@@ -90,8 +93,8 @@ def _group(leader: PodRecord, until_s: float, pods: list[PodRecord], size: int) 
     """The leader with the newest pod of each worker index that was created in its life."""
     workers: dict[str, PodRecord] = {}
     for pod in pods:
-        index = pod.labels.get(LWS_WORKER, "0")
-        own = pod.labels.get(LWS_GROUP) == leader.labels.get(LWS_GROUP)
+        index = pod.labels.get(LWS_WORKER_INDEX, "0")
+        own = pod.labels.get(LWS_GROUP_INDEX) == leader.labels.get(LWS_GROUP_INDEX)
         if own and index != "0" and leader.created_s - 1 <= pod.created_s < until_s:
             workers[index] = pod
     return Replica(leader.name, (leader, *(workers[i] for i in sorted(workers, key=int))), size)

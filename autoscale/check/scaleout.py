@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from autoscale.check.replicas import Replica, replicas
 from autoscale.check.timeline import NAN, Decision, Sample, Timeline
+from autoscale.kube.scaler import Hpa
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.slo import Slo
 
-DEFAULT_TOLERANCE = 0.1
 CREATED_EARLY_S = 1.5  # a pod's stamp may lie this much before the decision that made it
 STATUS_LAG_S = (
     1.0  # the HPA writes its status this long after it decided: the value shown is the one decided on
@@ -364,15 +364,6 @@ def _notes(fresh: tuple[Replica, ...], made: Decision, cancelled: bool) -> Itera
 # --- the metric ------------------------------------------------------------------------------------------------------
 
 
-def tolerance(timeline: Timeline, direction: str) -> float:
-    """The HPA's tolerance (a ratio) for "scaleUp" or "scaleDown"."""
-    from autoscale.kube.cluster import milli
-
-    behavior = (timeline.hpa.get("spec") or {}).get("behavior") or {}
-    asked = (behavior.get(direction) or {}).get("tolerance")
-    return DEFAULT_TOLERANCE if asked is None else milli(asked) / 1000
-
-
 def excess(timeline: Timeline, sample: Sample, size: int | None) -> float:
     """usage / target of a sample with replicas that report nothing counted as zero, as the HPA does upward; NaN: unknown."""
     target = timeline.targets_milli().get(sample.metric)
@@ -390,7 +381,7 @@ def detection(timeline: Timeline, floor_s: float, decided_s: float, size: int) -
     Only after `floor_s`, the decision before, which made the target `size` replicas: where the metric asked for still
     more at once, that is `floor_s` itself. Replicas without a value count as zero, as they do for the HPA.
     """
-    bound = 1 + tolerance(timeline, "scaleUp")
+    bound = 1 + Hpa(timeline.hpa).tolerance("scaleUp")
     seen: dict[str, tuple[float, float]] = {}
     with_values = any(sample.values_milli for sample in timeline.samples)
     for sample in timeline.samples:
@@ -417,7 +408,7 @@ def absorption(timeline: Timeline, ready_s: float, until_s: float) -> float:
     """
     if math.isnan(ready_s):
         return NAN
-    for bound in (1.0, 1 + tolerance(timeline, "scaleUp")):
+    for bound in (1.0, 1 + Hpa(timeline.hpa).tolerance("scaleUp")):
         back = [_crossing(timeline, metric, bound, ready_s, until_s) for metric in timeline.targets_milli()]
         seen = [moment for moment in back if moment is not None]
         if seen and not any(math.isnan(moment) for moment in seen):

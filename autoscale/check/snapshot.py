@@ -10,8 +10,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from autoscale.check.timeline import LWS_NAME, LWS_WORKER, TARGETS
-from autoscale.kube.cluster import Cluster, ClusterError, Observation, labels_match, milli, selector_text
+from autoscale.kube.cluster import Cluster, ClusterError, Observation
+from autoscale.kube.kinds import LWS_NAME, LWS_WORKER_INDEX, SCALED, plural_of
+from autoscale.kube.quantity import milli
+from autoscale.kube.scaler import Hpa
+from autoscale.kube.selectors import selector_text, selects
 
 NEEDED = ("horizontalpodautoscalers", "pods")
 HELPFUL = ("events", "nodes", "podmonitorings", "podmonitors")
@@ -47,13 +50,13 @@ class Snapshot:
 
     def target(self, hpa: dict[str, Any]) -> dict[str, Any] | None:
         """The object that the HPA scales; None when it was not seen."""
-        reference = hpa["spec"]["scaleTargetRef"]
-        return self.objects.get(TARGETS.get(reference["kind"], ""), {}).get(reference["name"])
+        read = Hpa(hpa)
+        return self.objects.get(plural_of(read.target_kind), {}).get(read.target_name)
 
     def pods_of(self, hpa: dict[str, Any]) -> list[dict[str, Any]]:
         """Every pod of the target, workers included."""
-        if hpa["spec"]["scaleTargetRef"]["kind"] == "LeaderWorkerSet":
-            name = hpa["spec"]["scaleTargetRef"]["name"]
+        if Hpa(hpa).target_kind == "LeaderWorkerSet":
+            name = Hpa(hpa).target_name
             return [p for p in self.all("pods") if (p["metadata"].get("labels") or {}).get(LWS_NAME) == name]
         return self.counted_pods(hpa)
 
@@ -62,7 +65,7 @@ class Snapshot:
         selector = scale_selector(self.target(hpa))
         if not selector:
             return []
-        return [p for p in self.all("pods") if labels_match(selector, p["metadata"].get("labels"))]
+        return [p for p in self.all("pods") if selects(selector, p["metadata"].get("labels"))]
 
 
 def scale_selector(target: dict[str, Any] | None) -> str:
@@ -74,14 +77,9 @@ def scale_selector(target: dict[str, Any] | None) -> str:
     return selector_text((target.get("spec") or {}).get("selector"))
 
 
-def pods_metrics(hpa: dict[str, Any]) -> list[str]:
-    """Names of the HPA's Pods metrics."""
-    return [m["pods"]["metric"]["name"] for m in hpa["spec"].get("metrics") or [] if m.get("type") == "Pods"]
-
-
 def is_leader(pod: dict[str, Any]) -> bool:
     """Whether a pod leads its group (or has no group)."""
-    return (pod["metadata"].get("labels") or {}).get(LWS_WORKER, "0") == "0"
+    return (pod["metadata"].get("labels") or {}).get(LWS_WORKER_INDEX, "0") == "0"
 
 
 def fold(observations: Iterable[Observation], until_s: float = float("inf")) -> Snapshot:
@@ -116,12 +114,12 @@ def fold(observations: Iterable[Observation], until_s: float = float("inf")) -> 
 def take(cluster: Cluster, namespace: str, hpa_name: str, clock: Callable[[], float] = time.time) -> Snapshot:
     """The state of a live cluster, as far as it may be read. Raises ClusterError when it cannot be reached at all."""
     now = Snapshot(clock())
-    for resource in (*NEEDED, *TARGETS.values(), *HELPFUL):
+    for resource in (*NEEDED, *(plural_of(kind) for kind in SCALED), *HELPFUL):
         _list(cluster, now, resource, None if resource == "nodes" else namespace)
     hpa = now.hpa(hpa_name)
     if hpa is None:
         return now
-    for metric in pods_metrics(hpa):
+    for metric in Hpa(hpa).metric_names("Pods"):
         selector = scale_selector(now.target(hpa))
         if not selector:
             continue

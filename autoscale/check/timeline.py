@@ -17,16 +17,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from autoscale.kube.cluster import Observation, labels_match, log_phase, milli, selector_text, timestamp_s
+from autoscale.kube.cluster import Observation, log_phase, timestamp_s
+from autoscale.kube.kinds import ACCELERATORS, LWS_NAME, SCALED, plural_of
+from autoscale.kube.quantity import milli
+from autoscale.kube.scaler import Hpa
+from autoscale.kube.selectors import selector_text, selects
 
 NAN = math.nan
-ACCELERATORS = ("nvidia.com/gpu", "google.com/tpu", "amd.com/gpu")
-LWS_NAME, LWS_GROUP, LWS_WORKER = (
-    f"leaderworkerset.sigs.k8s.io/{part}" for part in ("name", "group-index", "worker-index")
-)
 SAMPLES_KEPT = 40_000  # 3 hours of two metrics every second fit with room
 LATE_S = 1.25  # a receipt this long after the stamped second began still counts as prompt
-TARGETS = {"Deployment": "deployments", "LeaderWorkerSet": "leaderworkersets", "StatefulSet": "statefulsets"}
 
 
 @dataclass
@@ -134,7 +133,7 @@ class Timeline:
             "gap": self._gap,
             "clock": self._clock,
             "logs": self._logs,
-            **dict.fromkeys(TARGETS.values(), self._workload),
+            **dict.fromkeys(map(plural_of, SCALED), self._workload),
         }
 
     # --- what it knows ---
@@ -142,12 +141,12 @@ class Timeline:
     @property
     def kind(self) -> str:
         """Kind of the HPA's target, "" while the HPA is unknown."""
-        return str(self.hpa.get("spec", {}).get("scaleTargetRef", {}).get("kind", ""))
+        return Hpa(self.hpa).target_kind
 
     @property
     def target_name(self) -> str:
         """Name of the HPA's target, "" while the HPA is unknown."""
-        return str(self.hpa.get("spec", {}).get("scaleTargetRef", {}).get("name", ""))
+        return Hpa(self.hpa).target_name
 
     @property
     def size(self) -> int | None:
@@ -156,7 +155,7 @@ class Timeline:
 
     def targets_milli(self) -> dict[str, int]:
         """Metric name -> averageValue in milli-units, for the Pods and External metrics of the HPA."""
-        return hpa_targets_milli(self.hpa)
+        return Hpa(self.hpa).targets_milli()
 
     def own_pods(self) -> list[PodRecord]:
         """The pods of the target, in order of creation."""
@@ -172,8 +171,8 @@ class Timeline:
     def _owned(self, pod: PodRecord) -> bool:
         if self.kind == "LeaderWorkerSet":
             return pod.labels.get(LWS_NAME) == self.target_name
-        if selector := selector_text((self.target.get("spec") or {}).get("selector")):
-            return labels_match(selector, pod.labels)
+        if selector := (self.target.get("spec") or {}).get("selector"):
+            return selects(selector, pod.labels)
         return bool(self.target_name) and pod.name.startswith(self.target_name + "-")
 
     # --- the fold ---
@@ -219,7 +218,7 @@ class Timeline:
                 self.note(seen.time_s, "hpa", f"HorizontalPodAutoscaler {name} was deleted")
             return
         before, self.hpa = self.hpa, seen.object
-        if early := self._workloads.pop((TARGETS.get(self.kind, ""), self.target_name), None):
+        if early := self._workloads.pop((plural_of(self.kind), self.target_name), None):
             self._workloads.clear()
             self._workload(early)
         status, previous = seen.object.get("status") or {}, before.get("status") or {}
@@ -238,20 +237,20 @@ class Timeline:
         for kind, condition in conditions.items():
             if before and condition["reason"] != old.get(kind, {}).get("reason"):
                 self.note(seen.time_s, "condition", f"{kind}={condition['status']} {condition['reason']}")
-        for metric, usage in hpa_usage_milli(seen.object).items():
+        for metric, usage in Hpa(seen.object).usage_milli().items():
             if status != previous:
                 self.samples.append(Sample(seen.time_s, metric, usage))
 
     @property
     def _targets_seen(self) -> bool:
-        return TARGETS.get(self.kind, "") in self.seen and bool(self.target)
+        return plural_of(self.kind) in self.seen and bool(self.target)
 
     def _workload(self, seen: Observation) -> None:
         key = (seen.resource, seen.object["metadata"]["name"])
         if not self.kind:
             self._workloads[key] = seen
             return
-        if key != (TARGETS.get(self.kind), self.target_name):
+        if key != (plural_of(self.kind), self.target_name):
             return
         if seen.type == "DELETED":
             self.note(seen.time_s, "target", f"{self.kind} {self.target_name} was deleted")
@@ -458,26 +457,6 @@ class Timeline:
         for line in seen.object.get("lines") or []:
             if phase := log_phase(str(line.get("text", ""))):
                 pod.log_s.setdefault(phase, self.moment(seen.time_s, line.get("time")))
-
-
-def hpa_targets_milli(hpa: dict[str, Any]) -> dict[str, int]:
-    """Metric name -> averageValue in milli-units of an HPA's Pods and External metrics."""
-    targets = {}
-    for entry in (hpa.get("spec") or {}).get("metrics") or []:
-        metric = entry.get("pods") or entry.get("external") or {}
-        if value := (metric.get("target") or {}).get("averageValue"):
-            targets[metric["metric"]["name"]] = milli(value)
-    return targets
-
-
-def hpa_usage_milli(hpa: dict[str, Any]) -> dict[str, int]:
-    """Metric name -> the mean that the HPA's status shows (before it fills in missing pods)."""
-    usage = {}
-    for entry in (hpa.get("status") or {}).get("currentMetrics") or []:
-        metric = entry.get("pods") or entry.get("external") or {}
-        if value := (metric.get("current") or {}).get("averageValue"):
-            usage[metric["metric"]["name"]] = milli(value)
-    return usage
 
 
 def _accelerators(spec: dict[str, Any]) -> int:

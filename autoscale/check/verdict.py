@@ -20,9 +20,9 @@ from autoscale.check.scaleout import (
     excess,
     flaps,
     rounds,
-    tolerance,
 )
 from autoscale.check.timeline import Timeline
+from autoscale.kube.scaler import Hpa
 
 Outcome = Literal["pass", "fail", "not_judged"]
 
@@ -125,7 +125,7 @@ def _scaled_when_it_should(timeline: Timeline) -> Criterion:
                 f"the HPA scaled out {len(early)} times, but its metric was not seen above the target before",
             )
         return Criterion(code, "not_judged", "the metric never stood above its target: nothing had to happen")
-    window_s = _up_window_s(timeline)
+    window_s = Hpa(timeline.hpa).window_s("scaleUp")
     allowed_s = PATIENCE_SYNCS * SYNC_S + window_s + _policy_wait_s(timeline)
     late = [span for span in spans if (span[2] if span[2] is not None else span[1]) - span[0] > allowed_s]
     figures = {
@@ -165,8 +165,8 @@ def excess_spans(timeline: Timeline) -> Iterable[tuple[float, float, float | Non
 
     Pods without a value count as zero, as they do for the HPA; at maxReplicas nothing more can be asked.
     """
-    bound = 1 + tolerance(timeline, "scaleUp")
-    most = int((timeline.hpa.get("spec") or {}).get("maxReplicas") or 0)
+    bound = 1 + Hpa(timeline.hpa).tolerance("scaleUp")
+    most = Hpa(timeline.hpa).max_replicas
     pending = [made for made in timeline.decisions if made.after > made.before]
     open_s: dict[str, float] = {}
     for sample in [*timeline.samples, None]:
@@ -470,18 +470,9 @@ def _nothing_cut(past: History) -> Criterion:
 # --- small helpers -----------------------------------------------------------------------------------------------------
 
 
-def _behavior(timeline: Timeline) -> Mapping[str, Any]:
-    return ((timeline.hpa.get("spec") or {}).get("behavior") or {}).get("scaleUp") or {}
-
-
-def _up_window_s(timeline: Timeline) -> float:
-    return float(_behavior(timeline).get("stabilizationWindowSeconds") or 0)
-
-
 def _policy_wait_s(timeline: Timeline) -> float:
     """A rate policy may hold the next step back for its period; the default ones wait one sync at most."""
-    policies = _behavior(timeline).get("policies") or []
-    periods = [float(policy["periodSeconds"]) for policy in policies]
+    periods = Hpa(timeline.hpa).policy_periods_s("scaleUp")
     return max([period for period in periods if period > 15], default=0.0)
 
 

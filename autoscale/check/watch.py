@@ -21,10 +21,11 @@ from autoscale.check import evidence
 from autoscale.check.measured import overlay
 from autoscale.check.preflight import Finding, diagnose, diagnose_observations
 from autoscale.check.scaleout import History, Load, as_dict, history
-from autoscale.check.snapshot import pods_metrics, scale_selector, take
+from autoscale.check.snapshot import scale_selector, take
 from autoscale.check.timeline import Timeline
 from autoscale.check.verdict import Expectation, Judgement, judge
 from autoscale.kube.cluster import Cluster, ClusterError, Observation
+from autoscale.kube.scaler import Hpa
 
 RESOURCES = (
     "horizontalpodautoscalers",
@@ -335,7 +336,7 @@ class _Watch:
         selector = scale_selector(timeline.target) if timeline.target else ""
         if not timeline.hpa or not selector:
             return []
-        for metric in pods_metrics(timeline.hpa):
+        for metric in Hpa(timeline.hpa).metric_names("Pods"):
             answer: dict[str, Any] = {
                 "namespace": self.namespace,
                 "metric": metric,

@@ -8,8 +8,8 @@ from autoscale.deploy.choices import MetricsPath, Options
 from autoscale.deploy.meta import meta
 from autoscale.deploy.scaling import external_name, metric_name
 from autoscale.deploy.targets import Target
-from autoscale.deploy.workload import LWS_API
 from autoscale.deploy.yaml_out import Note
+from autoscale.kube.kinds import LWS_API
 from autoscale.profiles import Profile
 
 Object = dict[str, Any]

@@ -9,51 +9,25 @@ from __future__ import annotations
 
 import copy
 import difflib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
-from urllib.parse import quote
 
 import yaml
 
-from analysis.errors import BadInput, NotAchieved, SourceUnavailable
+from analysis.errors import BadInput, NotAchieved
 from autoscale.deploy.choices import PLACEHOLDERS
 from autoscale.deploy.meta import MANAGED_BY, OWNER, PART_OF
+from autoscale.kube.api import Api, connect
+from autoscale.kube.cluster import ClusterError
+from autoscale.kube.kinds import object_path
 
 Object = dict[str, Any]
 Progress = Callable[[float, str], None]
 Action = Literal["create", "update", "unchanged", "refused", "invalid"]
 
-# kind -> plural; cluster-wide kinds are named below
-PLURALS = {
-    "AutoscalingMetric": "autoscalingmetrics",
-    "ClusterRole": "clusterroles",
-    "ClusterRoleBinding": "clusterrolebindings",
-    "Deployment": "deployments",
-    "HorizontalPodAutoscaler": "horizontalpodautoscalers",
-    "Job": "jobs",
-    "LeaderWorkerSet": "leaderworkersets",
-    "Namespace": "namespaces",
-    "PersistentVolume": "persistentvolumes",
-    "PersistentVolumeClaim": "persistentvolumeclaims",
-    "Pod": "pods",
-    "PodDisruptionBudget": "poddisruptionbudgets",
-    "PodMonitor": "podmonitors",
-    "PodMonitoring": "podmonitorings",
-    "PrometheusRule": "prometheusrules",
-    "Role": "roles",
-    "RoleBinding": "rolebindings",
-    "Rules": "rules",
-    "ScaledObject": "scaledobjects",
-    "Service": "services",
-    "ServiceAccount": "serviceaccounts",
-    "StorageClass": "storageclasses",
-}
-CLUSTER_WIDE = {"ClusterRole", "ClusterRoleBinding", "Namespace", "PersistentVolume", "StorageClass"}
 SHARED = {"Namespace", "StorageClass"}  # alike in every set: several profiles may use one
 SCALED = {"Deployment", "LeaderWorkerSet"}  # their replicas belong to the HPA once they exist
-TIMEOUT_S = 30
 _NOT_COMPARED = ("managedFields", "resourceVersion", "generation", "uid", "creationTimestamp", "selfLink")
 
 
@@ -148,13 +122,9 @@ def describe(document: Object) -> str:
 
 
 def api_path(document: Object) -> str:
-    """The API path of an object. Raises BadInput for a kind that a set never holds."""
-    kind, api, meta = document["kind"], document["apiVersion"], document["metadata"]
-    if kind not in PLURALS:
-        raise BadInput("cannot apply kind", value=kind, expected=f"one of {', '.join(PLURALS)}")
-    root = f"/apis/{api}" if "/" in api else f"/api/{api}"
-    space = "" if kind in CLUSTER_WIDE else f"/namespaces/{quote(meta.get('namespace', 'default'), safe='')}"
-    return f"{root}{space}/{PLURALS[kind]}/{quote(meta['name'], safe='')}"
+    """The API path of an object. Raises BadInput for a kind that is not known."""
+    meta = document["metadata"]
+    return object_path(document["kind"], meta["name"], meta.get("namespace"), api=document["apiVersion"])
 
 
 def placeholders(documents: Sequence[Object]) -> list[str]:
@@ -225,67 +195,25 @@ def _comparable(document: Object | None) -> list[str]:
 
 
 class ApiServer:
-    """The real Server, over the kubernetes client. Raises SourceUnavailable when there is no usable configuration."""
+    """The real Server. Raises SourceUnavailable when there is no usable configuration."""
 
-    def __init__(self, kubeconfig: str | None = None, context: str | None = None) -> None:
-        from kubernetes import config, dynamic
-
-        try:
-            client = config.new_client_from_config(config_file=kubeconfig, context=context)
-        except (config.ConfigException, OSError) as error:
-            raise SourceUnavailable(f"no usable kubeconfig: {error}") from None
-        self._client = dynamic.DynamicClient(
-            client, discoverer=lambda *_: None
-        )  # paths are known: nothing to discover
+    def __init__(self, kubeconfig: str | None = None) -> None:
+        self._api = Api(connect(kubeconfig=kubeconfig))
 
     def get(self, path: str) -> Object | None:
         """See Server.get."""
-        return self._request("GET", path, None, ())
+        try:
+            return self._api.get(path)
+        except ClusterError as error:
+            if error.status == 404:
+                return None
+            raise
 
     def apply(self, path: str, document: Object, *, dry_run: bool) -> Object:
         """See Server.apply."""
-        # whose object it is was decided before by its label, so other field managers (kubectl, an editor) do not stop us
-        query = [("fieldManager", OWNER), ("fieldValidation", "Strict"), ("force", "true")]
-        if dry_run:
-            query.append(("dryRun", "All"))
-        stored = self._request("PATCH", path, document, query)
+        stored = self._api.apply(path, document, OWNER, dry_run=dry_run)
         if stored is None:
             raise BadInput(
                 f"the API server does not know {path.rsplit('/', 2)[-2]}, or the namespace is missing"
             )
         return stored
-
-    def _request(
-        self, method: str, path: str, body: Object | None, query: Sequence[tuple[str, str]]
-    ) -> Object | None:
-        import urllib3
-        from kubernetes.client.exceptions import ApiException
-
-        try:
-            answer = self._client.request(
-                method,
-                path,
-                body=None if body is None else json.dumps(body),  # JSON is YAML
-                query_params=list(query),
-                content_type="application/apply-patch+yaml" if body is not None else None,
-                serialize=False,
-                _request_timeout=TIMEOUT_S,
-            )
-        except ApiException as error:
-            if error.status == 404:
-                return None
-            sentence = _message(error.body) or str(error.reason)
-            if error.status in (400, 409, 422):
-                raise BadInput(sentence) from None
-            raise SourceUnavailable(f"{method} {path}: {error.status} {sentence}") from None
-        except urllib3.exceptions.HTTPError as error:
-            raise SourceUnavailable(f"{method} {path}: {error}") from None
-        found: Object = json.loads(answer.data)
-        return found
-
-
-def _message(body: Any) -> str:
-    try:
-        return str(json.loads(body)["message"])
-    except (ValueError, TypeError, KeyError):
-        return ""

@@ -8,10 +8,11 @@ from autoscale.deploy import sizing
 from autoscale.deploy.choices import MetricsPath, Options
 from autoscale.deploy.meta import meta
 from autoscale.deploy.targets import Plan, Target, decimal
-from autoscale.deploy.workload import LWS_API
 from autoscale.deploy.yaml_out import Note, plain
 from autoscale.hpa import HpaSpec, format_milli
 from autoscale.hpa import parse_quantity as parse
+from autoscale.kube.kinds import LWS_API
+from autoscale.kube.scaler import hpa_object, pods_metric
 from autoscale.kube.vllm_names import hpa_metric_name, prometheus_name
 from autoscale.profiles import Profile
 
@@ -45,20 +46,13 @@ def external_name(index: int) -> str:
 
 def hpa(profile: Profile, options: Options, path: MetricsPath, plan: Plan) -> Object:
     """The HorizontalPodAutoscaler (autoscaling/v2). Raises BadInput for a behavior block that an API server refuses."""
-    spec: Object = {
-        "scaleTargetRef": _scale_target(profile),
-        "minReplicas": plan.min_replicas,
-        "maxReplicas": Note(_pool(profile, plan.max_replicas), plan.max_replicas),
-        "metrics": [_pods_metric(profile, path, target, plan) for target in plan.targets],
-    }
-    if behavior := _behavior(options, plan):
-        spec["behavior"] = behavior
-    manifest = {
-        "apiVersion": "autoscaling/v2",
-        "kind": "HorizontalPodAutoscaler",
-        "metadata": meta(profile, profile.deploy.hpa_name),
-        "spec": spec,
-    }
+    manifest = hpa_object(
+        meta(profile, profile.deploy.hpa_name),
+        _scale_target(profile),
+        (plan.min_replicas, Note(_pool(profile, plan.max_replicas), plan.max_replicas)),
+        [_pods_metric(profile, path, target, plan) for target in plan.targets],
+        _behavior(options, plan),
+    )
     HpaSpec.from_manifest(plain(manifest))  # what an API server would refuse is refused here
     return manifest
 
@@ -155,13 +149,7 @@ def _pods_metric(profile: Profile, path: MetricsPath, target: Target, plan: Plan
         if engines > 1 and path == "stackdriver":
             quantity = format_milli(parse(quantity).milli * engines)
             why += f" The adapter adds the {engines} engines of a pod, so the target is {engines} times {target.quantity}."
-    return {
-        "type": "Pods",
-        "pods": {
-            "metric": {"name": metric_name(profile, path, target.signal)},
-            "target": {"type": "AverageValue", "averageValue": Note(why, quantity)},
-        },
-    }
+    return pods_metric(metric_name(profile, path, target.signal), Note(why, quantity))
 
 
 def _trigger(profile: Profile, options: Options, target: Target, plan: Plan) -> Object:

@@ -9,12 +9,10 @@ from autoscale.deploy import pod, sizing
 from autoscale.deploy.choices import Options
 from autoscale.deploy.meta import meta
 from autoscale.deploy.yaml_out import Note
+from autoscale.kube.kinds import LWS_API, LWS_LABEL
 from autoscale.profiles import Profile
 
 Object = dict[str, Any]
-
-LWS_API = "leaderworkerset.x-k8s.io/v1"  # the API group; labels use LWS_LABEL, which is not the same
-LWS_LABEL = "leaderworkerset.sigs.k8s.io"
 
 
 def workload(profile: Profile, options: Options, replicas: int, max_replicas: int) -> Object:

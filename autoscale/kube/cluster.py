@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import builtins
 import gzip
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
 from threading import Event
 from typing import Any, Protocol
@@ -56,9 +54,20 @@ class ClusterError(SourceUnavailable):
     no such metric; 503, registered but its server is down; 403, not allowed.
     """
 
-    def __init__(self, what: str, *, status: int | None = None, absent: bool = False, **facts: Any) -> None:
-        super().__init__(what, **facts)
+    def __init__(
+        self,
+        what: str,
+        *,
+        status: int | None = None,
+        absent: bool = False,
+        message: str = "",
+        retry_after_s: float | None = None,
+        next_step: str | None = None,
+    ) -> None:
+        super().__init__(what, next_step=next_step)
         self.status, self.absent = status, absent
+        self.message = message  # the server's own words
+        self.retry_after_s = retry_after_s  # how long the server asks to wait, in s
 
 
 class Cluster(Protocol):
@@ -95,70 +104,6 @@ def timestamp_s(text: str | None) -> float | None:
     if not text:
         return None
     return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
-
-
-_SUFFIX = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
-_BINARY = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4, "Pi": 5, "Ei": 6}
-
-
-def milli(quantity: str | int | float) -> int:
-    """A Kubernetes quantity in milli-units, rounded up as the HPA reads it ("5500m" 5500, "34.972" 34972, "1k" 1000000)."""
-    match = re.fullmatch(
-        r"([+-]?[0-9.]+)(?:([eE][+-]?[0-9]+)|(Ki|Mi|Gi|Ti|Pi|Ei|[numkMGTPE]?))", str(quantity)
-    )
-    if match is None:
-        raise ValueError(f"{quantity!r} is not a Kubernetes quantity")
-    number, exponent, suffix = match.groups()
-    value = Decimal(number + (exponent or "")) * 1000
-    if suffix in _BINARY:
-        value *= 1024 ** _BINARY[suffix]
-    elif suffix:
-        value *= Decimal(10) ** _SUFFIX[suffix]
-    return int(value.to_integral_value(ROUND_CEILING))
-
-
-def selector_text(selector: Mapping[str, Any] | None) -> str:
-    """A LabelSelector object as the text that list calls take; "" for an absent or empty one."""
-    selector = selector or {}
-    terms = [f"{key}={value}" for key, value in sorted((selector.get("matchLabels") or {}).items())]
-    for part in selector.get("matchExpressions") or []:
-        key, values = part["key"], ",".join(part.get("values") or [])
-        terms.append(
-            {
-                "In": f"{key} in ({values})",
-                "NotIn": f"{key} notin ({values})",
-                "Exists": key,
-                "DoesNotExist": f"!{key}",
-            }[part["operator"]]
-        )
-    return ",".join(terms)
-
-
-_TERM = re.compile(
-    r"\s*(!?)\s*([^\s,=!()]+)\s*(?:(==|=|!=)\s*([^,\s]*)|\s(in|notin)\s*\(([^)]*)\))?\s*(?:,|$)"
-)
-
-
-def labels_match(selector: str, labels: Mapping[str, str] | None) -> bool:
-    """Whether labels satisfy a selector text; the empty selector matches everything, as in a list call."""
-    labels, position = labels or {}, 0
-    while position < len(selector):
-        term = _TERM.match(selector, position)
-        if term is None:
-            raise ValueError(f"cannot read the label selector {selector!r} at {selector[position:]!r}")
-        position = term.end()
-        negated, key, operator, value, sets, members = term.groups()
-        have = labels.get(key)
-        if sets:
-            within = have is not None and have in {m.strip() for m in members.split(",")}
-            holds = within if sets == "in" else not within
-        elif operator:
-            holds = (have == value) if operator != "!=" else (have != value)
-        else:
-            holds = (have is None) if negated else (have is not None)
-        if not holds:
-            return False
-    return True
 
 
 _BULK = ("managedFields", "kubectl.kubernetes.io/last-applied-configuration")

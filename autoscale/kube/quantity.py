@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 from analysis.errors import BadInput
 
@@ -58,6 +59,24 @@ def parse(given: object) -> Quantity:
     if sign == "-":
         value = -value
     return Quantity(value, _stored(text, value, digits, exponent, base_two))
+
+
+def milli(given: object) -> int:
+    """A quantity in milli-units, rounded away from zero ("5500m" 5500, "34.972" 34972, "1k" 1000000). Raises BadInput."""
+    return _milli_of_text(given) if isinstance(given, str) else parse(given).milli
+
+
+@lru_cache(maxsize=4096)  # a watch reads the same few texts thousands of times
+def _milli_of_text(text: str) -> int:
+    return parse(text).milli
+
+
+def milli_or_none(given: object) -> int | None:
+    """The same, None for what is no quantity."""
+    try:
+        return parse(given).milli
+    except BadInput:
+        return None
 
 
 def format_milli(milli: int) -> str:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from analysis.documents import Key
+from autoscale.kube.kinds import CLUSTER_WIDE
 
 Severity = Literal["error", "warning", "note"]
 Places = Mapping[int, Mapping[Key, tuple[int, int]]]  # id of a mapping or list -> its key -> (line, column)
@@ -116,21 +117,6 @@ class Located:
             line,
             column,
         )
-
-
-CLUSTER_WIDE = {
-    "APIService",
-    "ClusterPodMonitoring",
-    "ClusterRole",
-    "ClusterRoleBinding",
-    "ComputeClass",
-    "CustomResourceDefinition",
-    "Namespace",
-    "NodePool",
-    "PersistentVolume",
-    "PriorityClass",
-    "StorageClass",
-}
 
 
 @dataclass(frozen=True)

@@ -84,9 +84,10 @@ def lint_cluster(
 
     What may not be read is named in the notes. Raises SourceUnavailable when the cluster cannot be reached.
     """
-    from autoscale.lint.live import connect, snapshot
+    from autoscale.kube.api import Api, connect
+    from autoscale.lint.live import snapshot
 
-    objects, unseen, notes = snapshot(connect(context), namespace)
+    objects, unseen, notes = snapshot(Api(connect(context)), namespace)
     report = lint_objects(objects, max_nodes=max_nodes, unseen=unseen)
     return Report(report.findings, notes + report.notes, report.objects)
 

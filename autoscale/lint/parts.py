@@ -10,8 +10,8 @@ from itertools import pairwise
 from typing import Any
 
 from analysis.errors import BadInput
-from autoscale.deploy.workload import LWS_LABEL
 from autoscale.hpa import parse_quantity
+from autoscale.kube.kinds import LWS_LABEL
 from autoscale.lint.findings import Key, Located, items, mapping
 from autoscale.lint.metrics import image_version
 

@@ -20,7 +20,9 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 
 from analysis.errors import BadInput
-from autoscale.kube.cluster import ClusterError, Observation, labels_match, milli
+from autoscale.kube.cluster import ClusterError, Observation
+from autoscale.kube.quantity import milli
+from autoscale.kube.selectors import selects
 
 TIMEOUT_S = 10.0
 SILENCE_S = 15.0  # the stream may be quiet for longer: it is asked again from the last number
@@ -75,7 +77,7 @@ class FleetDoor:
         if resource not in self._objects and resource not in ("pods", "events", "horizontalpodautoscalers"):
             raise ClusterError(f"a simulated fleet has no {resource}", status=404)
         found = self._objects.get(resource, {}).values()
-        return [o for o in found if labels_match(selector, o["metadata"].get("labels"))]
+        return [o for o in found if selects(selector, o["metadata"].get("labels"))]
 
     def observe(
         self, resources: builtins.list[str], namespace: str, stop: threading.Event

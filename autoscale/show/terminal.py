@@ -466,16 +466,11 @@ def check_timeline(result: CheckResult, load_run: Path) -> Figure:
 
 def targets(result: CheckResult) -> dict[str, float]:
     """The HPA's averageValue per signal of ours."""
-    from autoscale.hpa import parse_quantity
+    from autoscale.kube.scaler import Hpa
     from autoscale.kube.vllm_names import signal_of
 
-    found = {}
-    for metric in ((result.timeline.hpa or {}).get("spec") or {}).get("metrics") or []:
-        pods = metric.get("pods") or {}
-        signal = signal_of((pods.get("metric") or {}).get("name") or "")
-        if signal:
-            found[signal] = float(parse_quantity(pods["target"]["averageValue"]).value)
-    return found
+    milli = Hpa(result.timeline.hpa or {}).targets_milli()
+    return {signal: value / 1000 for name, value in milli.items() if (signal := signal_of(name))}
 
 
 def demo(result: Any) -> Iterator[Any]:

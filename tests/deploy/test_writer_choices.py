@@ -12,11 +12,11 @@ import pytest
 
 from analysis.errors import BadInput, NotAchieved
 from autoscale.check.snapshot import HELPFUL, NEEDED
-from autoscale.check.timeline import TARGETS
 from autoscale.check.watch import RESOURCES
 from autoscale.deploy import PATHS, Options, objects, options, sizing, write_set
 from autoscale.deploy.pod import DRAIN_SCRIPT
 from autoscale.hpa import HpaSpec
+from autoscale.kube.kinds import SCALED, plural_of
 from autoscale.profiles import load, names, overlay
 from autoscale.recommend.choice.scenario import hpa_manifest
 from autoscale.recommend.choice.settings import Behavior, Candidate, quantity
@@ -438,7 +438,7 @@ def test_the_checker_sees_what_it_lists_and_watches():
         for verb in r["verbs"]
     }
     assert {("watch", resource) for resource in RESOURCES} <= granted
-    assert {("list", resource) for resource in (*NEEDED, *TARGETS.values(), *HELPFUL)} <= granted
+    assert {("list", resource) for resource in (*NEEDED, *map(plural_of, SCALED), *HELPFUL)} <= granted
     assert ("get", "pods/log") in granted
     quiet = objects(load(SMALL), options=Options(checker_reads_logs=False))
     assert "pods/log" not in str(quiet)

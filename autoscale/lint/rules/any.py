@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from autoscale.deploy.workload import LWS_API, LWS_LABEL
+from autoscale.kube.kinds import LWS_API, LWS_LABEL
 from autoscale.lint.facts import Facts
 from autoscale.lint.findings import Finding, Located, items, mapping
 from autoscale.lint.parts import Path, matches

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 
 from analysis.errors import BadInput
-from autoscale.deploy.workload import LWS_API
 from autoscale.hpa.manifest import stored_spec
+from autoscale.kube.kinds import LWS_API
 from autoscale.lint.facts import Facts
 from autoscale.lint.findings import Finding, Key, Located, items, mapping
 from autoscale.lint.parts import matches

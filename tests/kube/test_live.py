@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from analysis.errors import BadInput
+from analysis.errors import BadInput, SourceUnavailable
+from autoscale.kube.api import connect
+from autoscale.kube.clocks import Clocks
 from autoscale.kube.cluster import ClusterError, read_observations
-from autoscale.kube.live import Clocks, LiveCluster, connect, resource_path
+from autoscale.kube.kinds import resource_path
+from autoscale.kube.live import LiveCluster
 
 
 def _standin():
@@ -257,7 +260,7 @@ def test_no_server_at_all_is_said_with_a_next_step():
 
 
 def test_an_unknown_context_is_bad_input(tmp_path):
-    with pytest.raises(BadInput, match="no usable kubeconfig"):
+    with pytest.raises(SourceUnavailable, match="no usable kubeconfig"):
         connect(context="nowhere", kubeconfig=str(tmp_path / "none"))
     with pytest.raises(BadInput, match="unknown resource"):
         resource_path("gadgets", "ns")

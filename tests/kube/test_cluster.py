@@ -5,18 +5,17 @@ import json
 
 import pytest
 
-from analysis.errors import BadRun, SourceUnavailable
+from analysis.errors import BadInput, BadRun, SourceUnavailable
 from autoscale.kube.cluster import (
     ClusterError,
     Observation,
-    labels_match,
     log_phase,
-    milli,
     read_observations,
-    selector_text,
     slim,
     timestamp_s,
 )
+from autoscale.kube.quantity import milli
+from autoscale.kube.selectors import selector_text, selects
 
 
 @pytest.mark.parametrize(
@@ -51,7 +50,7 @@ def test_a_quantity_in_milli_units(quantity, expected):
 
 
 def test_what_is_no_quantity_is_refused():
-    with pytest.raises(ValueError, match="'70%' is not a Kubernetes quantity"):
+    with pytest.raises(BadInput, match="not a quantity: '70%'"):
         milli("70%")
 
 
@@ -74,7 +73,7 @@ def test_what_is_no_quantity_is_refused():
     ],
 )  # fmt: skip
 def test_selectors_match_as_the_api_server_matches(selector, labels, expected):
-    assert labels_match(selector, labels) is expected
+    assert selects(selector, labels) is expected
 
 
 def test_a_selector_object_becomes_its_text():
@@ -86,7 +85,7 @@ def test_a_selector_object_becomes_its_text():
         ],
     }
     assert selector_text(selector) == "app=x,tier in (a,b),!old"
-    assert labels_match(selector_text(selector), {"app": "x", "tier": "b"})
+    assert selects(selector_text(selector), {"app": "x", "tier": "b"})
     assert selector_text(None) == ""
 
 

@@ -10,7 +10,9 @@ import yaml
 
 from analysis.errors import SourceUnavailable
 from autoscale.deploy import lint_cluster, objects
-from autoscale.lint.live import PAGE, READ
+from autoscale.kube.api import PAGE
+from autoscale.kube.kinds import KINDS
+from autoscale.lint.live import READ
 from autoscale.profiles import load
 
 
@@ -32,7 +34,7 @@ class Handler(BaseHTTPRequestHandler):
         parts = url.path.strip("/").split("/")
         plural, query = parts[-1], parse_qs(url.query)
         space = parts[parts.index("namespaces") + 1] if "namespaces" in parts else None
-        kind = next((kind for kind, (_, name, _) in READ.items() if name == plural), None)
+        kind = next((kind for kind in READ if KINDS[kind].plural == plural), None)
         found = [
             {
                 key: value for key, value in o.items() if key not in ("kind", "apiVersion")
@@ -110,7 +112,7 @@ def test_long_lists_are_read_page_by_page(cluster):
 
 
 def test_a_cluster_that_refuses_everything_is_a_source_that_is_not_there(cluster):
-    cluster.status = {name: 403 for _, name, _ in READ.values()}
+    cluster.status = {KINDS[kind].plural: 403 for kind in READ}
     with pytest.raises(SourceUnavailable, match="nothing"):
         lint_cluster()
 
