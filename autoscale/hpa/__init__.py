@@ -1,8 +1,8 @@
 """The Horizontal Pod Autoscaler, run as a pure function: `HpaSpec.from_manifest` and `decide`."""
 
-from autoscale.hpa.calculator import MetricError, PodMetric, Proposal, external_proposal, pods_proposal
+from autoscale.hpa.calculator import MetricError, PodMetric, Proposal
 from autoscale.hpa.limits import Condition, Memory
-from autoscale.hpa.rules import Decision, Event, decide
+from autoscale.hpa.rules import Event, HpaDecision, decide
 from autoscale.hpa.spec import Behavior, HpaSpec, MetricTarget, Policy, ScalingRules
 from autoscale.kube.quantity import Quantity, format_milli
 from autoscale.kube.quantity import parse as parse_quantity
@@ -10,8 +10,8 @@ from autoscale.kube.quantity import parse as parse_quantity
 __all__ = [
     "Behavior",
     "Condition",
-    "Decision",
     "Event",
+    "HpaDecision",
     "HpaSpec",
     "Memory",
     "MetricError",
@@ -22,8 +22,6 @@ __all__ = [
     "Quantity",
     "ScalingRules",
     "decide",
-    "external_proposal",
     "format_milli",
     "parse_quantity",
-    "pods_proposal",
 ]

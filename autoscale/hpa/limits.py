@@ -1,19 +1,16 @@
 """From the largest proposal to a size: stabilisation windows, rate policies, min and max, and what they remember.
 
-Times are kept in whole microseconds, so that "exactly as old as its window" means what it says.
-Source: kubernetes pkg/controller/podautoscaler/horizontal.go.
+The numbers come from `hpa.arithmetic`; here they get the controller's conditions, and are remembered. Source: kubernetes pkg/controller/podautoscaler/horizontal.go.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from autoscale.hpa.calculator import int32
+from autoscale.hpa import arithmetic
+from autoscale.hpa.arithmetic import US, SizeRecord, Windows
 from autoscale.hpa.spec import HpaSpec, ScalingRules
-
-US = 1_000_000
 
 
 class Condition(NamedTuple):
@@ -37,7 +34,7 @@ class ScaleEvent(NamedTuple):
 class Memory:
     """What the controller remembers from one sync to the next."""
 
-    recommendations: tuple[tuple[int, int], ...] = ()  # (time_us, replicas), oldest first
+    recommendations: tuple[SizeRecord, ...] = ()  # oldest first
     scaled_up: tuple[ScaleEvent, ...] = ()
     scaled_down: tuple[ScaleEvent, ...] = ()
     able: Condition | None = None
@@ -62,66 +59,47 @@ _DOWN_STABILISED = Condition(
 )
 
 
+# Reasons of the ScalingLimited condition by what held the size
+LIMIT_REASONS = {
+    arithmetic.WITHIN_RANGE: "DesiredWithinRange",
+    arithmetic.TOO_FEW: "TooFewReplicas",
+    arithmetic.TOO_MANY: "TooManyReplicas",
+    arithmetic.UP_LIMIT: "ScaleUpLimit",
+    arithmetic.DOWN_LIMIT: "ScaleDownLimit",
+}
+
+
+def stabilisation_windows(spec: HpaSpec) -> Windows:
+    """The stabilisation windows of both directions; downwards the controller's flag where the HPA says nothing."""
+    if spec.behavior is None:
+        return Windows(False, 0, spec.downscale_stabilization_s * US)
+    up_s, down_s = spec.behavior.scale_up.window_s or 0, spec.behavior.scale_down.window_s
+    return Windows(True, up_s * US, (spec.downscale_stabilization_s if down_s is None else down_s) * US)
+
+
 def stabilise(
     spec: HpaSpec, memory: Memory, current: int, wanted: int, now_us: int
-) -> tuple[int, tuple[tuple[int, int], ...], Condition]:
-    """The recommendation inside its windows, the recommendations to remember, and the AbleToScale condition.
-
-    A record exactly as old as its window is outside it with a behavior block and inside without.
-    """
+) -> tuple[int, tuple[SizeRecord, ...], Condition]:
+    """The recommendation inside its windows, the recommendations to remember, and the AbleToScale condition."""
     recent = memory.recommendations
-    if spec.behavior is None:
-        cutoff = now_us - spec.downscale_stabilization_s * US
-        keep = next((i for i, (time_us, _) in enumerate(recent) if time_us >= cutoff), len(recent))
-        recent = recent[keep:]
-        stable = max([wanted, *[replicas for _, replicas in recent]])
-        able = _READY if stable == wanted else _DOWN_STABILISED
-        return stable, (*recent, (now_us, wanted)), able
-    up_cutoff = now_us - (spec.behavior.scale_up.window_s or 0) * US
-    down_window_s = spec.behavior.scale_down.window_s
-    down_cutoff = now_us - (spec.downscale_stabilization_s if down_window_s is None else down_window_s) * US
-    cutoff = min(up_cutoff, down_cutoff)
-    keep = next((i for i, (time_us, _) in enumerate(recent) if time_us >= cutoff), len(recent))
-    recent = recent[keep:]
-    lowest = highest = wanted
-    for time_us, replicas in recent:
-        if time_us > up_cutoff and replicas < lowest:
-            lowest = replicas
-        if time_us > down_cutoff and replicas > highest:
-            highest = replicas
-    stable = min(max(current, lowest), highest)
-    kept = _UP_STABILISED if wanted >= current else _DOWN_STABILISED
+    stable, first = arithmetic.stable_size(
+        recent, 0, len(recent), stabilisation_windows(spec), current, wanted, now_us
+    )
+    kept = _UP_STABILISED if spec.behavior is not None and wanted >= current else _DOWN_STABILISED
     able = _READY if stable == wanted else kept
-    return stable, (*recent, (now_us, wanted)), able
+    return stable, (*recent[first:], SizeRecord(now_us, wanted)), able
 
 
 def rate_limit(spec: HpaSpec, memory: Memory, current: int, stable: int, now_us: int) -> tuple[int, str]:
     """Replicas after policies, min and max, and the reason of the ScalingLimited condition."""
     if spec.behavior is None:
-        ceiling, reason = spec.max_replicas, "TooManyReplicas"
-        if ceiling > max(2 * current, 4):
-            ceiling, reason = max(2 * current, 4), "ScaleUpLimit"
-        if stable < spec.min_replicas:
-            return spec.min_replicas, "TooFewReplicas"
-        if stable > ceiling:
-            return ceiling, reason
+        limit = arithmetic.default_limit(stable, current, spec.min_replicas)
     elif stable > current:
         limit = max(_policy_limit(spec.behavior.scale_up, memory, current, now_us, +1), current)
-        if stable > min(spec.max_replicas, limit):
-            return (
-                (limit, "ScaleUpLimit")
-                if spec.max_replicas > limit
-                else (spec.max_replicas, "TooManyReplicas")
-            )
-    elif stable < current:
+    else:
         limit = min(_policy_limit(spec.behavior.scale_down, memory, current, now_us, -1), current)
-        if stable < max(spec.min_replicas, limit):
-            return (
-                (limit, "ScaleDownLimit")
-                if spec.min_replicas < limit
-                else (spec.min_replicas, "TooFewReplicas")
-            )
-    return stable, "DesiredWithinRange"
+    size, held_by = arithmetic.limited_size(stable, current, limit, spec.min_replicas, spec.max_replicas)
+    return size, LIMIT_REASONS[held_by]
 
 
 def _policy_limit(rules: ScalingRules, memory: Memory, current: int, now_us: int, direction: int) -> int:
@@ -138,12 +116,7 @@ def _policy_limit(rules: ScalingRules, memory: Memory, current: int, now_us: int
         for event in memory.scaled_down:
             if event.time_us > cutoff:
                 start += event.change
-        if policy.kind == "Pods":
-            limits.append(start + direction * policy.value)
-        elif direction > 0:  # rounded up, or a small target could never grow
-            limits.append(int32(math.ceil(start * (1 + policy.value / 100))))
-        else:
-            limits.append(int32(start * (1 - policy.value / 100)))
+        limits.append(arithmetic.policy_limit(start, policy.value, policy.kind == "Percent", direction))
     furthest = max if direction > 0 else min
     nearest = min if direction > 0 else max
     return furthest(limits) if rules.select == "Max" else nearest(limits)

@@ -1,9 +1,9 @@
 """What the HPA controller decides at one sync, as a pure function.
 
     metrics -> proposal per metric -> the largest -> stabilised -> rate-limited, within min and max -> replicas
-               calculator.py          decide         limits.py      limits.py
+               calculator.py          here           limits.py      limits.py
 
-The memory between syncs is a value: recommendations and scale events with their times, the last status.
+The numbers of all four are in arithmetic.py; here is the order, and what the status and the events say. The memory between syncs is a value: recommendations and scale events with their times, the last status.
 Source: kubernetes pkg/controller/podautoscaler/horizontal.go, checked against recorded decisions of the real controller,
 v1.36.2.
 """
@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from autoscale.hpa.arithmetic import US, SizeRecord
 from autoscale.hpa.calculator import Proposal, Reading, propose
-from autoscale.hpa.limits import US, Condition, Memory, rate_limit, recorded, stabilise
+from autoscale.hpa.limits import Condition, Memory, rate_limit, recorded, stabilise
 from autoscale.hpa.spec import HpaSpec, MetricTarget
 
 
@@ -31,7 +32,7 @@ class Event(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class HpaDecision:
     """The outcome of one sync.
 
     replicas is what the scale target has afterwards; reason and message name what decided it: the rescale, the failure,
@@ -91,124 +92,135 @@ def decide(
     current_replicas: int,
     metrics: Mapping[str, Reading],
     now_s: float,
-    *,
-    status_replicas: int | None = None,
-) -> Decision:
+) -> HpaDecision:
     """What the controller does at one sync at `now_s` with the scale target at `current_replicas` (its spec).
 
     `memory` is the previous decision's, None at the first sync. `metrics[name]` is one PodMetric per pod of the target,
     a MetricError, or for an External metric its total in milli-units; a name that is absent was not found.
-    `status_replicas` is the target's observed size, which External metrics use; the same as its spec when not given.
     """
     now_us = round(now_s * US)
     memory = memory or Memory()
     if not memory.recommendations:
-        memory = replace(memory, recommendations=((now_us, current_replicas),))
+        memory = replace(memory, recommendations=(SizeRecord(now_us, current_replicas),))
     if current_replicas == 0:
         memory = replace(memory, able=_GOT_SCALE, active=_DISABLED, desired_replicas=0)
-        none = _no_values(spec)
-        return Decision(0, memory, _DISABLED.reason, _DISABLED.message, none, 0, "", none)
+        unread = _Asked.nothing(spec)
+        return _kept(memory, 0, _DISABLED.reason, _DISABLED.message, unread)
     if not spec.min_replicas <= current_replicas <= spec.max_replicas:
         above = current_replicas > spec.max_replicas
-        cause = (
-            f"Current number of replicas {'above Spec.MaxReplicas' if above else 'below Spec.MinReplicas'}"
-        )
+        bound = "above Spec.MaxReplicas" if above else "below Spec.MinReplicas"
         size = spec.max_replicas if above else spec.min_replicas
-        none = _no_values(spec)
-        return _settled(spec, memory, current_replicas, size, cause, now_us, now_s, none, "", none, (), None)
-
-    observed = current_replicas if status_replicas is None else status_replicas
-    found: dict[str, Proposal] = {}
-    failures: list[tuple[MetricTarget, str]] = []
-    wanted, metric = 0, ""
-    for target in spec.metrics:
-        proposal = propose(spec, target, metrics.get(target.name), current_replicas, observed)
-        found[target.name] = proposal
-        if proposal.error is not None:
-            failures.append((target, proposal.error))
-        elif wanted == 0 or proposal.replicas > wanted:
-            wanted, metric = proposal.replicas, target.label
-    usage = {name: proposal.usage_milli for name, proposal in found.items()}
-    proposals = {name: None if p.error is not None else p.replicas for name, p in found.items()}
-    events: tuple[Event, ...] = ()
-    error = None
-    if failures:
-        events = tuple(Event("Warning", target.failed_reason, text) for target, text in failures)
-        first, text = failures[0]
-        error = (
-            f"invalid metrics ({len(failures)} invalid out of {len(spec.metrics)}), "
-            f"first error is: {first.wrapped(text)}"
-        )
-        if len(failures) == len(spec.metrics) or wanted < current_replicas:
-            sentence = f"the HPA was unable to compute the replica count: {text}"
-            active = Condition("ScalingActive", False, first.failed_reason, sentence)
-            events += (Event("Warning", "FailedComputeMetricsReplicas", error),)
-            error = f"failed to compute desired number of replicas based on listed metrics for {spec.reference}: {error}"
-            memory = replace(memory, able=_GOT_SCALE, active=active)
-            return Decision(
-                current_replicas,
-                memory,
-                active.reason,
-                sentence,
-                usage,
-                current_replicas,
-                "",
-                proposals,
-                events,
-                error,
-            )
-
-    active = Condition(
-        "ScalingActive",
-        True,
-        "ValidMetricFound",
-        f"the HPA was able to successfully calculate a replica count from {metric}",
-    )
-    cause = ""
-    above_zero = max(wanted, 0)
-    if above_zero > current_replicas:
-        cause = f"{metric} above target"
-    elif above_zero < current_replicas:
-        cause = "All metrics below target"
-    stable, recommendations, able = stabilise(spec, memory, current_replicas, above_zero, now_us)
+        cause = f"Current number of replicas {bound}"
+        return _settled(spec, memory, current_replicas, size, cause, now_s, _Asked.nothing(spec))
+    asked = _asked(spec, current_replicas, metrics)
+    if asked.blocks(current_replicas):
+        return _failed(spec, memory, current_replicas, asked)
+    wanted = max(asked.replicas, 0)
+    stable, recommendations, able = stabilise(spec, memory, current_replicas, wanted, now_us)
     size, limit = rate_limit(spec, memory, current_replicas, stable, now_us)
     memory = Memory(
         recommendations,
         memory.scaled_up,
         memory.scaled_down,
         able,
-        active,
+        Condition(
+            "ScalingActive",
+            True,
+            "ValidMetricFound",
+            f"the HPA was able to successfully calculate a replica count from {asked.metric}",
+        ),
         _LIMITED[limit, size != stable],
         memory.desired_replicas,
         memory.last_scale_s,
     )
-    return _settled(
-        spec, memory, current_replicas, size, cause, now_us, now_s, usage, metric, proposals, events, error
+    cause = ""
+    if wanted > current_replicas:
+        cause = f"{asked.metric} above target"
+    elif wanted < current_replicas:
+        cause = "All metrics below target"
+    return _settled(spec, memory, current_replicas, size, cause, now_s, asked)
+
+
+class _Asked(NamedTuple):
+    """What the metrics of one sync ask for together: the largest proposal, and what could not be read."""
+
+    replicas: int
+    metric: str  # the largest proposal's; empty when no metric asked
+    usage_milli: Mapping[str, int | None]
+    proposals: Mapping[str, int | None]
+    failures: tuple[tuple[MetricTarget, str], ...] = ()
+    events: tuple[Event, ...] = ()
+    error: str | None = None
+
+    @classmethod
+    def nothing(cls, spec: HpaSpec) -> _Asked:
+        """No metric was read."""
+        none = {target.name: None for target in spec.metrics}
+        return cls(0, "", none, none)
+
+    def blocks(self, current: int) -> bool:
+        """Whether failures leave the size as it is: all metrics failed, or those that did not ask for fewer replicas."""
+        return bool(self.failures) and (len(self.failures) == len(self.proposals) or self.replicas < current)
+
+
+def _asked(spec: HpaSpec, current: int, metrics: Mapping[str, Reading]) -> _Asked:
+    """Every metric's proposal; the largest counts."""
+    found: dict[str, Proposal] = {}
+    failures: list[tuple[MetricTarget, str]] = []
+    wanted, metric = 0, ""
+    for target in spec.metrics:
+        proposal = found[target.name] = propose(spec, target, metrics.get(target.name), current)
+        if proposal.error is not None:
+            failures.append((target, proposal.error))
+        elif wanted == 0 or proposal.replicas > wanted:
+            wanted, metric = proposal.replicas, target.label
+    usage = {name: proposal.usage_milli for name, proposal in found.items()}
+    proposals = {name: None if p.error is not None else p.replicas for name, p in found.items()}
+    if not failures:
+        return _Asked(wanted, metric, usage, proposals)
+    events = tuple(Event("Warning", target.failed_reason, text) for target, text in failures)
+    first, text = failures[0]
+    error = f"invalid metrics ({len(failures)} invalid out of {len(spec.metrics)}), first error is: {first.wrapped(text)}"
+    return _Asked(wanted, metric, usage, proposals, tuple(failures), events, error)
+
+
+def _failed(spec: HpaSpec, memory: Memory, current: int, asked: _Asked) -> HpaDecision:
+    """The size stays because metrics could not be read."""
+    first, text = asked.failures[0]
+    sentence = f"the HPA was unable to compute the replica count: {text}"
+    active = Condition("ScalingActive", False, first.failed_reason, sentence)
+    events = (*asked.events, Event("Warning", "FailedComputeMetricsReplicas", str(asked.error)))
+    error = f"failed to compute desired number of replicas based on listed metrics for {spec.reference}: {asked.error}"
+    asked = asked._replace(metric="", events=events, error=error)
+    return _kept(replace(memory, able=_GOT_SCALE, active=active), current, active.reason, sentence, asked)
+
+
+def _kept(memory: Memory, size: int, reason: str, message: str, asked: _Asked) -> HpaDecision:
+    """The size stays."""
+    return HpaDecision(
+        size,
+        memory,
+        reason,
+        message,
+        asked.usage_milli,
+        size,
+        asked.metric,
+        asked.proposals,
+        asked.events,
+        asked.error,
     )
 
 
 def _settled(
-    spec: HpaSpec,
-    memory: Memory,
-    current: int,
-    size: int,
-    cause: str,
-    now_us: int,
-    now_s: float,
-    usage: Mapping[str, int | None],
-    metric: str,
-    proposals: Mapping[str, int | None],
-    events: tuple[Event, ...],
-    error: str | None,
-) -> Decision:
+    spec: HpaSpec, memory: Memory, current: int, size: int, cause: str, now_s: float, asked: _Asked
+) -> HpaDecision:
     """The decision once the size is known: record the rescale, or say what kept the size."""
     if size == current:
         explains = memory.limited if memory.limited and memory.limited.status else memory.able
         assert explains is not None
-        reason, message = explains.reason, explains.message
         if memory.desired_replicas != size:
             memory = replace(memory, desired_replicas=size)
-        return Decision(size, memory, reason, message, usage, current, metric, proposals, events, error)
+        return _kept(memory, size, explains.reason, explains.message, asked)
     message = f"New size: {size}; reason: {cause}"
     able = Condition(
         "AbleToScale",
@@ -218,17 +230,21 @@ def _settled(
     )
     up, down = memory.scaled_up, memory.scaled_down
     if spec.behavior is not None and size > current:
-        up = recorded(up, size - current, spec.behavior.scale_up, now_us)
+        up = recorded(up, size - current, spec.behavior.scale_up, round(now_s * US))
     elif spec.behavior is not None:
-        down = recorded(down, current - size, spec.behavior.scale_down, now_us)
+        down = recorded(down, current - size, spec.behavior.scale_down, round(now_s * US))
     memory = replace(
         memory, able=able, scaled_up=up, scaled_down=down, desired_replicas=size, last_scale_s=now_s
     )
-    events = (*events, Event("Normal", "SuccessfulRescale", message))
-    return Decision(
-        size, memory, "SuccessfulRescale", message, usage, current, metric, proposals, events, error
+    return HpaDecision(
+        size,
+        memory,
+        "SuccessfulRescale",
+        message,
+        asked.usage_milli,
+        current,
+        asked.metric,
+        asked.proposals,
+        (*asked.events, Event("Normal", "SuccessfulRescale", message)),
+        asked.error,
     )
-
-
-def _no_values(spec: HpaSpec) -> dict[str, int | None]:
-    return {target.name: None for target in spec.metrics}

@@ -18,10 +18,10 @@ from autoscale.hpa import (
     Policy,
     ScalingRules,
     decide,
-    external_proposal,
     format_milli,
     parse_quantity,
 )
+from autoscale.hpa.arithmetic import Band, external_size
 from autoscale.hpa.manifest import stored_spec
 
 PODS = MetricTarget("m", "Pods", 5000)
@@ -73,7 +73,7 @@ def test_readiness_is_not_looked_at():
     ],
 )
 def test_external_average_value_divides_the_total(total: int, current: int, replicas: int):
-    assert external_proposal(total, 5000, current, 0.1, 0.1).replicas == replicas
+    assert external_size(total, 5000, current, Band(0.9, 1.1))[0] == replicas
 
 
 def test_an_external_metric_is_decided_on_and_named_with_its_selector():

@@ -15,7 +15,8 @@ from analysis.errors import BadInput
 from analysis.run import STATUSES
 from autoscale.profiles import profile
 from autoscale.sim.engine import kernels, state
-from autoscale.sim.engine.replicas import CHUNK, EngineParams, Replicas, replay
+from autoscale.sim.engine.arrivals import CHUNK
+from autoscale.sim.engine.replicas import EngineParams, Replicas, replay
 
 PLAIN = EngineParams(
     base_s=0.02,

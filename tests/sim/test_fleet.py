@@ -18,7 +18,7 @@ from autoscale.profiles.profile import MetricPath as Timing
 from autoscale.profiles.profile import load, overlay
 from autoscale.sim.engine.replicas import EngineParams
 from autoscale.sim.fleet.control import Options
-from autoscale.sim.fleet.metric_path import MetricPath, milli, signal_of, sync_times
+from autoscale.sim.fleet.metric_path import MetricPath, gauge_milli, signal_of, sync_times
 from autoscale.sim.fleet.outcome import _flaps
 from autoscale.sim.fleet.replica import Nodes
 from autoscale.sim.fleet.run_writer import write_run
@@ -356,7 +356,7 @@ def test_syncs_without_drift_are_multiples_of_the_period() -> None:
     ],
 )
 def test_gauges_become_milli_units(value: float, expected: int | None) -> None:
-    assert milli(value) == expected
+    assert gauge_milli(value) == expected
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from autoscale.sim.engine.arrivals import Columns, Lent
 from autoscale.sim.engine.lifecycle import end_request, new_request, remove_request, tokens_out
 from autoscale.sim.engine.linked import append_waiting, blocks_for
 from autoscale.sim.engine.routing import LEAST_REQUESTS, pick_slot
@@ -24,9 +25,9 @@ def _answer_tokens(p: Any, prompt: int, target: int) -> int:
 
 
 @compiled
-def _fits(p: Any, prompt: int, target: int) -> bool:
+def _fits(p: Any, q: Any) -> bool:
     """Whether the cache could ever hold the request (vLLM refuses at start-up or with a 400 otherwise)."""
-    return blocks_for(max(prompt, 1) + max(target, 1) - 1, p.block_size) <= p.num_blocks - 1
+    return blocks_for(q.prompt + q.target - 1, p.block_size) <= p.num_blocks - 1
 
 
 @compiled
@@ -39,7 +40,7 @@ def _send(s: State, r: int, at_s: float) -> None:
             slot = s.open_list[j]
             for i in range(slot * p.data_parallel, (slot + 1) * p.data_parallel):
                 run_engine(s, i, at_s)
-    slot = pick_slot(p.routing, s.clock[0], s.is_open, s.open_list, s.connections, s.engines, p.data_parallel)
+    slot = pick_slot(s)
     best = slot * p.data_parallel
     run_engine(s, best, at_s)
     least = 4 * (s.engines[best].in_flight - s.engines[best].running) + s.engines[best].running
@@ -59,11 +60,12 @@ def _send(s: State, r: int, at_s: float) -> None:
 
 
 @compiled
-def _arrive(s: State, request_id: int, due_s: float, prompt: int, target: int, prefix: int) -> None:
+def _arrive(s: State, chunk: Columns, k: int) -> None:
+    """Arrival `k` of a chunk comes in: to a replica, into the gateway, or nowhere."""
     p, c = s.params[0], s.clock[0]
-    answer = _answer_tokens(p, prompt, target)
-    r = new_request(s, request_id, due_s, prompt, answer, prefix)
-    if answer < 1 or not _fits(p, prompt, answer):
+    answer = _answer_tokens(p, chunk.prompt_tokens[k], chunk.output_tokens[k])
+    r, due_s = new_request(s, chunk, k, answer), chunk.due_s[k]
+    if answer < 1 or not _fits(p, s.requests[r]):
         end_request(s, r, 0, math.nan, due_s, HTTP_ERROR)
         s.finished[c.finished - 1].slot = REFUSED
     elif c.open_slots > 0:
@@ -82,28 +84,18 @@ def _arrive(s: State, request_id: int, due_s: float, prompt: int, target: int, p
 
 
 @compiled
-def advance(
-    s: State,
-    request_id: Any,
-    due_s: Any,
-    prompt: Any,
-    target: Any,
-    prefix: Any,
-    start: int,
-    stop: int,
-    more: bool,
-    until_s: float,
-) -> int:
-    """Everything before `until_s`, with arrivals start..stop; returns the first arrival that is not yet due.
+def advance(s: State, lent: Lent, first: int, until_s: float) -> int:
+    """Everything before `until_s`, with the lent arrivals from `first` on; returns the first that is not yet due.
 
-    With `more` (arrivals follow in another call) it returns when these are used up, without going on to `until_s`.
+    When more arrivals follow before `until_s` it returns when these are used up, without going on.
     """
+    chunk, end, more = lent.chunk, lent.end, lent.follows_s < until_s
     c = s.clock[0]
     timeout_s = s.params[0].request_timeout_s
     while True:
-        if more and start == stop:
-            return start
-        arrival_s = due_s[start] if start < stop else math.inf
+        if more and first == end:
+            return first
+        arrival_s = chunk.due_s[first] if first < end else math.inf
         deadline_s = s.requests[c.oldest].due_s + timeout_s if c.oldest != NONE else math.inf
         if min(arrival_s, deadline_s) >= until_s:
             break
@@ -114,12 +106,12 @@ def advance(
             if c.oldest == r:
                 remove_request(s, r, deadline_s, TIMEOUT)
         else:
-            _arrive(s, request_id[start], arrival_s, prompt[start], target[start], prefix[start])
-            start += 1
+            _arrive(s, chunk, first)
+            first += 1
     for i in range(c.engines):
         run_engine(s, i, until_s)
     c.now_s = until_s
-    return start
+    return first
 
 
 @compiled

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from autoscale.sim.engine.arrivals import Columns
 from autoscale.sim.engine.linked import (
     blocks_for,
     heap_remove,
@@ -12,17 +13,30 @@ from autoscale.sim.engine.linked import (
     remove_running,
     remove_waiting,
 )
-from autoscale.sim.engine.state import DECODE, FREE, GATEWAY, NONE, OK, TRANSIT, WAITING, State, compiled
+from autoscale.sim.engine.state import (
+    DECODE,
+    FREE,
+    GATEWAY,
+    NONE,
+    OK,
+    TRANSIT,
+    WAITING,
+    State,
+    compiled,
+)
 
 
 @compiled
-def new_request(s: State, request_id: int, due_s: float, prompt: int, target: int, prefix: int) -> int:
+def new_request(s: State, chunk: Columns, k: int, answer: int) -> int:
+    """A place in the table for arrival `k`, which is answered with so many tokens."""
     c = s.clock[0]
     r = c.free_head
     q = s.requests[r]
     c.free_head = q.after
-    q.request_id, q.due_s, q.sent_s, q.enter_s, q.first_s = request_id, due_s, math.nan, math.nan, math.nan
-    q.prompt, q.target, q.prefix, q.out, q.computed = max(prompt, 1), max(target, 1), prefix, 0, 0
+    q.request_id, q.due_s, q.prefix = chunk.request_id[k], chunk.due_s[k], chunk.prefix_tokens[k]
+    q.sent_s, q.enter_s, q.first_s = math.nan, math.nan, math.nan
+    q.prompt, q.target = max(chunk.prompt_tokens[k], 1), max(answer, 1)
+    q.out, q.computed = 0, 0
     q.state, q.engine, q.before, q.after = GATEWAY, NONE, NONE, NONE
     q.older, q.newer = c.newest, NONE
     if c.newest == NONE:

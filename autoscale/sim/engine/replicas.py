@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import deque
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from analysis.errors import BadInput
 from autoscale.sim.engine import kernels, state
+from autoscale.sim.engine.arrivals import ArrivalQueue, Lent, Requests
 from autoscale.sim.engine.params import EngineParams, packed
 from autoscale.sim.engine.routing import ROUTINGS
-
-# Arrivals handed to the kernel at once: bounds how far its tables must be able to grow in one call.
-CHUNK = 8192
 
 GAUGES = np.dtype(
     [
@@ -40,19 +37,6 @@ GAUGES = np.dtype(
 )
 PROGRESS = np.dtype([("request_id", "i8"), ("slot", "i4"), ("tokens_out", "i4")], align=True)
 FINISHED = state.FINISHED
-
-
-class Requests(Protocol):
-    """What `offer` needs of a chunk: equally long arrays in due order (`loadgen.plan.traffic.Arrivals`)."""
-
-    @property
-    def due_s(self) -> NDArray[np.float64]: ...
-    @property
-    def prompt_tokens(self) -> NDArray[np.int32]: ...
-    @property
-    def output_tokens(self) -> NDArray[np.int32]: ...
-    @property
-    def prefix_tokens(self) -> NDArray[np.int32]: ...
 
 
 class Replicas:
@@ -97,9 +81,7 @@ class Replicas:
         clock["random"] = np.uint64(seed & 0xFFFFFFFFFFFFFFFF)
         for slot in range(slots):
             kernels.reset_slot(self._state, slot)
-        self._arrivals: deque[list[Any]] = deque()  # [ids, due, prompt, output, prefix, next]
-        self._last_due_s = -math.inf
-        self._next_id = 0
+        self._arrivals = ArrivalQueue(params.prefix_hit_fraction)
         self._controls: list[tuple[float, int, str, int]] = []
         self._control_count = 0
 
@@ -154,35 +136,14 @@ class Replicas:
 
     def offer(self, arrivals: Requests) -> None:
         """Queue a chunk of requests, due at or after everything offered before. `request_id` is kept when it has one."""
-        due = _column(arrivals.due_s, np.float64)
-        if not len(due):
-            return
-        if due[0] < max(self._last_due_s, self.now_s) or bool((due[1:] < due[:-1]).any()):
-            raise BadInput(
-                "arrivals are not in due order or lie in the past",
-                value=float(due[0]),
-                expected=f"due_s ascending from {max(self._last_due_s, self.now_s):g}",
-            )
-        ids = getattr(arrivals, "request_id", None)
-        if ids is None:
-            ids = np.arange(self._next_id, self._next_id + len(due))
-        ids = _column(ids, np.int64)
-        self._next_id = max(self._next_id, int(ids[-1]) + 1)
-        self._last_due_s = float(due[-1])
-        prompt, output, prefix = (
-            _column(tokens, np.int32)
-            for tokens in (arrivals.prompt_tokens, arrivals.output_tokens, arrivals.prefix_tokens)
-        )
-        if self.params.prefix_hit_fraction:
-            prefix = np.maximum(prefix, (prompt * self.params.prefix_hit_fraction).astype(np.int32))
-        self._arrivals.append([ids, due, prompt, output, prefix, 0])
+        self._arrivals.offer(arrivals, self.now_s)
 
     def submit(
         self, prompt_tokens: int, output_tokens: int, prefix_tokens: int = 0, at_s: float | None = None
     ) -> int:
         """One request, due at `at_s` (now when None); returns its id. It is sent by the next `advance`."""
-        due_s = max(self.now_s, self._last_due_s if self._arrivals else 0.0) if at_s is None else at_s
-        request_id = self._next_id
+        due_s = self._arrivals.submit_s(self.now_s) if at_s is None else at_s
+        request_id = self._arrivals.next_id
         self.offer(
             _One(*(np.array([v]) for v in (due_s, prompt_tokens, output_tokens, prefix_tokens, request_id)))
         )
@@ -228,65 +189,30 @@ class Replicas:
 
     def next_event_s(self) -> float:
         """When the next step ends, request arrives or slot opens or closes; inf when nothing is under way."""
-        soonest = float(kernels.next_event_s(self._state))
-        if self._arrivals:
-            soonest = min(soonest, float(self._arrivals[0][1][self._arrivals[0][5]]))
+        soonest = min(float(kernels.next_event_s(self._state)), self._arrivals.next_s)
         return min(soonest, self._controls[0][0]) if self._controls else soonest
 
     def _run(self, until_s: float) -> None:
-        while self._arrivals:
-            chunk = self._arrivals[0]
-            ids, due, prompt, output, prefix, start = chunk
-            stop = min(start + CHUNK, len(due))
-            follows = (
-                due[stop]
-                if stop < len(due)
-                else self._arrivals[1][1][0]
-                if len(self._arrivals) > 1
-                else math.inf
-            )
-            more = bool(follows < until_s)
-            self._reserve(stop - start)
-            chunk[5] = kernels.advance(
-                self._state, ids, due, prompt, output, prefix, start, stop, more, until_s
-            )
-            if chunk[5] == len(due):
-                self._arrivals.popleft()
-            if not more:
+        while True:
+            lent, first = self.lend()
+            self.take_back(kernels.advance(self._state, lent, first, until_s))
+            if lent.follows_s >= until_s:
                 return
-        self._reserve(0)
-        kernels.advance(
-            self._state, _NO_IDS, _NO_DUE, _NO_TOKENS, _NO_TOKENS, _NO_TOKENS, 0, 0, False, until_s
-        )
 
     @property
     def state(self) -> state.State:
         """The arrays behind it, for kernels that advance it on their own."""
         return self._state
 
-    def lend(self) -> tuple[tuple[NDArray[Any], ...], int, int, float]:
-        """The arrivals that `advance` would take next, for such a kernel, with room made for them.
+    def lend(self) -> tuple[Lent, int]:
+        """The arrivals that a kernel may let in next and the first of them, with room made for them."""
+        lent, first = self._arrivals.lend()
+        self._reserve(lent.end - first)
+        return lent, first
 
-        ((request_id, due_s, prompt, output, prefix), first, end, when the one after the end is due).
-        """
-        if not self._arrivals:
-            self._reserve(0)
-            return (_NO_IDS, _NO_DUE, _NO_TOKENS, _NO_TOKENS, _NO_TOKENS), 0, 0, math.inf
-        *columns, start = self._arrivals[0]
-        due = columns[1]
-        stop = min(start + CHUNK, len(due))
-        self._reserve(stop - start)
-        after = (
-            due[stop] if stop < len(due) else self._arrivals[1][1][0] if len(self._arrivals) > 1 else math.inf
-        )
-        return tuple(columns), start, stop, float(after)
-
-    def take_back(self, start: int) -> None:
+    def take_back(self, first: int) -> None:
         """The first of the lent arrivals that is not yet due."""
-        if self._arrivals:
-            self._arrivals[0][5] = start
-            if start == len(self._arrivals[0][1]):
-                self._arrivals.popleft()
+        self._arrivals.take_back(first)
 
     def _reserve(self, arrivals: int) -> None:
         """Make room for that many new requests, and for the end of all that are in flight."""
@@ -355,8 +281,6 @@ class _One(NamedTuple):
     request_id: NDArray[Any]
 
 
-_NO_IDS, _NO_DUE = np.zeros(0, np.int64), np.zeros(0)
-_NO_TOKENS = np.zeros(0, np.int32)
 _COUNTS = (
     ("waiting", "shown_waiting"),
     ("running", "shown_running"),
@@ -373,11 +297,6 @@ def _fill(out: NDArray[Any], engines: NDArray[Any], params: EngineParams) -> Non
     for name, field in _COUNTS:
         out[name] = engines[field].sum(1)
     out["kv_usage"] = 1 - engines["shown_free"].mean(1) / (params.num_blocks - 1)
-
-
-def _column(values: Any, dtype: Any) -> NDArray[Any]:
-    """The one kind of array that the kernel was compiled for: contiguous, writable, of that type."""
-    return np.require(values, dtype, ["C", "W"])
 
 
 def replay(

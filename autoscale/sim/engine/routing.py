@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from autoscale.sim.engine.state import compiled
+from autoscale.sim.engine.state import State, compiled
 
 RANDOM, ROUND_ROBIN, LEAST_REQUESTS = range(3)
 ROUTINGS = ("random", "round_robin", "least_requests")
@@ -24,32 +24,32 @@ def draw(clock: Any, n: int) -> Any:
 
 
 @compiled
-def pick_slot(
-    routing: int, clock: Any, is_open: Any, open_list: Any, connections: Any, engines: Any, per_slot: int
-) -> int:
+def pick_slot(s: State) -> int:
     """The open slot for the next request; at least one slot is open.
 
     With `connections`, a request travels on a random one of them, and a connection stays with the slot that it was given
     when it was made, until that slot closes: new replicas see traffic only as connections are made anew.
     """
+    clock, routing, open_list, connections = s.clock[0], s.params[0].routing, s.open_list, s.connections
     n = clock.open_slots
     if routing == RANDOM:
         if len(connections) == 0:
             return open_list[draw(clock, n)]
         j = draw(clock, len(connections))
-        if connections[j] < 0 or is_open[connections[j]] == 0:
+        if connections[j] < 0 or s.is_open[connections[j]] == 0:
             connections[j] = open_list[draw(clock, n)]
         return connections[j]
     start = clock.turn % n
     clock.turn += 1
     if routing == ROUND_ROBIN:
         return open_list[start]
+    per_slot = s.params[0].data_parallel
     best, least = open_list[start], -1
     for k in range(n):
         slot = open_list[(start + k) % n]
         load = 0
         for i in range(slot * per_slot, (slot + 1) * per_slot):
-            load += engines[i].in_flight
+            load += s.engines[i].in_flight
         if least < 0 or load < least:
             best, least = slot, load
     return best

@@ -6,21 +6,46 @@ Lists are doubly linked through the fields `before` and `after` of the table of 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
+from numba.extending import register_jitable
+
+from analysis import numbers
 
 # Kernels allocate nothing: without numba's reference counts they run 4 times as fast. Divisors are checked before.
 compiled = njit(cache=True, error_model="numpy", _nrt=False)  # type: ignore[call-overload]  # its stubs leave _nrt out
 
-# numba's cache notices a change of the file that a function is in, not of the files whose functions it calls; a field
-# named after the sources makes every kernel that takes State new when any of them changes.
-_SOURCES = ("state.py", "linked.py", "lifecycle.py", "routing.py", "scheduler.py", "kernels.py")
-_FINGERPRINT = (
-    f"sources_{zlib.crc32(b''.join(Path(__file__).with_name(n).read_bytes() for n in _SOURCES)):08x}"
+
+def compilable(*functions: Callable[..., Any]) -> None:
+    """Let kernels call these plain functions, compiled as they stand."""
+    for function in functions:
+        register_jitable(error_model="numpy", _nrt=False)(function)
+
+
+def fingerprint(*sources: str | None) -> str:
+    """A field name that changes with the text of these files.
+
+    numba's cache notices a change of the file that a function is in, not of the files whose functions it calls: with
+    this as a field of a record that it takes, a kernel is compiled anew when any of them changes.
+    """
+    return f"sources_{zlib.crc32(b''.join(Path(str(source)).read_bytes() for source in sources)):08x}"
+
+
+compilable(numbers.known)
+_SOURCES = (
+    "state.py",
+    "linked.py",
+    "lifecycle.py",
+    "routing.py",
+    "scheduler.py",
+    "kernels.py",
+    "arrivals.py",
 )
+_FINGERPRINT = fingerprint(*(str(Path(__file__).with_name(name)) for name in _SOURCES), numbers.__file__)
 
 NONE = -1
 REFUSED = -2  # slot of a finished request that no replica takes: too long for the model or the cache
@@ -79,10 +104,7 @@ ENGINE = np.dtype(
         ("first_prefill", "i8"),  # sequences being prefilled are the tail of the running list from here
         ("wait_head", "i8"),
         ("wait_tail", "i8"),
-        (
-            "first_transit",
-            "i8",
-        ),  # requests not yet in the scheduler are the tail of the waiting list from here
+        ("first_transit", "i8"),  # requests not yet in the scheduler: the waiting list's tail from here
         ("stable", "i8"),  # the step in progress only decodes, and nothing but an event changes that
     ],
     align=True,
@@ -154,8 +176,6 @@ class State(NamedTuple):
     connections: Any  # slot of each keep-alive connection
     engines: Any
     heaps: Any
-    phases: (
-        Any  # per engine: decoding sequences by the value of steps % block_size at which they need a block
-    )
+    phases: Any  # per engine: decoding sequences by the steps % block_size at which they need a block
     requests: Any
     finished: Any

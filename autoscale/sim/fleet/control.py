@@ -18,10 +18,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from analysis.errors import BadInput
-from autoscale.hpa import Decision, HpaSpec, PodMetric, decide
+from autoscale.hpa import HpaDecision, HpaSpec, Memory, PodMetric, decide
 from autoscale.kube.vllm_names import SIGNALS
 from autoscale.profiles.profile import Profile
-from autoscale.sim.fleet.metric_path import MetricPath, Sample, Syncs, milli, signal_of, sync_times
+from autoscale.sim.fleet.metric_path import MetricPath, Sample, Syncs, gauge_milli, signal_of, sync_times
 from autoscale.sim.fleet.pods import Pods
 from autoscale.sim.fleet.replica import UNLIMITED, ColdStart, Nodes, PodEvent, Replica
 
@@ -69,7 +69,7 @@ class Watcher(Protocol):
     def query(self, now_s: float, metric: str, values: list[PodMetric], pods: list[Replica]) -> None:
         """The HPA read one metric: a value, or none, for each of `pods`."""
 
-    def sync(self, now_s: float, decision: Decision) -> None:
+    def sync(self, now_s: float, decision: HpaDecision) -> None:
         """The HPA decided."""
 
     def scaled(self, now_s: float, before: int, after: int, why: str) -> None:
@@ -113,7 +113,7 @@ class Fleet:
     ) -> None:
         self.profile, self.options, self.speed = profile, options, speed
         self.spec, self.watcher, self.engine = spec, watcher, engine
-        self.memory: Any = None
+        self.memory: Memory | None = None
         self.pods = Pods(ColdStart.from_profile(profile), seed, options.nodes, slots)
         self.path = MetricPath(profile.metric_path)
         self.signals = [
@@ -245,7 +245,7 @@ class Fleet:
         metrics: dict[str, list[PodMetric]] = {}
         for name, which in self.signals:
             metrics[name] = [
-                PodMetric("", phase, deleting, ready, milli(sample[which]))
+                PodMetric("", phase, deleting, ready, gauge_milli(sample[which]))
                 for phase, deleting, ready, sample in states
             ]
             if self.watcher:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.errors import BadInput
+from analysis.numbers import known
 from autoscale.kube import vllm_names as signals
 from autoscale.kube.vllm_names import version_tuple
 from autoscale.profiles.profile import MetricPath as Timing
@@ -94,9 +95,14 @@ class MetricPath:
         return latest
 
 
-def milli(value: float) -> int | None:
-    """A gauge as the adapters hand it out: truncated to thousandths; None when it was not reported (NaN)."""
-    return int(value * 1000 + 1e-9) if value == value else None
+def thousandths(value: float) -> int:
+    """A gauge as the adapters hand it out: truncated to thousandths."""
+    return int(value * 1000 + 1e-9)
+
+
+def gauge_milli(value: float) -> int | None:
+    """The same; None when the gauge was not reported (NaN)."""
+    return thousandths(value) if known(value) else None
 
 
 class Syncs:

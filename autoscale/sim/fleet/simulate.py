@@ -201,7 +201,7 @@ def _run(
         elif fleet.spec is None and not recorder.keep:
             fleet.skip_scrapes(until_s)
         if (next_s := fleet.next_s) < until_s:
-            _tick(fleet, quiet, recorder, next_s)
+            _tick(fleet, recorder, next_s)
             continue
         engine.advance(until_s)
         if until_s >= duration_s:
@@ -233,15 +233,15 @@ def _least_hours(fleet: Fleet, now_s: float, end_s: float) -> float:
 
 def _quiet(fleet: Fleet, engine: Replicas, recorder: Recorder) -> Quiet | None:
     """The compiled way for an HPA of Pods metrics, unless every sample is to be kept."""
-    pods_only = fleet.spec is not None and all(
-        metric.kind == "Pods" and metric.target_milli < EXACT_MILLI for metric in fleet.spec.metrics
-    )
-    return Quiet(fleet, engine) if pods_only and not recorder.keep else None
+    spec = fleet.spec
+    if spec is None or recorder.keep:
+        return None
+    if any(metric.kind != "Pods" or metric.target_milli >= EXACT_MILLI for metric in spec.metrics):
+        return None
+    return Quiet(fleet, engine, spec)
 
 
-def _tick(fleet: Fleet, quiet: Quiet | None, recorder: Recorder, now_s: float) -> None:
-    if quiet and fleet.next_sync_s <= now_s:
-        quiet.settle()
+def _tick(fleet: Fleet, recorder: Recorder, now_s: float) -> None:
     fleet.advance(now_s)
     if recorder.keep:
         recorder.sample(fleet)
@@ -255,5 +255,5 @@ def _finish(
         if quiet:
             quiet.run(until_s, until_empty=True)
         if engine.in_flight and (next_s := fleet.next_s) < until_s:
-            _tick(fleet, quiet, recorder, next_s)
+            _tick(fleet, recorder, next_s)
     recorder.keep_requests(tally.add(engine.finished()))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from autoscale.hpa import Decision, HpaSpec, PodMetric, format_milli
+from autoscale.hpa import HpaDecision, HpaSpec, PodMetric, format_milli
 from autoscale.profiles.profile import Profile
 from autoscale.sim.fleet.replica import PodEvent, Replica, pod_name, template_hash
 
@@ -139,7 +139,7 @@ class KubernetesView:
             },
         )
 
-    def sync(self, now_s: float, decision: Decision) -> None:
+    def sync(self, now_s: float, decision: HpaDecision) -> None:
         """The HPA controller decided; its status is written when it differs from the one before."""
         status: dict[str, Any] = {}
         if decision.rescaled:
@@ -408,7 +408,7 @@ class KubernetesView:
         """The HPA as the API server would return it now; None without one."""
         return None if self.spec is None else self._hpa_object()
 
-    def _current_metrics(self, decision: Decision) -> list[dict[str, Any]]:
+    def _current_metrics(self, decision: HpaDecision) -> list[dict[str, Any]]:
         assert self.spec is not None
         shown: list[dict[str, Any]] = []
         for metric in self.spec.metrics:

@@ -30,7 +30,7 @@ from typing import Any
 from aiohttp import web
 
 from analysis.errors import BadInput
-from autoscale.hpa import Decision, PodMetric
+from autoscale.hpa import HpaDecision, PodMetric
 from autoscale.profiles.profile import Profile
 from autoscale.sim.engine.replicas import EngineParams
 from autoscale.sim.fleet.control import DEFAULTS, Fleet, Options
@@ -256,7 +256,7 @@ class FleetServer:
         """The HPA read one metric."""
         self.view.query(now_s, metric, values, pods)
 
-    def sync(self, now_s: float, decision: Decision) -> None:
+    def sync(self, now_s: float, decision: HpaDecision) -> None:
         """The HPA decided."""
         self.view.sync(now_s, decision)
 
