@@ -21,6 +21,7 @@ import requests
 import yaml
 
 from analysis.errors import BadInput, NotAchieved, SourceUnavailable
+from analysis.numbers import known
 from autoscale.check_command import run as run_check
 from autoscale.check_command import running
 
@@ -249,11 +250,11 @@ def _recommend(out: Path, profile: str, progress: Progress) -> Recommendation:
     run = read(out / "load")
     capacity = analyse(run, parse_slo(SLO))
     plots.save(plots.capacity_curve(capacity), out / "load" / "capacity.png")
-    known = [
-        rate for rate in (capacity.capacity.value, capacity.capacity.low, capacity.knee.value) if rate == rate
+    rates = [
+        rate for rate in (capacity.capacity.value, capacity.capacity.low, capacity.knee.value) if known(rate)
     ]
     traffic = out / "traffic.yaml"
-    traffic.write_text(_traffic(known[0] if known else 4.0), encoding="utf-8")
+    traffic.write_text(_traffic(rates[0] if rates else 4.0), encoding="utf-8")
     return recommend(
         [out / "load"],
         profile=profile,

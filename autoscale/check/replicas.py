@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from analysis.numbers import known
 from autoscale.check.timeline import NAN, PodRecord, Timeline
 from autoscale.kube.kinds import LWS_GROUP_INDEX, LWS_WORKER_INDEX
 
@@ -36,7 +37,7 @@ class Replica:
     @property
     def first_started_s(self) -> float:
         """When the containers of its first pod ran."""
-        return min((pod.started_s for pod in self.pods if pod.started_s == pod.started_s), default=NAN)
+        return min((pod.started_s for pod in self.pods if known(pod.started_s)), default=NAN)
 
     @property
     def started_s(self) -> float:
@@ -51,7 +52,7 @@ class Replica:
     @property
     def deleting_s(self) -> float:
         """When its first pod was asked to stop."""
-        return min((pod.deleting_s for pod in self.pods if pod.deleting_s == pod.deleting_s), default=NAN)
+        return min((pod.deleting_s for pod in self.pods if known(pod.deleting_s)), default=NAN)
 
     @property
     def gone_s(self) -> float:
@@ -105,10 +106,10 @@ def counts(timeline: Timeline) -> list[tuple[float, float, float, float, float]]
     changes: list[tuple[float, int, int]] = []  # time, column, step
     for replica in replicas(timeline):
         for column, at_s in ((2, replica.created_s), (3, replica.scheduled_s), (4, replica.ready_s)):
-            if at_s == at_s:
+            if known(at_s):
                 changes.append((at_s, column, +1))
                 end_s = replica.gone_s if column == 2 else replica.deleting_s
-                if end_s == end_s:
+                if known(end_s):
                     changes.append((max(end_s, at_s), column, -1))
     size = timeline.decisions[0].before if timeline.decisions else timeline.size
     row = [timeline.first_s, NAN if size is None else float(size), 0.0, 0.0, 0.0]

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from analysis.numbers import known, plain
 from autoscale.check.replicas import Replica, replicas
 from autoscale.check.timeline import NAN, Decision, Sample, Timeline
 from autoscale.kube.scaler import Hpa
@@ -437,11 +438,11 @@ def _load_start(
         return timeline.decisions[0].time_s if math.isnan(
             floor_s
         ) else floor_s, "the metric was not seen above its target"
-    if known := [t for t in load.changes_s if floor_s < t <= detected_s]:
-        return max(known), ""
+    if changed := [t for t in load.changes_s if floor_s < t <= detected_s]:
+        return max(changed), ""
     if gauges and (
         queued := _first_queue(
-            timeline, gauges, max(floor_s, below_s if below_s == below_s else floor_s), detected_s
+            timeline, gauges, max(floor_s, below_s if known(below_s) else floor_s), detected_s
         )
     ):
         return queued, "from the first queue that a replica reported"
@@ -650,16 +651,5 @@ def _in(value: float, low: float, high: float) -> bool:
 
 
 def as_dict(value: Any) -> Any:
-    """Dataclasses, tuples and NaN as JSON can hold them (NaN becomes null)."""
-    from dataclasses import fields, is_dataclass
-
-    if is_dataclass(value) and not isinstance(value, type):
-        skipped = ("gauges", "log_s", "labels")
-        return {f.name: as_dict(getattr(value, f.name)) for f in fields(value) if f.name not in skipped}
-    if isinstance(value, tuple | list):
-        return [as_dict(item) for item in value]
-    if isinstance(value, dict):
-        return {key: as_dict(item) for key, item in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    """As JSON can hold it, without what only the judging needs."""
+    return plain(value, skip=("gauges", "log_s", "labels"))

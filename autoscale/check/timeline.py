@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from analysis.numbers import known
 from autoscale.kube.cluster import Observation, log_phase, timestamp_s
 from autoscale.kube.kinds import ACCELERATORS, LWS_NAME, SCALED, plural_of
 from autoscale.kube.quantity import milli
@@ -326,7 +327,7 @@ class Timeline:
     def _succeed(self, name: str, uid: str, seen: Observation) -> None:
         """A name belongs to one pod at a time: whoever had it before is gone, even if nobody said so."""
         before = self._named.get(name)
-        if before == uid and seen.type == "ADDED" and self.pods[uid].gone_s == self.pods[uid].gone_s:
+        if before == uid and seen.type == "ADDED" and known(self.pods[uid].gone_s):
             ended = self.pods.pop(uid)
             self.pods[f"{uid} until {ended.gone_s}"] = ended
         elif before and before != uid and (earlier := self.pods.get(before)) and math.isnan(earlier.gone_s):

@@ -17,6 +17,7 @@ from typing import Any
 
 from analysis import run as runs
 from analysis.errors import SourceUnavailable
+from analysis.numbers import known
 from autoscale.check import evidence
 from autoscale.check.measured import overlay
 from autoscale.check.preflight import Finding, diagnose, diagnose_observations
@@ -386,9 +387,7 @@ def state_of(timeline: Timeline, past: History, now_s: float, elapsed_s: float =
         next_sync_s=timeline.next_sync_s(now_s),
         metrics={name: (usage.get(name, math.nan), target / 1000) for name, target in targets.items()},
         desired=timeline.size,
-        ready=sum(
-            1 for unit in past.replicas if unit.ready_s == unit.ready_s and unit.deleting_s != unit.deleting_s
-        ),
+        ready=sum(1 for unit in past.replicas if known(unit.ready_s) and not known(unit.deleting_s)),
     )
 
 

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 from analysis.errors import BadInput
+from analysis.numbers import Z99
 from autoscale.kube.vllm_names import version_tuple
 from autoscale.profiles import Profile
 
@@ -19,7 +20,6 @@ MARGIN = (
 HUB_RATE_BYTES_S = 0.15e9  # weights from the hub, seen with 811.7 GB in about 90 min
 ENDPOINT_S = 15  # until every kube-proxy and load balancer has dropped a deleted pod
 RAY_DEFAULT_S = 300  # the serving script's own --ray_init_timeout
-Z99 = 2.326
 
 # shutdown-timeout came with 0.18; 0.19 is the first release in which it is sure to be there
 SHUTDOWN_TIMEOUT_SINCE = (0, 19)

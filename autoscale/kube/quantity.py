@@ -11,6 +11,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from analysis.errors import BadInput
+from analysis.numbers import known
 
 _DECIMAL = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
@@ -151,7 +152,7 @@ def _at_least_nano(value: Fraction) -> Fraction:
 
 def _number_text(number: float) -> str:
     """A JSON number as its text: 5.5 -> "5.5", 5.0 -> "5", 1000 -> "1000"."""
-    if isinstance(number, int) or number != number or number in (float("inf"), float("-inf")):
+    if isinstance(number, int) or not known(number) or number in (float("inf"), float("-inf")):
         return str(number)
     return str(int(number)) if number == int(number) and abs(number) < 1e15 else repr(number)
 

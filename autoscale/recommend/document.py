@@ -11,6 +11,7 @@ from typing import Any
 
 from analysis.errors import BadInput
 from analysis.files import read_json
+from analysis.numbers import plain
 from autoscale.kube.vllm_names import hpa_metric_name
 from autoscale.recommend.answer import Alternative, Decision
 from autoscale.recommend.choice.decide import FIGURES
@@ -70,7 +71,7 @@ def document(
         "candidates": [_candidate(c, t) for c, t in decision.tried],
         "traffic": scenario.plan.describe(),
     }
-    return _plain(content)
+    return plain(content)
 
 
 def write(content: dict[str, Any], path: Path) -> None:
@@ -196,15 +197,3 @@ def _candidate(candidate: Candidate, trial: Trial) -> dict[str, Any]:
         "accelerator_hours": trial.accelerator_hours,
         "wasted_scale_outs": trial.wasted_scale_outs,
     }
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if hasattr(value, "item"):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.errors import BadInput
+from analysis.numbers import Z99
 
 FORMS = {
     "fixed": "fixed:N",
@@ -27,7 +28,6 @@ FORMS = {
     "trace": "trace",
 }
 MOST = 2**30  # tokens; keeps sums of a prompt and its answer inside int32
-Z99 = 2.3263478740408408  # 99th percentile of the standard normal distribution
 
 
 @dataclass(frozen=True)

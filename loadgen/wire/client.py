@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.errors import SourceUnavailable
+from analysis.numbers import known
 from loadgen.run import descriptors, failing
 from loadgen.wire import stream
 from loadgen.wire.receive import READ_BYTES, KernelClock, Reader, ask_for_stamps
@@ -495,7 +496,7 @@ class Client:
             connection = exchange.connection
             if connection is None:
                 continue
-            if exchange.sent_s != exchange.sent_s:
+            if not known(exchange.sent_s):
                 if now - connection.opened_s > CONNECT_TIMEOUT_S:
                     connection.give_up("connection_error", f"no connection within {CONNECT_TIMEOUT_S:g} s")
             elif now - exchange.sent_s > self.limits.timeout_s:

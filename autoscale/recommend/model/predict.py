@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.errors import BadInput, TooLittleData
+from analysis.numbers import plain
 from analysis.queueing import Replica
 from analysis.saturation import Estimate
 from analysis.slo import parse_slo
@@ -287,7 +288,7 @@ def as_json(found: Prediction) -> dict[str, object]:
     def of(estimate: Estimate) -> dict[str, float]:
         return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
 
-    return {
+    content = {
         "profile": learned.profile.name,
         "runs": [str(run.path) for run in learned.runs],
         "measured_lengths": run_lengths(learned.runs),
@@ -299,7 +300,8 @@ def as_json(found: Prediction) -> dict[str, object]:
         "slo_rps": of(found.slo) if found.slo else None,
         "binds": found.binds,
         "limit": ": ".join(found.limit),
-        "points": found.points.astype(object).where(found.points.notna(), None).to_dict(orient="records"),
-        "notes": list(found.notes),
+        "points": found.points.to_dict(orient="records"),
+        "notes": found.notes,
         "verify": found.verify,
     }
+    return {name: plain(value) for name, value in content.items()}

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from analysis.errors import BadInput
+from analysis.numbers import known
 from autoscale.hpa import HpaDecision, HpaSpec, Memory, PodMetric, decide
 from autoscale.kube.vllm_names import SIGNALS
 from autoscale.profiles.profile import Profile
@@ -239,8 +240,7 @@ class Fleet:
         pods = self.pods.replicas
         shown = self.path.read(now_s)
         states = [
-            (r.phase, r.deleting_s == r.deleting_s, r.ready, shown.get(r.ordinal, NOT_REPORTED)[1])
-            for r in pods
+            (r.phase, known(r.deleting_s), r.ready, shown.get(r.ordinal, NOT_REPORTED)[1]) for r in pods
         ]
         metrics: dict[str, list[PodMetric]] = {}
         for name, which in self.signals:

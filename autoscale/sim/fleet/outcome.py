@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.histogram import Histogram
+from analysis.numbers import known
 from analysis.run import STATUSES
 from analysis.slo import Slo, Verdict, meets
 from autoscale.profiles.profile import Profile
@@ -124,8 +125,8 @@ class Recorder:
         elif event.kind == "deleting":
             counts[1] -= 1
             counts[2] -= replica.scheduled
-            counts[3] -= replica.ready_s == replica.ready_s
-            self.wasted += replica.ready_s != replica.ready_s
+            counts[3] -= known(replica.ready_s)
+            self.wasted += not known(replica.ready_s)
         self.events.append((event.time_s, event.kind, self.pod_name(replica, event.member), replica.ordinal))
         if event.kind in ("created", "scheduled", "ready", "deleting", "recreated"):
             self._row(event.time_s)
@@ -228,7 +229,7 @@ class Outcome:
     def margin(self) -> float:
         """Smallest over the terms of share within the bound minus share asked; NaN without a request."""
         margins = [v.share_within - v.asked for v in self.verdicts]
-        return math.nan if any(m != m for m in margins) else min(margins)
+        return math.nan if any(not known(m) for m in margins) else min(margins)
 
     def percentile(self, metric: str, percent: float) -> float:
         """A percentile in s of ttft, tpot or e2e over the finished requests; NaN when there were none."""

@@ -24,12 +24,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.numbers import Z95, known
 from autoscale.profiles.profile import Phase
 from autoscale.sim.fleet.replica import UNLIMITED, ColdStart, Nodes, PodEvent, Replica
 
 TEARDOWN_S = 1.2  # from the last container's end to the pod being gone, as seen on a real kubelet stand-in
 
-_Z95 = 1.6448536269514722  # standard normal quantile of 0.95
 _AHEAD = 32  # starts whose draws are made at once
 
 
@@ -159,7 +159,7 @@ class Pods:
 
     def counts(self) -> tuple[int, int, int]:
         """Replicas that exist and are not being removed, of these with all nodes, of these ready."""
-        living = [r for r in self.replicas if r.deleting_s != r.deleting_s]
+        living = [r for r in self.replicas if not known(r.deleting_s)]
         return len(living), sum(r.scheduled for r in living), sum(r.ready for r in living)
 
     # --- transitions ------------------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ class Pods:
             replica.image_cached[member] = True
             replica.member_started_s[member] = now_s
             self._tell(now_s, "started", replica, member)
-            running = [s for s in replica.member_started_s if s == s]
+            running = [s for s in replica.member_started_s if known(s)]
             if len(running) == size:
                 replica.started_s = now_s
                 self._tell(now_s, "running", replica)
@@ -239,7 +239,7 @@ class Pods:
             elif len(running) == 1:
                 self._plan(now_s + self.cold.timer_s, "timeout", replica)
         elif kind == "timeout":
-            if replica.started_s != replica.started_s:
+            if not known(replica.started_s):
                 self._recreate(replica)
         elif kind == "joined":
             replica.joined_s = now_s
@@ -273,7 +273,7 @@ class Pods:
         replica.attempt_s = now_s
         self._tell(now_s, "recreated", replica)
         for member in range(self.cold.size):
-            had_node = replica.member_scheduled_s[member] == replica.member_scheduled_s[member]
+            had_node = known(replica.member_scheduled_s[member])
             replica.member_scheduled_s[member] = replica.member_started_s[member] = math.nan
             if had_node:
                 self.accelerators_held -= self.cold.chips_per_pod
@@ -288,7 +288,7 @@ class Pods:
         replica.version += 1
         self._loader.cancel(replica.ordinal, now_s)
         self._tell(now_s, "deleting", replica)
-        if replica.ready_s != replica.ready_s:
+        if not known(replica.ready_s):
             self.release(replica, now_s)
 
     def _gone(self, replica: Replica) -> None:
@@ -296,7 +296,7 @@ class Pods:
         self.replicas.remove(replica)
         bisect.insort(self._free_slots, replica.slot)
         for member in range(self.cold.size):
-            held = replica.member_scheduled_s[member] == replica.member_scheduled_s[member]
+            held = known(replica.member_scheduled_s[member])
             if held:
                 self.accelerators_held -= self.cold.chips_per_pod
             if held or replica.member_node_s[member] < math.inf:
@@ -364,7 +364,7 @@ def _normals(seed: int, start: int, width: int) -> NDArray[np.float64]:
 def _duration(phase: Phase, z: float) -> float:
     """The duration in s at the standard normal `z`: median * (p95/median)^(z/1.645)."""
     median, p95 = phase.median_s, phase.p95_s
-    return median if median == p95 or median == 0 else median * math.exp(z * math.log(p95 / median) / _Z95)
+    return median if median == p95 or median == 0 else median * math.exp(z * math.log(p95 / median) / Z95)
 
 
 def _rank(replica: Replica, now_s: float) -> tuple[float, ...]:
@@ -373,7 +373,7 @@ def _rank(replica: Replica, now_s: float) -> tuple[float, ...]:
     Without a node before with; Pending before Running; not ready before ready; ready for a shorter time first, where
     ages are compared by their logarithm to base 2 only and ties go by the random uid; then the newest.
     """
-    ready_for_s = now_s - replica.ready_s if replica.ready_s == replica.ready_s else 0.0
+    ready_for_s = now_s - replica.ready_s if known(replica.ready_s) else 0.0
     return (
         replica.scheduled,
         replica.phase == "Running",

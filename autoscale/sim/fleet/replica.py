@@ -7,6 +7,7 @@ import zlib
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from analysis.numbers import known
 from autoscale.profiles.profile import Phase, Profile
 
 RAY_TIMER_S = 300.0  # a group member gives up on the others after this long
@@ -100,31 +101,31 @@ class Replica:
     @property
     def ready(self) -> bool:
         """Whether it takes traffic."""
-        return self.ready_s == self.ready_s and self.deleting_s != self.deleting_s
+        return known(self.ready_s) and not known(self.deleting_s)
 
     @property
     def deleting(self) -> bool:
         """Whether it was asked to go and is still there."""
-        return self.deleting_s == self.deleting_s and self.gone_s != self.gone_s
+        return known(self.deleting_s) and not known(self.gone_s)
 
     @property
     def phase(self) -> str:
         """The pod phase of the member that counts (the leader): Pending until its container runs."""
-        return "Running" if self.member_started_s[0] == self.member_started_s[0] else "Pending"
+        return "Running" if known(self.member_started_s[0]) else "Pending"
 
     @property
     def scheduled(self) -> bool:
         """Whether every member has a node."""
-        return all(s == s for s in self.member_scheduled_s)
+        return all(known(s) for s in self.member_scheduled_s)
 
     @property
     def state(self) -> str:
         """One word: pending, starting, ready, deleting or gone."""
-        if self.gone_s == self.gone_s:
+        if known(self.gone_s):
             return "gone"
-        if self.deleting_s == self.deleting_s:
+        if known(self.deleting_s):
             return "deleting"
-        if self.ready_s == self.ready_s:
+        if known(self.ready_s):
             return "ready"
         return "starting" if self.scheduled else "pending"
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from analysis.numbers import known
 from autoscale.hpa import HpaDecision, HpaSpec, PodMetric, format_milli
 from autoscale.profiles.profile import Profile
 from autoscale.sim.fleet.replica import PodEvent, Replica, pod_name, template_hash
@@ -67,7 +68,7 @@ class KubernetesView:
             for m in range(size):
                 self._pod(now_s, replica, m, "ADDED")
                 self._created_event(now_s, replica, m)
-                if replica.ordinal >= 0 and replica.member_scheduled_s[m] != replica.member_scheduled_s[m]:
+                if replica.ordinal >= 0 and not known(replica.member_scheduled_s[m]):
                     self._pending_events(now_s, replica, m)
             self._workload(now_s)
         elif kind == "scheduled":
@@ -234,7 +235,7 @@ class KubernetesView:
         meta["ownerReferences"] = [
             {"apiVersion": "apps/v1", "kind": owner[0], "name": owner[1], "controller": True}
         ]
-        if replica.deleting_s == replica.deleting_s:
+        if known(replica.deleting_s):
             meta["deletionTimestamp"] = self.stamp(now_s)
             meta["deletionGracePeriodSeconds"] = 0 if kind == "DELETED" else 30
         spec = self._pod_spec(serves=member == 0)
@@ -269,7 +270,7 @@ class KubernetesView:
 
     def _pod_status(self, replica: Replica, member: int) -> dict[str, Any]:
         scheduled_s, started_s = replica.member_scheduled_s[member], replica.member_started_s[member]
-        if scheduled_s != scheduled_s:
+        if not known(scheduled_s):
             status: dict[str, Any] = {"phase": "Pending", "qosClass": "Burstable"}
             if replica.ordinal >= 0 and replica.member_node_s[member] > replica.attempt_s:
                 status["conditions"] = [
@@ -277,9 +278,9 @@ class KubernetesView:
                     | {"message": UNSCHEDULABLE.format(resource=self.resource)}
                 ]
             return status
-        running = started_s == started_s
+        running = known(started_s)
         ready_s = replica.ready_s if member == 0 else started_s
-        ready = ready_s == ready_s
+        ready = known(ready_s)
         since = self.stamp(ready_s if ready else started_s if running else scheduled_s)
         not_ready: dict[str, Any] = (
             {}
@@ -316,7 +317,7 @@ class KubernetesView:
         """The Deployment or LeaderWorkerSet as the API server would return it now."""
         deploy = self.profile.deploy
         all_of_them = list(self.replicas.values())
-        living = [r for r in all_of_them if r.deleting_s != r.deleting_s]
+        living = [r for r in all_of_them if not known(r.deleting_s)]
         ready = sum(r.ready for r in living)
         meta = self._meta(deploy.name, 0.0, deploy.labels) | {"generation": self._generation + 1}
         if self.lws:
