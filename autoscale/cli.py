@@ -129,8 +129,8 @@ def serve(
     from dataclasses import replace
 
     from autoscale.profiles import load
+    from autoscale.sim.http.hosting import serve_fleet
     from autoscale.sim.http.server import DEFAULTS, FleetServer
-    from autoscale.sim.http.server import serve as run
 
     def started(server: FleetServer) -> None:
         if server.note:
@@ -157,7 +157,7 @@ def serve(
         routing=routing,
         options=replace(DEFAULTS, warm=not cold),
     )
-    run(server, on_started=started, with_parent=with_parent)
+    serve_fleet(server, on_started=started, with_parent=with_parent)
 
 
 @app.command(epilog=examples.epilog("simulate"))

@@ -128,7 +128,8 @@ def _measure(out: Path, profile: str, seed: int, progress: Progress) -> str:
     from autoscale.observe.collect import collect
     from autoscale.observe.scrape import Scraper
     from autoscale.profiles import load
-    from autoscale.sim.http.server import FleetServer, FleetThread
+    from autoscale.sim.http.hosting import FleetThread
+    from autoscale.sim.http.server import FleetServer
 
     progress(0.01, "starting a simulated replica")
     with FleetThread(FleetServer(load(profile), port=0, replicas=1, seed=seed)) as fleet:
@@ -306,7 +307,8 @@ def _check(
 ) -> tuple[CheckResult, list[Path]]:
     """The recommended HPA on a fresh fleet, under more than its fewest replicas can serve."""
     from autoscale.profiles import load
-    from autoscale.sim.http.server import FleetServer, FleetThread
+    from autoscale.sim.http.hosting import FleetThread
+    from autoscale.sim.http.server import FleetServer
 
     progress(0.72, "starting the fleet with the recommended HPA")
     assert found.decision is not None

@@ -20,13 +20,13 @@ import pandas as pd
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "analysis")]
 
-from recorded_sweeps import SWEEPS, sweep_to_run  # noqa: E402  # the paths above come first
-from synthetic import Server, serve, sizes, sweep  # noqa: E402  # the paths above come first
+from recorded_sweeps import SWEEPS, sweep_to_run
+from synthetic import Server, serve, sizes, sweep
 
-from analysis import run  # noqa: E402  # the paths above come first
-from analysis.capacity import analyse  # noqa: E402  # the paths above come first
-from analysis.signals import SIGNALS  # noqa: E402  # the paths above come first
-from analysis.slo import parse_slo  # noqa: E402  # the paths above come first
+from analysis import run
+from analysis.capacity import analyse
+from analysis.signals import SIGNALS
+from analysis.slo import parse_slo
 
 WANDER = 0.03  # the most by which a server's speed differs between stages (standard deviation)
 LOADS = np.array([0.5, 0.6, 0.7, 0.76, 0.82, 0.86, 0.89, 0.92, 0.94, 0.96, 0.98, 0.99])

@@ -13,6 +13,7 @@ import resource
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from autoscale.kube.vllm_names import hpa_metric_name
 from autoscale.profiles.profile import load
@@ -20,6 +21,7 @@ from autoscale.sim.fleet.simulate import simulate
 from loadgen.plan import lengths, rates
 from loadgen.plan.traffic import LoadPlan, Process
 
+ROOT = Path(__file__).parent.parent
 DAY_S = 86_400.0
 STREAMS, TOKENS_S, TOKENS = 200, 30, 300
 
@@ -103,7 +105,7 @@ def simulations() -> None:
     for case in CASES:
         for days in (1, 7):
             code = f"from benchmarks.fleet import measure; measure({case!r}, {days})"
-            subprocess.run([sys.executable, "-c", code], check=True)
+            subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 # --- over HTTP -------------------------------------------------------------------------------------------------------
@@ -112,7 +114,8 @@ def simulations() -> None:
 def serve_fleet() -> None:
     """The server side, in a process of its own: a token takes 1/TOKENS_S, all streams fit on one replica."""
     from autoscale.sim.engine.replicas import EngineParams
-    from autoscale.sim.http.server import FleetServer, serve
+    from autoscale.sim.http.hosting import serve_fleet
+    from autoscale.sim.http.server import FleetServer
 
     engine = EngineParams(
         base_s=1 / TOKENS_S,
@@ -123,7 +126,7 @@ def serve_fleet() -> None:
         max_num_seqs=1024,
         max_num_batched_tokens=8192,
     )
-    serve(
+    serve_fleet(
         FleetServer(load("llama-3.1-8b-1xl4"), port=0, engine=engine),
         on_started=lambda s: print(s.url, flush=True),
     )
@@ -159,7 +162,9 @@ def streams() -> None:
     import psutil
 
     code = "from benchmarks.fleet import serve_fleet; serve_fleet()"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as server:
         try:
             assert server.stdout is not None
             url = server.stdout.readline().strip()

@@ -4,7 +4,7 @@
 
 Clients: here, plain (a FastHttpUser script), vllm (`vllm bench serve`), guidellm, aiperf; those not on PATH are named and
 left out, and so is inference-perf, which needs Python 3.12 and is configured by a file. Client on core 0, server on core 1,
---realtime as in benchmarks/loadgen.py, but in turns: clients of several processes would stop each other. A tokenizer, which three of them need, is made on the spot (a byte is a token).
+--realtime as in benchmarks/load_client.py, but in turns: clients of several processes would stop each other. A tokenizer, which three of them need, is made on the spot (a byte is a token).
 
 Three loads: 64 streams (--streams) of 128 tokens, 5 ms apart after 50 ms; short answers of one token at once, 64 at a time; 20
 requests/s of 32 tokens. All columns are judged from the server's log and the processes' CPU time, but the TTFT error: what
@@ -32,9 +32,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import psutil
-from loadgen_lab import CLIENT_CORE, ROOT, Bench, truth_of
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from analysis import run
+from benchmarks.load_lab import CLIENT_CORE, ROOT, Bench, truth_of
 
 PLAIN = """
 import json, os, time

@@ -25,6 +25,8 @@ from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
 from analysis.slo import parse_slo
 from autoscale.profiles import load, overlay
 from autoscale.recommend.choice.decide import capacity, decide, panel_size

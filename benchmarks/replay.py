@@ -6,10 +6,13 @@ The fit is that of `autoscale recommend` (autoscale/recommend/model/calibrate.py
 beforehand.
 """
 
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from analysis import run
 from autoscale.recommend.model.calibrate import Calibration, calibrate

@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -32,6 +33,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from analysis import run as runs
 from analysis.errors import AutoscaleError

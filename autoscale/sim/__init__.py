@@ -1,10 +1,10 @@
 """The simulator: engine, routing, pods, the fleet in virtual time, and the same fleet over HTTP."""
 
 from autoscale.sim.engine.replicas import EngineParams
-from autoscale.sim.fleet.control import Options
+from autoscale.sim.fleet.control import FleetOptions
 from autoscale.sim.fleet.outcome import Outcome, Tally
 from autoscale.sim.fleet.replica import Nodes
 from autoscale.sim.fleet.run_writer import write_run
 from autoscale.sim.fleet.simulate import read_hpa, simulate
 
-__all__ = ["EngineParams", "Nodes", "Options", "Outcome", "Tally", "read_hpa", "simulate", "write_run"]
+__all__ = ["EngineParams", "FleetOptions", "Nodes", "Outcome", "Tally", "read_hpa", "simulate", "write_run"]

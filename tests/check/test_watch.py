@@ -21,7 +21,8 @@ from autoscale.kube.cluster import ClusterError, read_observations
 from autoscale.kube.live import LiveCluster
 from autoscale.observe.fleet_door import FleetDoor
 from autoscale.profiles import profile as profiles
-from autoscale.sim.http.server import FleetServer, FleetThread
+from autoscale.sim.http.hosting import FleetThread
+from autoscale.sim.http.server import FleetServer
 
 
 def _standin():

@@ -9,7 +9,8 @@ import pytest
 
 from autoscale.profiles.profile import load, overlay
 from autoscale.sim.engine.replicas import EngineParams
-from autoscale.sim.http.server import FleetServer, FleetThread
+from autoscale.sim.http.hosting import FleetThread
+from autoscale.sim.http.server import FleetServer
 from loadgen.plan.prompts import by_jsonl
 from loadgen.plan.traffic import LoadPlan
 from loadgen.run.asking import Manner, bodies

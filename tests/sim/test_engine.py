@@ -84,6 +84,9 @@ def check_books(replicas):
         assert tokens[running["state"] == state.DECODE].sum() == e["kv_tokens"]
         assert len(mine) == e["in_flight"]
         assert s.phases[i].sum() == e["decoding"] == e["heap_size"]
+        if math.isinf(e["end_s"]):  # idle: no step will come to correct what the gauges show
+            assert e["shown_waiting"] == e["shown_running"] == 0
+            assert e["shown_free"] == e["free_blocks"] + e["late_blocks"] == p.num_blocks - 1
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -17,8 +17,8 @@ from analysis.run import STATUSES
 from autoscale.profiles.profile import MetricPath as Timing
 from autoscale.profiles.profile import load, overlay
 from autoscale.sim.engine.replicas import EngineParams
-from autoscale.sim.fleet.control import Options
-from autoscale.sim.fleet.metric_path import MetricPath, gauge_milli, signal_of, sync_times
+from autoscale.sim.fleet.control import FleetOptions
+from autoscale.sim.fleet.metric_path import SamplePath, exported_signal, gauge_milli, sync_times
 from autoscale.sim.fleet.outcome import _flaps
 from autoscale.sim.fleet.replica import Nodes
 from autoscale.sim.fleet.run_writer import write_run
@@ -155,7 +155,7 @@ def test_a_replica_cancelled_before_it_is_ready_is_wasted() -> None:
 )
 def test_scale_in_and_the_requests_in_flight(grace_s: float, lost: bool) -> None:
     spiky = manifest(waiting="1", behavior={"scaleDown": {"stabilizationWindowSeconds": 0}})
-    outcome = run(spiky, [load_of(2.5, 1800)], options=Options(grace_s=grace_s))
+    outcome = run(spiky, [load_of(2.5, 1800)], options=FleetOptions(grace_s=grace_s))
     assert any(after < before for _, before, after, _ in outcome.decisions)
     assert (outcome.lost > 0) is lost
     assert outcome.ok + outcome.lost + outcome.unserved == outcome.offered
@@ -163,7 +163,7 @@ def test_scale_in_and_the_requests_in_flight(grace_s: float, lost: bool) -> None
 
 def test_a_draining_replica_keeps_its_accelerators_until_its_requests_are_done() -> None:
     spiky = manifest(waiting="1", behavior={"scaleDown": {"stabilizationWindowSeconds": 0}})
-    outcome = run(spiky, [load_of(2.5, 1800)], options=Options(grace_s=60.0))
+    outcome = run(spiky, [load_of(2.5, 1800)], options=FleetOptions(grace_s=60.0))
     deleting = {pod: t for t, kind, pod, _ in outcome.events if kind == "deleting"}
     gone = {pod: t for t, kind, pod, _ in outcome.events if kind == "gone"}
     waited = [gone[pod] - t for pod, t in deleting.items() if pod in gone]
@@ -173,7 +173,7 @@ def test_a_draining_replica_keeps_its_accelerators_until_its_requests_are_done()
 
 
 def test_requests_that_find_no_replica_wait_or_fail_as_asked() -> None:
-    cold = Options(warm=False)
+    cold = FleetOptions(warm=False)
     waited = run(None, [load_of(0.5, 600)], static_replicas=1, duration_s=600, options=cold)
     failed = run(
         None, [load_of(0.5, 600)], static_replicas=1, duration_s=600, options=replace(cold, no_ready="fail")
@@ -185,7 +185,7 @@ def test_requests_that_find_no_replica_wait_or_fail_as_asked() -> None:
 
 
 def test_what_is_never_served_is_a_breach() -> None:
-    never = Options(warm=False, nodes=Nodes(standing=0, maximum=0), tail_s=60)
+    never = FleetOptions(warm=False, nodes=Nodes(standing=0, maximum=0), tail_s=60)
     outcome = run(None, [load_of(0.5, 600)], static_replicas=1, duration_s=600, options=never)
     assert outcome.unserved == outcome.offered > 200
     assert outcome.attainment == 0
@@ -245,7 +245,7 @@ def test_flaps_are_changes_of_direction_within_a_quarter_of_an_hour(sizes, flaps
     most=st.integers(1, 5),
     window_s=st.sampled_from([None, 0, 60]),
     options=st.builds(
-        Options,
+        FleetOptions,
         nodes=st.sampled_from([Nodes(), Nodes(2, 1), Nodes(1, 0)]),
         grace_s=st.sampled_from([0.0, 3.0, 30.0]),
         routing=st.sampled_from(["random", "round_robin", "least_requests"]),
@@ -318,7 +318,7 @@ def test_the_same_seed_gives_the_same_bytes_in_every_process() -> None:
 
 
 def test_a_sample_is_seen_after_the_ingestion_delay_and_kept_for_the_adapters_window() -> None:
-    path = MetricPath(Timing(scrape_interval_s=15, ingestion_delay_s=10, adapter_window_s=300))
+    path = SamplePath(Timing(scrape_interval_s=15, ingestion_delay_s=10, adapter_window_s=300))
     path.scrape(0.0, {1: (3.0, 1.0, 0.5), 2: (7.0, 1.0, 0.5)})
     path.scrape(15.0, {1: (4.0, 1.0, 0.5)})  # pod 2 stopped exporting
     assert path.read(9.9) == {}
@@ -371,7 +371,7 @@ def test_gauges_become_milli_units(value: float, expected: int | None) -> None:
     ],
 )
 def test_a_metric_name_says_which_gauge_it_means(metric: str, version: str, signal: str) -> None:
-    assert signal_of(metric, version) == signal
+    assert exported_signal(metric, version) == signal
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from autoscale.profiles.profile import Phase
 from autoscale.sim.fleet.pods import TEARDOWN_S, Pods
-from autoscale.sim.fleet.replica import ColdStart, Nodes, Replica
+from autoscale.sim.fleet.replica import FleetReplica, Nodes, PodLife
 
 
 def constant(seconds: float) -> Phase:
     return Phase(median_s=seconds, p95_s=seconds)
 
 
-COLD = ColdStart(
+COLD = PodLife(
     kind="Deployment",
     size=1,
     chips_per_pod=4,
@@ -268,7 +268,7 @@ def _held_s(events) -> float:
     """Chip-seconds from the events alone: a member holds its chips from scheduled until gone or recreated."""
     total, since = 0.0, {}
     for event in events:
-        replica: Replica = event.replica
+        replica: FleetReplica = event.replica
         if event.kind == "scheduled":
             since[(replica.ordinal, event.member)] = event.time_s
         elif event.kind in ("gone", "recreated"):

@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from autoscale.profiles.profile import load, overlay
-from autoscale.sim.fleet.control import Options
+from autoscale.sim.fleet.control import FleetOptions
 from autoscale.sim.fleet.replica import Nodes
 from tests.sim.test_fleet import L4, burst, load_of, manifest, run
 
@@ -79,24 +79,24 @@ def test_every_figure_is_that_of_the_rules_at_every_tick(
     behavior = {**down, **({"scaleUp": up} if up else {})} or None
     hpa = manifest(waiting=waiting, running=running, least=least, most=most, behavior=behavior)
     arrivals = burst(base_rps, 7, 600, 400, 2400)
-    same(hpa, arrivals, seed=seed, duration_s=2400.0, options=Options(drift=drift, grace_s=5))
+    same(hpa, arrivals, seed=seed, duration_s=2400.0, options=FleetOptions(drift=drift, grace_s=5))
 
 
 @pytest.mark.parametrize(
     ("profile", "options"),
     [
-        pytest.param(GROUPS, Options(), id="groups of pods"),
-        pytest.param(L4, Options(nodes=Nodes(standing=0, maximum=2)), id="pods without a node"),
-        pytest.param(L4, Options(grace_s=0), id="removed at once"),
-        pytest.param(L4, Options(routing="least_requests"), id="a gateway that balances"),
+        pytest.param(GROUPS, FleetOptions(), id="groups of pods"),
+        pytest.param(L4, FleetOptions(nodes=Nodes(standing=0, maximum=2)), id="pods without a node"),
+        pytest.param(L4, FleetOptions(grace_s=0), id="removed at once"),
+        pytest.param(L4, FleetOptions(routing="least_requests"), id="a gateway that balances"),
         pytest.param(
             overlay(L4, {"metric_path": {"scrape_interval_s": 5, "ingestion_delay_s": 47}}),
-            Options(),
+            FleetOptions(),
             id="late metrics",
         ),
         pytest.param(
             overlay(L4, {"metric_path": {"adapter_window_s": 20, "ingestion_delay_s": 12}}),
-            Options(),
+            FleetOptions(),
             id="metrics that grow stale before the next ones come",
         ),
     ],

@@ -21,10 +21,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from analysis.errors import BadInput
 from autoscale.profiles.profile import load, overlay
 from autoscale.sim.engine.replicas import EngineParams
-from autoscale.sim.fleet.control import Options
-from autoscale.sim.http.openai_api import Prompt
-from autoscale.sim.http.realtime import PrefixCache, Rack
-from autoscale.sim.http.server import FleetServer, FleetThread
+from autoscale.sim.fleet.control import FleetOptions
+from autoscale.sim.http.hosting import FleetThread
+from autoscale.sim.http.live_replicas import LiveReplicas
+from autoscale.sim.http.openai_request import Prompt
+from autoscale.sim.http.prefix_cache import PrefixCache
+from autoscale.sim.http.server import FleetServer
 
 L4 = overlay(load("llama-3.1-8b-1xl4"), {"engine": {"max_model_len": 2048, "request_overhead_s": 0.0}})
 MODEL = L4.model.id
@@ -56,10 +58,17 @@ def manifest(most: int = 3, target: str = "2") -> dict:
     }
 
 
-def ask(url: str, body: object = None, *, method: str | None = None, kind: str = "application/json"):
+def ask(
+    url: str,
+    body: object = None,
+    *,
+    method: str | None = None,
+    kind: str = "application/json",
+    **headers: str,
+):
     """(status, body as text) of one request."""
     data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
-    request = urllib.request.Request(url, data=data, method=method, headers={"Content-Type": kind})
+    request = urllib.request.Request(url, data=data, method=method, headers={"Content-Type": kind} | headers)
     try:
         with urllib.request.urlopen(request, timeout=20) as answer:
             return answer.status, answer.read().decode()
@@ -133,6 +142,12 @@ def server():
             "(parameter=input_tokens, value=3000)",
         ),
         (
+            {"prompt": ["x"] * 100, "n": 100},
+            400,
+            "100 prompts x n=100 are 10000 choices, this server answers at most 1024 in one request. "
+            "(parameter=n, value=100)",
+        ),
+        (
             {"stream_options": {"include_usage": True}},
             400,
             "Stream options can only be defined when `stream=True`. (parameter=stream_options)",
@@ -166,13 +181,144 @@ def test_what_vllm_refuses_is_refused_in_its_words(server, change, status, messa
         ("/v1/chat/completions", {"prompt": "x"}, "application/json", 400, "body.messages"),
         ("/tokenize", b"[]", "application/json", 400, "valid dictionary"),
         ("/fleet/scale", {}, "application/json", 400, "replicas=N"),
+        ("/fleet/scale?replicas=-1", {}, "application/json", 400, "replicas=N"),
+        (f"/fleet/scale?replicas={'9' * 5000}", {}, "application/json", 400, "replicas=N"),
         ("/fleet/observations?since=yesterday", None, "application/json", 400, "number of an observation"),
+        ("/fleet/observations?since=%C2%B2", None, "application/json", 400, "number of an observation"),
     ],
 )
 def test_other_bad_requests(server, path, body, kind, status, part) -> None:
     answer = ask(server.url + path, body, kind=kind)
     assert answer[0] == status
     assert part in answer[1]
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        pytest.param({"n": 10**9}, "n must be at most 128, got 1000000000.", id="a billion choices"),
+        pytest.param({"n": 0}, "n must be at least 1, got 0.", id="no choice"),
+        pytest.param({"n": 1.5}, "body.n', 'msg': 'Input should be a valid integer", id="one and a half choices"),
+        pytest.param({"n": [2]}, "body.n', 'msg': 'Input should be a valid integer", id="choices that are a list"),
+        pytest.param({"max_tokens": 10**40}, "cannot be greater than max_model_len=2048", id="tokens beyond int64"),
+        pytest.param({"max_tokens": {}}, "body.max_tokens", id="tokens that are an object"),
+        pytest.param({"stream": "yes"}, "body.stream', 'msg': 'Input should be a valid boolean", id="stream as a word"),
+        *(
+            pytest.param(
+                {"stream": True, "stream_options": options},
+                "body.stream_options', 'msg': 'Input should be a valid dictionary",
+                id=f"stream_options that are {type(options).__name__}",
+            )
+            for options in ([], "all", 7, True)
+        ),
+        pytest.param(
+            {"stream": True, "stream_options": {"include_usage": [1]}},
+            "body.stream_options.include_usage",
+            id="include_usage that is a list",
+        ),
+        pytest.param({"model": ["x"]}, "does not exist", id="a list of models"),
+        pytest.param({"model": "\ud800"}, "does not exist", id="a model that is no Unicode"),
+        pytest.param(
+            {"prompt": "half \ud83d of it", "messages": [{"role": "user", "content": "half \ud83d of it"}]},
+            r"holds \ud83d alone",
+            id="half of a character",
+        ),
+        pytest.param(
+            {"prompt": {"text": "x"}, "messages": ["x"]}, "Input should be a valid", id="text of another type"
+        ),
+        pytest.param(
+            {"prompt": [["x"]], "messages": [{"content": 7}]}, "Input should be a valid", id="nested the wrong way"
+        ),
+        pytest.param(
+            {"prompt": ["x"] * 1025, "messages": [{"content": [7]}]}, "at most 1024|list of parts", id="too many prompts"
+        ),
+    ],
+)  # fmt: skip
+def test_what_would_cost_the_server_too_much_or_is_no_request_gets_a_sentence(server, path, change, sentence):
+    body = {"prompt": "x", "messages": [{"role": "user", "content": "x"}], "max_tokens": 2} | change
+    status, text = ask(server.url + path, body)
+    assert status == (404 if "model" in change else 400)
+    message = json.loads(text)["error"]["message"]
+    assert any(part in message for part in sentence.split("|"))
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/tokenize"])
+@pytest.mark.parametrize(
+    ("raw", "status", "part"),
+    [
+        pytest.param(b"[" * 200_000, 400, "nested too deep", id="brackets without end"),
+        pytest.param(b'{"a":' * 100_000 + b"1" + b"}" * 100_000, 400, "nested too deep", id="objects in objects"),
+        pytest.param(b"1" * 10_000, 400, "JSON decode error", id="a number of ten thousand digits"),
+        pytest.param(b"\xff\xfe{", 400, "JSON decode error", id="bytes that are no text"),
+        pytest.param(rb'{"prompt": "\ud800", "messages": [{"content": "\ud800"}]}', 400, "alone", id="no Unicode"),
+        pytest.param(b'"' + b"x" * (8 << 20) + b'"', 413, "Maximum request body size 8388608 exceeded", id="9 MB"),
+    ],
+)  # fmt: skip
+def test_no_body_is_an_error_of_the_server(server, path, raw, status, part) -> None:
+    answer = ask(server.url + path, raw)
+    assert answer[0] == status
+    assert part in json.loads(answer[1])["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        pytest.param("http://elsewhere.example", 403, id="a page of somewhere else"),
+        pytest.param("null", 403, id="a page without an origin"),
+        pytest.param("own", 200, id="a page of its own"),
+    ],
+)
+def test_only_its_own_pages_may_scale_it(server, origin: str, status: int) -> None:
+    answer = ask(f"{server.url}/fleet/scale?replicas=2", {}, Origin=server.url if origin == "own" else origin)
+    assert answer[0] == status
+    assert status == 200 or "send the request without Origin" in json.loads(answer[1])["error"]
+
+
+def test_a_connection_too_many_is_told_so(monkeypatch) -> None:
+    monkeypatch.setattr("autoscale.sim.http.ports.MOST_CONNECTIONS", 3)
+    with FleetThread(FleetServer(L4, port=0, engine=QUICK)) as server:
+        held = [socket.create_connection((server.host, server.port)) for _ in range(3)]
+        answer = until(lambda: (found := ask(f"{server.url}/health", {}))[0] == 503 and found)
+        assert "holds 3 connections and takes no more" in json.loads(answer[1])["error"]["message"]
+        for one in held:
+            one.close()
+        until(lambda: answered(server))
+
+
+def answered(server: FleetServer) -> bool:
+    return ask(f"{server.url}/health")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("param", "value"),
+    [pytest.param("stream", True, id="streams"), pytest.param("n", 4, id="answers of four choices")],
+)
+def test_requests_of_clients_that_go_away_do_not_wait_for_ever(param, value) -> None:
+    """Nothing else comes: the gauges fall because the queue is empty, not because of the next request."""
+    body = json.dumps({"prompt": "x", "max_tokens": 1500, param: value}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: fleet\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    with FleetThread(FleetServer(L4, port=0, engine=QUICK)) as server:
+        clients = [socket.create_connection((server.host, server.port)) for _ in range(60)]
+        for client in clients:
+            client.sendall(head.encode() + body)
+        until(lambda: sum(server.live.gauges()["waiting"]) >= 56)
+        for client in clients:
+            client.close()
+        url = json.loads(ask(f"{server.url}/fleet")[1])["replicas"][0]["metrics_url"]
+        labels = f'{{engine="0",model_name="{MODEL}"}}'
+        gone = [f"vllm:num_requests_{state}{labels} 0.0" for state in ("waiting", "running")]
+        until(lambda: all(line in ask(url)[1] for line in gone))
+
+
+def test_requests_of_clients_that_go_away_before_a_replica_is_ready_are_forgotten() -> None:
+    with FleetThread(FleetServer(L4, port=0, replicas=0, engine=QUICK)) as server:
+        body = json.dumps({"prompt": "x", "stream": True}).encode()
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: fleet\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        with socket.create_connection((server.host, server.port)) as client:
+            client.sendall(head.encode() + body)
+            until(lambda: len(server.gateway.waiting) == 1)
+        until(lambda: not server.gateway.waiting)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +405,7 @@ def test_a_client_that_goes_away_frees_its_seat_at_once(server) -> None:
                 await answer.content.readline()
 
     asyncio.run(leave())
-    until(lambda: sum(server.rack.gauges()["in_flight"]) == 0, within_s=2.0)
+    until(lambda: sum(server.live.gauges()["in_flight"]) == 0, within_s=2.0)
 
 
 def test_each_replica_exports_vllms_metrics(server) -> None:
@@ -341,15 +487,15 @@ def test_routing(routing: str, same: set[int]) -> None:
     class Connection:
         pass
 
-    rack = Rack(QUICK, 3, seed=1, routing=routing)
+    live = LiveReplicas(QUICK, 3, seed=1, routing=routing)
     for slot in range(3):
-        rack.open(slot, 0.0)
+        live.open(slot, 0.0)
     connections = [Connection() for _ in range(30)]
-    picks = [{rack.pick(connection) for _ in range(6)} for connection in connections]
+    picks = [{live.pick(connection) for _ in range(6)} for connection in connections]
     assert {len(slots) for slots in picks} == same
     assert set().union(*picks) == {0, 1, 2}
-    rack.close(1, 0.0)
-    assert all(rack.pick(connection) != 1 for connection in connections)
+    live.close(1, 0.0)
+    assert all(live.pick(connection) != 1 for connection in connections)
 
 
 # --- the control plane -----------------------------------------------------------------------------------------------
@@ -401,12 +547,12 @@ def test_load_scales_the_fleet_out_and_everybody_can_see_it() -> None:
 
 
 def test_a_replica_that_goes_drains_and_its_port_refuses() -> None:
-    fleet = FleetServer(L4, port=0, replicas=2, engine=QUICK, speed=50.0, options=Options(grace_s=5.0))
+    fleet = FleetServer(L4, port=0, replicas=2, engine=QUICK, speed=50.0, options=FleetOptions(grace_s=5.0))
     with FleetThread(fleet) as server, ThreadPoolExecutor(8) as pool:
         urls = {r["name"]: r["metrics_url"] for r in json.loads(ask(f"{server.url}/fleet")[1])["replicas"]}
         body = {"prompt": "x", "max_tokens": 300, "stream": True}
         loads = [pool.submit(ask, f"{server.url}/v1/completions", body) for _ in range(8)]
-        until(lambda: sum(server.rack.gauges()["in_flight"]) == 8)
+        until(lambda: sum(server.live.gauges()["in_flight"]) == 8)
         assert ask(f"{server.url}/fleet/scale?replicas=1", {}, method="POST") == (200, '{"replicas": 1}')
         assert all("[DONE]" in load.result()[1] for load in loads)  # drained within the grace
         until(lambda: len(server.fleet.pods.replicas) == 1)
@@ -419,11 +565,13 @@ def test_a_replica_that_goes_drains_and_its_port_refuses() -> None:
 
 
 def test_without_grace_a_stream_breaks_off() -> None:
-    fleet = FleetServer(L4, port=0, engine=QUICK, speed=50.0, options=Options(grace_s=0.0, no_ready="fail"))
+    fleet = FleetServer(
+        L4, port=0, engine=QUICK, speed=50.0, options=FleetOptions(grace_s=0.0, no_ready="fail")
+    )
     with FleetThread(fleet) as server, ThreadPoolExecutor(1) as pool:
         body = {"prompt": "x", "max_tokens": 2000, "stream": True}
         load = pool.submit(ask, f"{server.url}/v1/completions", body)
-        until(lambda: sum(server.rack.gauges()["in_flight"]) == 1)
+        until(lambda: sum(server.live.gauges()["in_flight"]) == 1)
         ask(f"{server.url}/fleet/scale?replicas=0", {}, method="POST")
         with pytest.raises(Exception, match=r"(?i)incomplete|reset|closed"):
             load.result()
@@ -491,8 +639,9 @@ def test_a_port_in_use_is_bad_input() -> None:
 
 SERVE = """
 from autoscale.profiles.profile import load
-from autoscale.sim.http.server import FleetServer, serve
-serve(FleetServer(load("llama-3.1-8b-1xl4"), port=0), on_started=lambda s: print(s.url, flush=True), with_parent=True)
+from autoscale.sim.http.hosting import serve_fleet
+from autoscale.sim.http.server import FleetServer
+serve_fleet(FleetServer(load("llama-3.1-8b-1xl4"), port=0), on_started=lambda s: print(s.url, flush=True), with_parent=True)
 """
 
 

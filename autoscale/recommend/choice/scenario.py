@@ -19,7 +19,7 @@ from autoscale.recommend.choice.search import Trial
 from autoscale.recommend.choice.settings import Candidate, quantity
 from autoscale.sim.engine.replicas import EngineParams
 from autoscale.sim.fleet.outcome import Outcome, Tally
-from autoscale.sim.fleet.simulate import Options, foreign_name, read_hpa, simulate, slots_for
+from autoscale.sim.fleet.simulate import FleetOptions, foreign_name, read_hpa, simulate, slots_for
 from loadgen.plan.arrivals import Arrivals
 from loadgen.plan.traffic import LoadPlan
 
@@ -65,7 +65,7 @@ class Scenario:
     plan: LoadPlan
     slo: Slo
     attainment: float | None = None
-    options: Options = Options()  # noqa: RUF009 -- frozen
+    options: FleetOptions = FleetOptions()  # noqa: RUF009 -- frozen
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything, without the plan when every process of the search knows it (share)."""

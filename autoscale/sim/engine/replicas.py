@@ -16,25 +16,10 @@ from numpy.typing import NDArray
 from analysis.errors import BadInput
 from autoscale.sim.engine import kernels, state
 from autoscale.sim.engine.arrivals import ArrivalQueue, Lent, Requests
+from autoscale.sim.engine.gauges import GAUGES, fill_gauges
 from autoscale.sim.engine.params import EngineParams, packed
 from autoscale.sim.engine.routing import ROUTINGS
 
-GAUGES = np.dtype(
-    [
-        ("time_s", "f8"),
-        ("slot", "i4"),
-        ("engine", "i4"),
-        ("open", "?"),
-        ("waiting", "f8"),
-        ("running", "f8"),
-        ("kv_usage", "f8"),
-        ("preemptions_total", "f8"),
-        ("prompt_tokens_total", "f8"),
-        ("generation_tokens_total", "f8"),
-        ("requests_total", "f8"),
-        ("in_flight", "i8"),
-    ]
-)
 PROGRESS = np.dtype([("request_id", "i8"), ("slot", "i4"), ("tokens_out", "i4")], align=True)
 FINISHED = state.FINISHED
 
@@ -250,7 +235,7 @@ class Replicas:
         out["slot"] = engine // self.params.data_parallel
         out["engine"] = engine % self.params.data_parallel
         out["open"] = s.is_open[out["slot"]]
-        _fill(out, e.reshape(rows, per_row), self.params)
+        fill_gauges(out, e.reshape(rows, per_row), self.params)
         return out
 
     def finished(self) -> NDArray[Any]:
@@ -281,24 +266,6 @@ class _One(NamedTuple):
     request_id: NDArray[Any]
 
 
-_COUNTS = (
-    ("waiting", "shown_waiting"),
-    ("running", "shown_running"),
-    ("preemptions_total", "preemptions"),
-    ("prompt_tokens_total", "prompt_tokens"),
-    ("generation_tokens_total", "generation_tokens"),
-    ("requests_total", "completed"),
-    ("in_flight", "in_flight"),
-)
-
-
-def _fill(out: NDArray[Any], engines: NDArray[Any], params: EngineParams) -> None:
-    """The counts and the KV usage of GAUGES, one row per row of `engines`: sums over its columns, mean of the usage."""
-    for name, field in _COUNTS:
-        out[name] = engines[field].sum(1)
-    out["kv_usage"] = 1 - engines["shown_free"].mean(1) / (params.num_blocks - 1)
-
-
 def replay(
     params: EngineParams, arrivals: Requests, sample_s: NDArray[np.float64] | None = None, seed: int = 0
 ) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -317,6 +284,6 @@ def replay(
         seen[k] = replica.state.engines
     replica.advance(math.inf)
     series["time_s"], series["open"] = times, 1
-    _fill(series, seen, params)
+    fill_gauges(series, seen, params)
     done = replica.finished()
     return done[np.argsort(done["request_id"], kind="stable")], series

@@ -69,6 +69,27 @@ def _finish_step(s: State, i: int) -> None:
 
 
 @compiled
+def _time_step(p: Any, e: Any, at_s: float, sequences: int, tokens: int, largest: int, context: int) -> None:
+    """When the step ends: `sequences` in all, `tokens` of prompts in it, the longest chunk and the tokens behind them.
+
+    Micro-batches move through the stages in lockstep: a pass takes every stage as long as the fullest one needs.
+    """
+    lane = (sequences + p.stages - 1) // p.stages
+    share = lane / sequences
+    lane_tokens = max((tokens + p.stages - 1) // p.stages, min(largest, p.token_budget))
+    stage_s = (
+        p.base_s
+        + p.per_sequence_s * lane
+        + p.per_kv_token_s * (e.kv_tokens + context) * share
+        + p.per_prefill_token_s * lane_tokens
+    )
+    e.anchor_s, e.anchor_steps = at_s, e.steps
+    e.first_s = p.stages * stage_s
+    e.growth_s = p.stages * p.per_kv_token_s * share * e.decoding
+    e.end_s = at_s + e.first_s
+
+
+@compiled
 def _form_step(s: State, i: int, at_s: float, known: int) -> bool:
     """Schedule one step at `at_s`, with the first `known` waiting requests as candidates; False when it is empty."""
     p, e, requests = s.params[0], s.engines[i], s.requests
@@ -118,20 +139,7 @@ def _form_step(s: State, i: int, at_s: float, known: int) -> bool:
             context += q.computed
     if sequences == 0:
         return False
-    # Micro-batches move through the stages in lockstep: a pass takes every stage as long as the fullest one needs.
-    lane = (sequences + p.stages - 1) // p.stages
-    share = lane / sequences
-    lane_tokens = max((tokens + p.stages - 1) // p.stages, min(largest, p.token_budget))
-    stage_s = (
-        p.base_s
-        + p.per_sequence_s * lane
-        + p.per_kv_token_s * (e.kv_tokens + context) * share
-        + p.per_prefill_token_s * lane_tokens
-    )
-    e.anchor_s, e.anchor_steps = at_s, e.steps
-    e.first_s = p.stages * stage_s
-    e.growth_s = p.stages * p.per_kv_token_s * share * e.decoding
-    e.end_s = at_s + e.first_s
+    _time_step(p, e, at_s, sequences, tokens, largest, context)
     e.stable = 1 if tokens == 0 and e.preemptions == preemptions and e.late_seats == 0 else 0
     e.waiting_formed = e.waiting
     return True
@@ -155,6 +163,7 @@ def _next_step(s: State, i: int, at_s: float) -> None:
         e.end_s = math.inf
         e.stable = 0
         e.waiting_formed = 0
+        e.shown_waiting, e.shown_running, e.shown_free = 0, 0, e.free_blocks  # what was aborted has left
     elif unknown > 0:
         e.stable = 0
 

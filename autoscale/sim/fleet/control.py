@@ -22,9 +22,16 @@ from analysis.numbers import known
 from autoscale.hpa import HpaDecision, HpaSpec, Memory, PodMetric, decide
 from autoscale.kube.vllm_names import SIGNALS
 from autoscale.profiles.profile import Profile
-from autoscale.sim.fleet.metric_path import MetricPath, Sample, Syncs, gauge_milli, signal_of, sync_times
+from autoscale.sim.fleet.metric_path import (
+    Sample,
+    SamplePath,
+    Syncs,
+    exported_signal,
+    gauge_milli,
+    sync_times,
+)
 from autoscale.sim.fleet.pods import Pods
-from autoscale.sim.fleet.replica import UNLIMITED, ColdStart, Nodes, PodEvent, Replica
+from autoscale.sim.fleet.replica import UNLIMITED, FleetReplica, Nodes, PodEvent, PodLife
 
 NOT_REPORTED = (math.nan, (math.nan, math.nan, math.nan))
 MOST_REPLICAS = 2000  # of a fleet in virtual time
@@ -32,7 +39,7 @@ POLL_S = 1.0  # how often a draining replica is looked at
 
 
 @dataclass(frozen=True)
-class Options:
+class FleetOptions:
     """How the world around the HPA behaves.
 
     nodes           node supply
@@ -58,7 +65,7 @@ class Options:
     flap_s: float = 900.0
 
 
-DEFAULTS = Options()
+DEFAULTS = FleetOptions()
 
 
 class Watcher(Protocol):
@@ -67,7 +74,7 @@ class Watcher(Protocol):
     def pod(self, event: PodEvent) -> None:
         """A replica made a transition."""
 
-    def query(self, now_s: float, metric: str, values: list[PodMetric], pods: list[Replica]) -> None:
+    def query(self, now_s: float, metric: str, values: list[PodMetric], pods: list[FleetReplica]) -> None:
         """The HPA read one metric: a value, or none, for each of `pods`."""
 
     def sync(self, now_s: float, decision: HpaDecision) -> None:
@@ -108,21 +115,23 @@ class Fleet:
         spec: HpaSpec | None,
         replicas: int,
         seed: int,
-        options: Options = DEFAULTS,
+        options: FleetOptions = DEFAULTS,
         speed: float = 1.0,
         watcher: Watcher | None = None,
     ) -> None:
         self.profile, self.options, self.speed = profile, options, speed
         self.spec, self.watcher, self.engine = spec, watcher, engine
         self.memory: Memory | None = None
-        self.pods = Pods(ColdStart.from_profile(profile), seed, options.nodes, slots)
-        self.path = MetricPath(profile.metric_path)
+        self.pods = Pods(PodLife.from_profile(profile), seed, options.nodes, slots)
+        self.path = SamplePath(profile.metric_path)
         self.signals = [
-            (metric.name, SIGNALS.index(signal_of(metric.name, profile.engine.vllm_version)))
+            (metric.name, SIGNALS.index(exported_signal(metric.name, profile.engine.vllm_version)))
             for metric in (spec.metrics if spec else ())
         ]
-        self.serving: dict[int, Replica] = {}  # slot -> replica whose engine is up, draining ones included
-        self.draining: dict[int, tuple[Replica, float]] = {}  # slot -> replica and the end of its grace
+        self.serving: dict[
+            int, FleetReplica
+        ] = {}  # slot -> replica whose engine is up, draining ones included
+        self.draining: dict[int, tuple[FleetReplica, float]] = {}  # slot -> replica and the end of its grace
         self.now_s = 0.0
         self.last_gauges: Any = None
         rng = np.random.Generator(np.random.PCG64([seed, 9006]))
@@ -219,7 +228,7 @@ class Fleet:
         ends = [deadline_s for _, deadline_s in self.draining.values()]
         self.poll_s = min([now_s + POLL_S * self.speed, *ends]) if ends else math.inf
 
-    def _stopped(self, replica: Replica, now_s: float) -> None:
+    def _stopped(self, replica: FleetReplica, now_s: float) -> None:
         del self.serving[replica.slot]
         self.pods.release(replica, now_s)
 

@@ -17,7 +17,7 @@ from analysis.errors import BadInput
 from analysis.numbers import known
 from autoscale.kube import vllm_names as signals
 from autoscale.kube.vllm_names import version_tuple
-from autoscale.profiles.profile import MetricPath as Timing
+from autoscale.profiles.profile import MetricPath
 
 Sample = tuple[float, float, float]  # one pod's gauges: waiting, running, kv_usage (signals.SIGNALS)
 
@@ -35,7 +35,7 @@ def exported_names(vllm_version: str) -> tuple[str, ...]:
     return ("vllm:num_requests_waiting", "vllm:num_requests_running", *kv)
 
 
-def signal_of(metric: str, vllm_version: str) -> str:
+def exported_signal(metric: str, vllm_version: str) -> str:
     """Which gauge of a replica an HPA's metric name means: waiting, running or kv_usage.
 
     Understands the names of every metric path (profiles.signals). Raises BadInput for one that says none of them, or
@@ -65,10 +65,10 @@ def signal_of(metric: str, vllm_version: str) -> str:
     return signal
 
 
-class MetricPath:
+class SamplePath:
     """Samples on their way from the replicas to the HPA. Pods are named by any hashable key."""
 
-    def __init__(self, timing: Timing) -> None:
+    def __init__(self, timing: MetricPath) -> None:
         self.timing = timing
         self.on_the_way: deque[tuple[float, Mapping[int, Sample]]] = deque()
         self.latest: dict[int, tuple[float, Sample]] = {}

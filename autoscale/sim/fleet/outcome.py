@@ -17,7 +17,7 @@ from analysis.run import STATUSES
 from analysis.slo import Slo, Verdict, meets
 from autoscale.profiles.profile import Profile
 from autoscale.sim.engine.state import REFUSED
-from autoscale.sim.fleet.replica import PodEvent, Replica, pod_name
+from autoscale.sim.fleet.replica import FleetReplica, PodEvent, pod_name
 
 if TYPE_CHECKING:
     from autoscale.sim.fleet.control import Fleet
@@ -97,10 +97,10 @@ class Tally:
         return float((ends[1::2] - ends[::2]).max()) * MINUTE_S if len(ends) else 0.0
 
 
-class Recorder:
+class FleetRecorder:
     """Follows a simulated fleet: replica counts, decisions that changed something, pod events, wasted scale-outs."""
 
-    def __init__(self, profile: Profile, *, keep: bool) -> None:
+    def __init__(self, profile: Profile, *, keep: bool, replicas: int) -> None:
         self.profile, self.keep = profile, keep
         self.replicas: list[tuple[float, int, int, int, int]] = []  # time, desired, created, scheduled, ready
         self.decisions: list[tuple[float, int, int, str]] = []  # time, before, after, sentence
@@ -108,7 +108,7 @@ class Recorder:
         self.wasted = 0
         self.batches: list[NDArray[Any]] = []
         self.samples: list[tuple[float, NDArray[Any], list[str]]] = []
-        self._counts = [0, 0, 0, 0]
+        self._counts = [replicas, 0, 0, 0]
         self._sampled = None
 
     def pod(self, event: PodEvent) -> None:
@@ -143,10 +143,6 @@ class Recorder:
         self._counts[0] = after
         self._row(now_s)
 
-    def start(self, replicas: int) -> None:
-        """The number of replicas at the start."""
-        self._counts[0] = replicas
-
     def _row(self, now_s: float) -> None:
         row = (now_s, *self._counts)
         if self.replicas and self.replicas[-1][0] == now_s:
@@ -154,7 +150,7 @@ class Recorder:
         else:
             self.replicas.append(row)  # type: ignore[arg-type]
 
-    def pod_name(self, replica: Replica, member: int = 0) -> str:
+    def pod_name(self, replica: FleetReplica, member: int = 0) -> str:
         """The pod's name as Kubernetes would build it."""
         return pod_name(self.profile, replica, member)
 
@@ -242,7 +238,7 @@ class Outcome:
         profile: Profile,
         slo: Slo,
         tally: Tally,
-        recorder: Recorder,
+        recorder: FleetRecorder,
         duration_s: float,
         offered: int,
         hours: tuple[float, float],

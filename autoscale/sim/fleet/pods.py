@@ -15,55 +15,17 @@ whatever happened before it, so two autoscalers that are compared under one seed
 from __future__ import annotations
 
 import bisect
-import functools
 import heapq
 import math
 from collections import deque
-from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
-from analysis.numbers import Z95, known
-from autoscale.profiles.profile import Phase
-from autoscale.sim.fleet.replica import UNLIMITED, ColdStart, Nodes, PodEvent, Replica
+from analysis.numbers import known
+from autoscale.sim.fleet.draws import StartDraws, duration_s
+from autoscale.sim.fleet.removal import removal_rank
+from autoscale.sim.fleet.replica import UNLIMITED, FleetReplica, Nodes, PodEvent, PodLife
+from autoscale.sim.fleet.weight_readers import WeightReaders
 
 TEARDOWN_S = 1.2  # from the last container's end to the pod being gone, as seen on a real kubelet stand-in
-
-_AHEAD = 32  # starts whose draws are made at once
-
-
-@dataclass(slots=True)
-class _Loader:
-    """Reading weights: every replica at `rate`, or all together at `rate` in equal shares (processor sharing)."""
-
-    rate: float
-    shared: bool
-    now_s: float = 0.0
-    left: dict[int, float] = field(default_factory=dict)  # ordinal -> bytes
-
-    def _progress(self, now_s: float) -> None:
-        if self.left:
-            read = (now_s - self.now_s) * self.rate / (len(self.left) if self.shared else 1)
-            for ordinal in self.left:
-                self.left[ordinal] -= read
-        self.now_s = now_s
-
-    def begin(self, ordinal: int, size_bytes: float, now_s: float) -> None:
-        self._progress(now_s)
-        self.left[ordinal] = size_bytes
-
-    def cancel(self, ordinal: int, now_s: float) -> None:
-        self._progress(now_s)
-        self.left.pop(ordinal, None)
-
-    def next(self) -> tuple[float, int]:
-        """When the next one is done, and which; (inf, 0) when nobody reads."""
-        if not self.left:
-            return math.inf, 0
-        ordinal = min(self.left, key=lambda o: (self.left[o], o))
-        share = self.rate / (len(self.left) if self.shared else 1)
-        return self.now_s + max(self.left[ordinal], 0.0) / share, ordinal
 
 
 class Pods:
@@ -74,30 +36,27 @@ class Pods:
     its grace is over). `replicas` are those that exist, ordered by creation.
     """
 
-    def __init__(self, cold: ColdStart, seed: int, nodes: Nodes = UNLIMITED, slots: int = 64) -> None:
+    def __init__(self, cold: PodLife, seed: int, nodes: Nodes = UNLIMITED, slots: int = 64) -> None:
         self.cold, self.nodes = cold, nodes
-        self.replicas: list[Replica] = []
+        self.replicas: list[FleetReplica] = []
         self.desired = 0
         self.next_s = math.inf
         self.now_s = 0.0
         self.accelerators_held = 0
         self.accelerator_s = 0.0  # integral of accelerators_held
         self.replica_s = 0.0  # integral of the replicas that exist
-        self._seed = seed
-        self._draws = np.empty((0, 2 * cold.size + 4))
+        self._draws = StartDraws(seed, 2 * cold.size + 4)
         self._started = 0
         self._warm = 0
         self._compiled = False
         self._free_slots = list(range(slots))
         self._free_nodes = nodes.standing
         self._grown = 0  # provisioned nodes, on their way or there
-        self._without_node: deque[tuple[Replica, int, int]] = deque()
-        self._loader = _Loader(cold.weights_rate_bytes_s, cold.weights_shared)
-        self._due: list[tuple[float, int, int, str, Replica, int]] = []
+        self._without_node: deque[tuple[FleetReplica, int, int]] = deque()
+        self._loader = WeightReaders(cold.weights_rate_bytes_s, cold.weights_shared)
+        self._due: list[tuple[float, int, int, str, FleetReplica, int]] = []
         self._tick = 0
         self._out: list[PodEvent] = []
-
-    # --- asking -----------------------------------------------------------------------------------------------------
 
     def warm(self, replicas: int, now_s: float = 0.0) -> list[PodEvent]:
         """Start with `replicas` that are ready already; they draw nothing, and their compile cache is filled."""
@@ -127,14 +86,16 @@ class Pods:
             surplus = [r for r in self.replicas if r.slot >= replicas and not r.deleting]
             surplus.sort(key=lambda r: -r.slot)
         else:
-            living = sorted((r for r in self.replicas if not r.deleting), key=lambda r: _rank(r, now_s))
+            living = sorted(
+                (r for r in self.replicas if not r.deleting), key=lambda r: removal_rank(r, now_s)
+            )
             surplus = living[: max(0, len(living) - replicas)]
         for replica in surplus:
             self._delete(replica, now_s)
         self._create_missing(now_s)
         return events + self._flush()
 
-    def release(self, replica: Replica, now_s: float) -> None:
+    def release(self, replica: FleetReplica, now_s: float) -> None:
         """A replica that is being removed has no work left (or its grace is over): its pods end now."""
         if replica.deleting and replica.version >= 0:
             replica.version = -1
@@ -162,9 +123,7 @@ class Pods:
         living = [r for r in self.replicas if not known(r.deleting_s)]
         return len(living), sum(r.scheduled for r in living), sum(r.ready for r in living)
 
-    # --- transitions ------------------------------------------------------------------------------------------------
-
-    def _make(self, ordinal: int, now_s: float) -> Replica:
+    def _make(self, ordinal: int, now_s: float) -> FleetReplica:
         size = self.cold.size
         if self.cold.kind == "LeaderWorkerSet":
             taken = {r.slot for r in self.replicas}
@@ -172,9 +131,9 @@ class Pods:
             self._free_slots.remove(slot)
         else:
             slot = self._free_slots.pop(0)
-        uid = float(self._draw(ordinal)[2 * size + 3])
+        uid = float(self._draws.of(ordinal)[2 * size + 3])
         nan = [math.nan] * size
-        replica = Replica(
+        replica = FleetReplica(
             ordinal, slot, uid, now_s, [math.inf] * size, nan[:], nan[:], [False] * size, attempt_s=now_s
         )
         self.replicas.append(replica)
@@ -186,9 +145,8 @@ class Pods:
         for _ in range(self.desired - len(living)):
             if not self._free_slots:
                 break
-            if (
-                self.cold.kind == "LeaderWorkerSet"
-            ):  # a group's name is free again only when its pods are gone
+            if self.cold.kind == "LeaderWorkerSet":
+                # a group's name is free again only when its pods are gone
                 taken = {r.slot for r in self.replicas}
                 if all(index in taken for index in range(self.desired)):
                     break
@@ -198,7 +156,7 @@ class Pods:
                 self._ask_node(replica, member)
         self._find_next()
 
-    def _ask_node(self, replica: Replica, member: int) -> None:
+    def _ask_node(self, replica: FleetReplica, member: int) -> None:
         now_s = self.now_s
         if self._free_nodes > 0:
             self._free_nodes -= 1
@@ -206,7 +164,7 @@ class Pods:
             self._happen("scheduled", replica, member)
         elif self.nodes.maximum is None or self._grown < self.nodes.maximum:
             self._grown += 1
-            delay = _duration(self.cold.node, self._draw(replica.ordinal)[member])
+            delay = duration_s(self.cold.node, self._draws.of(replica.ordinal)[member])
             replica.member_node_s[member] = now_s + delay
             if delay > 0:
                 self._plan(now_s + delay, "scheduled", replica, member)
@@ -215,17 +173,19 @@ class Pods:
         else:
             self._without_node.append((replica, member, replica.version))
 
-    def _scheduled(self, replica: Replica, member: int, now_s: float) -> None:
+    def _scheduled(self, replica: FleetReplica, member: int, now_s: float) -> None:
         replica.member_node_s[member] = replica.member_scheduled_s[member] = now_s
         self.accelerators_held += self.cold.chips_per_pod
         self._tell(now_s, "scheduled", replica, member)
 
-    def _happen(self, kind: str, replica: Replica, member: int) -> None:
-        now_s, draw = self.now_s, self._draw(replica.ordinal)
+    def _happen(self, kind: str, replica: FleetReplica, member: int) -> None:
+        now_s, draw = self.now_s, self._draws.of(replica.ordinal)
         size = self.cold.size
         if kind == "scheduled":
             self._scheduled(replica, member, now_s)
-            image_s = 0.0 if replica.image_cached[member] else _duration(self.cold.image, draw[size + member])
+            image_s = (
+                0.0 if replica.image_cached[member] else duration_s(self.cold.image, draw[size + member])
+            )
             self._plan(now_s + image_s, "started", replica, member)
         elif kind == "started":
             replica.image_cached[member] = True
@@ -235,7 +195,7 @@ class Pods:
             if len(running) == size:
                 replica.started_s = now_s
                 self._tell(now_s, "running", replica)
-                self._plan(now_s + _duration(self.cold.join, draw[2 * size]), "joined", replica)
+                self._plan(now_s + duration_s(self.cold.join, draw[2 * size]), "joined", replica)
             elif len(running) == 1:
                 self._plan(now_s + self.cold.timer_s, "timeout", replica)
         elif kind == "timeout":
@@ -251,7 +211,7 @@ class Pods:
             cached = self._compiled and self.cold.compile_cached is not None
             phase = self.cold.compile_cached if cached else self.cold.compile
             assert phase is not None
-            self._plan(now_s + _duration(phase, draw[2 * size + 2]), "ready", replica)
+            self._plan(now_s + duration_s(phase, draw[2 * size + 2]), "ready", replica)
         elif kind == "ready":
             replica.ready_s = now_s
             self._compiled = True
@@ -259,13 +219,13 @@ class Pods:
         elif kind == "gone":
             self._gone(replica)
 
-    def _loaded(self, replica: Replica) -> None:
+    def _loaded(self, replica: FleetReplica) -> None:
         replica.loaded_s = self.now_s
         self._tell(self.now_s, "loaded", replica)
-        init_s = _duration(self.cold.engine_init, self._draw(replica.ordinal)[2 * self.cold.size + 1])
+        init_s = duration_s(self.cold.engine_init, self._draws.of(replica.ordinal)[2 * self.cold.size + 1])
         self._plan(self.now_s + init_s, "initialised", replica)
 
-    def _recreate(self, replica: Replica) -> None:
+    def _recreate(self, replica: FleetReplica) -> None:
         """The group's pods end and are made anew; nodes that came stay, those on their way come when they come."""
         now_s = self.now_s
         replica.version += 1
@@ -283,7 +243,7 @@ class Pods:
             else:
                 self._without_node.append((replica, member, replica.version))
 
-    def _delete(self, replica: Replica, now_s: float) -> None:
+    def _delete(self, replica: FleetReplica, now_s: float) -> None:
         replica.deleting_s = now_s
         replica.version += 1
         self._loader.cancel(replica.ordinal, now_s)
@@ -291,7 +251,7 @@ class Pods:
         if not known(replica.ready_s):
             self.release(replica, now_s)
 
-    def _gone(self, replica: Replica) -> None:
+    def _gone(self, replica: FleetReplica) -> None:
         replica.gone_s = self.now_s
         self.replicas.remove(replica)
         bisect.insort(self._free_slots, replica.slot)
@@ -316,21 +276,7 @@ class Pods:
         else:
             self._free_nodes += 1
 
-    # --- bookkeeping ------------------------------------------------------------------------------------------------
-
-    def _draw(self, ordinal: int) -> NDArray[np.float64]:
-        """Standard normals of one start: node and image per member, join, init, compile, and a uid.
-
-        Warm replicas (negative ordinals) have their own, so that they shift nobody else's.
-        """
-        if ordinal < 0:
-            return _normals(self._seed, ordinal, self._draws.shape[1])[-ordinal % _AHEAD]
-        while ordinal >= len(self._draws):
-            more = _normals(self._seed, len(self._draws), self._draws.shape[1])
-            self._draws = np.concatenate([self._draws, more])
-        return self._draws[ordinal]
-
-    def _plan(self, time_s: float, kind: str, replica: Replica, member: int = 0) -> None:
+    def _plan(self, time_s: float, kind: str, replica: FleetReplica, member: int = 0) -> None:
         self._tick += 1
         heapq.heappush(self._due, (time_s, self._tick, replica.version, kind, replica, member))
         self._find_next()
@@ -346,43 +292,9 @@ class Pods:
             self.replica_s += passed * len(self.replicas)
             self.now_s = now_s
 
-    def _tell(self, time_s: float, kind: str, replica: Replica, member: int = 0) -> None:
+    def _tell(self, time_s: float, kind: str, replica: FleetReplica, member: int = 0) -> None:
         self._out.append(PodEvent(time_s, kind, replica, member))
 
     def _flush(self) -> list[PodEvent]:
         out, self._out = self._out, []
         return out
-
-
-@functools.lru_cache(maxsize=64)
-def _normals(seed: int, start: int, width: int) -> NDArray[np.float64]:
-    """Draws of the starts from number `start` on; the block of a start depends on nothing but the seed and its number."""
-    rng = np.random.Generator(np.random.PCG64([seed, 9005, start if start >= 0 else 1 << 32]))
-    return rng.standard_normal((_AHEAD, width))
-
-
-def _duration(phase: Phase, z: float) -> float:
-    """The duration in s at the standard normal `z`: median * (p95/median)^(z/1.645)."""
-    median, p95 = phase.median_s, phase.p95_s
-    return median if median == p95 or median == 0 else median * math.exp(z * math.log(p95 / median) / Z95)
-
-
-def _rank(replica: Replica, now_s: float) -> tuple[float, ...]:
-    """Removal order of a ReplicaSet, first to go first (kubernetes pkg/controller, ActivePodsWithRanks).
-
-    Without a node before with; Pending before Running; not ready before ready; ready for a shorter time first, where
-    ages are compared by their logarithm to base 2 only and ties go by the random uid; then the newest.
-    """
-    ready_for_s = now_s - replica.ready_s if known(replica.ready_s) else 0.0
-    return (
-        replica.scheduled,
-        replica.phase == "Running",
-        replica.ready,
-        _log_age(ready_for_s) if replica.ready else 0.0,
-        replica.uid if replica.ready else _log_age(now_s - replica.created_s),
-        replica.uid,
-    )
-
-
-def _log_age(age_s: float) -> float:
-    return math.floor(math.log2(age_s * 1e9)) if age_s * 1e9 >= 1 else -1.0

@@ -28,7 +28,7 @@ UNLIMITED = Nodes()
 
 
 @dataclass(frozen=True)
-class ColdStart:
+class PodLife:
     """What the life of a pod needs of a profile; durations are (median_s, p95_s)."""
 
     kind: str  # Deployment | LeaderWorkerSet
@@ -46,7 +46,7 @@ class ColdStart:
     timer_s: float = RAY_TIMER_S
 
     @classmethod
-    def from_profile(cls, profile: Profile) -> ColdStart:
+    def from_profile(cls, profile: Profile) -> PodLife:
         """The cold start that the profile states."""
         cold = profile.cold_start
         return cls(
@@ -71,12 +71,12 @@ class PodEvent(NamedTuple):
 
     time_s: float
     kind: str
-    replica: Replica
+    replica: FleetReplica
     member: int = 0
 
 
 @dataclass(slots=True)
-class Replica:
+class FleetReplica:
     """One replica and when it reached each stage; NaN = not reached."""
 
     ordinal: int  # the how-manieth start of the fleet, warm ones are negative
@@ -130,7 +130,7 @@ class Replica:
         return "starting" if self.scheduled else "pending"
 
 
-def pod_name(profile: Profile, replica: Replica, member: int = 0) -> str:
+def pod_name(profile: Profile, replica: FleetReplica, member: int = 0) -> str:
     """A pod's name as Kubernetes would build it: `<name>-<group>[-<member>]`, or a hash and five letters."""
     deploy = profile.deploy
     if deploy.kind == "LeaderWorkerSet":

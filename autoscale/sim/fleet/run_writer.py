@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ from autoscale.sim.engine.state import REFUSED
 from autoscale.sim.fleet.outcome import Outcome
 from loadgen.plan.traffic import LoadPlan
 
+Columns = dict[str, NDArray[Any] | list[str]]  # by the names of the run directory's tables
+
 
 def write_run(
     outcome: Outcome,
@@ -22,7 +23,6 @@ def write_run(
     *,
     plan: LoadPlan | None = None,
     command: str = "",
-    versions: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the outcome as a run directory of kind simulated, the same files as a live run; returns the path.
 
@@ -34,7 +34,7 @@ def write_run(
     header = {
         "kind": "simulated",
         "command": command,
-        "versions": dict(versions or {}),
+        "versions": {},
         "target": f"simulated fleet of {profile.name}",
         "model": profile.model.id,
         "profile": profile.name,
@@ -74,7 +74,7 @@ def _replica_columns(outcome: Outcome) -> dict[str, list[float]]:
     return {name: [float(row[k]) for row in rows] for k, name in enumerate(names)}
 
 
-def _request_columns(done: NDArray[Any], plan: LoadPlan | None) -> dict[str, Any]:
+def _request_columns(done: NDArray[Any], plan: LoadPlan | None) -> Columns:
     ok = done["status"] == STATUSES.index("ok")
     return {
         "request_id": done["request_id"],
@@ -96,7 +96,7 @@ def _request_columns(done: NDArray[Any], plan: LoadPlan | None) -> dict[str, Any
     }
 
 
-def _metric_columns(samples: tuple[Any, ...]) -> dict[str, Any]:
+def _metric_columns(samples: tuple[Any, ...]) -> Columns:
     rows = np.concatenate([rows for _, rows, _ in samples])
     return {
         "time_s": np.concatenate([np.full(len(r), t) for t, r, _ in samples]),

@@ -14,9 +14,9 @@ from analysis.slo import Slo, parse_slo
 from autoscale.hpa import HpaSpec
 from autoscale.profiles.profile import Profile
 from autoscale.sim.engine.replicas import EngineParams, Replicas
-from autoscale.sim.fleet.control import DEFAULTS, MOST_REPLICAS, Fleet, Options
-from autoscale.sim.fleet.metric_path import signal_of
-from autoscale.sim.fleet.outcome import Outcome, Recorder, Tally
+from autoscale.sim.fleet.control import DEFAULTS, MOST_REPLICAS, Fleet, FleetOptions
+from autoscale.sim.fleet.metric_path import exported_signal
+from autoscale.sim.fleet.outcome import FleetRecorder, Outcome, Tally
 from autoscale.sim.fleet.ticks import Quiet
 from loadgen.plan.traffic import Arrivals
 
@@ -55,7 +55,7 @@ def read_hpa(profile: Profile, manifest: Mapping[str, Any]) -> HpaSpec:
             next_step="choose the profile that it belongs to, or say deploy.kind in a profile of your own",
         )
     for metric in spec.metrics:
-        signal_of(metric.name, profile.engine.vllm_version)
+        exported_signal(metric.name, profile.engine.vllm_version)
     return spec
 
 
@@ -80,42 +80,26 @@ def simulate(
     duration_s: float,
     engine: EngineParams | None = None,
     static_replicas: int | None = None,
-    start_replicas: int | None = None,
     slo: Slo | str | None = None,
-    options: Options = DEFAULTS,
+    options: FleetOptions = DEFAULTS,
     keep: bool = False,
     stop: Callable[[Tally], str] | None = None,
-    progress: Callable[[float, str], None] | None = None,
 ) -> Outcome:
     """What would happen to `profile` under the arrivals for `duration_s`, with this HPA or a fixed number of replicas.
 
-    Requests due after the end are left out; those in flight at the end get `options.tail_s` to finish, hours are
-    counted to the end. `keep` returns every request and sample (memory grows with the trace). `stop` is asked now and
-    then and ends the run with the reason that it returns; the figures are then partial. `start_replicas` is where the
-    HPA starts (its minimum when not given).
+    An HPA starts from its minimum. Requests due after the end are left out; those in flight at the end get
+    `options.tail_s` to finish, hours are counted to the end. `keep` returns every request and sample (memory grows with
+    the trace). `stop` is asked now and then and ends the run with the reason that it returns; the figures are then
+    partial.
 
     Requests beyond the profile's max_model_len are refused as vLLM does, and counted as rejected.
 
     Raises BadInput when the HPA does not fit the profile, when neither or both of HPA and static_replicas are given, or
     when more replicas or requests in flight would be needed than are simulated.
     """
-    if (hpa is None) == (static_replicas is None):
-        raise BadInput(
-            "a simulation needs either an HPA or a fixed number of replicas", expected="one of the two"
-        )
-    if static_replicas is not None and static_replicas < 0:
-        raise BadInput("a fixed number of replicas", value=static_replicas, expected="0 or more")
-    if not duration_s > 0:
-        raise BadInput("the duration must be above 0 s", value=duration_s)
-    spec = hpa if hpa is None or isinstance(hpa, HpaSpec) else read_hpa(profile, hpa)
-    objectives = (
-        parse_slo(profile.workload.slo) if slo is None else parse_slo(slo) if isinstance(slo, str) else slo
-    )
-    start = static_replicas if spec is None else start_replicas or max(1, spec.min_replicas)
-    assert start is not None
-    recorder = Recorder(profile, keep=keep)
-    recorder.start(start)
-    tally = Tally(objectives, duration_s)
+    spec, start = _setting(profile, hpa, static_replicas, duration_s)
+    objectives = slo if isinstance(slo, Slo) else parse_slo(profile.workload.slo if slo is None else slo)
+    recorder = FleetRecorder(profile, keep=keep, replicas=start)
     slots = slots_for(spec, start)
     params = replace(engine or EngineParams.from_profile(profile), max_model_len=profile.engine.max_model_len)
     replicas = Replicas(
@@ -129,13 +113,13 @@ def simulate(
     fleet = Fleet(
         profile, replicas, slots, spec=spec, replicas=start, seed=seed, options=options, watcher=recorder
     )
-    feed = _Feed(iter(arrivals), duration_s)
-    quiet = _quiet(fleet, replicas, recorder)
-    stopped = _run(fleet, replicas, quiet, feed, tally, recorder, duration_s, stop, progress)
+    feed, tally = _Feed(iter(arrivals), duration_s), Tally(objectives, duration_s)
+    course = _Course(fleet, replicas, recorder, feed, tally, duration_s)
+    stopped = course.run(stop)
     fleet.pods.advance(duration_s)
     hours = fleet.pods.replica_s / 3600, fleet.pods.accelerator_s / 3600
     if not stopped:
-        _finish(fleet, replicas, quiet, tally, recorder, duration_s + options.tail_s)
+        course.finish(duration_s + options.tail_s)
     return Outcome.of(
         profile=profile,
         slo=objectives,
@@ -148,6 +132,28 @@ def simulate(
         stopped=stopped,
         seed=seed,
     )
+
+
+def _setting(
+    profile: Profile,
+    hpa: Mapping[str, Any] | HpaSpec | None,
+    static_replicas: int | None,
+    duration_s: float,
+) -> tuple[HpaSpec | None, int]:
+    """The HPA, if there is one, and the number of replicas at the start."""
+    if (hpa is None) == (static_replicas is None):
+        raise BadInput(
+            "a simulation needs either an HPA or a fixed number of replicas", expected="one of the two"
+        )
+    if static_replicas is not None and static_replicas < 0:
+        raise BadInput("a fixed number of replicas", value=static_replicas, expected="0 or more")
+    if not duration_s > 0:
+        raise BadInput("the duration must be above 0 s", value=duration_s)
+    if hpa is None:
+        assert static_replicas is not None
+        return None, static_replicas
+    spec = hpa if isinstance(hpa, HpaSpec) else read_hpa(profile, hpa)
+    return spec, max(1, spec.min_replicas)
 
 
 class _Feed:
@@ -180,58 +186,78 @@ class _Feed:
         return min(now_s, self.known_s)
 
 
-def _run(
-    fleet: Fleet,
-    engine: Replicas,
-    quiet: Quiet | None,
-    feed: _Feed,
-    tally: Tally,
-    recorder: Recorder,
-    duration_s: float,
-    stop: Callable[[Tally], str] | None,
-    progress: Callable[[float, str], None] | None,
-) -> str:
-    """Everything up to the end; returns why it stopped early, or nothing."""
-    every_s = HARVEST_TICKS * fleet.profile.metric_path.scrape_interval_s
-    until_s = min(every_s, duration_s)
-    while True:
-        until_s = feed.until(engine, until_s)
-        if quiet:
-            quiet.run(until_s)
-        elif fleet.spec is None and not recorder.keep:
-            fleet.skip_scrapes(until_s)
-        if (next_s := fleet.next_s) < until_s:
-            _tick(fleet, recorder, next_s)
-            continue
-        engine.advance(until_s)
-        if until_s >= duration_s:
-            return ""
-        recorder.keep_requests(tally.add(engine.finished()))
-        tally.least_accelerator_hours = _least_hours(fleet, until_s, duration_s)
-        if progress:
-            progress(until_s / duration_s, f"{tally.requests} requests, {fleet.desired} replicas")
-        if stop and (reason := stop(tally)):
-            return reason
-        if engine.in_flight > MOST_IN_FLIGHT:
-            if stop:
-                return "breaches"  # of all that wait, hardly one will keep a bound
-            raise BadInput(
-                f"{engine.in_flight:,} requests are in flight at {until_s:,.0f} s on {fleet.desired:,} replicas",
-                expected=f"at most {MOST_IN_FLIGHT:,}",
-                next_step="offer less: these replicas serve only a small part of it",
-            )
-        until_s = min(until_s + every_s, duration_s)
+class _Course:
+    """A simulated fleet on its way through the traffic."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        engine: Replicas,
+        recorder: FleetRecorder,
+        feed: _Feed,
+        tally: Tally,
+        duration_s: float,
+    ) -> None:
+        self.fleet, self.engine, self.recorder = fleet, engine, recorder
+        self.feed, self.tally, self.duration_s = feed, tally, duration_s
+        self.quiet = _quiet(fleet, engine, recorder)
+
+    def run(self, stop: Callable[[Tally], str] | None) -> str:
+        """Everything up to the end; returns why it stopped early, or nothing."""
+        fleet, tally = self.fleet, self.tally
+        every_s = HARVEST_TICKS * fleet.profile.metric_path.scrape_interval_s
+        until_s = min(every_s, self.duration_s)
+        while True:
+            until_s = self.feed.until(self.engine, until_s)
+            if self.quiet:
+                self.quiet.run(until_s)
+            elif fleet.spec is None and not self.recorder.keep:
+                fleet.skip_scrapes(until_s)
+            if (next_s := fleet.next_s) < until_s:
+                self._tick(next_s)
+                continue
+            self.engine.advance(until_s)
+            if until_s >= self.duration_s:
+                return ""
+            self._harvest()
+            tally.least_accelerator_hours = _least_hours(fleet, until_s, self.duration_s)
+            if stop and (reason := stop(tally)):
+                return reason
+            if self.engine.in_flight > MOST_IN_FLIGHT:
+                if stop:
+                    return "breaches"  # of all that wait, hardly one will keep a bound
+                raise _too_many(self.engine.in_flight, until_s, fleet.desired)
+            until_s = min(until_s + every_s, self.duration_s)
+
+    def finish(self, until_s: float) -> None:
+        """After the end: no more arrivals, the fleet goes on until everything in flight is done or the tail is over."""
+        fleet, engine = self.fleet, self.engine
+        while engine.in_flight and fleet.next_s < until_s:
+            if self.quiet:
+                self.quiet.run(until_s, until_empty=True)
+            if engine.in_flight and (next_s := fleet.next_s) < until_s:
+                self._tick(next_s)
+        self._harvest()
+
+    def _tick(self, now_s: float) -> None:
+        self.fleet.advance(now_s)
+        if self.recorder.keep:
+            self.recorder.sample(self.fleet)
+
+    def _harvest(self) -> None:
+        """Count the requests that finished."""
+        self.recorder.keep_requests(self.tally.add(self.engine.finished()))
 
 
-def _least_hours(fleet: Fleet, now_s: float, end_s: float) -> float:
-    """Accelerator-hours up to now, and of the HPA's minimum from now to the end."""
-    pods = fleet.pods
-    passed_s = pods.accelerator_s + (now_s - pods.now_s) * pods.accelerators_held
-    least = fleet.spec.min_replicas if fleet.spec else 0
-    return (passed_s + (end_s - now_s) * least * pods.cold.size * pods.cold.chips_per_pod) / 3600
+def _too_many(in_flight: int, at_s: float, replicas: int) -> BadInput:
+    return BadInput(
+        f"{in_flight:,} requests are in flight at {at_s:,.0f} s on {replicas:,} replicas",
+        expected=f"at most {MOST_IN_FLIGHT:,}",
+        next_step="offer less: these replicas serve only a small part of it",
+    )
 
 
-def _quiet(fleet: Fleet, engine: Replicas, recorder: Recorder) -> Quiet | None:
+def _quiet(fleet: Fleet, engine: Replicas, recorder: FleetRecorder) -> Quiet | None:
     """The compiled way for an HPA of Pods metrics, unless every sample is to be kept."""
     spec = fleet.spec
     if spec is None or recorder.keep:
@@ -241,19 +267,9 @@ def _quiet(fleet: Fleet, engine: Replicas, recorder: Recorder) -> Quiet | None:
     return Quiet(fleet, engine, spec)
 
 
-def _tick(fleet: Fleet, recorder: Recorder, now_s: float) -> None:
-    fleet.advance(now_s)
-    if recorder.keep:
-        recorder.sample(fleet)
-
-
-def _finish(
-    fleet: Fleet, engine: Replicas, quiet: Quiet | None, tally: Tally, recorder: Recorder, until_s: float
-) -> None:
-    """After the end: no more arrivals, the fleet goes on until everything in flight is done or the tail is over."""
-    while engine.in_flight and fleet.next_s < until_s:
-        if quiet:
-            quiet.run(until_s, until_empty=True)
-        if engine.in_flight and (next_s := fleet.next_s) < until_s:
-            _tick(fleet, recorder, next_s)
-    recorder.keep_requests(tally.add(engine.finished()))
+def _least_hours(fleet: Fleet, now_s: float, end_s: float) -> float:
+    """Accelerator-hours up to now, and of the HPA's minimum from now to the end."""
+    pods = fleet.pods
+    passed_s = pods.accelerator_s + (now_s - pods.now_s) * pods.accelerators_held
+    least = fleet.spec.min_replicas if fleet.spec else 0
+    return (passed_s + (end_s - now_s) * least * pods.cold.size * pods.cold.chips_per_pod) / 3600

@@ -15,7 +15,7 @@ from autoscale.kube.vllm_names import version_tuple
 from autoscale.profiles.profile import Profile
 from autoscale.sim.engine.replicas import EngineParams
 from autoscale.sim.fleet.metric_path import exported_names
-from autoscale.sim.http.realtime import PrefixCache
+from autoscale.sim.http.prefix_cache import PrefixCache
 
 TTFT_BUCKETS = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,22 +17,24 @@ from aiohttp import web
 
 from analysis.run import STATUSES
 from autoscale.profiles.profile import Profile
-from autoscale.sim.http import openai_api as api
+from autoscale.sim.http import openai_answer
+from autoscale.sim.http.errors import plain_errors
 from autoscale.sim.http.exposition import ReplicaMetrics
-from autoscale.sim.http.openai_api import Ask, Chunks, Refusal
-from autoscale.sim.http.realtime import Rack
+from autoscale.sim.http.live_replicas import LiveReplicas
+from autoscale.sim.http.openai_answer import Chunks
+from autoscale.sim.http.openai_request import Ask, Refusal, parse_ask, tokenized
 
 OK = STATUSES.index("ok")
 
 
 @dataclass(eq=False)
-class Answer:
+class Completion:
     """One HTTP request in progress; it has one engine request per prompt and n."""
 
     ask: Ask
     done: asyncio.Future[bool]  # True: complete, False: cut
     answer_id: str
-    created: int
+    created: int  # unix s
     transport: asyncio.Transport | None = None  # where a stream is written
     slot: int = -1
     left: int = 0  # engine requests that did not finish
@@ -42,9 +43,9 @@ class Answer:
 
 @dataclass(eq=False)
 class Choice:
-    """One engine request of an answer."""
+    """One engine request of a completion."""
 
-    answer: Answer
+    completion: Completion
     number: int  # seeds the text
     chunks: Chunks
     sent: int = 0
@@ -52,14 +53,16 @@ class Choice:
 
 
 class Gateway:
-    """Routes requests to replicas of `rack` and answers them; `now` gives the engines' time."""
+    """Routes requests to replicas and answers them; `now` gives the engines' time."""
 
-    def __init__(self, profile: Profile, rack: Rack, now: Callable[[], float], *, wait: bool) -> None:
-        self.profile, self.rack, self.now, self.wait = profile, rack, now, wait
+    def __init__(
+        self, profile: Profile, replicas: LiveReplicas, now: Callable[[], float], *, wait: bool
+    ) -> None:
+        self.profile, self.replicas, self.now, self.wait = profile, replicas, now, wait
         self.wake = asyncio.Event()  # set when something new is to be done
         self.model = profile.model.id
-        self.waiting: deque[tuple[Answer, Any]] = deque()  # nobody is ready
-        self.live: dict[int, dict[int, Choice]] = {}  # slot -> engine request -> choice
+        self.waiting: dict[Completion, Any] = {}  # with its connection, oldest first: nobody is ready
+        self.choices: dict[int, dict[int, Choice]] = {}  # slot -> engine request -> choice
         self.metrics: dict[int, ReplicaMetrics] = {}
         self.first: dict[int, Callable[[float], None]] = {}
         self._numbers = 0
@@ -77,37 +80,36 @@ class Gateway:
                 web.get("/ping", self._health),
             ]
         )
-        app.middlewares.append(_plain_errors)
+        app.middlewares.append(plain_errors)
 
     # --- replicas come and go ---------------------------------------------------------------------------------------
 
     def opened(self, slot: int, metrics: ReplicaMetrics, first: Callable[[float], None]) -> None:
         """The slot takes traffic now; `first` is told when its first request comes."""
-        self.live[slot] = {}
+        self.choices[slot] = {}
         self.metrics[slot] = metrics
         self.first[slot] = first
         self.wake.set()
 
     def send_waiting(self, now_s: float) -> None:
         """Send on what waited for a replica."""
-        while self.waiting and self.rack.opened:
-            answer, connection = self.waiting.popleft()
-            if not answer.done.done():
-                self._send(answer, connection, now_s)
+        while self.waiting and self.replicas.opened:
+            completion = next(iter(self.waiting))
+            self._send(completion, self.waiting.pop(completion), now_s)
 
     def cut_all(self) -> None:
         """Reset every connection that has a request in flight."""
-        for choices in self.live.values():
+        for choices in self.choices.values():
             for choice in list(choices.values()):
-                self._cut(choice.answer)
-        for answer, _ in self.waiting:
-            self._cut(answer)
+                self._cut(choice.completion)
+        for completion in self.waiting:
+            self._cut(completion)
 
     # --- tokens -----------------------------------------------------------------------------------------------------
 
     def hand_out(self, slot: int, now_s: float) -> None:
         """Send what replica `slot` has produced since the last time, and end what is finished."""
-        engine, choices, metrics = self.rack.engines[slot], self.live.get(slot), self.metrics.get(slot)
+        engine, choices, metrics = self.replicas.engines[slot], self.choices.get(slot), self.metrics.get(slot)
         if choices is None or metrics is None:
             engine.finished()
             return
@@ -123,14 +125,14 @@ class Gateway:
             metrics.finished(done)
             if choice is None:
                 continue
-            answer = choice.answer
+            completion = choice.completion
             if done["status"] != OK:
-                self._cut(answer)
+                self._cut(completion)
                 continue
-            self._tokens(choice, answer.ask.output_tokens, now_s, metrics, final=True)
-            answer.left -= 1
-            if answer.left == 0 and not answer.done.done():
-                answer.done.set_result(True)
+            self._tokens(choice, completion.ask.output_tokens, now_s, metrics, final=True)
+            completion.left -= 1
+            if completion.left == 0 and not completion.done.done():
+                completion.done.set_result(True)
 
     def _tokens(
         self, choice: Choice, tokens: int, now_s: float, metrics: ReplicaMetrics, *, final: bool
@@ -142,49 +144,49 @@ class Gateway:
         if new > 0:
             metrics.gap(now_s - choice.last_s, new)
         choice.last_s = now_s
-        transport = choice.answer.transport
+        transport = choice.completion.transport
         if transport is not None and not transport.is_closing():
             data = choice.chunks.event(choice.number, choice.sent, tokens, final=final)
             transport.write(b"%x\r\n%b\r\n" % (len(data), data))
         choice.sent = tokens
 
-    def _cut(self, answer: Answer) -> None:
+    def _cut(self, completion: Completion) -> None:
         """The replica went away with the request: its connection breaks."""
-        if not answer.done.done():
-            answer.done.set_result(False)
-        if answer.transport is not None:
-            answer.transport.abort()
+        if not completion.done.done():
+            completion.done.set_result(False)
+        if completion.transport is not None:
+            completion.transport.abort()
 
     # --- requests ---------------------------------------------------------------------------------------------------
 
-    def _send(self, answer: Answer, connection: Any, now_s: float) -> None:
-        slot = self.rack.pick(connection)
+    def _send(self, completion: Completion, connection: Any, now_s: float) -> None:
+        slot = self.replicas.pick(connection)
         assert slot is not None
-        answer.slot = slot
+        completion.slot = slot
         self.first[slot](now_s)
-        ask = answer.ask
+        ask = completion.ask
         index = 0
         for prompt in ask.prompts:
             for _ in range(ask.n):
-                request = self.rack.submit(slot, prompt, ask.output_tokens, now_s)
+                request = self.replicas.submit(slot, prompt, ask.output_tokens, now_s)
                 self._numbers += 1
-                chunks = Chunks.of(ask, answer.answer_id, answer.created, index)
-                choice = Choice(answer, self._numbers, chunks, last_s=now_s)
-                answer.choices[request] = self.live[slot][request] = choice
+                chunks = Chunks.of(ask, completion.answer_id, completion.created, index)
+                choice = Choice(completion, self._numbers, chunks, last_s=now_s)
+                completion.choices[request] = self.choices[slot][request] = choice
                 index += 1
-        answer.left = index
+        completion.left = index
         self.wake.set()
 
-    def _drop(self, answer: Answer) -> None:
+    def _drop(self, completion: Completion) -> None:
         """The client went away: free everything at once."""
-        choices = self.live.get(answer.slot)
-        for request, choice in answer.choices.items():
-            if choices is not None and choices.get(request) is choice:
-                del choices[request]
-                engine = self.rack.engines[answer.slot]
-                engine.advance(max(self.now(), engine.now_s))
-                engine.abort(request)
-                self.rack.next_s[answer.slot] = engine.next_event_s()
+        self.waiting.pop(completion, None)
+        choices = self.choices.get(completion.slot, {})
+        mine = [request for request, choice in completion.choices.items() if choices.get(request) is choice]
+        for request in mine:
+            del choices[request]
+        if mine:
+            self.replicas.abort(completion.slot, mine, self.now())
+            self.wake.set()
 
     async def _completions(self, request: web.Request) -> web.StreamResponse:
         return await self._generate(request, chat=False)
@@ -195,67 +197,68 @@ class Gateway:
     async def _generate(self, request: web.Request, *, chat: bool) -> web.StreamResponse:
         raw = await request.read()
         try:
-            ask = api.parse(
+            ask = parse_ask(
                 raw,
                 request.headers.get("Content-Type", ""),
                 chat=chat,
                 model=self.model,
                 max_model_len=self.profile.engine.max_model_len,
-                block_size=self.rack.params.block_size,
+                block_size=self.replicas.params.block_size,
             )
-            if not self.rack.opened and not self.wait:
+            if not self.replicas.opened and not self.wait:
                 raise Refusal(503, "No replica is ready.", "Service Unavailable")
         except Refusal as refusal:
             return web.json_response(refusal.body, status=refusal.status)
-        answer = Answer(
+        completion = Completion(
             ask,
             asyncio.get_running_loop().create_future(),
             f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex[:16]}",
             int(time.time()),
         )
-        response: web.StreamResponse | None = None
         try:
             if ask.stream:
-                response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
-                response.enable_chunked_encoding()
-                await response.prepare(request)  # the headers go out at once, while the request queues
-                if chat:
-                    await response.write(api.role_event(ask, answer.answer_id, answer.created))
-                answer.transport = request.transport
-            connection = request.transport
-            if self.rack.opened:
-                self._send(answer, connection, self.now())
-            else:
-                self.waiting.append((answer, connection))
-            complete = await answer.done
+                return await self._streamed(request, completion)
+            return await self._whole(request, completion)
         finally:
-            if not answer.done.done() or answer.done.cancelled():
-                self._drop(answer)
-        if response is None:
-            if not complete:
-                return web.json_response(
-                    {"error": {"message": "EngineCore encountered an issue.", "type": "InternalServerError", "param": None, "code": 500}},
-                    status=500,
-                )  # fmt: skip
-            return web.json_response(
-                api.answer(ask, answer.answer_id, answer.created, [c.number for c in answer.choices.values()])
-            )
-        if not complete:
+            if not completion.done.done() or completion.done.cancelled():
+                self._drop(completion)
+
+    async def _served(self, request: web.Request, completion: Completion) -> bool:
+        """Whether the request was answered to its end, once it is over."""
+        if self.replicas.opened:
+            self._send(completion, request.transport, self.now())
+        else:
+            self.waiting[completion] = request.transport
+        return await completion.done
+
+    async def _streamed(self, request: web.Request, completion: Completion) -> web.StreamResponse:
+        ask, answer_id, created = completion.ask, completion.answer_id, completion.created
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+        response.enable_chunked_encoding()
+        await response.prepare(request)  # the headers go out at once, while the request queues
+        if ask.chat:
+            await response.write(openai_answer.role_event(ask, answer_id, created))
+        completion.transport = request.transport
+        if not await self._served(request, completion):
             raise ConnectionResetError("the replica went away")
         if ask.include_usage:
-            total = ask.output_tokens * len(answer.choices)
-            await response.write(
-                api.usage_event(
-                    ask, answer.answer_id, answer.created, sum(p.tokens for p in ask.prompts), total
-                )
-            )
-        await response.write(api.DONE)
+            await response.write(openai_answer.usage_event(ask, answer_id, created))
+        await response.write(openai_answer.DONE)
         await response.write_eof()
         return response
 
+    async def _whole(self, request: web.Request, completion: Completion) -> web.Response:
+        if not await self._served(request, completion):
+            failed = Refusal(500, "EngineCore encountered an issue.", "InternalServerError")
+            return web.json_response(failed.body, status=failed.status)
+        numbers = [choice.number for choice in completion.choices.values()]
+        return web.json_response(
+            openai_answer.answer_body(completion.ask, completion.answer_id, completion.created, numbers)
+        )
+
     async def _tokenize(self, request: web.Request) -> web.Response:
         try:
-            tokens = api.tokenized(await request.read())
+            tokens = tokenized(await request.read())
         except Refusal as refusal:
             return web.json_response(refusal.body, status=refusal.status)
         return web.json_response(
@@ -284,23 +287,4 @@ class Gateway:
         return web.json_response({"version": self.profile.engine.vllm_version})
 
     async def _health(self, _: web.Request) -> web.Response:
-        return web.Response(status=200 if self.rack.opened else 503)
-
-
-@web.middleware
-async def _plain_errors(request: web.Request, handler: Any) -> web.StreamResponse:
-    """Unknown paths and methods answer as vLLM's framework does; a connection that breaks off ends without an answer.
-
-    It breaks off when the client goes away, or when the replica does: neither is an error of this server.
-    """
-    try:
-        response: web.StreamResponse = await handler(request)
-    except web.HTTPException as error:
-        if error.status in (404, 405):
-            return web.json_response({"detail": error.reason}, status=error.status)
-        raise
-    except ConnectionResetError:
-        if request.transport is not None:
-            request.transport.close()
-        return web.Response()  # which nobody reads
-    return response
+        return web.Response(status=200 if self.replicas.opened else 503)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,13 +16,14 @@ from numpy.typing import NDArray
 
 from analysis.errors import BadInput
 from autoscale.sim.engine.replicas import GAUGES, EngineParams, Replicas
-from autoscale.sim.http.openai_api import Prompt
+from autoscale.sim.http.openai_request import Prompt
+from autoscale.sim.http.prefix_cache import PrefixCache
 
 ROUTINGS = ("connection", "random", "round_robin", "least_requests")
 
 
-class Rack:
-    """One single-slot engine per replica; the same face towards `Fleet` as engine.Replicas."""
+class LiveReplicas:
+    """One single-slot engine per replica; the same face towards `Fleet` as sim.engine.replicas.Replicas."""
 
     def __init__(self, params: EngineParams, slots: int, seed: int, routing: str = "connection") -> None:
         if routing not in ROUTINGS:
@@ -105,32 +105,10 @@ class Rack:
         self.next_s[slot] = min(self.next_s[slot], now_s)
         return request
 
-
-class PrefixCache:
-    """Which whole blocks of earlier prompts a replica still knows, least recently used first to go.
-
-    As large as the KV cache; that running requests hold blocks of it, and that a block is known only once it was
-    computed, is left out.
-    """
-
-    def __init__(self, params: EngineParams) -> None:
-        self.block_size, self.most = params.block_size, params.num_blocks - 1
-        self.queries = self.hits = 0  # tokens
-        self._blocks: OrderedDict[int, None] = OrderedDict()
-
-    def look_up(self, prompt: Prompt) -> int:
-        """Tokens at the beginning of the prompt that need no prefill; remembers the prompt's blocks."""
-        known = 0
-        for block in prompt.blocks:
-            if block not in self._blocks:
-                break
-            known += 1
-        for block in reversed(prompt.blocks):  # a prefix outlives what follows it
-            self._blocks[block] = None
-            self._blocks.move_to_end(block)
-        while len(self._blocks) > self.most:
-            self._blocks.popitem(last=False)
-        tokens = min(known * self.block_size, prompt.tokens - 1)  # the last token is always computed
-        self.queries += prompt.tokens
-        self.hits += tokens
-        return tokens
+    def abort(self, slot: int, requests: Iterable[int], now_s: float) -> None:
+        """The client gives these requests of a slot up now: seats and blocks are free at once."""
+        engine = self.engines[slot]
+        engine.advance(max(now_s, engine.now_s))
+        for request in requests:
+            engine.abort(request)
+        self.next_s[slot] = 0.0  # what was cancelled is to be collected

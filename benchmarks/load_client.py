@@ -1,6 +1,6 @@
 """What the load generator costs and how true its times are, against a server of known truth.
 
-    python benchmarks/loadgen.py [--only NAME ...] [--seconds 8] [--realtime]
+    python benchmarks/load_client.py [--only NAME ...] [--seconds 8] [--realtime]
 
 Client on core 0, truth server (truth_server.c, or .py without a compiler) on core 1: quiet both, or use --realtime (root),
 which gives both a real-time priority and stops everything else on the machine meanwhile. One line per figure: asked,
@@ -18,11 +18,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from loadgen_lab import (
+from scipy import stats
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from analysis.histogram import Histogram
+from benchmarks.load_lab import (
     CLIENT_CORE,
     Bench,
     Figure,
@@ -32,9 +38,6 @@ from loadgen_lab import (
     send_lag_ms,
     ttft_error_ms,
 )
-from scipy import stats
-
-from analysis.histogram import Histogram
 
 TTFT_S, TOKENS = 0.05, 128
 HELD_STREAMS = 192  # need about 40 % of a core: a fifth is not enough

@@ -1,4 +1,4 @@
-"""The laboratory of benchmarks/loadgen.py: a client on one core, a server of known truth on the other, both sides joined."""
+"""The laboratory of benchmarks/load_client.py: a client on one core, a server of known truth on the other, both sides joined."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import pandas as pd
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from analysis import run  # noqa: E402 -- used from a clone without installation
+from analysis import run
 
 CLIENT_CORE, SERVER_CORE = 0, 1
 

@@ -1,0 +1,31 @@
+"""How errors that no handler answers reach the client."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+
+from autoscale.sim.http.openai_request import Refusal
+
+
+@web.middleware
+async def plain_errors(request: web.Request, handler: Any) -> web.StreamResponse:
+    """Unknown paths and methods answer as vLLM's framework does; a connection that breaks off ends without an answer.
+
+    It breaks off when the client goes away, or when the replica does: neither is an error of this server.
+    """
+    try:
+        response: web.StreamResponse = await handler(request)
+    except web.HTTPException as error:
+        if error.status in (404, 405):
+            return web.json_response({"detail": error.reason}, status=error.status)
+        if error.status == 413:
+            refusal = Refusal(413, f"{str(error.text).rstrip('.')}.", "Request Entity Too Large")
+            return web.json_response(refusal.body, status=413)
+        raise
+    except ConnectionResetError:
+        if request.transport is not None:
+            request.transport.close()
+        return web.Response()  # which nobody reads
+    return response
