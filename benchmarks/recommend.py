@@ -29,10 +29,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from analysis.slo import parse_slo
 from autoscale.profiles import load, overlay
-from autoscale.recommend.choice.decide import capacity, decide, panel_size
-from autoscale.recommend.choice.scenario import Scenario, share
-from autoscale.recommend.choice.search import Judged, confirm
-from autoscale.recommend.choice.settings import Candidate
+from autoscale.recommend.choice.decide import decide
+from autoscale.recommend.choice.judging import Judged, confirm
+from autoscale.recommend.choice.scenario import Scenario
+from autoscale.recommend.choice.seeds import panel_size
+from autoscale.recommend.choice.settings import Setting
+from autoscale.recommend.model.one_replica import capacity
 from autoscale.sim.engine.replicas import EngineParams
 from benchmarks.recommend_grid import FINAL, best_of, cheapest_at
 from loadgen.plan import lengths, rates
@@ -141,11 +143,9 @@ def head(*cells: str) -> None:
     line(*("---" for _ in cells))
 
 
-def label(judged: Judged | None) -> str:
+def label(judged: Judged[Setting] | None) -> str:
     """The setting in words."""
-    if judged is None:
-        return "none"
-    return judged.setting.label if isinstance(judged.setting, Candidate) else f"{judged.setting} standing"
+    return "none" if judged is None else judged.setting.label
 
 
 def judge(case: Case) -> Row:
@@ -156,14 +156,12 @@ def judge(case: Case) -> Row:
     chosen, static, tutorial = found.chosen, found.static, found.tutorial
     if chosen is None or static is None or tutorial is None or found.capacity is None:
         return {"scenario": case.name, "answer": found.answer}
-    standing, plan = static.setting, case.scenario.plan
-    assert isinstance(standing, int)
-    cap = standing + max(1, math.ceil(standing / 4))
-    share(plan)
+    scenario, plan = case.scenario.keeping(), case.scenario.plan
+    cap = static.setting.replicas + max(1, math.ceil(static.setting.replicas / 4))
     best = best_of(
-        case.scenario,
+        scenario,
         found.capacity,
-        standing,
+        static.setting,
         cap,
         chosen.setting,
         tutorial.setting,
@@ -172,8 +170,7 @@ def judge(case: Case) -> Row:
     ours, other = best.again[chosen.setting], best.again[tutorial.setting]
     equal = None
     if ours.cost > other.cost:
-        equal = at_attainment(case.scenario, other, cap)
-    share(None)
+        equal = at_attainment(scenario, other, cap)
     return {
         "scenario": case.name,
         "answer": found.answer,
@@ -182,7 +179,7 @@ def judge(case: Case) -> Row:
         "as good as the tutorial": None if equal is None else figures(equal),
         "grid": figures(best.any),
         "grid, nothing wasted": figures(best.clean),
-        "standing": figures(best.again[standing]),
+        "standing": figures(best.again[static.setting]),
         "settings of the grid": best.tried,
         "settings of the search": len(found.tried),
         "search CPU s": round(searched, 1),
@@ -190,13 +187,14 @@ def judge(case: Case) -> Row:
     }
 
 
-def at_attainment(scenario: Scenario, other: Judged, cap: int) -> Judged | None:
+def at_attainment(scenario: Scenario, other: Judged[Setting], cap: int) -> Judged[Setting] | None:
     """The cheapest found that keeps as many requests within every bound as the other does; None: nothing cheaper."""
     kept = min(max(other.mean("attainment"), 0.01), 0.999)
     easier = replace(scenario, attainment=kept)
     found = decide(easier, jobs=1, max_replicas=cap, seeds=2)
-    share(scenario.plan)
-    settings = [j.setting for j in (found.chosen, found.best_hpa, found.static) if j is not None]
+    settings: list[Setting] = [
+        j.setting for j in (found.chosen, found.best_hpa, found.static) if j is not None
+    ]
     options = [j for j in confirm(easier, dict.fromkeys(settings), FINAL) if j.mean("margin") >= 0]
     cheaper = [j for j in options if j.cost <= other.cost]
     if not cheaper:
@@ -204,7 +202,7 @@ def at_attainment(scenario: Scenario, other: Judged, cap: int) -> Judged | None:
     return min(cheaper, key=lambda j: j.cost, default=None)
 
 
-def figures(judged: Judged) -> Row:
+def figures(judged: Judged[Setting]) -> Row:
     """What tables show of a setting."""
     return {
         "setting": label(judged),

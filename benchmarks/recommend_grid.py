@@ -14,9 +14,11 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from autoscale.recommend.answer import Point
+from autoscale.recommend.choice.judging import Judged, Panel, Trial, confirm
 from autoscale.recommend.choice.scenario import Scenario
-from autoscale.recommend.choice.search import Judged, Line, Panel, Trial, confirm, loosest
-from autoscale.recommend.choice.settings import MAX_WINDOW_S, Behavior, Candidate
+from autoscale.recommend.choice.search import loosest
+from autoscale.recommend.choice.settings import MAX_WINDOW_S, Behavior, Candidate, Choice, Setting, Standing
+from autoscale.recommend.choice.space import Family, Line, family_of
 
 STEP = 1.06
 WINDOWS_S = (None, 600, 1800)
@@ -64,9 +66,9 @@ class WasteAllowed:
     """The scenario as a judge that asks for GUARD more and does not mind starts in vain; keeps how many there were."""
 
     scenario: Scenario
-    wasted: dict[Candidate | int, int]
+    wasted: dict[Setting, int]
 
-    def __call__(self, setting: Candidate | int, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
+    def __call__(self, setting: Setting, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
         trial = self.scenario(setting, seed, cost_limit_h)
         self.wasted[setting] = self.wasted.get(setting, 0) + trial.wasted_scale_outs
         return replace(trial, wasted_scale_outs=0, margin=trial.margin - GUARD)
@@ -76,26 +78,26 @@ class WasteAllowed:
 class Best:
     """Over the seeds FINAL: the cheapest of the grid that holds, the cheapest that wastes nothing, and all judged."""
 
-    any: Judged
-    clean: Judged
-    again: dict[Candidate | int, Judged]
+    any: Judged[Setting]
+    clean: Judged[Setting]
+    again: dict[Setting, Judged[Setting]]
     tried: int
 
 
 def best_of(
     scenario: Scenario,
     point: Point,
-    standing: int,
+    standing: Standing,
     cap: int,
-    ours: Candidate | int,
-    tutorial: Candidate | int,
+    ours: Choice,
+    tutorial: Candidate,
     panel: int,
 ) -> Best:
     """The grid's best beside a recommendation, the tutorial's HPA and the standing fleet; best: holds on average."""
     lenient = WasteAllowed(scenario, {})
-    limit = standing * _hours(scenario)
+    limit = standing.replicas * _hours(scenario)
     beside = [ours] if isinstance(ours, Candidate) else []
-    found = _explore(scenario, Panel(lenient, panel), point, standing, cap, limit, beside)
+    found = _explore(scenario, Panel(lenient, panel), point, standing.replicas, cap, limit, beside)
     judged = _judge(scenario, point, {s: t.accelerator_hours for s, t in found.items() if t.holds})
     spotless = {s: t.accelerator_hours for s, t in found.items() if t.holds and not lenient.wasted[s]}
     judged += _judge(scenario, point, spotless, waste=False)
@@ -112,7 +114,9 @@ def best_of(
     )
 
 
-def cheapest_at(scenario: Scenario, point: Point, cap: int, limit_h: float, panel: int) -> list[Judged]:
+def cheapest_at(
+    scenario: Scenario, point: Point, cap: int, limit_h: float, panel: int
+) -> list[Judged[Candidate]]:
     """Settings of the grid that hold for less than the limit, whatever they waste, over FINAL."""
     found = _explore(scenario, Panel(WasteAllowed(scenario, {}), panel), point, cap - 1, cap, limit_h)
     judged = _judge(scenario, point, {s: t.accelerator_hours for s, t in found.items() if t.holds})
@@ -148,10 +152,7 @@ def _explore(
             ends = [s for s, t in found.items() if t.holds and s.family == first.family]
             start = None
             if ends:
-                value = min(ends, key=lambda s: found[s].accelerator_hours).targets[-1][1]
-                start = min(
-                    range(len(line.settings)), key=lambda i: abs(line.settings[i].targets[-1][1] - value)
-                )
+                start = line.nearest(min(ends, key=lambda s: found[s].accelerator_hours).targets[-1][1])
             found.update(dict(loosest(judge, line, limit, SEED, start)[1]))
 
     minima = sorted({*range(1, min(standing, 4) + 1), max(1, standing // 2), max(1, 3 * standing // 4)})
@@ -161,7 +162,7 @@ def _explore(
         if low <= high
     )
     run(
-        _line(scenario, point, (s.targets[:-1], s.targets[-1][0]), behavior, s.min_replicas, high)
+        _line(scenario, point, family_of(s), behavior, s.min_replicas, high)
         for s in [*beside, *_leaders(found)]
         for behavior, high in _around(s, standing, cap)
     )
@@ -170,9 +171,9 @@ def _explore(
 
 def _judge(
     scenario: Scenario, point: Point, expected: dict[Candidate, float], waste: bool = True
-) -> list[Judged]:
+) -> list[Judged[Candidate]]:
     """The four cheapest that hold on average over JUDGING; one that does not is followed by a tighter target."""
-    good: list[Judged] = []
+    good: list[Judged[Candidate]] = []
     seen: set[Candidate] = set()
     while expected and len(seen) < MOST and len(good) < 4:
         setting = min(expected, key=expected.__getitem__)
@@ -183,9 +184,8 @@ def _judge(
         if margin >= 0 and (waste or not judged.wasted):
             good.append(judged)
             continue
-        family = setting.targets[:-1], setting.targets[-1][0]
         line = _line(
-            scenario, point, family, setting.behavior, setting.min_replicas, setting.max_replicas
+            scenario, point, family_of(setting), setting.behavior, setting.min_replicas, setting.max_replicas
         ).settings
         at = line.index(setting) - min(1 + int(-margin / 0.005), 5)
         if margin < 0 <= at and line[at] not in seen:
@@ -193,7 +193,7 @@ def _judge(
     return good
 
 
-def _families() -> Iterator[tuple[tuple[tuple[str, float], ...], str]]:
+def _families() -> Iterator[Family]:
     for signal in ("running", "kv_usage", "waiting"):
         yield (), signal
     for signal, queue in product(("running", "kv_usage"), BESIDE):
@@ -203,7 +203,7 @@ def _families() -> Iterator[tuple[tuple[tuple[str, float], ...], str]]:
 def _line(
     scenario: Scenario,
     point: Point,
-    family: tuple[tuple[tuple[str, float], ...], str],
+    family: Family,
     behavior: Behavior,
     low: int,
     high: int,

@@ -15,19 +15,20 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from analysis import run
-from autoscale.recommend.model.calibrate import Calibration, calibrate
+from autoscale.recommend.model.calibrate import calibrate
+from autoscale.recommend.model.replica_model import ReplicaModel
 from autoscale.sim.engine.replicas import EngineParams
 from tests.recorded_sweeps import ENGINE, sweep_to_run
 
 LIMITS = ("num_blocks", "block_size", "max_num_seqs", "max_num_batched_tokens")
 
 
-def calibrated(recorded: run.Run) -> Calibration:
+def calibrated(recorded: run.Run) -> ReplicaModel:
     """The engine model of a recorded sweep, from its limits alone."""
     return calibrate([recorded], EngineParams(0.01, 0, 0, 0, **{name: ENGINE[name] for name in LIMITS}))
 
 
-def figures(of: Calibration, side: str) -> pd.DataFrame:
+def figures(of: ReplicaModel, side: str) -> pd.DataFrame:
     """Figures per stage (index), `side` measured or modelled."""
     return of.replay.pivot(index="stage", columns="figure", values=side)
 

@@ -40,13 +40,15 @@ from analysis import run as runs
 from analysis.errors import AutoscaleError
 from analysis.slo import parse_slo
 from autoscale.profiles import Profile, load, overlay
-from autoscale.recommend.choice import decide as deciding
-from autoscale.recommend.choice.decide import build_space, capacity, decide
-from autoscale.recommend.choice.interval import FLAT, SAME
+from autoscale.recommend.choice import seeds
+from autoscale.recommend.choice.decide import decide
+from autoscale.recommend.choice.judging import confirm
 from autoscale.recommend.choice.scenario import Scenario
-from autoscale.recommend.choice.search import confirm
 from autoscale.recommend.choice.settings import Candidate
+from autoscale.recommend.choice.space import build_space
+from autoscale.recommend.effort import CHOOSING
 from autoscale.recommend.model.learning import learn
+from autoscale.recommend.model.one_replica import capacity
 from autoscale.recommend.model.replaying import Offered, full_batch
 from autoscale.sim.engine.replicas import EngineParams, replay
 from benchmarks.recommend import programme
@@ -181,21 +183,20 @@ def judge(k: int) -> dict[str, Any]:
     profile = overlay(profile, {"cold_start": cold})
     top_rps = PEAK * saturated(truth.engine, truth.prompt, truth.output)
     with tempfile.TemporaryDirectory() as folder:
-        learned = learn([measured(truth, k, Path(folder) / "run")], profile, truth.slo, lambda *_: None)
-    assert learned.calibration is not None
+        learned = learn([measured(truth, k, Path(folder) / "run")], profile, truth.slo)
     row: dict[str, Any] = {
         "server": k,
-        "error": learned.calibration.median_error(),
+        "error": learned.median_error(),
         **_capacities(truth, learned),
     }
     prompt, output = (lengths.parse(text).mean() for text in (truth.prompt, truth.output))
-    low, high = learned.spread(prompt, output)
+    low, high = learned.spread_at(prompt, output)
     fitted = scenario(truth, profile, learned.engine, top_rps)
     found = decide(fitted, step_scale=(high - low) / 2, jobs=1)
     row |= {"answer": found.answer, "scale": (high - low) / 2}
-    if found.answer != "autoscale" or found.chosen is None or not isinstance(found.chosen.setting, Candidate):
+    if found.answer != "autoscale" or found.best_hpa is None:
         return row
-    setting = found.chosen.setting
+    setting = found.best_hpa.setting  # which is what was chosen
     signal, value = setting.targets[-1]
     row |= {
         "signal": signal,
@@ -216,7 +217,7 @@ def _capacities(truth: Server, learned: Any) -> dict[str, Any]:
     )
     row = {}
     for name, shape in (("capacity", (truth.prompt, truth.output)), ("other lengths", other)):
-        low, high = learned.spread(*(lengths.parse(text).mean() for text in shape))
+        low, high = learned.spread_at(*(lengths.parse(text).mean() for text in shape))
         row[name] = {
             "truth": saturated(truth.engine, *shape),
             "value": (value := saturated(learned.engine, *shape)),
@@ -229,7 +230,7 @@ def _capacities(truth: Server, learned: Any) -> dict[str, Any]:
 def _best(true: Scenario, setting: Candidate, static: Any, interval: tuple[float, float]) -> dict[str, Any]:
     """The cheapest target of the setting's line that holds under the truth over fresh seeds, and those as good."""
     point = capacity(true)
-    standing = static.setting if static else setting.max_replicas
+    standing = static.setting.replicas if static else setting.max_replicas
     space = build_space(true, point, standing, setting.max_replicas)
     signal, value = setting.targets[-1]
     known = {v for v in space.targets[signal] if 0.6 * interval[0] <= v <= 1.6 * interval[1]} | {value}
@@ -249,8 +250,8 @@ def _best(true: Scenario, setting: Candidate, static: Any, interval: tuple[float
         return row
     least = min(holding.values())
     return row | {
-        "best": min(v for v, cost in holding.items() if cost <= FLAT * least),
-        "as_good": [v for v, cost in holding.items() if cost <= SAME * least],
+        "best": min(v for v, cost in holding.items() if cost <= CHOOSING.flat * least),
+        "as_good": [v for v, cost in holding.items() if cost <= CHOOSING.same * least],
     }
 
 
@@ -304,7 +305,7 @@ def main() -> None:
         return
     first, step = map(int, asked.part.split("/"))
     done = {row["server"] for row in rows}
-    deciding.PANEL_MOST, deciding.MOST_SEEDS = 1, 8
+    seeds.CHOOSING = replace(CHOOSING, panel_most=1, own_at_most=8)
     for k in range(first - 1, asked.servers, step):
         if k in done:
             continue

@@ -1,5 +1,6 @@
-"""From a run to a recommendation: calibrate, search, decide, write."""
+"""From a run to a recommendation: learn the replica, decide, write."""
 
-from autoscale.recommend.pipeline import Recommendation, recommend, scenario_of
+from autoscale.recommend.choice.traffic import scenario_of
+from autoscale.recommend.pipeline import Recommendation, recommend
 
 __all__ = ["Recommendation", "recommend", "scenario_of"]

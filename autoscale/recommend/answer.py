@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from autoscale.recommend.choice.interval import TargetInterval
-from autoscale.recommend.choice.search import Judged, Trial
-from autoscale.recommend.choice.settings import Candidate
+from autoscale.recommend.choice.judging import Judged, Trial
+from autoscale.recommend.choice.settings import Candidate, Choice, Given, Standing
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,18 @@ class Alternative:
     """The best that one signal alone can do, a setting that may break the SLO (judged.holds), and a sentence on it."""
 
     signal: str
-    judged: Judged | None
+    judged: Judged[Candidate] | None
     sentence: str
+
+
+@dataclass(frozen=True)
+class TargetInterval:
+    """Per signal of a setting (low, high); the best target of its line for the replica as fitted, and the share of the
+    chosen setting's accelerator time that it saves there."""
+
+    ends: dict[str, tuple[float, float]]
+    fitted: Candidate | None = None
+    saved: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -55,14 +64,14 @@ class Decision:
     answer: str
     reasons: tuple[Reason, ...]
     capacity: Point | None
-    chosen: Judged | None = None
+    chosen: Judged[Choice] | None = None
     interval: TargetInterval = field(default_factory=lambda: TargetInterval({}))
     slower: float = 0.0
     thin: bool = False
-    expected: Judged | None = None
-    static: Judged | None = None
-    tutorial: Judged | None = None
-    current: Judged | None = None
+    expected: Judged[Choice] | None = None
+    static: Judged[Standing] | None = None
+    tutorial: Judged[Candidate] | None = None
+    current: Judged[Given] | None = None
     tried: tuple[tuple[Candidate, Trial], ...] = ()
-    best_hpa: Judged | None = None
+    best_hpa: Judged[Candidate] | None = None
     alternatives: tuple[Alternative, ...] = ()

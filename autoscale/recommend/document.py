@@ -14,11 +14,10 @@ from analysis.files import read_json
 from analysis.numbers import plain
 from autoscale.kube.vllm_names import hpa_metric_name
 from autoscale.recommend.answer import Alternative, Decision
-from autoscale.recommend.choice.decide import FIGURES
+from autoscale.recommend.choice.judging import FIGURES, Judged, Trial
 from autoscale.recommend.choice.scenario import Scenario
-from autoscale.recommend.choice.search import Judged, Trial
-from autoscale.recommend.choice.settings import Candidate, quantity
-from autoscale.recommend.model.calibrate import Calibration
+from autoscale.recommend.choice.settings import Candidate, Setting, quantity
+from autoscale.recommend.model.replica_model import ReplicaModel
 
 SCHEMA_VERSION = 1
 EXPECTED = "a recommendation.json of `autoscale recommend`"
@@ -28,8 +27,8 @@ ANSWERS = ("autoscale", "do_not_autoscale", "infeasible", "need_more_data")
 def document(
     scenario: Scenario,
     decision: Decision,
+    model: ReplicaModel,
     *,
-    calibration: Calibration | None = None,
     spread: tuple[float, float] | None = None,
     measured: dict[str, Any] | None = None,
     notes: Sequence[str] = (),
@@ -40,7 +39,7 @@ def document(
     `spread` is the interval of the model's capacity relative to its value, `measured` what the run itself said about it, `notes` what was set aside or disagrees in it, `provenance` where run, profile and traffic came from.
     """
     setting = decision.chosen.setting if decision.chosen else None
-    manifest = scenario.manifest(setting) if isinstance(setting, Candidate) else None
+    manifest = setting.manifest(scenario.profile) if setting else None
     content: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "answer": decision.answer,
@@ -51,10 +50,10 @@ def document(
             "attainment": scenario.attainment,
             "binding": decision.capacity.binding if decision.capacity else None,
         },
-        "metrics": _metrics(scenario, decision, setting),
-        "minReplicas": _bound(setting, "min_replicas"),
-        "maxReplicas": _bound(setting, "max_replicas"),
-        "behavior": setting.behavior.block if isinstance(setting, Candidate) else None,
+        "metrics": _metrics(scenario, decision),
+        "minReplicas": setting.min_replicas if setting else None,
+        "maxReplicas": setting.max_replicas if setting else None,
+        "behavior": setting.behavior.block if setting else None,
         "hpa": manifest,
         "predicted": _judged(scenario, decision.chosen),
         "slower_than_fitted": decision.slower,
@@ -65,7 +64,7 @@ def document(
         "best_hpa": _judged(scenario, decision.best_hpa),
         "alternatives": {a.signal: _alternative(a) for a in decision.alternatives},
         "capacity_rps": _capacity(decision, spread, measured),
-        "model_error": _model(scenario, calibration),
+        "model_error": _model(scenario, model),
         "reasons": [{"code": r.code, "sentence": r.sentence} for r in decision.reasons],
         "notes": list(notes),
         "candidates": [_candidate(c, t) for c, t in decision.tried],
@@ -96,9 +95,7 @@ def read(path: Path | str) -> dict[str, Any]:
     return content
 
 
-def _metrics(scenario: Scenario, decision: Decision, setting: object) -> list[dict[str, Any]]:
-    if not isinstance(setting, Candidate):
-        return []
+def _metrics(scenario: Scenario, decision: Decision) -> list[dict[str, Any]]:
     deploy, version = scenario.profile.deploy, scenario.profile.engine.vllm_version
     return [
         {
@@ -107,17 +104,11 @@ def _metrics(scenario: Scenario, decision: Decision, setting: object) -> list[di
             "averageValue": quantity(value),
             "interval": [quantity(v) for v in decision.interval.ends.get(signal, (value, value))],
         }
-        for signal, value in setting.targets
+        for signal, value in (decision.chosen.setting.targets if decision.chosen else ())
     ]
 
 
-def _bound(setting: object, name: str) -> int | None:
-    if isinstance(setting, Candidate):
-        return int(getattr(setting, name))
-    return setting if isinstance(setting, int) else None
-
-
-def _judged(scenario: Scenario, judged: Judged | None) -> dict[str, Any] | None:
+def _judged(scenario: Scenario, judged: Judged[Setting] | None) -> dict[str, Any] | None:
     if judged is None:
         return None
     figures: dict[str, Any] = {}
@@ -129,15 +120,7 @@ def _judged(scenario: Scenario, judged: Judged | None) -> dict[str, Any] | None:
     figures["cost"] = (
         None if price is None else {k: v * price for k, v in figures["accelerator_hours"].items()}
     )
-    setting = judged.setting
-    label = (
-        setting.label
-        if isinstance(setting, Candidate)
-        else f"{setting} standing replica{'' if setting == 1 else 's'}"
-        if isinstance(setting, int)
-        else "as given"
-    )
-    return {"setting": label, "holds": judged.holds, "seeds": len(judged.trials), **figures}
+    return {"setting": judged.setting.label, "holds": judged.holds, "seeds": len(judged.trials), **figures}
 
 
 def _capacity(
@@ -157,26 +140,25 @@ def _capacity(
     return content
 
 
-def _model(scenario: Scenario, calibration: Calibration | None) -> dict[str, Any]:
+def _model(scenario: Scenario, model: ReplicaModel) -> dict[str, Any]:
     engine = scenario.engine
     content: dict[str, Any] = {
-        "source": "profile prior (no run)" if calibration is None else "calibrated on the run",
+        "source": "calibrated on the run" if model.fitted else "profile prior (no run)",
         "engine": {name: getattr(engine, name) for name in engine.__dataclass_fields__},
     }
-    if calibration is not None:
-        content["replay_median_error"] = calibration.median_error()
-        content["intervals"] = {k: list(v) for k, v in calibration.intervals.items()}
-        content["confounded"] = [list(pair) for pair in calibration.confounded]
-        content["stages_used"] = list(calibration.stages_used)
-        content["replay"] = calibration.replay.to_dict(orient="records")
+    if model.fitted:
+        content["replay_median_error"] = model.median_error()
+        content["intervals"] = {k: list(v) for k, v in model.intervals.items()}
+        content["confounded"] = [list(pair) for pair in model.confounded]
+        content["stages_used"] = list(model.stages_used)
+        content["replay"] = model.replay.to_dict(orient="records")
     return content
 
 
 def _alternative(alternative: Alternative) -> dict[str, Any]:
     """The best of one signal alone; when no target holds, the nearest, with `holds` false and what it attains."""
     judged = alternative.judged
-    setting = judged.setting if judged else None
-    single = setting if isinstance(setting, Candidate) else None
+    single = judged.setting if judged else None
     return {
         "averageValue": quantity(single.targets[-1][1]) if single else None,
         "setting": single.label if single else None,

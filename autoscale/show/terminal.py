@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from autoscale.recommend import Recommendation
     from autoscale.recommend.choice.scenario import Scenario
     from autoscale.recommend.model.predict import Prediction
-    from autoscale.sim.fleet.outcome import Outcome
 
 HEADLINES = {
     "autoscale": ("green", "Autoscale"),
@@ -206,10 +205,10 @@ def _path(content: Mapping[str, Any]) -> Iterator[Any]:
 
 def prediction(found: Prediction) -> Iterator[Any]:
     """One replica at other lengths: capacity, a table over rates, how far it reaches, how to test it."""
-    measured = found.learned.calibration
+    measured = found.model.shape
     head = f"prompts {found.prompt}, outputs {found.output} tokens"
-    if measured is not None:
-        head += f"; measured at {measured.shape[0]:.0f} and {measured.shape[1]:.0f} on average"
+    if found.model.fitted:
+        head += f"; measured at {measured[0]:.0f} and {measured[1]:.0f} on average"
     yield Text("\nPrediction for one replica", style="bold")
     yield Text(head, style="dim")
     yield Text.assemble(
@@ -217,10 +216,10 @@ def prediction(found: Prediction) -> Iterator[Any]:
     )
     yield Text(f"saturated  {_rate(found.saturated)}  {found.limit[0]}")
     yield Text(f"           {found.limit[1]}", style="dim")
-    if found.slo is None:
-        yield Text(f"SLO        {found.learned.slo}: {found.binds}", style="red")
+    if found.capacity is None:
+        yield Text(f"SLO        {found.slo}: {found.binds}", style="red")
     else:
-        yield Text(f"SLO        {_rate(found.slo)}  holds {found.learned.slo}")
+        yield Text(f"SLO        {_rate(found.capacity)}  holds {found.slo}")
         yield Text(f"           {found.binds} binds first", style="dim")
     made = table(
         "req/s", "TTFT p50 s", "p95 s", "TPOT p50 ms", "p95 ms", "running", "waiting", "KV", title=""
@@ -258,27 +257,6 @@ def _short(value: float) -> str:
 
 
 # --- simulation ------------------------------------------------------------------------------------------------------
-
-
-def outcome_figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Means over the seeds, with the 95 % interval of the attainment."""
-    from autoscale.recommend.choice.decide import FIGURES
-    from autoscale.recommend.choice.scenario import trial_of
-    from autoscale.recommend.choice.search import Judged
-
-    judged = Judged(0, tuple(trial_of(outcome, None) for outcome in outcomes))
-    figures = {name: judged.mean(name) for name in FIGURES}
-    low, high = judged.interval("attainment")
-    return {
-        **figures,
-        "attainment_low": low,
-        "attainment_high": high,
-        "cost": sum(o.cost for o in outcomes) / len(outcomes),
-        "holds": judged.holds,
-        "seeds": len(outcomes),
-        "lost_requests": sum(o.lost + o.unserved for o in outcomes) / len(outcomes),
-        "rejected_requests": sum(o.rejected for o in outcomes) / len(outcomes),
-    }
 
 
 def outcome_table(

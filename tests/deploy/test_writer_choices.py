@@ -18,7 +18,6 @@ from autoscale.deploy.pod import DRAIN_SCRIPT
 from autoscale.hpa import HpaSpec
 from autoscale.kube.kinds import SCALED, plural_of
 from autoscale.profiles import load, names, overlay
-from autoscale.recommend.choice.scenario import hpa_manifest
 from autoscale.recommend.choice.settings import Behavior, Candidate, quantity
 
 GPU, SMALL, TPU = "llama-3.1-405b-2x8h100", "llama-3.1-8b-1xh100", "llama-3.1-70b-v6e8"
@@ -73,7 +72,7 @@ def test_a_recommendation_becomes_the_hpa_and_the_first_size_of_the_workload():
 @pytest.mark.parametrize("name", names())
 def test_the_hpa_that_is_written_is_the_one_that_was_simulated(name):
     setting = Candidate((("waiting", 5.5), ("kv_usage", 0.504)), Behavior(3600), 1, 3)
-    simulated = hpa_manifest(load(name), setting)
+    simulated = setting.manifest(load(name))
     entries = [{"name": signal, "averageValue": quantity(value)} for signal, value in setting.targets]
     recommended = {
         "answer": "autoscale",

@@ -18,12 +18,12 @@ from analysis.slo import parse_slo
 from autoscale.cli import app
 from autoscale.profiles import load, overlay
 from autoscale.recommend import Recommendation, scenario_of
-from autoscale.recommend.answer import Alternative, Decision, Point, Reason
-from autoscale.recommend.choice.interval import TargetInterval
-from autoscale.recommend.choice.search import Judged, Trial
-from autoscale.recommend.choice.settings import Behavior, Candidate
+from autoscale.recommend.answer import Alternative, Decision, Point, Reason, TargetInterval
+from autoscale.recommend.choice.judging import Judged, Trial
+from autoscale.recommend.choice.settings import Behavior, Candidate, Given, Standing
 from autoscale.recommend.document import document
-from autoscale.recommend.model.calibrate import FIGURES, Calibration
+from autoscale.recommend.model.replaying import FIGURES
+from autoscale.recommend.model.replica_model import ReplicaModel
 from autoscale.show.pages import recommendation_page
 
 SLO = "ttft_p95=2s,tpot_p95=100ms"
@@ -59,9 +59,9 @@ DECISIONS = {
         POINT,
         chosen=judged(CHOSEN, [0.04, 0.0499, 0.05], 3.0),
         interval=TargetInterval({"waiting": (1.0, 5.0), "kv_usage": (0.3, 0.47)}),
-        static=judged(3, [0.05, 0.05], 6.0),
+        static=judged(Standing(3), [0.05, 0.05], 6.0),
         tutorial=judged(replace(CHOSEN, behavior=Behavior()), [math.nan, math.nan], 0.2, "breaches"),
-        current=judged({"kind": "HorizontalPodAutoscaler"}, [0.01, 0.02], 4.0),
+        current=judged(Given({"kind": "HorizontalPodAutoscaler"}), [0.01, 0.02], 4.0),
         tried=(
             (CHOSEN, trial(0.04, 3.0)),
             (Candidate((("running", 40.0),), Behavior(), 1, 3), trial(-0.01, 2.5)),
@@ -73,8 +73,8 @@ DECISIONS = {
         "do_not_autoscale",
         (Reason("standing_is_cheaper", "2 standing replicas take less"),),
         POINT,
-        chosen=judged(2, [0.05, 0.05], 4.0),
-        static=judged(2, [0.05, 0.05], 4.0),
+        chosen=judged(Standing(2), [0.05, 0.05], 4.0),
+        static=judged(Standing(2), [0.05, 0.05], 4.0),
     ),
     "infeasible": Decision("infeasible", (Reason("slo_idle", "an idle replica misses ttft_p95"),), None),
     "need_more_data": Decision(
@@ -106,7 +106,7 @@ def measured(sweep_run):
     return found, analyse(found, parse_slo("ttft_p95=2s,e2e_p95=8s"))
 
 
-def calibration(engine) -> Calibration:
+def fitted(engine, capacity) -> ReplicaModel:
     """A model that is off by a tenth in every figure of the stages 0 and 3."""
     rows = [
         {
@@ -125,21 +125,27 @@ def calibration(engine) -> Calibration:
         {"stage": 0, "figure": "waiting", "measured": np.nan, "modelled": 1.0, "error": np.nan, "run": 0}
     )
     intervals = {"base_s": (engine.base_s * 0.9, engine.base_s * 1.1)}
-    return Calibration(engine, intervals, 0.03, (("base_s", "per_sequence_s"),), pd.DataFrame(rows), (0, 3))
+    return ReplicaModel(
+        engine,
+        intervals=intervals,
+        confounded=(("base_s", "per_sequence_s"),),
+        replay=pd.DataFrame(rows),
+        stages_used=(0, 3),
+        capacities=(capacity,),
+    )
 
 
 def recommendation(scenario, decision, *, run=None, files=(), **content) -> Recommendation:
     found, capacity = run or (None, None)
-    model = calibration(scenario.engine) if run else None
+    model = fitted(scenario.engine, capacity) if run else ReplicaModel(scenario.engine)
     made = document(
         scenario,
         decision,
-        calibration=model,
+        model,
         measured=_measured(capacity) if capacity else None,
         provenance={"runs": [str(found.path)] if found else [], "profile": scenario.profile.name},
     )
-    runs, capacities = ((found,), (capacity,)) if run else ((), ())
-    return Recommendation(made | content, list(files), scenario, decision, model, runs, capacities)
+    return Recommendation(made | content, list(files), scenario, decision, model, (found,) if run else ())
 
 
 def _measured(capacity) -> dict:

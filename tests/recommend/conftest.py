@@ -8,6 +8,7 @@ import pytest
 from analysis import run as runs
 from analysis.slo import parse_slo
 from autoscale.profiles import Profile, load, overlay
+from autoscale.recommend.choice import seeds
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.sim.engine.replicas import EngineParams
 from autoscale.sim.fleet.run_writer import write_run
@@ -85,6 +86,5 @@ def small():
 def few_seeds():
     """Searches look at one seed and confirm over few: enough for these clear cases, and several times as fast."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("autoscale.recommend.choice.decide.PANEL_MOST", 1)
-        patch.setattr("autoscale.recommend.choice.decide.MOST_SEEDS", 6)
+        patch.setattr(seeds, "CHOOSING", replace(seeds.CHOOSING, panel_most=1, own_at_most=6))
         yield

@@ -44,7 +44,8 @@ def test_a_run_of_the_model_itself_is_reproduced(measured) -> None:
         assert steps[0] == pytest.approx(steps[1], rel=0.1)
     low, high = found.intervals["base_s"]
     assert low <= high
-    assert 0 < found.scale < 0.1
+    low, high = found.spread_at(*found.shape)
+    assert 0 < (high - low) / 2 < 0.1
 
 
 def test_two_runs_are_fitted_together(measured) -> None:
@@ -61,11 +62,12 @@ def test_stages_of_seconds_do_not_pass_for_a_full_batch(tmp_path) -> None:
     run = runs.read(swept(tmp_path / "run", plan, engine=engine))
     rng = np.random.default_rng(0)
     truth = full_batch(engine, prompt.draw(rng, 4000), output.draw(rng, 4000))[0]
-    learned = learn([run], load("llama-3.1-8b-1xl4"), None, lambda *_: None)
+    profile = load("llama-3.1-8b-1xl4")
+    learned = learn([run], profile, profile.workload.slo)
     saturated = learned.capacities[0].saturated
     assert not learned.capacities[0].settled
     assert saturated.low <= truth <= saturated.high
-    low, high = learned.spread(prompt.mean(), output.mean())
+    low, high = learned.spread_at(prompt.mean(), output.mean())
     assert (
         high - low
     ) / 2 < 0.06  # the engine's fit knows of the filling: what the stages gave does not widen it

@@ -5,11 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from autoscale.recommend.choice.decide import FIRES, build_space, capacity, decide, idle_verdict
+from autoscale.recommend.choice import workers
+from autoscale.recommend.choice.decide import decide
 from autoscale.recommend.choice.reasons import reasons
-from autoscale.recommend.choice.scenario import drawn, share
-from autoscale.recommend.choice.settings import Behavior, Candidate
-from autoscale.recommend.model.one_replica import shape
+from autoscale.recommend.choice.scenario import Kept
+from autoscale.recommend.choice.settings import Behavior, Candidate, Given, Standing
+from autoscale.recommend.choice.space import build_space
+from autoscale.recommend.effort import CHOOSING
+from autoscale.recommend.model.one_replica import capacity, idle_verdict, shape
 
 PEAKS = "0.3:900,4:1200,0.3:900"  # a peak that outlives the start twenty times
 
@@ -22,8 +25,8 @@ def sentence(decision, code: str) -> str:
 def peak(small):
     """The decision on a long peak, with an HPA that is there already."""
     scenario = small(PEAKS, "ttft_p95=10s")
-    manifest = scenario.manifest(Candidate((("waiting", 50),), Behavior(), 1, 4))
-    return decide(scenario, current=manifest, seeds=2, jobs=1)
+    manifest = Candidate((("waiting", 50),), Behavior(), 1, 4).manifest(scenario.profile)
+    return decide(scenario, current=Given(manifest), seeds=2, jobs=1)
 
 
 def test_a_long_peak_is_worth_scaling_for(peak) -> None:
@@ -49,12 +52,12 @@ def test_short_bursts_under_a_long_start_are_left_to_a_standing_fleet(small) -> 
     assert found.answer == "do_not_autoscale"
     assert found.chosen == found.static
     assert found.static is not None
-    assert isinstance(found.static.setting, int)
+    assert isinstance(found.static.setting, Standing)
     assert found.best_hpa is not None
     why = next(r.sentence for r in found.reasons if r.code in ("no_setting_holds", "standing_is_cheaper"))
-    assert f"{found.static.setting} standing replicas take {found.static.cost:.1f}" in why
+    assert f"{found.static.setting.replicas} standing replicas take {found.static.cost:.1f}" in why
     assert f"takes {found.best_hpa.cost:.1f}" in why
-    assert f"set minReplicas to {found.static.setting}" in why
+    assert f"set minReplicas to {found.static.setting.replicas}" in why
 
 
 def test_an_slo_that_an_idle_replica_misses_is_infeasible(small) -> None:
@@ -78,7 +81,7 @@ def test_targets_near_what_a_signal_can_reach_are_not_offered(small) -> None:
     """8 seats: at a target of 7.3 and a tolerance of 10 % the mean would have to exceed 8."""
     scenario = small(PEAKS, "ttft_p95=30s")
     space = build_space(scenario, capacity(scenario), 4, 5)
-    assert max(space.targets["running"]) <= FIRES * 8
+    assert max(space.targets["running"]) <= CHOOSING.fires * 8
     assert max(space.targets["kv_usage"]) * 1.1 < 1
 
 
@@ -119,17 +122,29 @@ def test_the_answer_does_not_depend_on_the_number_of_processes(small) -> None:
     assert decide(scenario, seeds=1, jobs=1) == decide(scenario, seeds=1, jobs=2)
 
 
-def test_arrivals_of_a_shared_plan_are_drawn_once_and_are_the_plans_own(small) -> None:
-    scenario = small(PEAKS)
-    alone = scenario(3, 1)
-    share(scenario.plan)
-    try:
-        assert drawn(scenario.plan, 1) is drawn(scenario.plan, 1)
-        assert pickle.loads(pickle.dumps(scenario)).plan is scenario.plan
-        assert scenario(3, 1) == alone
-    finally:
-        share(None)
-    assert pickle.loads(pickle.dumps(scenario))(3, 1) == alone
+def test_arrivals_that_are_kept_are_drawn_once_and_are_the_plans_own(small) -> None:
+    scenario, three = small(PEAKS), Standing(3)
+    alone = scenario(three, 1)
+    keeping = scenario.keeping()
+    assert keeping.kept.under(1) is keeping.kept.under(1)
+    assert keeping(three, 1) == alone
+    copy = pickle.loads(pickle.dumps(keeping))  # a pickle means the same wherever it is opened
+    assert copy.kept.plan is copy.plan
+    assert copy(three, 1) == alone
+    assert replace(keeping, plan=replace(scenario.plan, shared_prefix_tokens=32))(three, 1) != alone
+
+
+def test_a_task_of_a_worker_carries_neither_the_plan_nor_what_was_drawn_of_it(small, monkeypatch) -> None:
+    scenario, three = small(PEAKS), Standing(3)
+    alone, kept = scenario(three, 1), Kept(scenario.plan)
+    keeping = replace(scenario, kept=kept)
+    list(kept.under(1))
+    parcel = workers._parcel((keeping, three, 1), kept)
+    assert b"LoadPlan" in pickle.dumps(keeping)
+    assert b"LoadPlan" not in parcel
+    monkeypatch.setattr(workers, "_known", {})
+    workers._start(scenario.plan)
+    assert workers._run(parcel) == alone
 
 
 def test_the_reasons_name_the_pace_and_compare_it_with_the_start(small) -> None:

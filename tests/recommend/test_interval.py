@@ -6,10 +6,13 @@ from itertools import pairwise
 
 import pytest
 
-from autoscale.recommend.choice.decide import build_space, capacity, decide
-from autoscale.recommend.choice.interval import FLAT, ONE_SIDED, SAME, at_speed, best_targets, target_interval
-from autoscale.recommend.choice.search import Judged, Line, Trial, confirm
-from autoscale.recommend.choice.settings import Behavior, Candidate
+from autoscale.recommend.choice.decide import decide
+from autoscale.recommend.choice.interval import at_speed, best_targets, target_interval
+from autoscale.recommend.choice.judging import Judged, Trial, confirm
+from autoscale.recommend.choice.settings import Behavior, Candidate, Setting
+from autoscale.recommend.choice.space import Line, build_space
+from autoscale.recommend.effort import CHOOSING
+from autoscale.recommend.model.one_replica import capacity
 
 LINE = Line(tuple(Candidate((("running", float(k)),), Behavior(300), 1, 4) for k in range(1, 41)))
 PEAKS = "0.3:900,4:1200,0.3:900"
@@ -22,7 +25,7 @@ class Formula:
     limit: float
     flat: float = math.inf
 
-    def __call__(self, setting: Candidate | int, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
+    def __call__(self, setting: Setting, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
         assert isinstance(setting, Candidate)
         value = setting.targets[-1][1]
         hours = 100 - min(value, self.flat)
@@ -41,13 +44,13 @@ class Formula:
     ],
 )
 def test_the_best_target_is_the_loosest_that_holds_and_saves(judge, tight, best, near) -> None:
-    assert pytest.approx(1.02) == SAME
-    assert FLAT < 1.01
-    assert [end[0].targets[-1][1] for end in best_targets(LINE, near, judge)] == [tight, best]
+    assert CHOOSING.same == pytest.approx(1.02)
+    assert CHOOSING.flat < 1.01
+    assert [end[0].targets[-1][1] for end in best_targets(LINE, near, judge, 7)] == [tight, best]
 
 
 def test_where_no_target_holds_there_is_no_best() -> None:
-    assert best_targets(LINE, 10, Formula(0)) == (None, None)
+    assert best_targets(LINE, 10, Formula(0), 7) == (None, None)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +58,9 @@ def decided(small):
     """A setting for the replica as fitted, and what may be chosen around it."""
     scenario = small(PEAKS, "ttft_p95=10s")
     found = decide(scenario, seeds=2, jobs=1)
-    space = build_space(scenario, capacity(scenario), found.static.setting, found.static.setting + 1)
+    space = build_space(
+        scenario, capacity(scenario), found.static.setting.replicas, found.static.setting.replicas + 1
+    )
     return scenario, found.chosen, space
 
 
@@ -72,7 +77,7 @@ def test_the_interval_grows_with_what_is_unknown_about_the_replica(decided) -> N
 def test_the_choice_holds_for_a_replica_as_slow_as_the_run_allows(small, decided) -> None:
     scenario = small(PEAKS, "ttft_p95=10s")
     careful = decide(scenario, seeds=2, jobs=1, step_scale=0.2)
-    assert careful.slower == pytest.approx(ONE_SIDED * 0.2)
+    assert careful.slower == pytest.approx(CHOOSING.one_sided * 0.2)
     assert careful.chosen is not None
     assert careful.expected is not None
     assert careful.chosen.cost > decided[1].cost  # slow replicas are needed for longer

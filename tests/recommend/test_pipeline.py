@@ -11,7 +11,7 @@ from analysis import run as runs
 from analysis.errors import BadInput, TooLittleData
 from autoscale.recommend import recommend, scenario_of
 from autoscale.recommend.document import read
-from autoscale.recommend.pipeline import drift
+from autoscale.recommend.drift import drift
 
 TRAFFIC = """
 load:
@@ -128,7 +128,7 @@ def test_the_model_is_the_same_on_crooked_metrics(sweep_run, tmp_path, change, n
     found = recommend([path], traffic=tmp_path / "load.yaml", slo="tpot_p95=1ms", jobs=1)
     assert found.content["answer"] == "infeasible"
     assert [r["code"] for r in found.content["reasons"]][:1] == ["slo_idle"]
-    errors = found.calibration.median_error()
+    errors = found.model.median_error()
     assert errors["tpot_p50_s"] < 0.1
     assert errors["running"] < 0.12
     assert note is None or any(note in text for text in found.content["notes"])
@@ -175,7 +175,7 @@ def test_stages_from_the_one_on_in_which_replicas_changed_are_left_out(sweep_run
     (tmp_path / "load.yaml").write_text(TRAFFIC)
     found = recommend([path], traffic=tmp_path / "load.yaml", slo="tpot_p95=1ms", jobs=1)
     assert any("replicas changed between 1 and 2" in note for note in found.content["notes"])
-    assert found.calibration.stages_used == (0, 1, 2, 3, 4, 5)
+    assert found.model.stages_used == (0, 1, 2, 3, 4, 5)
 
 
 def test_metrics_of_another_model_ask_for_more_data_with_a_command(sweep_run, tmp_path) -> None:

@@ -5,19 +5,12 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from autoscale.recommend.choice.search import (
-    Judged,
-    Panel,
-    Space,
-    Trial,
-    choose,
-    confirm,
-    confirmed,
-    loosest,
-    search,
-    static_fleet,
-)
-from autoscale.recommend.choice.settings import Behavior, Candidate, behaviors, quantity
+from autoscale.recommend.choice import choice
+from autoscale.recommend.choice.choice import choose, confirmed
+from autoscale.recommend.choice.judging import Judged, Panel, Trial, confirm
+from autoscale.recommend.choice.search import loosest, search, static_fleet
+from autoscale.recommend.choice.settings import Behavior, Candidate, Setting, Standing, behaviors, quantity
+from autoscale.recommend.choice.space import Space
 
 
 def trial(margin: float, cost: float, *, wasted: int = 0, stopped: str = "") -> Trial:
@@ -43,9 +36,9 @@ class Formula:
     best_kv: float = 0.61
     best_waiting: float = 8.0
 
-    def __call__(self, setting: Candidate | int, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
-        if isinstance(setting, int):
-            return trial(0.01 if setting >= 5 else -0.1, 24.0 * setting)
+    def __call__(self, setting: Setting, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
+        if isinstance(setting, Standing):
+            return trial(0.01 if setting.replicas >= 5 else -0.1, 24.0 * setting.replicas)
         signal, value = setting.targets[-1]
         limit = {"kv_usage": self.best_kv, "waiting": self.best_waiting}[signal]
         floor = {"kv_usage": 50.0, "waiting": 70.0}[signal]
@@ -96,12 +89,13 @@ def test_the_search_ends_at_the_cheapest_setting_that_wastes_nothing() -> None:
 def test_confirming_uses_the_same_seeds_for_every_setting() -> None:
     seeds: list[tuple[object, int]] = []
 
-    def judge(setting: Candidate | int, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
+    def judge(setting: Setting, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
         seeds.append((setting, seed))
         return trial(0.01 * seed, 10)
 
-    judged = confirm(judge, [3, 4], seeds=[1, 2, 3])
-    assert seeds == [(3, 1), (3, 2), (3, 3), (4, 1), (4, 2), (4, 3)]
+    three, four = Standing(3), Standing(4)
+    judged = confirm(judge, [three, four], seeds=[1, 2, 3])
+    assert seeds == [(three, 1), (three, 2), (three, 3), (four, 1), (four, 2), (four, 3)]
     assert judged[0].mean("margin") == pytest.approx(0.02)
 
 
@@ -114,7 +108,7 @@ def test_confirming_uses_the_same_seeds_for_every_setting() -> None:
     ],
 )
 def test_a_setting_holds_when_its_lower_bound_does(margins: list[float], holds: bool) -> None:
-    assert Judged(1, tuple(trial(m, 10) for m in margins)).holds is holds
+    assert Judged(Standing(1), tuple(trial(m, 10) for m in margins)).holds is holds
 
 
 @pytest.mark.parametrize(
@@ -184,7 +178,7 @@ def test_what_holds_leads_to_what_costs_less() -> None:
 def test_what_differs_between_seeds_is_not_given_up_after_two() -> None:
     """Margins of -0.002 and 0.001 on the first two seeds, 0.003 on the others: unlucky twice."""
 
-    def judge(setting: Candidate | int, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
+    def judge(setting: Setting, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
         return trial({1: -0.002, 2: 0.001}.get(seed, 0.003), 10)
 
     setting = Candidate((("kv_usage", 0.5),), SPACE.behaviors[1], 1, 8)
@@ -193,7 +187,7 @@ def test_what_differs_between_seeds_is_not_given_up_after_two() -> None:
     assert not choose(judge, found, SPACE, range(1, 9), spread=0.0)[0].holds
 
 
-def test_the_choice_holds_over_seeds_that_it_was_not_chosen_on() -> None:
+def test_the_choice_holds_over_seeds_that_it_was_not_chosen_on(monkeypatch) -> None:
     """Up to seed 8 everything to 0.6 holds, beyond it 0.5 is the loosest: 0.6 and 0.55 were lucky."""
 
     def judge(setting: Candidate, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
@@ -206,29 +200,32 @@ def test_the_choice_holds_over_seeds_that_it_was_not_chosen_on() -> None:
     best = confirmed(judge, judged, SPACE, range(1, 9), own=range(11, 19))[0]
     assert best.setting.targets == (("kv_usage", 0.5),)
     assert len(best.trials) == 16
-    assert confirmed(judge, judged, SPACE, range(1, 9), own=range(11, 19), most=2) == []
+    monkeypatch.setattr(choice, "CHOOSING", replace(choice.CHOOSING, confirmed_at_most=2))
+    assert confirmed(judge, judged, SPACE, range(1, 9), own=range(11, 19)) == []
 
 
 def test_a_panel_is_the_mean_of_its_seeds_and_counts_every_waste() -> None:
-    def judge(setting: Candidate | int, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
+    def judge(setting: Setting, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
         return trial(0.01 * (seed % 10), 10.0 + seed % 10, wasted=1)
 
-    one = Panel(judge, 3)(4, seed=0)
+    one = Panel(judge, 3)(Standing(4), seed=0)
     assert one.margin == pytest.approx(0.01)  # 0, 0.01, 0.02
     assert one.accelerator_hours == pytest.approx(11)
     assert one.wasted_scale_outs == 3
-    assert Panel(judge, 3, caution=0.5)(4, seed=0).margin == pytest.approx(0.005)  # their deviation is 0.01
-    assert Panel(judge, 2, caution=0.5, spread=0.004)(4, seed=0).margin == pytest.approx(0.003)
+    assert Panel(judge, 3, caution=0.5)(Standing(4), seed=0).margin == pytest.approx(
+        0.005
+    )  # their deviation is 0.01
+    assert Panel(judge, 2, caution=0.5, spread=0.004)(Standing(4), seed=0).margin == pytest.approx(0.003)
 
 
 def test_a_panel_ends_with_a_seed_that_breaks_the_slo_by_far() -> None:
     seeds: list[int] = []
 
-    def judge(setting: Candidate | int, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
+    def judge(setting: Setting, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
         seeds.append(seed)
         return trial(-0.1, 10.0)
 
-    assert not Panel(judge, 3)(4, seed=0).holds
+    assert not Panel(judge, 3)(Standing(4), seed=0).holds
     assert len(seeds) == 1
 
 
@@ -256,7 +253,7 @@ class Wasting:
 
     until: float
 
-    def __call__(self, setting: Candidate | int, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
+    def __call__(self, setting: Setting, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
         assert isinstance(setting, Candidate)
         found = Formula()(setting, seed, cost_limit_h)
         return replace(found, wasted_scale_outs=int(setting.targets[-1][1] > self.until))

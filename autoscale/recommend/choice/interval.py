@@ -9,38 +9,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
+from autoscale.recommend.answer import TargetInterval
+from autoscale.recommend.choice.judging import Each, Judge, Judged, Panel, Trial
 from autoscale.recommend.choice.scenario import Scenario
-from autoscale.recommend.choice.search import COST_SLACK, Judge, Judged, Line, Panel, Space, Trial, loosest
+from autoscale.recommend.choice.search import Tried, loosest
 from autoscale.recommend.choice.settings import Candidate
-from autoscale.recommend.model.uncertainty import scaled
+from autoscale.recommend.choice.space import Line, Space, family_of
+from autoscale.recommend.effort import CHOOSING
+from autoscale.recommend.model.coefficients import scaled
 
-SAME = 1 + 2 * COST_SLACK  # accelerator time within this is not told apart
-FLAT = 1.002  # ... and within this is the same: no replica starts at any of these targets
-ONE_SIDED = 0.84  # of a 95 % interval's half width lies the end that is passed with 5 % chance, 1.645 / 1.960
-SEEDS = (7, 8)  # of the panels: none that the search used
-
-
-@dataclass(frozen=True)
-class TargetInterval:
-    """Per signal of a setting (low, high); the best target of its line for the replica as fitted, and the share of the
-    chosen setting's accelerator time that it saves there."""
-
-    ends: dict[str, tuple[float, float]]
-    fitted: Candidate | None = None
-    saved: float = 0.0
+End = Tried | None
 
 
 def target_interval(
     scenario: Scenario,
-    chosen: Judged,
+    chosen: Judged[Candidate],
     space: Space,
     step_scale: float,
     panel: int,
-    executor: Executor | None = None,
+    each: Each = map,
 ) -> TargetInterval:
     """The interval of the chosen setting's last target; targets fixed beside it keep their one value.
 
@@ -50,22 +40,20 @@ def target_interval(
     the traffic's chance does to the best target is part of the interval, too.
     """
     setting = chosen.setting
-    assert isinstance(setting, Candidate)
-    *fixed, (signal, value) = setting.targets
-    line = space.line((tuple(fixed), signal), setting.behavior, setting.min_replicas, setting.max_replicas)
+    (fixed, signal), value = family_of(setting), _target(setting)
+    line = space.line((fixed, signal), setting.behavior, setting.min_replicas, setting.max_replicas)
     scales = [0.0, step_scale, -step_scale] if step_scale else [0.0]
-    looks = SEEDS if panel > 1 else SEEDS[:1]  # long traffic: little differs between seeds, and each is dear
+    # long traffic: little differs between seeds, and each is dear
+    looks = CHOOSING.interval_seeds if panel > 1 else CHOOSING.interval_seeds[:1]
     judges = [Panel(at_speed(scenario, scale), panel) for scale in scales for _ in looks]
-    job = partial(best_targets, line, value)
-    seeds = looks * len(scales)
-    found = list(executor.map(job, judges, seeds) if executor else map(job, judges, seeds))
+    found = list(each(partial(best_targets, line, value), judges, looks * len(scales)))
     fitted, others = found[: len(looks)], found[len(looks) :]
     ends = [end for both in fitted for end in both] + [best for _, best in others]
     targets = [value, *(_target(end[0]) for end in ends if end is not None)]
     best = min((best for _, best in fitted if best is not None), key=lambda b: _target(b[0]), default=None)
     saved = 0.0
     if step_scale and best is not None and best[0] != setting:
-        both = [judges[0](one, SEEDS[0], None).accelerator_hours for one in (best[0], setting)]
+        both = [judges[0](one, looks[0], None).accelerator_hours for one in (best[0], setting)]
         saved = 1 - both[0] / both[1]
     return TargetInterval(
         {**{name: (v, v) for name, v in fixed}, signal: (min(targets), max(targets))},
@@ -79,32 +67,29 @@ def at_speed(scenario: Scenario, scale: float) -> Scenario:
     return replace(scenario, engine=scaled(scenario.engine, 1 + scale)) if scale else scenario
 
 
-End = tuple[Candidate, Trial] | None
-
-
-def best_targets(line: Line, near: float, judge: Judge, seed: int = SEEDS[0]) -> tuple[End, End]:
+def best_targets(line: Line, near: float, judge: Judge, seed: int) -> tuple[End, End]:
     """The tightest target of a line that is not told apart from the best, and the best; None where none holds.
 
     The best is the loosest that holds; when looser ones cost the same, since no replica starts any more, the tightest
     of these.
     """
-    start = min(range(len(line.settings)), key=lambda i: abs(_target(line.settings[i]) - near))
-    end, tried = loosest(judge, line, math.inf, seed, start)
+    end, tried = loosest(judge, line, math.inf, seed, line.nearest(near))
     if end is None:
         return None, None
     known = dict(tried)
     hours = known[end].accelerator_hours
-    best = _tightest(
-        partial(judge, seed=seed), line.settings[: line.settings.index(end) + 1], FLAT * hours, known
-    )
-    return _tightest(
-        partial(judge, seed=seed), line.settings[: line.settings.index(best[0]) + 1], SAME * hours, known
-    ), best
+    ask = partial(judge, seed=seed)
+    best = _tightest(ask, _up_to(line, end), CHOOSING.flat * hours, known)
+    return _tightest(ask, _up_to(line, best[0]), CHOOSING.same * hours, known), best
+
+
+def _up_to(line: Line, end: Candidate) -> Sequence[Candidate]:
+    return line.settings[: line.settings.index(end) + 1]
 
 
 def _tightest(
     judge: Callable[..., Trial], settings: Sequence[Candidate], limit_h: float, known: dict[Candidate, Trial]
-) -> tuple[Candidate, Trial]:
+) -> Tried:
     """The tightest setting for at most so many hours, whose looser neighbours cost no more: galloping from the last."""
     good, bad, stride = len(settings) - 1, -1, 1
     middle = good - stride

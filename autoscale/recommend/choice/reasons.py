@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from autoscale.recommend.answer import Alternative, Decision, Point, Reason
+from autoscale.recommend.choice.judging import Judged
 from autoscale.recommend.choice.scenario import Scenario
-from autoscale.recommend.choice.search import FLEET_LIMIT, Judged, static_fleet
-from autoscale.recommend.choice.settings import Behavior, Candidate, quantity
+from autoscale.recommend.choice.search import static_fleet
+from autoscale.recommend.choice.settings import Behavior, Candidate, Choice, Setting, Standing, quantity
+from autoscale.recommend.effort import CHOOSING
 
 SAME_COST = 0.02  # alternatives within this are as good as the chosen one
 WON = 0.01  # of the accelerator-hours, which makes it worth to measure again
@@ -17,7 +19,7 @@ def reasons(scenario: Scenario, decision: Decision) -> Iterator[Reason]:
     """The reasons of an answer to autoscale or not, most important first."""
     static, point = decision.static, decision.capacity
     assert point is not None
-    cold_min = _cold_start_min(scenario)
+    cold_min = scenario.cold_start_s / 60
     yield Reason(
         "slo_binding",
         f"{point.binding} binds first: one replica holds the SLO up to {point.rate_rps:.2f} requests/s, with "
@@ -55,7 +57,7 @@ def _caution(decision: Decision) -> Reason:
     )
     best, setting = decision.interval.fitted, chosen.setting
     less = decision.interval.saved
-    if best is not None and less > WON and isinstance(setting, Candidate):
+    if best is not None and less > WON:
         text += (
             f", and {setting.targets[-1][0]} {quantity(best.targets[-1][1])} would do for {less:.0%} less: what a longer "
             "sweep can win"
@@ -66,7 +68,6 @@ def _caution(decision: Decision) -> Reason:
 def _why(decision: Decision, point: Point, cold_min: float) -> Iterator[Reason]:
     assert decision.chosen is not None
     setting = decision.chosen.setting
-    assert isinstance(setting, Candidate)
     yield _signal_choice(decision, setting, point)
     yield from _pace(setting.behavior, cold_min)
     if setting.min_replicas > 1:
@@ -96,7 +97,7 @@ def _pace(behavior: Behavior, cold_min: float) -> Iterator[Reason]:
         )
 
 
-def _signal_choice(decision: Decision, setting: Candidate, point: Point) -> Reason:
+def _signal_choice(decision: Decision, setting: Choice, point: Point) -> Reason:
     others = ", ".join(_alone(a) for a in decision.alternatives if a.signal != setting.family)
     if setting.family == "waiting":
         code, text = (
@@ -121,18 +122,21 @@ def _signal_choice(decision: Decision, setting: Candidate, point: Point) -> Reas
 
 def _alone(alternative: Alternative) -> str:
     judged = alternative.judged
-    if judged is None or not judged.holds or not isinstance(judged.setting, Candidate):
+    if judged is None or not judged.holds:
         return f"no {alternative.signal} target held"
     target = quantity(judged.setting.targets[-1][1])
     return f"{alternative.signal} {target} at {hours(judged.cost)} accelerator-hours"
 
 
-def _why_not(scenario: Scenario, static: Judged, best: Judged | None, cold_min: float) -> Reason:
+def _why_not(
+    scenario: Scenario, static: Judged[Standing], best: Judged[Candidate] | None, cold_min: float
+) -> Reason:
     span = f"over {scenario.plan.duration_s / 3600:.1f} h"
-    standing = f"{_standing(static)} {'takes' if static.setting == 1 else 'take'} {hours(static.cost)} accelerator-hours {span}"
-    advice = f"set minReplicas to {static.setting}"
+    count = static.setting.replicas
+    takes = "takes" if count == 1 else "take"
+    standing = f"{static.setting.label} {takes} {hours(static.cost)} accelerator-hours {span}"
+    advice = f"set minReplicas to {count}"
     assert best is not None
-    assert isinstance(best.setting, Candidate)
     hpa = f"the best HPA found ({best.setting.label}) takes {hours(best.cost)}"
     if best.holds:
         return Reason(
@@ -152,7 +156,7 @@ def _why_not(scenario: Scenario, static: Judged, best: Judged | None, cold_min: 
     )
 
 
-def alternatives(decision: Decision, singles: Mapping[str, Judged]) -> Iterator[Alternative]:
+def alternatives(decision: Decision, singles: Mapping[str, Judged[Candidate]]) -> Iterator[Alternative]:
     """One sentence per signal: why the best that it can do alone is chosen, or not, or breaks the SLO."""
     chosen, point = decision.chosen, decision.capacity
     assert point is not None
@@ -163,7 +167,7 @@ def alternatives(decision: Decision, singles: Mapping[str, Judged]) -> Iterator[
             yield Alternative(signal, best, f"{_nearest(best)}; {_why_none(signal, decision, point)}")
 
 
-def _nearest(best: Judged) -> str:
+def _nearest(best: Judged[Candidate]) -> str:
     verdict = "does not keep the SLO, the nearest found"
     if best.mean("margin") >= 0:
         verdict = "starts replicas in vain" if best.wasted else "keeps the SLO under some seeds only"
@@ -173,8 +177,7 @@ def _nearest(best: Judged) -> str:
     )
 
 
-def _beside(best: Judged, chosen: Judged | None) -> str:
-    assert isinstance(best.setting, Candidate)
+def _beside(best: Judged[Candidate], chosen: Judged[Choice] | None) -> str:
     if chosen is None:
         return f"holds for {hours(best.cost)} accelerator-hours"
     if best.setting == chosen.setting:
@@ -205,40 +208,36 @@ def too_few(scenario: Scenario, limit: int | None, start: int) -> Reason:
     """Why no number of replicas up to the limit is enough, and how many are."""
     if limit is None:
         return Reason(
-            "no_fleet", f"even {FLEET_LIMIT} standing replicas do not hold the SLO under this traffic"
+            "no_fleet",
+            f"even {CHOOSING.fleet_limit} standing replicas do not hold the SLO under this traffic",
         )
-    needed, _ = static_fleet(scenario, max(start, limit + 1), FLEET_LIMIT)
-    best = scenario(limit, 1, cost_limit_h=None)
+    needed, _ = static_fleet(scenario, max(start, limit + 1), CHOOSING.fleet_limit)
+    best = scenario(Standing(limit), 1, cost_limit_h=None)
     return Reason(
         "max_too_few",
         f"maxReplicas {limit} is too few: all of them standing leave {best.attainment:.2%} of the requests within "
         f"every bound; "
-        + (f"{needed} replicas are needed at the peak" if needed else f"not even {FLEET_LIMIT} are enough"),
+        + (
+            f"{needed} replicas are needed at the peak"
+            if needed
+            else f"not even {CHOOSING.fleet_limit} are enough"
+        ),
     )
 
 
-def _saving(chosen: Judged, static: Judged) -> str:
+def _saving(chosen: Judged[Choice], static: Judged[Standing]) -> str:
     return (
-        f"{hours(chosen.cost)} accelerator-hours against {hours(static.cost)} for {_standing(static)}: "
+        f"{hours(chosen.cost)} accelerator-hours against {hours(static.cost)} for {static.setting.label}: "
         f"{1 - chosen.cost / static.cost:.0%} less"
     )
 
 
-def _against(chosen: Judged, other: Judged, what: str) -> str:
+def _against(chosen: Judged[Choice], other: Judged[Setting], what: str) -> str:
     held = "keeps" if other.holds else "does not keep"
     return (
         f"{what} {held} the SLO: {other.mean('attainment'):.2%} of the requests within every bound against "
         f"{chosen.mean('attainment'):.2%}, {hours(other.cost)} accelerator-hours against {hours(chosen.cost)}"
     )
-
-
-def _standing(static: Judged) -> str:
-    """ "1 standing replica", "3 standing replicas"."""
-    return f"{static.setting} standing replica{'' if static.setting == 1 else 's'}"
-
-
-def _cold_start_min(scenario: Scenario) -> float:
-    return scenario.profile.cold_start.median_s(scenario.profile.model.weight_bytes) / 60
 
 
 def hours(hours_: float) -> str:

@@ -8,54 +8,45 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any
 
 from analysis.slo import Slo
-from autoscale.kube.vllm_names import hpa_metric_name
 from autoscale.profiles import Profile
-from autoscale.recommend.choice.search import Trial
-from autoscale.recommend.choice.settings import Candidate, quantity
+from autoscale.recommend.choice.judging import Trial
+from autoscale.recommend.choice.settings import Setting
+from autoscale.recommend.effort import CHOOSING
 from autoscale.sim.engine.replicas import EngineParams
 from autoscale.sim.fleet.outcome import Outcome, Tally
 from autoscale.sim.fleet.simulate import FleetOptions, foreign_name, read_hpa, simulate, slots_for
 from loadgen.plan.arrivals import Arrivals
 from loadgen.plan.traffic import LoadPlan
 
-STOP_MARGIN = (
-    0.02  # a trial ends early once this share of all expected requests more than allowed broke a bound
-)
 
-ROOM = 4_000_000  # requests that a process keeps drawn, about 30 bytes each
+class Kept:
+    """A plan's arrivals, each seed drawn once while there is room: the last ones used. Pickled as what is to be drawn."""
 
-_SHARED: dict[str, LoadPlan] = {}  # "plan": the one that all processes of a search know
-_DRAWN: dict[tuple[LoadPlan, int], list[Arrivals]] = {}  # plan and seed -> arrivals, the last used last
+    def __init__(self, plan: LoadPlan) -> None:
+        self.plan = plan
+        self._drawn: dict[int, list[Arrivals]] = {}  # seed -> arrivals, the last used last
 
+    def under(self, seed: int) -> Iterable[Arrivals]:
+        """The arrivals of a seed."""
+        seeded, size = replace(self.plan, seed=seed).arrivals(), self.plan.expected_requests
+        if 2 * size > CHOOSING.kept_requests:
+            return seeded
+        self._drawn[seed] = known = self._drawn.pop(seed, None) or list(seeded)
+        while len(self._drawn) * size > CHOOSING.kept_requests:
+            del self._drawn[next(iter(self._drawn))]
+        return known
 
-def share(plan: LoadPlan | None) -> None:
-    """Tell this process the plan of its search, so that tasks need not carry it; None forgets it and its arrivals."""
-    _SHARED.clear()
-    _DRAWN.clear()
-    if plan is not None:
-        _SHARED["plan"] = plan
-
-
-def drawn(plan: LoadPlan, seed: int) -> Iterable[Arrivals]:
-    """The plan's arrivals under a seed; those of a shared plan are drawn once per process while there is room."""
-    seeded = replace(plan, seed=seed).arrivals()
-    if plan is not _SHARED.get("plan") or 2 * plan.expected_requests > ROOM:
-        return seeded
-    known = _DRAWN.pop((plan, seed), None) or list(seeded)
-    _DRAWN[plan, seed] = known
-    while len(_DRAWN) * plan.expected_requests > ROOM:
-        del _DRAWN[next(iter(_DRAWN))]
-    return known
+    def __reduce__(self) -> tuple[type[Kept], tuple[LoadPlan]]:
+        return Kept, (self.plan,)
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """Everything but the setting. Calling it simulates one setting with one seed (search.Judge).
+    """Everything but the setting. Calling it simulates one setting with one seed (judging.Judge).
 
     A seed draws the arrivals, the start-up phases and the routing; settings compared over the same seeds see the same.
     """
@@ -67,31 +58,25 @@ class Scenario:
     attainment: float | None = None
     options: FleetOptions = FleetOptions()  # noqa: RUF009 -- frozen
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Everything, without the plan when every process of the search knows it (share)."""
-        shared = self.plan is _SHARED.get("plan")
-        return {**vars(self), "plan": None if shared else self.plan}
+    kept: Kept | None = field(default=None, compare=False, repr=False)  # arrivals of `plan` that trials share
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, plan=state["plan"] or _SHARED["plan"])
+    @property
+    def cold_start_s(self) -> float:
+        """The median time that a replica takes to start."""
+        return self.profile.cold_start.median_s(self.profile.model.weight_bytes)
 
-    def __call__(
-        self, setting: Candidate | dict[str, Any] | int, seed: int, cost_limit_h: float | None = math.inf
-    ) -> Trial:
-        """One trial of a candidate, an HPA manifest, or a static fleet of that many replicas."""
+    def keeping(self) -> Scenario:
+        """The same, drawing the arrivals of a seed once for all trials under it."""
+        return replace(self, kept=Kept(self.plan))
+
+    def __call__(self, setting: Setting, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
+        """One trial of a setting (judging.Judge)."""
         return trial_of(self.outcome(setting, seed, cost_limit_h=cost_limit_h), self.attainment)
 
     def outcome(
-        self,
-        setting: Candidate | dict[str, Any] | int,
-        seed: int,
-        *,
-        keep: bool = False,
-        cost_limit_h: float | None = None,
+        self, setting: Setting, seed: int, *, keep: bool = False, cost_limit_h: float | None = None
     ) -> Outcome:
-        """The simulation of one setting, to its end unless a limit is given (search.Judge)."""
-        static = setting if isinstance(setting, int) else None
-        hpa = None if isinstance(setting, int) else self.manifest(setting)
+        """The simulation of one setting, to its end unless a limit is given (judging.Judge)."""
         allowed = self._breaches_allowed()
 
         def stop(tally: Tally) -> str:
@@ -104,28 +89,30 @@ class Scenario:
 
         return simulate(
             self.profile,
-            hpa,
-            drawn(self.plan, seed),
+            setting.manifest(self.profile),
+            self._arrivals(seed),
             seed=seed,
             duration_s=self.plan.duration_s,
             engine=self.engine,
-            static_replicas=static,
+            static_replicas=setting.replicas,
             slo=self.slo,
             options=self.options,
             keep=keep,
             stop=None if cost_limit_h is None else stop,
         )
 
-    def manifest(self, setting: Candidate | dict[str, Any]) -> dict[str, Any]:
-        """The autoscaling/v2 object of a setting, as it would be applied."""
-        return hpa_manifest(self.profile, setting) if isinstance(setting, Candidate) else setting
+    def _arrivals(self, seed: int) -> Iterable[Arrivals]:
+        if self.kept is not None and self.kept.plan is self.plan:
+            return self.kept.under(seed)
+        return replace(self.plan, seed=seed).arrivals()
 
-    def notes(self, setting: Candidate | dict[str, Any] | int) -> list[str]:
+    def notes(self, setting: Setting) -> list[str]:
         """What to know of the figures of this setting. Raises BadInput when it cannot be simulated."""
-        if isinstance(setting, int):
-            slots_for(None, setting)
+        manifest = setting.manifest(self.profile)
+        if manifest is None:
+            slots_for(None, setting.replicas or 0)
             return []
-        spec = read_hpa(self.profile, self.manifest(setting))
+        spec = read_hpa(self.profile, manifest)
         slots_for(spec, 0)
         note = foreign_name(self.profile, spec)
         return [note] if note else []
@@ -144,7 +131,7 @@ class Scenario:
             asked = [0.0 for _ in asked] + [self.attainment]
         elif self.slo.goodput is not None:
             asked.append(self.slo.goodput)
-        return [(1 - share + STOP_MARGIN) * expected for share in asked]
+        return [(1 - share + CHOOSING.stop_margin) * expected for share in asked]
 
 
 def trial_of(outcome: Outcome, attainment: float | None) -> Trial:
@@ -163,32 +150,3 @@ def trial_of(outcome: Outcome, attainment: float | None) -> Trial:
         peak_replicas=outcome.peak_replicas,
         stopped=outcome.stopped,
     )
-
-
-def hpa_manifest(profile: Profile, setting: Candidate) -> dict[str, Any]:
-    """The autoscaling/v2 HorizontalPodAutoscaler of a candidate for the profile's workload."""
-    deploy, version = profile.deploy, profile.engine.vllm_version
-    group = "leaderworkerset.x-k8s.io/v1" if deploy.kind == "LeaderWorkerSet" else "apps/v1"
-    spec: dict[str, Any] = {
-        "scaleTargetRef": {"apiVersion": group, "kind": deploy.kind, "name": deploy.name},
-        "minReplicas": setting.min_replicas,
-        "maxReplicas": setting.max_replicas,
-        "metrics": [
-            {
-                "type": "Pods",
-                "pods": {
-                    "metric": {"name": hpa_metric_name(signal, version, deploy.metrics)},
-                    "target": {"type": "AverageValue", "averageValue": quantity(value)},
-                },
-            }
-            for signal, value in setting.targets
-        ],
-    }
-    if setting.behavior.block is not None:
-        spec["behavior"] = setting.behavior.block
-    return {
-        "apiVersion": "autoscaling/v2",
-        "kind": "HorizontalPodAutoscaler",
-        "metadata": {"name": deploy.hpa_name, "namespace": deploy.namespace},
-        "spec": spec,
-    }

@@ -1,10 +1,21 @@
-"""What can be asked of an HPA: targets, behaviours and replica bounds, and the manifest that says so."""
+"""What can be judged: a standing fleet, an HPA of targets, behaviour and bounds, or an HPA that somebody else wrote.
+
+Setting = Standing | Candidate | Given       label, replicas (of a fixed fleet, else None), manifest(profile)
+Choice  = Standing | Candidate               and what it decides itself: targets, behavior, min_ and max_replicas
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from autoscale.kube.vllm_names import hpa_metric_name
+from autoscale.profiles import Profile
+
+Manifest = Mapping[str, Any]  # an autoscaling/v2 HorizontalPodAutoscaler
+Targets = tuple[tuple[str, float], ...]  # (signal, averageValue); signal: waiting | running | kv_usage
 
 # The API server's limits (facts of autoscaling/v2): stabilisation window <= 3600 s, policy period <= 1800 s.
 MAX_WINDOW_S = 3600
@@ -63,10 +74,11 @@ class Behavior:
 class Candidate:
     """One setting of the HPA: targets in natural units per pod (requests; KV as a fraction), behaviour and bounds."""
 
-    targets: tuple[tuple[str, float], ...]  # (signal, averageValue); signal: waiting | running | kv_usage
+    targets: Targets
     behavior: Behavior
     min_replicas: int
     max_replicas: int
+    replicas: ClassVar[None] = None
 
     @property
     def family(self) -> str:
@@ -78,6 +90,79 @@ class Candidate:
         """One line for tables: "waiting 5, running 80, 1-8, window 30 min"."""
         targets = ", ".join(f"{signal} {quantity(value)}" for signal, value in self.targets)
         return f"{targets}, {self.min_replicas}-{self.max_replicas}, {self.behavior.name}"
+
+    def manifest(self, profile: Profile) -> Manifest:
+        """The autoscaling/v2 object for the profile's workload, as it would be applied."""
+        deploy, version = profile.deploy, profile.engine.vllm_version
+        group = "leaderworkerset.x-k8s.io/v1" if deploy.kind == "LeaderWorkerSet" else "apps/v1"
+        spec: dict[str, Any] = {
+            "scaleTargetRef": {"apiVersion": group, "kind": deploy.kind, "name": deploy.name},
+            "minReplicas": self.min_replicas,
+            "maxReplicas": self.max_replicas,
+            "metrics": [
+                {
+                    "type": "Pods",
+                    "pods": {
+                        "metric": {"name": hpa_metric_name(signal, version, deploy.metrics)},
+                        "target": {"type": "AverageValue", "averageValue": quantity(value)},
+                    },
+                }
+                for signal, value in self.targets
+            ],
+        }
+        if self.behavior.block is not None:
+            spec["behavior"] = self.behavior.block
+        return {
+            "apiVersion": "autoscaling/v2",
+            "kind": "HorizontalPodAutoscaler",
+            "metadata": {"name": deploy.hpa_name, "namespace": deploy.namespace},
+            "spec": spec,
+        }
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A fleet of so many replicas that no HPA moves."""
+
+    replicas: int
+    family: ClassVar[str] = ""
+    targets: ClassVar[Targets] = ()
+    behavior: ClassVar[Behavior] = Behavior()
+
+    @property
+    def min_replicas(self) -> int:
+        """What stands."""
+        return self.replicas
+
+    @property
+    def max_replicas(self) -> int:
+        """What stands."""
+        return self.replicas
+
+    @property
+    def label(self) -> str:
+        """One line for tables: "1 standing replica", "3 standing replicas"."""
+        return f"{self.replicas} standing replica{'' if self.replicas == 1 else 's'}"
+
+    def manifest(self, profile: Profile) -> None:
+        """None: nothing is applied."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """An HPA that was written elsewhere: its manifest, and what tables call it."""
+
+    content: Manifest = field(hash=False)
+    label: str = "as given"
+    replicas: ClassVar[None] = None
+
+    def manifest(self, profile: Profile) -> Manifest:  # noqa: ARG002 -- of all settings
+        """The manifest itself, whatever the profile."""
+        return self.content
+
+
+Choice = Standing | Candidate
+Setting = Choice | Given
 
 
 def quantity(value: float) -> str:

@@ -13,8 +13,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 from analysis.errors import TooLittleData
 from analysis.run import Run
 from analysis.saturation import Estimate
+from autoscale.recommend.effort import DOUBTING, REFINING
 from autoscale.recommend.model import step_time
+from autoscale.recommend.model.coefficients import COEFFICIENTS
 from autoscale.recommend.model.refine import refined
 from autoscale.recommend.model.replaying import (
-    FIGURES,
     Source,
     full_batch,
     replayed,
@@ -35,78 +36,24 @@ from autoscale.recommend.model.replaying import (
     stage_figures,
     ttft_per_token_s,
 )
-from autoscale.recommend.model.uncertainty import FACTORS, Saturation, anchored, capacity_ratios, explained
+from autoscale.recommend.model.replica_model import ReplicaModel
+from autoscale.recommend.model.uncertainty import Saturation, anchored, explained
+from autoscale.recommend.progress import Progress, silent
 from autoscale.sim.engine.replicas import EngineParams
 
 COUNTS = ("waiting", "preemptions")  # below one, a relative error has no scale
-QUIET_SHARE = 0.93  # of the shortest median time per token that is base; the rest is batch, cache and prompts
-FULL_COSTS = 0.15  # of the base that a full batch, or a full cache, adds: where the refinement starts
-FULL_BATCH_REQUESTS = 3000  # that are simulated to know the throughput of a full batch
-TRUSTED_ERROR = {"tpot_p50_s": 0.15, "running": 0.20, "throughput_rps": 0.10}  # medians over the stages
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """A fitted engine and what it is worth.
-
-    engine        the parameters, ready to simulate
-    intervals     coefficient -> (low, high), 95 %, of the draws below
-    scale         relative 95 % half-width of the capacity at the lengths of the run
-    confounded    pairs of coefficients that the run could not tell apart
-    replay        one row per stage and figure: stage, figure, measured, modelled, error (relative)
-    stages_used   stage numbers that the fit rests on
-    factors       multiples of the engine's coefficients that explain the run as well, shape (draws, 5): uncertainty.py
-    shape         mean prompt and output tokens of the requests that were measured
-    """
-
-    engine: EngineParams
-    intervals: dict[str, tuple[float, float]]
-    scale: float
-    confounded: tuple[tuple[str, str], ...]
-    replay: pd.DataFrame
-    stages_used: tuple[int, ...]
-    factors: NDArray[np.float64] = field(default_factory=lambda: np.ones((1, len(FACTORS))))
-    shape: tuple[float, float] = (math.nan, math.nan)
-
-    def spread(self, prompt_tokens: float, output_tokens: float) -> tuple[float, float]:
-        """Capacity at these mean lengths relative to what the fitted engine has there: 95 % interval (low, high)."""
-        ratios = capacity_ratios(self.engine, self.factors, prompt_tokens, output_tokens)
-        low, high = np.quantile(ratios, [0.025, 0.975])
-        return float(low), float(high)
-
-    def median_error(self) -> dict[str, float]:
-        """Median absolute relative error over the stages, per figure; NaN where nothing was measured."""
-        return {f: float(self._errors(f).median()) for f in FIGURES}
-
-    def untrusted(self) -> list[str]:
-        """Why the model must not be used to extrapolate, one sentence each; empty when it reproduces its run."""
-        errors = self.median_error()
-        return [
-            f"the replay misses {figure} by {errors[figure]:.0%} (median over the stages; at most {limit:.0%} is trusted)"
-            for figure, limit in TRUSTED_ERROR.items()
-            if errors[figure] > limit
-        ]
-
-    def _errors(self, figure: str) -> pd.Series:
-        return self.replay.loc[self.replay["figure"] == figure, "error"].abs()
+LIMITS = ("num_blocks", "block_size", "max_num_seqs", "max_num_batched_tokens")  # that a run may tell
+SEED = 0  # of the draws
 
 
 def limits_from_run(header: dict[str, object], prior: EngineParams) -> EngineParams:
     """The prior with the engine limits that the run found (blocks, block size, seats, token budget)."""
     facts = header.get("engine") or {}
     assert isinstance(facts, dict)
-    found: dict[str, Any] = {name: int(facts[key]) for key, name in _LIMITS.items() if facts.get(key)}
+    found: dict[str, Any] = {name: int(facts[name]) for name in LIMITS if facts.get(name)}
     if "max_num_seqs" in found and "max_num_batched_tokens" not in found:
         found["max_num_batched_tokens"] = max(prior.max_num_batched_tokens, found["max_num_seqs"])
     return replace(prior, **found)
-
-
-_LIMITS = {
-    "num_blocks": "num_blocks",
-    "block_size": "block_size",
-    "max_num_seqs": "max_num_seqs",
-    "max_num_batched_tokens": "max_num_batched_tokens",
-}
 
 
 def calibrate(
@@ -117,10 +64,9 @@ def calibrate(
     exclude: Sequence[set[int]] = (),
     gauges: Sequence[pd.DataFrame | None] = (),
     saturated: Sequence[Estimate | None] = (),
-    seed: int = 0,
-    progress: Callable[[float, str], None] | None = None,
-) -> Calibration:
-    """The engine model of one replica from one or more runs (different shapes of load), fitted together.
+    progress: Progress = silent,
+) -> ReplicaModel:
+    """The model of one replica from one or more runs (different shapes of load), fitted together.
 
     `prior` carries the limits (see limits_from_run) and the starting step time; `replicas` is how many served the runs;
     `exclude[i]` are stages of run i to leave out (limited by the client, served by several replicas),
@@ -134,51 +80,62 @@ def calibrate(
             expected="1 while the step time is measured",
             next_step="scale the deployment to one replica and measure again",
         )
-    report = progress or (lambda _fraction, _text: None)
     out = [*exclude, *(set[int]() for _ in runs[len(exclude) :])]
     seen_by = [*gauges, *(r.metrics if r.has("metrics") else None for r in runs[len(gauges) :])]
     sources = [source_of(*one) for one in zip(runs, out, seen_by, strict=True)]
-    kept = [source.rows for source in sources]
-    seen = _join([step_time.exposure(rows) for rows in kept])
-    start = np.array([getattr(prior, name) for name in step_time.COEFFICIENTS])
-    passes = prior.pipeline_stages  # the regression sees the whole pass; parameters are per stage
-    coefficients = step_time.fit(seen, start)
-    report(0.2, "step time fitted")
+    seen = _join([step_time.exposure(source.rows) for source in sources])
     measured = [stage_figures(source.rows, source.metrics, source.windows) for source in sources]
-    starts = [
-        *(quiet := _from_quiet(prior, kept, measured)),
-        *(replace(engine, async_scheduling=not prior.async_scheduling) for engine in quiet),
-        _with(prior, coefficients / passes, _overhead(kept, seen, coefficients)),
-    ]
+    starts = _starts(prior, sources, measured, seen)
+    progress(0.2, "step time fitted")
     fitted = refined(starts, sources, measured)
-    report(0.8, "refined by replay")
-    known = [*saturated, *(None for _ in runs[len(saturated) :])]
-    saturations = _saturations(fitted, sources, known)
-    factors = explained(fitted, sources, measured).factors(seed=seed)
-    engine, factors = anchored(fitted, factors, saturations, seed)
-    values = np.array([getattr(engine, name) for name in step_time.COEFFICIENTS])
-    low, high = np.quantile(factors[:, : len(values)], [0.025, 0.975], axis=0) * values
-    rows = pd.concat(kept)
-    shape = float(rows["prompt_tokens"].mean()), float(rows["output_tokens"].mean())
-    spread = np.quantile(capacity_ratios(engine, factors, *shape), [0.025, 0.975])
-    report(0.9, "intervals")
+    progress(0.8, "refined by replay")
+    saturations = _saturations(fitted, sources, [*saturated, *(None for _ in runs[len(saturated) :])])
+    engine, factors = anchored(fitted, explained(fitted, sources, measured).factors(SEED), saturations, SEED)
+    progress(0.9, "intervals")
     table = [
         _compare(m, replayed(engine, source).figures).assign(run=i)
         for i, (m, source) in enumerate(zip(measured, sources, strict=True))
     ]
-    report(1.0, "replayed")
-    return Calibration(
+    progress(1.0, "replayed")
+    return ReplicaModel(
         engine=engine,
-        intervals={
-            name: (float(a), float(b)) for name, a, b in zip(step_time.COEFFICIENTS, low, high, strict=True)
-        },
-        scale=float((spread[1] - spread[0]) / 2),
+        factors=factors,
+        shape=_mean_lengths(pd.concat([source.rows for source in sources])),
+        intervals=_intervals(engine, factors),
         confounded=tuple(step_time.confounded(seen)),
         replay=pd.concat(table, ignore_index=True),
         stages_used=tuple(sorted({int(s) for s in np.unique(seen.stage)})),
-        factors=factors,
-        shape=shape,
     )
+
+
+def _starts(
+    prior: EngineParams,
+    sources: Sequence[Source],
+    measured: Sequence[pd.DataFrame],
+    seen: step_time.Exposure,
+) -> list[EngineParams]:
+    """Where the refinement starts: from the quietest stage, as the engine is thought to schedule and the other way, and
+    from the regression (which sees the whole pass; parameters are per pipeline stage)."""
+    kept = [source.rows for source in sources]
+    start = np.array([getattr(prior, name) for name in COEFFICIENTS])
+    coefficients = step_time.fit(seen, start)
+    quiet = _from_quiet(prior, kept, measured)
+    return [
+        *quiet,
+        *(replace(engine, async_scheduling=not prior.async_scheduling) for engine in quiet),
+        _with(prior, coefficients / prior.pipeline_stages, _overhead(kept, seen, coefficients)),
+    ]
+
+
+def _intervals(engine: EngineParams, factors: NDArray[np.float64]) -> dict[str, tuple[float, float]]:
+    """Coefficient -> (low, high), the middle 95 % of the draws."""
+    values = np.array([getattr(engine, name) for name in COEFFICIENTS])
+    low, high = np.quantile(factors[:, : len(values)], [0.025, 0.975], axis=0) * values
+    return {name: (float(a), float(b)) for name, a, b in zip(COEFFICIENTS, low, high, strict=True)}
+
+
+def _mean_lengths(rows: pd.DataFrame) -> tuple[float, float]:
+    return float(rows["prompt_tokens"].mean()), float(rows["output_tokens"].mean())
 
 
 def _saturations(
@@ -190,11 +147,10 @@ def _saturations(
         if estimate is None or not (estimate.low > 0 and math.isfinite(estimate.high)):
             continue
         rows = source.rows[["prompt_tokens", "output_tokens"]].dropna().astype(int)
-        rows = rows.sample(FULL_BATCH_REQUESTS, replace=True, random_state=0)
+        rows = rows.sample(DOUBTING.full_batch_requests, replace=True, random_state=0)
         rate_rps, _ = full_batch(engine, rows["prompt_tokens"].to_numpy(), rows["output_tokens"].to_numpy())
         error = math.log(estimate.high / estimate.low) / (2 * 1.96)
-        shape = float(rows["prompt_tokens"].mean()), float(rows["output_tokens"].mean())
-        found.append(Saturation(estimate.value, error, rate_rps, shape))
+        found.append(Saturation(estimate.value, error, rate_rps, _mean_lengths(rows)))
     return found
 
 
@@ -209,7 +165,7 @@ def _join(parts: Sequence[step_time.Exposure]) -> step_time.Exposure:
 
 
 def _with(prior: EngineParams, coefficients: NDArray[np.float64], overhead_s: float) -> EngineParams:
-    values: dict[str, Any] = dict(zip(step_time.COEFFICIENTS, map(float, coefficients), strict=True))
+    values: dict[str, Any] = dict(zip(COEFFICIENTS, map(float, coefficients), strict=True))
     return replace(prior, **values, request_overhead_s=overhead_s)
 
 
@@ -230,10 +186,10 @@ def _from_quiet(
 ) -> list[EngineParams]:
     """A start without the regression: the quietest stage is nearly all base, TTFT against prompt length is prefill."""
     slopes = [s for rows in kept if (s := ttft_per_token_s(rows)[0]) > 0]
-    base_s = QUIET_SHARE * min(float(table["tpot_p50_s"].min()) for table in measured)
+    base_s = REFINING.quiet_share * min(float(table["tpot_p50_s"].min()) for table in measured)
     if not slopes or not base_s > 0:
         return []
-    full = FULL_COSTS * base_s
+    full = REFINING.full_costs * base_s
     coefficients = np.array([base_s, full / prior.max_num_seqs, full / prior.kv_tokens, min(slopes)])
     return [_with(prior, coefficients / prior.pipeline_stages, base_s / 2)]
 

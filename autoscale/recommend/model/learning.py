@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from analysis.capacity import Capacity, analyse
@@ -14,65 +14,28 @@ from analysis.run import Run, newest, read
 from analysis.slo import parse_slo
 from analysis.steady import observe
 from autoscale.profiles import Profile, load, names, overlay
-from autoscale.recommend.model.calibrate import Calibration, calibrate, limits_from_run
+from autoscale.recommend.model.calibrate import calibrate, limits_from_run
+from autoscale.recommend.model.replica_model import ReplicaModel
+from autoscale.recommend.progress import Progress, silent
 from autoscale.sim.engine.replicas import EngineParams
 
 DEFAULT_PROFILE = "llama-3.1-8b-1xl4"
 
-Progress = Callable[[float, str], None]
 
-
-@dataclass(frozen=True)
-class Learned:
-    """Runs of one replica and what they say: `capacities` measured, one per run, and the engine fitted to all of them.
-
-    Without a run the engine is the profile's prior and `calibration` is None.
-    """
-
-    profile: Profile
-    slo: str
-    engine: EngineParams
-    runs: tuple[Run, ...] = ()
-    capacities: tuple[Capacity, ...] = ()
-    calibration: Calibration | None = None
-
-    def spread(self, prompt_tokens: float, output_tokens: float) -> tuple[float, float]:
-        """95 % interval of the capacity at these mean lengths, relative to what the engine gives; (1, 1) without a run.
-
-        That of the calibration, and never narrower than what was measured at the run's own lengths (in stages that were
-        long enough for that): a server that wandered between stages will do so again.
-        """
-        if self.calibration is None:
-            return 1.0, 1.0
-        low, high = self.calibration.spread(prompt_tokens, output_tokens)
-        own = self.calibration.spread(*self.calibration.shape)
-        found = [
-            c.saturated
-            for c in self.capacities
-            if c.settled and math.isfinite(c.saturated.high) and c.saturated.low > 0
-        ]
-        below = max(((1 - f.low / f.value) ** 2 - (1 - own[0]) ** 2 for f in found), default=0.0)
-        above = max(((f.high / f.value - 1) ** 2 - (own[1] - 1) ** 2 for f in found), default=0.0)
-        return 1 - math.hypot(1 - low, max(below, 0.0) ** 0.5), 1 + math.hypot(
-            high - 1, max(above, 0.0) ** 0.5
-        )
-
-
-def learn(runs: Sequence[Run], profile: Profile, slo: str | None, report: Progress) -> Learned:
-    """Analyse the runs and calibrate the engine on them; the SLO is the asked, else the first run's, else the profile's.
+def learn(runs: Sequence[Run], profile: Profile, slo: str, report: Progress = silent) -> ReplicaModel:
+    """The model of one replica from runs of it, with what they say themselves about the SLO; without a run the prior.
 
     Raises BadRun, TooLittleData.
     """
-    asked = slo or (runs[0].header.get("slo") if runs else None) or profile.workload.slo
-    engine = EngineParams.from_profile(profile)
+    prior = EngineParams.from_profile(profile)
     if not runs:
-        return Learned(profile, asked, engine)
+        return ReplicaModel(prior)
     observed = [observe(run) for run in runs]
-    capacities = [analyse(one, parse_slo(asked)) for one in observed]
+    capacities = [analyse(one, parse_slo(slo)) for one in observed]
     try:
-        calibration = calibrate(
+        fitted = calibrate(
             runs,
-            limits_from_run(runs[0].header, engine),
+            limits_from_run(runs[0].header, prior),
             replicas=_replicas(capacities),
             exclude=[_set_aside(capacity) for capacity in capacities],
             gauges=[one.metrics for one in observed],
@@ -81,10 +44,16 @@ def learn(runs: Sequence[Run], profile: Profile, slo: str | None, report: Progre
         )
     except TooLittleData as error:
         raise _what_was_left(error, capacities) from None
-    return Learned(profile, asked, calibration.engine, tuple(runs), tuple(capacities), calibration)
+    return replace(fitted, capacities=tuple(capacities))
+
+
+def slo_of(asked: str | None, runs: Sequence[Run], profile: Profile) -> str:
+    """The SLO that was asked for, else the first run's, else the profile's."""
+    return asked or (runs[0].header.get("slo") if runs else None) or profile.workload.slo
 
 
 def runs_of(paths: Sequence[Path] | None) -> list[Run]:
+    """The runs, or the newest one, or none; each with metrics and completed requests. Raises BadRun, TooLittleData."""
     if paths is None:
         latest = newest()
         return [_checked(read(latest))] if latest else []
@@ -109,7 +78,10 @@ def _checked(run: Run) -> Run:
     return run
 
 
-def system_of(name: str | None, runs: Sequence[Run], price: float | None, measured: Path | None) -> Profile:
+def system_of(
+    name: str | None, runs: Sequence[Run], price: float | None = None, measured: Path | None = None
+) -> Profile:
+    """The profile of that name, else the one that the first run names, else the default; with price and overlay put in."""
     if name is None and runs:
         header = runs[0].header
         by_model = [n for n in names() if load(n).model.id == header.get("model")]

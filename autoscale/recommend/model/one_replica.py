@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +14,8 @@ from analysis.slo import Verdict
 from autoscale.kube.vllm_names import SIGNALS
 from autoscale.recommend.answer import Point, Reason
 from autoscale.recommend.choice.scenario import Scenario
+from autoscale.recommend.choice.settings import Standing
+from autoscale.sim.fleet.outcome import Outcome
 from loadgen.plan import lengths, rates
 from loadgen.plan.lengths import Lengths
 from loadgen.plan.traffic import LoadPlan, parse_arrivals
@@ -68,7 +69,7 @@ def _holds(scenario: Scenario, rate: float) -> bool:
 
 def _steady(
     scenario: Scenario, rate: float, *, requests: int = 2000, poisson: bool = True, keep: bool = False
-) -> Any:
+) -> Outcome:
     """One standing replica under a constant rate for about `requests` requests (at least ten minutes)."""
     duration_s = max(600.0, requests / rate)
     prompt, output = shape(scenario.plan)
@@ -79,7 +80,7 @@ def _steady(
         output=output,
         shared_prefix_tokens=scenario.plan.shared_prefix_tokens,
     )
-    return replace(scenario, plan=plan).outcome(1, 0, keep=keep)
+    return replace(scenario, plan=plan, kept=None).outcome(Standing(1), 0, keep=keep)
 
 
 def _value(verdict: Verdict) -> str:

@@ -18,38 +18,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import lsq_linear
 
-from autoscale.recommend.model.replaying import Source, replayed, ttft_per_token_s
-from autoscale.recommend.model.uncertainty import (
-    FACTORS,
-    LEAST_NOISE,
-    LOOKED_AT,
-    SLOPE_NOISE,
-    START_WANDER,
-    scaled,
-)
+from autoscale.recommend.effort import DOUBTING, REFINING
+from autoscale.recommend.model.coefficients import FACTORS, scaled
+from autoscale.recommend.model.replaying import LOOKED_AT, Source, replayed, ttft_per_token_s
 from autoscale.sim.engine.replicas import EngineParams
 
-ROUNDS = (4.0, 4.0, 2.0, 2.0, 1.0, 1.0, 1.0)  # uncertainties in multiples of what is expected
-# The last rounds take the uncertainties that the solution itself shows: exact data outweigh every prior
-QUIETEST, OUTLIER, LAST_ROUNDS = 0.1, 3.0, 4
-NEAREST, FARTHEST = (
-    0.05,
-    0.3,
-)  # units between engines that a derivative compares: nearer, the replay's jumps rule
-LONGEST, SHORTER = 1.0, (1.0, 0.5, 0.25)  # step in units, and the shares of it that are tried
-SPLITS = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)  # shares of the KV tokens in what both cost
-FULL_WANDER = 0.008  # of a stage with a queue: a full batch averages out what a few sequences feel
-SPEED = 0.05  # by which all step times are moved to see what speed does
-SHARE = 0.3  # of the base: the unit of what the fullest batch and its tokens add
-# Prior: the fullest batch and its tokens add about the same (runs of one shape cannot tell), and starts are not far off
-SPLIT_WEIGHT, START_WEIGHT = 1.5, 0.1
-ROBUST = 2.0  # standard deviations from which an error counts linearly
-LARGEST_ERROR = 3.0  # logarithm
-GOOD_ENOUGH = 0.5  # mean squared error, in variances, with which no further start is tried ...
-TRIED_ALWAYS = 2  # ... after the first ones
-LEAST_START = 0.3  # of a unit
-LOWEST = np.array([0.05, 0.03, 0.03, 0.03, 0.0])  # nothing is free
-HIGHEST = np.array([8.0, 30.0, 30.0, 8.0, 20.0])  # of FACTORS, in their units
+LOWEST, HIGHEST = np.array(REFINING.lowest), np.array(REFINING.highest)  # of FACTORS, in their units
+LEAST_NOISE = np.array(DOUBTING.least_noise)  # of LOOKED_AT
 
 
 def refined(
@@ -62,46 +37,40 @@ def refined(
         misfit, engine = _from(start, problem)
         if best is None or misfit < best[0]:
             best = misfit, engine
-        if number + 1 >= TRIED_ALWAYS and best[0] < GOOD_ENOUGH:
+        if number + 1 >= REFINING.tried_always and best[0] < REFINING.good_enough:
             break
     assert best is not None
     found = best[1]
     off = problem.whitening(found, 1.0)(found)
-    noise = float(np.sqrt(np.mean(np.minimum(off**2, OUTLIER**2))))
-    rounds = LAST_ROUNDS * (min(max(noise, QUIETEST), 1 / QUIETEST),)
+    noise = float(np.sqrt(np.mean(np.minimum(off**2, REFINING.outlier**2))))
+    rounds = REFINING.last_rounds * (min(max(noise, REFINING.quietest), 1 / REFINING.quietest),)
     return _from(problem.best_split(found, rounds[0]), problem, rounds)[1]
 
 
 def _from(
-    start: EngineParams, problem: _Problem, rounds: Sequence[float] = ROUNDS
+    start: EngineParams, problem: _Problem, rounds: Sequence[float] = REFINING.rounds
 ) -> tuple[float, EngineParams]:
     """Mean squared error in expected variances, and the engine, that are reached from one start.
 
     A replay jumps as its engine changes, so derivatives are taken between engines as far apart as the solution is unsure,
     both ways, and a step is shortened until it helps.
     """
-    base_s = start.base_s
     values = np.array([getattr(start, name) for name in FACTORS])
-    full, cache = problem.fullest(start)
-    units = np.array(
-        [
-            base_s,
-            SHARE * base_s / full,
-            SHARE * base_s / cache,
-            max(values[3], 1e-7),
-            max(values[4], 0.1 * base_s),
-        ]
+    units = _units(start, problem)
+    first = x = np.clip(values / units, REFINING.least_start, HIGHEST - 0.01)
+    prior = np.vstack(
+        [REFINING.start_weight * np.eye(len(x)), REFINING.split_weight * np.array([0, 1, -1, 0, 0])]
     )
-    first = x = np.clip(values / units, LEAST_START, HIGHEST - 0.01)
-    prior = np.vstack([START_WEIGHT * np.eye(len(x)), SPLIT_WEIGHT * np.array([0, 1, -1, 0, 0])])
-    apart = np.full(len(x), FARTHEST)
+    apart = np.full(len(x), REFINING.farthest)
 
     def at(x: NDArray[np.float64]) -> EngineParams:
         changes: dict[str, Any] = dict(zip(FACTORS, map(float, units * x), strict=True))
         return replace(start, **changes)
 
     def errors(x: NDArray[np.float64], whiten: _Whitening) -> NDArray[np.float64]:
-        return np.concatenate([whiten(at(x)), START_WEIGHT * (x - first), [SPLIT_WEIGHT * (x[1] - x[2])]])
+        return np.concatenate(
+            [whiten(at(x)), REFINING.start_weight * (x - first), [REFINING.split_weight * (x[1] - x[2])]]
+        )
 
     misfit = np.inf
     for loose in rounds:
@@ -112,17 +81,19 @@ def _from(
             above, below = np.minimum(x + e, HIGHEST), np.maximum(x - e, LOWEST)
             moved.append((whiten(at(above)) - whiten(at(below))) / (above - below).sum())
         slopes = np.vstack([np.column_stack(moved), prior])
-        longest = LONGEST * np.maximum(x, 1.0)
-        weight = np.sqrt(np.minimum(1, ROBUST / np.maximum(np.abs(now), 1e-9)))[:, None]
+        longest = REFINING.longest * np.maximum(x, 1.0)
+        weight = np.sqrt(np.minimum(1, REFINING.robust / np.maximum(np.abs(now), 1e-9)))[:, None]
         step = lsq_linear(
             slopes * weight,
             -now * weight[:, 0],
             bounds=(np.maximum(LOWEST - x, -longest) - 1e-9, np.minimum(HIGHEST - x, longest)),
         ).x
         curvature = (slopes * weight).T @ (slopes * weight)
-        apart = np.clip(np.sqrt(np.diag(np.linalg.inv(curvature))), NEAREST, FARTHEST) * np.maximum(x, 1.0)
+        apart = np.clip(
+            np.sqrt(np.diag(np.linalg.inv(curvature))), REFINING.nearest, REFINING.farthest
+        ) * np.maximum(x, 1.0)
         misfit = _cost(now)
-        for share in SHORTER:
+        for share in REFINING.shorter:
             nearer = np.clip(x + share * step, LOWEST, HIGHEST)
             if (cost := _cost(errors(nearer, whiten))) < misfit:
                 x, misfit = nearer, cost
@@ -130,10 +101,27 @@ def _from(
     return misfit, at(x)
 
 
+def _units(start: EngineParams, problem: _Problem) -> NDArray[np.float64]:
+    """In what each coefficient is moved: the base, shares of it for what the fullest stage adds, and what it starts at."""
+    base_s, (full, cache) = start.base_s, problem.fullest(start)
+    added_s = REFINING.share * base_s
+    return np.array(
+        [
+            base_s,
+            added_s / full,
+            added_s / cache,
+            max(start.per_prefill_token_s, 1e-7),
+            max(start.request_overhead_s, 0.1 * base_s),
+        ]
+    )
+
+
 def _cost(errors: NDArray[np.float64]) -> float:
-    """Mean of the squares, beyond ROBUST of the absolute values (Huber)."""
+    """Mean of the squares, beyond REFINING.robust of the absolute values (Huber)."""
     size = np.abs(errors)
-    return float(np.mean(np.where(size < ROBUST, size**2, 2 * ROBUST * size - ROBUST**2)))
+    return float(
+        np.mean(np.where(size < REFINING.robust, size**2, 2 * REFINING.robust * size - REFINING.robust**2))
+    )
 
 
 _Whitening = Callable[[EngineParams], NDArray[np.float64]]
@@ -147,16 +135,17 @@ class _Problem:
         self._tables = measured
         self._measured = [_logs(table) for table in measured]
         self._wander = [
-            np.where(table["waiting"].to_numpy(float) >= 1, FULL_WANDER, START_WANDER) for table in measured
+            np.where(table["waiting"].to_numpy(float) >= 1, REFINING.full_wander, DOUBTING.start_wander)
+            for table in measured
         ]
         self._slopes = [ttft_per_token_s(source.rows) for source in sources]
 
     def whitening(self, engine: EngineParams, loose: float) -> _Whitening:
         """Errors of an engine in expected standard deviations, given what speed does to the figures near `engine`."""
-        faster, slower = (self._replay(scaled(engine, 1 + sign * SPEED)) for sign in (-1, 1))
+        faster, slower = (self._replay(scaled(engine, 1 + sign * REFINING.speed)) for sign in (-1, 1))
         inverse = []
         for (quick, _), (slow, _), wander in zip(faster, slower, self._wander, strict=True):
-            speed = wander[:, None] * np.clip(np.nan_to_num((slow - quick) / (2 * SPEED)), -30, 30)
+            speed = wander[:, None] * np.clip(np.nan_to_num((slow - quick) / (2 * REFINING.speed)), -30, 30)
             covariance = speed[:, :, None] * speed[:, None, :] + np.diag(LEAST_NOISE**2)
             inverse.append(np.linalg.inv(np.linalg.cholesky(covariance)) / loose)
 
@@ -165,10 +154,10 @@ class _Problem:
             for (logs, slope), target, whiten, (wanted, error) in zip(
                 self._replay(engine), self._measured, inverse, self._slopes, strict=True
             ):
-                off = np.clip(np.nan_to_num(logs - target), -LARGEST_ERROR, LARGEST_ERROR)
+                off = np.clip(np.nan_to_num(logs - target), -REFINING.largest_error, REFINING.largest_error)
                 parts.append((whiten @ off[:, :, None]).ravel())
                 if wanted > 0:
-                    spread = loose * np.hypot(SLOPE_NOISE, error / wanted)
+                    spread = loose * np.hypot(DOUBTING.slope_noise, error / wanted)
                     parts.append(np.array([np.log(max(slope, 1e-9) / wanted) / spread]))
             return np.concatenate(parts)
 
@@ -195,11 +184,13 @@ class _Problem:
 
         def misfit(one: EngineParams) -> float:
             apart = one.per_sequence_s * sequences - one.per_kv_token_s * tokens
-            return _cost(np.append(whiten(one), SPLIT_WEIGHT * apart / (SHARE * one.base_s)))
+            return _cost(
+                np.append(whiten(one), REFINING.split_weight * apart / (REFINING.share * one.base_s))
+            )
 
         shared = [
             replace(engine, per_sequence_s=(1 - k) * cost_s / sequences, per_kv_token_s=k * cost_s / tokens)
-            for k in SPLITS
+            for k in REFINING.splits
         ]
         return min([engine, *shared], key=misfit)
 

@@ -23,7 +23,7 @@ FIGURES = (
     "throughput_rps",
     "preemptions",
 )
-
+LOOKED_AT = ("tpot_p50_s", "running", "kv_usage", "ttft_p50_s")  # of them, by which engines are told apart
 QUEUED_TTFT = 4.0  # a stage whose median TTFT is this many times the quietest stage's has a queue
 MOST_REQUESTS = (
     20_000  # of a run that are replayed; a longer one is cut to the beginning of each of its stages

@@ -20,11 +20,10 @@ from numpy.typing import NDArray
 from scipy.optimize import lsq_linear
 
 from analysis.errors import TooLittleData
+from autoscale.recommend.model.coefficients import COEFFICIENTS
 
-COEFFICIENTS = ("base_s", "per_sequence_s", "per_kv_token_s", "per_prefill_token_s")
-PRIOR_WEIGHT = (
-    0.02  # against the data: one prior row per coefficient, this large beside the mean row of a stage
-)
+# Against the data: one prior row per coefficient, this large beside the mean row of a stage
+PRIOR_WEIGHT = 0.02
 CONFOUNDED = 0.98  # absolute correlation of two columns above which a run cannot tell them apart
 MIN_REQUESTS = 30
 

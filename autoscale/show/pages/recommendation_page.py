@@ -18,8 +18,8 @@ from analysis.run import read
 from analysis.signals import SIGNALS
 from autoscale.profiles import names
 from autoscale.recommend import Recommendation
-from autoscale.recommend.choice.search import Judged
-from autoscale.recommend.choice.settings import Candidate
+from autoscale.recommend.choice.judging import Judged
+from autoscale.recommend.choice.settings import Setting
 from autoscale.show.pages import page
 from autoscale.show.pages.page import Picture, picture, plain, share, span
 from autoscale.show.terminal import HEADLINES, UNITS
@@ -106,7 +106,7 @@ def recommendation_page(result: Recommendation, out: Path) -> Path:
 def _targets(result: Recommendation) -> Iterator[dict[str, Any]]:
     """Per metric of the HPA its target as a quantity, its unit, its interval, and a KV target in per cent too."""
     chosen = result.decision.chosen if result.decision else None
-    values = dict(chosen.setting.targets) if chosen and isinstance(chosen.setting, Candidate) else {}
+    values = dict(chosen.setting.targets) if chosen else {}
     for metric in result.content["metrics"]:
         low, high = metric["interval"]
         percent = share(values.get(metric["name"]), 0) if metric["name"] == "kv_usage" else ""
@@ -178,7 +178,7 @@ def _cell(figure: Mapping[str, Any] | None, form: Any, least: float, most: float
 
 def _capacity_figures(result: Recommendation) -> Iterator[Picture]:
     """Per run latency against load, and the signals against load where they were measured."""
-    for capacity in result.capacities:
+    for capacity in result.model.capacities:
         yield picture(
             plots.capacity_curve(capacity),
             f"Latency against load: knee {capacity.knee}; the SLO holds up to {capacity.capacity}",
@@ -224,8 +224,12 @@ def _pareto(result: Recommendation) -> Picture | None:
     if not rows:
         return None
     stopped = sum(bool(t.stopped) for _, t in decision.tried)
-    compared = {"recommended": decision.chosen, "standing fleet": decision.static}
-    compared |= {"tutorial": decision.tutorial, "current HPA": decision.current}
+    compared: dict[str, Judged[Setting] | None] = {
+        "recommended": decision.chosen,
+        "standing fleet": decision.static,
+        "tutorial": decision.tutorial,
+        "current HPA": decision.current,
+    }
     for name, judged in compared.items():
         if (
             judged is not None
@@ -252,7 +256,7 @@ def _pareto(result: Recommendation) -> Picture | None:
     )
 
 
-def _margins(judged: Judged, base: float) -> tuple[float, float, float]:
+def _margins(judged: Judged[Setting], base: float) -> tuple[float, float, float]:
     low, high = judged.interval("margin")
     return base + judged.mean("margin"), base + low, min(base + high, 1.0)
 
@@ -267,7 +271,7 @@ def _timeline(result: Recommendation) -> Picture | None:
     with TemporaryDirectory() as folder:
         run = read(write_run(outcome, Path(folder) / "run"))
         table = latencies(run.requests) if run.has("requests") else None
-        target = dict(setting.targets) if isinstance(setting, Candidate) else {}
+        target = dict(setting.targets)
         made = page.timeline(
             run, slo=slo, table=table, target=target, title="The recommended setting on this traffic"
         )
@@ -283,15 +287,15 @@ def _timeline(result: Recommendation) -> Picture | None:
 
 
 def _replay(result: Recommendation) -> Picture | None:
-    """The measured stages against the model's replay of them; None without a calibration."""
-    if result.calibration is None or result.calibration.replay.empty:
+    """The measured stages against the model's replay of them; None without a run."""
+    if result.model.replay.empty:
         return None
     rates = {
         (i, int(stage)): rate
-        for i, capacity in enumerate(result.capacities)
+        for i, capacity in enumerate(result.model.capacities)
         for stage, rate in zip(capacity.points["stage"], capacity.points["rate_rps"], strict=True)
     }
-    replay = result.calibration.replay
+    replay = result.model.replay
     keys = zip(replay["run"].astype(int), replay["stage"].astype(int), strict=True)
     rows = pd.DataFrame(
         {

@@ -1,0 +1,78 @@
+"""Trials side by side: processes that know the traffic of a search from their start, so that no task carries it.
+
+A task travels as a parcel: pickled, with the plan and the arrivals kept of it left out by name (pickle's persistent ids,
+"external objects" of its documentation) and put back where it is opened. Everything else in it is a plain pickle.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+from typing import Any
+
+from autoscale.recommend.choice.judging import Each
+from autoscale.recommend.choice.scenario import Kept
+from loadgen.plan.traffic import LoadPlan
+
+_known: dict[str, object] = {}  # in a worker: what parcels leave out, by name
+
+
+@contextmanager
+def workers(kept: Kept, jobs: int | None) -> Iterator[Each]:
+    """What maps a function over trials of that traffic: so many processes (None: one per core), or this one alone."""
+    jobs = jobs or os.cpu_count() or 1
+    if jobs == 1:
+        yield map
+        return
+    context = get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_start, initargs=(kept.plan,)) as executor:
+
+        def side_by_side(job: Callable[..., Any], *items: Any) -> Iterator[Any]:
+            parcels = [_parcel((job, *one), kept) for one in zip(*items, strict=False)]
+            return executor.map(_run, parcels)
+
+        yield side_by_side
+
+
+def _start(plan: LoadPlan) -> None:
+    _known.update(_outside(Kept(plan)))
+
+
+def _outside(kept: Kept) -> dict[str, object]:
+    return {"plan": kept.plan, "kept": kept}
+
+
+class _Packer(pickle.Pickler):
+    """Pickles all but the traffic that the workers know."""
+
+    def __init__(self, file: io.BytesIO, kept: Kept) -> None:
+        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
+        self._names = {id(thing): name for name, thing in _outside(kept).items()}
+
+    def persistent_id(self, thing: object) -> str | None:
+        """Its name where the workers know it."""
+        return self._names.get(id(thing))
+
+
+class _Opener(pickle.Unpickler):
+    """Puts back what this worker was started with."""
+
+    def persistent_load(self, name: str) -> object:
+        """What goes by that name."""
+        return _known[name]
+
+
+def _parcel(task: tuple[Any, ...], kept: Kept) -> bytes:
+    file = io.BytesIO()
+    _Packer(file, kept).dump(task)
+    return file.getvalue()
+
+
+def _run(parcel: bytes) -> Any:
+    job, *items = _Opener(io.BytesIO(parcel)).load()
+    return job(*items)

@@ -1,0 +1,54 @@
+"""Settings side by side under one scenario: simulated over the same seeds, so that all see the same requests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from autoscale.recommend.choice.judging import FIGURES, Judged
+from autoscale.recommend.choice.scenario import Scenario, trial_of
+from autoscale.recommend.choice.settings import Setting
+from autoscale.recommend.progress import Progress, silent
+from autoscale.sim.fleet.outcome import Outcome
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One setting's simulations, one per seed from 0 on."""
+
+    setting: Setting
+    outcomes: tuple[Outcome, ...]
+
+    def figures(self) -> dict[str, float | bool | int]:
+        """Means over the seeds (FIGURES, cost, lost_requests), the 95 % interval of the attainment, whether it holds."""
+        judged = Judged(self.setting, tuple(trial_of(outcome, None) for outcome in self.outcomes))
+        low, high = judged.interval("attainment")
+        count = len(self.outcomes)
+        return {
+            **{name: judged.mean(name) for name in FIGURES},
+            "attainment_low": low,
+            "attainment_high": high,
+            "cost": sum(o.cost for o in self.outcomes) / count,
+            "holds": judged.holds,
+            "seeds": count,
+            "lost_requests": sum(o.lost + o.unserved for o in self.outcomes) / count,
+        }
+
+
+def compare(
+    scenario: Scenario,
+    settings: Mapping[str, Setting],
+    seeds: int,
+    *,
+    keep_first: bool,
+    progress: Progress = silent,
+) -> dict[str, Compared]:
+    """Every setting by its name over so many seeds; `keep_first` keeps what a run directory needs of the first seed."""
+    found = {}
+    for i, (name, setting) in enumerate(settings.items()):
+        outcomes = []
+        for seed in range(seeds):
+            progress((i + seed / seeds) / len(settings), f"{name}, seed {seed}")
+            outcomes.append(scenario.outcome(setting, seed, keep=keep_first and seed == 0))
+        found[name] = Compared(setting, tuple(outcomes))
+    return found

@@ -1,0 +1,49 @@
+"""The five coefficients that a fit moves, and an engine with them multiplied."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoscale.sim.engine.replicas import EngineParams
+
+COEFFICIENTS = ("base_s", "per_sequence_s", "per_kv_token_s", "per_prefill_token_s")  # of a step's time
+FACTORS = (*COEFFICIENTS, "request_overhead_s")
+
+
+def drawn(engine: EngineParams, factors: NDArray[np.float64]) -> EngineParams:
+    """The engine with its FACTORS multiplied."""
+    changes: dict[str, Any] = {
+        n: float(getattr(engine, n) * f) for n, f in zip(FACTORS, factors, strict=True)
+    }
+    return replace(engine, **changes)
+
+
+def scaled(engine: EngineParams, factor: float) -> EngineParams:
+    """The engine with all its step times multiplied."""
+    return replace(engine, **{name: getattr(engine, name) * factor for name in COEFFICIENTS})
+
+
+def saturated_rps(engine: EngineParams, prompt_tokens: float, output_tokens: float) -> float:
+    """Requests/s of one replica with a full batch of requests of these mean lengths.
+
+    Seats end where max_num_seqs or the KV cache does; a request stays for its output tokens' steps and for the prompts
+    of all that share the batch with it. Preemptions are left out: good for ratios of engines, a few per cent high as a rate.
+    """
+    held = prompt_tokens + output_tokens / 2 + engine.block_size / 2
+    seats = max(min(float(engine.max_num_seqs), engine.kv_tokens / held), 1.0)
+    kv_tokens = seats * (prompt_tokens + output_tokens / 2)
+    stay_s = output_tokens * engine.step_s(seats, kv_tokens)
+    computed = prompt_tokens * (1 - engine.prefix_hit_fraction)
+    return engine.data_parallel * seats / (stay_s + seats * computed * engine.per_prefill_token_s)
+
+
+def capacity_ratios(
+    engine: EngineParams, factors: NDArray[np.float64], prompt_tokens: float, output_tokens: float
+) -> NDArray[np.float64]:
+    """Saturated throughput of every drawn engine over that of the fitted one, at these mean lengths."""
+    fitted = saturated_rps(engine, prompt_tokens, output_tokens)
+    return np.array([saturated_rps(drawn(engine, f), prompt_tokens, output_tokens) / fitted for f in factors])
