@@ -51,19 +51,23 @@ def run(
     replay_dir: Path | None,
     out: Path | None,
     slo: str | None = None,
+    profile: str | None = None,
     progress: Callable[[State], None] | None = None,
 ) -> Checked:
     """Prove a scale-out (or judge an earlier check's evidence again). Raises BadInput, SourceUnavailable, BadRun.
 
-    `load` is a run directory, or a locust command that is run while the cluster is watched: it gets a --run-dir and
+    `profile` is what is served (default that of the recommendation): the size of its weights makes a read rate of the
+    time that the log gives them. `load` is a run directory, or a locust command that is run while the cluster is watched: it gets a --run-dir and
     --headless when it lacks them. The watch ends after `timeout_s`, or when a scale-out has been absorbed for SETTLE_S
     and SETTLE_TRUE_S.
     """
-    expected = _expectation(expect)
+    recommended = _recommendation(expect)
+    expected = Expectation.from_recommendation(recommended) if recommended else None
+    weight_bytes = _weight_bytes(profile, recommended)
     load_run = Path(load) if load and Path(load).is_dir() else None
     if replay_dir is not None:
         kept = load_run or (replay_dir / OWN_RUN if (replay_dir / OWN_RUN / "run.json").exists() else None)
-        result = replay(replay_dir, expect=expected, load_run=kept, slo=slo)
+        result = replay(replay_dir, expect=expected, load_run=kept, slo=slo, weight_bytes=weight_bytes)
         return Checked(result, _draw(result, kept))
     cluster, scrape, name = _door(fleet, context, hpa)
     target = out or Path("runs") / time.strftime("check-%Y%m%d-%H%M%S", time.gmtime())
@@ -82,17 +86,31 @@ def run(
             settle_s=max(SETTLE_S, SETTLE_TRUE_S * rate),
             scrape=scrape,
             scale_to=scale_to,
+            weight_bytes=weight_bytes,
             progress=progress,
         )
     return Checked(result, _draw(result, load_run or (target / OWN_RUN if command else None)))
 
 
-def _expectation(path: Path | None) -> Expectation | None:
+def _recommendation(path: Path | None) -> dict[str, Any] | None:
     if path is None:
         return None
     from autoscale.recommend.document import read
 
-    return Expectation.from_recommendation(read(path))
+    return read(path)
+
+
+def _weight_bytes(profile: str | None, recommended: Mapping[str, Any] | None) -> float | None:
+    """Size of the weights of the named profile, else of the recommendation's, when that is one of ours; else None.
+
+    Raises BadInput when there is no such profile.
+    """
+    from autoscale.profiles import load, names
+
+    name = profile or (recommended or {}).get("profile")
+    if profile is None and name not in names():
+        return None
+    return load(str(name)).model.weight_bytes
 
 
 def _door(

@@ -181,35 +181,32 @@ def simulate(
     """Simulate an HPA under some traffic. Beside it other HPAs and standing fleets, all on the same requests."""
     from autoscale.profiles import load
     from autoscale.recommend import cost, scenario_of
+    from autoscale.recommend.choice.settings import Given, Setting, Standing
+    from autoscale.recommend.comparison import compare as set_side_by_side
     from autoscale.show import terminal as render
     from autoscale.sim import write_run
 
     scenario = scenario_of(
         load(profile), traffic=traffic, peak_rps=peak, slo=slo, time_unit=trace_time_unit, tell=progress.note
     )
-    settings: dict[str, Any] = {name: _manifest(path) for name, path in _told_apart((hpa, *(compare or [])))}
-    settings |= {f"{count} standing": count for count in static or []}
+    settings: dict[str, Setting] = {
+        name: Given(_manifest(path)) for name, path in _told_apart((hpa, *(compare or [])))
+    }
+    settings |= {f"{count} standing": Standing(count) for count in static or []}
     notes = {name: scenario.notes(setting) for name, setting in settings.items()}
-    least = max(setting if isinstance(setting, int) else 1 for setting in settings.values())
+    least = max(setting.replicas or 1 for setting in settings.values())
     takes = cost.check(scenario, least, len(settings) * seeds)
     for note in dict.fromkeys([*itertools.chain.from_iterable(notes.values()), *([takes] if takes else [])]):
         progress.note(note)
-    outcomes: dict[str, list[Any]] = {}
     progress.compiled_engine()
     with progress.bar() as report:
-        for i, (name, setting) in enumerate(settings.items()):
-            outcomes[name] = []
-            for seed in range(seeds):
-                report((i + seed / seeds) / len(settings), f"{name}, seed {seed}")
-                outcomes[name].append(scenario.outcome(setting, seed, keep=seed == 0 and out is not None))
-    content = {
-        name: {**render.outcome_figures(found), "notes": notes[name]} for name, found in outcomes.items()
-    }
+        compared = set_side_by_side(scenario, settings, seeds, keep_first=out is not None, progress=report)
+    content = {name: {**found.figures(), "notes": notes[name]} for name, found in compared.items()}
     paths = []
     if out is not None:
-        for name, found in outcomes.items():
+        for name, found in compared.items():
             folder = str(Path(name).with_suffix("")).replace(" ", "-").replace("/", "-")
-            run = write_run(found[0], out / folder, command=command_line(sys.argv))
+            run = write_run(found.outcomes[0], out / folder, command=command_line(sys.argv))
             paths += [run, render.save(render.timeline(run), run / "timeline.png")]
     if as_json:
         _print_json(content)
@@ -429,7 +426,7 @@ def predict(
         _print_json(plain(found))
     else:
         _print(*render.prediction(found))
-    raise typer.Exit(0 if found.slo is not None else 1)
+    raise typer.Exit(0 if found.capacity is not None else 1)
 
 
 @app.command(epilog=examples.epilog("report"))
@@ -551,6 +548,14 @@ def check(
         Path | None, typer.Option(help="recommendation.json that the cluster is held to.")
     ] = None,
     slo: Annotated[str | None, typer.Option(help="SLO of the load; default the one of its run.")] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            "--profile",
+            "-p",
+            help="What is served, for the read rate of its weights; default that of --expect.",
+        ),
+    ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds to watch at most.", min=1)] = 7200.0,
     scale_to: Annotated[
         int | None,
@@ -577,6 +582,7 @@ def check(
             replay_dir=replay,
             out=out,
             slo=slo,
+            profile=profile,
             progress=show,
         )
     if as_json:

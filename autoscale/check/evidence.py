@@ -31,7 +31,8 @@ FLUSH_EVERY_S = 2.0
 
 _MEASURED_HEAD = """\
 # Measured by `autoscale check`: changes to a profile, for `--measured`. A p95 of fewer than 20 starts is their largest.
-# A weights rate of 1e18 says that the load time of the weights lies inside engine_init: no log told them apart.
+# A weights rate of 1e18 says that the load time of the weights lies inside engine_init: no log told them apart, or
+# nothing (--profile, --expect) told their size.
 """
 
 

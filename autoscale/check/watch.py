@@ -108,7 +108,8 @@ def check(
     The watch ends after `timeout_s` of wall time, when `stop` is set, when the source ends, or `settle_s` after a
     scale-out was absorbed (None: never by itself). `sample_s` (on the cluster's clock) is how often the HPA's metrics are asked for, unless the
     cluster tells them by itself; `scrape` returns rows of metrics.parquet (time_s in unix s) and is called as often.
-    `load_run` is the run directory of the load (default: `run_dir`).
+    `load_run` is the run directory of the load (default: `run_dir`). `weight_bytes` is the size of the model's weights,
+    which makes a read rate of the time that the log gives them.
 
     Raises ClusterError when the cluster cannot be reached, BadRun when `run_dir` is taken.
     """

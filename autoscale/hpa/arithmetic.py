@@ -90,22 +90,26 @@ def pods_size(
     missing; the value of an unlisted pod counts, the pod does not. Source: replica_calculator.go,
     calcPlainMetricReplicas.
     """
-    listed = total = valued = counted = unready = missing = values = 0
+    values = listed = total = counted = unlisted = unready = missing = 0
     for j in range(pods):
         kind, value = kinds[j], values_milli[j]
-        has_value = value != NO_VALUE
-        values += has_value
-        listed += kind != UNLISTED
-        if kind == LEAVING:
-            continue
-        if kind == PENDING:
-            unready += 1
-        elif has_value:
-            counted += kind == RUNNING
+        if value != NO_VALUE:
+            values += 1
+        if kind == RUNNING:
+            listed += 1
+            if value == NO_VALUE:
+                missing += 1
+            else:
+                counted += 1
+                total += value
+        elif kind != UNLISTED:
+            listed += 1
+            if kind == PENDING:
+                unready += 1
+        elif value != NO_VALUE:
+            unlisted += 1
             total += value
-            valued += 1
-        elif kind == RUNNING:
-            missing += 1
+    valued = counted + unlisted
     if values == 0:
         return 0, 0, NO_METRICS
     if listed == 0:
@@ -159,18 +163,21 @@ def stable_size(
 
     A record exactly as old as its window is outside it with a behavior block and inside without.
     """
-    up_cutoff, down_cutoff = now_us - windows.up_us, now_us - windows.down_us
-    cutoff = min(up_cutoff, down_cutoff) if windows.behavior else down_cutoff
+    behavior, up_us, down_us = windows
+    up_cutoff, down_cutoff = now_us - up_us, now_us - down_us
+    cutoff = min(up_cutoff, down_cutoff) if behavior else down_cutoff
     while first < end and recent[first].time_us < cutoff:
         first += 1
     lowest = highest = wanted
     for k in range(first, end):
-        time_us, replicas = recent[k].time_us, recent[k].replicas
-        if windows.behavior and time_us > up_cutoff:
-            lowest = min(lowest, replicas)
-        if time_us > down_cutoff or not windows.behavior:
-            highest = max(highest, replicas)
-    return (min(max(current, lowest), highest) if windows.behavior else highest), first
+        record = recent[k]
+        replicas = record.replicas
+        if replicas > highest:
+            if not behavior or record.time_us > down_cutoff:
+                highest = replicas
+        elif replicas < lowest and behavior and record.time_us > up_cutoff:
+            lowest = replicas
+    return (min(max(current, lowest), highest) if behavior else highest), first
 
 
 def default_limit(stable: int, current: int, low: int) -> int:

@@ -64,7 +64,7 @@ def _pods_proposal(
 ) -> Proposal:
     """What a Pods metric with an AverageValue target asks for (arithmetic.pods_size)."""
     kinds = [arithmetic.kind_of(phase, deleting) for _, phase, deleting, _, _ in pods]
-    values = [NO_VALUE if value is None else value for *_, value in pods]
+    values = [NO_VALUE if pod.value_milli is None else pod.value_milli for pod in pods]
     size, usage_milli, problem = arithmetic.pods_size(
         kinds, values, len(pods), target_milli, current_replicas, unchanged
     )

@@ -20,7 +20,7 @@ class Compared:
     outcomes: tuple[Outcome, ...]
 
     def figures(self) -> dict[str, float | bool | int]:
-        """Means over the seeds (FIGURES, cost, lost_requests), the 95 % interval of the attainment, whether it holds."""
+        """Means over the seeds (FIGURES, cost, lost_ and rejected_requests), the 95 % interval of the attainment, whether it holds."""
         judged = Judged(self.setting, tuple(trial_of(outcome, None) for outcome in self.outcomes))
         low, high = judged.interval("attainment")
         count = len(self.outcomes)
@@ -32,6 +32,7 @@ class Compared:
             "holds": judged.holds,
             "seeds": count,
             "lost_requests": sum(o.lost + o.unserved for o in self.outcomes) / count,
+            "rejected_requests": sum(o.rejected for o in self.outcomes) / count,
         }
 
 

@@ -14,6 +14,7 @@ import yaml
 
 from analysis.capacity import Capacity, Estimate
 from analysis.run import Run
+from autoscale.recommend import cost
 from autoscale.recommend.answer import Decision
 from autoscale.recommend.choice.decide import decide
 from autoscale.recommend.choice.scenario import Scenario
@@ -92,6 +93,10 @@ def recommend(
         time_unit=time_unit,
         tell=tell,
     )
+    cost.check_search(scenario)
+    said = [*([f"current: {of_current}"] if of_current else []), *_refused(scenario)]
+    for note in said:
+        tell(note)
     spread = model.spread_at(*(lengths.mean() for lengths in shape(scenario.plan)))
     decision = _decision(
         scenario,

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,11 +14,13 @@ import pytest
 import yaml
 
 from analysis import run as runs
-from analysis.errors import BadRun
-from autoscale.check import check, replay
-from autoscale.check.timeline import Decision
+from analysis.errors import BadInput, BadRun
+from autoscale import check_command
+from autoscale.check import check, evidence, replay
+from autoscale.check.scaleout import history
+from autoscale.check.timeline import Decision, Timeline
 from autoscale.check.watch import RESOURCES, settled
-from autoscale.kube.cluster import ClusterError, read_observations
+from autoscale.kube.cluster import ClusterError, Observation, read_observations
 from autoscale.kube.live import LiveCluster
 from autoscale.observe.fleet_door import FleetDoor
 from autoscale.profiles import profile as profiles
@@ -133,6 +136,66 @@ def test_a_recorded_cluster_is_checked_through_the_api(server, fixtures_dir, tmp
     assert runs.read(run_dir).events
     with pytest.raises(BadRun, match="already holds the evidence"):
         check(cluster, namespace, hpa, run_dir)
+
+
+@pytest.fixture
+def logged(fixtures_dir, tmp_path):
+    """The evidence of a recorded scale-out whose new replicas' logs tell that the weights took 2 s."""
+    rows = list(read_observations(fixtures_dir / "kubernetes" / "deployment.jsonl.gz"))
+    rows = [o for o in rows if o.resource not in ("mark", "replicasets")]
+    started = [u for out in history(Timeline().extend(rows)).scale_outs for u in out.replicas]
+    for unit in started:
+        end = datetime.fromtimestamp(unit.started_s + 2, UTC).isoformat().replace("+00:00", "Z")
+        line = {"time": end, "text": "Loading weights took 2.0 seconds"}
+        rows.append(
+            Observation(unit.ready_s + 0.1, "logs", "READ", {"pod": unit.leader.name, "lines": [line]})
+        )
+    run_dir = tmp_path / "logged"
+    evidence.open_run(run_dir, {"kind": "live", "command": "check", "check": {"hpa": "vllm-dep-hpa"}})
+    with evidence.Recorder(run_dir) as recorder:
+        for row in sorted(rows, key=lambda o: o.time_s):
+            recorder.write(row, row.time_s)
+    return run_dir
+
+
+@pytest.mark.parametrize(
+    ("given", "known"),
+    [
+        pytest.param(
+            {"profile": "llama-3.1-8b-1xh100"}, "llama-3.1-8b-1xh100", id="the profile that is named"
+        ),
+        pytest.param({"expect": "llama-3.1-8b-1xl4"}, "llama-3.1-8b-1xl4", id="the recommendation's profile"),
+        pytest.param(
+            {"expect": "my-own"}, None, id="a recommendation for a profile that is a file elsewhere"
+        ),
+        pytest.param({}, None, id="neither"),
+    ],
+)
+def test_the_weights_read_rate_is_measured_where_log_and_profile_tell(logged, tmp_path, given, known):
+    """In 2 s all weights were read; without their size these 2 s belong to engine_init."""
+    expect = None
+    if name := given.get("expect"):
+        expect = tmp_path / "recommendation.json"
+        expect.write_text(json.dumps({"answer": "autoscale", "profile": name}))
+    nothing = dict.fromkeys(("fleet", "hpa", "context", "load", "scale_to", "out"))
+    check_command.run(
+        **nothing, namespace="", expect=expect, timeout_s=1, replay_dir=logged, profile=given.get("profile")
+    )
+    cold = yaml.safe_load((logged / "measured.yaml").read_text())["cold_start"]
+    if known is None:
+        assert cold["weights_rate_bytes_s"] == 1e18
+        assert cold["engine_init"]["median_s"] > 2
+    else:
+        size = profiles.load(known).model.weight_bytes
+        assert cold["weights_rate_bytes_s"] == pytest.approx(size / 2, rel=0.3)  # stamps of whole seconds
+        changed = profiles.overlay(profiles.load(known), {"cold_start": cold})
+        assert changed.cold_start.median_s(size) > 2
+
+
+def test_a_profile_that_is_not_there_is_refused_before_the_watch(logged):
+    nothing = dict.fromkeys(("fleet", "hpa", "context", "load", "scale_to", "out", "expect"))
+    with pytest.raises(BadInput, match="no-such"):
+        check_command.run(**nothing, namespace="", timeout_s=1, replay_dir=logged, profile="no-such")
 
 
 def test_an_hpa_that_is_not_there_ends_the_check_at_once(server, tmp_path):

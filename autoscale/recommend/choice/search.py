@@ -25,13 +25,13 @@ K = TypeVar("K")
 Tried = tuple[Candidate, Trial]
 
 
-def static_fleet(judge: Judge, start: int, limit: int, seed: int = 0) -> tuple[int | None, dict[int, Trial]]:
+def static_fleet(judge: Judge, start: int, limit: int) -> tuple[int | None, dict[int, Trial]]:
     """The fewest standing replicas that hold the SLO (None: not even `limit`), and what was tried."""
     tried: dict[int, Trial] = {}
 
     def holds(count: int) -> bool:
         if count not in tried:
-            tried[count] = judge(Standing(count), seed)
+            tried[count] = judge(Standing(count), 0)
         return tried[count].holds
 
     low, high = 0, max(1, min(start, limit))
