@@ -19,7 +19,7 @@ import gevent
 from analysis.errors import AutoscaleError
 from analysis.redact import redact
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 FILE = "traceback.txt"  # in the run directory
 
 

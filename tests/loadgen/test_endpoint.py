@@ -17,7 +17,8 @@ from analysis.errors import BadInput, SourceUnavailable
 from analysis.latency import latencies
 from autoscale.profiles.profile import load, overlay
 from autoscale.sim.engine.replicas import EngineParams
-from autoscale.sim.http.server import FleetServer, FleetThread
+from autoscale.sim.http.hosting import FleetThread
+from autoscale.sim.http.server import FleetServer
 from loadgen.plan.lengths import parse
 from loadgen.run import served_models
 from loadgen.run.endpoint import probe

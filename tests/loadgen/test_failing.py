@@ -19,7 +19,7 @@ from loadgen.wire.target import Target
 
 CODE = """
 import gevent
-from loadgen import failing
+from loadgen.run import failing
 from loadgen.run.generator import Generator
 from loadgen.wire.clock import Alarm, now_s
 
@@ -91,7 +91,7 @@ def test_retry_after_is_seconds_or_a_date(value, wait_s):
 LIMITED = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (100, int(sys.argv[1])))
-from loadgen import descriptors
+from loadgen.run import descriptors
 print(descriptors.provide(200))
 print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 try:
