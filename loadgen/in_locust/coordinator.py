@@ -18,13 +18,14 @@ from locust.runners import MasterRunner
 
 from analysis import run
 from analysis.errors import AutoscaleError, BadInput
+from loadgen import failing
 from loadgen.run import account as session
-from loadgen.run import failing, summary
-from loadgen.run.endpoint import Server, probe
-from loadgen.run.fitting import fitting
-from loadgen.run.options import Options, read_access
+from loadgen.run import summary
+from loadgen.run.endpoint.fitting import fitting
+from loadgen.run.endpoint.server_facts import ServerFacts, inspect_server
+from loadgen.run.options import LoadOptions, read_access
 from loadgen.wire import clock
-from loadgen.wire.target import Target
+from loadgen.wire.target import HttpTarget
 
 log = logging.getLogger("loadgen")
 BEGIN_AFTER_S = 0.6  # from the word that all are ready to the start
@@ -49,7 +50,7 @@ class Owning:
         self.environment, self.endpoint = environment, endpoint
         self.owner: session.Owner | None = None
         self.latest: session.Owner | None = None  # the present or the last one
-        self.server: Server | None = None
+        self.server: ServerFacts | None = None
         self._looked_for: Any = None  # the target and options that `server` answers for
         self.access = read_access(environment.parsed_options)
         self.finished: set[str] = set()
@@ -57,7 +58,7 @@ class Owning:
         self.offsets: dict[str, tuple[float, float]] = {}
         self.names: dict[str, str] = {}  # Locust's worker id -> our name
         self.pids: dict[str, int] = {}  # of workers that --processes forked
-        self.options = Options({})
+        self.options = LoadOptions({})
         self.ready: set[str] = set()
         self.tag = ""  # of the requests of this run
         self.begun = False  # an interrupt reaches Locust's main loop
@@ -72,7 +73,7 @@ class Owning:
     def check(self) -> None:
         """Validate the options and look at the server, before anything is started. Raises AutoscaleError."""
         environment = self.environment
-        chosen = Options.of(environment.parsed_options)
+        chosen = LoadOptions.of(environment.parsed_options)
         chosen.check()
         self._check_alone(chosen)
         if chosen.run_dir is not None:
@@ -88,7 +89,7 @@ class Owning:
         if environment.host or environment.parsed_options.headless:  # else the web form names it
             self._look(chosen)
 
-    def _target(self, chosen: Options) -> Target:
+    def _target(self, chosen: LoadOptions) -> HttpTarget:
         """Where --host, or the web form, says. Its user info and query stay here, out of Locust's pages and reports."""
         environment = self.environment
         if not environment.host:
@@ -99,22 +100,22 @@ class Owning:
         if self.server is not None and environment.host == str(self.server.target):
             target = self.server.target
         else:
-            target = Target.from_url(environment.host, self.access)
+            target = HttpTarget.from_url(environment.host, self.access)
         environment.host = environment.parsed_options.host = str(target)
         return replace(target, access=replace(target.access, insecure=chosen.insecure))
 
-    def _look(self, chosen: Options) -> Options:
+    def _look(self, chosen: LoadOptions) -> LoadOptions:
         """Look at the server, unless that was done for the same options, and return the options that fit it."""
         wanted = self._target(chosen), {name: chosen.values[name] for name in DECISIVE}
         if self.server is None or self._looked_for != wanted:
-            self.server = probe(chosen, wanted[0], self.endpoint)
+            self.server = inspect_server(chosen, wanted[0], self.endpoint)
             self._looked_for = wanted
             for note in self.server.notes:
                 log.warning("%s", note)
             log.info("Test requests of one token, counted nowhere: %d", self.server.test_requests)
         return fitting(chosen, self.server.max_model_len)
 
-    def _check_alone(self, chosen: Options) -> None:
+    def _check_alone(self, chosen: LoadOptions) -> None:
         if chosen.find_capacity is not None and isinstance(self.environment.runner, MasterRunner):
             raise BadInput(
                 "--find-capacity with several workers",
@@ -132,7 +133,7 @@ class Owning:
             self.failed(error)
 
     def _begin(self) -> None:
-        chosen = self.options = Options.of(self.environment.parsed_options)
+        chosen = self.options = LoadOptions.of(self.environment.parsed_options)
         chosen.check()
         if chosen.open_loop and (trace := chosen.plan().trace) is not None:
             log.info("Read %s", trace.sentence)
@@ -367,7 +368,7 @@ class Owning:
         self.owner = None
         with self._books:
             finished = owner.finish(cut_s, clock.unix_now_s(), users, self.offsets)
-        sys.stdout.write(summary.table(finished) + "\n")
+        sys.stdout.write(summary.summary_table(finished) + "\n")
         sys.stdout.flush()
         self._judge(owner, finished)
 

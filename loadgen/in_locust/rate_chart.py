@@ -12,7 +12,7 @@ WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 1100, 300, 60, 12, 40  # of the chart, in pix
 OFFERED, DELIVERED = "#999", "#0b8"
 
 
-def table(rates: list[tuple[float, float, float]]) -> list[dict[str, Any]]:
+def rate_rows(rates: list[tuple[float, float, float]]) -> list[dict[str, Any]]:
     """Rows for the tab from (end of the interval in s, offered, delivered in requests/s)."""
     return [
         {

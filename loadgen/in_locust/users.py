@@ -34,22 +34,24 @@ from locust.runners import LocalRunner, WorkerRunner
 
 from analysis.errors import AutoscaleError, BadInput
 from analysis.histogram import BUCKETS, middle_s
+from loadgen import failing
 from loadgen.in_locust import statistics as rows
 from loadgen.in_locust import web
 from loadgen.in_locust.coordinator import EXIT_INTERRUPTED, FAMILY, LAST_WORD_S, SILENT_S, Owning
 from loadgen.plan.traffic import LoadPlan
-from loadgen.run import backoff, descriptors, failing, options
-from loadgen.run.asking import Manner, bodies
+from loadgen.run import backoff, options
 from loadgen.run.capacity_driver import Finder
 from loadgen.run.capacity_search import parse_budget
-from loadgen.run.endpoint import ENDPOINTS
+from loadgen.run.endpoint.manner import Manner, bodies
+from loadgen.run.endpoint.server_facts import ENDPOINTS
 from loadgen.run.generator import Generator
-from loadgen.run.options import Options
+from loadgen.run.options import LoadOptions
 from loadgen.run.records import Done, preload
-from loadgen.wire import clock
+from loadgen.wire import clock, descriptors
 from loadgen.wire.client import Client
-from loadgen.wire.stream import looks_failed, retry_after_s
-from loadgen.wire.target import Target
+from loadgen.wire.http_response import retry_after_s
+from loadgen.wire.stream import looks_failed
+from loadgen.wire.target import HttpTarget
 
 log = logging.getLogger("loadgen")
 PINGS = 10
@@ -117,7 +119,7 @@ class Worker:
         self._tell("llm_failed", {"worker": self.name, **failing.describe(error)})
 
     def _begin(self, job: dict[str, Any]) -> None:
-        chosen = Options(job["options"])
+        chosen = LoadOptions(job["options"])
         self._ended, self._finder = False, None
         self._settled.clear()
         self._start = gevent.event.AsyncResult()
@@ -166,7 +168,7 @@ class Worker:
         if not self._start.ready():
             self._start.set(start_unix_s)
 
-    def _find(self, chosen: Options, plan: LoadPlan) -> None:
+    def _find(self, chosen: LoadOptions, plan: LoadPlan) -> None:
         assert self.generator is not None
         finder = Finder(
             self.generator,
@@ -320,7 +322,7 @@ def _init(environment: Any, runner: Any, **_: Any) -> None:
         sys.stderr.write(f"locust: cannot write temporary files: {error}\n")
         sys.exit(BadInput.exit_code)
     parsed = environment.parsed_options
-    if parsed.headless and Options.of(parsed).open_loop:
+    if parsed.headless and LoadOptions.of(parsed).open_loop:
         # Locust would count from its own start; the plan ends itself
         parsed.offered_time, parsed.run_time = parsed.run_time, None
     if isinstance(runner, LocalRunner):
@@ -403,7 +405,7 @@ def _init_worker(environment: Any, runner: WorkerRunner, endpoint: str) -> None:
             gevent.sleep(0.02)
         offset = measured_offset()
         runner.send_message("llm_clock", {"worker": msg.data["worker"], "offset": offset})
-        target = Target.from_message(
+        target = HttpTarget.from_message(
             msg.data["target"]
         )  # not in a greenlet's arguments, which a traceback shows
         worker.begin({**msg.data, "target": target, "offset_s": offset[0]})

@@ -17,7 +17,7 @@ import locust.html
 from locust.web import WebUI
 
 from analysis.redact import hide
-from loadgen.in_locust.rate_chart import DELIVERED, OFFERED, chart, table
+from loadgen.in_locust.rate_chart import DELIVERED, OFFERED, chart, rate_rows
 from loadgen.run.account import Owner
 
 KEY = "offered-delivered"
@@ -88,7 +88,7 @@ def extend(web_ui: WebUI, owner: OwnerOrNone, base_path: str) -> None:
             response.set_data(_at_the_end(response.get_data(as_text=True), IN_PAGE.format(key=KEY)))
         now = owner()
         if flask.request.path.endswith("/stats/requests") and now is not None and response.is_json:
-            rows = {"key": KEY, "data": table(now.rates(ROWS))}
+            rows = {"key": KEY, "data": rate_rows(now.rates(ROWS))}
             response.set_data(json.dumps({**response.get_json(), "extended_stats": [rows]}))
         if response.is_sequence and response.mimetype in ("text/html", "application/json", "text/csv"):
             response.set_data(

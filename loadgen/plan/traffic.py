@@ -1,7 +1,7 @@
 """What arrives when: a load plan is a rate programme, an arrival process, lengths and a seed. Pure; only files named are read.
 
 A renewal process with gaps of mean 1 runs in operational time u, which counts expected requests, and is carried into
-seconds through the inverse of the rate's integral (loadgen.plan.rates), so that any process works with any programme:
+seconds through the inverse of the rate's integral (loadgen.plan.programme), so that any process works with any programme:
 
     u_0 = stationary start, u_k = u_(k-1) + gap_k;      due_k = inverse(u_k);      the last due is before the end
 
@@ -31,7 +31,7 @@ from analysis.errors import BadInput
 from loadgen.plan import lengths, rates
 from loadgen.plan.arrivals import Arrivals, Process, parse_arrivals
 from loadgen.plan.lengths import Lengths
-from loadgen.plan.rates import Rate
+from loadgen.plan.programme import Rate
 from loadgen.plan.traces import Trace
 
 CHUNK = 65_536  # arrivals drawn at a time: about 2 MB
@@ -223,8 +223,8 @@ class LoadPlan:
         plan = LoadPlan(
             programme=programme,
             process=parse_arrivals(arrivals),
-            prompt=lengths.parse(prompt_tokens or ("trace" if recorded else "fixed:512")),
-            output=lengths.parse(output_tokens or ("trace" if recorded else "fixed:128")),
+            prompt=lengths.parse_lengths(prompt_tokens or ("trace" if recorded else "fixed:512")),
+            output=lengths.parse_lengths(output_tokens or ("trace" if recorded else "fixed:128")),
             shared_prefix_tokens=shared_prefix_tokens,
             seed=seed,
             trace=recorded,
@@ -240,7 +240,7 @@ class LoadPlan:
         """
         from loadgen.plan import load_file  # pydantic takes a while to import
 
-        spec = load_file.read(path)
+        spec = load_file.read_load_file(path)
         try:
             recorded, programme = None, spec.programme()
             if programme is None:
@@ -249,8 +249,8 @@ class LoadPlan:
             plan = LoadPlan(
                 programme=programme,
                 process=parse_arrivals(spec.arrivals),
-                prompt=lengths.parse(spec.prompt_tokens or ("trace" if recorded else "fixed:512")),
-                output=lengths.parse(spec.output_tokens or ("trace" if recorded else "fixed:128")),
+                prompt=lengths.parse_lengths(spec.prompt_tokens or ("trace" if recorded else "fixed:512")),
+                output=lengths.parse_lengths(spec.output_tokens or ("trace" if recorded else "fixed:128")),
                 shared_prefix_tokens=spec.shared_prefix_tokens,
                 seed=spec.seed,
                 trace=recorded,
@@ -281,8 +281,8 @@ class LoadPlan:
         return LoadPlan(
             programme=rates.diurnal(peak_rps, duration_s),
             process=parse_arrivals(f"gamma:{cv:g}"),
-            prompt=lengths.parse(prompt_tokens),
-            output=lengths.parse(output_tokens),
+            prompt=lengths.parse_lengths(prompt_tokens),
+            output=lengths.parse_lengths(output_tokens),
             seed=seed,
         )
 

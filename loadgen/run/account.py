@@ -23,18 +23,18 @@ from analysis.access import Access
 from analysis.errors import BadInput
 from analysis.redact import command_line
 from loadgen.plan.traffic import LoadPlan
+from loadgen.plan.words import Counted
 from loadgen.run import client_health
-from loadgen.run.asking import kind
 from loadgen.run.capacity_search import Probe, Probes
-from loadgen.run.counting import Counted
-from loadgen.run.endpoint import Server
-from loadgen.run.generator import Sample
-from loadgen.run.options import Options
+from loadgen.run.endpoint.manner import prompt_kind
+from loadgen.run.endpoint.server_facts import ServerFacts
+from loadgen.run.generator import ClientSample
+from loadgen.run.options import LoadOptions
 from loadgen.run.records import RunWriter, disk_bytes, free_bytes
 from loadgen.run.stopping import Watch, parse_rules
 from loadgen.wire.refusals import rate_limited
 
-SAMPLE_COLUMNS = tuple(f.name for f in fields(Sample))
+SAMPLE_COLUMNS = tuple(f.name for f in fields(ClientSample))
 CPU_COLUMN, IN_FLIGHT_COLUMN, SENT_COLUMN = map(SAMPLE_COLUMNS.index, ("cpu_s", "in_flight", "sent"))
 
 
@@ -43,9 +43,9 @@ class Owner:
 
     def __init__(
         self,
-        options: Options,
+        options: LoadOptions,
         endpoint: str,
-        server: Server,
+        server: ServerFacts,
         started_at: float,
         tag: str,
         workers: Sequence[str],
@@ -96,7 +96,7 @@ class Owner:
                     "prompt_tokens": str(self.plan.prompt),
                     "output_tokens": str(self.plan.output),
                     "shared_prefix_tokens": self.plan.shared_prefix_tokens,
-                    **_counted(kind(options, endpoint), server.manner.counted),
+                    **_counted(prompt_kind(options, endpoint), server.manner.counted),
                     "most_tokens": self.plan.most_tokens,  # that requests were cut to
                     "ignore_eos": options.ignore_eos,
                 },
@@ -217,7 +217,7 @@ class Owner:
         interim = run.read(self.path)
         client: dict[str, Any] = {"verdict": "ok", "stages": [], "sentence": "no request was planned"}
         if interim.has("requests"):
-            client = client_health.judge(
+            client = client_health.judge_client(
                 interim.requests,  # type: ignore[arg-type]  # a DataFrame maps column names to columns
                 stages,
                 sample_columns(self._samples),
@@ -275,7 +275,7 @@ class Owner:
 
 
 def sample_columns(samples: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, Any] | None:
-    """The samples of each worker as columns for loadgen.run.client_health.judge; None when there are none."""
+    """The samples of each worker as columns for loadgen.run.client_health.judge_client; None when there are none."""
     rows = [(worker, *sample) for worker, own in sorted(samples.items()) for sample in own]
     if not rows:
         return None

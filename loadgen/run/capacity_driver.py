@@ -16,7 +16,7 @@ from loadgen.plan.traffic import LoadPlan
 from loadgen.run import capacity_search as probing
 from loadgen.run import client_health
 from loadgen.run.account import sample_columns
-from loadgen.run.capacity_search import Probe, Seen, Standing, Waiting
+from loadgen.run.capacity_search import Probe, ProbeRequest, ProbeStanding, Waiting
 from loadgen.run.generator import Generator
 from loadgen.run.records import Done
 from loadgen.wire.clock import now_s
@@ -46,8 +46,8 @@ class Finder:
         self._generator, self._plan, self._say = generator, plan, say
         self._slo_text, self._slo = slo, parse_slo(slo)
         self._first_rps, self._budget_s, self._max_in_flight = first_rps, budget_s, max_in_flight
-        self._tried: list[tuple[Probe, Standing]] = []
-        self._seen: list[Seen] = []
+        self._tried: list[tuple[Probe, ProbeStanding]] = []
+        self._seen: list[ProbeRequest] = []
         self._rows: list[
             tuple[float, ...]
         ] = []  # due, sent, first and last token, in s on the client's clock
@@ -63,13 +63,15 @@ class Finder:
         if exchange.stage != self._number or done.answer.status == "cancelled":
             return
         due_s = exchange.due_s - self._generator.clock.zero_s
-        self._seen.append(Seen(due_s, done.answer.status == "ok", done.ttft_s, done.tpot_s, done.e2e_s))
+        self._seen.append(
+            ProbeRequest(due_s, done.answer.status == "ok", done.ttft_s, done.tpot_s, done.e2e_s)
+        )
         answer = done.answer
         self._rows.append((exchange.due_s, exchange.sent_s, answer.first_s, answer.last_s))
         self._gaps.add(done.gaps_s)
 
     def sampled(self, samples: Sequence[Sequence[float]]) -> None:
-        """How the client fared since the last time (loadgen.run.generator.Sample as tuples)."""
+        """How the client fared since the last time (loadgen.run.generator.ClientSample as tuples)."""
         self._samples.extend(samples)
 
     def run(self) -> str:
@@ -91,7 +93,7 @@ class Finder:
             probe, stands = self._probe(rate, min(limit_s, self._budget_s - spent_s - LEAD_S))
             limit = "" if stands.verdict == "holds" else self._client_limit(probe)
             if limit:
-                stands = Standing("unclear", f"the client was the limit: {limit}", stands.requests)
+                stands = ProbeStanding("unclear", f"the client was the limit: {limit}", stands.requests)
             self._tried.append((probe, stands))
             self._say(f"{probe.rate_rps:.4g}/s {stands.verdict}: {stands.reason}")
             self._drain()
@@ -111,13 +113,13 @@ class Finder:
             cut = replace(self._current, end_s=min(self._current.end_s, self._elapsed_s()))
             self._current = None
             if cut.end_s > cut.start_s:
-                self._tried.append((cut, Standing("unclear", "interrupted", len(self._seen))))
+                self._tried.append((cut, ProbeStanding("unclear", "interrupted", len(self._seen))))
 
     def probes(self) -> list[Probe]:
         """The probes so far."""
         return [probe for probe, _ in self._tried]
 
-    def _probe(self, rate_rps: float, limit_s: float) -> tuple[Probe, Standing]:
+    def _probe(self, rate_rps: float, limit_s: float) -> tuple[Probe, ProbeStanding]:
         generator = self._generator
         self._number = len(self._tried)
         self._seen, self._rows, self._gaps = [], [], Histogram()
@@ -167,10 +169,7 @@ class Finder:
 
     def _waiting(self) -> list[Waiting]:
         zero_s = self._generator.clock.zero_s
-        return [
-            Waiting(e.due_s - zero_s, e.connection is not None and e.connection.body_begun)
-            for e in self._generator.client.in_flight
-        ]
+        return [Waiting(e.due_s - zero_s, e.body_begun) for e in self._generator.client.in_flight]
 
     def _client_limit(self, probe: Probe) -> str:
         """Why the client may have shaped this probe, by the verdict of every run; empty when it did not."""
@@ -182,7 +181,7 @@ class Finder:
         requests["stage"] = np.full(len(times), probe.number)
         requests["status"] = np.full(len(times), "ok")
         samples = sample_columns({"": self._samples})
-        verdict = client_health.judge(requests, [probe.stage()], samples, self._max_in_flight)
+        verdict = client_health.judge_client(requests, [probe.stage()], samples, self._max_in_flight)
         return "; ".join(reason["sentence"] for reason in verdict["stages"][0]["reasons"])
 
     def _drain(self) -> None:
@@ -191,8 +190,7 @@ class Finder:
         while client.in_flight and now_s() < deadline_s:
             gevent.sleep(0.02)
         for exchange in list(client.in_flight):
-            if exchange.connection is not None:
-                exchange.connection.give_up("cancelled", "the probe was over")
+            exchange.give_up("cancelled", "the probe was over")
 
     def _elapsed_s(self) -> float:
         return self._generator.clock.elapsed(now_s())

@@ -48,7 +48,7 @@ GROWTH_DEVIATIONS = 4.0
 LOWEST = 1 / 64  # of the first rate: below it the search gives up
 
 
-class Seen(NamedTuple):
+class ProbeRequest(NamedTuple):
     """One request of a probe; latencies in s from the due time, NaN = none (yet)."""
 
     due_s: float
@@ -66,7 +66,7 @@ class Waiting(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Standing:
+class ProbeStanding:
     """How a probe stands: holds | breaks | unclear, why, and over how many requests."""
 
     verdict: str
@@ -160,13 +160,13 @@ def standing(
     rate_rps: float,
     start_s: float,
     now_s: float,
-    seen: Sequence[Seen],
+    seen: Sequence[ProbeRequest],
     waiting: Sequence[Waiting],
     levels: Sequence[tuple[float, int]],
     gaps: Histogram,
     least_s: float = 0.0,
     over: bool = False,
-) -> Standing:
+) -> ProbeStanding:
     """How a probe that began at `start_s` stands at `now_s`; see the module docstring.
 
     `seen` are its requests that ended, `waiting` those in flight, `levels` (time, number in flight) pairs, `gaps` the
@@ -178,25 +178,27 @@ def standing(
     rows = [s for s in seen if s.due_s >= from_s]
     rows += _overdue(slo, [w for w in waiting if w.due_s >= from_s], now_s)
     if now_s - from_s < least_s and not over:
-        return Standing("unclear", f"judged from {least_s:.0f} s after the warm-up", len(rows))
+        return ProbeStanding("unclear", f"judged from {least_s:.0f} s after the warm-up", len(rows))
     if len(rows) < LEAST:
-        return Standing("unclear", f"{len(rows)} requests judged, {LEAST} are needed", len(rows))
+        return ProbeStanding("unclear", f"{len(rows)} requests judged, {LEAST} are needed", len(rows))
     _, ok, ttft, tpot, e2e = zip(*rows, strict=True)
     verdicts = evaluate(slo, ok, ttft, tpot, e2e, gaps.share_within, gaps_quantile(gaps))
     for verdict in verdicts:
         breaches, n = _breaches(verdict, len(rows))
         if n and 1 - bdtr(breaches - 1, n, 1 - verdict.asked) < SURE_BREAK and not verdict.holds:
-            return Standing("breaks", _said(verdict), len(rows))
+            return ProbeStanding("breaks", _said(verdict), len(rows))
     drift, bound = _drift(levels, from_s, rate_rps)
     if drift > bound:
-        return Standing("breaks", f"in flight grew by {drift:.0f} (bound {bound:.0f})", len(rows))
+        return ProbeStanding("breaks", f"in flight grew by {drift:.0f} (bound {bound:.0f})", len(rows))
     if over:
         broken = [v for v in verdicts if not v.holds]
-        return Standing("breaks" if broken else "holds", ", ".join(map(_said, broken or verdicts)), len(rows))
+        return ProbeStanding(
+            "breaks" if broken else "holds", ", ".join(map(_said, broken or verdicts)), len(rows)
+        )
     settled = drift <= bound / 2 and now_s - from_s >= max(2 * e2e_s, WARM_LEAST_S)
     if settled and all(_surely_holds(slo, verdict, len(rows)) for verdict in verdicts):
-        return Standing("holds", ", ".join(map(_said, verdicts)), len(rows))
-    return Standing("unclear", ", ".join(map(_said, verdicts)), len(rows))
+        return ProbeStanding("holds", ", ".join(map(_said, verdicts)), len(rows))
+    return ProbeStanding("unclear", ", ".join(map(_said, verdicts)), len(rows))
 
 
 def gaps_quantile(gaps: Histogram) -> Any:
@@ -205,7 +207,7 @@ def gaps_quantile(gaps: Histogram) -> Any:
 
 
 def answer(
-    tried: Sequence[tuple[Probe, Standing]], slo: str, first_rps: float, budget_s: float, ended: str
+    tried: Sequence[tuple[Probe, ProbeStanding]], slo: str, first_rps: float, budget_s: float, ended: str
 ) -> dict[str, Any]:
     """What run.json says of the search: the rate, its bracket, why it ended, and every probe."""
     held, broke = bracket([(probe.rate_rps, stands.verdict) for probe, stands in tried])
@@ -251,7 +253,7 @@ def parse_budget(text: str) -> float:
     return budget_s
 
 
-def _overdue(slo: Slo, waiting: Sequence[Waiting], now_s: float) -> list[Seen]:
+def _overdue(slo: Slo, waiting: Sequence[Waiting], now_s: float) -> list[ProbeRequest]:
     """Requests in flight that can no longer keep a bound, with their age as latency."""
     ttft_s = max((t.bound_s for t in slo.terms if t.metric == "ttft"), default=math.inf)
     e2e_s = max((t.bound_s for t in slo.terms if t.metric == "e2e"), default=math.inf)
@@ -261,7 +263,7 @@ def _overdue(slo: Slo, waiting: Sequence[Waiting], now_s: float) -> list[Seen]:
         first = age_s if not begun and age_s > ttft_s else math.nan
         whole = age_s if age_s > e2e_s else math.nan
         if not (math.isnan(first) and math.isnan(whole)):
-            late.append(Seen(due_s, True, first, math.nan, whole))
+            late.append(ProbeRequest(due_s, True, first, math.nan, whole))
     return late
 
 

@@ -44,7 +44,7 @@ UNSENT_SHARE = 0.005
 Floats = NDArray[np.float64]
 
 
-def judge(
+def judge_client(
     requests: Mapping[str, ArrayLike],
     stages: Sequence[Mapping[str, Any]],
     samples: Mapping[str, ArrayLike] | None = None,
@@ -54,7 +54,7 @@ def judge(
     figures, sample count, reads}]}.
 
     `requests` has the columns of a run's requests table (a DataFrame will do), `stages` dicts with stage, start_s and
-    end_s, `samples` the columns of loadgen.run.generator.Sample plus `worker`. `max_in_flight` is the cap of all workers
+    end_s, `samples` the columns of loadgen.run.generator.ClientSample plus `worker`. `max_in_flight` is the cap of all workers
     together; None = unknown. A reason is {"code", "sentence"}.
     """
     columns = {

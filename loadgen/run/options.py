@@ -12,7 +12,7 @@ from typing import Any
 from analysis.access import Access, access
 from analysis.errors import BadInput
 from analysis.slo import parse_slo
-from loadgen.plan.prompts import read_prompts
+from loadgen.plan.own_prompts import read_prompts
 from loadgen.plan.traffic import LoadPlan
 from loadgen.run.capacity_search import parse_budget
 from loadgen.run.stopping import parse_rules
@@ -204,7 +204,7 @@ def read_access(parsed: argparse.Namespace) -> Access:
 
 
 @dataclass(frozen=True)
-class Options:
+class LoadOptions:
     """The options as given; properties are what follows from them. All of it travels to workers as plain values."""
 
     values: Mapping[str, Any]
@@ -213,7 +213,7 @@ class Options:
     )  # read once: files may be long
 
     @classmethod
-    def of(cls, parsed: argparse.Namespace) -> Options:
+    def of(cls, parsed: argparse.Namespace) -> LoadOptions:
         """The load generator's part of Locust's parsed options. Raises BadInput.
 
         The web form gives text for what had no default, and empty text for what was left open.

@@ -30,9 +30,9 @@ from analysis.histogram import Histogram
 from analysis.redact import redact
 from loadgen.plan.traffic import Arrivals, LoadPlan
 from loadgen.run.capacity_search import Probes
-from loadgen.wire.client import Exchange
 from loadgen.wire.clock import Clock
-from loadgen.wire.stream import Answer, unreadable
+from loadgen.wire.exchange import Exchange
+from loadgen.wire.stream import ParsedAnswer, unreadable
 
 COLUMNS = tuple(run.TABLES["requests"])
 NAN = math.nan
@@ -51,7 +51,7 @@ class Done:
     """One ended request with its latencies in s; NaN where they do not exist. `gaps_s` lie between its token events."""
 
     exchange: Exchange
-    answer: Answer
+    answer: ParsedAnswer
     ttft_s: float
     e2e_s: float
     tpot_s: float

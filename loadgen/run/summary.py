@@ -20,7 +20,7 @@ WIDTH = 100
 ENOUGH_FOR_P99 = 100  # below this, a p99 is the maximum by another name
 
 
-def table(recorded: run.Run) -> str:
+def summary_table(recorded: run.Run) -> str:
     """Per stage: rates, outcomes, latencies with percentiles, tokens per event, client verdict; at most 100 columns."""
     header = recorded.header
     lines = ["", f"Run {recorded.path}"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import ssl
 from collections.abc import Mapping
@@ -71,3 +73,24 @@ def tls_step(error: object) -> str | None:
     if isinstance(error, ssl.SSLError):
         return "is it a plain http:// server, or does it want a client certificate or another TLS version?"
     return None
+
+
+def errno_name(code: int) -> str:
+    """The system's name of an error, such as ECONNREFUSED."""
+    return errno.errorcode.get(code, str(code))
+
+
+def reason_of(error: object) -> str:
+    """Why a connection failed, in the words of TLS or of the system."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"TLS certificate: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {(error.reason or str(error)).replace('_', ' ').lower()}"
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno).lower()
+    return str(getattr(error, "strerror", None) or error)
+
+
+def connection_sentence(error: Exception, target: object) -> str:
+    """Why a connection to `target` failed."""
+    return f"{target}: {reason_of(error)}"

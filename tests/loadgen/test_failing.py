@@ -11,11 +11,12 @@ import gevent.event
 import pytest
 
 from analysis.errors import BadInput
-from loadgen.run import backoff, failing
+from loadgen import failing
+from loadgen.run import backoff
 from loadgen.run.generator import Generator
-from loadgen.wire import stream
+from loadgen.wire import http_response
 from loadgen.wire.client import Client, Limits
-from loadgen.wire.target import Target
+from loadgen.wire.target import HttpTarget
 
 CODE = """
 import gevent
@@ -85,17 +86,17 @@ def test_users_pause_longer_after_each_failure_and_as_long_as_the_server_asks(
 )
 def test_retry_after_is_seconds_or_a_date(value, wait_s):
     head = f"HTTP/1.1 503 Busy\r\nRetry-After: {value}\r\n\r\n".encode()
-    assert stream.retry_after_s([head], 10.0) == pytest.approx(wait_s, nan_ok=True)
+    assert http_response.retry_after_s([head], 10.0) == pytest.approx(wait_s, nan_ok=True)
 
 
 LIMITED = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (100, int(sys.argv[1])))
-from loadgen import descriptors
+from loadgen.wire import descriptors
 print(descriptors.provide(200))
 print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 try:
-    descriptors.check(290)
+    descriptors.check_descriptor(290)
 except OSError as error:
     print(error.errno)
 """
@@ -130,7 +131,7 @@ def test_the_end_of_a_run_waits_for_the_report_that_is_under_way():
         told.extend(batch["rows"])
 
     with socket.create_server(("127.0.0.1", 0)) as server:
-        target = Target.from_url(f"http://127.0.0.1:{server.getsockname()[1]}")
+        target = HttpTarget.from_url(f"http://127.0.0.1:{server.getsockname()[1]}")
         generator = Generator(Client(target, Limits()), None, "/v1/completions", "local", report, print)
         generator._batch.rows += [(0,), (1,)]
         generator._greenlets.append(gevent.spawn(generator.flush))  # as its own loop does every second

@@ -54,7 +54,7 @@ def start(url: str, folder: Path, *options: str, entry: str = "completions") -> 
 
 def locust(folder: Path, entry: str, *options: Any, clock_ahead_s: float = 0.0) -> subprocess.Popen[str]:
     """`locust -f loadgen/<entry>.py`, on a machine whose clock is ahead by so much."""
-    skew = f"from loadgen import clock; real = clock.unix_now_s; clock.unix_now_s = lambda: real() + {clock_ahead_s}; "
+    skew = f"from loadgen.wire import clock; real = clock.unix_now_s; clock.unix_now_s = lambda: real() + {clock_ahead_s}; "
     code = f"import sys; from locust.main import main; {skew if clock_ahead_s else ''}sys.exit(main())"
     command = [sys.executable, "-c", code, "-f", ROOT / "loadgen" / f"{entry}.py", *options]
     with open(folder / "log", "a") as log:
@@ -364,7 +364,7 @@ def test_a_process_that_does_not_end_after_its_run_says_where_it_stands_and_is_e
     program = """
 import time
 from locust.env import Environment
-from loadgen import users
+from loadgen.in_locust import users
 users.EXIT_S = 0.2
 users._quit(Environment(), lambda: print("settled"), 60)
 time.sleep(60)

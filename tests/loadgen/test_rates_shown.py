@@ -32,8 +32,8 @@ def test_a_chart_has_a_step_per_interval_and_rate():
 
 
 def test_the_table_counts_what_is_missing_and_divides_by_no_zero():
-    assert [row["missing"] for row in rate_chart.table(RATES)] == [100.0, 75.0, "-"]
-    names = [row["name"] for row in rate_chart.table(RATES)]
+    assert [row["missing"] for row in rate_chart.rate_rows(RATES)] == [100.0, 75.0, "-"]
+    names = [row["name"] for row in rate_chart.rate_rows(RATES)]
     assert sorted(names) == names[::-1]  # Locust sorts by name: the newest first
 
 

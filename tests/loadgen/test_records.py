@@ -9,11 +9,11 @@ from analysis import run
 from analysis.errors import BadRun
 from analysis.histogram import Histogram
 from loadgen.plan.traffic import LoadPlan
-from loadgen.run.options import Options, parse_reconnect
+from loadgen.run.options import LoadOptions, parse_reconnect
 from loadgen.run.records import Batch, RunWriter, measured
 from loadgen.wire import clock
-from loadgen.wire.client import Exchange
 from loadgen.wire.clock import Clock
+from loadgen.wire.exchange import Exchange
 
 EVENT = b'data: {"choices":[{"index":0,"text":"a","finish_reason":null}]}\n\n'
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":3}}\n\n'
@@ -182,7 +182,7 @@ def options(**given):
         "max_in_flight": 10,
     }
     base |= {"timeout": 1.0, "idle_timeout": 1.0, "grace": 1.0, "reconnect_every": "30s"}
-    return Options(base | given)
+    return LoadOptions(base | given)
 
 
 BAD = [

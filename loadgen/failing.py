@@ -79,4 +79,4 @@ def keep(text: str, folder: Path | None) -> Path | None:
 
 
 def _is_ours(trace: TracebackType | None) -> bool:
-    return any(Path(frame.filename).parent == HERE for frame in traceback.extract_tb(trace))
+    return any(HERE in Path(frame.filename).parents for frame in traceback.extract_tb(trace))
