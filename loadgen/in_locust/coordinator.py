@@ -19,10 +19,29 @@ from locust.runners import MasterRunner
 from analysis import run
 from analysis.errors import AutoscaleError, BadInput
 from loadgen import failing
+from loadgen.failing import Failure
 from loadgen.run import account as session
 from loadgen.run import summary
 from loadgen.run.endpoint.fitting import fitting
 from loadgen.run.endpoint.server_facts import ServerFacts, inspect_server
+from loadgen.run.messages import (
+    Begin,
+    ClockOffset,
+    End,
+    Failed,
+    Finished,
+    Found,
+    LastWord,
+    Message,
+    Offset,
+    Ping,
+    Pong,
+    Ready,
+    Report,
+    Start,
+    decode,
+    encode,
+)
 from loadgen.run.options import LoadOptions, read_access
 from loadgen.wire import clock
 from loadgen.wire.target import HttpTarget
@@ -55,10 +74,10 @@ class Owning:
         self.access = read_access(environment.parsed_options)
         self.finished: set[str] = set()
         self.last_words: set[str] = set()
-        self.offsets: dict[str, tuple[float, float]] = {}
+        self.offsets: dict[str, Offset] = {}
         self.names: dict[str, str] = {}  # Locust's worker id -> our name
         self.pids: dict[str, int] = {}  # of workers that --processes forked
-        self.options = LoadOptions({})
+        self.options = LoadOptions(grace=0.0)
         self.ready: set[str] = set()
         self.tag = ""  # of the requests of this run
         self.begun = False  # an interrupt reaches Locust's main loop
@@ -106,7 +125,7 @@ class Owning:
 
     def _look(self, chosen: LoadOptions) -> LoadOptions:
         """Look at the server, unless that was done for the same options, and return the options that fit it."""
-        wanted = self._target(chosen), {name: chosen.values[name] for name in DECISIVE}
+        wanted = self._target(chosen), tuple(getattr(chosen, name) for name in DECISIVE)
         if self.server is None or self._looked_for != wanted:
             self.server = inspect_server(chosen, wanted[0], self.endpoint)
             self._looked_for = wanted
@@ -145,29 +164,27 @@ class Owning:
             jobs = {client.id: i for i, client in enumerate(runner.clients.ready)}
             self.names, self.offsets = {client_id: f"w{i}" for client_id, i in jobs.items()}, {}
         else:
-            self.names, self.offsets = {"local": "local"}, {"local": (0.0, 0.0)}
+            self.names, self.offsets = {"local": "local"}, {"local": Offset(0.0, 0.0)}
         self.ready, self.finished, self.last_words = set(), set(), set()
         self._preparing = gevent.spawn(self._start_when_ready, runner)
         salt = zlib.crc32(repr(clock.unix_now_s()).encode())
         self.tag = f"{salt:08x}"
         for client_id, index in jobs.items():
-            job = {
-                "options": dict(chosen.values),
-                "target": self.server.target,
-                "manner": self.server.manner.message(),
-                "index": index,
-                "of": len(jobs),
-                "worker": self.names[client_id],
-                "salt": salt,
-                "tag": self.tag,
-                "users": self.environment.parsed_options.num_users,
-                "offset_s": 0.0,
-            }
+            job = Begin(
+                options=chosen,
+                target=self.server.target,
+                manner=self.server.manner,
+                index=index,
+                of=len(jobs),
+                worker=self.names[client_id],
+                salt=salt,
+                tag=self.tag,
+                users=self.environment.parsed_options.num_users,
+            )
             if isinstance(runner, MasterRunner):
-                runner.send_message("llm_begin", {**job, "target": self.server.target.message()}, client_id)
+                self._send(runner, job, client_id)
             else:
-                worker = self.environment.llm_worker
-                gevent.spawn(worker.begin, job)
+                gevent.spawn(self.environment.llm_worker.begin, job)
 
     def _start_when_ready(self, runner: Any) -> None:
         """Name the instant at which all begin, once the last worker has its bodies and connections."""
@@ -190,7 +207,7 @@ class Owning:
         log.info("Recording in %s", owner.path)
         if (shortage := owner.shortage()) is not None:
             log.warning("%s", shortage)
-        self._tell_all(runner, "llm_start", {"start_unix_s": start_unix_s})
+        self._tell_all(runner, Start(start_unix_s))
         if isinstance(runner, MasterRunner):
             gevent.spawn(self._watch_workers, runner, owner)
         duration_s = owner.plan.duration_s
@@ -198,23 +215,24 @@ class Owning:
             log.info("Offering load for %g s", duration_s)
             gevent.spawn_later(start_unix_s + duration_s - clock.unix_now_s(), self._plan_is_over, owner)
 
-    def _tell_all(self, runner: Any, kind: str, data: dict[str, Any]) -> None:
-        for client_id in self.names:
-            if isinstance(runner, MasterRunner):
-                runner.send_message(kind, data, client_id)
-            elif kind == "llm_start":
-                self.environment.llm_worker.start(data["start_unix_s"])
-            else:
-                self.environment.llm_worker.end(data["cut_s"], data["grace_s"])
+    def _tell_all(self, runner: Any, message: Start | End) -> None:
+        if isinstance(runner, MasterRunner):
+            for client_id in self.names:
+                self._send(runner, message, client_id)
+        else:
+            self.environment.llm_worker.hear(message)
+
+    def _send(self, runner: MasterRunner, message: Message, client_id: str) -> None:
+        runner.send_message(message.kind, encode(message), client_id)
 
     def failed(self, error: Exception) -> None:
         """End the run because of an exception in this process."""
-        said = failing.describe(error)
-        self._fail(said["error"], said["exit_code"], said["traceback"])
+        self._fail(failing.failure_of(error))
 
-    def _fail(self, sentence: str, exit_code: int, trace: str | None) -> None:
+    def _fail(self, failure: Failure) -> None:
         """End a run that cannot begin or go on, with the first reason only; the web UI shows it among its exceptions."""
         owner, runner = self.owner, self.environment.runner
+        sentence, exit_code, trace = failure
         if trace is not None:
             place = failing.keep(trace, None if owner is None else owner.path)
             sentence += f". The traceback is in {place}" if place else f". {trace.splitlines()[-2].strip()}"
@@ -235,45 +253,56 @@ class Owning:
 
     # --- messages ----------------------------------------------------------------------------------------------------
 
-    def pong(self, environment: Any, msg: Any, **_: Any) -> None:
-        """Answer a worker that measures how its clock differs."""
-        if msg.data["family"] == FAMILY:
-            self.pids[msg.node_id] = msg.data["pid"]
-        data = {"sent_s": msg.data["sent_s"], "master_s": clock.unix_now_s()}
-        environment.runner.send_message("llm_pong", data, msg.node_id)
+    def receive(self, msg: Any, **_: Any) -> None:
+        """A message of a worker in another process, as Locust hands it on."""
+        try:
+            message = decode(msg.type, msg.data)
+        except AutoscaleError as error:
+            self.failed(error)
+            return
+        if isinstance(message, Ping):
+            self._pong(message, msg.node_id)
+        else:
+            self.hear(message)
 
-    def hear(self, kind: str, data: dict[str, Any]) -> None:
+    def _pong(self, ping: Ping, client_id: str) -> None:
+        """Answer a worker that measures how its clock differs."""
+        if ping.family == FAMILY:
+            self.pids[client_id] = ping.pid
+        self._send(self.environment.runner, Pong(ping.sent_s, clock.unix_now_s()), client_id)
+
+    def hear(self, message: Message) -> None:
         """A message of a worker."""
         try:
-            self._hear(kind, data)
+            self._hear(message)
         except Exception as error:  # noqa: BLE001 -- Locust would print it and go on without what the message said
             self.failed(error)
 
-    def _hear(self, kind: str, data: dict[str, Any]) -> None:
-        owner, name = self.owner, data["worker"]
-        if kind == "llm_ready":
-            self.ready.add(name)
-        elif kind == "llm_clock":
-            self.offsets[name] = tuple(data["offset"])
-        elif kind == "llm_failed":
-            self._fail(data["error"], data["exit_code"], data["traceback"])
+    def _hear(self, message: Message) -> None:
+        owner = self.owner
+        if isinstance(message, Ready):
+            self.ready.add(message.worker)
+        elif isinstance(message, ClockOffset):
+            self.offsets[message.worker] = message.offset
+        elif isinstance(message, Failed):
+            self._fail(message.failure)
         elif owner is None:
             return
-        elif kind == "llm_batch":
+        elif isinstance(message, Report):
             with self._books:
                 running = owner.stopped is None
-                owner.take(name, data["batch"], data["samples"], clock.unix_now_s())
+                owner.take(message, clock.unix_now_s())
             if running and owner.stopped is not None:
                 log.warning("Stopping: %s", owner.stopped)
                 gevent.spawn(self._plan_is_over, owner)
-        elif kind == "llm_found":
-            owner.found, owner.probes = data["found"], tuple(data["probes"])
-        elif kind == "llm_finished":
-            self.finished.add(name)
+        elif isinstance(message, Found):
+            owner.found, owner.probes = message.found, message.probes
+        elif isinstance(message, Finished):
+            self.finished.add(message.worker)
             if self.finished >= set(self.names.values()):
                 gevent.spawn(self._plan_is_over, owner)
-        elif kind == "llm_last_word":
-            self.last_words.add(name)
+        elif isinstance(message, LastWord):
+            self.last_words.add(message.worker)
 
     def _watch_workers(self, runner: MasterRunner, owner: session.Owner) -> None:
         """Note in the run, while it goes on, which workers are silent."""
@@ -322,7 +351,7 @@ class Owning:
         runner = self.environment.runner
         if isinstance(runner, MasterRunner):
             for client_id in self.names:
-                runner.send_message("llm_end", {"cut_s": 0.0, "grace_s": 0.0}, client_id)
+                self._send(runner, End(0.0, 0.0), client_id)
         else:
             self.environment.llm_worker.hurry()
 
@@ -342,7 +371,7 @@ class Owning:
             self._settle(owner, interrupted)
         except Exception as error:  # noqa: BLE001 -- the last thing that a run does must not hide what it was
             trouble = owner.writer.trouble
-            self._fail(trouble, AutoscaleError.exit_code, None) if trouble else self.failed(error)
+            self._fail(Failure(trouble, AutoscaleError.exit_code, None)) if trouble else self.failed(error)
         finally:
             self.owner = None
             self._settled.set()
@@ -363,7 +392,7 @@ class Owning:
             self._end_workers(runner, cut_s, grace_s)
         else:
             self.environment.llm_worker.end(cut_s, grace_s)
-        if owner.found is not None and owner.found["rate_rps"] is None:
+        if owner.found is not None and owner.found.rate_rps is None:
             self._exit_with(1)  # the answer is no
         self.owner = None
         with self._books:
@@ -388,19 +417,19 @@ class Owning:
 
     def longest_end_s(self) -> float:
         """How long `end` may wait for the rest of the plan, for answers and for workers."""
-        return ALMOST_S + float(self.options.values.get("grace") or 0) + 2 * LAST_WORD_S
+        return ALMOST_S + float(self.options.grace or 0) + 2 * LAST_WORD_S
 
     def _give_up(self) -> None:
         """End what has not begun: nothing was sent, nothing is recorded."""
         if self._preparing is not None:
             self._preparing.kill(block=False)
             self._preparing = None
-            self._tell_all(self.environment.runner, "llm_end", {"cut_s": 0.0, "grace_s": 0.0})
+            self._tell_all(self.environment.runner, End(0.0, 0.0))
 
     def _end_workers(self, runner: MasterRunner, cut_s: float, grace_s: float) -> None:
         asked = {client_id: name for client_id, name in self.names.items() if client_id in runner.clients}
         for client_id in asked:
-            runner.send_message("llm_end", {"cut_s": cut_s, "grace_s": grace_s}, client_id)
+            self._send(runner, End(cut_s, grace_s), client_id)
         deadline_s = clock.now_s() + grace_s + LAST_WORD_S
         alive_s = clock.now_s()
         hurried = False

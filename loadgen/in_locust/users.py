@@ -39,19 +39,41 @@ from loadgen.in_locust import statistics as rows
 from loadgen.in_locust import web
 from loadgen.in_locust.coordinator import EXIT_INTERRUPTED, FAMILY, LAST_WORD_S, SILENT_S, Owning
 from loadgen.plan.traffic import LoadPlan
-from loadgen.run import backoff, options
+from loadgen.run import backoff
 from loadgen.run.capacity_driver import Finder
 from loadgen.run.capacity_search import parse_budget
-from loadgen.run.endpoint.manner import Manner, bodies
+from loadgen.run.endpoint.manner import bodies
 from loadgen.run.endpoint.server_facts import ENDPOINTS
 from loadgen.run.generator import Generator
+from loadgen.run.measured import Done, Measured
+from loadgen.run.messages import (
+    TO_OWNER,
+    TO_WORKER,
+    Begin,
+    ClockOffset,
+    End,
+    Failed,
+    Finished,
+    Found,
+    LastWord,
+    Message,
+    Offset,
+    Ping,
+    Pong,
+    Ready,
+    Report,
+    Start,
+    decode,
+    encode,
+)
+from loadgen.run.option_table import add_arguments, in_form
 from loadgen.run.options import LoadOptions
-from loadgen.run.records import Done, preload
+from loadgen.run.records import preload
+from loadgen.run.vitals import ClientSample
 from loadgen.wire import clock, descriptors
 from loadgen.wire.client import Client
 from loadgen.wire.http_response import retry_after_s
 from loadgen.wire.stream import looks_failed
-from loadgen.wire.target import HttpTarget
 
 log = logging.getLogger("loadgen")
 PINGS = 10
@@ -93,7 +115,7 @@ class LlmUser(User):
 class Worker:
     """The sending half in this process: a generator, and its latencies in Locust's statistics."""
 
-    def __init__(self, environment: Any, endpoint: str, tell: Any) -> None:
+    def __init__(self, environment: Any, endpoint: str, tell: Callable[[Message], None]) -> None:
         self.environment, self.endpoint, self._tell = environment, endpoint, tell
         self.begun = gevent.event.Event()
         self.open_loop = False
@@ -106,62 +128,71 @@ class Worker:
         self._finder: Finder | None = None
         self.name = "local"
 
-    def begin(self, job: dict[str, Any]) -> None:
-        """Make ready, say so, and begin at the instant that `start` names; tells the owner when that cannot be."""
-        self.name = job["worker"]
+    def begin(self, job: Begin, ahead_s: float = 0.0) -> None:
+        """Make ready, say so, and begin at the instant that Start names; tells the owner when that cannot be.
+
+        `ahead_s`: by how much the owner's clock is ahead of this process's.
+        """
+        self.name = job.worker
         try:
-            self._begin(job)
+            self._begin(job, ahead_s)
         except Exception as error:  # noqa: BLE001 -- told to the owner, which ends the run
             self.failed(error)
 
     def failed(self, error: Exception) -> None:
         """Tell the owner that this half of the run cannot go on."""
-        self._tell("llm_failed", {"worker": self.name, **failing.describe(error)})
+        self._tell(Failed(self.name, failing.failure_of(error)))
 
-    def _begin(self, job: dict[str, Any]) -> None:
-        chosen = LoadOptions(job["options"])
+    def _begin(self, job: Begin, ahead_s: float) -> None:
+        chosen = job.options
         self._ended, self._finder = False, None
         self._settled.clear()
         self._start = gevent.event.AsyncResult()
         self.open_loop, self.grace_s = chosen.open_loop, float(chosen.grace)
-        limits = chosen.limits(job["of"])
+        limits = chosen.limits(job.of)
         if (few := descriptors.provide(limits.max_connections)) is not None:
             log.warning("%s", few)
-        client = Client(job["target"], limits)
+        client = Client(job.target, limits)
         whole = chosen.plan()
-        manner = Manner.from_message(job["manner"])
-        source = bodies(chosen, whole, self.endpoint, manner, job["salt"])
+        source = bodies(chosen, whole, self.endpoint, job.manner, job.salt)
         self.generator = generator = Generator(
             client,
             source,
-            manner.path,
-            job["worker"],
+            job.manner.path,
+            job.worker,
             self._report,
             self._done,
-            job["tag"],
+            job.tag,
         )
-        plan = whole.slice(job["index"], job["of"])
+        plan = whole.slice(job.index, job.of)
         if chosen.find_capacity is not None:
             client.warm(1)
         elif self.open_loop:
             generator.prepare(plan)
         else:
             self._lengths = _asked(plan)
-            client.warm(min(MOST_WARM, math.ceil((job["users"] or 1) / job["of"])))
+            client.warm(min(MOST_WARM, math.ceil((job.users or 1) / job.of)))
         inspect.stack()  # Locust looks at its stack when it stops: the first look takes 60 ms, in the middle of the load
         gc.collect()
         gc.freeze()  # nothing made so far is garbage later: collections during the run stay short
-        self._tell("llm_ready", {"worker": self.name})
+        self._tell(Ready(self.name))
         start_unix_s = self._start.get()
         if start_unix_s is None:
             return  # ended before it began
-        start_s = clock.Clock.starting_at(start_unix_s, job["offset_s"])
+        start_s = clock.Clock.starting_at(start_unix_s, ahead_s)
         gevent.sleep(max(0.0, start_s.zero_s - clock.now_s()))
         generator.start(start_s)
         self.begun.set()
         if chosen.find_capacity is not None:
             self._find(chosen, whole)
-            self._tell("llm_finished", {"worker": job["worker"]})
+            self._tell(Finished(self.name))
+
+    def hear(self, message: Start | End) -> None:
+        """What the owner says once this half is being made ready."""
+        if isinstance(message, Start):
+            self.start(message.start_unix_s)
+        else:
+            self.end(message.cut_s, message.grace_s)
 
     def start(self, start_unix_s: float | None) -> None:
         """Begin at this unix time of the owner's clock; None: never."""
@@ -170,6 +201,8 @@ class Worker:
 
     def _find(self, chosen: LoadOptions, plan: LoadPlan) -> None:
         assert self.generator is not None
+        assert chosen.slo is not None
+        assert chosen.find_capacity is not None
         finder = Finder(
             self.generator,
             plan,
@@ -184,9 +217,7 @@ class Worker:
 
     def _found(self, finder: Finder, ended: str) -> None:
         self._finder = None
-        self._tell(
-            "llm_found", {"worker": self.name, "found": finder.found(ended), "probes": finder.probes()}
-        )
+        self._tell(Found(self.name, finder.found(ended), tuple(finder.probes())))
 
     def ask(self, failures: int) -> int:
         """One request of a closed-loop user whose last `failures` failed, and how many it is then.
@@ -240,17 +271,17 @@ class Worker:
         """Seconds since the start of the run, on this process's clock."""
         return self.generator.clock.elapsed(clock.now_s()) if self.generator is not None else math.nan
 
-    def _report(self, batch: dict[str, Any], samples: list[tuple[float, ...]]) -> None:
+    def _report(self, batch: Measured, samples: list[ClientSample]) -> None:
         try:
             if self._finder is not None:
                 self._finder.sampled(samples)
             self.publish()
-            for buckets, counts in batch["gaps"].values():
+            for buckets, counts in batch.gaps.values():
                 clock.breathe()  # each step takes up to 1 ms: let the reads between them
                 rows.add(self.environment.stats, "ITL", MIDDLES_S[buckets], np.asarray(counts))
             clock.breathe()
         finally:  # what was measured does not depend on what Locust shows of it
-            self._tell("llm_batch", {"worker": self.name, "batch": batch, "samples": samples})
+            self._tell(Report(self.name, batch, samples))
 
     def _done(self, done: Done) -> None:
         exchange, answer = done.exchange, done.answer
@@ -293,8 +324,8 @@ class Worker:
 
 @events.init_command_line_parser.add_listener
 def _add_arguments(parser: Any) -> None:
-    options.add_arguments(parser)
-    web.show_options(parser, options.WANTED)
+    add_arguments(parser)
+    web.show_options(parser, in_form())
 
 
 @events.init.add_listener
@@ -329,9 +360,8 @@ def _init(environment: Any, runner: Any, **_: Any) -> None:
         environment.llm_worker = Worker(environment, endpoint, owning.hear)
     else:
         locust.runners.HEARTBEAT_LIVENESS = SILENT_S
-        for kind in ("llm_clock", "llm_failed", "llm_ready", "llm_batch", "llm_finished", "llm_last_word"):
-            runner.register_message(kind, lambda msg, **_: owning.hear(msg.type, msg.data))
-        runner.register_message("llm_ping", owning.pong)
+        for message in TO_OWNER:
+            runner.register_message(message.kind, owning.receive)
     web.add_to_reports(lambda: owning.latest)
     if environment.web_ui is not None:
         web.extend(environment.web_ui, lambda: owning.latest, parsed.web_base_path or "")
@@ -384,47 +414,52 @@ def _interrupt_politely(begun: Callable[[], bool], again: Callable[[], None]) ->
 
 
 def _init_worker(environment: Any, runner: WorkerRunner, endpoint: str) -> None:
-    worker = Worker(environment, endpoint, runner.send_message)
+    def tell(message: Message) -> None:
+        runner.send_message(message.kind, encode(message))
+
+    worker = Worker(environment, endpoint, tell)
     environment.llm_worker = worker
     failing.listen(worker.failed)
     locust.runners.MASTER_HEARTBEAT_TIMEOUT = MASTERLESS_S
     pongs: list[tuple[float, float, float]] = []
 
-    def pong(msg: Any, **_: Any) -> None:
-        pongs.append((msg.data["sent_s"], msg.data["master_s"], clock.unix_now_s()))
+    def hear(message: Message) -> None:
+        if isinstance(message, Pong):
+            pongs.append((message.sent_s, message.owner_s, clock.unix_now_s()))
+        elif isinstance(message, Begin):
+            begin(message)
+        elif isinstance(message, Start):
+            worker.hear(message)
+        elif isinstance(message, End):
+            try:
+                worker.hear(message)
+            finally:
+                tell(LastWord(worker.name))
 
-    def measured_offset() -> tuple[float, float]:
-        return clock.offset(pongs) if pongs else (0.0, math.nan)
-
-    def begin(msg: Any, **_: Any) -> None:
-        worker.name = msg.data["worker"]
+    def begin(job: Begin) -> None:
+        worker.name = job.worker
         for _ping in range(PINGS):
-            runner.send_message(
-                "llm_ping", {"sent_s": clock.unix_now_s(), "family": FAMILY, "pid": os.getpid()}
-            )
+            tell(Ping(clock.unix_now_s(), FAMILY, os.getpid()))
             gevent.sleep(0.02)
-        offset = measured_offset()
-        runner.send_message("llm_clock", {"worker": msg.data["worker"], "offset": offset})
-        target = HttpTarget.from_message(
-            msg.data["target"]
-        )  # not in a greenlet's arguments, which a traceback shows
-        worker.begin({**msg.data, "target": target, "offset_s": offset[0]})
+        offset = Offset(*clock.offset(pongs)) if pongs else Offset(0.0, math.nan)
+        tell(ClockOffset(job.worker, offset))
+        worker.begin(job, offset.ahead_s)
 
-    def end(msg: Any, **_: Any) -> None:
+    def receive(msg: Any, **_: Any) -> None:
         try:
-            worker.end(msg.data["cut_s"], msg.data["grace_s"])
-        finally:
-            runner.send_message("llm_last_word", {"worker": worker.name})
+            message = decode(msg.type, msg.data)
+        except AutoscaleError as error:
+            worker.failed(error)
+            return
+        hear(message)
 
     def quitting() -> None:
         if worker.name != "local":
             worker.end(worker.elapsed_s(), 0.0)
-            runner.send_message("llm_last_word", {"worker": worker.name})
+            tell(LastWord(worker.name))
 
-    runner.register_message("llm_pong", pong)
-    runner.register_message("llm_start", lambda msg, **_: worker.start(msg.data["start_unix_s"]))
-    runner.register_message("llm_begin", begin, concurrent=True)
-    runner.register_message("llm_end", end, concurrent=True)
+    for message in TO_WORKER:
+        runner.register_message(message.kind, receive, concurrent=message in (Begin, End))
     environment.events.quitting.add_listener(lambda **_: _quit(environment, quitting, LAST_WORD_S + EXIT_S))
     _interrupt_politely(lambda: True, worker.hurry)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flask
@@ -46,23 +46,16 @@ IN_PAGE = """<section id="{key}" style="padding:0 24px 24px" hidden></section><s
 }})();
 </script>"""
 
-UNSEEN = (
-    "header",
-    "api_key_file",
-    "ca_file",
-    "help_llm",
-)  # not for the form: how a server is let in, and an action
-
 OwnerOrNone = Callable[[], Owner | None]
 
 
-def show_options(parser: Any, names: tuple[str, ...]) -> None:
-    """Put these options into the form of the web UI: those in argument groups would be left out."""
+def show_options(parser: Any, shown: Mapping[str, bool]) -> None:
+    """Put these options into the form of the web UI, or keep them out; those in argument groups would be left out."""
     for action in parser._actions:
-        if action.dest in UNSEEN:
-            action.include_in_web_ui = False
-        elif action.dest in names and action.dest != "run_time":
-            action.include_in_web_ui = True
+        if action.dest not in shown:
+            continue
+        action.include_in_web_ui = shown[action.dest]
+        if shown[action.dest]:
             action.is_secret = action.is_required = action.is_multiple = False
 
 

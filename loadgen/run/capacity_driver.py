@@ -5,20 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import gevent
 import numpy as np
+from numpy.typing import ArrayLike
 
 from analysis.histogram import Histogram
 from analysis.slo import parse_slo
 from loadgen.plan.traffic import LoadPlan
-from loadgen.run import capacity_search as probing
-from loadgen.run import client_health
-from loadgen.run.account import sample_columns
-from loadgen.run.capacity_search import Probe, ProbeRequest, ProbeStanding, Waiting
+from loadgen.run import capacity_search, client_health
+from loadgen.run.capacity_search import FoundCapacity, Probe, ProbeRequest, ProbeStanding, Waiting
+from loadgen.run.client_health import sample_columns
 from loadgen.run.generator import Generator
-from loadgen.run.records import Done
+from loadgen.run.measured import Done
+from loadgen.run.vitals import ClientSample
 from loadgen.wire.clock import now_s
 
 TICK_S = 0.25
@@ -51,7 +51,7 @@ class Finder:
         self._rows: list[
             tuple[float, ...]
         ] = []  # due, sent, first and last token, in s on the client's clock
-        self._samples: list[Sequence[float]] = []
+        self._samples: list[ClientSample] = []
         self._gaps = Histogram()
         self._number = 0
         self._first_id = 0
@@ -70,18 +70,18 @@ class Finder:
         self._rows.append((exchange.due_s, exchange.sent_s, answer.first_s, answer.last_s))
         self._gaps.add(done.gaps_s)
 
-    def sampled(self, samples: Sequence[Sequence[float]]) -> None:
-        """How the client fared since the last time (loadgen.run.generator.ClientSample as tuples)."""
+    def sampled(self, samples: Sequence[ClientSample]) -> None:
+        """How the client fared since the last time."""
         self._samples.extend(samples)
 
     def run(self) -> str:
         """Search until the bracket is narrow or the time is over; returns why it ended."""
-        limit_s = probing.probe_limit_s(self._budget_s)
-        ended = f"the bracket is within {probing.TOLERANCE:.0%}"
+        limit_s = capacity_search.probe_limit_s(self._budget_s)
+        ended = f"the bracket is within {capacity_search.TOLERANCE:.0%}"
         limited_rps: float | None = None  # tried last, and the client could not: once more
         while True:
             tried = [(p.rate_rps, s.verdict) for p, s in self._tried]
-            rate = limited_rps or probing.next_rate(tried, self._first_rps)
+            rate = limited_rps or capacity_search.next_rate(tried, self._first_rps)
             if rate is None:
                 break
             spent_s = self._elapsed_s()
@@ -103,9 +103,11 @@ class Finder:
             limited_rps = rate if limit else None
         return ended
 
-    def found(self, ended: str) -> dict[str, Any]:
-        """What is known so far; see loadgen.run.capacity_search.answer."""
-        return probing.answer(self._tried, self._slo_text, self._first_rps, self._budget_s, ended)
+    def found(self, ended: str) -> FoundCapacity:
+        """What is known so far."""
+        return capacity_search.found_capacity(
+            self._tried, self._slo_text, self._first_rps, self._budget_s, ended
+        )
 
     def interrupt(self) -> None:
         """The run is about to end: the present probe counts as far as it came."""
@@ -128,7 +130,7 @@ class Finder:
         planned = Probe(self._number, rate_rps, start_s, start_s + limit_s, self._first_id, self._plan)
         self._current = planned
         generator.offer(planned)
-        least_s = probing.least_s([(p.rate_rps, s.verdict) for p, s in self._tried], limit_s)
+        least_s = capacity_search.least_s([(p.rate_rps, s.verdict) for p, s in self._tried], limit_s)
         levels: list[tuple[float, int]] = []
         ticks = 0
         while True:
@@ -140,7 +142,7 @@ class Finder:
             over = at_s >= planned.end_s
             if not over and ticks % LOOK_EVERY:
                 continue
-            stands = probing.standing(
+            stands = capacity_search.standing(
                 self._slo,
                 rate_rps,
                 start_s,
@@ -175,14 +177,14 @@ class Finder:
         """Why the client may have shaped this probe, by the verdict of every run; empty when it did not."""
         self._generator.flush()  # the samples of the last second
         times = np.array(self._rows, dtype=np.float64).reshape(-1, 4) - self._generator.clock.zero_s
-        requests: dict[str, Any] = dict(
+        requests: dict[str, ArrayLike] = dict(
             zip(("due_s", "sent_s", "first_token_s", "last_token_s"), times.T, strict=True)
         )
         requests["stage"] = np.full(len(times), probe.number)
         requests["status"] = np.full(len(times), "ok")
         samples = sample_columns({"": self._samples})
         verdict = client_health.judge_client(requests, [probe.stage()], samples, self._max_in_flight)
-        return "; ".join(reason["sentence"] for reason in verdict["stages"][0]["reasons"])
+        return "; ".join(reason.sentence for reason in verdict.stages[0].reasons)
 
     def _drain(self) -> None:
         deadline_s = now_s() + min(DRAIN_S, max(1.0, self._budget_s - self._elapsed_s()))

@@ -21,7 +21,7 @@ A request without an answer counts as a breach as soon as it has waited longer t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -123,6 +123,29 @@ class Probes:
         return (np.searchsorted(starts, np.asarray(due_s), side="right") - 1).astype(np.int32)
 
 
+@dataclass(frozen=True)
+class FoundCapacity:
+    """What a search found; None where no probe held, in the bracket where none held or none broke."""
+
+    slo: str
+    first_rps: float
+    budget_s: float
+    rate_rps: float | None
+    bracket_rps: tuple[float | None, float | None]
+    ended: str  # why
+    probes: tuple[tuple[Probe, ProbeStanding], ...]
+
+    def as_json(self) -> dict[str, object]:
+        """The block `find_capacity` of run.json."""
+        probes = [
+            {**probe.stage(), "verdict": s.verdict, "reason": s.reason, "requests": s.requests}
+            for probe, s in self.probes
+        ]
+        names = ("slo", "first_rps", "budget_s", "rate_rps")
+        known = {name: getattr(self, name) for name in names}
+        return {**known, "bracket_rps": list(self.bracket_rps), "ended": self.ended, "probes": probes}
+
+
 def next_rate(tried: Sequence[tuple[float, str]], first_rps: float) -> float | None:
     """The rate to probe after these (rate, verdict) pairs; None when there is nothing left to find."""
     if not tried:
@@ -201,32 +224,21 @@ def standing(
     return ProbeStanding("unclear", ", ".join(map(_said, verdicts)), len(rows))
 
 
-def gaps_quantile(gaps: Histogram) -> Any:
+def gaps_quantile(gaps: Histogram) -> Callable[[float], float]:
     """Percentile (0-100) -> gap in s, of a histogram."""
     return lambda percentile: gaps.quantile(percentile / 100)
 
 
-def answer(
+def found_capacity(
     tried: Sequence[tuple[Probe, ProbeStanding]], slo: str, first_rps: float, budget_s: float, ended: str
-) -> dict[str, Any]:
-    """What run.json says of the search: the rate, its bracket, why it ended, and every probe."""
+) -> FoundCapacity:
+    """What the search found with these probes, and why it ended."""
     held, broke = bracket([(probe.rate_rps, stands.verdict) for probe, stands in tried])
-    return {
-        "slo": slo,
-        "first_rps": first_rps,
-        "budget_s": budget_s,
-        "rate_rps": held,  # None: no probe held
-        "bracket_rps": [held, broke],  # None on the right: none broke
-        "ended": ended,
-        "probes": [
-            {**probe.stage(), "verdict": s.verdict, "reason": s.reason, "requests": s.requests}
-            for probe, s in tried
-        ],
-    }
+    return FoundCapacity(slo, first_rps, budget_s, held, (held, broke), ended, tuple(tried))
 
 
-def sentence(found: dict[str, Any]) -> str:
-    """The answer in one sentence."""
+def capacity_sentence(found: Mapping[str, Any]) -> str:
+    """What a search found, from the block `find_capacity` of run.json, in one sentence."""
     held, broke = found["bracket_rps"]
     if held is None:
         rates_tried = [p["rate"] for p in found["probes"]]

@@ -24,10 +24,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from loadgen.run.vitals import ClientSample
 
 LAG_SHARE_OF_TTFT = 0.25
 LAG_LEAST_S, LAG_MOST_S = 0.010, 0.250
@@ -44,18 +47,50 @@ UNSENT_SHARE = 0.005
 Floats = NDArray[np.float64]
 
 
+class Reason(NamedTuple):
+    """Why a stage was limited: a code of the module's docstring, and a sentence with figure and bound."""
+
+    code: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class StageHealth:
+    """How the client fared in one stage; None where nothing is known. `verdict` is ok | limited."""
+
+    stage: int
+    verdict: str
+    reasons: tuple[Reason, ...]
+    send_lag_p95_s: float | None
+    send_lag_p99_s: float | None
+    requests: int
+    samples: int
+    reads: Mapping[str, float | int] | None  # their number, and shares of them
+
+    def as_json(self) -> dict[str, object]:
+        """One entry of run.json's client block."""
+        return {**vars(self), "reasons": [reason._asdict() for reason in self.reasons]}
+
+
+@dataclass(frozen=True)
+class ClientHealth:
+    """How the client fared in a run; `verdict` is ok | limited, `read_clock` kernel | process, None without a read."""
+
+    verdict: str
+    read_clock: str | None
+    stages: tuple[StageHealth, ...]
+
+
 def judge_client(
     requests: Mapping[str, ArrayLike],
     stages: Sequence[Mapping[str, Any]],
     samples: Mapping[str, ArrayLike] | None = None,
     max_in_flight: int | None = None,
-) -> dict[str, Any]:
-    """{"verdict": ok | limited, "read_clock": kernel | process | None, "stages": [{stage, verdict, reasons: [...], lag
-    figures, sample count, reads}]}.
+) -> ClientHealth:
+    """How the client fared in each stage, and in all of them.
 
     `requests` has the columns of a run's requests table (a DataFrame will do), `stages` dicts with stage, start_s and
-    end_s, `samples` the columns of loadgen.run.generator.ClientSample plus `worker`. `max_in_flight` is the cap of all workers
-    together; None = unknown. A reason is {"code", "sentence"}.
+    end_s, `samples` what `sample_columns` gives. `max_in_flight` is the cap of all workers together; None = unknown.
     """
     columns = {
         name: _floats(requests[name])
@@ -67,29 +102,44 @@ def judge_client(
         which = columns["stage"] == float(stage.get("stage", number))
         rows = {name: values[which] for name, values in columns.items()}
         within = _window(samples, float(stage["start_s"]), float(stage["end_s"]))
-        reasons = [
-            {"code": code, "sentence": sentence}
-            for code, sentence in _reasons(rows, status[which], within, max_in_flight)
-        ]
+        reasons = _reasons(rows, status[which], within, max_in_flight)
         lag = rows["sent_s"] - rows["due_s"]
         verdicts.append(
-            {
-                "stage": int(stage.get("stage", number)),
-                "verdict": "limited" if reasons else "ok",
-                "reasons": reasons,
-                "send_lag_p95_s": _rounded(_quantile(lag, 0.95)),
-                "send_lag_p99_s": _rounded(_quantile(lag, 0.99)),
-                "requests": len(lag),
-                "samples": 0 if within is None else len(within["time_s"]),
-                "reads": _reads(within),
-            }
+            StageHealth(
+                stage=int(stage.get("stage", number)),
+                verdict="limited" if reasons else "ok",
+                reasons=tuple(Reason(code, sentence) for code, sentence in reasons),
+                send_lag_p95_s=_rounded(_quantile(lag, 0.95)),
+                send_lag_p99_s=_rounded(_quantile(lag, 0.99)),
+                requests=len(lag),
+                samples=0 if within is None else len(within["time_s"]),
+                reads=_reads(within),
+            )
         )
-    limited = any(v["verdict"] == "limited" for v in verdicts)
-    return {
-        "verdict": "limited" if limited else "ok",
-        "read_clock": _read_clock(samples),
-        "stages": verdicts,
-    }
+    limited = any(v.verdict == "limited" for v in verdicts)
+    return ClientHealth("limited" if limited else "ok", _read_clock(samples), tuple(verdicts))
+
+
+def sample_columns(samples: Mapping[str, Sequence[ClientSample]]) -> dict[str, ArrayLike] | None:
+    """The samples of each worker as columns, of the worker and of the sample's fields; None when there are none."""
+    rows = [(worker, sample) for worker, own in sorted(samples.items()) for sample in own]
+    if not rows:
+        return None
+    workers = [worker for worker, _ in rows]
+    columns: dict[str, ArrayLike] = dict(
+        zip(ClientSample._fields, map(list, zip(*(sample for _, sample in rows), strict=True)), strict=True)
+    )
+    columns["waited"] = _increments(workers, [sample.waited for _, sample in rows])
+    return {"worker": workers, **columns}
+
+
+def _increments(workers: Sequence[str], totals: Sequence[int]) -> list[int]:
+    last: dict[str, int] = {}
+    steps = []
+    for worker, total in zip(workers, totals, strict=True):
+        steps.append(total - last.get(worker, 0))
+        last[worker] = total
+    return steps
 
 
 def _reasons(
@@ -232,14 +282,16 @@ def _seats(
     ]
 
 
-def _window(samples: Mapping[str, ArrayLike] | None, start_s: float, end_s: float) -> dict[str, Any] | None:
+def _window(
+    samples: Mapping[str, ArrayLike] | None, start_s: float, end_s: float
+) -> dict[str, NDArray[Any]] | None:
     if samples is None:
         return None
     time_s = _floats(samples["time_s"])
     inside = (time_s > start_s) & (
         time_s <= end_s + 0.5 * (np.median(np.diff(time_s)) if len(time_s) > 1 else 0)
     )
-    window: dict[str, Any] = {
+    window: dict[str, NDArray[Any]] = {
         name: _floats(values)[inside] for name, values in samples.items() if name != "worker"
     }
     window["worker"] = np.asarray(samples["worker"], dtype=str)[inside]

@@ -23,7 +23,7 @@ from loadgen.plan.arrivals import Arrivals
 from loadgen.plan.own_prompts import OwnPrompts
 from loadgen.plan.prompts import PromptSource
 from loadgen.plan.traffic import LoadPlan
-from loadgen.run.records import Batch, Done, measured
+from loadgen.run.measured import Batch, Done, Measured, Pause, measured
 from loadgen.run.vitals import ClientSample, Vitals
 from loadgen.wire.client import Client
 from loadgen.wire.clock import Alarm, Clock, now_s, sleep_exactly, wait_until
@@ -53,7 +53,7 @@ class OfferedRequests(Protocol):
 
 
 class Generator:
-    """Sends requests on one client and hands out batches. `report(batch, samples)` is called every FLUSH_S.
+    """Sends requests on one client and hands out batches. `report(measured, samples)` is called every FLUSH_S.
 
     `on_done(done)` is called for each ended request, in a greenlet.
     """
@@ -64,7 +64,7 @@ class Generator:
         bodies: PromptSource | OwnPrompts,
         path: str,
         worker: str,
-        report: Callable[[dict[str, Any], list[tuple[float, ...]]], None],
+        report: Callable[[Measured, list[ClientSample]], None],
         on_done: Callable[[Done], None],
         run_tag: str = "",
     ) -> None:
@@ -220,7 +220,7 @@ class Generator:
 
     def paused(self, length_s: float, asked: bool) -> None:
         """Count that a user waits so long after a failure, and whether because the server asked."""
-        self._batch.pauses.append((length_s, asked))
+        self._batch.pauses.append(Pause(length_s, asked))
 
     def request(self, number: int, prompt: int, output: int, prefix: int = 0, stage: int = 0) -> Exchange:
         """Send one request for a user and wait for its end (in a greenlet)."""
@@ -321,7 +321,7 @@ class Generator:
             batch, self._batch = self._batch, Batch()
             samples, self._samples = self._samples, []
             if batch.rows or samples:
-                self._report(batch.packed(), [tuple(vars(s).values()) for s in samples])
+                self._report(batch.packed(), samples)
 
     def _sample(self) -> None:
         now = now_s() - self.clock.zero_s

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from loadgen.run.records import Done
+from loadgen.run.measured import Done
 from loadgen.wire import read_times
 from loadgen.wire.clock import Alarm, now_s
 
@@ -18,8 +18,7 @@ BLUR_S = 0.002  # a read later than this may hold tokens of different times; usu
 GROUPS, GROUP_FOLDERS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
-@dataclass(frozen=True)
-class ClientSample:
+class ClientSample(NamedTuple):
     """How the client itself fared over one interval of one worker; see loadgen.run.client_health."""
 
     time_s: float  # end of the interval, seconds since the start of the run

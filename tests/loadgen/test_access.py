@@ -198,7 +198,7 @@ def test_a_refused_key_of_the_environment_is_named_before_the_load(started):
 
 
 def test_a_missing_key_is_named_and_the_user_of_an_address_is_one():
-    options = LoadOptions({"model": None, "stream": True, "ignore_eos": True, "prompts": None})
+    options = LoadOptions()
     with key_server("basic") as server:
         plain = HttpTarget.from_url(f"http://127.0.0.1:{server.server_port}")
         with pytest.raises(

@@ -261,6 +261,6 @@ PROBES = [
 
 @pytest.mark.parametrize(("url", "script", "error", "said"), PROBES, ids=[row[3] for row in PROBES])
 def test_a_server_that_is_not_one_is_named_before_the_load(url, script, error, said):
-    options = LoadOptions({"model": None, "insecure": False})
+    options = LoadOptions()
     with server(*(script or (CLOSE,))) as (here, _), pytest.raises(error, match=said):
         inspect_server(options, HttpTarget.from_url(url or here), "completions")

@@ -82,7 +82,7 @@ def served(gets, posts):
 
 
 def options(**given):
-    return LoadOptions({"model": None, "stream": True, "ignore_eos": True, "prompts": None, **given})
+    return LoadOptions(**given)
 
 
 def listing(*models):
@@ -334,7 +334,7 @@ def given(**values):
         "clamp_lengths": False,
     }
     return LoadOptions(
-        {**empty, **numbers, "run_time": 20, "prompt_tokens": None, "output_tokens": "100", **values}
+        **{**empty, **numbers, "run_time": 20, "prompt_tokens": None, "output_tokens": "100", **values}
     )
 
 

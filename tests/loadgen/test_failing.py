@@ -25,15 +25,15 @@ from loadgen.run.generator import Generator
 from loadgen.wire.clock import Alarm, now_s
 
 heard = []
-failing.listen(lambda error: heard.append(failing.describe(error)))
+failing.listen(lambda error: heard.append(failing.failure_of(error)))
 class Odd(Generator):
     def __init__(self): pass
 gevent.spawn(Odd()._check_finished)
 def odd(): raise RuntimeError("in the hub")
 Alarm(odd).set(now_s())
 gevent.sleep(0.2)
-for said in sorted(heard, key=lambda s: s["error"]):
-    print(said["exit_code"], said["error"])
+for said in sorted(heard, key=lambda s: s.sentence):
+    print(said.exit_code, said.sentence)
 """
 
 
@@ -47,7 +47,7 @@ def test_an_exception_in_a_greenlet_and_one_in_the_hub_are_told_once_each():
 
 
 def test_an_error_that_was_foreseen_keeps_its_sentence_and_code():
-    assert failing.describe(BadInput("no")) == {"error": "no", "exit_code": 2, "traceback": None}
+    assert failing.failure_of(BadInput("no")) == ("no", 2, None)
 
 
 def test_a_traceback_is_kept_in_the_run_directory_or_else_in_a_temporary_file(tmp_path):
@@ -124,11 +124,11 @@ def test_the_limit_of_open_files_is_raised_as_far_as_it_goes(hard, lines):
 def test_the_end_of_a_run_waits_for_the_report_that_is_under_way():
     told, begun, through = [], gevent.event.Event(), gevent.event.Event()
 
-    def report(batch, _samples):
+    def report(measured, _samples):
         if not begun.is_set():
             begun.set()
             through.wait()  # a busy machine: the last batch comes before the one before it is taken
-        told.extend(batch["rows"])
+        told.extend(measured.rows)
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         target = HttpTarget.from_url(f"http://127.0.0.1:{server.getsockname()[1]}")

@@ -192,6 +192,6 @@ def test_options_that_do_not_go_with_a_search(given, said):
         "arrivals": "poisson", "shared_prefix_tokens": 0, "seed": 0, "slo": "ttft_p95=2s", "find_capacity": "10m",
         "max_in_flight": 10, "timeout": 10.0, "idle_timeout": 10.0, "grace": 10.0, "reconnect_every": "30s", "stream": True,
     }  # fmt: skip
-    LoadOptions(values).check()
+    LoadOptions(**values).check()
     with pytest.raises(BadInput, match=said):
-        LoadOptions({**values, **given}).check()
+        LoadOptions(**{**values, **given}).check()

@@ -7,7 +7,7 @@ import pytest
 
 from loadgen.in_locust import rate_chart
 from loadgen.plan.traffic import LoadPlan
-from loadgen.run.account import _Due
+from loadgen.run.delivery import DueCounter
 
 RATES = [(1.0, 20.0, 20.0), (2.0, 60.0, 45.0), (2.5, 0.0, 0.0)]
 
@@ -42,7 +42,7 @@ def test_due_requests_are_counted_as_drawn(stages):
     plan = LoadPlan.from_options(stages=stages)
     due_s = np.concatenate([chunk.due_s for chunk in plan.arrivals()])
     edges_s = np.append(np.arange(0.0, plan.duration_s), plan.duration_s)
-    counter = _Due(plan)
+    counter = DueCounter(plan)
     assert counter.until(edges_s[:2]).tolist() == [
         0,
         np.sum(due_s < 1),

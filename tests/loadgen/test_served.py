@@ -42,9 +42,7 @@ def fleet():
 
 
 def options(**given) -> LoadOptions:
-    return LoadOptions(
-        {"model": None, "insecure": False, "stream": True, "ignore_eos": True, "prompts": None, **given}
-    )
+    return LoadOptions(**given)
 
 
 def answers(fleet, plan: LoadPlan, endpoint: str, source=None):

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.run import STATUSES
-from loadgen.run.records import measured
+from loadgen.run.measured import measured
 from loadgen.wire import http_response, openai_body, scan, stream
 from loadgen.wire.exchange import Exchange
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from analysis.errors import BadInput
@@ -18,8 +20,8 @@ def fitting(options: LoadOptions, max_model_len: int | None) -> LoadOptions:
     """
     if max_model_len is None:
         return options
-    if options.values.get("clamp_lengths"):
-        return LoadOptions({**options.values, "most_tokens": max_model_len})
+    if options.clamp_lengths:
+        return replace(options, most_tokens=max_model_len)
     own_prompts = options.prompts not in (None, "ids", "words")  # whose tokens only the server knows
     _check(options.plan(), max_model_len, prompts=not own_prompts)
     return options

@@ -62,7 +62,7 @@ def inspect_server(options: LoadOptions, target: HttpTarget, endpoint: str) -> S
         counted = look.counted(endpoint, model.id) if words else None
     finally:
         client.close()
-    seconds = min(TEST_S, options.values.get("timeout") or TEST_S)
+    seconds = min(TEST_S, options.timeout or TEST_S)
     client = Client(target, Limits(max_connections=4, timeout_s=seconds, idle_timeout_s=seconds))
     try:
         trial = OneTokenTrial(client, options, endpoint, model.id, look.notes)
