@@ -32,6 +32,7 @@ from loadgen.plan import lengths, rates
 from loadgen.plan.arrivals import Arrivals, Process, parse_arrivals
 from loadgen.plan.lengths import Lengths
 from loadgen.plan.programme import Rate
+from loadgen.plan.prompt_lengths import continued, cut_lengths
 from loadgen.plan.traces import Trace
 
 CHUNK = 65_536  # arrivals drawn at a time: about 2 MB
@@ -120,7 +121,7 @@ class LoadPlan:
         """
         for chunk in self._traced(n) if self.trace is not None else self._drawn(n):
             if self.most_tokens is not None:
-                chunk = _cut(chunk, self.most_tokens)
+                chunk = cut_lengths(chunk, self.most_tokens)
             mine = chunk if self.of == 1 else chunk.take(chunk.request_id % self.of == self.index)
             if len(mine.due_s):
                 yield mine
@@ -128,24 +129,13 @@ class LoadPlan:
     def _drawn(self, n: int) -> Iterator[Arrivals]:
         gaps, prompts, outputs = (_generator(self.seed, purpose) for purpose in range(3))
         history = np.zeros(self.conversations, dtype=np.int64)
-        total = self.programme.requests
-        total -= 1e-9 * max(1.0, total)  # rounding of the integral must not add a request at the very end
-        u, done, latest = self.process.first(gaps), 0, 0.0
-        while u < total:
-            ahead = total - u
-            size = min(n, int(ahead + 8 * (1 + self.process.cv) * math.sqrt(ahead + 1)) + 8)
-            times = np.cumsum(np.concatenate(([u], self.process.gaps(gaps, size))))
-            u = float(times[-1])
-            times = times[: int(np.searchsorted(times[:-1], total))]
-            count = len(times)
-            due = np.maximum(
-                np.maximum.accumulate(self.programme.inverse(times)), latest
-            )  # rounding keeps order
-            latest = float(due[-1])
+        done = 0
+        for due in self.process.due_times(self.programme, gaps, n):
+            count = len(due)
             prompt, output = self.prompt.draw(prompts, count), self.output.draw(outputs, count)
             known = np.full(count, self.shared_prefix_tokens, dtype=np.int64)
             if self.turns > 1:
-                prompt, said = _continued(prompt, output, done, self.turns, history)
+                prompt, said = continued(prompt, output, done, self.turns, history)
                 known = np.maximum(known, said)
             yield Arrivals(
                 due_s=due,
@@ -330,40 +320,6 @@ class LoadPlan:
             raise BadInput("seed", value=self.seed, expected="a whole number of at least 0")
         if not self.expected_requests > 0:
             raise BadInput("the load offers nothing: every rate is 0", next_step="raise one of the rates")
-
-
-def _cut(chunk: Arrivals, most_tokens: int) -> Arrivals:
-    """Prompt and answer cut to `most_tokens` together: the prompt first, at least one token of each left."""
-    output = np.minimum(chunk.output_tokens, max(most_tokens - 1, 1))
-    prompt = np.minimum(chunk.prompt_tokens, np.maximum(most_tokens - output, 1))
-    return chunk._replace(
-        prompt_tokens=prompt, output_tokens=output, prefix_tokens=np.minimum(chunk.prefix_tokens, prompt - 1)
-    )
-
-
-def _continued(
-    prompt: NDArray[np.int32],
-    output: NDArray[np.int32],
-    first_id: int,
-    turns: int,
-    history: NDArray[np.int64],
-) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Prompts that contain their conversation so far, and the tokens of that part; `history` is carried on.
-
-    Requests first_id, first_id + 1, ... belong to the len(history) conversations in turn.
-    """
-    abreast = len(history)
-    whole, said = np.empty_like(prompt), np.empty(len(prompt), dtype=np.int64)
-    at = 0
-    while at < len(prompt):
-        turn, place = divmod((first_id + at) % (abreast * turns), abreast)
-        rows = slice(at, min(len(prompt), at + abreast - place))
-        seats = slice(place, place + rows.stop - rows.start)
-        said[rows] = history[seats] if turn else 0
-        whole[rows] = np.minimum(said[rows] + prompt[rows], lengths.MOST)
-        history[seats] = whole[rows] + output[rows].astype(np.int64)
-        at = rows.stop
-    return whole, said
 
 
 def _generator(seed: int, purpose: int) -> np.random.Generator:

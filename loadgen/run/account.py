@@ -18,14 +18,16 @@ from analysis.access import Access
 from analysis.errors import BadInput
 from analysis.redact import command_line
 from loadgen.plan.traffic import LoadPlan
-from loadgen.run.capacity_search import FoundCapacity, Probe, Probes
-from loadgen.run.client_health import judge_client, sample_columns
+from loadgen.run.capacity_search import FoundCapacity
+from loadgen.run.client_health import judge_client
+from loadgen.run.client_samples import sample_columns
 from loadgen.run.delivery import DeliveredRate, Delivery
 from loadgen.run.endpoint.server_facts import ServerFacts
 from loadgen.run.header import ClientBlock, FirstHeader, LastHeader, PausesBlock, Stage, WorkerBlock
 from loadgen.run.measured import Pause
 from loadgen.run.messages import Offset, Report
 from loadgen.run.options import LoadOptions
+from loadgen.run.probes import Probe, Probes
 from loadgen.run.records import RunWriter, disk_bytes, free_bytes
 from loadgen.run.stopping import Watch, parse_rules
 from loadgen.wire.refusals import rate_limited

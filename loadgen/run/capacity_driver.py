@@ -14,10 +14,11 @@ from analysis.histogram import Histogram
 from analysis.slo import parse_slo
 from loadgen.plan.traffic import LoadPlan
 from loadgen.run import capacity_search, client_health
-from loadgen.run.capacity_search import FoundCapacity, Probe, ProbeRequest, ProbeStanding, Waiting
-from loadgen.run.client_health import sample_columns
+from loadgen.run.capacity_search import FoundCapacity, ProbeRequest, ProbeStanding, Waiting
+from loadgen.run.client_samples import sample_columns
 from loadgen.run.generator import Generator
 from loadgen.run.measured import Done
+from loadgen.run.probes import Probe
 from loadgen.run.vitals import ClientSample
 from loadgen.wire.clock import now_s
 

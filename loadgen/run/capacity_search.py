@@ -21,20 +21,17 @@ A request without an answer counts as a breach as soon as it has waited longer t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 from scipy.special import bdtr
 
 from analysis.errors import BadInput
 from analysis.histogram import Histogram
 from analysis.slo import Slo, Verdict, evaluate
-from loadgen.plan import rates
-from loadgen.plan.arrivals import Arrivals
-from loadgen.plan.traffic import LoadPlan
+from loadgen.run.probes import Probe
 
 TOLERANCE = 0.05  # of the rate: the bracket in which the search ends
 LEAST = 20  # requests judged, without which a probe says nothing
@@ -72,55 +69,6 @@ class ProbeStanding:
     verdict: str
     reason: str
     requests: int
-
-
-@dataclass(frozen=True)
-class Probe:
-    """One constant rate from start_s to end_s (seconds since the start of the run); its requests count from first_id.
-
-    Has what loadgen.run.generator and loadgen.run.records ask of a plan: `arrivals` and `stage_of`.
-    """
-
-    number: int
-    rate_rps: float
-    start_s: float
-    end_s: float
-    first_id: int
-    base: LoadPlan  # arrivals, lengths, prompts
-
-    def arrivals(self, n: int = 65_536) -> Iterator[Arrivals]:
-        """Its requests, due_s counted from the start of the run."""
-        programme = rates.constant(self.rate_rps, self.end_s - self.start_s)
-        plan = replace(self.base, programme=programme, seed=self.base.seed + self.number)
-        for chunk in plan.arrivals(n):
-            yield chunk._replace(
-                due_s=chunk.due_s + self.start_s, request_id=chunk.request_id + self.first_id
-            )
-
-    def stage_of(self, due_s: ArrayLike) -> NDArray[np.int32]:
-        """The probe's number, for each due time."""
-        return np.full(np.shape(due_s), self.number, dtype=np.int32)
-
-    def stage(self) -> dict[str, float]:
-        """The probe as a stage of the run."""
-        return {"stage": self.number, "start_s": self.start_s, "end_s": self.end_s, "rate": self.rate_rps}
-
-
-@dataclass(frozen=True)
-class Probes:
-    """All probes of a run, as the plan that they turned out to be."""
-
-    probes: tuple[Probe, ...]
-
-    def arrivals(self, n: int = 65_536) -> Iterator[Arrivals]:
-        """What was offered, in the order of due times."""
-        for probe in self.probes:
-            yield from probe.arrivals(n)
-
-    def stage_of(self, due_s: ArrayLike) -> NDArray[np.int32]:
-        """The number of the probe that each due time belongs to."""
-        starts = np.array([probe.start_s for probe in self.probes])
-        return (np.searchsorted(starts, np.asarray(due_s), side="right") - 1).astype(np.int32)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from loadgen.run.vitals import ClientSample
+from loadgen.run.client_samples import (
+    STAMPED_SHARE,
+    Floats,
+    floats,
+    read_clock,
+    reads_of,
+    samples_within,
+    time_shares,
+)
 
 LAG_SHARE_OF_TTFT = 0.25
 LAG_LEAST_S, LAG_MOST_S = 0.010, 0.250
@@ -38,13 +46,10 @@ STALLED_SHARE = 0.05
 BLURRED_SHARE = 0.03
 STARVED_SHARE = 0.15
 THROTTLED_SHARE = 0.01
-STAMPED_SHARE = 0.9  # of the reads with a kernel stamp, from which late reads are no error
 CPU_SHARE = 0.90
 CAP_SHARE = 0.02  # of the samples with requests waiting for a seat
 POOL_SHARE = 0.05
 UNSENT_SHARE = 0.005
-
-Floats = NDArray[np.float64]
 
 
 class Reason(NamedTuple):
@@ -93,15 +98,14 @@ def judge_client(
     end_s, `samples` what `sample_columns` gives. `max_in_flight` is the cap of all workers together; None = unknown.
     """
     columns = {
-        name: _floats(requests[name])
-        for name in ("stage", "due_s", "sent_s", "first_token_s", "last_token_s")
+        name: floats(requests[name]) for name in ("stage", "due_s", "sent_s", "first_token_s", "last_token_s")
     }
     status = np.asarray(requests["status"], dtype=str)
     verdicts = []
     for number, stage in enumerate(stages):
         which = columns["stage"] == float(stage.get("stage", number))
         rows = {name: values[which] for name, values in columns.items()}
-        within = _window(samples, float(stage["start_s"]), float(stage["end_s"]))
+        within = samples_within(samples, float(stage["start_s"]), float(stage["end_s"]))
         reasons = _reasons(rows, status[which], within, max_in_flight)
         lag = rows["sent_s"] - rows["due_s"]
         verdicts.append(
@@ -113,33 +117,11 @@ def judge_client(
                 send_lag_p99_s=_rounded(_quantile(lag, 0.99)),
                 requests=len(lag),
                 samples=0 if within is None else len(within["time_s"]),
-                reads=_reads(within),
+                reads=reads_of(within),
             )
         )
     limited = any(v.verdict == "limited" for v in verdicts)
-    return ClientHealth("limited" if limited else "ok", _read_clock(samples), tuple(verdicts))
-
-
-def sample_columns(samples: Mapping[str, Sequence[ClientSample]]) -> dict[str, ArrayLike] | None:
-    """The samples of each worker as columns, of the worker and of the sample's fields; None when there are none."""
-    rows = [(worker, sample) for worker, own in sorted(samples.items()) for sample in own]
-    if not rows:
-        return None
-    workers = [worker for worker, _ in rows]
-    columns: dict[str, ArrayLike] = dict(
-        zip(ClientSample._fields, map(list, zip(*(sample for _, sample in rows), strict=True)), strict=True)
-    )
-    columns["waited"] = _increments(workers, [sample.waited for _, sample in rows])
-    return {"worker": workers, **columns}
-
-
-def _increments(workers: Sequence[str], totals: Sequence[int]) -> list[int]:
-    last: dict[str, int] = {}
-    steps = []
-    for worker, total in zip(workers, totals, strict=True):
-        steps.append(total - last.get(worker, 0))
-        last[worker] = total
-    return steps
+    return ClientHealth("limited" if limited else "ok", read_clock(samples), tuple(verdicts))
 
 
 def _reasons(
@@ -175,7 +157,7 @@ def _sampled(samples: Mapping[str, Floats] | None) -> list[tuple[str, str]]:
     """Reasons in the loop's punctuality, its reads and the kernel's accounts, of the worker that fared worst."""
     if samples is None or not len(samples["time_s"]):
         return []
-    workers = [_shares(samples, samples["worker"] == worker) for worker in np.unique(samples["worker"])]
+    workers = [time_shares(samples, samples["worker"] == worker) for worker in np.unique(samples["worker"])]
     stalled, blurred = (max(w[name] for w in workers) for name in ("stalled", "blurred"))
     throttled = max(w["throttled"] for w in workers)
     busiest = max(workers, key=lambda w: w["cpu"] + w["starved"])
@@ -211,46 +193,6 @@ def _sampled(samples: Mapping[str, Floats] | None) -> list[tuple[str, str]]:
     return [(code, sentence) for code, is_so, sentence in said if is_so]
 
 
-def _shares(samples: Mapping[str, Floats], which: NDArray[np.bool_]) -> dict[str, float]:
-    """What the chosen samples say, as shares of the time, of the reads or of the tokens; 0 where nothing is known."""
-
-    def share(part: str, of: str) -> float:
-        if part not in samples or of not in samples:
-            return 0.0
-        whole = float(np.nansum(samples[of][which]))
-        return float(np.nansum(samples[part][which])) / whole if whole > 0 else 0.0
-
-    return {
-        "stalled": share("stalled_s", "interval_s"),
-        "starved": share("starved_s", "interval_s"),
-        "throttled": share("throttled_s", "interval_s"),
-        "cpu": share("cpu_s", "interval_s"),
-        "stamped": share("stamped", "reads"),
-        "late": share("late_reads", "stamped"),
-        "shared": share("shared", "events"),
-        "blurred": share("blurred", "events"),
-    }
-
-
-def _reads(samples: Mapping[str, Floats] | None) -> dict[str, float | int] | None:
-    """How the answers were read: the number of reads, the share of late ones, of tokens that shared one; None = unknown."""
-    if samples is None or "reads" not in samples:
-        return None
-    shares = _shares(samples, np.ones(len(samples["time_s"]), dtype=bool))
-    counted = {"number": int(np.sum(samples["reads"]))}
-    return counted | {name: round(shares[name], 4) for name in ("stamped", "late", "shared", "blurred")}
-
-
-def _read_clock(samples: Mapping[str, ArrayLike] | None) -> str | None:
-    """Whose clock told when tokens came; None = no read."""
-    if samples is None or "reads" not in samples:
-        return None
-    reads, stamped = (float(np.sum(_floats(samples[name]))) for name in ("reads", "stamped"))
-    if not reads:
-        return None
-    return "kernel" if stamped >= STAMPED_SHARE * reads else "process"
-
-
 def _seats(
     rows: Mapping[str, Floats], samples: Mapping[str, Floats] | None, cap: int | None, late: bool
 ) -> list[tuple[str, str]]:
@@ -280,29 +222,6 @@ def _seats(
             f"the load needs {needed:.1f} requests in flight and {cap} are allowed: raise --max-in-flight",
         )
     ]
-
-
-def _window(
-    samples: Mapping[str, ArrayLike] | None, start_s: float, end_s: float
-) -> dict[str, NDArray[Any]] | None:
-    if samples is None:
-        return None
-    time_s = _floats(samples["time_s"])
-    inside = (time_s > start_s) & (
-        time_s <= end_s + 0.5 * (np.median(np.diff(time_s)) if len(time_s) > 1 else 0)
-    )
-    window: dict[str, NDArray[Any]] = {
-        name: _floats(values)[inside] for name, values in samples.items() if name != "worker"
-    }
-    window["worker"] = np.asarray(samples["worker"], dtype=str)[inside]
-    return window
-
-
-def _floats(values: ArrayLike) -> Floats:
-    to_numpy = getattr(values, "to_numpy", None)
-    if to_numpy is not None:
-        return np.asarray(to_numpy(dtype=np.float64, na_value=np.nan))
-    return np.asarray(values, dtype=np.float64)
 
 
 def _quantile(values: Floats, fraction: float) -> float:

@@ -17,10 +17,11 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 from analysis.errors import BadInput
 from analysis.histogram import BUCKETS
 from loadgen.failing import Failure
-from loadgen.run.capacity_search import FoundCapacity, Probe
+from loadgen.run.capacity_search import FoundCapacity
 from loadgen.run.endpoint.manner import Manner
 from loadgen.run.measured import GapCounts, Measured, Pause, RequestRow
 from loadgen.run.options import LoadOptions
+from loadgen.run.probes import Probe
 from loadgen.run.vitals import ClientSample
 from loadgen.wire.target import HttpTarget
 

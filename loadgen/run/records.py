@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from analysis import run
 from analysis.histogram import Histogram
 from loadgen.plan.traffic import LoadPlan
-from loadgen.run.capacity_search import Probes
 from loadgen.run.measured import Measured, RequestRow, dropped
+from loadgen.run.probes import Probes
 
 GAPS_EVERY_S = 5.0  # the histogram of gaps is written anew this often; rows are written with every batch
 SWITCH_S = 0.0005  # a writing thread gives the interpreter back after this; Python's 5 ms are too many

@@ -12,15 +12,14 @@ from analysis.slo import parse_slo
 from loadgen.plan.traffic import LoadPlan
 from loadgen.run import capacity_search as probing
 from loadgen.run.capacity_search import (
-    Probe,
     ProbeRequest,
-    Probes,
     Waiting,
     next_rate,
     parse_budget,
     standing,
 )
 from loadgen.run.options import LoadOptions
+from loadgen.run.probes import Probe, Probes
 
 SLO = parse_slo("ttft_p95=1s")
 
