@@ -67,6 +67,10 @@ WITH_LOCUST = {
     "loadgen.in_locust.coordinator",
     "loadgen.in_locust.statistics",
     "loadgen.in_locust.web",
+    "loadgen.in_locust.worker",
+    "loadgen.in_locust.worker_process",
+    "loadgen.in_locust.workers",
+    "loadgen.in_locust.server_look",
     "loadgen.completions",
     "loadgen.chat",
 }

@@ -366,9 +366,9 @@ def test_a_process_that_does_not_end_after_its_run_says_where_it_stands_and_is_e
     program = """
 import time
 from locust.env import Environment
-from loadgen.in_locust import users
-users.EXIT_S = 0.2
-users._quit(Environment(), lambda: print("settled"), 60)
+from loadgen.in_locust import process_end
+process_end.EXIT_S = 0.2
+process_end.quit_within(Environment(), lambda: print("settled"), 60)
 time.sleep(60)
 """
     said = subprocess.run(
