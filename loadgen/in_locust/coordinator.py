@@ -26,7 +26,7 @@ from loadgen.run.account import Owner
 from loadgen.run.endpoint.server_facts import ServerFacts
 from loadgen.run.messages import (
     Begin,
-    ClockOffset,
+    ClockMeasured,
     End,
     Failed,
     Finished,
@@ -36,8 +36,8 @@ from loadgen.run.messages import (
     Ping,
     Pong,
     Ready,
-    Report,
     Start,
+    WorkerReport,
     decode,
     encode,
 )
@@ -212,13 +212,13 @@ class Coordinator:
         owner = self.owner
         if isinstance(message, Ready):
             self._workers.ready.add(message.worker)
-        elif isinstance(message, ClockOffset):
+        elif isinstance(message, ClockMeasured):
             self._workers.offsets[message.worker] = message.offset
         elif isinstance(message, Failed):
             self._fail(message.failure)
         elif owner is None:
             return
-        elif isinstance(message, Report):
+        elif isinstance(message, WorkerReport):
             with self._books:
                 running = owner.stopped is None
                 owner.take(message, clock.unix_now_s())

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 1100, 300, 60, 12, 40  # of the chart, in pixels
 OFFERED, DELIVERED = "#999", "#0b8"
 
 
-def rate_rows(rates: Sequence[tuple[float, float, float]]) -> list[dict[str, Any]]:
+def rate_rows(rates: Sequence[tuple[float, float, float]]) -> list[dict[str, str | float]]:
     """Rows for the tab from (end of the interval in s, offered, delivered in requests/s)."""
     return [
         {

@@ -36,8 +36,8 @@ from loadgen.run.messages import (
     Found,
     Message,
     Ready,
-    Report,
     Start,
+    WorkerReport,
 )
 from loadgen.run.options import LoadOptions
 from loadgen.run.vitals import ClientSample
@@ -221,7 +221,7 @@ class Worker:
                 rows.add(self.environment.stats, "ITL", MIDDLES_S[buckets], np.asarray(counts))
             clock.breathe()
         finally:  # what was measured does not depend on what Locust shows of it
-            self._tell(Report(self.name, batch, samples))
+            self._tell(WorkerReport(self.name, batch, samples))
 
     def _done(self, done: Done) -> None:
         exchange, answer = done.exchange, done.answer

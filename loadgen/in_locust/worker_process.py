@@ -18,7 +18,7 @@ from loadgen.in_locust.worker import Worker
 from loadgen.run.messages import (
     TO_WORKER,
     Begin,
-    ClockOffset,
+    ClockMeasured,
     End,
     LastWord,
     Message,
@@ -66,7 +66,7 @@ def init_worker(environment: Any, runner: WorkerRunner, endpoint: str) -> None:
             tell(Ping(clock.unix_now_s(), FAMILY, os.getpid()))
             gevent.sleep(0.02)
         offset = Offset(*clock.offset(pongs)) if pongs else Offset(0.0, math.nan)
-        tell(ClockOffset(job.worker, offset))
+        tell(ClockMeasured(job.worker, offset))
         worker.begin(job, offset.ahead_s)
 
     def receive(msg: Any, **_: Any) -> None:

@@ -19,13 +19,13 @@ class RequestTemplate:
     endpoint: str = "completions"
     stream: bool = True
     ignore_eos: bool = True
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, object] = field(default_factory=dict)
     limit_field: str = "max_tokens"
     usage: bool = True
 
-    def fields(self) -> dict[str, Any]:
+    def fields(self) -> dict[str, object]:
         """The fields that do not depend on the request."""
-        options: dict[str, Any] = {"model": self.model, "stream": self.stream}
+        options: dict[str, object] = {"model": self.model, "stream": self.stream}
         if self.stream and self.usage:
             options["stream_options"] = {"include_usage": True}
         if self.ignore_eos:

@@ -245,7 +245,9 @@ def _piece(rows: Iterator[conversations.Row]) -> list[tuple[int, float, int, int
     return piece
 
 
-def _field(path: str, number: int, line: str, row: dict[str, Any], name: str, kinds: tuple[type, ...]) -> Any:
+def _field(
+    path: str, number: int, line: str, row: dict[str, object], name: str, kinds: tuple[type, ...]
+) -> Any:
     """The value: a time (float), a number of tokens (int), or a list of whole numbers that may be left out (list)."""
     value: Any = row.get(name)
     if list in kinds:

@@ -131,7 +131,7 @@ class Trace:
         """The same trace, ended at `duration_s` of the run."""
         return replace(self, end_s=duration_s, rate=self.rate.until(duration_s))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """What was read and how, for run.json."""
         return {name: value for name, value in asdict(replace(self, rate=_NO_RATE)).items() if name != "rate"}
 

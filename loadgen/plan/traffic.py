@@ -22,7 +22,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -86,7 +85,7 @@ class LoadPlan:
         """Offered requests/s of the whole plan at each time."""
         return self.programme.rate(t_s)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The plan in words and numbers, for run.json."""
         return {
             "stages": self.stages,

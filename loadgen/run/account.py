@@ -25,7 +25,7 @@ from loadgen.run.delivery import DeliveredRate, Delivery
 from loadgen.run.endpoint.server_facts import ServerFacts
 from loadgen.run.header import ClientBlock, FirstHeader, LastHeader, PausesBlock, Stage, WorkerBlock
 from loadgen.run.measured import Pause
-from loadgen.run.messages import Offset, Report
+from loadgen.run.messages import Offset, WorkerReport
 from loadgen.run.options import LoadOptions
 from loadgen.run.probes import Probe, Probes
 from loadgen.run.records import RunWriter, disk_bytes, free_bytes
@@ -98,7 +98,7 @@ class Owner:
         self.writer.event(now_unix_s - self.started_at, kind, reason)
         return True
 
-    def take(self, report: Report, now_unix_s: float) -> None:
+    def take(self, report: WorkerReport, now_unix_s: float) -> None:
         """Write what a worker reports."""
         worker, measured, samples = report.worker, report.measured, report.samples
         self.writer.add(worker, measured)

@@ -52,7 +52,7 @@ POOL_SHARE = 0.05
 UNSENT_SHARE = 0.005
 
 
-class Reason(NamedTuple):
+class LimitReason(NamedTuple):
     """Why a stage was limited: a code of the module's docstring, and a sentence with figure and bound."""
 
     code: str
@@ -65,7 +65,7 @@ class StageHealth:
 
     stage: int
     verdict: str
-    reasons: tuple[Reason, ...]
+    reasons: tuple[LimitReason, ...]
     send_lag_p95_s: float | None
     send_lag_p99_s: float | None
     requests: int
@@ -112,7 +112,7 @@ def judge_client(
             StageHealth(
                 stage=int(stage.get("stage", number)),
                 verdict="limited" if reasons else "ok",
-                reasons=tuple(Reason(code, sentence) for code, sentence in reasons),
+                reasons=tuple(LimitReason(code, sentence) for code, sentence in reasons),
                 send_lag_p95_s=_rounded(_quantile(lag, 0.95)),
                 send_lag_p99_s=_rounded(_quantile(lag, 0.99)),
                 requests=len(lag),

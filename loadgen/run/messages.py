@@ -1,7 +1,7 @@
 """What the owner of a run and its workers tell each other, and the plain values in which that travels between processes.
 
     owner -> worker   Begin, Start, End, Pong
-    worker -> owner   Ping, ClockOffset, Ready, Failed, Report, Finished, LastWord, and within one process Found
+    worker -> owner   Ping, ClockMeasured, Ready, Failed, WorkerReport, Finished, LastWord, and within one process Found
 
 Each field travels under its own name, read by the rule of its type (READ, WRITE): a process of another version has other
 fields or values, and is told so in a sentence.
@@ -100,7 +100,7 @@ class Pong(Message):
 
 
 @dataclass(frozen=True)
-class ClockOffset(Message):
+class ClockMeasured(Message):
     """What a worker found its clock to differ by."""
 
     kind: ClassVar[str] = "llm_clock"
@@ -126,7 +126,7 @@ class Failed(Message):
 
 
 @dataclass(frozen=True)
-class Report(Message):
+class WorkerReport(Message):
     """What a worker measured since it reported last, and how it fared."""
 
     kind: ClassVar[str] = "llm_report"
@@ -230,18 +230,18 @@ WRITE: dict[str, Callable[[Any], Any]] = {
     name: lambda value: value.message() for name in ("LoadOptions", "HttpTarget", "Manner")
 }
 TO_WORKER: tuple[type[Message], ...] = (Begin, Start, End, Pong)
-TO_OWNER: tuple[type[Message], ...] = (Ping, ClockOffset, Ready, Failed, Report, Finished, LastWord)
+TO_OWNER: tuple[type[Message], ...] = (Ping, ClockMeasured, Ready, Failed, WorkerReport, Finished, LastWord)
 KINDS = {message.kind: message for message in (*TO_WORKER, *TO_OWNER)}
 
 
-def encode(message: Message) -> dict[str, Any]:
+def encode(message: Message) -> dict[str, object]:
     """The message as plain values; tuples may arrive as lists."""
     values = {field.name: getattr(message, field.name) for field in fields(message)}
     types = {field.name: str(field.type) for field in fields(message)}
     return {name: WRITE.get(types[name], lambda same: same)(value) for name, value in values.items()}
 
 
-def decode(kind: str, data: Mapping[str, Any]) -> Message:
+def decode(kind: str, data: Mapping[str, object]) -> Message:
     """The message of this kind in plain values. Raises BadInput when it is none of this version."""
     name = "the message"
     try:

@@ -24,7 +24,7 @@ from loadgen.wire.clock import now_s
 from loadgen.wire.connection import Connection
 from loadgen.wire.exchange import Exchange
 from loadgen.wire.receive import KernelClock, Reader
-from loadgen.wire.refusals import connection_sentence, reason_of, tls_step
+from loadgen.wire.refusals import connection_reason, connection_sentence, tls_step
 from loadgen.wire.target import HttpTarget, tls_context
 
 SPARE = 8  # idle connections kept open, plus one per SPARE_SHARE in flight
@@ -108,7 +108,7 @@ class Client:
         if not self._idle and not self.in_flight:
             reason = self.last_refusal or f"no answer within {timeout_s:g} s"
             raise SourceUnavailable(
-                f"cannot connect to {self.target}: {reason_of(reason)}", next_step=tls_step(reason)
+                f"cannot connect to {self.target}: {connection_reason(reason)}", next_step=tls_step(reason)
             )
 
     def close(self, status: str = "cancelled", error: str = "the run ended") -> None:
@@ -226,5 +226,7 @@ class Client:
         try:
             found = gevent.socket.getaddrinfo(self.target.host, self.target.port, type=socket.SOCK_STREAM)
         except OSError as error:
-            raise SourceUnavailable(f"cannot find the host {self.target.host}: {reason_of(error)}") from None
+            raise SourceUnavailable(
+                f"cannot find the host {self.target.host}: {connection_reason(error)}"
+            ) from None
         return [(family, address) for family, _, _, _, address in found]

@@ -7,6 +7,7 @@ chunk carries no token; the usage event has no choices; a dying engine sends an 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +65,7 @@ class BodyFacts:
     reasoning_tokens: int = 0
     reasoned: bool = False  # reasoning was streamed
 
-    def take_usage(self, content: dict[str, Any]) -> None:
+    def take_usage(self, content: Mapping[str, object]) -> None:
         """A count is taken when it is one; anything else stays null, and the answer is odd."""
         usage = content.get("usage")
         if usage is None:
@@ -82,7 +83,7 @@ class BodyFacts:
         """Tokens of the usage that no event carried: reasoning that the server keeps to itself."""
         return 0 if self.reasoned else min(self.reasoning_tokens, self.output_tokens or 0)
 
-    def _count(self, usage: dict[str, Any], name: str, before: int | None) -> int | None:
+    def _count(self, usage: Mapping[str, object], name: str, before: int | None) -> int | None:
         value = usage.get(name)
         if value is None:
             return before
@@ -146,7 +147,7 @@ def _data(event: bytes) -> bytes:
     return b"\n".join(line[5:].strip() for line in lines if line.startswith(b"data:"))
 
 
-def _objects(value: Any) -> list[dict[str, Any]]:
+def _objects(value: object) -> list[dict[str, object]]:
     """The objects in what should be a list of them, or one."""
     return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, dict)]
 
@@ -162,17 +163,17 @@ def _is_understood(choices: Any) -> bool:
     return all(choice.get("delta") is None or _objects(choice["delta"]) for choice in found)
 
 
-def _has_text(choice: dict[str, Any]) -> bool:
+def _has_text(choice: Mapping[str, object]) -> bool:
     if choice.get("text"):
         return True
     return any(v for delta in _objects(choice.get("delta")) for k, v in delta.items() if k != "role")
 
 
-def _reasons(choice: dict[str, Any]) -> bool:
+def _reasons(choice: Mapping[str, object]) -> bool:
     return any(d.get("reasoning_content") or d.get("reasoning") for d in _objects(choice.get("delta")))
 
 
-def _carries_token(choice: dict[str, Any]) -> bool:
+def _carries_token(choice: Mapping[str, object]) -> bool:
     if "text" in choice:
         return True
     deltas = _objects(choice.get("delta"))

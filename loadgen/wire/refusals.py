@@ -43,7 +43,7 @@ def redirected(status: int, location: str) -> tuple[str, str]:
     )
 
 
-def rate_limited(http_status: ArrayLike, error: ArrayLike) -> dict[str, Any] | None:
+def rate_limited(http_status: ArrayLike, error: ArrayLike) -> dict[str, int | list[float] | None] | None:
     """How many requests were answered 429, and the shortest and longest Retry-After in s (None: no
     number was sent); None when there were none."""
     limited = np.asarray(http_status, dtype=float) == 429
@@ -80,7 +80,7 @@ def errno_name(code: int) -> str:
     return errno.errorcode.get(code, str(code))
 
 
-def reason_of(error: object) -> str:
+def connection_reason(error: object) -> str:
     """Why a connection failed, in the words of TLS or of the system."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"TLS certificate: {error.verify_message}"
@@ -93,4 +93,4 @@ def reason_of(error: object) -> str:
 
 def connection_sentence(error: Exception, target: object) -> str:
     """Why a connection to `target` failed."""
-    return f"{target}: {reason_of(error)}"
+    return f"{target}: {connection_reason(error)}"

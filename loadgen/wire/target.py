@@ -55,7 +55,7 @@ class HttpTarget:
     def __str__(self) -> str:
         return f"{self.scheme}://{self.authority}{self.path}"
 
-    def message(self) -> dict[str, Any]:
+    def message(self) -> dict[str, object]:
         """Plain values for a worker."""
         places = {name: getattr(self, name) for name in ("scheme", "host", "port", "path", "query")}
         return {**places, "access": self.access.message()}

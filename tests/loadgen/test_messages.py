@@ -15,7 +15,7 @@ from loadgen.run.measured import GapCounts, Measured, Pause, RequestRow
 from loadgen.run.messages import (
     KINDS,
     Begin,
-    ClockOffset,
+    ClockMeasured,
     End,
     Failed,
     Finished,
@@ -24,8 +24,8 @@ from loadgen.run.messages import (
     Ping,
     Pong,
     Ready,
-    Report,
     Start,
+    WorkerReport,
     decode,
     encode,
 )
@@ -52,10 +52,10 @@ MESSAGES = [
     End(12.0, 0.0),
     Ping(1.7e9, "family", 12),
     Pong(1.7e9, 1.8e9),
-    ClockOffset("w0", Offset(-3.0, 0.001)),
+    ClockMeasured("w0", Offset(-3.0, 0.001)),
     Ready("w0"),
     Failed("w0", Failure("why", 2, None)),
-    Report(
+    WorkerReport(
         "w0",
         Measured([ROW], {0: GapCounts([3, 9], [1, 2])}, [Pause(0.5, True)]),
         [ClientSample(**NUMBERS)],
@@ -87,7 +87,7 @@ def test_every_kind_of_message_is_tested():
 
 
 def test_an_unmeasured_clock_travels_as_such():
-    offset = carried(ClockOffset("w0", Offset(0.0, math.nan))).offset
+    offset = carried(ClockMeasured("w0", Offset(0.0, math.nan))).offset
     assert offset.ahead_s == 0.0
     assert math.isnan(offset.uncertainty_s)
 

@@ -288,7 +288,7 @@ def test_only_regular_files_are_read(tmp_path, what):
 
 
 def test_months_without_a_gap_are_counted_in_few_bins(tmp_path, monkeypatch):
-    monkeypatch.setattr("loadgen.plan.traces.MOST_BINS", 1 << 12)
+    monkeypatch.setattr("loadgen.plan.time_bins.MOST_BINS", 1 << 12)
     stamps = np.arange(0, 120 * 86_400, 600)
     trace = Trace.open(written(tmp_path, burst(stamps)))
     assert trace.rate.requests == pytest.approx(len(stamps))

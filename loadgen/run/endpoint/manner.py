@@ -26,7 +26,7 @@ class Manner:
     usage: bool = True  # whether a stream is asked for its usage
     counted: Counted = UNCOUNTED
 
-    def message(self) -> dict[str, Any]:
+    def message(self) -> dict[str, object]:
         """Plain values for a worker."""
         return asdict(self)
 

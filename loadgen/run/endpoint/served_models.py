@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,11 +126,13 @@ def no_model(target: object, path: str, status: int, is_list: bool, why: str) ->
     )
 
 
-def _model(entry: dict[str, Any]) -> ServedModel:
+def _model(entry: Mapping[str, object]) -> ServedModel:
     longest = entry.get("max_model_len")
-    whole = isinstance(longest, int) and not isinstance(longest, bool) and longest > 0
     return ServedModel(
-        entry["id"], _text(entry.get("root")), _text(entry.get("parent")), longest if whole else None
+        str(entry["id"]),
+        _text(entry.get("root")),
+        _text(entry.get("parent")),
+        longest if type(longest) is int and longest > 0 else None,
     )
 
 

@@ -33,9 +33,8 @@ class ServerFacts:
 
     target: HttpTarget
     manner: Manner
-    engine: Mapping[
-        str, Any
-    ]  # vllm_version, block_size, num_blocks, kv_tokens, max_model_len where the server says so
+    # vllm_version, block_size, num_blocks, kv_tokens, max_model_len where the server says so
+    engine: Mapping[str, str | int]
     metrics_model: str | None  # whose name its metrics carry
     max_model_len: int | None  # tokens of prompt and answer
     test_requests: int  # that were sent before the load and are counted nowhere
@@ -123,7 +122,7 @@ class _Look:
                 return found
         return None
 
-    def facts(self) -> tuple[dict[str, Any], list[str]]:
+    def facts(self) -> tuple[dict[str, str | int], list[str]]:
         """(what /version and /metrics say, the models named in /metrics); what the server does not offer is absent."""
         version = self.either("GET", "/version", b"", _version)
         page = self.either("GET", "/metrics", b"", _page)
@@ -151,7 +150,7 @@ class _Look:
             return None
 
 
-def _version(body: bytes) -> dict[str, Any] | None:
+def _version(body: bytes) -> dict[str, str | int] | None:
     content = served_models.json_of_body(body)
     version = content.get("version") if isinstance(content, dict) else None
     return {"vllm_version": version} if isinstance(version, str) else None
@@ -167,7 +166,7 @@ def _count(body: bytes) -> Any:
     return content.get("count") if isinstance(content, dict) else None
 
 
-def _cache_config(page: str) -> dict[str, Any]:
+def _cache_config(page: str) -> dict[str, str | int]:
     line = re.search(r"^vllm:cache_config_info\{(.*)\}", page, re.MULTILINE)
     labels = dict(re.findall(r'(\w+)="([^"]*)"', line[1])) if line else {}
     names = {"block_size": "block_size", "num_gpu_blocks": "num_blocks", "kv_cache_size_tokens": "kv_tokens"}

@@ -1,4 +1,4 @@
-"""How this server is asked: what one small request before the load found out, and the bodies that follow from it.
+"""Test requests before the load: which path, fields and prompts the server takes.
 
 The test request asks for one token and is counted nowhere. A server that refuses it is asked again without the fields
 that not every server takes: all of them, then all but one, so that the culprit is found whatever the server says.
