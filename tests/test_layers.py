@@ -11,9 +11,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("analysis", "loadgen", "autoscale")
 
 # loadgen's modules about what arrives when: pure, shared with the simulator
-LOAD_AS_DATA = {
-    f"loadgen.{name}" for name in ("arrivals", "lengths", "load_file", "rates", "traces", "traffic")
-}
+LOAD_AS_DATA = {"loadgen.plan"}
 
 # room -> the rooms it may import, itself always included; the longest matching prefix names a module's room
 ALLOWED: dict[str, set[str]] = {
@@ -27,6 +25,14 @@ ALLOWED: dict[str, set[str]] = {
         "analysis.redact",
         "analysis.run",
         "analysis.slo",
+    },
+    "loadgen.plan": {"analysis.errors", "analysis.files", "analysis.numbers"},
+    "loadgen.wire": {
+        "analysis.access",
+        "analysis.errors",
+        "analysis.numbers",
+        "analysis.redact",
+        "loadgen.failing",
     },
     "autoscale.profiles": {"analysis"},
     "autoscale.hpa": {"analysis.errors"},
@@ -61,6 +67,10 @@ WITH_LOCUST = {
     "loadgen.in_locust.coordinator",
     "loadgen.in_locust.statistics",
     "loadgen.in_locust.web",
+    "loadgen.in_locust.worker",
+    "loadgen.in_locust.worker_process",
+    "loadgen.in_locust.workers",
+    "loadgen.in_locust.server_look",
     "loadgen.completions",
     "loadgen.chat",
 }
@@ -152,6 +162,15 @@ def test_no_two_files_import_each_other() -> None:
 
     for name in sorted(graph):
         visit(name, ())
+
+
+def test_what_a_load_offers_is_known_without_locust_and_gevent() -> None:
+    names = [name for name in MODULES if name.startswith("loadgen.plan.")]
+    code = f"import sys, {', '.join(names)}; print([m for m in ('locust', 'gevent') if m in sys.modules])"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert result.stdout.strip() == "[]"
 
 
 def test_the_command_line_starts_without_any_heavy_library() -> None:

@@ -13,7 +13,7 @@ import yaml
 from autoscale.deploy import alerts, load_set, reference_files, targets, write_set
 from autoscale.deploy.yaml_out import plain
 from autoscale.profiles import load, names
-from loadgen.run.options import add_arguments
+from loadgen.run.option_table import add_arguments
 
 ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "manifests"

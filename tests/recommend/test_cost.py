@@ -63,7 +63,7 @@ def test_a_search_that_would_take_days_is_refused_before_it_begins(tmp_path) -> 
 
 def test_requests_that_are_too_long_are_said_and_a_model_too_short_for_all_is_infeasible(small) -> None:
     scenario = small("1:600")
-    long = replace(scenario, plan=replace(scenario.plan, prompt=lengths.parse("uniform:7001,9000")))
+    long = replace(scenario, plan=replace(scenario.plan, prompt=lengths.parse_lengths("uniform:7001,9000")))
     # max_model_len 8192: prompts of 8192 and more, 809 of the 2,000 lengths
     assert long.too_long() == pytest.approx(809 / 2000, abs=0.07)
     assert scenario.too_long() == 0

@@ -56,7 +56,9 @@ def predicted(measured):
 def test_the_capacity_at_other_lengths_is_that_of_the_true_engine(predicted, prompt, output) -> None:
     found = predicted(prompt, output)
     rng = np.random.default_rng(7)
-    truth, _ = full_batch(TRUTH, lengths.parse(prompt).draw(rng, 4000), lengths.parse(output).draw(rng, 4000))
+    truth, _ = full_batch(
+        TRUTH, lengths.parse_lengths(prompt).draw(rng, 4000), lengths.parse_lengths(output).draw(rng, 4000)
+    )
     # one shape of load parts a sequence's cost from its tokens' by a prior alone: the interval knows
     assert found.saturated.value == pytest.approx(truth, rel=0.1)
     assert found.saturated.low <= truth <= found.saturated.high

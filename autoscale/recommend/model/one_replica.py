@@ -100,6 +100,6 @@ def shape(plan: LoadPlan) -> tuple[Lengths, Lengths]:
 
 def _lognormal(tokens: Sequence[NDArray[np.int32]]) -> Lengths:
     sample = np.log(np.concatenate(tokens))
-    return lengths.parse(
+    return lengths.parse_lengths(
         f"lognormal:{math.exp(float(np.median(sample))):.0f},{max(float(sample.std()), 0.01):.3f}"
     )
