@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from autoscale.check.preflight import Finding, preflight
+from autoscale.check.preflight import preflight
 from autoscale.check.verdict import Criterion, Expectation, Judgement
 from autoscale.check.watch import CheckResult, State, check, replay
 
@@ -14,7 +14,6 @@ __all__ = [
     "CheckResult",
     "Criterion",
     "Expectation",
-    "Finding",
     "Judgement",
     "State",
     "check",

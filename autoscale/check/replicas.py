@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from analysis.numbers import known
 from autoscale.check.timeline import NAN, PodRecord, Timeline
 from autoscale.kube.kinds import LWS_GROUP_INDEX, LWS_WORKER_INDEX
+from autoscale.kube.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def replicas(timeline: Timeline) -> list[Replica]:
     pods = timeline.own_pods()
     if timeline.kind != "LeaderWorkerSet":
         return [Replica(pod.name, (pod,), 1) for pod in pods]
-    size = int(((timeline.target.get("spec") or {}).get("leaderWorkerTemplate") or {}).get("size") or 1)
+    size = Workload(timeline.target).size
     leaders = [pod for pod in pods if pod.labels.get(LWS_WORKER_INDEX) == "0"]
     return [_group(leader, _following(leader, leaders), pods, size) for leader in leaders]
 

@@ -19,7 +19,9 @@ from typing import Any
 
 from analysis.numbers import known
 from autoscale.kube.cluster import Observation, log_phase, timestamp_s
-from autoscale.kube.kinds import ACCELERATORS, LWS_NAME, SCALED, plural_of
+from autoscale.kube.kinds import LWS_NAME, SCALED, plural_of
+from autoscale.kube.objects import mapping
+from autoscale.kube.pod import accelerators_of
 from autoscale.kube.quantity import milli
 from autoscale.kube.scaler import Hpa
 from autoscale.kube.selectors import selector_text, selects
@@ -301,7 +303,7 @@ class Timeline:
             if seen.type == "DELETED" and metadata.get("creationTimestamp") is None:
                 return
             pod = self.pods[uid] = PodRecord(uid, metadata["name"], dict(metadata.get("labels") or {}))
-            pod.accelerators = _accelerators(seen.object.get("spec") or {})
+            pod.accelerators = sum(accelerators_of(mapping(seen.object.get("spec"))).values())
             pod.created_s = self.moment(seen.time_s, metadata.get("creationTimestamp"))
             for reason, time_s in self._events.pop(pod.name, {}).items():
                 self._pod_event(pod, reason, time_s, "")
@@ -458,11 +460,6 @@ class Timeline:
         for line in seen.object.get("lines") or []:
             if phase := log_phase(str(line.get("text", ""))):
                 pod.log_s.setdefault(phase, self.moment(seen.time_s, line.get("time")))
-
-
-def _accelerators(spec: dict[str, Any]) -> int:
-    limits = [(c.get("resources") or {}).get("limits") or {} for c in spec.get("containers") or []]
-    return sum(int(limit.get(kind) or 0) for limit in limits for kind in ACCELERATORS)
 
 
 def _rfc3339(unix_s: float) -> str:

@@ -20,13 +20,15 @@ from analysis.errors import SourceUnavailable
 from analysis.numbers import known
 from autoscale.check import evidence
 from autoscale.check.measured import overlay
-from autoscale.check.preflight import Finding, diagnose, diagnose_observations
+from autoscale.check.preflight import diagnose, diagnose_observations
 from autoscale.check.scaleout import History, Load, as_dict, history
-from autoscale.check.snapshot import scale_selector, take
+from autoscale.check.snapshot import ask, take
 from autoscale.check.timeline import Timeline
 from autoscale.check.verdict import Expectation, Judgement, judge
 from autoscale.kube.cluster import Cluster, ClusterError, Observation
 from autoscale.kube.scaler import Hpa
+from autoscale.kube.workload import Workload
+from autoscale.lint.findings import Finding
 
 RESOURCES = (
     "horizontalpodautoscalers",
@@ -39,7 +41,7 @@ RESOURCES = (
 )
 QUEUE_SIZE = 10_000
 TICK_S = 0.25  # how often the live view is told, and the ends are looked at
-STOPPERS = {"hpa_not_found", "target_not_found", "target_kind_unknown", "target_at_zero"}
+STOPPERS = {"hpa-not-found", "target-missing", "target-kind-unknown", "target-at-zero"}
 FASTEST_SAMPLE_S = 0.25  # a compressed control plane is sampled as often as its clock asks, but not more
 METRIC_ROWS = 5_000  # rows of scraped metrics that are held before they are written
 
@@ -79,10 +81,17 @@ class CheckResult:
         return {
             "passed": self.passed,
             "ended": self.ended,
-            "findings": as_dict(self.findings),
+            "findings": [_finding(each) for each in self.findings],
             "measured": dict(self.measured),
             **{key: value for key, value in self.judgement.as_dict().items() if key != "passed"},
         }
+
+
+def _finding(found: Finding) -> dict[str, Any]:
+    """A finding in check.json: what it says, the figures behind it, and the object that it is about."""
+    about = {key: getattr(found, key) for key in ("kind", "namespace", "name", "field")}
+    said = {"code": found.code, "severity": found.severity, "cause": found.cause, "fix": found.fix}
+    return {**said, "evidence": as_dict(dict(found.evidence)), **about}
 
 
 def check(
@@ -132,7 +141,8 @@ def check(
     if "horizontalpodautoscalers" not in before.hidden and not any(f.code in STOPPERS for f in findings):
         clock = (started_at, rate, ahead_s)
         watch = _Watch(cluster, namespace, run_dir, clock, timeline, stop, sample_s, scrape, progress)
-        ended = watch.run(timeout_s, settle_s, scale_to, before.hpa(hpa_name))
+        hpa = before.hpa(hpa_name)
+        ended = watch.run(timeout_s, settle_s, scale_to, hpa.object if hpa else None)
         if ended != LOST:  # what stands in the way at the end counts; what went away meanwhile was a start
             findings = diagnose(take(cluster, namespace, hpa_name, cluster.now_s), hpa_name)
     evidence.write_replicas(run_dir, timeline, started_at, rate, ahead_s)
@@ -335,25 +345,21 @@ class _Watch:
     def _ask(self) -> list[Observation]:
         """What the custom metrics API answers for each metric of the HPA, as an observation."""
         timeline, answers = self.timeline, []
-        selector = scale_selector(timeline.target) if timeline.target else ""
+        selector = Workload(timeline.target).scale_selector
         if not timeline.hpa or not selector:
             return []
         for metric in Hpa(timeline.hpa).metric_names("Pods"):
+            found = ask(self.cluster, self.namespace, metric, selector)
             answer: dict[str, Any] = {
                 "namespace": self.namespace,
                 "metric": metric,
                 "labelSelector": selector,
+                "values": None,
             }
-            try:
-                values = self.cluster.custom_metric(self.namespace, metric, selector)
-                answer["values"] = {pod: f"{value}m" for pod, value in values.items()}
-            except ClusterError as error:
-                answer |= {
-                    "values": None,
-                    "answer": error.status,
-                    "absent": error.absent,
-                    "message": str(error),
-                }
+            if found.values_milli is None:
+                answer |= {"answer": found.status, "absent": found.absent, "message": found.message}
+            else:
+                answer["values"] = {pod: f"{value}m" for pod, value in found.values_milli.items()}
             answers.append(Observation(self.cluster.now_s(), "custommetrics", "QUERY", answer))
         return answers
 

@@ -9,11 +9,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from autoscale.kube.kinds import SCALABLE
+from autoscale.kube.objects import items, mapping
+from autoscale.kube.selectors import object_selects
+from autoscale.kube.vllm_names import COUNTERS, GAUGES, HISTOGRAMS
 from autoscale.lint import query as lint_query
 from autoscale.lint import shell
-from autoscale.lint.findings import Located, items, mapping
-from autoscale.lint.metrics import COUNTERS, GAUGES, HISTOGRAMS
-from autoscale.lint.parts import SCALABLE, Server, Template, matches, serves, templates_of
+from autoscale.lint.findings import Located
+from autoscale.lint.parts import PodTemplate, VllmServer, serves, templates_of
 from autoscale.lint.query import Shape
 from autoscale.lint.scalers import Metric, Scaler, scaler_of
 from autoscale.lint.sources import AdapterRule, adapter_rules
@@ -102,12 +105,12 @@ class Facts:
         return self._first_labels
 
     @cached_property
-    def templates(self) -> list[Template]:
+    def templates(self) -> list[PodTemplate]:
         """Every pod template of the set."""
         return [template for located in self.objects for template in templates_of(located)]
 
     @cached_property
-    def templates_by_owner(self) -> dict[tuple[str, str, str], list[Template]]:
+    def templates_by_owner(self) -> dict[tuple[str, str, str], list[PodTemplate]]:
         """Templates by kind, namespace and name of their workload."""
         index = defaultdict(list)
         for template in self.templates:
@@ -115,12 +118,12 @@ class Facts:
         return dict(index)
 
     @cached_property
-    def servers(self) -> list[Server]:
+    def servers(self) -> list[VllmServer]:
         """Every vLLM API server of the set."""
         return [server for template in self.templates for server in self._servers(template)]
 
     @cached_property
-    def servers_by_owner(self) -> dict[tuple[str, str, str], list[Server]]:
+    def servers_by_owner(self) -> dict[tuple[str, str, str], list[VllmServer]]:
         """Servers by kind, namespace and name of their workload."""
         index = defaultdict(list)
         for server in self.servers:
@@ -128,7 +131,7 @@ class Facts:
         return dict(index)
 
     @cached_property
-    def servers_by_space(self) -> dict[str, list[Server]]:
+    def servers_by_space(self) -> dict[str, list[VllmServer]]:
         """Servers by namespace."""
         index = defaultdict(list)
         for server in self.servers:
@@ -167,10 +170,10 @@ class Facts:
         """Whether a controller makes a Service of this name (a LeaderWorkerSet does)."""
         return bool(self.by_name("LeaderWorkerSet", name))
 
-    def selected(self, selector: object, namespace: str | None = None) -> list[Server]:
+    def selected(self, selector: object, namespace: str | None = None) -> list[VllmServer]:
         """Servers whose pods a selector chooses, in one namespace or in all."""
         pairs = mapping(mapping(selector).get("matchLabels"))
-        near: list[Server] = self.servers
+        near: list[VllmServer] = self.servers
         if pairs:
             key, value = next(iter(pairs.items()))
             near = self._servers_by_label.get((str(key), str(value)), []) + self._servers_by_label.get(
@@ -181,24 +184,25 @@ class Facts:
         return [
             server
             for server in near
-            if namespace in (None, server.owner.namespace) and matches(selector, server.template.labels)
+            if namespace in (None, server.owner.namespace)
+            and object_selects(selector, server.template.labels)
         ]
 
     @cached_property
-    def _servers_by_label(self) -> dict[tuple[str, str | None], list[Server]]:
+    def _servers_by_label(self) -> dict[tuple[str, str | None], list[VllmServer]]:
         index = defaultdict(list)
         for server in self.servers:
             for pair in server.template.labels.items():
                 index[pair].append(server)
         return dict(index)
 
-    def commands(self, template: Template, container: dict[str, Any]) -> list[list[str]]:
+    def commands(self, template: PodTemplate, container: dict[str, Any]) -> list[list[str]]:
         """The simple commands of a container, scripts from mounted ConfigMaps included."""
         if id(container) not in self._commands:
             self._commands[id(container)] = list(self._read_commands(template, container))
         return self._commands[id(container)]
 
-    def _read_commands(self, template: Template, container: dict[str, Any]) -> Iterator[list[str]]:
+    def _read_commands(self, template: PodTemplate, container: dict[str, Any]) -> Iterator[list[str]]:
         argv = shell.words(container)
         yield from shell.commands(argv)
         text = " ".join(argv)
@@ -218,7 +222,7 @@ class Facts:
                                 shell.expand(script, shell.environment(container))
                             )
 
-    def _servers(self, template: Template) -> Iterator[Server]:
+    def _servers(self, template: PodTemplate) -> Iterator[VllmServer]:
         for path, container in template.containers(init=False):
             found = None
             for argv in self.commands(template, container):
@@ -235,7 +239,7 @@ class Facts:
                 if "model" in shell.flags(argv) or "vllm-openai" in image:
                     found = argv
             if found is not None:
-                yield Server(template, path, container, found, shell.flags(found))
+                yield VllmServer(template, path, container, found, shell.flags(found))
 
 
 def _renaming(rule: dict[str, Any], names: Iterable[str]) -> Iterator[str]:

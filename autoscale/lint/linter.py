@@ -1,7 +1,7 @@
 """The linter: what kubectl accepts and the HPA never forgives, over files, objects or a live cluster.
 
-    paths --lint_read.read--> located objects --Facts--> rules --> findings
-    cluster --lint_live-------^
+    paths --read--> located objects --Facts--> rules --> findings
+    cluster --live.snapshot---^
 
 The rules are pure; each module of them looks at one thing, and they are listed in RULES.
 """
@@ -17,12 +17,14 @@ from autoscale.lint.findings import Finding, Located, Report, ordered
 from autoscale.lint.read import read, sets
 from autoscale.lint.rules import adapter as lint_adapter
 from autoscale.lint.rules import any as lint_any
+from autoscale.lint.rules import autoscaling_metric as lint_autoscaling_metric
 from autoscale.lint.rules import behavior as lint_behavior
 from autoscale.lint.rules import capacity as lint_capacity
 from autoscale.lint.rules import hpa as lint_hpa
 from autoscale.lint.rules import keda as lint_keda
 from autoscale.lint.rules import load as lint_load
 from autoscale.lint.rules import memory as lint_memory
+from autoscale.lint.rules import metric_name as lint_metric_name
 from autoscale.lint.rules import path as lint_path
 from autoscale.lint.rules import pods as lint_pods
 from autoscale.lint.rules import rollout as lint_rollout
@@ -38,9 +40,11 @@ RULES: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     lint_behavior.rules,
     lint_targets.rules,
     lint_keda.rules,
+    lint_metric_name.rules,
     lint_path.rules,
     lint_scrape.rules,
     lint_adapter.rules,
+    lint_autoscaling_metric.rules,
     lint_service.rules,
     lint_pods.rules,
     lint_volumes.rules,

@@ -10,7 +10,8 @@ from typing import Any
 from analysis.documents import Key, Problem, documents
 from analysis.errors import BadInput
 from analysis.files import json_value
-from autoscale.lint.findings import Finding, Located, items, mapping
+from autoscale.kube.objects import items, mapping
+from autoscale.lint.findings import Finding, Located
 
 MANIFESTS, SCRIPTS = (".yaml", ".yml", ".json"), (".sh",)
 KUSTOMIZATIONS = ("kustomization.yaml", "kustomization.yml", "Kustomization")

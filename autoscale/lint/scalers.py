@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from autoscale.kube.objects import items, mapping
+from autoscale.kube.quantity import milli_or_none
 from autoscale.kube.vllm_names import signal_of
 from autoscale.lint import query as lint_query
-from autoscale.lint.findings import Located, items, mapping
-from autoscale.lint.parts import Path, milli, whole
+from autoscale.lint.findings import Located
+from autoscale.lint.parts import Path, whole
 from autoscale.lint.query import Query
 
 Route = Literal["stackdriver", "autoscalingmetric", "adapter", "keda", "external", "resource"]
@@ -91,7 +93,7 @@ def _hpa_metrics(spec: dict[str, Any]) -> Iterator[Metric]:
         path: Path = ("spec", "metrics", index, key)
         target = mapping(source.get("target"))
         field_name = next((name for name in ("averageValue", "value") if name in target), "averageValue")
-        value = milli(target.get(field_name))
+        value = milli_or_none(target.get(field_name))
         if kind in ("Resource", "ContainerResource"):
             yield Metric(
                 (*path, "name"), kind, str(source.get("name") or ""), value, (*path, "target"), "resource"
@@ -138,7 +140,7 @@ def _triggers(spec: dict[str, Any]) -> Iterator[Metric]:
             (*path, "query"),
             kind,
             text,
-            None if composite or query is None else milli(metadata.get("threshold")),
+            None if composite or query is None else milli_or_none(metadata.get("threshold")),
             (*path, "threshold"),
             "resource" if kind in ("cpu", "memory") else "keda",
             next(iter(engine), ""),

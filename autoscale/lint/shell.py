@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from autoscale.lint.findings import items, mapping
+from autoscale.kube.objects import items, mapping
 
 _SHELL = re.compile(r"(^|/)(ba|da|z|k)?sh$")
 _VARIABLE = re.compile(r"\$\((\w+)\)|\$\{(\w+)(?::-[^}]*)?\}|\$(\w+)")

@@ -9,8 +9,9 @@ from functools import cached_property
 from typing import Any
 
 from analysis.documents import Problem, documents
+from autoscale.kube.objects import items, mapping
 from autoscale.lint import query as lint_query
-from autoscale.lint.findings import Located, items, mapping
+from autoscale.lint.findings import Located
 from autoscale.lint.parts import Path
 from autoscale.lint.query import Query
 

@@ -201,7 +201,7 @@ def test_a_profile_that_is_not_there_is_refused_before_the_watch(logged):
 def test_an_hpa_that_is_not_there_ends_the_check_at_once(server, tmp_path):
     result = check(LiveCluster(standin.client(server.url)), "ns", "nothing", tmp_path / "run")
     assert not result.passed
-    assert [f.code for f in result.findings] == ["hpa_not_found"]
+    assert [f.code for f in result.findings] == ["hpa-not-found"]
     assert "preflight" in result.ended
 
 

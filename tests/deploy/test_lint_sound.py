@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from autoscale.deploy import Options, lint_files, lint_objects, objects, write_files, write_set
+from autoscale.deploy import Options, objects, write_files, write_set
+from autoscale.lint.linter import lint_files, lint_objects
 from autoscale.lint.query import read
 from autoscale.lint.rules.text import left_open
 from autoscale.profiles import load, names
@@ -385,7 +386,7 @@ def test_what_a_real_cluster_held_is_not_refused(name):
 
 
 def test_every_rule_stands_on_its_page_and_the_page_names_no_other():
-    modules = [ast.parse(file.read_text()) for file in (ROOT / "autoscale/deploy").glob("lint*.py")]
+    modules = [ast.parse(file.read_text()) for file in (ROOT / "autoscale/lint").rglob("*.py")]
     nodes = [node for module in modules for node in ast.walk(module)]
     calls = [node for node in nodes if isinstance(node, ast.Call) and len(node.args) > 1]
     named = {

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from autoscale.deploy.choices import PLACEHOLDERS
+from autoscale.kube.objects import items, mapping
 from autoscale.lint.facts import Facts
-from autoscale.lint.findings import Finding, Located, items, mapping
+from autoscale.lint.findings import Finding, Located
 from autoscale.lint.parts import Path
 
 TOKEN = re.compile(
