@@ -19,7 +19,8 @@ from autoscale.kube.workload import GROUPED, Workload
 from autoscale.lint.live import READ
 
 NEEDED = ("horizontalpodautoscalers", "pods")
-HELPFUL = ("events", "nodes", *(plural_of(kind) for kind in READ if kind not in SCALED))
+HELPFUL = ("events", "nodes", "podmonitorings", "podmonitors")
+FOR_RULES = tuple(map(plural_of, READ))  # what else the linter's rules look at, where the account may list it
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def fold(observations: Iterable[Observation], until_s: float = float("inf")) -> 
 def take(cluster: Cluster, namespace: str, hpa_name: str, clock: Callable[[], float] = time.time) -> Snapshot:
     """The state of a live cluster, as far as it may be read. Raises ClusterError when it cannot be reached at all."""
     now = Snapshot(clock())
-    for resource in dict.fromkeys((*NEEDED, *map(plural_of, SCALED), *HELPFUL)):
+    for resource in dict.fromkeys((*NEEDED, *map(plural_of, SCALED), *HELPFUL, *FOR_RULES)):
         _list(cluster, now, resource, namespace if BY_PLURAL[resource].namespaced else None)
     hpa = now.hpa(hpa_name)
     target = now.target(hpa) if hpa else None

@@ -28,6 +28,7 @@ SCRAPES = {
     "PodMonitor": ("podMetricsEndpoints", "metricRelabelings"),
     "ServiceMonitor": ("endpoints", "metricRelabelings"),
 }
+VLLM_FLAGS = {"max-num-seqs", "max-num-batched-tokens", "gpu-memory-utilization"}  # no other server has these
 
 
 @dataclass
@@ -224,22 +225,23 @@ class Facts:
 
     def _servers(self, template: PodTemplate) -> Iterator[VllmServer]:
         for path, container in template.containers(init=False):
-            found = None
-            for argv in self.commands(template, container):
-                if serves(argv):
-                    found = argv
-            image = str(container.get("image") or "")
-            if (
-                found is None
-                and "vllm" in image
-                and not container.get("command")
-                and template.role != "worker"
-            ):
-                argv = shell.words(container)  # the image's own entry point is the API server
-                if "model" in shell.flags(argv) or "vllm-openai" in image:
-                    found = argv
+            found = next(filter(serves, reversed(self.commands(template, container))), None)
+            if found is None and template.role != "worker":
+                found = self._presumed(template, container)
             if found is not None:
                 yield VllmServer(template, path, container, found, shell.flags(found))
+
+    def _presumed(self, template: PodTemplate, container: dict[str, Any]) -> list[str] | None:
+        """The arguments of a server whose command line does not say so: vLLM's image, or another with vLLM's flags."""
+        image = str(container.get("image") or "")
+        if "vllm" in image and not container.get("command"):
+            argv = shell.words(container)  # the image's own entry point is the API server
+            if "model" in shell.flags(argv) or "vllm-openai" in image:
+                return argv
+        if template.owner.kind not in SCALABLE:
+            return None
+        commands = self.commands(template, container)
+        return next((argv for argv in commands if VLLM_FLAGS & set(shell.flags(argv))), None)
 
 
 def _renaming(rule: dict[str, Any], names: Iterable[str]) -> Iterator[str]:
