@@ -14,10 +14,10 @@ import math
 import sys
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 from analysis.numbers import known
+from autoscale.check.records import NAN, Gap, MetricSample, PodRecord, Resize
 from autoscale.kube.cluster import Observation, log_phase, timestamp_s
 from autoscale.kube.kinds import LWS_NAME, SCALED, plural_of
 from autoscale.kube.objects import mapping
@@ -26,72 +26,8 @@ from autoscale.kube.quantity import milli
 from autoscale.kube.scaler import Hpa
 from autoscale.kube.selectors import selector_text, selects
 
-NAN = math.nan
 SAMPLES_KEPT = 40_000  # 3 hours of two metrics every second fit with room
 LATE_S = 1.25  # a receipt this long after the stamped second began still counts as prompt
-
-
-@dataclass
-class PodRecord:
-    """One pod. Every `_s` is unix seconds on the observer's clock; NaN = did not happen, or was not seen."""
-
-    uid: str
-    name: str
-    labels: dict[str, str]
-    accelerators: int = 0
-    node: str | None = None
-    phase: str = "Pending"
-    owner: str = ""
-    seen_s: float = NAN  # last heard of
-    created_s: float = NAN
-    scheduled_s: float = NAN
-    initialized_s: float = NAN
-    pulling_s: float = NAN
-    pulled_s: float = NAN
-    started_s: float = NAN
-    ready_s: float = NAN
-    deleting_s: float = NAN
-    gone_s: float = NAN
-    unready_s: float = NAN  # the last time that Ready was lost after it had been reached
-    unschedulable: str = ""  # the scheduler's last reason
-    asked_for_node_s: float = NAN  # the node autoscaler announced a scale-up for this pod
-    no_node: str = ""  # the node autoscaler's reason not to
-    restarts: int = 0
-    waiting: str = ""  # reason why its container does not run, e.g. ImagePullBackOff
-    log_s: dict[str, float] = field(default_factory=dict)  # start-up phase -> when the log told its end
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One reading of a metric: usage_milli is the mean over the pods that reported, values_milli each of them."""
-
-    time_s: float
-    metric: str
-    usage_milli: float  # NaN: no answer
-    values_milli: dict[str, int] | None = None  # None: only the mean is known (HPA status)
-
-
-@dataclass(frozen=True)
-class Decision:
-    """The target's size was changed."""
-
-    time_s: float
-    before: int
-    after: int
-    by_hpa: bool
-    reason: str = ""
-    late: bool = False  # found by a new list, not seen as it happened
-
-
-@dataclass(frozen=True)
-class Gap:
-    """A span that was not watched; `lost`: changes in it may never have been seen."""
-
-    resource: str
-    from_s: float
-    to_s: float
-    lost: bool
-    reason: str
 
 
 class Timeline:
@@ -105,8 +41,8 @@ class Timeline:
         self.hpa: dict[str, Any] = {}
         self.target: dict[str, Any] = {}
         self.pods: dict[str, PodRecord] = {}
-        self.decisions: list[Decision] = []
-        self.samples: deque[Sample] = deque(maxlen=SAMPLES_KEPT)
+        self.decisions: list[Resize] = []
+        self.samples: deque[MetricSample] = deque(maxlen=SAMPLES_KEPT)
         self.gaps: list[Gap] = []
         self.syncs_s: deque[float] = deque(maxlen=64)  # when the HPA was seen to act
         self.nodes: dict[str, dict[str, Any]] = {}
@@ -242,7 +178,7 @@ class Timeline:
                 self.note(seen.time_s, "condition", f"{kind}={condition['status']} {condition['reason']}")
         for metric, usage in Hpa(seen.object).usage_milli().items():
             if status != previous:
-                self.samples.append(Sample(seen.time_s, metric, usage))
+                self.samples.append(MetricSample(seen.time_s, metric, usage))
 
     @property
     def _targets_seen(self) -> bool:
@@ -275,7 +211,7 @@ class Timeline:
         if claims:  # the HPA's own time is the better one where the target's change was received late
             at_s, by_hpa = min(at_s, claims[-1][0]), True
         reason = next((text for _, _, text in reversed(claims) if text), "")
-        self.decisions.append(Decision(at_s, before, size, by_hpa, reason, late))
+        self.decisions.append(Resize(at_s, before, size, by_hpa, reason, late))
         self.note(at_s, "decision", f"{before} -> {size} replicas", reason=reason)
 
     @property
@@ -291,7 +227,7 @@ class Timeline:
         floor_s = self.decisions[-2].time_s if len(self.decisions) > 1 else self.first_s - 1.0
         if at_s > floor_s and (made.by_hpa or at_s < made.time_s + 5):
             time_s = min(made.time_s, at_s)
-            self.decisions[-1] = Decision(time_s, made.before, size, True, reason or made.reason, made.late)
+            self.decisions[-1] = Resize(time_s, made.before, size, True, reason or made.reason, made.late)
 
     def _pod(self, seen: Observation) -> None:
         metadata, status = seen.object["metadata"], seen.object.get("status") or {}
@@ -422,10 +358,12 @@ class Timeline:
             return
         values = answer.get("values")
         if not values:
-            self.samples.append(Sample(seen.time_s, answer["metric"], NAN, {} if values == {} else None))
+            self.samples.append(
+                MetricSample(seen.time_s, answer["metric"], NAN, {} if values == {} else None)
+            )
             return
         read = {sys.intern(pod): milli(value) for pod, value in values.items()}
-        self.samples.append(Sample(seen.time_s, answer["metric"], sum(read.values()) / len(read), read))
+        self.samples.append(MetricSample(seen.time_s, answer["metric"], sum(read.values()) / len(read), read))
         if str(answer.get("agent", "")).find("horizontal-pod-autoscaler") >= 0:
             self.syncs_s.append(seen.time_s)
 
