@@ -7,9 +7,10 @@
 from __future__ import annotations
 
 from autoscale.check.criterion import Criterion
+from autoscale.check.expectation import Expectation
 from autoscale.check.live_view import WatchState
 from autoscale.check.preflight import preflight
-from autoscale.check.verdict import Expectation, Judgement
+from autoscale.check.verdict import Judgement
 from autoscale.check.watch import CheckResult, judge_again, prove
 
 __all__ = [

@@ -17,12 +17,13 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from analysis.numbers import plain
-from autoscale.check.client_view import Breaches, ClientView, cut_off
+from autoscale.check.client_view import Breaches, ClientView
 from autoscale.check.detection import absorption, detection, load_start
 from autoscale.check.phases import Moment, Span, chain, end_s, start_phases
 from autoscale.check.records import NAN, Resize
 from autoscale.check.replicas import SeenReplica, replicas
 from autoscale.check.routing import ReplicaGauges, fair_share, first_traffic
+from autoscale.check.scalein import ScaleIn, scale_in
 from autoscale.check.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -61,22 +62,6 @@ class ScaleOut:
 
 
 @dataclass(frozen=True)
-class ScaleIn:
-    """One reduction of the target."""
-
-    decided_s: float
-    before: int
-    after: int
-    by_hpa: bool
-    victims: tuple[SeenReplica, ...]
-    deleting_s: float  # the first pod was asked to stop
-    freed_s: float  # the last accelerator was free; NaN: not within the watch
-    accelerators: int
-    requests_cut: int | None  # failed in the victims' last seconds; None: no requests were given
-    busy_at_end: int | None  # requests that the victims still ran when last seen; None: not scraped
-
-
-@dataclass(frozen=True)
 class History:
     """All that happened to one target."""
 
@@ -112,7 +97,7 @@ def history(
             outs.append(_scale_out(watched, made, previous, until_s, fresh))
         else:
             gone = [u for u in units if _in(u.deleting_s, made.time_s - CREATED_EARLY_S, until_s)]
-            ins.append(_scale_in(made, tuple(gone), load, gauges))
+            ins.append(scale_in(made, tuple(gone), load, gauges))
     return History(
         tuple(outs),
         tuple(ins),
@@ -264,40 +249,6 @@ def _notes(fresh: tuple[SeenReplica, ...], made: Resize, cancelled: bool) -> Ite
                 yield f"{pod.name} restarted {pod.restarts} times"
             if pod.waiting and math.isnan(pod.started_s):
                 yield f"{pod.name} waits: {pod.waiting}"
-
-
-# --- one scale-in ------------------------------------------------------------------------------------------------------
-
-
-def _scale_in(
-    made: Resize, gone: tuple[SeenReplica, ...], load: ClientView, gauges: ReplicaGauges | None
-) -> ScaleIn:
-    deleting_s = min((unit.deleting_s for unit in gone), default=NAN)
-    ends = [unit.gone_s for unit in gone]
-    freed_s = max(ends) if ends and not any(math.isnan(end) for end in ends) else NAN
-    cut = None
-    if load.requests is not None and gone:
-        cut = cut_off(load, deleting_s, freed_s)
-    busy = None
-    if gauges:
-        left = [
-            [v for t, v in gauges.busy(u.leader.name) if t <= u.leader.gone_s or math.isnan(u.leader.gone_s)]
-            for u in gone
-            if u.leader.name in gauges
-        ]
-        busy = int(sum(values[-1] for values in left if values)) if left else None
-    return ScaleIn(
-        made.time_s,
-        made.before,
-        made.after,
-        made.by_hpa,
-        gone,
-        deleting_s,
-        freed_s,
-        sum(unit.accelerators for unit in gone),
-        cut,
-        busy,
-    )
 
 
 def flaps(decisions: Sequence[Resize], within_s: float) -> list[tuple[Resize, Resize]]:

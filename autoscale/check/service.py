@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from autoscale.check.criterion import Criterion, span_text
+from autoscale.check.expectation import Expectation
 from autoscale.check.routing import FAIR_SHARE, rounds
 from autoscale.check.scaleout import History, ScaleOut, as_dict
 from autoscale.check.timeline import Timeline
-
-if TYPE_CHECKING:
-    from autoscale.check.verdict import Expectation
 
 PINNED_AFTER_S = 60.0  # a new replica without traffic this long after ready, while others are over target
 

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from analysis.numbers import known
+from autoscale.check import pod_moments
 from autoscale.check.records import NAN, Gap, MetricSample, PodRecord, Resize
 from autoscale.kube.cluster import Observation, log_phase, timestamp_s
 from autoscale.kube.kinds import LWS_NAME, SCALED, plural_of
@@ -242,19 +243,13 @@ class Timeline:
             pod.accelerators = sum(accelerators_of(mapping(seen.object.get("spec"))).values())
             pod.created_s = self.moment(seen.time_s, metadata.get("creationTimestamp"))
             for reason, time_s in self._events.pop(pod.name, {}).items():
-                self._pod_event(pod, reason, time_s, "")
+                pod_moments.event(self, pod, reason, time_s, "")
         pod.labels = dict(metadata.get("labels") or pod.labels)
         pod.node = (seen.object.get("spec") or {}).get("nodeName") or pod.node
         pod.phase = status.get("phase", pod.phase)
-        self._conditions(pod, seen, status, fresh)
-        self._containers(pod, seen, status)
-        if metadata.get("deletionTimestamp") and math.isnan(pod.deleting_s):
-            grace_s = float(metadata.get("deletionGracePeriodSeconds") or 0)
-            asked = timestamp_s(metadata["deletionTimestamp"])
-            stamp = None if asked is None else _rfc3339(asked - grace_s)
-            at_s = self.moment(seen.time_s, stamp)
-            pod.deleting_s = seen.time_s if at_s < pod.seen_s - 1.0 else at_s
-            self.note(pod.deleting_s, "pod", f"{pod.name} is being deleted")
+        pod_moments.conditions(self, pod, seen, fresh)
+        pod_moments.containers(self, pod, seen)
+        pod_moments.deletion(self, pod, seen)
         if seen.type == "DELETED":
             pod.gone_s = seen.time_s
             if math.isnan(pod.deleting_s):
@@ -273,36 +268,6 @@ class Timeline:
             earlier.deleting_s = seen.time_s if math.isnan(earlier.deleting_s) else earlier.deleting_s
         self._named[name] = uid
 
-    def _conditions(self, pod: PodRecord, seen: Observation, status: dict[str, Any], fresh: bool) -> None:
-        for condition in status.get("conditions") or []:
-            at_s = self.moment(seen.time_s, condition.get("lastTransitionTime"))
-            holds = condition["status"] == "True"
-            match condition["type"]:
-                case "PodScheduled":
-                    pod.unschedulable = (
-                        "" if holds else str(condition.get("message") or condition.get("reason") or "")
-                    )
-                    if holds and math.isnan(pod.scheduled_s):
-                        pod.scheduled_s = at_s
-                case "Initialized" if holds and math.isnan(pod.initialized_s):
-                    pod.initialized_s = at_s
-                case "Ready":
-                    if holds and math.isnan(pod.ready_s):
-                        pod.ready_s = at_s
-                        if not fresh:
-                            self.note(at_s, "pod", f"{pod.name} is ready")
-                    elif not holds and pod.ready_s < at_s:
-                        pod.unready_s = at_s
-
-    def _containers(self, pod: PodRecord, seen: Observation, status: dict[str, Any]) -> None:
-        found = status.get("containerStatuses") or []
-        pod.restarts = max([pod.restarts, *(int(c.get("restartCount") or 0) for c in found)])
-        waiting = [(c.get("state") or {}).get("waiting") for c in found]
-        pod.waiting = next((str(w.get("reason", "")) for w in waiting if w), "")
-        starts = [(c.get("state") or {}).get("running", {}).get("startedAt") for c in found]
-        if found and all(starts) and math.isnan(pod.started_s):
-            pod.started_s = max(self.moment(seen.time_s, start) for start in starts)
-
     def _event(self, seen: Observation) -> None:
         event = seen.object
         about, reason = event.get("involvedObject") or {}, str(event.get("reason") or "")
@@ -314,7 +279,7 @@ class Timeline:
                 (p for p in reversed(self.pods.values()) if p.name == about.get("name")), None
             )
             if pod:
-                self._pod_event(pod, reason, at_s, message)
+                pod_moments.event(self, pod, reason, at_s, message)
             elif reason in ("Pulling", "Pulled", "TriggeredScaleUp") and len(self._events) < 1_000:
                 self._events.setdefault(str(about.get("name")), {})[reason] = at_s
         elif about.get("kind") == "HorizontalPodAutoscaler" and about.get("name") == self.hpa_name:
@@ -323,20 +288,6 @@ class Timeline:
                 self._claim(at_s, size, message.partition("reason: ")[2])
             elif event.get("type") == "Warning" and seen.type == "ADDED":
                 self.note(at_s, "hpa", message, reason=reason)
-
-    def _pod_event(self, pod: PodRecord, reason: str, at_s: float, message: str) -> None:
-        match reason:
-            case "TriggeredScaleUp" if math.isnan(pod.asked_for_node_s):
-                pod.asked_for_node_s = at_s
-                self.note(at_s, "node", f"the node autoscaler adds nodes for {pod.name}", detail=message)
-            case "NotTriggerScaleUp":
-                pod.no_node = message
-            case "FailedScheduling" if math.isnan(pod.scheduled_s):
-                pod.unschedulable = message or pod.unschedulable
-            case "Pulling" if math.isnan(pod.pulling_s):
-                pod.pulling_s = at_s
-            case "Pulled" if math.isnan(pod.pulled_s):
-                pod.pulled_s = at_s
 
     def _node(self, seen: Observation) -> None:
         name = seen.object["metadata"]["name"]
@@ -398,9 +349,3 @@ class Timeline:
         for line in seen.object.get("lines") or []:
             if phase := log_phase(str(line.get("text", ""))):
                 pod.log_s.setdefault(phase, self.moment(seen.time_s, line.get("time")))
-
-
-def _rfc3339(unix_s: float) -> str:
-    from datetime import UTC, datetime
-
-    return datetime.fromtimestamp(unix_s, UTC).isoformat().replace("+00:00", "Z")

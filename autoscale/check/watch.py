@@ -15,6 +15,7 @@ from typing import Any
 from analysis import run as runs
 from autoscale.check import evidence
 from autoscale.check.client_view import ClientView
+from autoscale.check.expectation import Expectation
 from autoscale.check.feeding import LOST, Watch
 from autoscale.check.live_view import WatchState
 from autoscale.check.measured import profile_changes
@@ -22,7 +23,7 @@ from autoscale.check.preflight import diagnose, diagnose_observations
 from autoscale.check.scaleout import as_dict, history
 from autoscale.check.snapshot import take
 from autoscale.check.timeline import Timeline
-from autoscale.check.verdict import Expectation, Judgement, judge
+from autoscale.check.verdict import Judgement, judge
 from autoscale.kube.cluster import Cluster
 from autoscale.lint.findings import Finding
 

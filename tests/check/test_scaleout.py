@@ -11,11 +11,12 @@ import pytest
 
 from analysis.slo import parse_slo
 from autoscale.check.client_view import ClientView
+from autoscale.check.expectation import Expectation
 from autoscale.check.measured import profile_changes
 from autoscale.check.replicas import counts
 from autoscale.check.scaleout import history
 from autoscale.check.timeline import Timeline
-from autoscale.check.verdict import Expectation, judge
+from autoscale.check.verdict import judge
 from autoscale.kube.cluster import Observation, read_observations
 from autoscale.profiles import profile as profiles
 
