@@ -21,7 +21,7 @@ from autoscale.check import pod_moments
 from autoscale.check.records import NAN, Gap, MetricSample, PodRecord, Resize
 from autoscale.kube.cluster import Observation, log_phase, timestamp_s
 from autoscale.kube.kinds import LWS_NAME, SCALED, plural_of
-from autoscale.kube.objects import mapping
+from autoscale.kube.objects import Object, mapping
 from autoscale.kube.pod import accelerators_of
 from autoscale.kube.quantity import milli
 from autoscale.kube.scaler import Hpa
@@ -39,19 +39,17 @@ class Timeline:
 
     def __init__(self, hpa_name: str | None = None) -> None:
         self.hpa_name = hpa_name
-        self.hpa: dict[str, Any] = {}
-        self.target: dict[str, Any] = {}
+        self.hpa: Object = {}
+        self.target: Object = {}
         self.pods: dict[str, PodRecord] = {}
         self.decisions: list[Resize] = []
         self.samples: deque[MetricSample] = deque(maxlen=SAMPLES_KEPT)
         self.gaps: list[Gap] = []
         self.syncs_s: deque[float] = deque(maxlen=64)  # when the HPA was seen to act
-        self.nodes: dict[str, dict[str, Any]] = {}
+        self.nodes: dict[str, Object] = {}
         self.node_seen_s: dict[str, float] = {}
         self.target_ready: list[tuple[float, int]] = []  # (time_s, readyReplicas) of the target's status
-        self.log: deque[dict[str, Any]] = deque(
-            maxlen=2_000
-        )  # what happened, for events.jsonl and the live view
+        self.log: deque[Object] = deque(maxlen=2_000)  # what happened, for events.jsonl and the live view
         self.logged = 0
         self.first_s = self.last_s = NAN
         self.clock_offset_s = 0.0

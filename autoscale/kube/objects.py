@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-Object = dict[str, Any]
+Object = dict[str, Any]  # an object of the API server, or a mapping within one
 
 
 def mapping(value: object) -> Object:

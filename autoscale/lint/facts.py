@@ -7,10 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 from autoscale.kube.kinds import SCALABLE
-from autoscale.kube.objects import items, mapping
+from autoscale.kube.objects import Object, items, mapping
 from autoscale.kube.selectors import object_selects
 from autoscale.kube.vllm_names import COUNTERS, GAUGES, HISTOGRAMS
 from autoscale.lint import query as lint_query
@@ -197,13 +196,13 @@ class Facts:
                 index[pair].append(server)
         return dict(index)
 
-    def commands(self, template: PodTemplate, container: dict[str, Any]) -> list[list[str]]:
+    def commands(self, template: PodTemplate, container: Object) -> list[list[str]]:
         """The simple commands of a container, scripts from mounted ConfigMaps included."""
         if id(container) not in self._commands:
             self._commands[id(container)] = list(self._read_commands(template, container))
         return self._commands[id(container)]
 
-    def _read_commands(self, template: PodTemplate, container: dict[str, Any]) -> Iterator[list[str]]:
+    def _read_commands(self, template: PodTemplate, container: Object) -> Iterator[list[str]]:
         argv = shell.words(container)
         yield from shell.commands(argv)
         text = " ".join(argv)
@@ -231,7 +230,7 @@ class Facts:
             if found is not None:
                 yield VllmServer(template, path, container, found, shell.flags(found))
 
-    def _presumed(self, template: PodTemplate, container: dict[str, Any]) -> list[str] | None:
+    def _presumed(self, template: PodTemplate, container: Object) -> list[str] | None:
         """The arguments of a server whose command line does not say so: vLLM's image, or another with vLLM's flags."""
         image = str(container.get("image") or "")
         if "vllm" in image and not container.get("command"):
@@ -244,7 +243,7 @@ class Facts:
         return next((argv for argv in commands if VLLM_FLAGS & set(shell.flags(argv))), None)
 
 
-def _renaming(rule: dict[str, Any], names: Iterable[str]) -> Iterator[str]:
+def _renaming(rule: Object, names: Iterable[str]) -> Iterator[str]:
     """The new names that a relabelling rule gives to series."""
     if rule.get("targetLabel") != "__name__" or str(rule.get("action", "replace")).lower() != "replace":
         return

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from analysis.documents import Key
 from autoscale.kube.kinds import CLUSTER_WIDE
-from autoscale.kube.objects import mapping
+from autoscale.kube.objects import Object, mapping
 
 Severity = Literal["error", "warning", "note"]
 Places = Mapping[int, Mapping[Key, tuple[int, int]]]  # id of a mapping or list -> its key -> (line, column)
@@ -62,7 +62,7 @@ class Finding:
 class Located:
     """A Kubernetes object (or the text of a script, kind Script) and where it was read."""
 
-    object: dict[str, Any]
+    object: Object
     file: str = ""
     line: int = 0
     places: Places = field(default_factory=dict, compare=False, repr=False)
@@ -89,12 +89,12 @@ class Located:
         return str(self.metadata.get("namespace") or "default")
 
     @property
-    def metadata(self) -> dict[str, Any]:
+    def metadata(self) -> Object:
         """The metadata as a mapping, empty when it is anything else."""
         return mapping(self.object.get("metadata"))
 
     @property
-    def spec(self) -> dict[str, Any]:
+    def spec(self) -> Object:
         """The spec as a mapping, empty when it is anything else."""
         return mapping(self.object.get("spec"))
 

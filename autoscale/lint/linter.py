@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
+from autoscale.kube.objects import Object
 from autoscale.lint.facts import Facts
 from autoscale.lint.findings import Finding, Located, Report, ordered
 from autoscale.lint.read import read, sets
@@ -97,7 +97,7 @@ def lint_cluster(
 
 
 def lint_objects(
-    objects: Iterable[Located | dict[str, Any]],
+    objects: Iterable[Located | Object],
     *,
     max_nodes: int | None = None,
     unseen: Iterable[str] = (),

@@ -12,7 +12,7 @@ from typing import Any
 from analysis.errors import BadInput
 from autoscale.hpa import parse_quantity
 from autoscale.kube.kinds import ACCELERATORS, LWS_LABEL
-from autoscale.kube.objects import items, mapping
+from autoscale.kube.objects import Object, items, mapping
 from autoscale.kube.vllm_names import image_version
 from autoscale.lint.findings import Key, Located
 
@@ -41,7 +41,7 @@ class PodTemplate:
     labels: Labels
 
     @property
-    def content(self) -> dict[str, Any]:
+    def content(self) -> Object:
         """The template itself."""
         value: Any = self.owner.object
         for key in self.path:
@@ -49,16 +49,16 @@ class PodTemplate:
         return mapping(value)
 
     @property
-    def spec(self) -> dict[str, Any]:
+    def spec(self) -> Object:
         """The pod's spec."""
         return mapping(self.content.get("spec"))
 
     @property
-    def annotations(self) -> dict[str, Any]:
+    def annotations(self) -> Object:
         """The pod's annotations."""
         return mapping(mapping(self.content.get("metadata")).get("annotations"))
 
-    def containers(self, *, init: bool = True) -> Iterator[tuple[Path, dict[str, Any]]]:
+    def containers(self, *, init: bool = True) -> Iterator[tuple[Path, Object]]:
         """Every container with its path in the object."""
         for key in ("initContainers", "containers") if init else ("containers",):
             for index, container in enumerate(items(self.spec.get(key))):
@@ -77,7 +77,7 @@ class VllmServer:
 
     template: PodTemplate
     path: Path
-    container: dict[str, Any]
+    container: Object
     argv: list[str]
     flags: dict[str, str]
 
@@ -151,7 +151,7 @@ class VllmServer:
         return isinstance(port, int | str) and int(port) == self.port
 
 
-def chips_of(container: Mapping[str, Any]) -> int:
+def chips_of(container: Mapping[str, object]) -> int:
     """Accelerator chips that a container asks for."""
     resources = mapping(container.get("resources"))
     return max(

@@ -10,7 +10,7 @@ from typing import Any
 from analysis.documents import Key, Problem, documents
 from analysis.errors import BadInput
 from analysis.files import json_value
-from autoscale.kube.objects import items, mapping
+from autoscale.kube.objects import Object, items, mapping
 from autoscale.lint.findings import Finding, Located
 
 MANIFESTS, SCRIPTS = (".yaml", ".yml", ".json"), (".sh",)
@@ -230,7 +230,7 @@ def _add(value: Any, shown: str, line: int, places: Any, loaded: Loaded, root: s
     loaded.objects.append(Located(value, shown, line, places, root))
 
 
-def is_adapter_values(value: dict[str, Any]) -> bool:
+def is_adapter_values(value: Object) -> bool:
     """Whether a mapping is prometheus-adapter's Helm values or its configuration file."""
     rules = value.get("rules")
     if isinstance(rules, dict):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from autoscale.kube.objects import items, mapping
+from autoscale.kube.objects import Object, items, mapping
 from autoscale.kube.quantity import milli_or_none
 from autoscale.kube.vllm_names import signal_of
 from autoscale.lint import query as lint_query
@@ -84,7 +84,7 @@ def scaler_of(located: Located) -> Scaler:
     )
 
 
-def _hpa_metrics(spec: dict[str, Any]) -> Iterator[Metric]:
+def _hpa_metrics(spec: Object) -> Iterator[Metric]:
     for index, metric in enumerate(items(spec.get("metrics"))):
         metric = mapping(metric)
         kind = str(metric.get("type") or "")
@@ -123,7 +123,7 @@ def _route(kind: str, name: str) -> tuple[Route, str]:
     return ("external" if kind == "External" else "adapter"), name if name.startswith("vllm:") else ""
 
 
-def _triggers(spec: dict[str, Any]) -> Iterator[Metric]:
+def _triggers(spec: Object) -> Iterator[Metric]:
     """The triggers of a ScaledObject; with a formula their own thresholds and metric types count for nothing."""
     composite = formula_of(spec) is not None
     for index, trigger in enumerate(items(spec.get("triggers"))):
@@ -149,13 +149,13 @@ def _triggers(spec: dict[str, Any]) -> Iterator[Metric]:
         )
 
 
-def formula_of(spec: Mapping[str, Any]) -> str | None:
+def formula_of(spec: Mapping[str, object]) -> str | None:
     """A ScaledObject's scalingModifiers formula, None without one."""
     modifiers = mapping(mapping(spec.get("advanced")).get("scalingModifiers"))
     return str(modifiers["formula"]) if modifiers.get("formula") else None
 
 
-def behavior_of(scaler: Located) -> tuple[Path, dict[str, Any]]:
+def behavior_of(scaler: Located) -> tuple[Path, Object]:
     """The behavior block of an HPA, or the one that a ScaledObject hands to its HPA, with its place."""
     path: Path = ("spec", "behavior")
     if scaler.kind == "ScaledObject":

@@ -6,10 +6,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from analysis.documents import Problem, documents
-from autoscale.kube.objects import items, mapping
+from autoscale.kube.objects import Object, items, mapping
 from autoscale.lint import query as lint_query
 from autoscale.lint.findings import Located
 from autoscale.lint.parts import Path
@@ -22,7 +21,7 @@ class AdapterRule:
 
     source: Located
     path: Path
-    content: dict[str, Any]
+    content: Object
     external: bool
 
     @cached_property

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
-from autoscale.kube.objects import items, mapping
+from autoscale.kube.objects import Object, items, mapping
 from autoscale.lint.facts import Facts
 from autoscale.lint.findings import Finding
 from autoscale.lint.parts import Path, VllmServer
@@ -168,7 +167,7 @@ def _metadata(scaler: Scaler, metric: Metric) -> Iterator[Finding]:
         )
 
 
-def _threshold(scaler: Scaler, metric: Metric, metadata: dict[str, Any]) -> Iterator[Finding]:
+def _threshold(scaler: Scaler, metric: Metric, metadata: Object) -> Iterator[Finding]:
     if formula_of(scaler.source.spec) is not None:  # the formula has a target of its own
         return
     threshold = metadata.get("threshold")

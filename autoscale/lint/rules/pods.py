@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 from autoscale.deploy.sizing import SHUTDOWN_TIMEOUT_SINCE
-from autoscale.kube.objects import items, mapping
+from autoscale.kube.objects import Object, items, mapping
 from autoscale.kube.vllm_names import NEWEST
 from autoscale.lint.facts import Facts
 from autoscale.lint.findings import Finding
@@ -196,7 +195,7 @@ def _shutdown(server: VllmServer) -> Iterator[Finding]:
         )
 
 
-def _sleeps_s(pre_stop: dict[str, Any]) -> int:
+def _sleeps_s(pre_stop: Object) -> int:
     """Seconds that a preStop hook sleeps for sure."""
     if seconds := whole(mapping(pre_stop.get("sleep")).get("seconds")):
         return seconds
@@ -205,7 +204,7 @@ def _sleeps_s(pre_stop: dict[str, Any]) -> int:
     return sum(map(int, found[:1]))
 
 
-def _waits_idle(pre_stop: dict[str, Any]) -> bool:
+def _waits_idle(pre_stop: Object) -> bool:
     text = " ".join(map(str, items(mapping(pre_stop.get("exec")).get("command"))))
     return "num_requests_running" in text or "/load" in text
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
-from autoscale.kube.objects import items, mapping
+from autoscale.kube.objects import Object, items, mapping
 from autoscale.kube.selectors import object_selects
 from autoscale.lint.facts import SCRAPES, Facts
 from autoscale.lint.findings import Finding, Located
@@ -50,9 +49,7 @@ def _scrape(located: Located, facts: Facts) -> Iterator[Finding]:
         yield from _workers(located, facts, targets[0])
 
 
-def _endpoint(
-    located: Located, path: Path, endpoint: dict[str, Any], server: VllmServer
-) -> Iterator[Finding]:
+def _endpoint(located: Located, path: Path, endpoint: Object, server: VllmServer) -> Iterator[Finding]:
     names = [name for name in ("port", "portNumber", "targetPort") if endpoint.get(name) is not None]
     for name in names[:1]:
         if server.listens_at(endpoint[name]) is False:
@@ -118,7 +115,7 @@ def _duration_s(text: object) -> float | None:
 
 
 def _relabel(
-    located: Located, path: Path, rule: dict[str, Any], facts: Facts, targets: list[VllmServer]
+    located: Located, path: Path, rule: Object, facts: Facts, targets: list[VllmServer]
 ) -> Iterator[Finding]:
     action = str(rule.get("action", "replace")).lower()
     regex, target = str(rule.get("regex", "(.*)")), rule.get("targetLabel")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-from autoscale.kube.objects import items, mapping
+from autoscale.kube.objects import Object, items, mapping
 from autoscale.lint.facts import Facts
 from autoscale.lint.findings import Finding, Located
 from autoscale.lint.parts import Path, PodTemplate, whole
@@ -47,7 +46,7 @@ def _xla(template: PodTemplate, facts: Facts) -> Iterator[Finding]:
                 )
 
 
-def _mounted(container: dict[str, Any], where: str, volumes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _mounted(container: Object, where: str, volumes: dict[str, Object]) -> Object:
     """The volume that holds a path, the deepest mount of all."""
     best, found = "", {}
     for mount in map(mapping, items(container.get("volumeMounts"))):
