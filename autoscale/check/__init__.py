@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from autoscale.check.criterion import Criterion
+from autoscale.check.criteria.criterion import Criterion
 from autoscale.check.expectation import Expectation
 from autoscale.check.live_view import WatchState
 from autoscale.check.preflight import preflight

@@ -39,7 +39,7 @@ METRIC_ROWS = 5_000  # rows of scraped metrics that are held before they are wri
 LOST = "the source went away"
 
 
-class Watch:
+class ClusterWatch:
     """One watch: two feeding threads, one queue, one loop that folds, records and tells."""
 
     def __init__(

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from autoscale.check.criterion import Criterion, span_text
+from autoscale.check.criteria.criterion import Criterion, span_text
+from autoscale.check.criteria.promptness import scaled_when_it_should
+from autoscale.check.criteria.service import nothing_cut, own_nodes, share, slo_recovered
 from autoscale.check.expectation import Expectation
-from autoscale.check.promptness import scaled_when_it_should
 from autoscale.check.scaleout import History, as_dict, flaps
-from autoscale.check.service import nothing_cut, own_nodes, share, slo_recovered
 from autoscale.check.timeline import Timeline
 
 FLAP_WITHIN_S = 600.0

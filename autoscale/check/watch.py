@@ -16,7 +16,7 @@ from analysis import run as runs
 from autoscale.check import evidence
 from autoscale.check.client_view import ClientView
 from autoscale.check.expectation import Expectation
-from autoscale.check.feeding import LOST, Watch
+from autoscale.check.feeding import LOST, ClusterWatch
 from autoscale.check.live_view import WatchState
 from autoscale.check.measured import profile_changes
 from autoscale.check.preflight import diagnose, diagnose_observations
@@ -110,7 +110,7 @@ def prove(
     ended = "the preflight found nothing to watch"
     if "horizontalpodautoscalers" not in before.hidden and not any(f.code in STOPPERS for f in findings):
         clock = (started_at, rate, ahead_s)
-        watch = Watch(cluster, namespace, run_dir, clock, timeline, stop, sample_s, scrape, progress)
+        watch = ClusterWatch(cluster, namespace, run_dir, clock, timeline, stop, sample_s, scrape, progress)
         hpa = before.hpa(hpa_name)
         ended = watch.run(timeout_s, settle_s, scale_to, hpa.object if hpa else None)
         if ended != LOST:  # what stands in the way at the end counts; what went away meanwhile was a start

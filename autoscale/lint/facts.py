@@ -77,7 +77,7 @@ class Facts:
         if rule is None or rule.query.selectors == ():
             return "unknown"
         inner = re.sub(r"\b(by|without)\s*\([^)]*\)", "", rule.query.text)  # one group is the object itself
-        return lint_query.read(inner).shape
+        return lint_query.read_query(inner).shape
 
     @cached_property
     def renamed(self) -> set[str]:

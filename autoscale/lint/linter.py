@@ -14,7 +14,7 @@ from pathlib import Path
 from autoscale.kube.objects import Object
 from autoscale.lint.facts import Facts
 from autoscale.lint.findings import Finding, Located, Report, ordered
-from autoscale.lint.read import read, sets
+from autoscale.lint.read import read_manifests, sets
 from autoscale.lint.rules import adapter as lint_adapter
 from autoscale.lint.rules import any as lint_any
 from autoscale.lint.rules import autoscaling_metric as lint_autoscaling_metric
@@ -74,7 +74,7 @@ def lint_files(paths: Sequence[Path], *, max_nodes: int | None = None) -> Report
 
     Broken YAML is a finding. Raises BadInput for a path that does not exist or holds nothing to lint.
     """
-    loaded = read(paths)
+    loaded = read_manifests(paths)
     report = lint_objects(loaded.objects, max_nodes=max_nodes)
     return Report(
         ordered(loaded.findings + report.findings), loaded.notes + report.notes, len(loaded.objects)

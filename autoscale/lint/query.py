@@ -58,7 +58,7 @@ class Query:
     selectors: tuple[Selector, ...] = field(default_factory=tuple)
 
 
-def read(text: str) -> Query:
+def read_query(text: str) -> Query:
     """A query as far as it can be followed; one that cannot has the shape "unknown"."""
     tokens = list(tokens_of(text))
     return Query(text, _shape(tokens) if tokens else "unknown", tuple(selectors_of(tokens)))

@@ -132,7 +132,7 @@ def _triggers(spec: Object) -> Iterator[Metric]:
         metadata = mapping(trigger.get("metadata"))
         kind = str(trigger.get("type") or "")
         text = str(metadata.get("query") or "") if kind == "prometheus" else ""
-        query = lint_query.read(text) if kind == "prometheus" else None
+        query = lint_query.read_query(text) if kind == "prometheus" else None
         engine = (
             [s.name for s in query.selectors if s.of_engine and s.name.startswith("vllm:")] if query else []
         )

@@ -27,7 +27,7 @@ class AdapterRule:
     @cached_property
     def series(self) -> str:
         """The series that it serves, "" when a pattern chooses them."""
-        found = lint_query.read(str(self.content.get("seriesQuery") or "")).selectors
+        found = lint_query.read_query(str(self.content.get("seriesQuery") or "")).selectors
         name = found[0].name if found else ""
         return name if re.fullmatch(r"[\w:]*", name) else ""
 
@@ -76,7 +76,7 @@ class AdapterRule:
         text = self.template or "sum(<<.Series>>{<<.LabelMatchers>>}) by (<<.GroupBy>>)"
         text = re.sub(r"<<\s*\.Series\s*>>", self.series or "series", text)
         text = re.sub(r"<<\s*\.LabelMatchers\s*>>", "", text)
-        return lint_query.read(re.sub(r"<<\s*\.GroupBy\s*>>", "", text))
+        return lint_query.read_query(re.sub(r"<<\s*\.GroupBy\s*>>", "", text))
 
 
 def adapter_rules(values: Iterator[Located], configs: Iterator[Located]) -> Iterator[AdapterRule]:

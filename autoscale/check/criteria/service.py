@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from autoscale.check.criterion import Criterion, span_text
+from autoscale.check.criteria.criterion import Criterion, span_text
 from autoscale.check.expectation import Expectation
 from autoscale.check.routing import FAIR_SHARE, rounds
 from autoscale.check.scaleout import History, ScaleOut, as_dict

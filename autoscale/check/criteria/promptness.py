@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from autoscale.check.criterion import Criterion
+from autoscale.check.criteria.criterion import Criterion
 from autoscale.check.detection import STATUS_LAG_S, excess
 from autoscale.check.timeline import Timeline
 from autoscale.kube.scaler import Hpa
