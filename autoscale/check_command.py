@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from analysis.errors import AutoscaleError, BadInput
-from autoscale.check import CheckResult, Expectation, State, check, replay
+from autoscale.check import CheckResult, Expectation, WatchState, judge_again, prove
 from autoscale.check.watch import clock_of
 from autoscale.kube.cluster import Cluster
 
@@ -52,7 +52,7 @@ def run(
     out: Path | None,
     slo: str | None = None,
     profile: str | None = None,
-    progress: Callable[[State], None] | None = None,
+    progress: Callable[[WatchState], None] | None = None,
 ) -> Checked:
     """Prove a scale-out (or judge an earlier check's evidence again). Raises BadInput, SourceUnavailable, BadRun.
 
@@ -67,14 +67,14 @@ def run(
     load_run = Path(load) if load and Path(load).is_dir() else None
     if replay_dir is not None:
         kept = load_run or (replay_dir / OWN_RUN if (replay_dir / OWN_RUN / "run.json").exists() else None)
-        result = replay(replay_dir, expect=expected, load_run=kept, slo=slo, weight_bytes=weight_bytes)
+        result = judge_again(replay_dir, expect=expected, load_run=kept, slo=slo, weight_bytes=weight_bytes)
         return Checked(result, _draw(result, kept))
     cluster, scrape, name = _door(fleet, context, hpa)
     target = out or Path("runs") / time.strftime("check-%Y%m%d-%H%M%S", time.gmtime())
     command = None if load is None or load_run else _command(load, target / OWN_RUN, fleet)
     rate, _ = clock_of(cluster)
     with _loading(command):
-        result = check(
+        result = prove(
             cluster,
             getattr(cluster, "namespace", namespace) if fleet else namespace,
             name,

@@ -513,15 +513,15 @@ def lint(
     as_json: Json = False,
 ) -> None:
     """Find what kubectl accepts and the HPA never forgives. Metrics that cannot arrive, targets that cannot fire."""
-    from autoscale import deploy
+    from autoscale.lint import linter
     from autoscale.show import terminal as render
 
     if cluster == bool(paths):
         raise BadInput("lint needs files or --cluster", expected="one of the two")
     if cluster:
-        result = deploy.lint_cluster(namespace, context, max_nodes=max_nodes)
+        result = linter.lint_cluster(namespace, context, max_nodes=max_nodes)
     else:
-        result = deploy.lint_files(paths or [], max_nodes=max_nodes)
+        result = linter.lint_files(paths or [], max_nodes=max_nodes)
     if sarif:
         _print_json(result.sarif())
     elif as_json:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from analysis.run import Run
     from analysis.saturation import Estimate
-    from autoscale.check import CheckResult, State
+    from autoscale.check import CheckResult, WatchState
     from autoscale.recommend import Recommendation
     from autoscale.recommend.choice.scenario import Scenario
     from autoscale.recommend.model.predict import Prediction
@@ -401,7 +401,7 @@ def check(result: CheckResult) -> Iterator[Any]:
     )
 
 
-def check_line(state: State) -> str:
+def check_line(state: WatchState) -> str:
     """The state of a running check in one line that changes only when something does."""
     metrics = ", ".join(
         f"{name.split('|')[-2] if '|' in name else name} {usage:g} of {target:g}"
@@ -410,7 +410,7 @@ def check_line(state: State) -> str:
     return f"  desired {state.desired}, ready {state.ready}; {metrics or 'no metric yet'}"
 
 
-def check_live(state: State) -> Group:
+def check_live(state: WatchState) -> Group:
     """The live view of a running check."""
     made = table("", "")
     made.add_row("elapsed", seconds(state.elapsed_s))

@@ -11,8 +11,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from analysis.errors import BadInput, NotAchieved
+from autoscale.check.feeding import RESOURCES
 from autoscale.check.snapshot import HELPFUL, NEEDED
-from autoscale.check.watch import RESOURCES
 from autoscale.deploy import PATHS, Options, objects, options, sizing, write_set
 from autoscale.deploy.pod import DRAIN_SCRIPT
 from autoscale.hpa import HpaSpec
