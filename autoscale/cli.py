@@ -179,11 +179,14 @@ def simulate(
     as_json: Json = False,
 ) -> None:
     """Simulate an HPA under some traffic. Beside it other HPAs and standing fleets, all on the same requests."""
+    from analysis import plots
+    from analysis.run import read
     from autoscale.profiles import load
     from autoscale.recommend import cost, scenario_of
     from autoscale.recommend.choice.settings import Given, Setting, Standing
     from autoscale.recommend.comparison import compare as set_side_by_side
-    from autoscale.show import terminal as render
+    from autoscale.show.over_time import run_over_time
+    from autoscale.show.terminal.comparison import comparison_table
     from autoscale.sim import write_run
 
     scenario = scenario_of(
@@ -207,11 +210,13 @@ def simulate(
         for name, found in compared.items():
             folder = str(Path(name).with_suffix("")).replace(" ", "-").replace("/", "-")
             run = write_run(found.outcomes[0], out / folder, command=command_line(sys.argv))
-            paths += [run, render.save(render.timeline(run), run / "timeline.png")]
+            title = f"{scenario.profile.name}: load, signals and replicas"
+            figure = run_over_time(read(run), title=title, show=("waiting", "kv_usage"))
+            paths += [run, plots.save(figure, run / "timeline.png")] if figure else [run]
     if as_json:
         _print_json(content)
         return
-    _print(render.outcome_table(content, scenario, slo_given=slo is not None))
+    _print(comparison_table(content, scenario, slo_given=slo is not None))
     _print_paths(paths)
 
 
@@ -348,8 +353,8 @@ def recommend(
 ) -> None:
     """Find the cheapest HPA target that keeps the SLO. From load tests of one replica; with an interval and reasons."""
     from autoscale.recommend import recommend as find
-    from autoscale.show import terminal as render
     from autoscale.show.pages import recommendation_page
+    from autoscale.show.terminal.recommendation import recommendation_lines
 
     progress.compiled_engine()
     with progress.bar() as report:
@@ -375,13 +380,11 @@ def recommend(
         )
     page = recommendation_page(result, result.files[0].parent / "report.html")
     if as_json:
-        _print_json(result.content)
+        _print_json(result.document.as_json())
     else:
-        _print(*render.recommendation(result, explain=explain))
+        _print(*recommendation_lines(result.document, explain=explain))
         _print_paths([*result.files, page])
-    raise typer.Exit(
-        0 if result.content["answer"] in ("autoscale", "do_not_autoscale") and result.holds else 1
-    )
+    raise typer.Exit(0 if result.document.achieved else 1)
 
 
 @app.command(epilog=examples.epilog("predict"))
@@ -408,7 +411,7 @@ def predict(
     """Predict a measured replica at other lengths. Capacity and latencies with other prompts and answers, with intervals."""
     from autoscale.recommend.model.predict import as_json as plain
     from autoscale.recommend.model.predict import predict as find
-    from autoscale.show import terminal as render
+    from autoscale.show.terminal.prediction import prediction_lines
 
     asked = _numbers(rates)
     progress.compiled_engine()
@@ -425,7 +428,7 @@ def predict(
     if as_json:
         _print_json(plain(found))
     else:
-        _print(*render.prediction(found))
+        _print(*prediction_lines(found))
     raise typer.Exit(0 if found.capacity is not None else 1)
 
 
@@ -473,7 +476,7 @@ def manifests(
     """Write the HPA and everything around it. A commented, kustomize-friendly set for a profile, with a README."""
     from autoscale import deploy
     from autoscale.profiles import load
-    from autoscale.recommend.document import read
+    from autoscale.recommendation import read
 
     system = load(profile)
     content = read(recommendation) if recommendation else None
@@ -514,7 +517,7 @@ def lint(
 ) -> None:
     """Find what kubectl accepts and the HPA never forgives. Metrics that cannot arrive, targets that cannot fire."""
     from autoscale import deploy
-    from autoscale.show import terminal as render
+    from autoscale.show.terminal.findings import finding_lines
 
     if cluster == bool(paths):
         raise BadInput("lint needs files or --cluster", expected="one of the two")
@@ -527,7 +530,7 @@ def lint(
     elif as_json:
         _print_json(result.to_json())
     else:
-        _print(*render.findings(result))
+        _print(*finding_lines(result))
     raise typer.Exit(1 if result.errors else 0)
 
 
@@ -567,7 +570,7 @@ def check(
 ) -> None:
     """Prove a scale-out with every phase timed. On a cluster or a simulated fleet; a verdict with evidence."""
     from autoscale import check_command as checking
-    from autoscale.show import terminal as render
+    from autoscale.show.terminal.check import check_lines
 
     with progress.live() as show:
         result = checking.run(
@@ -588,7 +591,7 @@ def check(
     if as_json:
         _print_json(result.result.as_dict())
     else:
-        _print(*render.check(result.result))
+        _print(*check_lines(result.result))
         _print_paths(result.files)
     raise typer.Exit(0 if result.passed else 1)
 
@@ -605,7 +608,7 @@ def demo(
     """Do it all once on a simulated fleet. Load, collect, recommend, manifests, check: a few minutes."""
     from autoscale import demo as demonstration
     from autoscale.profiles import load
-    from autoscale.show import terminal as render
+    from autoscale.show.terminal.demonstration import demonstration_lines
 
     load(profile)  # a name that is none makes no directory
     target = demonstration.directory(out)
@@ -613,7 +616,7 @@ def demo(
     progress.compiled_engine()
     with progress.bar() as report:
         result = demonstration.run(target, profile=profile, seed=seed, progress=report)
-    _print(*render.demo(result))
+    _print(*demonstration_lines(result))
     _print_paths(result.files)
     raise typer.Exit(0 if result.passed else 1)
 

@@ -6,8 +6,8 @@ An outcome is `pass`, `fail` or `not_judged`; what could not be seen is never a 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from autoscale.check.scaleout import (
 )
 from autoscale.check.timeline import Timeline
 from autoscale.kube.scaler import Hpa
+from autoscale.recommendation import Recommendation
 
 Outcome = Literal["pass", "fail", "not_judged"]
 
@@ -74,18 +75,14 @@ class Expectation:
     flaps: tuple[float, float] | None = None
 
     @classmethod
-    def from_recommendation(cls, recommendation: Mapping[str, Any]) -> Expectation:
-        """Read from recommendation.json; keys that it lacks stay None."""
-        predicted = recommendation.get("predicted") or {}
-        names = [
-            name
-            for name in cls.__dataclass_fields__
-            if not name.endswith("_replicas") or name == "peak_replicas"
-        ]
+    def from_recommendation(cls, recommendation: Recommendation) -> Expectation:
+        """What it says of the cluster; nothing is expected where it is silent."""
+        names = [one.name for one in fields(cls) if one.name not in ("min_replicas", "max_replicas")]
+        figures = {name: getattr(recommendation.predicted, name, None) for name in names}
         return cls(
-            min_replicas=recommendation.get("minReplicas"),
-            max_replicas=recommendation.get("maxReplicas"),
-            **{name: _interval(predicted.get(name)) for name in names},
+            min_replicas=recommendation.min_replicas,
+            max_replicas=recommendation.max_replicas,
+            **{name: figure.interval for name, figure in figures.items() if figure is not None},
         )
 
 
@@ -474,16 +471,6 @@ def _policy_wait_s(timeline: Timeline) -> float:
     """A rate policy may hold the next step back for its period; the default ones wait one sync at most."""
     periods = Hpa(timeline.hpa).policy_periods_s("scaleUp")
     return max([period for period in periods if period > 15], default=0.0)
-
-
-def _interval(value: Any) -> tuple[float, float] | None:
-    """(low, high) of a number, a pair, or a mapping with low and high; None when there is no number."""
-    if isinstance(value, Mapping):
-        low, high = value.get("low", value.get("value")), value.get("high", value.get("value"))
-        return None if low is None or high is None else (float(low), float(high))
-    if isinstance(value, list | tuple) and len(value) == 2 and None not in value:
-        return float(value[0]), float(value[1])
-    return (float(value), float(value)) if isinstance(value, int | float) else None
 
 
 def _range(interval: tuple[float, float]) -> str:

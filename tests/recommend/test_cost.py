@@ -11,10 +11,9 @@ from analysis.errors import BadInput
 from autoscale import cli
 from autoscale.profiles import load, overlay
 from autoscale.recommend import cost, recommend, scenario_of
-from autoscale.recommend.choice.scenario import hpa_manifest
 from autoscale.recommend.choice.settings import Behavior, Candidate
-from autoscale.recommend.document import read
 from autoscale.recommend.model.one_replica import idle_verdict
+from autoscale.recommendation import read
 from loadgen.plan import lengths, rates
 
 L4 = load("llama-3.1-8b-1xl4")
@@ -95,7 +94,7 @@ def test_files_are_named_by_the_end_of_their_path_that_tells_them_apart(tmp_path
 def test_equal_file_names_are_two_columns_and_notes_are_in_the_json(tmp_path, capsys) -> None:
     paths = []
     for folder, name in (("a", "vllm"), ("b", "chat-server")):
-        manifest = hpa_manifest(L4, SETTING)
+        manifest = SETTING.manifest(L4)
         manifest["spec"]["scaleTargetRef"]["name"] = name
         paths.append(tmp_path / folder / "hpa.yaml")
         paths[-1].parent.mkdir()
