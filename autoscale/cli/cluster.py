@@ -79,15 +79,15 @@ def lint(
     as_json: Json = False,
 ) -> None:
     """Find what kubectl accepts and the HPA never forgives. Metrics that cannot arrive, targets that cannot fire."""
-    from autoscale import deploy
+    from autoscale.lint.linter import lint_cluster, lint_files
     from autoscale.show.terminal.findings import finding_lines
 
     if cluster == bool(paths):
         raise BadInput("lint needs files or --cluster", expected="one of the two")
     if cluster:
-        result = deploy.lint_cluster(namespace, context, max_nodes=max_nodes)
+        result = lint_cluster(namespace, context, max_nodes=max_nodes)
     else:
-        result = deploy.lint_files(paths or [], max_nodes=max_nodes)
+        result = lint_files(paths or [], max_nodes=max_nodes)
     if sarif:
         show_json(result.sarif())
     elif as_json:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from autoscale.deploy import Options, lint_files, lint_objects, objects, write_files, write_set
+from autoscale.deploy import Options, objects, write_files, write_set
+from autoscale.lint.linter import lint_files, lint_objects
 from autoscale.lint.query import read
 from autoscale.lint.rules.text import left_open
 from autoscale.profiles import load, names
