@@ -137,7 +137,7 @@ class ModelledCapacity(Estimated):
 
 
 @dataclass(frozen=True)
-class Capacity:
+class ReplicaCapacity:
     """One replica under the SLO: by the run, by the model."""
 
     measured: MeasuredCapacity | None = None
@@ -232,7 +232,7 @@ class Recommendation:
     current: Forecast | None = None
     best_hpa: Forecast | None = None
     alternatives: Mapping[str, BestOfSignal] = field(default_factory=dict)
-    capacity_rps: Capacity = Capacity()
+    capacity_rps: ReplicaCapacity = ReplicaCapacity()
     model_error: EngineModel = EngineModel()
     reasons: tuple[Reason, ...] = ()
     notes: tuple[str, ...] = ()

@@ -10,7 +10,6 @@ import pytest
 from analysis.errors import BadInput
 from autoscale.recommendation import (
     AskedSlo,
-    Capacity,
     Drift,
     Estimated,
     EstimatedRate,
@@ -18,6 +17,7 @@ from autoscale.recommendation import (
     MeasuredCapacity,
     Reason,
     Recommendation,
+    ReplicaCapacity,
     Tried,
     parse,
     read,
@@ -34,7 +34,7 @@ MADE = Recommendation(
     max_replicas=4,
     behavior={"scaleDown": {"stabilizationWindowSeconds": 600}},
     predicted=Forecast("waiting 5, 1-4, down 10 min", True, 4, Estimated(0.97, 0.96, 0.98), cost=None),
-    capacity_rps=Capacity(MeasuredCapacity(knee=EstimatedRate(math.nan, 2.5, math.inf, "from below"))),
+    capacity_rps=ReplicaCapacity(MeasuredCapacity(knee=EstimatedRate(math.nan, 2.5, math.inf, "from below"))),
     reasons=(Reason("queue", "the queue is the signal"),),
     candidates=(Tried("waiting 9", "waiting", False, "breaches", math.nan, 0.5, 0),),
 )

@@ -17,7 +17,6 @@ from autoscale.recommend.model.replica_model import ReplicaModel
 from autoscale.recommendation import (
     AskedSlo,
     BestOfSignal,
-    Capacity,
     Drift,
     EngineModel,
     Estimated,
@@ -28,6 +27,7 @@ from autoscale.recommendation import (
     Provenance,
     Recommendation,
     ReplayedFigure,
+    ReplicaCapacity,
     Tried,
 )
 from autoscale.signal_target import SignalTarget
@@ -39,15 +39,14 @@ def document(
     model: ReplicaModel,
     *,
     spread: tuple[float, float] | None = None,
-    measured: MeasuredCapacity | None = None,
     notes: Sequence[str] = (),
     provenance: Provenance | None = None,
     drift: Drift | None = None,
 ) -> Recommendation:
     """The whole recommendation.
 
-    `spread` is the interval of the model's capacity relative to its value, `measured` what the run itself said about it,
-    `notes` what was set aside or disagrees in it.
+    `spread` is the interval of the model's capacity relative to its value, `notes` what was set aside or disagrees in
+    its runs.
     """
     setting = decision.chosen.setting if decision.chosen else None
     binding = decision.capacity.binding if decision.capacity else None
@@ -69,7 +68,7 @@ def document(
         current=_forecast(scenario, decision.current),
         best_hpa=_forecast(scenario, decision.best_hpa),
         alternatives={a.signal: _best(a) for a in decision.alternatives},
-        capacity_rps=Capacity(measured, _modelled(decision, spread)),
+        capacity_rps=ReplicaCapacity(_measured(model), _modelled(decision, spread)),
         model_error=_engine_model(scenario, model),
         reasons=decision.reasons,
         notes=tuple(notes),
@@ -79,8 +78,10 @@ def document(
     )
 
 
-def measured_capacity(capacity: analysis.capacity.Capacity) -> MeasuredCapacity:
-    """What a run says about one replica, for the document."""
+def _measured(model: ReplicaModel) -> MeasuredCapacity | None:
+    if not model.capacities:
+        return None
+    capacity = model.capacities[0]
 
     def of(estimate: analysis.capacity.Estimate) -> EstimatedRate:
         return EstimatedRate(estimate.value, estimate.low, estimate.high, estimate.how)

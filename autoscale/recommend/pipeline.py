@@ -18,7 +18,7 @@ from autoscale.recommend.choice.decide import decide
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.settings import Given, Manifest
 from autoscale.recommend.choice.traffic import scenario_of
-from autoscale.recommend.document import document, measured_capacity
+from autoscale.recommend.document import document
 from autoscale.recommend.drift import drift
 from autoscale.recommend.model.learning import learn, run_lengths, runs_of, slo_of, system_of
 from autoscale.recommend.model.one_replica import shape
@@ -88,26 +88,15 @@ def recommend(
         tell=tell,
     )
     cost.check_search(scenario)
-    said = [*([f"current: {of_current}"] if of_current else []), *_refused(scenario)]
-    for note in said:
-        tell(note)
+    said = _said(of_current, scenario, tell)
     spread = model.spread_at(*(lengths.mean() for lengths in shape(scenario.plan)))
-    decision = _decision(
-        scenario,
-        model,
-        (spread[1] - spread[0]) / 2,
-        None if current is None else Given(current),
-        max_replicas,
-        seeds,
-        jobs,
-        part(progress, 0.1, 0.88),
-    )
+    scale, hear = (spread[1] - spread[0]) / 2, part(progress, 0.1, 0.88)
+    decision = _decision(scenario, model, scale, current, max_replicas, seeds, jobs, hear)
     made = document(
         scenario,
         decision,
         model,
         spread=spread,
-        measured=measured_capacity(model.capacities[0]) if model.capacities else None,
         notes=[*said, *(note for capacity in model.capacities for note in capacity.notes)],
         provenance=_provenance(found, scenario, traffic, command),
         drift=None if old is None else drift(scenario, old, decision),
@@ -121,7 +110,7 @@ def _decision(
     scenario: Scenario,
     model: ReplicaModel,
     step_scale: float,
-    current: Given | None,
+    current: Manifest | None,
     max_replicas: int | None,
     seeds: int,
     jobs: int | None,
@@ -134,13 +123,21 @@ def _decision(
     decision = decide(
         scenario,
         max_replicas=max_replicas,
-        current=current,
+        current=None if current is None else Given(current),
         step_scale=step_scale,
         seeds=seeds,
         jobs=jobs,
         progress=progress,
     )
     return replace(decision, reasons=(*decision.reasons, *of_runs(model.capacities, one_sided=True)))
+
+
+def _said(of_current: str | None, scenario: Scenario, tell: Tell) -> list[str]:
+    """What is to be known of the current HPA and of the traffic; told at once."""
+    said = [*([f"current: {of_current}"] if of_current else []), *_refused(scenario)]
+    for note in said:
+        tell(note)
+    return said
 
 
 def _refused(scenario: Scenario) -> list[str]:

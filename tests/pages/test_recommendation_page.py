@@ -24,7 +24,7 @@ from autoscale.recommend.choice.settings import Behavior, Candidate, Given, Stan
 from autoscale.recommend.document import document
 from autoscale.recommend.model.replaying import FIGURES
 from autoscale.recommend.model.replica_model import ReplicaModel
-from autoscale.recommendation import Drift, MeasuredCapacity, Provenance, Reason
+from autoscale.recommendation import Drift, Provenance, Reason
 from autoscale.show.pages import recommendation_page
 
 SLO = "ttft_p95=2s,tpot_p95=100ms"
@@ -132,7 +132,7 @@ def fitted(engine, capacity) -> ReplicaModel:
         confounded=(("base_s", "per_sequence_s"),),
         replay=pd.DataFrame(rows),
         stages_used=(0, 3),
-        capacities=(capacity,),
+        capacities=(replace(capacity, notes=("a note",), next_command="locust --stages 1:60"),),
     )
 
 
@@ -143,19 +143,10 @@ def recommendation(scenario, decision, *, run=None, files=(), drift=None) -> Rec
         scenario,
         decision,
         model,
-        measured=_measured(capacity) if capacity else None,
         provenance=Provenance((str(found.path),) if found else (), scenario.profile.name),
         drift=drift,
     )
     return Recommended(made, list(files), scenario, decision, model, (found,) if run else ())
-
-
-def _measured(capacity) -> MeasuredCapacity:
-    return MeasuredCapacity(
-        stages=tuple(str(w) for w in capacity.windows),
-        notes=("a note",),
-        next_command="locust --stages 1:60",
-    )
 
 
 @pytest.mark.parametrize(
