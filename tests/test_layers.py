@@ -52,15 +52,21 @@ ALLOWED: dict[str, set[str]] = {
         "autoscale.profiles",
         "autoscale.hpa",
     },
-    "autoscale.show.pages": {"analysis", "autoscale"},  # pages show everything
+    "autoscale.show": {"analysis", "autoscale"},  # shows everything
+    "autoscale.cli": {"analysis", "autoscale"},
+    "autoscale.recommendation": {
+        "analysis",
+        "autoscale.kube",
+        "autoscale.signal_target",
+        "autoscale.typed_json",
+    },
+    "autoscale.signal_target": {"analysis", "autoscale.kube", "autoscale.typed_json"},
+    "autoscale.typed_json": {"analysis"},
     "autoscale.check": {"analysis", "autoscale.kube.cluster", "autoscale.hpa"},
 }
 COMMAND_LINE = (  # may import every room
     "autoscale",
-    *(
-        f"autoscale.{name}"
-        for name in ("__main__", "checking", "cli", "demo", "examples", "progress", "render")
-    ),
+    *(f"autoscale.{name}" for name in ("__main__", "check_command", "cli", "demo", "examples")),
 )
 WITH_LOCUST = {
     "loadgen.in_locust.users",

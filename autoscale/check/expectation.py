@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+
+from autoscale.recommendation import Recommendation
 
 
 @dataclass(frozen=True)
@@ -21,26 +21,12 @@ class Expectation:
     flaps: tuple[float, float] | None = None
 
     @classmethod
-    def from_recommendation(cls, recommendation: Mapping[str, Any]) -> Expectation:
-        """Read from recommendation.json; keys that it lacks stay None."""
-        predicted = recommendation.get("predicted") or {}
-        names = [
-            name
-            for name in cls.__dataclass_fields__
-            if not name.endswith("_replicas") or name == "peak_replicas"
-        ]
+    def from_recommendation(cls, recommendation: Recommendation) -> Expectation:
+        """What it says of the cluster; nothing is expected where it is silent."""
+        names = [one.name for one in fields(cls) if one.name not in ("min_replicas", "max_replicas")]
+        figures = {name: getattr(recommendation.predicted, name, None) for name in names}
         return cls(
-            min_replicas=recommendation.get("minReplicas"),
-            max_replicas=recommendation.get("maxReplicas"),
-            **{name: _interval(predicted.get(name)) for name in names},
+            min_replicas=recommendation.min_replicas,
+            max_replicas=recommendation.max_replicas,
+            **{name: figure.interval for name, figure in figures.items() if figure is not None},
         )
-
-
-def _interval(value: Any) -> tuple[float, float] | None:
-    """(low, high) of a number, a pair, or a mapping with low and high; None when there is no number."""
-    if isinstance(value, Mapping):
-        low, high = value.get("low", value.get("value")), value.get("high", value.get("value"))
-        return None if low is None or high is None else (float(low), float(high))
-    if isinstance(value, list | tuple) and len(value) == 2 and None not in value:
-        return float(value[0]), float(value[1])
-    return (float(value), float(value)) if isinstance(value, int | float) else None

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from autoscale.kube.objects import Object, conditions, items, mapping
 from autoscale.kube.quantity import milli_or_none
+from autoscale.kube.vllm_names import signal_of
 
 DEFAULT_TOLERANCE = 0.1  # the controller manager's --horizontal-pod-autoscaler-tolerance
 KIND = "HorizontalPodAutoscaler"
@@ -103,6 +104,11 @@ class Hpa:
     def targets_milli(self) -> dict[str, int]:
         """Metric name -> averageValue in milli-units, of Pods and External metrics."""
         return {m.name: m.milli for m in self.metrics if _per_pod(m) and m.milli}
+
+    def signal_targets(self) -> dict[str, float]:
+        """Signal of vLLM -> averageValue, of the metrics that are one."""
+        named = ((signal_of(name), milli) for name, milli in self.targets_milli().items())
+        return {signal: milli / 1000 for signal, milli in named if signal is not None}
 
     def usage_milli(self) -> dict[str, int]:
         """Metric name -> the mean that the status shows (before the controller fills in missing pods)."""

@@ -19,6 +19,7 @@ from autoscale.check.timeline import Timeline
 from autoscale.check.verdict import judge
 from autoscale.kube.cluster import Observation, read_observations
 from autoscale.profiles import profile as profiles
+from autoscale.recommendation import parse
 
 METRIC = "prometheus.googleapis.com|vllm:num_requests_waiting|gauge"
 
@@ -464,12 +465,15 @@ def test_a_metric_that_asks_in_vain_fails_when_it_should():
     assert "nothing was decided" in verdict["scaled_when_it_should"].sentence
 
 
+FORECAST = {"setting": "waiting 5", "holds": True, "seeds": 4}
+
+
 @pytest.mark.parametrize(
     ("recommendation", "outcome"),
     [
-        ({"maxReplicas": 4, "predicted": {"peak_replicas": {"low": 2, "high": 4}}}, "pass"),
-        ({"maxReplicas": 4, "predicted": {"peak_replicas": [5, 6]}}, "fail"),
-        ({"maxReplicas": 8, "predicted": {"peak_replicas": 2}}, "fail"),
+        ({"maxReplicas": 4, "predicted": FORECAST | {"peak_replicas": {"low": 2, "high": 4}}}, "pass"),
+        ({"maxReplicas": 4, "predicted": FORECAST | {"peak_replicas": {"low": 5, "high": 6}}}, "fail"),
+        ({"maxReplicas": 8, "predicted": FORECAST | {"peak_replicas": {"value": 2}}}, "fail"),
         ({}, "not_judged"),
     ],
     ids=[
@@ -481,7 +485,7 @@ def test_a_metric_that_asks_in_vain_fails_when_it_should():
 )
 def test_the_peak_is_held_to_the_recommendation(recommendation, outcome):
     timeline = Timeline("h").extend(Scenario(3).observations)
-    expect = Expectation.from_recommendation(recommendation)
+    expect = Expectation.from_recommendation(parse({"answer": "autoscale", **recommendation}))
     verdict = {c.code: c for c in judge(timeline, history(timeline), expect).criteria}
     assert verdict["scaled_to_prediction"].outcome == outcome
 

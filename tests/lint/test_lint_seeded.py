@@ -9,6 +9,7 @@ import pytest
 from autoscale.deploy import PATHS, Options, objects
 from autoscale.lint.linter import lint_objects
 from autoscale.profiles import load, names
+from autoscale.recommendation import parse
 
 GPU, HDML, TPU, ONE = (
     "llama-3.1-405b-2x8h100",
@@ -378,13 +379,15 @@ CHOICES = [
     replace(PLACES, xla_cache="shared", namespace="llm", create_namespace=True),
     replace(PLACES, xla_cache="off", image="registry.example.com/vllm-openai:v0.19.1"),
 ]
-RECOMMENDED = {
-    "answer": "autoscale",
-    "minReplicas": 1,
-    "maxReplicas": 3,
-    "metrics": [{"name": "waiting", "averageValue": "12"}, {"name": "kv_usage", "averageValue": "700m"}],
-    "behavior": {"scaleDown": {"stabilizationWindowSeconds": 3600}},
-}
+RECOMMENDED = parse(
+    {
+        "answer": "autoscale",
+        "minReplicas": 1,
+        "maxReplicas": 3,
+        "metrics": [{"name": "waiting", "averageValue": "12"}, {"name": "kv_usage", "averageValue": "700m"}],
+        "behavior": {"scaleDown": {"stabilizationWindowSeconds": 3600}},
+    }
+)
 
 
 @pytest.mark.parametrize("profile", names())

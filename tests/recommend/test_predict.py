@@ -11,7 +11,7 @@ from analysis.errors import BadInput
 from autoscale.recommend.model.calibrate import calibrate
 from autoscale.recommend.model.predict import as_json, predict
 from autoscale.recommend.model.replaying import full_batch
-from autoscale.show import terminal as render
+from autoscale.show.terminal.prediction import prediction_lines
 from loadgen.plan import lengths
 from tests.recommend.conftest import TRUTH
 
@@ -91,7 +91,7 @@ def test_it_is_written_for_machines_and_within_a_hundred_columns(predicted) -> N
     content = json.loads(json.dumps(as_json(found), allow_nan=False))
     assert content["knee_rps"]["low"] < content["knee_rps"]["value"] < content["knee_rps"]["high"]
     console = Console(width=100, file=StringIO(), record=True)
-    console.print(*render.prediction(found))
+    console.print(*prediction_lines(found))
     text = console.export_text()
     rows = [line for line in text.splitlines() if line[:1].isdigit()]
     assert len(rows) == len(found.points), "one line per rate: no cell is folded"

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from analysis.slo import Verdict
 from autoscale.kube.vllm_names import SIGNALS
-from autoscale.recommend.answer import Point, Reason
+from autoscale.recommend.answer import Point
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.settings import Standing
+from autoscale.recommendation import Reason
 from autoscale.sim.fleet.outcome import Outcome
 from loadgen.plan import lengths, rates
 from loadgen.plan.lengths import Lengths
