@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.capacity import Capacity
-from analysis.queueing import Replica
+from analysis.queueing import ReplicaQueue
 from analysis.saturation import Estimate
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.effort import DOUBTING
@@ -37,7 +37,7 @@ TOLD_APART = (
 
 
 @dataclass(frozen=True)
-class Requests:
+class DrawnRequests:
     """Requests of some lengths, as they are simulated: sizes in tokens, and gaps of mean 1 for Poisson arrivals."""
 
     prompt: NDArray[np.int32]
@@ -45,10 +45,10 @@ class Requests:
     gaps: NDArray[np.float64]
 
     @staticmethod
-    def drawn(prompt: Lengths, output: Lengths) -> Requests:
+    def drawn(prompt: Lengths, output: Lengths) -> DrawnRequests:
         """`DOUBTING.requests` of these lengths; the same ones every time."""
         rng, count = np.random.default_rng(0), DOUBTING.requests
-        return Requests(prompt.draw(rng, count), output.draw(rng, count), rng.exponential(1.0, count))
+        return DrawnRequests(prompt.draw(rng, count), output.draw(rng, count), rng.exponential(1.0, count))
 
     @property
     def mean(self) -> tuple[float, float]:
@@ -136,7 +136,7 @@ class ReplicaModel:
             1 + math.hypot(high - 1, max(above, 0.0) ** 0.5),
         )
 
-    def full_batch_at(self, requests: Requests) -> FullBatch:
+    def full_batch_at(self, requests: DrawnRequests) -> FullBatch:
         """What the replica does with these requests when it always has a queue."""
         spread = self.spread_at(*requests.mean)
         saturated_rps, seats = full_batch(self.engine, requests.prompt, requests.output)
@@ -144,21 +144,21 @@ class ReplicaModel:
         alone_s = (output - 1) * self.engine.step_s(1, prompt + output / 2)
         whole = max(round(seats), 1)
         # the queue that `analysis` would fit to the engine: seats, and how much slower a full batch is than one request
-        queue = Replica(whole, saturated_rps, max(whole / saturated_rps / alone_s, 1.0))
+        queue = ReplicaQueue(whole, saturated_rps, max(whole / saturated_rps / alone_s, 1.0))
         return FullBatch(
             _estimate(saturated_rps, spread, "a full batch of the calibrated engine"),
             _estimate(queue.knee_rps, spread, "every second request finds the batch full"),
             seats,
         )
 
-    def latency_at(self, rate_rps: float, requests: Requests) -> dict[str, float]:
+    def latency_at(self, rate_rps: float, requests: DrawnRequests) -> dict[str, float]:
         """Figures at a Poisson rate: METRIC_pP_s with METRIC_pP_low and _high (TTFT, TPOT, E2E in s at p50 and p95), and
         means of running, waiting, kv_usage."""
         due_s = np.cumsum(requests.gaps) / rate_rps
         engines = [np.ones(len(FACTORS)), *self._some(DOUBTING.engines)]
         return _between([_figures(drawn(self.engine, f), due_s, requests) for f in engines])
 
-    def capacity_at(self, scenario: Scenario, requests: Requests) -> tuple[Estimate | None, str]:
+    def capacity_at(self, scenario: Scenario, requests: DrawnRequests) -> tuple[Estimate | None, str]:
         """The highest steady rate that holds the scenario's SLO at its lengths, by simulation, and the term that binds
         first; None, and why, when an idle replica breaks it. `requests` are of the same lengths.
 
@@ -177,7 +177,7 @@ class ReplicaModel:
         high = max(max(rates), point.rate_rps * spread[1])
         return Estimate(point.rate_rps, low, high, "simulated with the calibrated engine"), point.binding
 
-    def doubt_at(self, requests: Requests) -> tuple[str, float] | None:
+    def doubt_at(self, requests: DrawnRequests) -> tuple[str, float] | None:
         """The coefficient whose draws explain most of the capacity's variance at these lengths, and the share it
         explains; None when none explains half."""
         log_capacity = np.log(capacity_ratios(self.engine, self.factors, *requests.mean))
@@ -203,7 +203,7 @@ def _estimate(value: float, spread: tuple[float, float], how: str) -> Estimate:
     return Estimate(value, value * spread[0], value * spread[1], how)
 
 
-def _figures(engine: EngineParams, due_s: NDArray[np.float64], requests: Requests) -> dict[str, float]:
+def _figures(engine: EngineParams, due_s: NDArray[np.float64], requests: DrawnRequests) -> dict[str, float]:
     """Percentiles and mean signals of one simulated rate, after a tenth of the requests."""
     times = np.linspace(due_s[len(due_s) // 10], due_s[-1], 400)
     done, series = replay(engine, Offered.at(due_s, requests.prompt, requests.output), times)
