@@ -42,6 +42,7 @@ class Snapshot:
     objects: dict[str, dict[str, Object]] = field(default_factory=dict)
     answers: dict[tuple[str, str], MetricAnswer] = field(default_factory=dict)
     hidden: dict[str, ClusterError] = field(default_factory=dict)
+    deleted_s: dict[tuple[str, str], float] = field(default_factory=dict)  # (resource, name) -> when, unix s
 
     def all(self, resource: str) -> list[Object]:
         """The objects of one resource."""
@@ -108,6 +109,7 @@ def fold(observations: Iterable[Observation], until_s: float = float("inf")) -> 
             found = now.objects.setdefault(seen.resource, {})
             if seen.type == "DELETED":
                 found.pop(seen.object["metadata"]["name"], None)
+                now.deleted_s[seen.resource, seen.object["metadata"]["name"]] = seen.time_s
             else:
                 found[seen.object["metadata"]["name"]] = seen.object
     return now

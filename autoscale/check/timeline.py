@@ -18,13 +18,14 @@ from typing import Any
 
 from analysis.numbers import known
 from autoscale.check import pod_moments
+from autoscale.check.hindrance import Hindrance
 from autoscale.check.records import NAN, Gap, MetricSample, PodRecord, Resize
 from autoscale.kube.cluster import Observation, log_phase, timestamp_s
 from autoscale.kube.kinds import LWS_NAME, SCALED, plural_of
 from autoscale.kube.objects import Object, mapping
 from autoscale.kube.pod import accelerators_of
 from autoscale.kube.quantity import milli
-from autoscale.kube.scaler import Hpa
+from autoscale.kube.scaler import SYNC_PERIOD_S, Hpa
 from autoscale.kube.selectors import selector_text, selects
 
 SAMPLES_KEPT = 40_000  # 3 hours of two metrics every second fit with room
@@ -45,6 +46,7 @@ class Timeline:
         self.decisions: list[Resize] = []
         self.samples: deque[MetricSample] = deque(maxlen=SAMPLES_KEPT)
         self.gaps: list[Gap] = []
+        self.hindrance = Hindrance()
         self.syncs_s: deque[float] = deque(maxlen=64)  # when the HPA was seen to act
         self.nodes: dict[str, Object] = {}
         self.node_seen_s: dict[str, float] = {}
@@ -99,7 +101,7 @@ class Timeline:
         """The pods of the target, in order of creation."""
         return sorted(filter(self._owned, self.pods.values()), key=lambda pod: (pod.created_s, pod.name))
 
-    def next_sync_s(self, now_s: float, period_s: float = 15.0) -> float:
+    def next_sync_s(self, now_s: float, period_s: float = SYNC_PERIOD_S) -> float:
         """When the HPA looks at its metric next; NaN before it was seen to act."""
         if not self.syncs_s:
             return NAN
@@ -153,8 +155,11 @@ class Timeline:
             self.hpa_name = name
         if name != self.hpa_name or seen.type == "DELETED":
             if name == self.hpa_name:
+                self.hindrance.deleted_s = seen.time_s
                 self.note(seen.time_s, "hpa", f"HorizontalPodAutoscaler {name} was deleted")
             return
+        if self.hindrance.read(Hpa(seen.object), seen.time_s, self.moment):
+            self.note(self.hindrance.unreadable_s, "metric", self.hindrance.message)
         before, self.hpa = self.hpa, seen.object
         if early := self._workloads.pop((plural_of(self.kind), self.target_name), None):
             self._workloads.clear()

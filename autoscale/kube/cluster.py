@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import builtins
 import gzip
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
 from typing import Any, Protocol
@@ -105,6 +106,11 @@ def timestamp_s(text: str | None) -> float | None:
     if not text:
         return None
     return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+
+
+def utc_text(time_s: float) -> str:
+    """Unix seconds as a time of day in UTC, 17:30:13Z; "?" for NaN."""
+    return "?" if math.isnan(time_s) else f"{datetime.fromtimestamp(time_s, UTC):%H:%M:%S}Z"
 
 
 _BULK = ("managedFields", "kubectl.kubernetes.io/last-applied-configuration")

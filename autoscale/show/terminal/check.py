@@ -59,7 +59,8 @@ def state_line(state: WatchState) -> str:
         f"{name.split('|')[-2] if '|' in name else name} {usage:g} of {target:g}"
         for name, (usage, target) in state.metrics.items()
     )
-    return f"  desired {state.desired}, ready {state.ready}; {metrics or 'no metric yet'}"
+    said = state.hindered or metrics or "no metric yet"
+    return f"  desired {state.desired}, ready {state.ready}; {said}"
 
 
 def live_view(state: WatchState) -> Group:
@@ -69,6 +70,8 @@ def live_view(state: WatchState) -> Group:
     made.add_row("replicas", f"{state.ready} ready, {state.desired} desired")
     for name, (usage, target) in state.metrics.items():
         made.add_row(name, f"{usage:g} of {target:g}")
+    if state.hindered:
+        made.add_row("HPA", state.hindered)
     made.add_row("next HPA sync", seconds(max(0.0, state.next_sync_s - state.time_s)))
     for out in state.past.scale_outs[-1:]:
         for phase in out.phases:

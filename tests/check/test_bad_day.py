@@ -1,0 +1,176 @@
+"""A cluster on a bad day: what a check says when the HPA, its metric, a node or the API server fails under it."""
+
+import importlib.util
+import json
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from autoscale.check import judge_again, prove
+from autoscale.check.feeding import RESOURCES
+from autoscale.kube.cluster import read_observations
+from autoscale.kube.live import LiveCluster
+
+
+def _standin():
+    spec = importlib.util.spec_from_file_location(
+        "kubernetes_standin", Path(__file__).parent.parent / "kubernetes_standin.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+standin = _standin()
+
+
+@pytest.fixture
+def server():
+    running = standin.ApiServer()
+    yield running
+    running.stop()
+
+
+class Day:
+    """A check of one HPA in a thread, over an API server whose clock and objects the test moves."""
+
+    def __init__(self, server, run_dir, hpa, **options):
+        self.server, self.run_dir, self.states, self.box = server, run_dir, [], {}
+        self.stop = threading.Event()
+        cluster = LiveCluster(standin.client(server.url), clock=server.clock)
+        given = {"settle_s": None, "sample_s": 0.02, "stop": self.stop, "progress": self.states.append}
+
+        def run():
+            self.box["result"] = prove(cluster, "ns", hpa, run_dir, **given | options)
+
+        self.thread = threading.Thread(target=run, daemon=True)
+        self.thread.start()
+        server.wait_watching([r for r in RESOURCES if r not in server.absent | server.forbidden])
+
+    def until(self, condition, timeout_s=10.0):
+        end = time.monotonic() + timeout_s
+        while not (self.states and condition(self.states[-1])):
+            assert time.monotonic() < end, self.states[-1:]
+            assert self.thread.is_alive()
+            time.sleep(0.02)
+
+    def play(self, rows):
+        """Serve a recording, the clock with it, for as long as somebody watches; each row is seen before the next."""
+        for row in rows:
+            if not self.thread.is_alive():
+                return
+            self.server.now_s = max(self.server.now_s, row.time_s)
+            if row.resource in RESOURCES:
+                self.server.apply(row.resource, row.type, row.object)
+                if row.resource == "horizontalpodautoscalers":
+                    time.sleep(0.3)  # longer than the watch takes to look for an end
+            elif row.resource == "custommetrics":
+                values = row.object["values"]
+                self.server.metrics[row.object["metric"]] = (
+                    row.object.get("answer", 404) if values is None else values
+                )
+
+    def end(self):
+        """Stop it, or wait for its own end."""
+        self.thread.join(timeout=2.0)
+        self.stop.set()
+        self.thread.join(timeout=20)
+        return self.box["result"]
+
+
+def verdicts(result):
+    return {criterion.code: criterion for criterion in result.judgement.criteria}
+
+
+def recorded(fixtures_dir, server, name, hpa):
+    """The rows of a recording from where its HPA was first seen; what came before is served at once."""
+    rows = [
+        o
+        for o in read_observations(fixtures_dir / "kubernetes" / f"{name}.jsonl.gz")
+        if o.resource not in ("mark", "replicasets")
+    ]
+    start = 1 + next(
+        i
+        for i, o in enumerate(rows)
+        if o.resource == "horizontalpodautoscalers" and o.object["metadata"]["name"] == hpa
+    )
+    server.now_s = rows[start - 1].time_s
+    for row in rows[:start]:
+        if row.resource in RESOURCES:
+            server.apply(row.resource, row.type, row.object)
+    return rows[start:]
+
+
+# --- the HPA cannot act ------------------------------------------------------------------------------------------------
+
+
+def test_an_unreadable_metric_is_said_at_once_and_ends_the_check_after_three_syncs(
+    server, fixtures_dir, tmp_path
+):
+    """The recorded HPA cannot read its metric from 17:38:19 on; 45 s after that the check ends, long before its timeout
+    and before 17:40:04, when the metric comes."""
+    rows = recorded(fixtures_dir, server, "failures", "miss")
+    day = Day(server, tmp_path / "run", "miss")
+    day.play(rows)
+    result = day.end()
+    assert result.ended.startswith("the HPA has not read its metric since 17:38:")
+    assert "vllm:does_not_exist" in result.ended
+    assert 45 <= result.timeline.last_s - result.timeline.hindrance.unreadable_s < 60
+    assert any("has not read its metric" in state.hindered for state in day.states)
+    assert not result.passed
+    assert "metric-not-found" in {found.code for found in result.findings if found.severity == "error"}
+    told = verdicts(result)["scaled_when_it_should"]
+    assert (told.outcome, "never stood above" in told.sentence) == ("not_judged", False)
+    assert "has not read its metric" in told.sentence
+    events = (tmp_path / "run" / "events.jsonl").read_text()
+    assert "unable to get metric" in events
+    again = {found.code for found in judge_again(tmp_path / "run").findings}
+    assert "metric-not-found" in again
+
+
+def test_one_unreadable_metric_of_two_does_not_end_the_check(server, fixtures_dir, tmp_path):
+    """The HPA `part` still scales out on its other metric, even while ScalingActive is False."""
+    rows = recorded(fixtures_dir, server, "failures", "part")
+    day = Day(server, tmp_path / "run", "part")
+    day.play([row for row in rows if row.time_s < rows[0].time_s + 140])
+    assert day.thread.is_alive()
+    result = day.end()
+    assert result.ended == "stopped"
+    assert result.timeline.decisions
+
+
+def test_an_hpa_that_is_deleted_meanwhile_is_called_deleted_at_its_time(server, fixtures_dir, tmp_path):
+    rows = recorded(fixtures_dir, server, "deployment", "vllm-dep-hpa")
+    day = Day(server, tmp_path / "run", "vllm-dep-hpa")
+    day.until(lambda state: state.desired)
+    gone = next(iter(server.objects["horizontalpodautoscalers"].values()))
+    server.now_s = rows[0].time_s + 10.0
+    server.apply("horizontalpodautoscalers", "DELETED", gone)
+    day.until(lambda state: "deleted" in state.hindered)
+    server.now_s += 46.0
+    result = day.end()
+    at = time.strftime("%H:%M:%SZ", time.gmtime(rows[0].time_s + 10.0))
+    assert result.ended.startswith(f"the HPA was deleted at {at}")
+    for each in (result, judge_again(tmp_path / "run")):
+        told = {found.code: found for found in each.findings}
+        assert "hpa-not-found" not in told
+        assert at in told["hpa-deleted"].cause
+    answer = json.loads((tmp_path / "run" / "check.json").read_text())
+    assert answer["passed"] is False
+
+
+def test_an_hpa_that_is_replaced_goes_on_being_watched(server, fixtures_dir, tmp_path):
+    recorded(fixtures_dir, server, "deployment", "vllm-dep-hpa")
+    day = Day(server, tmp_path / "run", "vllm-dep-hpa")
+    day.until(lambda state: state.desired)
+    gone = next(iter(server.objects["horizontalpodautoscalers"].values()))
+    server.apply("horizontalpodautoscalers", "DELETED", gone)
+    day.until(lambda state: "deleted" in state.hindered)
+    server.apply("horizontalpodautoscalers", "ADDED", gone)
+    day.until(lambda state: not state.hindered)
+    server.now_s += 60.0
+    result = day.end()
+    assert result.ended == "stopped"
+    assert not {"hpa-deleted", "hpa-not-found"} & {found.code for found in result.findings}
