@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.numbers import plain
 from autoscale.check.client_view import Breaches, ClientView
 from autoscale.check.detection import absorption, detection, load_start
+from autoscale.check.gaps import SHORT_S, sentence
 from autoscale.check.phases import Moment, Span, chain, end_s, start_phases
 from autoscale.check.records import NAN, Resize
 from autoscale.check.replicas import SeenReplica, replicas
@@ -127,9 +128,9 @@ def unseen(timeline: Timeline, load: ClientView, gauges: ReplicaGauges | None) -
     ):
         if resource not in timeline.seen:
             yield f"saw no {needed_for} cannot be told" if resource != "pods" else f"saw no {needed_for}"
-    for gap in timeline.gaps:
-        if gap.lost and gap.to_s - gap.from_s > 1:
-            yield f"{gap.resource} were not watched for {gap.to_s - gap.from_s:.0f} s: {gap.reason}"
+    for gap in timeline.gaps.until(timeline.last_s):
+        if gap.to_s - gap.from_s > SHORT_S:
+            yield f"{sentence(gap)}{'' if gap.lost else ', and told late'}: {gap.reason}"
     if not timeline.samples:
         yield "no value of the HPA's metric was seen"
     if load.requests is None:
@@ -222,7 +223,7 @@ def _attributed(timeline: Timeline, phases: tuple[Span, ...], ready_s: float) ->
     start_s, last_s = phases[0].start_s, end_s(phases, ready_s)
     blind_s = sum(
         max(0.0, min(gap.to_s, last_s) - max(gap.from_s, start_s))
-        for gap in timeline.gaps
+        for gap in timeline.gaps.until(timeline.last_s)
         if gap.lost and gap.resource == "pods"
     )
     return 1.0 if last_s <= start_s else max(0.0, 1 - blind_s / (last_s - start_s))

@@ -105,8 +105,11 @@ def fold(observations: Iterable[Observation], until_s: float = float("inf")) -> 
         elif seen.resource == "gap" and seen.object.get("status"):
             reason = str(seen.object.get("reason", ""))
             now.hidden[seen.object["resource"]] = ClusterError(reason, status=int(seen.object["status"]))
+        elif seen.resource == "gap" and seen.object.get("to_s") is not None:
+            now.hidden.pop(seen.object["resource"], None)  # it was seen again
         elif seen.type in ("ADDED", "MODIFIED", "DELETED"):
             found = now.objects.setdefault(seen.resource, {})
+            now.hidden.pop(seen.resource, None)
             if seen.type == "DELETED":
                 found.pop(seen.object["metadata"]["name"], None)
                 now.deleted_s[seen.resource, seen.object["metadata"]["name"]] = seen.time_s

@@ -13,13 +13,14 @@ from __future__ import annotations
 import math
 import sys
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from analysis.numbers import known
 from autoscale.check import pod_moments
+from autoscale.check.gaps import Gaps
 from autoscale.check.hindrance import Hindrance
-from autoscale.check.records import NAN, Gap, MetricSample, PodRecord, Resize
+from autoscale.check.records import NAN, MetricSample, PodRecord, Resize
 from autoscale.kube.cluster import Observation, log_phase, timestamp_s
 from autoscale.kube.kinds import LWS_NAME, SCALED, plural_of
 from autoscale.kube.objects import Object, mapping
@@ -45,7 +46,7 @@ class Timeline:
         self.pods: dict[str, PodRecord] = {}
         self.decisions: list[Resize] = []
         self.samples: deque[MetricSample] = deque(maxlen=SAMPLES_KEPT)
-        self.gaps: list[Gap] = []
+        self.gaps = Gaps()
         self.hindrance = Hindrance()
         self.syncs_s: deque[float] = deque(maxlen=64)  # when the HPA was seen to act
         self.nodes: dict[str, Object] = {}
@@ -89,6 +90,11 @@ class Timeline:
         return Hpa(self.hpa).target_name
 
     @property
+    def sizing(self) -> tuple[str, str]:
+        """The resources that tell the size of the target."""
+        return "horizontalpodautoscalers", plural_of(self.kind)
+
+    @property
     def size(self) -> int | None:
         """Replicas that the target is asked to have; None while unknown."""
         return self._size
@@ -123,6 +129,8 @@ class Timeline:
             self.first_s = seen.time_s
         self.last_s = seen.time_s if math.isnan(self.last_s) else max(self.last_s, seen.time_s)
         self.seen.add(seen.resource)
+        if seen.resource not in ("gap", "custommetrics"):
+            self.gaps.saw(seen.resource, seen.time_s)
         if reader := self._readers.get(seen.resource):
             reader(seen)
 
@@ -311,6 +319,7 @@ class Timeline:
         if self.kind and selector and not self._selector_is_ours(selector):
             return
         values = answer.get("values")
+        self.gaps.asked(answer["metric"], answer, seen.time_s)
         if not values:
             self.samples.append(
                 MetricSample(seen.time_s, answer["metric"], NAN, {} if values == {} else None)
@@ -328,19 +337,14 @@ class Timeline:
         return not own or own == selector
 
     def _gap(self, seen: Observation) -> None:
-        o = seen.object
-        gap = Gap(
-            str(o["resource"]),
-            float(o.get("from_s", seen.time_s)),
-            float(o.get("to_s", seen.time_s)),
-            bool(o.get("lost", True)),
-            str(o.get("reason", "")),
-        )
-        if len(self.gaps) < 2_000:
-            self.gaps.append(gap)
+        gap = self.gaps.add(seen.object, seen.time_s)
         self.note(
             seen.time_s, "gap", f"{gap.resource} not seen for {gap.to_s - gap.from_s:.1f} s: {gap.reason}"
         )
+
+    def hidden(self, resources: Collection[str], from_s: float = -math.inf, to_s: float = math.inf) -> str:
+        """A sentence on a gap in [from_s, to_s] in which changes of one of the resources were lost; "" for none."""
+        return self.gaps.hidden(resources, from_s, to_s, self.last_s)
 
     def _clock(self, seen: Observation) -> None:
         self.clock_offset_s, self.clock_known = float(seen.object["offset_s"]), True

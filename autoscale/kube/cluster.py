@@ -31,7 +31,8 @@ class Observation:
               pods, nodes, events), or one of the observer's own:
               `custommetrics`  what the custom metrics API answered: metric, labelSelector, values {pod: quantity},
                                or values null with answer (HTTP status) and message
-              `gap`            what was not seen: resource, from_s, to_s, lost (false: only late), reason
+              `gap`            what was not seen: resource, from_s, to_s (null while it lasts), lost (false: only
+                               late), reason, and status where the API server refused (403, 404)
               `clock`          offset_s = observer's clock minus API server's, with low_s and high_s
               `logs`           lines of one container that tell a start-up phase: pod, lines [{time, text}]
     type      ADDED, MODIFIED, DELETED as in a watch; QUERY for custommetrics; MISSED for gap; MEASURED for clock;

@@ -174,3 +174,60 @@ def test_an_hpa_that_is_replaced_goes_on_being_watched(server, fixtures_dir, tmp
     result = day.end()
     assert result.ended == "stopped"
     assert not {"hpa-deleted", "hpa-not-found"} & {found.code for found in result.findings}
+
+
+# --- the API server goes away --------------------------------------------------------------------------------------------
+
+
+def blind_for(server, day, seconds, steps=8):
+    """An outage of that many seconds of the cluster's clock; returns when it began and ended."""
+    from_s = server.now_s
+    server.outage()
+    for _ in range(steps):
+        time.sleep(0.3)
+        server.now_s += seconds / steps
+    return from_s, server.now_s
+
+
+def test_what_falls_in_an_outage_is_named_with_its_times_and_not_judged(server, fixtures_dir, tmp_path):
+    """The API server is away for 80 s around the first decision and has forgotten old versions when it is back."""
+    rows = recorded(fixtures_dir, server, "deployment", "vllm-dep-hpa")
+    day = Day(server, tmp_path / "run", "vllm-dep-hpa")
+    day.until(lambda state: state.desired == 1)
+    first = next(
+        i for i, o in enumerate(rows) if o.resource == "deployments" and o.object["spec"]["replicas"] == 2
+    )
+    day.play(rows[:first])
+    time.sleep(0.5)
+    from_s, to_s = blind_for(server, day, 80.0)
+    for row in rows[first : first + 15]:
+        if row.resource in RESOURCES:
+            server.apply(row.resource, row.type, row.object)
+    server.compact()
+    server.down = False
+    day.until(lambda state: state.desired == 2)
+    time.sleep(1.5)
+    result = day.end()
+    told = verdicts(result)
+    span = [time.strftime("%H:%M:%SZ", time.gmtime(int(at_s))) for at_s in (from_s, to_s)]
+    pods = next(line for line in result.judgement.history.unseen if line.startswith("pods were not seen"))
+    assert pods.startswith(f"pods were not seen from {span[0]} to {span[1]}: ")
+    for code in ("scaled_when_it_should", "no_flapping", "no_wasted_replica", "became_ready"):
+        assert told[code].outcome == "not_judged", code
+        assert span[1] in told[code].sentence
+    assert not result.passed
+    again = verdicts(judge_again(tmp_path / "run"))
+    assert {code: each.outcome for code, each in again.items()} == {c: e.outcome for c, e in told.items()}
+
+
+def test_an_outage_that_lasts_to_the_end_is_a_gap_and_no_crash(server, fixtures_dir, tmp_path):
+    rows = recorded(fixtures_dir, server, "deployment", "vllm-dep-hpa")
+    day = Day(server, tmp_path / "run", "vllm-dep-hpa")
+    day.play(rows[:5])
+    day.until(lambda state: state.desired == 1)
+    blind_for(server, day, 80.0, steps=16)
+    result = day.end()
+    assert result.ended == "stopped"
+    lost = [line for line in result.judgement.history.unseen if "were not seen from" in line]
+    assert {line.split()[0] for line in lost} >= {"pods", "horizontalpodautoscalers", "custommetrics"}
+    assert not {"rbac-missing"} & {found.code for found in result.findings if found.severity == "error"}

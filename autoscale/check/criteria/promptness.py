@@ -21,6 +21,11 @@ def scaled_when_it_should(timeline: Timeline) -> Criterion:
     if not timeline.hpa or not timeline.samples:
         return Criterion(code, "not_judged", hindered or "no value of the HPA's metric was seen")
     spans = list(excess_spans(timeline))
+    told_by = ("custommetrics", *timeline.sizing)
+    seen = [span for span in spans if not timeline.hidden(told_by, *span[:2])]
+    if not hindered and not seen and (blind := timeline.hidden(told_by)):
+        return Criterion(code, "not_judged", f"whether the metric asked for replicas cannot be told: {blind}")
+    spans = seen
     if not spans:
         early = [made for made in timeline.decisions if made.by_hpa and made.after > made.before]
         if early:

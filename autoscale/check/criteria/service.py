@@ -74,6 +74,8 @@ def _share_after(timeline: Timeline, past: History, out: ScaleOut, name: str) ->
     """
     unit = next(u for u in out.replicas if u.leader.name == name)
     stop_s = min([s.decided_s for s in past.scale_ins if s.decided_s > unit.ready_s], default=timeline.last_s)
+    if past.gauges is None and timeline.hidden(("custommetrics",), unit.ready_s, stop_s):
+        return None
     if stop_s < min(unit.ready_s + PINNED_AFTER_S, timeline.last_s):
         return None
     from_s = min(unit.ready_s + PINNED_AFTER_S, (unit.ready_s + stop_s) / 2)

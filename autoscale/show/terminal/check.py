@@ -11,7 +11,7 @@ from rich.text import Text
 
 from autoscale.check import CheckResult, WatchState
 from autoscale.show.terminal.findings import SEVERITIES
-from autoscale.show.terminal.layout import number_text, plain_table
+from autoscale.show.terminal.layout import bullet, number_text, plain_table
 from autoscale.show.words import seconds
 
 MARKS = {"pass": ("ok", "green"), "fail": ("FAIL", "red")}
@@ -40,6 +40,8 @@ def check_lines(result: CheckResult) -> Iterator[RenderableType]:
                 Text("▇" * max(0, round(30 * share)), "cyan"),
             )
         yield made
+    for sentence in past.unseen:
+        yield bullet(sentence, "yellow")
     verdict = plain_table("criterion", "", "evidence")
     verdict.columns[2].justify = "left"
     for criterion in result.judgement.criteria:
