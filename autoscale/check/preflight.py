@@ -34,7 +34,7 @@ SCALERS = ("HorizontalPodAutoscaler", "ScaledObject")
 
 def preflight(cluster: Cluster, namespace: str, hpa_name: str) -> tuple[Finding, ...]:
     """The findings for one HPA of a live cluster, errors first. Raises ClusterError when it cannot be reached."""
-    return diagnose(take(cluster, namespace, hpa_name), hpa_name)
+    return diagnose(take(cluster, namespace, hpa_name, cluster.now_s), hpa_name)
 
 
 def diagnose_observations(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from autoscale.check import judge_again, prove
+from autoscale.check import judge_again, preflight, prove
 from autoscale.check.feeding import RESOURCES
 from autoscale.kube.cluster import read_observations
 from autoscale.kube.live import LiveCluster
@@ -231,3 +231,61 @@ def test_an_outage_that_lasts_to_the_end_is_a_gap_and_no_crash(server, fixtures_
     lost = [line for line in result.judgement.history.unseen if "were not seen from" in line]
     assert {line.split()[0] for line in lost} >= {"pods", "horizontalpodautoscalers", "custommetrics"}
     assert not {"rbac-missing"} & {found.code for found in result.findings if found.severity == "error"}
+
+
+# --- a node goes away ----------------------------------------------------------------------------------------------------
+
+
+def transition(found, kind, status, at_s):
+    """The object with one condition as it is after its transition."""
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at_s))
+    others = [c for c in found["status"].get("conditions") or [] if c["type"] != kind]
+    changed = {"type": kind, "status": status, "lastTransitionTime": stamp, "reason": "NodeStatusUnknown"}
+    return {**found, "status": {**found["status"], "conditions": [*others, changed]}}
+
+
+@pytest.fixture
+def lost_node(server, fixtures_dir):
+    """The node of all recorded pods stopped 100 s ago; 40 s later its pods lost Ready."""
+    rows = recorded(fixtures_dir, server, "deployment", "vllm-dep-hpa")
+    for row in rows[:60]:
+        if row.resource in RESOURCES:
+            server.apply(row.resource, row.type, row.object)
+    now_s = server.now_s = float(int(rows[60].time_s)) + 200.0  # stamps are whole seconds
+    pods = list(server.objects["pods"].values())
+    names = {pod["spec"]["nodeName"] for pod in pods}
+    for node in [n for n in server.objects["nodes"].values() if n["metadata"]["name"] in names]:
+        server.apply("nodes", "MODIFIED", transition(node, "Ready", "Unknown", now_s - 100))
+    for pod in pods:
+        server.apply("pods", "MODIFIED", transition(pod, "Ready", "False", now_s - 60))
+        about = {"kind": "Pod", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]}
+        name = {"name": f"{about['name']}.1", "uid": f"e-{about['name']}"}
+        event = {"metadata": name, "involvedObject": about, "reason": "NodeNotReady", "type": "Warning"}
+        server.apply("events", "ADDED", event | {"message": "Node is not ready"})
+    return LiveCluster(standin.client(server.url), clock=server.clock), names
+
+
+def test_a_node_that_is_not_ready_is_named_and_no_readiness_probe(lost_node):
+    cluster, names = lost_node
+    found = {each.code: each for each in preflight(cluster, "ns", "vllm-dep-hpa")}
+    told = found["node-not-ready"]
+    assert told.severity == "error"
+    assert f"node {next(iter(names))} is not ready for 100 s" in told.cause
+    assert "pods-not-ready" not in found
+
+
+def test_without_rights_on_nodes_the_pods_events_name_the_node(server, lost_node):
+    cluster, names = lost_node
+    server.forbidden = {"nodes"}
+    found = {each.code: each for each in preflight(cluster, "ns", "vllm-dep-hpa")}
+    assert f"node {next(iter(names))} is not ready;" in found["node-not-ready"].cause
+    assert "pods-not-ready" not in found
+
+
+def test_a_pod_that_lost_ready_is_unready_since_then_and_not_since_its_start(server, lost_node):
+    """The node is well again; the pods lost Ready 60 s ago and ran for minutes before."""
+    cluster, _ = lost_node
+    for node in list(server.objects["nodes"].values()):
+        server.apply("nodes", "MODIFIED", transition(node, "Ready", "True", server.now_s - 5))
+    (told,) = [f for f in preflight(cluster, "ns", "vllm-dep-hpa") if f.code == "pods-not-ready"]
+    assert "for 60 s)" in told.cause
