@@ -16,6 +16,9 @@ STATUS_LAG_S = (
 )
 
 
+AT_MOST = "at most: the load's start is not known, only the last sample under the target"
+
+
 def excess(timeline: Timeline, sample: MetricSample, size: int | None) -> float:
     """usage / target of a sample with replicas that report nothing counted as zero, as the HPA does upward; NaN: unknown."""
     target = timeline.targets_milli().get(sample.metric)
@@ -106,7 +109,7 @@ def load_start(
         return floor_s, "above target since the decision before"
     if math.isnan(below_s):
         return detected_s, "the metric was above its target from the start"
-    return below_s, "at most: the load's start is not known, only the last sample under the target"
+    return below_s, AT_MOST
 
 
 def _first_queue(timeline: Timeline, gauges: ReplicaGauges, from_s: float, to_s: float) -> float | None:

@@ -186,7 +186,7 @@ def _scale_out(
         absorbed_s=back_s,
         slo_back_s=slo_back_s,
         attributed=_attributed(timeline, phases, ready_s),
-        requests_in_breach=seen.judged.count(started_s, phases[-1].end_s),
+        requests_in_breach=seen.judged.count(started_s, phases[-1].watched_s),
         notes=tuple(_notes(fresh, made, cancelled)),
     )
 

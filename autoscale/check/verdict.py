@@ -125,7 +125,7 @@ def _became_ready(past: History, expect: Expectation) -> Criterion:
         return Criterion(
             code,
             "fail",
-            f"{out.before} -> {out.after}: not all replicas became ready; stuck in {last.name} for {last.seconds:.0f} s"
+            f"{out.before} -> {out.after}: not all replicas became ready; stuck in {last.name} for {last.so_far_s:.0f} s so far"
             + (f" ({why})" if why else ""),
             figures,
         )

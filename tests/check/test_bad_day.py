@@ -1,17 +1,21 @@
 """A cluster on a bad day: what a check says when the HPA, its metric, a node or the API server fails under it."""
 
 import importlib.util
+import io
 import json
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from autoscale import check_command
 from autoscale.check import judge_again, preflight, prove
 from autoscale.check.feeding import RESOURCES
 from autoscale.kube.cluster import read_observations
 from autoscale.kube.live import LiveCluster
+from autoscale.show.terminal.check import check_lines
 
 
 def _standin():
@@ -71,6 +75,7 @@ class Day:
                 self.server.metrics[row.object["metric"]] = (
                     row.object.get("answer", 404) if values is None else values
                 )
+                time.sleep(0.1)  # some samples long
 
     def end(self):
         """Stop it, or wait for its own end."""
@@ -246,7 +251,7 @@ def transition(found, kind, status, at_s):
 
 @pytest.fixture
 def lost_node(server, fixtures_dir):
-    """The node of all recorded pods stopped 100 s ago; 40 s later its pods lost Ready."""
+    """The node of all recorded pods stopped 100 s ago; 30 s later its pods lost Ready."""
     rows = recorded(fixtures_dir, server, "deployment", "vllm-dep-hpa")
     for row in rows[:60]:
         if row.resource in RESOURCES:
@@ -257,7 +262,7 @@ def lost_node(server, fixtures_dir):
     for node in [n for n in server.objects["nodes"].values() if n["metadata"]["name"] in names]:
         server.apply("nodes", "MODIFIED", transition(node, "Ready", "Unknown", now_s - 100))
     for pod in pods:
-        server.apply("pods", "MODIFIED", transition(pod, "Ready", "False", now_s - 60))
+        server.apply("pods", "MODIFIED", transition(pod, "Ready", "False", now_s - 70))
         about = {"kind": "Pod", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]}
         name = {"name": f"{about['name']}.1", "uid": f"e-{about['name']}"}
         event = {"metadata": name, "involvedObject": about, "reason": "NodeNotReady", "type": "Warning"}
@@ -283,9 +288,48 @@ def test_without_rights_on_nodes_the_pods_events_name_the_node(server, lost_node
 
 
 def test_a_pod_that_lost_ready_is_unready_since_then_and_not_since_its_start(server, lost_node):
-    """The node is well again; the pods lost Ready 60 s ago and ran for minutes before."""
+    """The node is well again; the pods lost Ready 70 s ago and ran for minutes before."""
     cluster, _ = lost_node
     for node in list(server.objects["nodes"].values()):
         server.apply("nodes", "MODIFIED", transition(node, "Ready", "True", server.now_s - 5))
     (told,) = [f for f in preflight(cluster, "ns", "vllm-dep-hpa") if f.code == "pods-not-ready"]
-    assert "for 60 s)" in told.cause
+    assert "for 70 s)" in told.cause
+
+
+# --- what had not ended, and what is only a bound ------------------------------------------------------------------------
+
+
+def shown(lines) -> str:
+    console = Console(width=200, record=True, file=io.StringIO())
+    for line in lines:
+        console.print(line)
+    return console.export_text()
+
+
+def test_open_phases_and_bounds_are_marked_wherever_phases_are_shown(server, fixtures_dir, tmp_path):
+    """The watch ends while the recorded third replica's pod has not started; no load was given, so that the begin of
+    `load to metric` is a bound."""
+    rows = recorded(fixtures_dir, server, "deployment", "vllm-dep-hpa")
+    first = next(i for i, o in enumerate(rows) if o.resource == "deployments")
+    pod = next(i for i, o in enumerate(rows) if o.resource == "pods" and o.type == "ADDED")
+    day = Day(server, tmp_path / "run", "vllm-dep-hpa")
+    day.play(rows[:first])
+    server.now_s += 2.0
+    for metric, values in server.metrics.items():
+        server.metrics[metric] = dict.fromkeys(values, "6")
+    time.sleep(0.2)
+    day.play(rows[first : pod + 1])
+    day.until(lambda state: state.desired == 2)
+    time.sleep(0.5)
+    result = day.end()
+    (out,) = result.judgement.history.scale_outs
+    first, last = out.phases[0], out.phases[-1]
+    assert (first.at_most, last.open) == (True, True), out.phases
+    drawn = check_command._draw(result, None)
+    (told,) = json.loads((tmp_path / "run" / "check.json").read_text())["scale_outs"]
+    assert told["phases"][0]["at_most"] is True
+    assert (told["phases"][-1]["open"], told["phases"][-1]["end_s"]) == (True, None)
+    page = next(file for file in drawn if file.suffix == ".html").read_text()
+    for text in (shown(check_lines(result)), page):
+        assert f"at most {first.seconds:,.1f} s" in text
+        assert f"open, {last.so_far_s:,.1f} s so far" in text

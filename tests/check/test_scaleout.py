@@ -317,7 +317,7 @@ def test_a_history_with_known_times_is_told_within_a_second(seed):
         assert told == pytest.approx(truth[name], abs=1.0), name
     assert out.attributed >= 0.95
     assert past.requests_in_breach == truth["breaches"]
-    inside = (truth["bad_due"] >= out.phases[0].start_s) & (truth["bad_due"] < out.phases[-1].end_s)
+    inside = (truth["bad_due"] >= out.phases[0].start_s) & (truth["bad_due"] < out.phases[-1].watched_s)
     assert out.requests_in_breach == int(inside.sum())
 
 

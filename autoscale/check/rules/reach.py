@@ -35,8 +35,10 @@ def permissions(now: Snapshot, hpa: Hpa | None) -> Iterator[Finding]:
     if others:
         yield _refused(
             "note",
-            f"not allowed to list {', '.join(others)}: the linter's rules on them were not asked",
-            "grant list on them, or run `autoscale lint` on their files",
+            f"not allowed to list {', '.join(others)}: the linter's rules on them were not asked; the scale-out is "
+            "judged without them",
+            "nothing for the check: the written account may not list them on purpose; run `autoscale lint` on the "
+            "manifests' files instead",
             {"resources": others},
         )
 
