@@ -20,14 +20,18 @@ AT_MOST = "at most: the load's start is not known, only the last sample under th
 
 
 def excess(timeline: Timeline, sample: MetricSample, size: int | None) -> float:
-    """usage / target of a sample with replicas that report nothing counted as zero, as the HPA does upward; NaN: unknown."""
+    """usage / target of a sample with replicas that report nothing counted as zero, as the HPA does upward; NaN: unknown.
+
+    A pod that does not run yet has no usage for the HPA, whatever the metrics API answers for it.
+    """
     target = timeline.targets_milli().get(sample.metric)
     if not target or math.isnan(sample.usage_milli):
         return NAN
-    counted = len(sample.values_milli) if sample.values_milli else None
-    if counted is None or not size or size <= counted:
+    if not sample.values_milli:
         return sample.usage_milli / target
-    return sample.usage_milli * counted / size / target
+    running = [v for pod, v in sample.values_milli.items() if timeline.ran(pod, sample.time_s)]
+    counted = max(len(running), size or 0)
+    return sum(running) / counted / target if counted else NAN
 
 
 def detection(timeline: Timeline, floor_s: float, decided_s: float, size: int) -> tuple[float, float]:

@@ -107,6 +107,13 @@ class Timeline:
         """The pods of the target, in order of creation."""
         return sorted(filter(self._owned, self.pods.values()), key=lambda pod: (pod.created_s, pod.name))
 
+    def ran(self, pod: str, at_s: float) -> bool:
+        """Whether the pod of that name ran at a moment; one that was never seen is taken to."""
+        found = self.pods.get(self._named.get(pod, ""))
+        if found is None or (math.isnan(found.started_s) and found.phase != "Pending"):
+            return True
+        return found.started_s <= at_s
+
     def next_sync_s(self, now_s: float, period_s: float = SYNC_PERIOD_S) -> float:
         """When the HPA looks at its metric next; NaN before it was seen to act."""
         if not self.syncs_s:
