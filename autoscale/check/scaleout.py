@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 from analysis.numbers import plain
 from autoscale.check.client_view import Breaches, ClientView
 from autoscale.check.detection import absorption, detection, load_start
-from autoscale.check.gaps import SHORT_S, sentence
 from autoscale.check.phases import Moment, Span, chain, end_s, start_phases
 from autoscale.check.records import NAN, Resize
 from autoscale.check.replicas import SeenReplica, replicas
 from autoscale.check.routing import ReplicaGauges, fair_share, first_traffic
 from autoscale.check.scalein import ScaleIn, scale_in
 from autoscale.check.timeline import Timeline
+from autoscale.check.trouble.gaps import SHORT_S, sentence
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,9 +18,9 @@ from typing import Any
 
 from analysis.numbers import known
 from autoscale.check import pod_moments
-from autoscale.check.gaps import Gaps
-from autoscale.check.hindrance import Hindrance
 from autoscale.check.records import NAN, MetricSample, PodRecord, Resize
+from autoscale.check.trouble.gaps import Gaps
+from autoscale.check.trouble.hindrance import Hindrance
 from autoscale.kube.cluster import Observation, log_phase, timestamp_s
 from autoscale.kube.kinds import LWS_NAME, SCALED, plural_of
 from autoscale.kube.objects import Object, mapping
