@@ -27,6 +27,7 @@ from autoscale.kube.quantity import milli
 from autoscale.kube.scaler import Hpa
 from autoscale.kube.selectors import selector_text, selects
 
+SYNC_S = 15.0  # the controller manager's default
 SAMPLES_KEPT = 40_000  # 3 hours of two metrics every second fit with room
 LATE_S = 1.25  # a receipt this long after the stamped second began still counts as prompt
 
@@ -99,12 +100,12 @@ class Timeline:
         """The pods of the target, in order of creation."""
         return sorted(filter(self._owned, self.pods.values()), key=lambda pod: (pod.created_s, pod.name))
 
-    def next_sync_s(self, now_s: float, period_s: float = 15.0) -> float:
+    def next_sync_s(self, now_s: float) -> float:
         """When the HPA looks at its metric next; NaN before it was seen to act."""
         if not self.syncs_s:
             return NAN
         last = self.syncs_s[-1]
-        return last + math.ceil(max(now_s - last, 1e-9) / period_s) * period_s
+        return last + math.ceil(max(now_s - last, 1e-9) / SYNC_S) * SYNC_S
 
     def _owned(self, pod: PodRecord) -> bool:
         if self.kind == "LeaderWorkerSet":
