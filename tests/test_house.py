@@ -1,6 +1,7 @@
 """What keeps the house in order: no parameter that nobody passes, nothing public that only tests use, one name one meaning."""
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -20,7 +21,7 @@ from tests.house import (
     hangs_on_a_framework,
     is_seam,
 )
-from tests.test_layers import MODULES
+from tests.test_layers import MODULES, ROOT
 
 MOST_IN_FOLDER, LONG_FUNCTION, LONG_MODULE, MOST_LONG_MODULES = 20, 60, 300, 15
 # Two public things of one name, and why that is one meaning
@@ -160,3 +161,15 @@ def test_few_modules_are_long() -> None:
     lines = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in MODULES.items()}
     long = {name: count for name, count in lines.items() if count > LONG_MODULE}
     assert len(long) <= MOST_LONG_MODULES, long
+
+
+def test_where_the_design_page_sends_a_stranger_there_is_what_it_names() -> None:
+    page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    table = page.split("## Where do I change")[1].split("\n## ")[0]
+    places = re.findall(r"`([\w/]+(?:\.py|/))`((?:(?:: |, )`\w+`)*)", table)
+    assert len(places) > 30
+    for file, names in places:
+        assert (ROOT / file).exists(), file
+        for name in re.findall(r"`(\w+)`", names):
+            text = (ROOT / file).read_text(encoding="utf-8")
+            assert re.search(rf"^(?:def |class )?{name}\b", text, re.MULTILINE), f"{file} has no {name}"

@@ -27,7 +27,7 @@ from autoscale.kube.quantity import milli
 from autoscale.kube.scaler import Hpa
 from autoscale.kube.selectors import selector_text, selects
 
-SYNC_S = 15.0  # the controller manager's default
+SYNC_PERIOD_S = 15.0  # the controller manager's default
 SAMPLES_KEPT = 40_000  # 3 hours of two metrics every second fit with room
 LATE_S = 1.25  # a receipt this long after the stamped second began still counts as prompt
 
@@ -105,7 +105,7 @@ class Timeline:
         if not self.syncs_s:
             return NAN
         last = self.syncs_s[-1]
-        return last + math.ceil(max(now_s - last, 1e-9) / SYNC_S) * SYNC_S
+        return last + math.ceil(max(now_s - last, 1e-9) / SYNC_PERIOD_S) * SYNC_PERIOD_S
 
     def _owned(self, pod: PodRecord) -> bool:
         if self.kind == "LeaderWorkerSet":
