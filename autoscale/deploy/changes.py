@@ -21,8 +21,8 @@ from autoscale.deploy.meta import MANAGED_BY, OWNER, PART_OF
 from autoscale.kube.api import Api, connect
 from autoscale.kube.cluster import ClusterError
 from autoscale.kube.kinds import object_path
+from autoscale.kube.objects import Object
 
-Object = dict[str, Any]
 Progress = Callable[[float, str], None]
 Action = Literal["create", "update", "unchanged", "refused", "invalid"]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from analysis.errors import BadInput
 from autoscale.deploy import (
@@ -27,10 +26,10 @@ from autoscale.deploy.choices import PATHS, MetricsPath, Options
 from autoscale.deploy.meta import MANAGED_BY, OWNER
 from autoscale.deploy.targets import Plan
 from autoscale.deploy.yaml_out import dump, dump_all, plain_yaml
+from autoscale.kube.objects import Object
 from autoscale.profiles import Profile, load, names, overlay
 from autoscale.recommendation import Recommendation
 
-Object = dict[str, Any]
 File = tuple[str, str]  # path below the set's directory, text
 
 GENERATED = "Written by `autoscale manifests`; change the profile or the options and write it again."
