@@ -53,14 +53,6 @@ class ScaleOut:
     requests_in_breach: int | None  # None: no requests were given
     notes: tuple[str, ...] = ()
 
-    @property
-    def wall_s(self) -> float:
-        """From the load, or the first sign of it, to the last moment that was reached.
-
-        While replicas are not ready, what they wait for counts; a metric that is not back yet does not.
-        """
-        return end_s(self.phases, self.ready_s) - self.phases[0].start_s if self.phases else NAN
-
 
 @dataclass(frozen=True)
 class History:

@@ -85,12 +85,10 @@ class Snapshot:
         return self.answers.get((metric, target.scale_selector if target else ""))
 
 
-def fold(observations: Iterable[Observation], until_s: float = float("inf")) -> Snapshot:
-    """The state that a stream tells at `until_s`."""
+def fold(observations: Iterable[Observation]) -> Snapshot:
+    """The state that a stream tells at its end."""
     now = Snapshot(0.0)
     for seen in observations:
-        if seen.time_s > until_s:
-            continue
         now.at_s = max(now.at_s, seen.time_s)
         if seen.resource == "custommetrics":
             answer = seen.object

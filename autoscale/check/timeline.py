@@ -114,12 +114,12 @@ class Timeline:
             return True
         return found.started_s <= at_s
 
-    def next_sync_s(self, now_s: float, period_s: float = SYNC_PERIOD_S) -> float:
+    def next_sync_s(self, now_s: float) -> float:
         """When the HPA looks at its metric next; NaN before it was seen to act."""
         if not self.syncs_s:
             return NAN
         last = self.syncs_s[-1]
-        return last + math.ceil(max(now_s - last, 1e-9) / period_s) * period_s
+        return last + math.ceil(max(now_s - last, 1e-9) / SYNC_PERIOD_S) * SYNC_PERIOD_S
 
     def _owned(self, pod: PodRecord) -> bool:
         if self.kind == "LeaderWorkerSet":

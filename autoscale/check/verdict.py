@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
 
 from autoscale.check.criteria.criterion import Criterion, span_text
 from autoscale.check.criteria.promptness import scaled_when_it_should
@@ -34,7 +33,7 @@ class Judgement:
         outcomes = {criterion.outcome for criterion in self.criteria}
         return "pass" in outcomes and "fail" not in outcomes
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Everything as JSON can hold it; times in unix seconds."""
         return {"passed": self.passed, **as_dict(self.history), "criteria": as_dict(self.criteria)}
 
@@ -84,7 +83,7 @@ def _scaled_to_what_was_predicted(timeline: Timeline, past: History, expect: Exp
         return Criterion(code, "not_judged", "no scale-out was seen")
     peak = max(out.after for out in past.scale_outs)
     spec = timeline.hpa.get("spec") or {}
-    figures: dict[str, Any] = {
+    figures: dict[str, object] = {
         "peak_replicas": peak,
         "hpa_max": spec.get("maxReplicas"),
         "predicted": expect.peak_replicas,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from autoscale.check.criteria.criterion import Criterion, span_text
 from autoscale.check.expectation import Expectation
@@ -101,7 +100,7 @@ def slo_recovered(past: History, expect: Expectation) -> Criterion:
     code = "slo_recovered"
     if past.requests_in_breach is None:
         return Criterion(code, "not_judged", "needs requests and an SLO")
-    figures: dict[str, Any] = {
+    figures: dict[str, object] = {
         "requests_in_breach": past.requests_in_breach,
         "predicted_s": expect.recovery_s,
     }
