@@ -274,7 +274,10 @@ def lost_node(server, fixtures_dir):
 
 def test_a_node_that_is_not_ready_is_named_and_no_readiness_probe(lost_node):
     cluster, names = lost_node
-    found = {each.code: each for each in diagnose(take(cluster, "ns", "vllm-dep-hpa"), "vllm-dep-hpa")}
+    found = {
+        each.code: each
+        for each in diagnose(take(cluster, "ns", "vllm-dep-hpa", cluster.now_s), "vllm-dep-hpa")
+    }
     told = found["node-not-ready"]
     assert told.severity == "error"
     assert f"node {next(iter(names))} is not ready for 100 s" in told.cause
@@ -284,7 +287,10 @@ def test_a_node_that_is_not_ready_is_named_and_no_readiness_probe(lost_node):
 def test_without_rights_on_nodes_the_pods_events_name_the_node(server, lost_node):
     cluster, names = lost_node
     server.forbidden = {"nodes"}
-    found = {each.code: each for each in diagnose(take(cluster, "ns", "vllm-dep-hpa"), "vllm-dep-hpa")}
+    found = {
+        each.code: each
+        for each in diagnose(take(cluster, "ns", "vllm-dep-hpa", cluster.now_s), "vllm-dep-hpa")
+    }
     assert f"node {next(iter(names))} is not ready;" in found["node-not-ready"].cause
     assert "pods-not-ready" not in found
 
@@ -295,7 +301,9 @@ def test_a_pod_that_lost_ready_is_unready_since_then_and_not_since_its_start(ser
     for node in list(server.objects["nodes"].values()):
         server.apply("nodes", "MODIFIED", transition(node, "Ready", "True", server.now_s - 5))
     (told,) = [
-        f for f in diagnose(take(cluster, "ns", "vllm-dep-hpa"), "vllm-dep-hpa") if f.code == "pods-not-ready"
+        f
+        for f in diagnose(take(cluster, "ns", "vllm-dep-hpa", cluster.now_s), "vllm-dep-hpa")
+        if f.code == "pods-not-ready"
     ]
     assert "for 70 s)" in told.cause
 
