@@ -80,6 +80,7 @@ class Watcher(threading.Thread):
         self.blind_since_s: float | None = None
         self.reason = ""
         self.failures = 0
+        self.expired = False
         self.hidden = False
         self.gap_told = False  # that it began
         self.resumed_from_s: float | None = (
@@ -141,7 +142,7 @@ class Watcher(threading.Thread):
                 lines += 1
                 heard_s = self.cluster.now_s()
                 self._event(json.loads(line))
-                self.failures = 0
+                self.failures, self.expired = 0, False
             if not lines and time.monotonic() - opened_s < 1.0:
                 self._wait(
                     self._backoff_s()
@@ -252,9 +253,9 @@ class Watcher(threading.Thread):
     def _wait_after(self, error: ClusterError) -> None:
         if error.status == 410:
             self.version = None
-            if self.failures:
+            if self.expired:  # a version that was listed a moment ago: not asked in a tight loop
                 self._wait(self._backoff_s())
-            self.failures += 1
+            self.expired = True
         elif error.status in (403, 404, 405):
             if not self.hidden:
                 self._gap(self.blind_since_s or self.cluster.now_s(), None, lost=True, status=error.status)

@@ -54,7 +54,8 @@ class Gaps:
     def until(self, last_s: float) -> list[Gap]:
         """All gaps, those that still last up to `last_s`, in order of their begin."""
         lasting = [replace(gap, to_s=max(last_s, gap.to_s)) for gap in self._open.values()]
-        return sorted([*self._ended, *lasting], key=lambda gap: gap.from_s)
+        ended = [gap for gap in self._ended if not any(_taken_for_late(gap, one) for one in lasting)]
+        return sorted([*ended, *lasting], key=lambda gap: gap.from_s)
 
     def hidden(self, resources: Collection[str], from_s: float, to_s: float, last_s: float) -> str:
         """A sentence on the first gap within [from_s, to_s] in which changes of one of the resources were lost."""
@@ -66,10 +67,14 @@ class Gaps:
 
     def _keep(self, gap: Gap) -> None:
         """One that was taken for late, until the server said that the changes in it are lost, is told once."""
-        same = (gap.resource, gap.from_s)
-        self._ended = [one for one in self._ended if one.lost or (one.resource, one.from_s) != same]
+        self._ended = [one for one in self._ended if not _taken_for_late(one, gap)]
         if len(self._ended) < KEPT:
             self._ended.append(gap)
+
+
+def _taken_for_late(before: Gap, gap: Gap) -> bool:
+    """Whether `before` is the same gap, told when its changes still seemed to come late."""
+    return not before.lost and (before.resource, before.from_s) == (gap.resource, gap.from_s)
 
 
 def sentence(gap: Gap) -> str:
