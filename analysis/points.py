@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from analysis.latency import percentile
-from analysis.signals import SIGNALS
+from analysis.run import SIGNALS
 from analysis.steady import FULL_SHARE, Observed, StageWindow
 
 PERCENTILES = (50, 95, 99)

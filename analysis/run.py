@@ -39,6 +39,8 @@ HEADER = "run.json"
 LATEST_S = 1e11  # a later start is no unix time in seconds: milliseconds, or none at all
 EVENTS = "events.jsonl"
 
+# The server's gauges that an HPA can scale on. Everything else of a signal hangs on its name here.
+SIGNALS = ("waiting", "running", "kv_usage")  # requests, requests, fraction 0-1 of one engine
 STATUSES = ("ok", "http_error", "timeout", "connection_error", "incomplete", "cancelled", "dropped")
 
 # table -> column -> Arrow type name. Columns after those of the fixed interface are additive and may be absent in old runs.
@@ -66,9 +68,7 @@ TABLES: dict[str, dict[str, str]] = {
         "time_s": "float64",
         "pod": "string",
         "engine": "string",
-        "waiting": "float64",
-        "running": "float64",
-        "kv_usage": "float64",  # fraction 0-1 of one engine
+        **dict.fromkeys(SIGNALS, "float64"),
         "preemptions_total": "float64",
         "prompt_tokens_total": "float64",
         "generation_tokens_total": "float64",

@@ -14,8 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.latency import in_flight
-
-SIGNALS = ("waiting", "running", "kv_usage")
+from analysis.run import SIGNALS
 
 _STALE_STEPS = 2  # a scrape stands in for at most this many missing ones after it
 _LARGEST_OFFSET_S = 1800.0
@@ -52,7 +51,7 @@ def per_pod(metrics: pd.DataFrame) -> pd.DataFrame:
     reported; a gap is bridged for at most two steps and is NaN (left out) beyond.
     """
     columns = ["time_s", "pod", *SIGNALS]
-    frame = metrics.dropna(subset=["waiting", "running", "kv_usage"], how="all")
+    frame = metrics.dropna(subset=list(SIGNALS), how="all")
     if frame.empty:
         return pd.DataFrame({c: pd.Series(dtype="float64") for c in columns})
     step_s = scrape_interval_s(frame)

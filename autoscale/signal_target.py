@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
+from analysis.run import SIGNALS
 from autoscale.kube import quantity
-from autoscale.kube.vllm_names import SIGNALS
 from autoscale.typed_json import Name, Reading
 
 

@@ -25,7 +25,7 @@ from synthetic import Server, serve, sizes, sweep
 
 from analysis import run
 from analysis.capacity import analyse
-from analysis.signals import SIGNALS
+from analysis.run import SIGNALS
 from analysis.slo import parse_slo
 
 WANDER = 0.03  # the most by which a server's speed differs between stages (standard deviation)

@@ -163,13 +163,28 @@ def test_few_modules_are_long() -> None:
     assert len(long) <= MOST_LONG_MODULES, long
 
 
+DESIGN = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+PLACE = re.compile(r"`([\w./-]+(?:\.py|\.md|\.j2|/))`((?:(?:: |, )`\w+`)*)")
+
+
+def _section(title: str) -> str:
+    return DESIGN.split(f"## {title}")[1].split("\n## ")[0]
+
+
 def test_where_the_design_page_sends_a_stranger_there_is_what_it_names() -> None:
-    page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
-    table = page.split("## Where do I change")[1].split("\n## ")[0]
-    places = re.findall(r"`([\w/]+(?:\.py|/))`((?:(?:: |, )`\w+`)*)", table)
-    assert len(places) > 30
+    rows = [row for row in _section("Where do I change").splitlines() if row.startswith("| ")][1:]
+    places = PLACE.findall(_section("Where do I change"))
+    assert len(places) > 100
     for file, names in places:
         assert (ROOT / file).exists(), file
         for name in re.findall(r"`(\w+)`", names):
             text = (ROOT / file).read_text(encoding="utf-8")
             assert re.search(rf"^(?:def |class )?{name}\b", text, re.MULTILINE), f"{file} has no {name}"
+    for row in rows:
+        assert "`tests/" in row.split(" | ")[-1], f"no test is named: {row}"
+
+
+def test_the_design_page_names_every_module_of_lint_rules_once() -> None:
+    named = re.findall(r"^\| `(\w+\.py)` \|", _section("Lint rules"), re.MULTILINE)
+    rules = [path.name for path in (ROOT / "autoscale/lint/rules").glob("*.py") if path.name != "__init__.py"]
+    assert sorted(named) == sorted(rules)

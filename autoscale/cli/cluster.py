@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from analysis.errors import BadInput
-from autoscale.cli.options import Json, MetricsPath
+from autoscale.cli.options import Json
 from autoscale.cli.printing import show, show_json, show_paths
+from autoscale.kube.vllm_names import MetricsPath
 from autoscale.show import progress
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 DEFAULT_PROFILE = "llama-3.1-8b-1xl4"
 
-MetricsPath = Literal["stackdriver", "autoscalingmetric", "prometheus-adapter", "keda"]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 ProfileName = Annotated[str, typer.Option("--profile", "-p", help="Profile name, or a profile .yaml.")]
 MaybeProfile = Annotated[

@@ -2,14 +2,12 @@
 ask or change a cluster. Modules are imported by name by whoever needs more."""
 
 from autoscale.deploy.changes import ApiServer, Change, apply, commit, preview
-from autoscale.deploy.choices import PATHS, MetricsPath, Options, options
+from autoscale.deploy.choices import Options, options
 from autoscale.deploy.writer import load_files, objects, reference_files, write_files, write_set
 
 __all__ = [
-    "PATHS",
     "ApiServer",
     "Change",
-    "MetricsPath",
     "Options",
     "apply",
     "commit",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from autoscale.deploy.choices import MetricsPath, Options
+from autoscale.deploy.choices import Options
 from autoscale.deploy.meta import meta
 from autoscale.deploy.scaling import external_name, metric_name
 from autoscale.deploy.yaml_out import Note
 from autoscale.kube.kinds import LWS_API
 from autoscale.kube.objects import Object
+from autoscale.kube.vllm_names import MetricsPath
 from autoscale.profiles import Profile
 from autoscale.signal_target import SignalTarget
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from analysis.run import SIGNALS
 from autoscale.deploy import sizing
-from autoscale.deploy.choices import MetricsPath
 from autoscale.deploy.meta import meta
 from autoscale.deploy.monitoring import managed
 from autoscale.deploy.scaling import vllm_metric
 from autoscale.deploy.targets import Plan, decimal
 from autoscale.deploy.yaml_out import Note
 from autoscale.kube.objects import Object
-from autoscale.kube.vllm_names import SIGNALS
+from autoscale.kube.vllm_names import MetricsPath
 from autoscale.profiles import Profile
 from autoscale.signal_target import SignalTarget
 

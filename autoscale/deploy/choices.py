@@ -10,9 +10,6 @@ from typing import Any, Literal
 
 from analysis.errors import BadInput
 
-MetricsPath = Literal["stackdriver", "autoscalingmetric", "prometheus-adapter", "keda"]
-PATHS: tuple[MetricsPath, ...] = ("stackdriver", "autoscalingmetric", "prometheus-adapter", "keda")
-
 PLACEHOLDERS = ("PROJECT_ID", "REGION", "ZONE", "CLUSTER_NAME", "BUCKET_NAME", "DISK_NAME")
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/-]*")
 _URL = re.compile(r"https?://[A-Za-z0-9.-]+(:\d+)?(/[A-Za-z0-9._~/-]*)?")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlsplit
 
-from autoscale.deploy.choices import MetricsPath
 from autoscale.deploy.meta import meta
 from autoscale.deploy.scaling import metric_name, vllm_metric
 from autoscale.deploy.targets import Plan
 from autoscale.deploy.yaml_out import Note
 from autoscale.kube.objects import Object
+from autoscale.kube.vllm_names import MetricsPath
 from autoscale.profiles import Profile
 
 

@@ -12,9 +12,10 @@ import jinja2
 
 from autoscale.deploy import load_set, pod, sizing, weights
 from autoscale.deploy.access import ACCOUNT
-from autoscale.deploy.choices import MetricsPath, Options
+from autoscale.deploy.choices import Options
 from autoscale.deploy.scaling import external_name, metric_name, vllm_metric
 from autoscale.deploy.targets import Plan
+from autoscale.kube.vllm_names import MetricsPath
 from autoscale.profiles import Profile
 
 LWS_VERSION = "v0.7.0"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from autoscale.deploy import sizing
-from autoscale.deploy.choices import MetricsPath, Options
+from autoscale.deploy.choices import Options
 from autoscale.deploy.meta import meta
 from autoscale.deploy.targets import Plan, decimal
 from autoscale.deploy.yaml_out import Note, plain_yaml
@@ -14,7 +14,7 @@ from autoscale.hpa import parse_quantity as parse
 from autoscale.kube.kinds import LWS_API
 from autoscale.kube.objects import Object
 from autoscale.kube.scaler import hpa_object, pods_metric
-from autoscale.kube.vllm_names import hpa_metric_name, prometheus_name
+from autoscale.kube.vllm_names import MetricsPath, hpa_metric_name, prometheus_name
 from autoscale.profiles import Profile
 from autoscale.signal_target import SignalTarget
 

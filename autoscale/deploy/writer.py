@@ -22,11 +22,12 @@ from autoscale.deploy import (
     weights,
     workload,
 )
-from autoscale.deploy.choices import PATHS, MetricsPath, Options
+from autoscale.deploy.choices import Options
 from autoscale.deploy.meta import MANAGED_BY, OWNER
 from autoscale.deploy.targets import Plan
 from autoscale.deploy.yaml_out import dump, dump_all, plain_yaml
 from autoscale.kube.objects import Object
+from autoscale.kube.vllm_names import PATHS, MetricsPath
 from autoscale.profiles import Profile, load, names, overlay
 from autoscale.recommendation import Recommendation
 

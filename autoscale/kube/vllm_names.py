@@ -1,10 +1,6 @@
 """What vLLM's metrics are called, by its version: the three signals, all it exports with their types, and HPA names.
 
-| signal | Prometheus name | unit per pod |
-|---|---|---|
-| waiting | vllm:num_requests_waiting | requests |
-| running | vllm:num_requests_running | requests |
-| kv_usage | vllm:kv_cache_usage_perc, before 0.9.2 vllm:gpu_cache_usage_perc | fraction 0-1 per engine |
+A rename is a row of `SIGNAL_NAMES`, not code.
 
 Sources: vLLM's metric names observed on 0.32.0 and its deprecation notes (kv_cache_usage_perc since 0.9.2, both until
 0.10, the old one hidden in 0.11 and gone in 0.12); the Stackdriver adapter turns the slashes of a Cloud Monitoring type
@@ -14,13 +10,43 @@ into pipes.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from typing import Literal, get_args
 
-SIGNALS = ("waiting", "running", "kv_usage")
+MetricsPath = Literal[
+    "stackdriver", "autoscalingmetric", "prometheus-adapter", "keda"
+]  # how a gauge reaches the HPA
+PATHS: tuple[MetricsPath, ...] = get_args(MetricsPath)
 PREFIX = "vllm:"
-SIGNAL_NAMES = {  # without the prefix, the newest first
-    "waiting": ("num_requests_waiting",),
-    "running": ("num_requests_running",),
-    "kv_usage": ("kv_cache_usage_perc", "gpu_cache_usage_perc"),
+NEWEST = (9999,)  # latest, nightly
+NEVER = (10_000,)
+
+
+@dataclass(frozen=True)
+class SignalName:
+    """A gauge without the prefix, and the versions of vLLM that export it: from `since` up to `gone_in`.
+
+    From `hidden_in` on only with --show-hidden-metrics-for-version. A name with a newer one says both.
+    """
+
+    name: str
+    since: tuple[int, ...] = ()
+    hidden_in: tuple[int, ...] = NEVER
+    gone_in: tuple[int, ...] = NEVER
+
+    @property
+    def series(self) -> str:
+        """As Prometheus shows it."""
+        return PREFIX + self.name
+
+
+SIGNAL_NAMES = {  # the newest first; the units are those of analysis.run.SIGNALS
+    "waiting": (SignalName("num_requests_waiting"),),
+    "running": (SignalName("num_requests_running"),),
+    "kv_usage": (
+        SignalName("kv_cache_usage_perc", since=(0, 9, 2)),
+        SignalName("gpu_cache_usage_perc", hidden_in=(0, 11), gone_in=(0, 12)),
+    ),
 }
 COLUMN_COUNTERS = {  # column of a run's metrics -> counter, without the _total of its page
     "preemptions_total": "num_preemptions",
@@ -28,16 +54,9 @@ COLUMN_COUNTERS = {  # column of a run's metrics -> counter, without the _total 
     "generation_tokens_total": "generation_tokens",
     "requests_total": "request_success",
 }
-NEW_KV, OLD_KV = (PREFIX + name for name in SIGNAL_NAMES["kv_usage"])
-KV_RENAMED_IN, KV_HIDDEN_IN, KV_GONE_IN = (
-    (0, 9, 2),
-    (0, 11),
-    (0, 12),
-)  # the new name; the old one behind a flag, gone
 V0_GONE_IN = (0, 11)
-NEWEST = (9999,)  # latest, nightly
 
-_SIGNAL_OF = {name: signal for signal, names in SIGNAL_NAMES.items() for name in names}
+_SIGNAL_OF = {known.name: signal for signal, names in SIGNAL_NAMES.items() for known in names}
 
 GAUGES = {
     *_SIGNAL_OF, "num_requests_waiting_by_reason", "lora_requests_info", "cache_config_info", "engine_sleep_state",
@@ -74,13 +93,28 @@ def version_tuple(version: str) -> tuple[int, ...]:
 
 
 def prometheus_name(signal: str, vllm_version: str) -> str:
-    """The metric that this version of vLLM exports for a signal."""
-    if signal == "kv_usage":
-        return NEW_KV if version_tuple(vllm_version) >= KV_RENAMED_IN else OLD_KV
-    return PREFIX + SIGNAL_NAMES[signal][0]
+    """The metric that this version of vLLM exports for a signal; the newest of its names where it exports several."""
+    version = version_tuple(vllm_version)
+    return next(known.series for known in SIGNAL_NAMES[signal] if known.since <= version)
 
 
-def hpa_metric_name(signal: str, vllm_version: str, path: str) -> str:
+def exported_names(vllm_version: str) -> tuple[str, ...]:
+    """The metrics that this version of vLLM shows of the signals, all names of each, the newest first."""
+    version = version_tuple(vllm_version)
+    every = (known for names in SIGNAL_NAMES.values() for known in names)
+    return tuple(known.series for known in every if known.since <= version < known.hidden_in)
+
+
+def signal_names(series: str) -> tuple[SignalName, SignalName] | None:
+    """The name of a signal that a Prometheus name is, and the newest one of that signal; None when it is none."""
+    for newest, *older in SIGNAL_NAMES.values():
+        for known in (newest, *older):
+            if known.series == series:
+                return known, newest
+    return None
+
+
+def hpa_metric_name(signal: str, vllm_version: str, path: MetricsPath) -> str:
     """The metric's name in the HPA behind `path`.
 
     stackdriver: `prometheus.googleapis.com|vllm:num_requests_waiting|gauge`; autoscalingmetric:
@@ -97,12 +131,16 @@ def hpa_metric_name(signal: str, vllm_version: str, path: str) -> str:
 
 def signal_of(metric_name: str) -> str | None:
     """The signal behind an HPA's or Prometheus' metric name, whatever the path; None when it is none of ours."""
-    words = re.split(r"[|:/]", metric_name.lower())
-    for word in reversed(words):
+    return _SIGNAL_OF.get(series_of(metric_name).removeprefix(PREFIX))
+
+
+def series_of(metric_name: str) -> str:
+    """The Prometheus name of the signal behind an HPA's metric name, whatever the path; "" when it is none of ours."""
+    for word in reversed(re.split(r"[|:/]", metric_name.lower())):
         bare = re.sub(r"^.*vllm_", "", word.replace("-", "_"))
         if bare in _SIGNAL_OF:
-            return _SIGNAL_OF[bare]
-    return None
+            return PREFIX + bare
+    return ""
 
 
 def image_version(image: str) -> tuple[int, ...] | None:

@@ -35,7 +35,7 @@ TITLES = {
 }
 
 _VLLM: dict[str, tuple[str, ...]] = {
-    **SIGNAL_NAMES,
+    **{signal: tuple(known.name for known in names) for signal, names in SIGNAL_NAMES.items()},
     **{column: (f"{name}_total",) for column, name in COLUMN_COUNTERS.items()},
 }
 # engine kind, the one that wins where a server shows two first -> (prefix, column -> names without it, preferred first)

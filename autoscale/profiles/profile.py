@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from analysis.errors import BadInput
 from analysis.files import read_yaml
+from autoscale.kube.vllm_names import MetricsPath
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -165,7 +166,7 @@ class Deploy(_Section):
     image: str
     storage: Literal["hub", "hyperdisk-ml", "gcsfuse", "local"] = "hub"
     model_path: str | None = None  # served from a path: --served-model-name keeps the API's model id
-    metrics: Literal["stackdriver", "autoscalingmetric", "prometheus-adapter", "keda"] = "stackdriver"
+    metrics: MetricsPath = "stackdriver"
     machine_type: str | None = None
     node_pool: str | None = None
     node_selector: dict[str, str] = {}

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import plots, signals
-from analysis.run import Run, read
+from analysis.run import SIGNALS, Run, read
 from analysis.slo import Slo, breaches
 from autoscale.check import CheckResult
 from autoscale.kube.scaler import Hpa
@@ -28,7 +28,7 @@ def run_over_time(
     table: pd.DataFrame | None = None,
     target: Mapping[str, float] | None = None,
     title: str = "Load, signals and replicas",
-    show: Sequence[str] = signals.SIGNALS,
+    show: Sequence[str] = SIGNALS,
 ) -> Figure | None:
     """Load, signals and replicas of a run over time; None when it holds none of them.
 

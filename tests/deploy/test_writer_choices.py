@@ -13,10 +13,11 @@ import pytest
 from analysis.errors import BadInput, NotAchieved
 from autoscale.check.feeding import RESOURCES
 from autoscale.check.snapshot import HELPFUL, NEEDED
-from autoscale.deploy import PATHS, Options, objects, options, sizing, write_set
+from autoscale.deploy import Options, objects, options, sizing, write_set
 from autoscale.deploy.pod import DRAIN_SCRIPT
 from autoscale.hpa import HpaSpec
 from autoscale.kube.kinds import SCALED, plural_of
+from autoscale.kube.vllm_names import PATHS
 from autoscale.profiles import load, names, overlay
 from autoscale.recommend.choice.settings import Behavior, Candidate, quantity
 from autoscale.recommendation import parse_recommendation

@@ -12,8 +12,9 @@ import pytest
 import yaml
 
 from autoscale.deploy import alerts, load_set, targets, weights, writer
-from autoscale.deploy.choices import PATHS, Options
+from autoscale.deploy.choices import Options
 from autoscale.deploy.yaml_out import plain_yaml
+from autoscale.kube.vllm_names import PATHS
 from autoscale.profiles import load, names
 from autoscale.recommendation import parse_recommendation
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from autoscale.deploy import PATHS, Options, objects
+from autoscale.deploy import Options, objects
+from autoscale.kube.vllm_names import PATHS
 from autoscale.lint.linter import lint_objects
 from autoscale.profiles import load, names
 from autoscale.recommendation import parse_recommendation

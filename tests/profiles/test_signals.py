@@ -2,9 +2,9 @@
 
 import pytest
 
-from autoscale.kube.vllm_names import SIGNALS, hpa_metric_name, prometheus_name, signal_of
-
-PATHS = ("stackdriver", "autoscalingmetric", "prometheus-adapter", "keda")
+from analysis.run import SIGNALS
+from autoscale.kube.vllm_names import PATHS, exported_names, hpa_metric_name, prometheus_name, signal_of
+from autoscale.sim.fleet.metric_path import exported_signal
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -13,6 +13,7 @@ PATHS = ("stackdriver", "autoscalingmetric", "prometheus-adapter", "keda")
 def test_every_name_leads_back_to_its_signal(signal: str, version: str, path: str) -> None:
     assert signal_of(hpa_metric_name(signal, version, path)) == signal
     assert signal_of(prometheus_name(signal, version)) == signal
+    assert exported_signal(hpa_metric_name(signal, version, path), version) == signal  # the fleet obeys it
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,18 @@ def test_every_name_leads_back_to_its_signal(signal: str, version: str, path: st
 )
 def test_kv_usage_is_called_by_the_version(version: str, name: str) -> None:
     assert prometheus_name("kv_usage", version) == name
+
+
+@pytest.mark.parametrize(
+    ("version", "names"),
+    [
+        pytest.param("0.9.1", {"vllm:gpu_cache_usage_perc"}, id="the old name alone"),
+        pytest.param("0.10.2", {"vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"}, id="both"),
+        pytest.param("0.11.0", {"vllm:kv_cache_usage_perc"}, id="the old one hidden"),
+    ],
+)
+def test_a_version_exports_every_name_that_it_does_not_hide(version: str, names: set[str]) -> None:
+    assert {name for name in exported_names(version) if signal_of(name) == "kv_usage"} == names
 
 
 @pytest.mark.parametrize(

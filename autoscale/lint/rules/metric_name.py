@@ -11,17 +11,16 @@ from autoscale.kube.vllm_names import (
     COUNTERS,
     GAUGES,
     HISTOGRAMS,
-    KV_GONE_IN,
-    KV_HIDDEN_IN,
-    KV_RENAMED_IN,
-    NEW_KV,
     NEWEST,
-    OLD_KV,
     V0_GAUGES,
     V0_GONE_IN,
+    SignalName,
     may_export,
     metric_of,
     of_router,
+    prometheus_name,
+    signal_names,
+    signal_of,
     type_of,
 )
 from autoscale.lint.facts import Facts
@@ -165,22 +164,8 @@ def _not_exported(
         return None
     name, shown = metric_of(series), ".".join(map(str, version or ()))
     shown = "latest" if version == NEWEST else shown
-    if series == OLD_KV:
-        if version is None:
-            return (
-                "warning",
-                f"{OLD_KV} is gone from vLLM 0.12 on; the image's version is not known.",
-                f"Use {NEW_KV}.",
-            )
-        if version >= KV_GONE_IN:
-            return "error", f"{OLD_KV} does not exist in vLLM {shown}: removed in 0.12.", f"Write {NEW_KV}."
-        if version >= KV_HIDDEN_IN and not any("show-hidden-metrics" in word for word in argv):
-            return "error", f"{OLD_KV} is hidden in vLLM {shown}.", f"Write {NEW_KV}."
-        if version >= KV_RENAMED_IN:
-            return "warning", f"{OLD_KV} is deprecated since 0.9.2 and gone in 0.12.", f"Write {NEW_KV}."
-        return None
-    if series == NEW_KV and version is not None and version < KV_RENAMED_IN:
-        return "error", f"{NEW_KV} does not exist in vLLM {shown}: it came with 0.9.2.", f"Write {OLD_KV}."
+    if names := signal_names(series):
+        return _name_of_another_version(*names, version, shown, argv)
     if name in V0_GAUGES:
         gone = v1 or (version is not None and version >= V0_GONE_IN)
         return (
@@ -197,4 +182,35 @@ def _not_exported(
             f"{series} is not a metric that vLLM is known to export.",
             "Check /metrics of a pod.",
         )
+    return None
+
+
+def _name_of_another_version(
+    used: SignalName, newest: SignalName, version: tuple[int, ...] | None, shown: str, argv: list[str]
+) -> tuple[Severity, str, str] | None:
+    """As _not_exported, for a signal's name."""
+    since, gone = (".".join(map(str, each)) for each in (newest.since, used.gone_in))
+    if version is not None and version < used.since:
+        came = ".".join(map(str, used.since))
+        right = prometheus_name(signal_of(used.series) or "", shown)
+        return (
+            "error",
+            f"{used.series} does not exist in vLLM {shown}: it came with {came}.",
+            f"Write {right}.",
+        )
+    if used == newest:
+        return None
+    if version is None:
+        return (
+            "warning",
+            f"{used.series} is gone from vLLM {gone} on; the image's version is not known.",
+            f"Use {newest.series}.",
+        )
+    write = f"Write {newest.series}."
+    if version >= used.gone_in:
+        return "error", f"{used.series} does not exist in vLLM {shown}: removed in {gone}.", write
+    if version >= used.hidden_in and not any("show-hidden-metrics" in word for word in argv):
+        return "error", f"{used.series} is hidden in vLLM {shown}.", write
+    if version >= newest.since:
+        return "warning", f"{used.series} is deprecated since {since} and gone in {gone}.", write
     return None

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autoscale.kube.vllm_names import SIGNALS
+from analysis.run import SIGNALS
 from autoscale.recommend.choice.choice import choose
 from autoscale.recommend.choice.judging import Each, Judge, Judged, Panel, confirm
 from autoscale.recommend.choice.scenario import Scenario

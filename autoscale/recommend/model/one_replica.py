@@ -10,8 +10,8 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.run import SIGNALS
 from analysis.slo import Verdict
-from autoscale.kube.vllm_names import SIGNALS
 from autoscale.recommend.answer import Point
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.settings import Standing

@@ -11,8 +11,7 @@ import pandas as pd
 
 from analysis import plots
 from analysis.latency import latencies
-from analysis.run import read
-from analysis.signals import SIGNALS
+from analysis.run import SIGNALS, read
 from autoscale.recommend import Recommended
 from autoscale.recommend.choice.judging import Judged
 from autoscale.recommend.choice.settings import Setting

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from analysis import plots
 from analysis.opened import OpenedRun
-from analysis.signals import SIGNALS
+from analysis.run import SIGNALS
 from autoscale.show.over_time import gauges_of, rates, thinned
 from autoscale.show.pages.page import Picture, picture
 from autoscale.show.pages.run_facts import METRICS, PERCENTILES, sent

@@ -12,8 +12,7 @@ import pandas as pd
 from analysis import plots
 from analysis.latency import Percentile
 from analysis.opened import OpenedRun
-from analysis.run import Run
-from analysis.signals import SIGNALS
+from analysis.run import SIGNALS, Run
 from analysis.steady import client_limited
 from autoscale.show.over_time import gauges_of
 from autoscale.show.words import DASH, clock, number, share, span

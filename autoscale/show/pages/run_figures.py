@@ -5,7 +5,7 @@ from __future__ import annotations
 from analysis import plots
 from analysis.capacity import Capacity
 from analysis.opened import OpenedRun
-from analysis.signals import SIGNALS
+from analysis.run import SIGNALS
 from autoscale.show.over_time import run_over_time
 from autoscale.show.pages.page import Picture, picture
 

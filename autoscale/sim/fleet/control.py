@@ -19,8 +19,8 @@ import numpy as np
 
 from analysis.errors import BadInput
 from analysis.numbers import known
+from analysis.run import SIGNALS
 from autoscale.hpa import HpaDecision, HpaSpec, Memory, PodMetric, decide
-from autoscale.kube.vllm_names import SIGNALS
 from autoscale.profiles.profile import Profile
 from autoscale.sim.fleet.metric_path import (
     Sample,

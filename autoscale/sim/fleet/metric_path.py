@@ -15,32 +15,22 @@ from numpy.typing import NDArray
 
 from analysis.errors import BadInput
 from analysis.numbers import known
-from autoscale.kube import vllm_names as signals
-from autoscale.kube.vllm_names import version_tuple
+from autoscale.kube.vllm_names import exported_names, prometheus_name, series_of, signal_of
 from autoscale.profiles.profile import MetricPath
 
-Sample = tuple[float, float, float]  # one pod's gauges: waiting, running, kv_usage (signals.SIGNALS)
+Sample = tuple[float, float, float]  # one pod's gauges: waiting, running, kv_usage (analysis.run.SIGNALS)
 
 SYNC_DRIFT_MIN_S, SYNC_DRIFT_MEAN_S, SYNC_DRIFT_MAX_S = 0.017, 0.06, 0.196  # 50 syncs of a v1.36.2 controller
 SYNCS_DRAWN = 1024  # at a time, as sync_times draws its drifts
 
 
-def exported_names(vllm_version: str) -> tuple[str, ...]:
-    """The gauges that this vLLM exports and the HPA can use, by their Prometheus names."""
-    version = version_tuple(vllm_version)
-    kv = [signals.NEW_KV] if version >= signals.KV_RENAMED_IN else []
-    if version < signals.KV_HIDDEN_IN:
-        kv.append(signals.OLD_KV)
-    return ("vllm:num_requests_waiting", "vllm:num_requests_running", *kv)
-
-
 def exported_signal(metric: str, vllm_version: str) -> str:
     """Which gauge of a replica an HPA's metric name means: waiting, running or kv_usage.
 
-    Understands the names of every metric path (profiles.signals). Raises BadInput for one that says none of them, or
+    Understands the names of every metric path (kube.vllm_names). Raises BadInput for one that says none of them, or
     one that this version of vLLM does not export.
     """
-    signal = signals.signal_of(metric)
+    signal = signal_of(metric)
     exported = exported_names(vllm_version)
     expected = f"one of {', '.join(exported)}, named as the metric path names it"
     if signal is None:
@@ -52,14 +42,14 @@ def exported_signal(metric: str, vllm_version: str) -> str:
         raise BadInput(
             "the HPA asks for a gauge under another kind",
             value=metric,
-            expected=f"prometheus.googleapis.com|{signals.prometheus_name(signal, vllm_version)}|gauge",
+            expected=f"prometheus.googleapis.com|{prometheus_name(signal, vllm_version)}|gauge",
         )
-    if signal == "kv_usage" and not any(name.removeprefix("vllm:") in metric for name in exported):
+    if series_of(metric) not in exported:
         raise BadInput(
             f"the HPA scales on a metric that vLLM {vllm_version} does not export",
             value=metric,
             expected=expected,
-            next_step=f"use {signals.prometheus_name(signal, vllm_version)} in the HPA",
+            next_step=f"use {prometheus_name(signal, vllm_version)} in the HPA",
         )
     return signal
 

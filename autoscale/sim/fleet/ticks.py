@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from analysis.numbers import known
+from analysis.run import SIGNALS
 from autoscale.hpa import HpaSpec, arithmetic
 from autoscale.hpa.arithmetic import NO_PROBLEM, NO_VALUE, US, Band, SizeRecord, Windows
 from autoscale.hpa.calculator import band
 from autoscale.hpa.limits import Memory, stabilisation_windows
-from autoscale.kube.vllm_names import SIGNALS
 from autoscale.sim.engine.arrivals import Lent
 from autoscale.sim.engine.kernels import advance
 from autoscale.sim.engine.replicas import Replicas

@@ -11,10 +11,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from analysis.run import STATUSES
-from autoscale.kube.vllm_names import version_tuple
+from autoscale.kube.vllm_names import exported_names, signal_of, version_tuple
 from autoscale.profiles.profile import Profile
 from autoscale.sim.engine.replicas import EngineParams
-from autoscale.sim.fleet.metric_path import exported_names
 from autoscale.sim.http.prefix_cache import PrefixCache
 
 TTFT_BUCKETS = (
@@ -34,11 +33,10 @@ _COUNTERS = (
     ("vllm:prompt_tokens", "prompt_tokens_total", "Number of prefill tokens processed."),
     ("vllm:generation_tokens", "generation_tokens_total", "Number of generation tokens processed."),
 )
-_GAUGES = {
-    "vllm:num_requests_waiting": ("waiting", "Number of requests waiting to be processed."),
-    "vllm:num_requests_running": ("running", "Number of requests in model execution batches."),
-    "vllm:kv_cache_usage_perc": ("kv_usage", "KV-cache usage. 1 means 100 percent usage."),
-    "vllm:gpu_cache_usage_perc": ("kv_usage", "GPU KV-cache usage. 1 means 100 percent usage."),
+_HELP = {  # of every signal, whatever this version calls it
+    "waiting": "Number of requests waiting to be processed.",
+    "running": "Number of requests in model execution batches.",
+    "kv_usage": "KV-cache usage. 1 means 100 percent usage.",
 }
 
 
@@ -92,10 +90,10 @@ class ReplicaMetrics(Collector):
         """Gauges, counters and cache facts, read from the engine at the moment of the scrape."""
         rows, model = self.gauges(), self.profile.model.id
         for name in exported_names(self.profile.engine.vllm_version):
-            column, text = _GAUGES[name]
-            gauge = GaugeMetricFamily(name, text, labels=["engine", "model_name"])
+            signal = signal_of(name) or ""
+            gauge = GaugeMetricFamily(name, _HELP[signal], labels=["engine", "model_name"])
             for row in rows:
-                gauge.add_metric([str(row["engine"]), model], float(row[column]))
+                gauge.add_metric([str(row["engine"]), model], float(row[signal]))
             yield gauge
         for name, column, text in _COUNTERS:
             counter = CounterMetricFamily(name, text, labels=["engine", "model_name"])
