@@ -19,8 +19,10 @@ def show(*parts: RenderableType) -> None:
 
 
 def show_json(content: object) -> None:
-    """Print the content as JSON."""
-    print(json.dumps(content, indent=2, default=str))
+    """Print the content as JSON: what is not known, NaN here, is null there."""
+    from analysis.numbers import plain
+
+    print(json.dumps(plain(content), indent=2, default=str, allow_nan=False))
 
 
 def show_paths(paths: Sequence[Path]) -> None:

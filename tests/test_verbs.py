@@ -1,0 +1,161 @@
+"""Every verb as a person types it, and its --json as a program reads it, on runs, fleets and clusters that are there."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+from typer.testing import CliRunner, Result
+
+from autoscale.cli import app
+from autoscale.profiles import load
+from autoscale.sim.http.hosting import FleetThread
+from autoscale.sim.http.server import FleetServer
+from tests import recorded_sweeps
+from tests.observe import servers
+
+ROOT = Path(__file__).parent.parent
+SET = ROOT / "manifests" / "llama-3.1-8b-1xl4"
+PROFILE = "llama-3.1-8b-1xl4"
+TRAFFIC = {"load": [{"constant": {"rate_rps": 2, "duration_s": 600}}]}
+VERBS = typer.main.get_command(app).commands
+WITH_JSON = {name for name, verb in VERBS.items() if any("--json" in p.opts for p in verb.params)}
+ELSEWHERE = {"serve", "demo"}  # serve ends by a signal, below; the demo takes minutes: `make demo`
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recorded sweep, a traffic that is simulated in a moment, and the metrics of a Prometheus."""
+    path = tmp_path_factory.mktemp("verbs")
+    recorded_sweeps.sweep_to_run("sweep_A", path / "run")
+    (path / "traffic.yaml").write_text(yaml.safe_dump(TRAFFIC))
+    return path
+
+
+@pytest.fixture
+def prometheus() -> Iterator[str]:
+    answers = [
+        (one["metric"], one["values"])
+        for query in ("waiting", "running", "kv")
+        for one in recorded_sweeps.prometheus_answer("sweep_A", query)["data"]["result"]
+    ]
+    with servers.serving(servers.FakePrometheus(answers)) as server:
+        yield server.url
+
+
+@pytest.fixture
+def fleet() -> Iterator[str]:
+    """A fleet whose HPA is the committed one, in a hurry."""
+    hpa = yaml.safe_load((SET / "hpa.yaml").read_text())
+    with FleetThread(FleetServer(load(PROFILE), hpa, port=0, speed=100.0)) as running:
+        yield running.url
+
+
+@pytest.fixture
+def words(folder: Path, request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], list[str]]:
+    """What to type after `autoscale VERB`."""
+    run, traffic, system = str(folder / "run"), str(folder / "traffic.yaml"), ["--profile", PROFILE]
+
+    def typed(verb: str) -> list[str]:
+        if verb == "collect":
+            empty = recorded_sweeps.sweep_to_run("sweep_A", tmp_path / "run")
+            (empty / "metrics.parquet").unlink()
+            return [str(empty), "--prometheus", request.getfixturevalue("prometheus")]
+        if verb == "check":
+            url = request.getfixturevalue("fleet")
+            return ["--fleet", url, "--scale-to", "2", "--timeout", "3", "--out", str(tmp_path / "check")]
+        out = ["--out", str(tmp_path / "out")]
+        return {
+            "simulate": ["--hpa", str(SET / "hpa.yaml"), *system, "--traffic", traffic, "--static", "1", "--seeds", "1"],
+            "recommend": [run, *system, "--traffic", traffic, "--slo", "ttft_p95=5s", "--seeds", "2", "--jobs", "1", "--max-replicas", "2", *out],
+            "predict": [run, *system, "--prompt-tokens", "fixed:200", "--output-tokens", "fixed:50", "--rates", "1"],
+            "report": [run, "--out", str(tmp_path / "run.html")],
+            "manifests": [PROFILE, *out],
+            "lint": [str(SET)],
+        }[verb]  # fmt: skip
+
+    return typed
+
+
+def invoked(verb: str, words: list[str]) -> Result:
+    """The verb's answer; no is an answer too."""
+    result = CliRunner().invoke(app, [verb, *words], catch_exceptions=False)
+    assert result.exit_code in (0, 1), result.output
+    return result
+
+
+SAYS = {
+    "simulate": r"(?s)hpa\.yaml.*1 standing",
+    "collect": r"metrics\.parquet: \d+ rows of 1 replicas",
+    "recommend": r"(?s)SLO .*Why.*recommendation\.json",
+    "predict": r"(?i)saturat",
+    "report": r"run\.html",
+    "manifests": r"hpa\.yaml",
+    "lint": r"0 errors",
+    "check": r"(?s)(PASS|FAIL|proven|not).*check\.json",
+}
+
+
+def test_every_verb_is_typed_here() -> None:
+    assert set(SAYS) | ELSEWHERE == set(VERBS)
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("verb", SAYS)
+def test_a_verb_answers_in_words(verb: str, words: Callable[[str], list[str]]) -> None:
+    shown = invoked(verb, words(verb)).stdout
+    assert re.search(SAYS[verb], shown), shown
+    assert not re.search(r"\bnan\b", shown, re.IGNORECASE), shown
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("verb", sorted(WITH_JSON))
+def test_the_json_of_a_verb_is_json(verb: str, words: Callable[[str], list[str]]) -> None:
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    content = json.loads(invoked(verb, [*words(verb), "--json"]).stdout, parse_constant=refuse)
+    assert isinstance(content, dict)
+    assert content
+
+
+def test_a_cost_without_a_price_is_null(words: Callable[[str], list[str]]) -> None:
+    content = json.loads(invoked("simulate", [*words("simulate"), "--json"]).stdout)
+    assert load(PROFILE).accelerator.price_per_chip_hour is None
+    assert [setting["cost"] for setting in content.values()] == [None, None]
+    assert all(setting["accelerator_hours"] > 0 for setting in content.values())
+
+
+def test_serve_says_where_it_listens_and_ends_when_interrupted() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "autoscale",
+        "serve",
+        "--profile",
+        PROFILE,
+        "--port",
+        "0",
+        "--speed",
+        "60",
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    ) as server:
+        assert server.stderr is not None
+        said = ""
+        while "60 times faster" not in said:
+            line = server.stderr.readline()
+            assert line, f"it ended: {said}"
+            said += line
+        server.send_signal(signal.SIGINT)
+        out, rest = server.communicate(timeout=30)
+    assert re.search(r"gateway +http://127\.0\.0\.1:\d+/v1 ", said), said
+    assert (server.returncode, out) == (130, ""), rest
+    assert "Traceback" not in rest
