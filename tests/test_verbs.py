@@ -1,6 +1,7 @@
 """Every verb as a person types it, and its --json as a program reads it, on runs, fleets and clusters that are there."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -102,6 +103,42 @@ SAYS = {
 }
 
 
+UNREACHED = {
+    "check": ["--namespace", "ns", "--hpa", "h", "--timeout", "4"],
+    "lint": ["--cluster"],
+    "collect": ["--prometheus", "http://127.0.0.1:1"],
+}
+TYPED = """
+import logging, sys
+from autoscale.cli import main
+logging.basicConfig()  # as any library may do
+sys.argv[0] = "autoscale"
+main()
+"""
+
+
+@pytest.mark.parametrize("verb", UNREACHED)
+def test_an_answer_that_does_not_come_is_one_sentence_on_the_terminal(
+    verb: str, folder: Path, tmp_path: Path
+) -> None:
+    nowhere = {"cluster": "c", "user": "u"}
+    cluster = {"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}
+    config = {
+        "contexts": [{"name": "c", "context": nowhere}],
+        "clusters": [cluster],
+        "users": [{"name": "u", "user": {}}],
+    }
+    (tmp_path / "kubeconfig").write_text(yaml.safe_dump({"current-context": "c", **config}))
+    words = [*UNREACHED[verb], *([str(folder / "run")] if verb == "collect" else [])]
+    ended = subprocess.run(
+        [sys.executable, "-c", TYPED, verb, *words],
+        env={**os.environ, "KUBECONFIG": str(tmp_path / "kubeconfig")},
+        capture_output=True, text=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout) == (3, ""), ended.stderr
+    assert [line[:7] for line in ended.stderr.splitlines()] == ["error: "], ended.stderr
+
+
 def test_every_verb_is_typed_here() -> None:
     assert set(SAYS) | ELSEWHERE == set(VERBS)
 
@@ -157,5 +194,5 @@ def test_serve_says_where_it_listens_and_ends_when_interrupted() -> None:
         server.send_signal(signal.SIGINT)
         out, rest = server.communicate(timeout=30)
     assert re.search(r"gateway +http://127\.0\.0\.1:\d+/v1 ", said), said
-    assert (server.returncode, out) == (130, ""), rest
+    assert (server.returncode, out) == (0, ""), rest
     assert "Traceback" not in rest

@@ -7,6 +7,7 @@ no, 2 bad input, 3 a source could not be reached, 130 interrupted. Every verb im
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import sys
 from typing import Annotated, NoReturn
@@ -61,6 +62,8 @@ def main() -> NoReturn:
     """Run the command line and exit with the code of its outcome."""
     for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell made a background job ignore SIGINT
         signal.signal(number, signal.default_int_handler)
+    # What it retries is told in the sentence of the end; libraries give it handlers, the Kubernetes client its level.
+    logging.getLogger("urllib3").propagate = False
     try:
         code = app(standalone_mode=False)
     except AutoscaleError as error:
