@@ -188,6 +188,47 @@ class Doubting:
     requests: int = 3000
     engines: int = 24
     slo_engines: int = 8
+    # Shares of the usual speed's distribution at which the SLO's rate is simulated
+    looked_at: tuple[float, ...] = (0.005, 0.05, 0.2, 0.5, 0.8, 0.95, 0.995)
 
 
-CHOOSING, REFINING, DOUBTING = Choosing(), Refining(), Doubting()
+@dataclass(frozen=True)
+class Speeds:
+    """How a server's usual speed is told from neighbours and wander (model/speeds.py)."""
+
+    # Blocks of a run at most; one is at least so many requests' lives, and so long
+    blocks: int = 40
+    lives: float = 0.5
+    shortest_s: float = 2.0
+    # Requests that make a block's ratio, blocks that make a run's
+    fewest: int = 4
+    fewest_blocks: int = 5
+    # Of a block's ratio (logarithm), beside what its requests show: the regression is no replay
+    least_error: float = 0.01
+    # Prior of the moves of the coefficients (logarithms), and of what a neighbour does
+    coefficients: tuple[float, ...] = (0.3, 1.0, 1.0, 0.8)
+    slowed_mean: float = 0.3
+    slowed_spread: float = 0.2
+    # Of a run that one stretch may take, and stretches in all
+    longest_stretch: float = 0.6
+    most_stretches: int = 4
+    # Wander (logarithm) with its prior probability, and its memory in s
+    strengths: tuple[tuple[float, float], ...] = (
+        (0.002, 0.25),
+        (0.01, 0.2),
+        (0.02, 0.2),
+        (0.04, 0.15),
+        (0.08, 0.12),
+        (0.15, 0.08),
+    )
+    memories_s: tuple[float, ...] = (5.0, 20.0, 80.0)
+    # Fits with the stretches that were found
+    rounds: int = 2
+
+    def wanders(self) -> list[tuple[float, float, float]]:
+        """(strength, memory in s, prior probability) of every wander that is thought of."""
+        share = 1 / len(self.memories_s)
+        return [(s, m, p * share) for s, p in self.strengths for m in self.memories_s]
+
+
+CHOOSING, REFINING, DOUBTING, SPEEDS = Choosing(), Refining(), Doubting(), Speeds()

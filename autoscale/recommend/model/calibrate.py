@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from analysis.errors import TooLittleData
 from analysis.run import Run
 from analysis.saturation import Estimate
-from autoscale.recommend.effort import DOUBTING, REFINING
+from autoscale.recommend.effort import DOUBTING, REFINING, SPEEDS
 from autoscale.recommend.model import step_time
-from autoscale.recommend.model.coefficients import COEFFICIENTS
+from autoscale.recommend.model.coefficients import COEFFICIENTS, scaled
 from autoscale.recommend.model.refine import refined
 from autoscale.recommend.model.replaying import (
     Source,
@@ -37,6 +37,7 @@ from autoscale.recommend.model.replaying import (
     ttft_per_token_s,
 )
 from autoscale.recommend.model.replica_model import ReplicaModel
+from autoscale.recommend.model.speeds import usual_speed
 from autoscale.recommend.model.uncertainty import Saturation, anchored, explained
 from autoscale.recommend.progress import Progress, silent
 from autoscale.sim.engine.replicas import EngineParams
@@ -88,10 +89,17 @@ def calibrate(
     starts = _starts(prior, sources, measured, seen)
     progress(0.2, "step time fitted")
     fitted = refined(starts, sources, measured)
+    fitted, sources = _unslowed(fitted, sources, measured)
     progress(0.8, "refined by replay")
-    saturations = _saturations(fitted, sources, [*saturated, *(None for _ in runs[len(saturated) :])])
+    slowed = any(source.slowed for source in sources)
+    known = [*saturated, *(None for _ in runs[len(saturated) :])]
+    saturations = [] if slowed else _saturations(fitted, sources, known)
     engine, factors = anchored(fitted, explained(fitted, sources, measured).factors(SEED), saturations, SEED)
-    progress(0.9, "intervals")
+    progress(0.85, "intervals")
+    usual = usual_speed(engine, sources)
+    centre = usual.quantile(0.5)
+    engine = scaled(engine, math.exp(centre))
+    progress(0.95, "speeds of the stages")
     table = [
         _compare(m, replayed(engine, source).figures).assign(run=i)
         for i, (m, source) in enumerate(zip(measured, sources, strict=True))
@@ -103,9 +111,30 @@ def calibrate(
         shape=_mean_lengths(pd.concat([source.rows for source in sources])),
         intervals=_intervals(engine, factors),
         confounded=tuple(step_time.confounded(seen)),
+        usual=usual.against(centre),
         replay=pd.concat(table, ignore_index=True),
         stages_used=tuple(sorted({int(s) for s in np.unique(seen.stage)})),
     )
+
+
+def _unslowed(
+    engine: EngineParams, sources: Sequence[Source], measured: Sequence[pd.DataFrame]
+) -> tuple[EngineParams, list[Source]]:
+    """The engine fitted anew where something else slowed the server for a while, and the sources that say so.
+
+    Such stretches would otherwise pull the coefficients their way. Nothing changes where the run agrees with itself.
+    """
+    sources = list(sources)
+    for _ in range(SPEEDS.rounds):
+        usual = usual_speed(engine, sources)
+        if not usual.slowed and not any(source.slowed for source in sources):
+            break
+        sources = [
+            replace(source, slowed=tuple(s for s in usual.slowed if s.run == number))
+            for number, source in enumerate(sources)
+        ]
+        engine = refined([scaled(engine, math.exp(usual.quantile(0.5)))], sources, measured)
+    return engine, sources
 
 
 def _starts(

@@ -15,6 +15,7 @@ from analysis.slo import parse_slo
 from analysis.steady import observe
 from autoscale.profiles import Profile, load, names, overlay
 from autoscale.recommend.model.calibrate import calibrate, limits_from_run
+from autoscale.recommend.model.one_capacity import agreed
 from autoscale.recommend.model.replica_model import ReplicaModel
 from autoscale.recommend.progress import Progress, silent
 from autoscale.sim.engine.replicas import EngineParams
@@ -44,7 +45,12 @@ def learn(runs: Sequence[Run], profile: Profile, slo: str, report: Progress = si
         )
     except TooLittleData as error:
         raise _what_was_left(error, capacities) from None
-    return replace(fitted, capacities=tuple(capacities))
+    asked = parse_slo(slo)
+    together = [
+        agreed(capacity, one, run, fitted, profile, asked)
+        for capacity, one, run in zip(capacities, observed, runs, strict=True)
+    ]
+    return replace(fitted, capacities=tuple(together))
 
 
 def slo_of(asked: str | None, runs: Sequence[Run], profile: Profile) -> str:

@@ -20,6 +20,8 @@ from loadgen.plan import lengths, rates
 from loadgen.plan.lengths import Lengths
 from loadgen.plan.traffic import LoadPlan, parse_arrivals
 
+REQUESTS, MANY_REQUESTS = 2000, 20_000  # of one steady rate
+
 
 def idle_verdict(scenario: Scenario) -> Reason | None:
     """Why an idle replica misses the SLO already (then nothing can help), or None when it holds."""
@@ -46,15 +48,7 @@ def idle_verdict(scenario: Scenario) -> Reason | None:
 
 def capacity(scenario: Scenario) -> Point:
     """The highest steady Poisson rate that one replica serves within the SLO, by bisection to 2 %, and its signals."""
-    step = scenario.engine.step_s(scenario.engine.max_num_seqs, scenario.engine.kv_tokens / 2)
-    low, high = 0.0, scenario.engine.max_num_seqs / (shape(scenario.plan)[1].mean() * step)
-    while _holds(scenario, high) and high < 1e5:
-        low, high = high, 2 * high
-    floor = high / 1000  # below this an SLO that an idle replica keeps is broken by two requests meeting
-    while high - low > 0.02 * high and high > floor:
-        middle = (low + high) / 2
-        low, high = (middle, high) if _holds(scenario, middle) else (low, middle)
-    rate = max(low, 0.5 * high)
+    rate = _highest(scenario, 0.02, REQUESTS)
     outcome = _steady(scenario, rate, keep=True)
     rows = np.concatenate([rows for _, rows, *_ in outcome.samples[len(outcome.samples) // 5 :]])
     binding = min(outcome.verdicts, key=lambda v: v.share_within - v.asked)
@@ -62,13 +56,31 @@ def capacity(scenario: Scenario) -> Point:
     return Point(rate_rps=rate, **signals, binding=binding.name)
 
 
-def _holds(scenario: Scenario, rate: float) -> bool:
-    outcome = _steady(scenario, rate)
+def holding_rps(scenario: Scenario, *, closely: bool) -> float:
+    """The same rate to 0.5 %; `closely` over so many requests that their chance hardly matters, else over as many as will
+    do to compare engines, which all see the same requests."""
+    return _highest(scenario, 0.005, MANY_REQUESTS if closely else REQUESTS)
+
+
+def _highest(scenario: Scenario, within: float, requests: int) -> float:
+    step = scenario.engine.step_s(scenario.engine.max_num_seqs, scenario.engine.kv_tokens / 2)
+    low, high = 0.0, scenario.engine.max_num_seqs / (shape(scenario.plan)[1].mean() * step)
+    while _holds(scenario, high, requests) and high < 1e5:
+        low, high = high, 2 * high
+    floor = high / 1000  # below this an SLO that an idle replica keeps is broken by two requests meeting
+    while high - low > within * high and high > floor:
+        middle = (low + high) / 2
+        low, high = (middle, high) if _holds(scenario, middle, requests) else (low, middle)
+    return max(low, 0.5 * high)
+
+
+def _holds(scenario: Scenario, rate: float, requests: int) -> bool:
+    outcome = _steady(scenario, rate, requests=requests)
     return outcome.holds if scenario.attainment is None else outcome.attainment >= scenario.attainment
 
 
 def _steady(
-    scenario: Scenario, rate: float, *, requests: int = 2000, poisson: bool = True, keep: bool = False
+    scenario: Scenario, rate: float, *, requests: int = REQUESTS, poisson: bool = True, keep: bool = False
 ) -> Outcome:
     """One standing replica under a constant rate for about `requests` requests (at least ten minutes)."""
     duration_s = max(600.0, requests / rate)
@@ -93,12 +105,13 @@ def shape(plan: LoadPlan) -> tuple[Lengths, Lengths]:
         return plan.prompt, plan.output
     chunks = list(islice(plan.arrivals(), 4))
     return (
-        _lognormal([c.prompt_tokens for c in chunks]) if plan.prompt.kind == "trace" else plan.prompt,
-        _lognormal([c.output_tokens for c in chunks]) if plan.output.kind == "trace" else plan.output,
+        fitted_lengths([c.prompt_tokens for c in chunks]) if plan.prompt.kind == "trace" else plan.prompt,
+        fitted_lengths([c.output_tokens for c in chunks]) if plan.output.kind == "trace" else plan.output,
     )
 
 
-def _lognormal(tokens: Sequence[NDArray[np.int32]]) -> Lengths:
+def fitted_lengths(tokens: Sequence[NDArray[np.int32]]) -> Lengths:
+    """The log-normal lengths with the median and the spread of these."""
     sample = np.log(np.concatenate(tokens))
     return lengths.parse(
         f"lognormal:{math.exp(float(np.median(sample))):.0f},{max(float(sample.std()), 0.01):.3f}"

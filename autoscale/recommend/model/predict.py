@@ -104,7 +104,7 @@ def predict(
     scenario = scenario_of(
         system, peak_rps=1.0, slo=asked, engine=model.engine, lengths=(str(prompt), str(output))
     )
-    capacity, binds = model.capacity_at(scenario, requests)
+    capacity, binds = model.capacity_at(scenario)
     return Prediction(
         profile=system,
         runs=tuple(found),

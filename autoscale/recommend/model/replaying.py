@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis.latency import latencies
 from analysis.run import Run
 from autoscale.sim.engine.replicas import EngineParams, replay
+from autoscale.sim.engine.state import OK
 
 FIGURES = (
     "tpot_p50_s",
@@ -30,18 +32,32 @@ MOST_REQUESTS = (
 )
 
 
+class Stretch(Protocol):
+    """A stretch of a run, in s since its start, in which steps took `factor` times as long."""
+
+    @property
+    def from_s(self) -> float: ...
+    @property
+    def to_s(self) -> float: ...
+    @property
+    def factor(self) -> float: ...
+
+
 @dataclass(frozen=True)
 class Source:
-    """What the fit takes of one run: requests that were sent, gauges on the client's clock, stage -> (start_s, end_s)."""
+    """What the fit takes of one run: requests that were sent, gauges on the client's clock, stage -> (start_s, end_s), and
+    the stretches in which something else slowed the server."""
 
     rows: pd.DataFrame
     metrics: pd.DataFrame | None
     windows: dict[int, tuple[float, float]]
+    slowed: tuple[Stretch, ...] = ()
 
 
 def source_of(run: Run, excluded: set[int], metrics: pd.DataFrame | None) -> Source:
     """The run without the stages to leave out, with its metrics on the client's clock."""
-    rows = run.requests[run.requests["sent_s"].notna()]
+    rows = run.requests.assign(left_s=latencies(run.requests)["left_s"].to_numpy())
+    rows = rows[rows["sent_s"].notna()]
     rows = rows[~rows["stage"].isin(excluded)]
     return _cut(Source(rows, metrics, _windows(run, rows)))
 
@@ -60,7 +76,7 @@ def _cut(source: Source) -> Source:
     if metrics is not None:
         times = metrics["time_s"].to_numpy(float)
         metrics = metrics[np.any([(times >= a) & (times <= b) for a, b in windows.values()], axis=0)]
-    return Source(rows, metrics, windows)
+    return replace(source, rows=rows, metrics=metrics, windows=windows)
 
 
 def ttft_per_token_s(requests: pd.DataFrame) -> tuple[float, float]:
@@ -104,7 +120,16 @@ def replayed(engine: EngineParams, source: Source) -> Replayed:
         if source.metrics is None
         else np.unique(source.metrics["time_s"].to_numpy(float))
     )
-    done, series = replay(engine, Offered.of(ordered), times)
+    times = times[times >= 0]  # before the load there is nothing to see
+    served = (ordered["status"] == "ok").to_numpy()
+    given_up = np.flatnonzero(~served & np.isfinite(ordered["left_s"].to_numpy(float)))
+    done, series = replay(
+        engine,
+        Offered.of(ordered),
+        times,
+        pace=_pace(source),
+        given_up=[(float(ordered["left_s"].iloc[k]), int(k)) for k in given_up],
+    )
     gauges = pd.DataFrame(
         {name: series[name] for name in ("waiting", "running", "kv_usage", "preemptions_total")}
     ).assign(time_s=times)
@@ -116,10 +141,19 @@ def replayed(engine: EngineParams, source: Source) -> Replayed:
             "last_token_s": done["last_token_s"],
             "prompt_tokens": done["prompt_tokens"],
             "output_tokens": done["output_tokens"],
-            "status": "ok",
+            "status": np.where(served & (done["status"] == OK), "ok", "cancelled"),
         }
     )
     return Replayed(frame, stage_figures(frame, gauges, source.windows))
+
+
+def _pace(source: Source) -> list[tuple[float, float]]:
+    """(time in s, how many times as long a step takes from then on); where stretches overlap both slow it."""
+    edges = sorted({edge for s in source.slowed for edge in (s.from_s, s.to_s)})
+    return [
+        (max(at_s, 0.0), math.prod(s.factor for s in source.slowed if s.from_s <= at_s < s.to_s))
+        for at_s in edges
+    ]
 
 
 @dataclass(frozen=True)

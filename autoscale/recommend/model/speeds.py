@@ -1,0 +1,275 @@
+"""How fast the server usually is, when neighbours come and go and the machine wanders.
+
+Every completed request tells how long a token took it, and how full the batch was meanwhile; the engine that was fitted to
+the run tells how long it should have taken. Means of the logarithm of their ratio over blocks of time are explained by
+
+    ratio = shares . moves + slowed + wander + noise
+
+where `shares` says what each coefficient adds to a step in the block, `moves` the (logarithmic) errors of the fitted
+coefficients, `slowed` a stretch of time in which something else used the server, and `wander` an autocorrelated
+process. All stretches are tried, none among them, each with its probability (a linear Gaussian model, so in closed form),
+and so are strengths and memories of the wander. What the step of a full batch usually takes is then a mixture over all of
+them: a stretch that cannot be told from a steeper cost of the batch leaves both possible.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from autoscale.recommend.effort import SPEEDS
+from autoscale.recommend.model import step_time
+from autoscale.recommend.model.coefficients import COEFFICIENTS, full_batch_shares
+from autoscale.recommend.model.replaying import Source, replayed
+from autoscale.sim.engine.replicas import EngineParams
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Slowed:
+    """A stretch of a run, in s since its start, in which steps took `factor` times as long as usual."""
+
+    run: int
+    from_s: float
+    to_s: float
+    factor: float
+
+
+@dataclass(frozen=True, eq=False)
+class UsualSpeed:
+    """What is known of the usual time of a full batch's step, as the logarithm of its ratio to the engine's.
+
+    `weight` per `at`, adding up to 1; `slowed` the stretches that were more likely slowed than not; `wander` the most
+    likely standard deviation of the speed (a logarithm).
+    """
+
+    at: Array
+    weight: Array
+    slowed: tuple[Slowed, ...] = ()
+    wander: float = 0.0
+
+    @staticmethod
+    def exact() -> UsualSpeed:
+        """The engine's own."""
+        return UsualSpeed(np.zeros(1), np.ones(1))
+
+    def quantile(self, share: float) -> float:
+        """The slowness (logarithm) below which lies this share."""
+        return float(np.interp(share, np.cumsum(self.weight) - self.weight / 2, self.at))
+
+    def draw(self, rng: np.random.Generator, count: int) -> Array:
+        """So many values."""
+        return np.asarray(rng.choice(self.at, count, p=self.weight))
+
+    def merged(self) -> list[Slowed]:
+        """The stretches in order; those that overlap or touch as one, with their mean factor."""
+        found: list[Slowed] = []
+        for run in sorted({s.run for s in self.slowed}):
+            edges = sorted({edge for s in self.slowed if s.run == run for edge in (s.from_s, s.to_s)})
+            for from_s, to_s in pairwise(edges):
+                factor = math.prod(
+                    s.factor for s in self.slowed if s.run == run and s.from_s <= from_s and s.to_s >= to_s
+                )
+                last = found[-1] if found else None
+                if factor == 1.0:
+                    continue
+                if last is not None and last.run == run and last.to_s == from_s:
+                    share = (last.to_s - last.from_s) / (to_s - last.from_s)
+                    mean = math.exp(share * math.log(last.factor) + (1 - share) * math.log(factor))
+                    found[-1] = Slowed(run, last.from_s, to_s, mean)
+                else:
+                    found.append(Slowed(run, from_s, to_s, factor))
+        return found
+
+    def against(self, centre: float) -> UsualSpeed:
+        """The same, against an engine that is slower by `centre` (a logarithm)."""
+        return UsualSpeed(self.at - centre, self.weight, self.slowed, self.wander)
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """A run in blocks of time: their middles in s, ratios (logarithms), errors of them, and shares, shape (blocks, 4)."""
+
+    run: int
+    length_s: float
+    at_s: Array
+    ratio: Array
+    error: Array
+    shares: Array
+
+
+def usual_speed(engine: EngineParams, sources: Sequence[Source]) -> UsualSpeed:
+    """The usual speed by all runs together. Stretches that `sources` call slowed already are found anew."""
+    runs = [b for number, source in enumerate(sources) if (b := _blocks(engine, source, number)) is not None]
+    if not runs:
+        return UsualSpeed.exact()
+    shape = pd.concat([source.rows for source in sources])[["prompt_tokens", "output_tokens"]].mean()
+    full = full_batch_shares(engine, float(shape.iloc[0]), float(shape.iloc[1]))
+    accepted: list[tuple[int, int, int]] = []  # run, first block, one after the last
+    while True:
+        look = _Look(runs, accepted, full)
+        found = look.best()
+        if found is None or len(accepted) == SPEEDS.most_stretches:
+            return look.usual()
+        accepted.append(found)
+
+
+class _Look:
+    """The model with the stretches accepted so far, and every further one."""
+
+    def __init__(
+        self, runs: Sequence[_Blocks], accepted: Sequence[tuple[int, int, int]], full: Array
+    ) -> None:
+        self.runs, self.accepted = runs, accepted
+        self.tried = [None, *self._stretches()]
+        columns = [np.concatenate([b.shares for b in runs])]
+        columns += [self._inside(*one)[:, None] for one in accepted]
+        fixed = np.hstack(columns)
+        ratio = np.concatenate([b.ratio for b in runs])
+        spread = np.concatenate([SPEEDS.coefficients, np.full(len(accepted), SPEEDS.slowed_spread)])
+        mean = np.concatenate([np.zeros(4), np.full(len(accepted), SPEEDS.slowed_mean)])
+        target = np.concatenate([full, np.zeros(len(accepted) + 1)])
+        further = np.array([self._inside(*one) if one else np.zeros(len(ratio)) for one in self.tried])
+        prior = np.full(len(self.tried), 0.5 / max(len(self.tried) - 1, 1))
+        prior[0] = 0.5
+        parts = []
+        for wander, memory_s, chance in SPEEDS.wanders():
+            left = np.linalg.cholesky(self._covariance(wander, memory_s))
+            solved = np.linalg.solve(left, np.column_stack([ratio, fixed, further.T]))
+            y, base, more = solved[:, 0], solved[:, 1 : 1 + fixed.shape[1]], solved[:, 1 + fixed.shape[1] :]
+            constant = np.log(chance) - np.log(np.diag(left)).sum()
+            parts.append(_solve(y, base, more, mean, spread, target, constant + np.log(prior)))
+        self.log, self.mean, self.variance, self.slowness = (
+            np.array([part[k] for part in parts]) for k in range(4)
+        )
+        self.log -= self.log.max()
+        self.weight = np.exp(self.log) / np.exp(self.log).sum()  # wanders, stretches
+
+    def best(self) -> tuple[int, int, int] | None:
+        """The likeliest further stretch, when one is likelier than none."""
+        of = self.weight.sum(axis=0)
+        if of[0] >= 0.5 or len(of) < 2:
+            return None
+        return self.tried[1 + int(of[1:].argmax())]
+
+    def usual(self) -> UsualSpeed:
+        """The mixture over all wanders and further stretches."""
+        spread = np.sqrt(self.variance)
+        low, high = float((self.mean - 4 * spread).min()), float((self.mean + 4 * spread).max())
+        at = np.linspace(max(low, -1.5), min(high, 1.5), 801)
+        density = np.zeros_like(at)
+        for weight, mean, one in zip(
+            self.weight.ravel(), self.mean.ravel(), np.maximum(spread.ravel(), 1e-4), strict=True
+        ):
+            if weight > 1e-6:
+                density += weight * np.exp(-0.5 * ((at - mean) / one) ** 2) / one
+        w = self.weight.sum(axis=1)
+        factors = np.tensordot(self.weight, self.slowness, axes=([0, 1], [0, 1]))
+        slowed = []
+        for (run, first, end), move in zip(self.accepted, factors, strict=True):
+            blocks = self.runs[run]
+            half = blocks.length_s / 2
+            slowed.append(
+                Slowed(
+                    blocks.run,
+                    float(blocks.at_s[first] - half),
+                    float(blocks.at_s[end - 1] + half),
+                    float(np.exp(move)),
+                )
+            )
+        wanders = [wander for wander, *_ in SPEEDS.wanders()]
+        return UsualSpeed(at, density / density.sum(), tuple(slowed), float(w @ wanders))
+
+    def _stretches(self) -> list[tuple[int, int, int]]:
+        """Every stretch of at most SPEEDS.longest_stretch of a run that is not accepted already."""
+        taken = set(self.accepted)
+        return [
+            (number, first, end)
+            for number, blocks in enumerate(self.runs)
+            for first in range(len(blocks.at_s))
+            for end in range(first + 1, len(blocks.at_s) + 1)
+            if end - first <= SPEEDS.longest_stretch * len(blocks.at_s) and (number, first, end) not in taken
+        ]
+
+    def _inside(self, run: int, first: int, end: int) -> Array:
+        parts = [np.zeros(len(b.at_s)) for b in self.runs]
+        parts[run][first:end] = 1.0
+        return np.concatenate(parts)
+
+    def _covariance(self, wander: float, memory_s: float) -> Array:
+        size = sum(len(b.at_s) for b in self.runs)
+        covariance, start = np.zeros((size, size)), 0
+        for b in self.runs:
+            end = start + len(b.at_s)
+            apart = np.abs(b.at_s[:, None] - b.at_s[None, :])
+            covariance[start:end, start:end] = wander**2 * np.exp(-apart / max(memory_s, 1e-3)) + np.diag(
+                b.error**2
+            )
+            start = end
+        return covariance
+
+
+def _solve(
+    y: Array, base: Array, more: Array, mean: Array, spread: Array, target: Array, log: Array
+) -> tuple[Array, Array, Array, Array]:
+    """For every column of `more` beside `base`: log evidence, mean and variance of `target` . coefficients, and the
+    posterior means of the stretches in `base`. `y` and the columns are whitened; priors are normal."""
+    count, size = more.shape[1], base.shape[1] + 1
+    design = np.empty((count, len(y), size))
+    design[:, :, :-1], design[:, :, -1] = base[None], more.T
+    centre = np.append(mean, SPEEDS.slowed_mean)
+    precision = np.diag(1 / np.append(spread, SPEEDS.slowed_spread) ** 2)
+    inside = design.transpose(0, 2, 1) @ design + precision
+    right = design.transpose(0, 2, 1) @ y + precision @ centre
+    solution = np.linalg.solve(inside, right[:, :, None])[:, :, 0]
+    covariance = np.linalg.inv(inside)
+    fit = y @ y + centre @ precision @ centre - (right * solution).sum(axis=1)
+    evidence = -0.5 * (fit + np.linalg.slogdet(inside)[1] - np.linalg.slogdet(precision)[1])
+    variance = np.einsum("i,kij,j->k", target, covariance, target)
+    return log + evidence, solution @ target, variance, solution[:, len(COEFFICIENTS) : -1]
+
+
+def _blocks(engine: EngineParams, source: Source, run: int) -> _Blocks | None:
+    """The run's blocks; None when too few requests tell anything."""
+    seen = step_time.exposure(source.rows)
+    model = step_time.exposure(replayed(engine, Source(source.rows, None, source.windows)).requests)
+    coefficients = engine.pipeline_stages * np.array([getattr(engine, name) for name in COEFFICIENTS])
+    ends = np.array([seen.middle_s.min(), seen.middle_s.max()])
+    length_s = max(
+        float(np.ptp(ends)) / SPEEDS.blocks,
+        SPEEDS.lives * float(np.median(seen.duration_s)),
+        SPEEDS.shortest_s,
+    )
+    edges = ends[0] + length_s * np.arange(int(np.ptp(ends) / length_s) + 2)
+    measured, modelled = (_ratios(one, coefficients) for one in (seen, model))
+    rows = []
+    for start_s, end_s in pairwise(edges):
+        of, like = ((one.middle_s >= start_s) & (one.middle_s < end_s) for one in (seen, model))
+        if of.sum() >= SPEEDS.fewest and like.sum() >= SPEEDS.fewest:
+            ratios = measured[of]
+            error = 1.4826 * float(np.median(np.abs(ratios - np.median(ratios)))) * 1.25 / np.sqrt(of.sum())
+            parts = (seen.design()[of] * coefficients).mean(axis=0)
+            rows.append(
+                (
+                    (start_s + end_s) / 2,
+                    float(np.median(ratios)) - float(np.median(modelled[like])),
+                    float(np.hypot(error, SPEEDS.least_error)),
+                    parts / parts.sum(),
+                )
+            )
+    if len(rows) < SPEEDS.fewest_blocks:
+        return None
+    at, ratio, error, shares = (np.array(column) for column in zip(*rows, strict=True))
+    return _Blocks(run, length_s, at, ratio, error, shares)
+
+
+def _ratios(seen: step_time.Exposure, coefficients: Array) -> Array:
+    """Logarithm of the measured time per token over the expected one."""
+    return np.asarray(np.log(seen.duration_s / seen.steps / (seen.design() @ coefficients)))
