@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from analysis.errors import AutoscaleError, BadInput
-from autoscale.check import CheckResult, Expectation, State, check, replay
+from autoscale.check import CheckResult, Expectation, WatchState, judge_again, prove
 from autoscale.check.watch import clock_of
 from autoscale.kube.cluster import Cluster
+from autoscale.recommendation import Recommendation
+from autoscale.recommendation import read as read_recommendation
 
 END_S = 20.0  # that a program gets to end in good order
 SETTLE_S = 60.0  # of the cluster's time that is watched after a scale-out was absorbed ...
@@ -52,7 +54,7 @@ def run(
     out: Path | None,
     slo: str | None = None,
     profile: str | None = None,
-    progress: Callable[[State], None] | None = None,
+    progress: Callable[[WatchState], None] | None = None,
 ) -> Checked:
     """Prove a scale-out (or judge an earlier check's evidence again). Raises BadInput, SourceUnavailable, BadRun.
 
@@ -61,20 +63,20 @@ def run(
     --headless when it lacks them. The watch ends after `timeout_s`, or when a scale-out has been absorbed for SETTLE_S
     and SETTLE_TRUE_S.
     """
-    recommended = _recommendation(expect)
+    recommended = read_recommendation(expect) if expect is not None else None
     expected = Expectation.from_recommendation(recommended) if recommended else None
     weight_bytes = _weight_bytes(profile, recommended)
     load_run = Path(load) if load and Path(load).is_dir() else None
     if replay_dir is not None:
         kept = load_run or (replay_dir / OWN_RUN if (replay_dir / OWN_RUN / "run.json").exists() else None)
-        result = replay(replay_dir, expect=expected, load_run=kept, slo=slo, weight_bytes=weight_bytes)
+        result = judge_again(replay_dir, expect=expected, load_run=kept, slo=slo, weight_bytes=weight_bytes)
         return Checked(result, _draw(result, kept))
     cluster, scrape, name = _door(fleet, context, hpa)
     target = out or Path("runs") / time.strftime("check-%Y%m%d-%H%M%S", time.gmtime())
     command = None if load is None or load_run else _command(load, target / OWN_RUN, fleet)
     rate, _ = clock_of(cluster)
     with _loading(command):
-        result = check(
+        result = prove(
             cluster,
             getattr(cluster, "namespace", namespace) if fleet else namespace,
             name,
@@ -92,22 +94,14 @@ def run(
     return Checked(result, _draw(result, load_run or (target / OWN_RUN if command else None)))
 
 
-def _recommendation(path: Path | None) -> dict[str, Any] | None:
-    if path is None:
-        return None
-    from autoscale.recommend.document import read
-
-    return read(path)
-
-
-def _weight_bytes(profile: str | None, recommended: Mapping[str, Any] | None) -> float | None:
+def _weight_bytes(profile: str | None, recommended: Recommendation | None) -> float | None:
     """Size of the weights of the named profile, else of the recommendation's, when that is one of ours; else None.
 
     Raises BadInput when there is no such profile.
     """
     from autoscale.profiles import load, names
 
-    name = profile or (recommended or {}).get("profile")
+    name = profile or (recommended.profile if recommended else None)
     if profile is None and name not in names():
         return None
     return load(str(name)).model.weight_bytes
@@ -211,8 +205,8 @@ def _draw(result: CheckResult, load_run: Path | None) -> list[Path]:
     if rows:
         files.append(plots.save(plots.phases(rows), result.run_dir / "phases.png"))
     if load_run is not None and (load_run / "run.json").exists():
-        from autoscale.show import terminal as render
+        from autoscale.show.over_time import check_over_time
 
-        files.append(render.save(render.check_timeline(result, load_run), result.run_dir / "timeline.png"))
+        files.append(plots.save(check_over_time(result, load_run), result.run_dir / "timeline.png"))
     files.append(run_page(result.run_dir, None, result.run_dir / "check.html"))
     return [file for file in files if file.exists()]

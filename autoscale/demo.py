@@ -27,7 +27,7 @@ from autoscale.check_command import running
 
 if TYPE_CHECKING:
     from autoscale.check import CheckResult
-    from autoscale.recommend import Recommendation
+    from autoscale.recommend import Recommended
 
 Progress = Callable[[float, str], None]
 
@@ -53,8 +53,8 @@ scrape_configs:
 class Demonstration:
     """What the demo did: the recommendation, the check, where metrics came from, and every file."""
 
-    recommendation: Recommendation
-    check: CheckResult | None
+    recommendation: Recommended
+    check: CheckResult
     collected_from: str
     manifest: str
     files: list[Path]
@@ -62,7 +62,7 @@ class Demonstration:
     @property
     def passed(self) -> bool:
         """Whether the recommendation holds and the check agreed."""
-        return self.recommendation.holds and self.check is not None and self.check.passed
+        return self.recommendation.document.holds and self.check.passed
 
 
 def run(out: Path, *, profile: str, seed: int, progress: Progress) -> Demonstration:
@@ -71,9 +71,9 @@ def run(out: Path, *, profile: str, seed: int, progress: Progress) -> Demonstrat
 
     source = _measure(out, profile, seed, progress)
     found = _recommend(out, profile, progress)
-    if found.content["hpa"] is None:
+    if found.document.hpa is None:
         raise NotAchieved(
-            f"the demo's answer is {found.content['answer']}: there is nothing to check",
+            f"the demo's answer is {found.document.answer}: there is nothing to check",
             next_step=f"see {out}",
         )
     manifest, written = _manifests(out, profile, found)
@@ -241,7 +241,7 @@ def _free_port() -> int:
 # --- recommendation and manifests ------------------------------------------------------------------------------------
 
 
-def _recommend(out: Path, profile: str, progress: Progress) -> Recommendation:
+def _recommend(out: Path, profile: str, progress: Progress) -> Recommended:
     from analysis import plots
     from analysis.capacity import analyse
     from analysis.run import read
@@ -289,11 +289,11 @@ def _traffic(unit_rps: float) -> str:
     )
 
 
-def _manifests(out: Path, profile: str, found: Recommendation) -> tuple[str, list[Path]]:
+def _manifests(out: Path, profile: str, found: Recommended) -> tuple[str, list[Path]]:
     from autoscale import deploy
     from autoscale.profiles import load
 
-    files = deploy.write_set(load(profile), found.content)
+    files = deploy.write_set(load(profile), found.document)
     deploy.write_files(files, out / "manifests")
     manifest = next(text for path, text in files if path == "hpa.yaml")
     return manifest, [out / "manifests"]
@@ -303,7 +303,7 @@ def _manifests(out: Path, profile: str, found: Recommendation) -> tuple[str, lis
 
 
 def _check(
-    out: Path, profile: str, seed: int, found: Recommendation, progress: Progress
+    out: Path, profile: str, seed: int, found: Recommended, progress: Progress
 ) -> tuple[CheckResult, list[Path]]:
     """The recommended HPA on a fresh fleet, under more than its fewest replicas can serve."""
     from autoscale.profiles import load
@@ -311,13 +311,12 @@ def _check(
     from autoscale.sim.http.server import FleetServer
 
     progress(0.72, "starting the fleet with the recommended HPA")
-    assert found.decision is not None
     assert found.decision.capacity is not None
-    standing = found.content["minReplicas"]
+    standing = found.document.min_replicas or 1
     rate = round((standing + MORE) * found.decision.capacity.rate_rps, 2)
     quiet = round(QUIET * found.decision.capacity.rate_rps, 2)
     server = FleetServer(
-        load(profile), found.content["hpa"], port=0, speed=SPEED, seed=seed, engine=found.scenario.engine
+        load(profile), found.document.hpa, port=0, speed=SPEED, seed=seed, engine=found.scenario.engine
     )
     began = time.monotonic()
     with (

@@ -19,6 +19,7 @@ from autoscale.kube.vllm_names import hpa_metric_name
 from autoscale.profiles.profile import load
 from autoscale.sim.fleet.simulate import simulate
 from loadgen.plan import lengths, rates
+from loadgen.plan.programme import Rate
 from loadgen.plan.traffic import LoadPlan, Process
 
 ROOT = Path(__file__).parent.parent
@@ -53,13 +54,13 @@ def manifest(profile, targets: dict[str, str], most: int) -> dict:
     }
 
 
-def plan(rate: rates.Rate) -> LoadPlan:
+def plan(rate: Rate) -> LoadPlan:
     """Poisson arrivals of 512/128 tokens on average."""
     return LoadPlan(
         programme=rate,
         process=Process("poisson", 1.0),
-        prompt=lengths.parse("lognormal:512,0.5"),
-        output=lengths.parse("lognormal:128,0.5"),
+        prompt=lengths.parse_lengths("lognormal:512,0.5"),
+        output=lengths.parse_lengths("lognormal:128,0.5"),
         seed=1,
     )
 

@@ -38,6 +38,7 @@ from autoscale.recommend.model.one_replica import capacity
 from autoscale.sim.engine.replicas import EngineParams
 from benchmarks.recommend_grid import FINAL, best_of, cheapest_at
 from loadgen.plan import lengths, rates
+from loadgen.plan.programme import Rate
 from loadgen.plan.traffic import LoadPlan, parse_arrivals
 
 PROFILES = (  # the ones that take least to simulate first
@@ -87,15 +88,15 @@ def scenario_of(
     plan = LoadPlan(
         rates.constant(1.0, 3600),
         parse_arrivals("gamma:2" if traffic == "day" else "poisson"),
-        lengths.parse(work.prompt_tokens),
-        lengths.parse(work.output_tokens),
+        lengths.parse_lengths(work.prompt_tokens),
+        lengths.parse_lengths(work.output_tokens),
     )
     scenario = Scenario(system, EngineParams.from_profile(system), plan, parse_slo(work.slo), work.attainment)
     top = PEAK * capacity(scenario).rate_rps
     return replace(scenario, plan=replace(plan, programme=programme(traffic, top, burst_min, hours)))
 
 
-def programme(traffic: str, top: float, burst_min: float, hours: float) -> rates.Rate:
+def programme(traffic: str, top: float, burst_min: float, hours: float) -> Rate:
     """day: the default day, faster; bursts: of `burst_min` every 100 minutes over a fifth; ramps: up, hold, down."""
     span = hours * 3600
     if traffic == "day":

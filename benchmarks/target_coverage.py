@@ -110,7 +110,10 @@ def measured(truth: Server, k: int, path: Path) -> runs.Run:
         slower = math.exp(WANDER * rng.standard_normal())
         names = ("base_s", "per_sequence_s", "per_kv_token_s", "per_prefill_token_s")
         engine = replace(truth.engine, **{name: getattr(truth.engine, name) * slower for name in names})
-        sizes = lengths.parse(truth.prompt).draw(rng, count), lengths.parse(truth.output).draw(rng, count)
+        sizes = (
+            lengths.parse_lengths(truth.prompt).draw(rng, count),
+            lengths.parse_lengths(truth.output).draw(rng, count),
+        )
         done, _ = replay(engine, Offered.at(due_s, *sizes))
         end_s = max(STAGE_S, float(done["last_token_s"].max())) + PAUSE_S
         times = np.arange(0.5, end_s, 1.0)
@@ -159,7 +162,7 @@ def _scrapes(series: NDArray[Any], times: NDArray[np.float64]) -> pd.DataFrame:
 def saturated(engine: EngineParams, prompt: str, output: str) -> float:
     """Requests/s of a full batch of these lengths."""
     rng = np.random.default_rng(5)
-    return full_batch(engine, *(lengths.parse(text).draw(rng, 4000) for text in (prompt, output)))[0]
+    return full_batch(engine, *(lengths.parse_lengths(text).draw(rng, 4000) for text in (prompt, output)))[0]
 
 
 def scenario(truth: Server, profile: Profile, engine: EngineParams, top_rps: float) -> Scenario:
@@ -167,8 +170,8 @@ def scenario(truth: Server, profile: Profile, engine: EngineParams, top_rps: flo
     plan = LoadPlan(
         programme("day", top_rps, 15, HOURS),
         parse_arrivals("gamma:2"),
-        lengths.parse(truth.prompt),
-        lengths.parse(truth.output),
+        lengths.parse_lengths(truth.prompt),
+        lengths.parse_lengths(truth.output),
     )
     return Scenario(profile, engine, plan, parse_slo(truth.slo))
 
@@ -189,7 +192,7 @@ def judge(k: int) -> dict[str, Any]:
         "error": learned.median_error(),
         **_capacities(truth, learned),
     }
-    prompt, output = (lengths.parse(text).mean() for text in (truth.prompt, truth.output))
+    prompt, output = (lengths.parse_lengths(text).mean() for text in (truth.prompt, truth.output))
     low, high = learned.spread_at(prompt, output)
     fitted = scenario(truth, profile, learned.engine, top_rps)
     found = decide(fitted, step_scale=(high - low) / 2, jobs=1)
@@ -217,7 +220,7 @@ def _capacities(truth: Server, learned: Any) -> dict[str, Any]:
     )
     row = {}
     for name, shape in (("capacity", (truth.prompt, truth.output)), ("other lengths", other)):
-        low, high = learned.spread_at(*(lengths.parse(text).mean() for text in shape))
+        low, high = learned.spread_at(*(lengths.parse_lengths(text).mean() for text in shape))
         row[name] = {
             "truth": saturated(truth.engine, *shape),
             "value": (value := saturated(learned.engine, *shape)),

@@ -17,9 +17,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from loadgen.plan import rates
 from loadgen.plan.arrivals import parse_arrivals
-from loadgen.plan.lengths import parse
-from loadgen.plan.prompts import Template, by_ids, by_words
-from loadgen.plan.rates import Rate
+from loadgen.plan.lengths import parse_lengths
+from loadgen.plan.programme import Rate
+from loadgen.plan.prompts import by_ids, by_words
+from loadgen.plan.request_template import RequestTemplate
 from loadgen.plan.traffic import LoadPlan
 
 REQUESTS = 3_000_000
@@ -38,7 +39,7 @@ def rated(work: Callable[[], int]) -> float:
 
 def drawn(rate: Rate, process: str, tokens: str) -> Callable[[], int]:
     """Draws a whole plan and returns its number of requests."""
-    plan = LoadPlan(rate, parse_arrivals(process), parse(tokens), parse(tokens))
+    plan = LoadPlan(rate, parse_arrivals(process), parse_lengths(tokens), parse_lengths(tokens))
     return lambda: sum(len(chunk.due_s) for chunk in plan.arrivals())
 
 
@@ -57,8 +58,8 @@ def main() -> None:
             print(f"{name:<16}{process:<12}{tokens:<22}{speed:>26.1f}")
     print(f"\n{'prompt':<28}{'endpoint':<22}{'thousand bodies / CPU s':>26}")
     sources = {
-        ("512 token ids", "completions"): by_ids(Template("model")),
-        ("512 words", "chat"): by_words(Template("model", "chat")),
+        ("512 token ids", "completions"): by_ids(RequestTemplate("model")),
+        ("512 words", "chat"): by_words(RequestTemplate("model", "chat")),
     }
     for (name, endpoint), source in sources.items():
 

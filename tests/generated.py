@@ -20,7 +20,7 @@ from autoscale.cli import app
 from autoscale.examples import EXAMPLES
 from autoscale.profiles.profile import Profile
 from loadgen.plan import load_file
-from loadgen.run.options import add_arguments
+from loadgen.run.option_table import add_arguments
 
 ROOT = Path(__file__).parent.parent
 

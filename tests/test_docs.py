@@ -22,7 +22,7 @@ import typer
 
 from autoscale.cli import app
 from autoscale.examples import EXAMPLES
-from loadgen.run.options import add_arguments
+from loadgen.run.option_table import add_arguments
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

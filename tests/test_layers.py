@@ -10,57 +10,67 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("analysis", "loadgen", "autoscale")
 
-# loadgen's modules about what arrives when: pure, shared with the simulator
-LOAD_AS_DATA = {
-    f"loadgen.{name}" for name in ("arrivals", "lengths", "load_file", "rates", "traces", "traffic")
-}
+GROUND = {"analysis", "autoscale.kube", "loadgen.plan"}  # every room stands on these
 
-# room -> the rooms it may import, itself always included; the longest matching prefix names a module's room
-ALLOWED: dict[str, set[str]] = {
-    "analysis": set(),
-    "loadgen": {
-        "analysis.access",
-        "analysis.documents",
-        "analysis.errors",
-        "analysis.files",
-        "analysis.histogram",
-        "analysis.redact",
-        "analysis.run",
-        "analysis.slo",
+# room -> what it may import besides itself and the ground; the longest matching prefix names a module's room
+ABOVE: dict[str, set[str]] = {
+    "loadgen.wire": {"loadgen.failing"},
+    "loadgen.run": {"loadgen.failing", "loadgen.wire"},
+    "loadgen.in_locust": {"loadgen.failing", "loadgen.wire", "loadgen.run"},
+    "loadgen.failing": set(),
+    "loadgen.completions": {"loadgen.in_locust"},
+    "loadgen.chat": {"loadgen.in_locust"},
+    "autoscale.typed_json": set(),
+    "autoscale.signal_target": {"autoscale.typed_json"},
+    "autoscale.recommendation": {"autoscale.signal_target", "autoscale.typed_json"},
+    "autoscale.profiles": set(),
+    "autoscale.hpa": set(),
+    "autoscale.sim.engine": {"autoscale.profiles"},
+    "autoscale.sim.fleet": {"autoscale.hpa", "autoscale.profiles", "autoscale.sim.engine"},
+    "autoscale.sim.http": {
+        "autoscale.hpa",
+        "autoscale.profiles",
+        "autoscale.sim.engine",
+        "autoscale.sim.fleet",
     },
-    "autoscale.profiles": {"analysis"},
-    "autoscale.hpa": {"analysis.errors"},
-    "autoscale.sim": {"analysis", "autoscale.profiles", "autoscale.hpa", *LOAD_AS_DATA},
+    "autoscale.sim": set(),
     "autoscale.recommend": {
-        "analysis",
         "autoscale.profiles",
-        "autoscale.hpa",
+        "autoscale.recommendation",
+        "autoscale.signal_target",
         "autoscale.sim",
-        *LOAD_AS_DATA,
     },
-    "autoscale.observe": {"analysis"},
+    "autoscale.observe": set(),
     "autoscale.deploy": {
-        "analysis.errors",
-        "analysis.documents",
-        "analysis.files",
-        "autoscale.profiles",
         "autoscale.hpa",
+        "autoscale.profiles",
+        "autoscale.recommendation",
+        "autoscale.signal_target",
     },
-    "autoscale.show.pages": {"analysis", "autoscale"},  # pages show everything
-    "autoscale.check": {"analysis", "autoscale.kube.cluster", "autoscale.hpa"},
+    "autoscale.lint": {"autoscale.deploy", "autoscale.hpa", "autoscale.profiles"},  # deploy's rules of size
+    "autoscale.check": {"autoscale.lint", "autoscale.recommendation"},
+    "autoscale.show": {"autoscale"},  # shows everything
+    "autoscale.cli": {"autoscale"},
+}
+ALLOWED = {room: GROUND | others for room, others in ABOVE.items()} | {
+    "analysis": set(),
+    "autoscale.kube": {"analysis"},
+    "loadgen.plan": {"analysis"},
+    "loadgen": set(),
 }
 COMMAND_LINE = (  # may import every room
     "autoscale",
-    *(
-        f"autoscale.{name}"
-        for name in ("__main__", "checking", "cli", "demo", "examples", "progress", "render")
-    ),
+    *(f"autoscale.{name}" for name in ("__main__", "check_command", "cli", "demo", "examples")),
 )
 WITH_LOCUST = {
     "loadgen.in_locust.users",
     "loadgen.in_locust.coordinator",
     "loadgen.in_locust.statistics",
     "loadgen.in_locust.web",
+    "loadgen.in_locust.worker",
+    "loadgen.in_locust.worker_process",
+    "loadgen.in_locust.workers",
+    "loadgen.in_locust.server_look",
     "loadgen.completions",
     "loadgen.chat",
 }
@@ -152,6 +162,15 @@ def test_no_two_files_import_each_other() -> None:
 
     for name in sorted(graph):
         visit(name, ())
+
+
+def test_what_a_load_offers_is_known_without_locust_and_gevent() -> None:
+    names = [name for name in MODULES if name.startswith("loadgen.plan.")]
+    code = f"import sys, {', '.join(names)}; print([m for m in ('locust', 'gevent') if m in sys.modules])"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert result.stdout.strip() == "[]"
 
 
 def test_the_command_line_starts_without_any_heavy_library() -> None:

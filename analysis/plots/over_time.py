@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -51,19 +52,7 @@ def timeline(
     figure, axes = stacked(count, title, height=1.75)
     known = [table for table in (load, signals if shown else None, replicas) if table is not None]
     scale, unit = time_unit(max(float(table["time_s"].max()) for table in known))
-    for axis in axes:
-        for k, (from_s, to_s) in enumerate(breaches):
-            label = "SLO broken" if k == 0 and axis is axes[0] else None
-            axis.axvspan(
-                from_s / scale,
-                to_s / scale,
-                facecolor=VERMILION,
-                alpha=0.16,
-                hatch="////",
-                edgecolor=VERMILION,
-                linewidth=0,
-                label=label,
-            )
+    _shade(axes, [(from_s / scale, to_s / scale) for from_s, to_s in breaches])
     if load is not None:
         for name in ("offered", "served"):
             line(axes[0], load["time_s"] / scale, load[f"{name}_rps"], STYLES[name], name)
@@ -100,6 +89,22 @@ def timeline(
         legend(axis)
     axes[-1].set_xlabel(f"time ({unit})")
     return figure
+
+
+def _shade(axes: Sequence[Axes], breaches: Sequence[tuple[float, float]]) -> None:
+    """Mark on every panel the spans in which the SLO was broken."""
+    for axis in axes:
+        for k, (start, end) in enumerate(breaches):
+            axis.axvspan(
+                start,
+                end,
+                facecolor=VERMILION,
+                alpha=0.16,
+                hatch="////",
+                edgecolor=VERMILION,
+                linewidth=0,
+                label="SLO broken" if k == 0 and axis is axes[0] else None,
+            )
 
 
 def latency_over_time(

@@ -1,23 +1,25 @@
 """Prove a scale-out: preflight of an HPA, watch, verdict phase by phase.
 
-`preflight` tells what stands in an HPA's way; `check` watches a cluster or a fleet through the door
-(`autoscale.observe`) and judges; `replay` judges recorded evidence again.
+`preflight` tells what stands in an HPA's way; `prove` watches a cluster or a fleet through the door
+(`autoscale.observe`) and judges; `judge_again` judges recorded evidence again.
 """
 
 from __future__ import annotations
 
-from autoscale.check.preflight import Finding, preflight
-from autoscale.check.verdict import Criterion, Expectation, Judgement
-from autoscale.check.watch import CheckResult, State, check, replay
+from autoscale.check.criteria.criterion import Criterion
+from autoscale.check.expectation import Expectation
+from autoscale.check.live_view import WatchState
+from autoscale.check.preflight import preflight
+from autoscale.check.verdict import Judgement
+from autoscale.check.watch import CheckResult, judge_again, prove
 
 __all__ = [
     "CheckResult",
     "Criterion",
     "Expectation",
-    "Finding",
     "Judgement",
-    "State",
-    "check",
+    "WatchState",
+    "judge_again",
     "preflight",
-    "replay",
+    "prove",
 ]

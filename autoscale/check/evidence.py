@@ -19,8 +19,8 @@ import yaml
 
 from analysis import run as runs
 from analysis.errors import BadRun
+from autoscale.check.client_view import ClientView
 from autoscale.check.replicas import counts
-from autoscale.check.scaleout import Load
 from autoscale.check.timeline import Timeline
 from autoscale.kube.cluster import Observation, read_observations
 
@@ -86,15 +86,15 @@ def observations(run_dir: Path) -> Iterator[Observation]:
     return read_observations(run_dir / OBSERVATIONS)
 
 
-def load_of(run_dir: Path, slo: str | None, rate: float = 1.0, ahead_s: float = 0.0) -> Load:
-    """What clients saw, from the load generator's run directory; an empty Load when it holds no requests.
+def load_of(run_dir: Path, slo: str | None, rate: float = 1.0, ahead_s: float = 0.0) -> ClientView:
+    """What clients saw, from the load generator's run directory; an empty one when it holds no requests.
 
     The SLO is the one given, otherwise the one in the run's header.
     """
     from analysis.slo import parse_slo
 
     if not (run_dir / runs.HEADER).exists():
-        return Load(rate=rate, ahead_s=ahead_s)
+        return ClientView(rate=rate, ahead_s=ahead_s)
     run = runs.read(run_dir)
     text = slo or run.header.get("slo")
     plan = run.header.get("stages") or (run.header.get("load") or {}).get("stages") or []
@@ -104,7 +104,7 @@ def load_of(run_dir: Path, slo: str | None, rate: float = 1.0, ahead_s: float = 
         requests = run.requests.copy()
         for column in ("due_s", "sent_s", "first_token_s", "last_token_s"):
             requests[column] += run.started_at
-    return Load(
+    return ClientView(
         requests=requests,
         slo=parse_slo(text) if isinstance(text, str) and text else None,
         changes_s=[t * rate + ahead_s for t in changes],

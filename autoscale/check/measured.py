@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from autoscale.check.replicas import Replica
+from autoscale.check.replicas import SeenReplica
 from autoscale.check.scaleout import History
 
 INSIDE_ENGINE_INIT = 1e18  # bytes/s: weights cost nothing of their own, their time lies inside engine_init
 
 
-def overlay(past: History, weight_bytes: float | None = None) -> dict[str, Any]:
+def profile_changes(past: History, weight_bytes: float | None = None) -> dict[str, Any]:
     """Nested keys of a profile (cold_start, metric_path) as measured; {} when no new replica became ready.
 
     Each phase is {median_s, p95_s}; of fewer than 20 starts the p95 is the largest. Weights are a rate of their own
@@ -50,12 +50,12 @@ def _metric_path(past: History) -> dict[str, Any]:
     return {"metric_path": {"ingestion_delay_s": _phase(delays)["median_s"], "scrape_interval_s": 1.0}}
 
 
-def _all_placed_s(unit: Replica) -> float:
+def _all_placed_s(unit: SeenReplica) -> float:
     """When the first pod ran, but not before the last one had its node: waiting for nodes is no group join."""
     return max(unit.first_started_s, unit.scheduled_s)
 
 
-def _logged(unit: Replica, *phases: str) -> float:
+def _logged(unit: SeenReplica, *phases: str) -> float:
     """Seconds that the leader's log gives to the phases, 0 for what it does not tell."""
     total, before_s = 0.0, unit.started_s
     for moment_s, phase in sorted((s, p) for p, s in unit.leader.log_s.items()):

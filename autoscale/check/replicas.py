@@ -7,12 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from analysis.numbers import known
-from autoscale.check.timeline import NAN, PodRecord, Timeline
+from autoscale.check.records import NAN, PodRecord
+from autoscale.check.timeline import Timeline
 from autoscale.kube.kinds import LWS_GROUP_INDEX, LWS_WORKER_INDEX
+from autoscale.kube.workload import Workload
 
 
 @dataclass(frozen=True)
-class Replica:
+class SeenReplica:
     """One replica with its pods, the leader first. A moment of the replica is that of its last pod."""
 
     name: str
@@ -69,12 +71,12 @@ class Replica:
         return NAN if len(moments) < self.size or any(math.isnan(m) for m in moments) else max(moments)
 
 
-def replicas(timeline: Timeline) -> list[Replica]:
+def replicas(timeline: Timeline) -> list[SeenReplica]:
     """All replicas that the target ever had while it was watched, in order of creation."""
     pods = timeline.own_pods()
     if timeline.kind != "LeaderWorkerSet":
-        return [Replica(pod.name, (pod,), 1) for pod in pods]
-    size = int(((timeline.target.get("spec") or {}).get("leaderWorkerTemplate") or {}).get("size") or 1)
+        return [SeenReplica(pod.name, (pod,), 1) for pod in pods]
+    size = Workload(timeline.target).size
     leaders = [pod for pod in pods if pod.labels.get(LWS_WORKER_INDEX) == "0"]
     return [_group(leader, _following(leader, leaders), pods, size) for leader in leaders]
 
@@ -90,7 +92,7 @@ def _following(leader: PodRecord, leaders: Iterable[PodRecord]) -> float:
     return min(later, default=math.inf)
 
 
-def _group(leader: PodRecord, until_s: float, pods: list[PodRecord], size: int) -> Replica:
+def _group(leader: PodRecord, until_s: float, pods: list[PodRecord], size: int) -> SeenReplica:
     """The leader with the newest pod of each worker index that was created in its life."""
     workers: dict[str, PodRecord] = {}
     for pod in pods:
@@ -98,7 +100,7 @@ def _group(leader: PodRecord, until_s: float, pods: list[PodRecord], size: int) 
         own = pod.labels.get(LWS_GROUP_INDEX) == leader.labels.get(LWS_GROUP_INDEX)
         if own and index != "0" and leader.created_s - 1 <= pod.created_s < until_s:
             workers[index] = pod
-    return Replica(leader.name, (leader, *(workers[i] for i in sorted(workers, key=int))), size)
+    return SeenReplica(leader.name, (leader, *(workers[i] for i in sorted(workers, key=int))), size)
 
 
 def counts(timeline: Timeline) -> list[tuple[float, float, float, float, float]]:

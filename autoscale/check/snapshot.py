@@ -8,20 +8,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from autoscale.kube.cluster import Cluster, ClusterError, Observation
-from autoscale.kube.kinds import LWS_NAME, LWS_WORKER_INDEX, SCALED, plural_of
+from autoscale.kube.kinds import BY_PLURAL, KINDS, LWS_NAME, SCALED, plural_of
+from autoscale.kube.objects import Object
+from autoscale.kube.pod import Pod
 from autoscale.kube.quantity import milli
 from autoscale.kube.scaler import Hpa
-from autoscale.kube.selectors import selector_text, selects
+from autoscale.kube.workload import GROUPED, Workload
+from autoscale.lint.live import READ
 
 NEEDED = ("horizontalpodautoscalers", "pods")
 HELPFUL = ("events", "nodes", "podmonitorings", "podmonitors")
+FOR_RULES = tuple(map(plural_of, READ))  # what else the linter's rules look at, where the account may list it
 
 
 @dataclass(frozen=True)
-class Answer:
+class MetricAnswer:
     """What the custom metrics API said about one metric: values in milli-units, or why there are none."""
 
     values_milli: dict[str, int] | None
@@ -36,50 +39,49 @@ class Snapshot:
     """Objects by resource and name, answers by (metric, selector), and what could not be listed with its reason."""
 
     at_s: float
-    objects: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
-    answers: dict[tuple[str, str], Answer] = field(default_factory=dict)
+    objects: dict[str, dict[str, Object]] = field(default_factory=dict)
+    answers: dict[tuple[str, str], MetricAnswer] = field(default_factory=dict)
     hidden: dict[str, ClusterError] = field(default_factory=dict)
 
-    def all(self, resource: str) -> list[dict[str, Any]]:
+    def all(self, resource: str) -> list[Object]:
         """The objects of one resource."""
         return list(self.objects.get(resource, {}).values())
 
-    def hpa(self, name: str) -> dict[str, Any] | None:
+    def unseen(self, kinds: Iterable[str]) -> set[str]:
+        """Kinds of which nothing is known; one that the cluster does not have is known to be without objects."""
+        return {
+            kind
+            for kind in kinds
+            if plural_of(kind) not in self.objects
+            and not (plural_of(kind) in self.hidden and self.hidden[plural_of(kind)].status == 404)
+        }
+
+    def hpa(self, name: str) -> Hpa | None:
         """The HPA of that name."""
-        return self.objects.get("horizontalpodautoscalers", {}).get(name)
+        found = self.objects.get("horizontalpodautoscalers", {}).get(name)
+        return None if found is None else Hpa(found)
 
-    def target(self, hpa: dict[str, Any]) -> dict[str, Any] | None:
-        """The object that the HPA scales; None when it was not seen."""
-        read = Hpa(hpa)
-        return self.objects.get(plural_of(read.target_kind), {}).get(read.target_name)
+    def target(self, hpa: Hpa) -> Workload | None:
+        """What the HPA scales; None when it was not seen."""
+        found = self.objects.get(plural_of(hpa.target_kind), {}).get(hpa.target_name)
+        return None if found is None else Workload(found)
 
-    def pods_of(self, hpa: dict[str, Any]) -> list[dict[str, Any]]:
+    def pods_of(self, hpa: Hpa) -> list[Pod]:
         """Every pod of the target, workers included."""
-        if Hpa(hpa).target_kind == "LeaderWorkerSet":
-            name = Hpa(hpa).target_name
-            return [p for p in self.all("pods") if (p["metadata"].get("labels") or {}).get(LWS_NAME) == name]
+        if hpa.target_kind == GROUPED:
+            pods = map(Pod, self.all("pods"))
+            return [pod for pod in pods if pod.labels.get(LWS_NAME) == hpa.target_name]
         return self.counted_pods(hpa)
 
-    def counted_pods(self, hpa: dict[str, Any]) -> list[dict[str, Any]]:
+    def counted_pods(self, hpa: Hpa) -> list[Pod]:
         """The pods that the HPA counts: those that the scale subresource's selector matches."""
-        selector = scale_selector(self.target(hpa))
-        if not selector:
-            return []
-        return [p for p in self.all("pods") if selects(selector, p["metadata"].get("labels"))]
+        target = self.target(hpa)
+        return [] if target is None else list(filter(target.counts, map(Pod, self.all("pods"))))
 
-
-def scale_selector(target: dict[str, Any] | None) -> str:
-    """The selector that the target's scale subresource shows to the HPA; "" when it has none."""
-    if target is None:
-        return ""
-    if target.get("kind") == "LeaderWorkerSet":
-        return str((target.get("status") or {}).get("hpaPodSelector") or "")
-    return selector_text((target.get("spec") or {}).get("selector"))
-
-
-def is_leader(pod: dict[str, Any]) -> bool:
-    """Whether a pod leads its group (or has no group)."""
-    return (pod["metadata"].get("labels") or {}).get(LWS_WORKER_INDEX, "0") == "0"
+    def answer(self, hpa: Hpa, metric: str) -> MetricAnswer | None:
+        """What the metrics API said of a metric for the pods that the HPA counts; None when it was not asked."""
+        target = self.target(hpa)
+        return self.answers.get((metric, target.scale_selector if target else ""))
 
 
 def fold(observations: Iterable[Observation], until_s: float = float("inf")) -> Snapshot:
@@ -92,7 +94,7 @@ def fold(observations: Iterable[Observation], until_s: float = float("inf")) -> 
         if seen.resource == "custommetrics":
             answer = seen.object
             values = answer.get("values")
-            now.answers[answer["metric"], answer.get("labelSelector") or ""] = Answer(
+            now.answers[answer["metric"], answer.get("labelSelector") or ""] = MetricAnswer(
                 None if values is None else {pod: milli(value) for pod, value in values.items()},
                 answer.get("answer"),
                 bool(answer.get("absent")),
@@ -114,27 +116,35 @@ def fold(observations: Iterable[Observation], until_s: float = float("inf")) -> 
 def take(cluster: Cluster, namespace: str, hpa_name: str, clock: Callable[[], float] = time.time) -> Snapshot:
     """The state of a live cluster, as far as it may be read. Raises ClusterError when it cannot be reached at all."""
     now = Snapshot(clock())
-    for resource in (*NEEDED, *(plural_of(kind) for kind in SCALED), *HELPFUL):
-        _list(cluster, now, resource, None if resource == "nodes" else namespace)
+    for resource in dict.fromkeys((*NEEDED, *map(plural_of, SCALED), *HELPFUL, *FOR_RULES)):
+        _list(cluster, now, resource, namespace if BY_PLURAL[resource].namespaced else None)
     hpa = now.hpa(hpa_name)
-    if hpa is None:
+    target = now.target(hpa) if hpa else None
+    if hpa is None or target is None or not target.scale_selector:
         return now
-    for metric in Hpa(hpa).metric_names("Pods"):
-        selector = scale_selector(now.target(hpa))
-        if not selector:
-            continue
-        pods = {p["metadata"]["name"]: p["status"].get("phase", "") for p in now.counted_pods(hpa)}
-        try:
-            values = cluster.custom_metric(namespace, metric, selector)
-            now.answers[metric, selector] = Answer(values, pods=pods)
-        except ClusterError as error:
-            now.answers[metric, selector] = Answer(None, error.status, error.absent, str(error), pods)
+    pods = {pod.name: pod.phase for pod in now.counted_pods(hpa)}
+    for metric in hpa.metric_names("Pods"):
+        now.answers[metric, target.scale_selector] = ask(
+            cluster, namespace, metric, target.scale_selector, pods
+        )
     return now
 
 
-def _list(cluster: Cluster, now: Snapshot, resource: str, namespace: str | None) -> None:
+def ask(
+    cluster: Cluster, namespace: str, metric: str, selector: str, pods: dict[str, str] | None = None
+) -> MetricAnswer:
+    """What the custom metrics API answers, as the HPA asks it."""
     try:
-        now.objects[resource] = {o["metadata"]["name"]: o for o in cluster.list(resource, namespace)}
+        return MetricAnswer(cluster.custom_metric(namespace, metric, selector), pods=pods)
+    except ClusterError as error:
+        return MetricAnswer(None, error.status, error.absent, str(error), pods)
+
+
+def _list(cluster: Cluster, now: Snapshot, resource: str, namespace: str | None) -> None:
+    kind = next(name for name, found in KINDS.items() if found.plural == resource)
+    shape = {"apiVersion": KINDS[kind].api, "kind": kind}
+    try:
+        now.objects[resource] = {o["metadata"]["name"]: shape | o for o in cluster.list(resource, namespace)}
     except ClusterError as error:
         if error.status is None or error.status == 401:
             raise

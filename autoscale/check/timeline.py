@@ -14,82 +14,21 @@ import math
 import sys
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 from analysis.numbers import known
+from autoscale.check import pod_moments
+from autoscale.check.records import NAN, Gap, MetricSample, PodRecord, Resize
 from autoscale.kube.cluster import Observation, log_phase, timestamp_s
-from autoscale.kube.kinds import ACCELERATORS, LWS_NAME, SCALED, plural_of
+from autoscale.kube.kinds import LWS_NAME, SCALED, plural_of
+from autoscale.kube.objects import Object, mapping
+from autoscale.kube.pod import accelerators_of
 from autoscale.kube.quantity import milli
 from autoscale.kube.scaler import Hpa
 from autoscale.kube.selectors import selector_text, selects
 
-NAN = math.nan
 SAMPLES_KEPT = 40_000  # 3 hours of two metrics every second fit with room
 LATE_S = 1.25  # a receipt this long after the stamped second began still counts as prompt
-
-
-@dataclass
-class PodRecord:
-    """One pod. Every `_s` is unix seconds on the observer's clock; NaN = did not happen, or was not seen."""
-
-    uid: str
-    name: str
-    labels: dict[str, str]
-    accelerators: int = 0
-    node: str | None = None
-    phase: str = "Pending"
-    owner: str = ""
-    seen_s: float = NAN  # last heard of
-    created_s: float = NAN
-    scheduled_s: float = NAN
-    initialized_s: float = NAN
-    pulling_s: float = NAN
-    pulled_s: float = NAN
-    started_s: float = NAN
-    ready_s: float = NAN
-    deleting_s: float = NAN
-    gone_s: float = NAN
-    unready_s: float = NAN  # the last time that Ready was lost after it had been reached
-    unschedulable: str = ""  # the scheduler's last reason
-    asked_for_node_s: float = NAN  # the node autoscaler announced a scale-up for this pod
-    no_node: str = ""  # the node autoscaler's reason not to
-    restarts: int = 0
-    waiting: str = ""  # reason why its container does not run, e.g. ImagePullBackOff
-    log_s: dict[str, float] = field(default_factory=dict)  # start-up phase -> when the log told its end
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One reading of a metric: usage_milli is the mean over the pods that reported, values_milli each of them."""
-
-    time_s: float
-    metric: str
-    usage_milli: float  # NaN: no answer
-    values_milli: dict[str, int] | None = None  # None: only the mean is known (HPA status)
-
-
-@dataclass(frozen=True)
-class Decision:
-    """The target's size was changed."""
-
-    time_s: float
-    before: int
-    after: int
-    by_hpa: bool
-    reason: str = ""
-    late: bool = False  # found by a new list, not seen as it happened
-
-
-@dataclass(frozen=True)
-class Gap:
-    """A span that was not watched; `lost`: changes in it may never have been seen."""
-
-    resource: str
-    from_s: float
-    to_s: float
-    lost: bool
-    reason: str
 
 
 class Timeline:
@@ -100,19 +39,17 @@ class Timeline:
 
     def __init__(self, hpa_name: str | None = None) -> None:
         self.hpa_name = hpa_name
-        self.hpa: dict[str, Any] = {}
-        self.target: dict[str, Any] = {}
+        self.hpa: Object = {}
+        self.target: Object = {}
         self.pods: dict[str, PodRecord] = {}
-        self.decisions: list[Decision] = []
-        self.samples: deque[Sample] = deque(maxlen=SAMPLES_KEPT)
+        self.decisions: list[Resize] = []
+        self.samples: deque[MetricSample] = deque(maxlen=SAMPLES_KEPT)
         self.gaps: list[Gap] = []
         self.syncs_s: deque[float] = deque(maxlen=64)  # when the HPA was seen to act
-        self.nodes: dict[str, dict[str, Any]] = {}
+        self.nodes: dict[str, Object] = {}
         self.node_seen_s: dict[str, float] = {}
         self.target_ready: list[tuple[float, int]] = []  # (time_s, readyReplicas) of the target's status
-        self.log: deque[dict[str, Any]] = deque(
-            maxlen=2_000
-        )  # what happened, for events.jsonl and the live view
+        self.log: deque[Object] = deque(maxlen=2_000)  # what happened, for events.jsonl and the live view
         self.logged = 0
         self.first_s = self.last_s = NAN
         self.clock_offset_s = 0.0
@@ -240,7 +177,7 @@ class Timeline:
                 self.note(seen.time_s, "condition", f"{kind}={condition['status']} {condition['reason']}")
         for metric, usage in Hpa(seen.object).usage_milli().items():
             if status != previous:
-                self.samples.append(Sample(seen.time_s, metric, usage))
+                self.samples.append(MetricSample(seen.time_s, metric, usage))
 
     @property
     def _targets_seen(self) -> bool:
@@ -273,7 +210,7 @@ class Timeline:
         if claims:  # the HPA's own time is the better one where the target's change was received late
             at_s, by_hpa = min(at_s, claims[-1][0]), True
         reason = next((text for _, _, text in reversed(claims) if text), "")
-        self.decisions.append(Decision(at_s, before, size, by_hpa, reason, late))
+        self.decisions.append(Resize(at_s, before, size, by_hpa, reason, late))
         self.note(at_s, "decision", f"{before} -> {size} replicas", reason=reason)
 
     @property
@@ -289,7 +226,7 @@ class Timeline:
         floor_s = self.decisions[-2].time_s if len(self.decisions) > 1 else self.first_s - 1.0
         if at_s > floor_s and (made.by_hpa or at_s < made.time_s + 5):
             time_s = min(made.time_s, at_s)
-            self.decisions[-1] = Decision(time_s, made.before, size, True, reason or made.reason, made.late)
+            self.decisions[-1] = Resize(time_s, made.before, size, True, reason or made.reason, made.late)
 
     def _pod(self, seen: Observation) -> None:
         metadata, status = seen.object["metadata"], seen.object.get("status") or {}
@@ -301,22 +238,16 @@ class Timeline:
             if seen.type == "DELETED" and metadata.get("creationTimestamp") is None:
                 return
             pod = self.pods[uid] = PodRecord(uid, metadata["name"], dict(metadata.get("labels") or {}))
-            pod.accelerators = _accelerators(seen.object.get("spec") or {})
+            pod.accelerators = sum(accelerators_of(mapping(seen.object.get("spec"))).values())
             pod.created_s = self.moment(seen.time_s, metadata.get("creationTimestamp"))
             for reason, time_s in self._events.pop(pod.name, {}).items():
-                self._pod_event(pod, reason, time_s, "")
+                pod_moments.event(self, pod, reason, time_s, "")
         pod.labels = dict(metadata.get("labels") or pod.labels)
         pod.node = (seen.object.get("spec") or {}).get("nodeName") or pod.node
         pod.phase = status.get("phase", pod.phase)
-        self._conditions(pod, seen, status, fresh)
-        self._containers(pod, seen, status)
-        if metadata.get("deletionTimestamp") and math.isnan(pod.deleting_s):
-            grace_s = float(metadata.get("deletionGracePeriodSeconds") or 0)
-            asked = timestamp_s(metadata["deletionTimestamp"])
-            stamp = None if asked is None else _rfc3339(asked - grace_s)
-            at_s = self.moment(seen.time_s, stamp)
-            pod.deleting_s = seen.time_s if at_s < pod.seen_s - 1.0 else at_s
-            self.note(pod.deleting_s, "pod", f"{pod.name} is being deleted")
+        pod_moments.conditions(self, pod, seen, fresh)
+        pod_moments.containers(self, pod, seen)
+        pod_moments.deletion(self, pod, seen)
         if seen.type == "DELETED":
             pod.gone_s = seen.time_s
             if math.isnan(pod.deleting_s):
@@ -335,36 +266,6 @@ class Timeline:
             earlier.deleting_s = seen.time_s if math.isnan(earlier.deleting_s) else earlier.deleting_s
         self._named[name] = uid
 
-    def _conditions(self, pod: PodRecord, seen: Observation, status: dict[str, Any], fresh: bool) -> None:
-        for condition in status.get("conditions") or []:
-            at_s = self.moment(seen.time_s, condition.get("lastTransitionTime"))
-            holds = condition["status"] == "True"
-            match condition["type"]:
-                case "PodScheduled":
-                    pod.unschedulable = (
-                        "" if holds else str(condition.get("message") or condition.get("reason") or "")
-                    )
-                    if holds and math.isnan(pod.scheduled_s):
-                        pod.scheduled_s = at_s
-                case "Initialized" if holds and math.isnan(pod.initialized_s):
-                    pod.initialized_s = at_s
-                case "Ready":
-                    if holds and math.isnan(pod.ready_s):
-                        pod.ready_s = at_s
-                        if not fresh:
-                            self.note(at_s, "pod", f"{pod.name} is ready")
-                    elif not holds and pod.ready_s < at_s:
-                        pod.unready_s = at_s
-
-    def _containers(self, pod: PodRecord, seen: Observation, status: dict[str, Any]) -> None:
-        found = status.get("containerStatuses") or []
-        pod.restarts = max([pod.restarts, *(int(c.get("restartCount") or 0) for c in found)])
-        waiting = [(c.get("state") or {}).get("waiting") for c in found]
-        pod.waiting = next((str(w.get("reason", "")) for w in waiting if w), "")
-        starts = [(c.get("state") or {}).get("running", {}).get("startedAt") for c in found]
-        if found and all(starts) and math.isnan(pod.started_s):
-            pod.started_s = max(self.moment(seen.time_s, start) for start in starts)
-
     def _event(self, seen: Observation) -> None:
         event = seen.object
         about, reason = event.get("involvedObject") or {}, str(event.get("reason") or "")
@@ -376,7 +277,7 @@ class Timeline:
                 (p for p in reversed(self.pods.values()) if p.name == about.get("name")), None
             )
             if pod:
-                self._pod_event(pod, reason, at_s, message)
+                pod_moments.event(self, pod, reason, at_s, message)
             elif reason in ("Pulling", "Pulled", "TriggeredScaleUp") and len(self._events) < 1_000:
                 self._events.setdefault(str(about.get("name")), {})[reason] = at_s
         elif about.get("kind") == "HorizontalPodAutoscaler" and about.get("name") == self.hpa_name:
@@ -385,20 +286,6 @@ class Timeline:
                 self._claim(at_s, size, message.partition("reason: ")[2])
             elif event.get("type") == "Warning" and seen.type == "ADDED":
                 self.note(at_s, "hpa", message, reason=reason)
-
-    def _pod_event(self, pod: PodRecord, reason: str, at_s: float, message: str) -> None:
-        match reason:
-            case "TriggeredScaleUp" if math.isnan(pod.asked_for_node_s):
-                pod.asked_for_node_s = at_s
-                self.note(at_s, "node", f"the node autoscaler adds nodes for {pod.name}", detail=message)
-            case "NotTriggerScaleUp":
-                pod.no_node = message
-            case "FailedScheduling" if math.isnan(pod.scheduled_s):
-                pod.unschedulable = message or pod.unschedulable
-            case "Pulling" if math.isnan(pod.pulling_s):
-                pod.pulling_s = at_s
-            case "Pulled" if math.isnan(pod.pulled_s):
-                pod.pulled_s = at_s
 
     def _node(self, seen: Observation) -> None:
         name = seen.object["metadata"]["name"]
@@ -420,10 +307,12 @@ class Timeline:
             return
         values = answer.get("values")
         if not values:
-            self.samples.append(Sample(seen.time_s, answer["metric"], NAN, {} if values == {} else None))
+            self.samples.append(
+                MetricSample(seen.time_s, answer["metric"], NAN, {} if values == {} else None)
+            )
             return
         read = {sys.intern(pod): milli(value) for pod, value in values.items()}
-        self.samples.append(Sample(seen.time_s, answer["metric"], sum(read.values()) / len(read), read))
+        self.samples.append(MetricSample(seen.time_s, answer["metric"], sum(read.values()) / len(read), read))
         if str(answer.get("agent", "")).find("horizontal-pod-autoscaler") >= 0:
             self.syncs_s.append(seen.time_s)
 
@@ -458,14 +347,3 @@ class Timeline:
         for line in seen.object.get("lines") or []:
             if phase := log_phase(str(line.get("text", ""))):
                 pod.log_s.setdefault(phase, self.moment(seen.time_s, line.get("time")))
-
-
-def _accelerators(spec: dict[str, Any]) -> int:
-    limits = [(c.get("resources") or {}).get("limits") or {} for c in spec.get("containers") or []]
-    return sum(int(limit.get(kind) or 0) for limit in limits for kind in ACCELERATORS)
-
-
-def _rfc3339(unix_s: float) -> str:
-    from datetime import UTC, datetime
-
-    return datetime.fromtimestamp(unix_s, UTC).isoformat().replace("+00:00", "Z")

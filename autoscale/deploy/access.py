@@ -7,10 +7,10 @@ from typing import Any
 from autoscale.deploy.choices import MetricsPath, Options
 from autoscale.deploy.meta import meta
 from autoscale.deploy.scaling import external_name, metric_name
-from autoscale.deploy.targets import Target
 from autoscale.deploy.yaml_out import Note
 from autoscale.kube.kinds import LWS_API
 from autoscale.profiles import Profile
+from autoscale.signal_target import SignalTarget
 
 Object = dict[str, Any]
 
@@ -21,7 +21,9 @@ METRICS_GROUP = "custom.metrics.k8s.io"
 LWS_GROUP = LWS_API.split("/")[0]
 
 
-def checker(profile: Profile, options: Options, path: MetricsPath, targets: list[Target]) -> list[Object]:
+def checker(
+    profile: Profile, options: Options, path: MetricsPath, targets: list[SignalTarget]
+) -> list[Object]:
     """ServiceAccount, Role with binding in the set's namespace, ClusterRole with binding for nodes and API services."""
     namespace = profile.deploy.namespace
     subject = {"kind": "ServiceAccount", "name": ACCOUNT, "namespace": namespace}
@@ -78,7 +80,7 @@ def checker(profile: Profile, options: Options, path: MetricsPath, targets: list
 
 
 def _namespace_rules(
-    profile: Profile, options: Options, path: MetricsPath, targets: list[Target]
+    profile: Profile, options: Options, path: MetricsPath, targets: list[SignalTarget]
 ) -> list[Any]:
     rules: list[Any] = [
         {"apiGroups": [""], "resources": ["pods", "events"], "verbs": READ},
@@ -103,7 +105,7 @@ def _namespace_rules(
     return rules
 
 
-def _metrics_rule(profile: Profile, path: MetricsPath, targets: list[Target]) -> Object:
+def _metrics_rule(profile: Profile, path: MetricsPath, targets: list[SignalTarget]) -> Object:
     group, names = METRICS_GROUP, [f"pods/{metric_name(profile, path, target.signal)}" for target in targets]
     if path == "keda":
         group, names = "external.metrics.k8s.io", [external_name(index) for index in range(len(targets))]

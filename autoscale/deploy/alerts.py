@@ -13,10 +13,11 @@ from autoscale.deploy.choices import MetricsPath
 from autoscale.deploy.meta import meta
 from autoscale.deploy.monitoring import managed
 from autoscale.deploy.scaling import vllm_metric
-from autoscale.deploy.targets import Plan, Target, decimal
+from autoscale.deploy.targets import Plan, decimal
 from autoscale.deploy.yaml_out import Note
 from autoscale.kube.vllm_names import SIGNALS
 from autoscale.profiles import Profile
+from autoscale.signal_target import SignalTarget
 
 Object = dict[str, Any]
 
@@ -143,7 +144,7 @@ def _scaling_alerts(profile: Profile) -> list[Object]:
     ]
 
 
-def _below_target(target: Target) -> str:
+def _below_target(target: SignalTarget) -> str:
     value = decimal(target.quantity)
     record = RECORDS[target.signal]
     return (

@@ -7,7 +7,7 @@ from typing import Any
 from autoscale.deploy import sizing
 from autoscale.deploy.choices import MetricsPath, Options
 from autoscale.deploy.meta import meta
-from autoscale.deploy.targets import Plan, Target, decimal
+from autoscale.deploy.targets import Plan, decimal
 from autoscale.deploy.yaml_out import Note, plain
 from autoscale.hpa import HpaSpec, format_milli
 from autoscale.hpa import parse_quantity as parse
@@ -15,6 +15,7 @@ from autoscale.kube.kinds import LWS_API
 from autoscale.kube.scaler import hpa_object, pods_metric
 from autoscale.kube.vllm_names import hpa_metric_name, prometheus_name
 from autoscale.profiles import Profile
+from autoscale.signal_target import SignalTarget
 
 Object = dict[str, Any]
 
@@ -136,12 +137,12 @@ def _pool(profile: Profile, max_replicas: int) -> str:
     )
 
 
-def _why(target: Target, plan: Plan) -> str:
+def _why(target: SignalTarget, plan: Plan) -> str:
     interval = f" Interval {target.interval[0]} to {target.interval[1]}." if target.interval else ""
     return plan.source + interval
 
 
-def _pods_metric(profile: Profile, path: MetricsPath, target: Target, plan: Plan) -> Object:
+def _pods_metric(profile: Profile, path: MetricsPath, target: SignalTarget, plan: Plan) -> Object:
     quantity, why = target.quantity, _why(target, plan)
     engines = profile.replica.data_parallel
     if target.signal == "kv_usage":
@@ -152,7 +153,7 @@ def _pods_metric(profile: Profile, path: MetricsPath, target: Target, plan: Plan
     return pods_metric(metric_name(profile, path, target.signal), Note(why, quantity))
 
 
-def _trigger(profile: Profile, options: Options, target: Target, plan: Plan) -> Object:
+def _trigger(profile: Profile, options: Options, target: SignalTarget, plan: Plan) -> Object:
     return {
         "type": "prometheus",
         "metricType": "AverageValue",

@@ -6,13 +6,14 @@ The arithmetic is text because it is printed where the figure is used: a reader 
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 
 from analysis.errors import BadInput
-from analysis.numbers import Z99
+from analysis.numbers import known
+from analysis.slo import parse_slo
 from autoscale.kube.vllm_names import version_tuple
 from autoscale.profiles import Profile
+from loadgen.plan.lengths import parse_lengths
 
 MARGIN = (
     1.5  # a slow start is waited for; a stuck one is restarted this much later than it should have been ready
@@ -139,29 +140,11 @@ def _up(value: float, step: int) -> int:
 
 
 def _bound_s(slo: str, metric: str) -> float | None:
-    found = re.search(rf"{metric}(?:_p[\d.]+)?=([\d.]+)(ms|s)", slo)
-    return float(found[1]) * (0.001 if found[2] == "ms" else 1.0) if found else None
+    return next((term.bound_s for term in parse_slo(slo).terms if term.metric == metric), None)
 
 
-def _p99(lengths: str) -> float:
-    """99th percentile of a length distribution as the load generator writes it (fixed, uniform, normal, lognormal)."""
-    kind, _, rest = lengths.partition(":")
-    try:
-        numbers = [float(part) for part in rest.split(",")]
-        if kind == "fixed":
-            return numbers[0]
-        low, high = numbers
-    except (ValueError, IndexError):
-        raise BadInput(
-            "unreadable output lengths",
-            value=lengths,
-            expected="fixed:N, uniform:A,B, normal:M,S or lognormal:M,S",
-        ) from None
-    match kind:
-        case "uniform":
-            return low + 0.99 * (high - low)
-        case "normal":
-            return low + Z99 * high
-        case "lognormal":
-            return low * math.exp(Z99 * high)
-    raise BadInput("unknown length distribution", value=kind, expected="fixed, uniform, normal or lognormal")
+def _p99(output_tokens: str) -> float:
+    tokens = parse_lengths(output_tokens).p99()
+    if not known(tokens):
+        raise BadInput("output lengths", value=output_tokens, expected="a distribution, not those of a trace")
+    return tokens

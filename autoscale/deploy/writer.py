@@ -29,6 +29,7 @@ from autoscale.deploy.meta import MANAGED_BY, OWNER
 from autoscale.deploy.targets import Plan
 from autoscale.deploy.yaml_out import dump, dump_all, plain
 from autoscale.profiles import Profile, load, names, overlay
+from autoscale.recommendation import Recommendation
 
 Object = dict[str, Any]
 File = tuple[str, str]  # path below the set's directory, text
@@ -53,7 +54,7 @@ class Part:
 
 def objects(
     profile: Profile,
-    recommendation: Mapping[str, Any] | None = None,
+    recommendation: Recommendation | None = None,
     metrics: MetricsPath | None = None,
     options: Options | None = None,
 ) -> list[Object]:
@@ -73,7 +74,7 @@ def objects(
 
 def write_set(
     profile: Profile,
-    recommendation: Mapping[str, Any] | None = None,
+    recommendation: Recommendation | None = None,
     metrics: MetricsPath | None = None,
     options: Options | None = None,
 ) -> list[File]:
@@ -99,7 +100,7 @@ def write_set(
     return files
 
 
-def reference_files(recommendations: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, str]:
+def reference_files(recommendations: Mapping[str, Recommendation] | None = None) -> dict[str, str]:
     """Everything under manifests/, path -> text: one set per profile, the load generator's, and the dashboard.
 
     `recommendations` maps profile names to recommendations; profiles without one carry their tutorial's target.

@@ -15,6 +15,7 @@ from typing import Any
 from analysis.errors import BadInput, SourceUnavailable
 from autoscale.kube.clocks import Clocks
 from autoscale.kube.cluster import ClusterError
+from autoscale.kube.objects import Object
 
 PAGE = 500  # objects per list page: a large namespace never lies in one answer
 ANSWER_S = (10.0, 30.0)  # to connect, between two reads
@@ -22,7 +23,6 @@ SILENCE_S = 75.0  # a watch without a byte for this long: the connection is dead
 DROPPED = (http.client.HTTPException, OSError, ValueError)
 REFUSED_OBJECT = (400, 409, 422)
 
-Object = dict[str, Any]
 Query = Sequence[tuple[str, str]]
 
 

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from analysis.errors import BadRun, SourceUnavailable
 from analysis.files import json_value
+from autoscale.kube.objects import Object
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Observation:
     time_s: float
     resource: str
     type: str
-    object: dict[str, Any]
+    object: Object
 
     def as_dict(self) -> dict[str, Any]:
         """The line that an evidence file holds."""
@@ -79,7 +80,7 @@ class Cluster(Protocol):
         """The clock of its observations, unix s; a fleet with a compressed control plane has one of its own."""
         ...
 
-    def list(self, resource: str, namespace: str | None = None, selector: str = "") -> list[dict[str, Any]]:
+    def list(self, resource: str, namespace: str | None = None, selector: str = "") -> list[Object]:
         """Current objects of one resource. Raises ClusterError; forbidden has status 403, an unknown resource 404."""
         ...
 
@@ -91,7 +92,7 @@ class Cluster(Protocol):
         """Pod name -> value in milli-units, as the custom metrics API answers an HPA. Raises ClusterError."""
         ...
 
-    def scale(self, hpa: dict[str, Any], replicas: int) -> None:
+    def scale(self, hpa: Object, replicas: int) -> None:
         """Write the scale subresource of the HPA's target: the only call that changes anything."""
         ...
 
@@ -109,7 +110,7 @@ def timestamp_s(text: str | None) -> float | None:
 _BULK = ("managedFields", "kubectl.kubernetes.io/last-applied-configuration")
 
 
-def slim(resource: str, found: dict[str, Any]) -> dict[str, Any]:
+def slim(resource: str, found: Object) -> Object:
     """The object without what no judgement needs: managedFields, the last applied text, a node's image list."""
     metadata = {key: value for key, value in (found.get("metadata") or {}).items() if key != _BULK[0]}
     if annotations := metadata.get("annotations"):

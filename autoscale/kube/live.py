@@ -16,6 +16,7 @@ from analysis.errors import BadInput
 from autoscale.kube.api import Api
 from autoscale.kube.cluster import ClusterError, Observation, log_phase, slim
 from autoscale.kube.kinds import SCALED, object_path, resource_path
+from autoscale.kube.objects import Object
 from autoscale.kube.quantity import milli
 from autoscale.kube.watcher import Watcher
 
@@ -35,9 +36,7 @@ class LiveCluster(Api):
         self._lock = threading.Lock()
         self._metrics_root: str | None = None
 
-    def list(
-        self, resource: str, namespace: str | None = None, selector: str = ""
-    ) -> builtins.list[dict[str, Any]]:
+    def list(self, resource: str, namespace: str | None = None, selector: str = "") -> builtins.list[Object]:
         """Current objects of one resource, page by page. Raises ClusterError."""
         return self.list_with_version(resource, namespace, selector)[0]
 
@@ -83,7 +82,7 @@ class LiveCluster(Api):
         self._metrics_root = root
         return {item["describedObject"]["name"]: milli(item["value"]) for item in answer.get("items") or []}
 
-    def scale(self, hpa: dict[str, Any], replicas: int) -> None:
+    def scale(self, hpa: Object, replicas: int) -> None:
         """Write the scale subresource of the HPA's target: the only call that changes anything."""
         reference, namespace = hpa["spec"]["scaleTargetRef"], hpa["metadata"]["namespace"]
         if reference["kind"] not in SCALED:
@@ -98,7 +97,7 @@ class LiveCluster(Api):
 
     def list_with_version(
         self, resource: str, namespace: str | None, selector: str = ""
-    ) -> tuple[builtins.list[dict[str, Any]], str]:
+    ) -> tuple[builtins.list[Object], str]:
         """The objects and the version from which a watch continues."""
         query = [("labelSelector", selector)] if selector else []
         found, page = self.pages(resource_path(resource, namespace), query)

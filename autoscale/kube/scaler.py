@@ -11,24 +11,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+from autoscale.kube.objects import Object, conditions, items, mapping
 from autoscale.kube.quantity import milli_or_none
+from autoscale.kube.vllm_names import signal_of
 
 DEFAULT_TOLERANCE = 0.1  # the controller manager's --horizontal-pod-autoscaler-tolerance
 KIND = "HorizontalPodAutoscaler"
 API = "autoscaling/v2"
 Direction = Literal["scaleUp", "scaleDown"]
 DIRECTIONS: tuple[Direction, ...] = ("scaleUp", "scaleDown")
-Object = dict[str, Any]
-
-
-def mapping(value: object) -> Object:
-    """The value when it is a mapping, else an empty one."""
-    return value if isinstance(value, dict) else {}
-
-
-def items(value: object) -> list[Any]:
-    """The value when it is a list, else an empty one."""
-    return value if isinstance(value, list) else []
 
 
 @dataclass(frozen=True)
@@ -101,6 +92,11 @@ class Hpa:
         """Condition type -> condition."""
         return conditions(self.object)
 
+    @property
+    def active_reason(self) -> str:
+        """Reason of the condition ScalingActive, also while it holds; "" before the first sync."""
+        return str(self.conditions.get("ScalingActive", {}).get("reason") or "")
+
     def metric_names(self, kind: str) -> list[str]:
         """Names of the metrics of one type."""
         return [metric.name for metric in self.metrics if metric.kind == kind]
@@ -108,6 +104,11 @@ class Hpa:
     def targets_milli(self) -> dict[str, int]:
         """Metric name -> averageValue in milli-units, of Pods and External metrics."""
         return {m.name: m.milli for m in self.metrics if _per_pod(m) and m.milli}
+
+    def signal_targets(self) -> dict[str, float]:
+        """Signal of vLLM -> averageValue, of the metrics that are one."""
+        named = ((signal_of(name), milli) for name, milli in self.targets_milli().items())
+        return {signal: milli / 1000 for signal, milli in named if signal is not None}
 
     def usage_milli(self) -> dict[str, int]:
         """Metric name -> the mean that the status shows (before the controller fills in missing pods)."""
@@ -161,15 +162,6 @@ def _metrics(holder: Object, key: str, inner: str) -> Iterator[ScalerMetric]:
 
 def _per_pod(metric: ScalerMetric) -> bool:
     return metric.kind in ("Pods", "External") and metric.average
-
-
-def conditions(found: Object) -> dict[str, Object]:
-    """Condition type -> condition of an HPA or a pod."""
-    return {
-        str(c["type"]): c
-        for c in map(mapping, items(mapping(found.get("status")).get("conditions")))
-        if "type" in c
-    }
 
 
 def pods_metric(name: str, target: object) -> Object:

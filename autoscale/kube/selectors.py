@@ -6,7 +6,7 @@ Source: k8s.io/apimachinery/pkg/labels; an empty selector matches everything.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 Labels = Mapping[str, str | None]  # None: the label is there, with a value that is not known
@@ -99,7 +99,13 @@ def parse_selector(text: str) -> list[Term]:
     return found
 
 
+def object_selects(selector: object, labels: Labels | None) -> bool:
+    """Whether a LabelSelector object matches labels; what is no object selects everything, as an empty one does."""
+    return all(term.holds(labels or {}) for term in terms_of(selector))
+
+
 def selects(selector: object, labels: Labels | None) -> bool:
-    """Whether a LabelSelector object, or a selector text, matches labels."""
-    terms: Iterable[Term] = parse_selector(selector) if isinstance(selector, str) else terms_of(selector)
-    return all(term.holds(labels or {}) for term in terms)
+    """Whether a LabelSelector object, or a selector text, matches labels. Raises ValueError for a text that is none."""
+    if not isinstance(selector, str):
+        return object_selects(selector, labels)
+    return all(term.holds(labels or {}) for term in parse_selector(selector))

@@ -1,4 +1,4 @@
-"""What the three signals are called: by vLLM's version in Prometheus, and by the metric path in an HPA.
+"""What vLLM's metrics are called, by its version: the three signals, all it exports with their types, and HPA names.
 
 | signal | Prometheus name | unit per pod |
 |---|---|---|
@@ -16,16 +16,55 @@ from __future__ import annotations
 import re
 
 SIGNALS = ("waiting", "running", "kv_usage")
-OLD_KV, NEW_KV = "vllm:gpu_cache_usage_perc", "vllm:kv_cache_usage_perc"
-KV_RENAMED_IN = (0, 9, 2)
-
-_PROMETHEUS = {"waiting": "vllm:num_requests_waiting", "running": "vllm:num_requests_running"}
-_SIGNAL_OF = {
-    "num_requests_waiting": "waiting",
-    "num_requests_running": "running",
-    "gpu_cache_usage_perc": "kv_usage",
-    "kv_cache_usage_perc": "kv_usage",
+PREFIX = "vllm:"
+SIGNAL_NAMES = {  # without the prefix, the newest first
+    "waiting": ("num_requests_waiting",),
+    "running": ("num_requests_running",),
+    "kv_usage": ("kv_cache_usage_perc", "gpu_cache_usage_perc"),
 }
+COLUMN_COUNTERS = {  # column of a run's metrics -> counter, without the _total of its page
+    "preemptions_total": "num_preemptions",
+    "prompt_tokens_total": "prompt_tokens",
+    "generation_tokens_total": "generation_tokens",
+    "requests_total": "request_success",
+}
+NEW_KV, OLD_KV = (PREFIX + name for name in SIGNAL_NAMES["kv_usage"])
+KV_RENAMED_IN, KV_HIDDEN_IN, KV_GONE_IN = (
+    (0, 9, 2),
+    (0, 11),
+    (0, 12),
+)  # the new name; the old one behind a flag, gone
+V0_GONE_IN = (0, 11)
+NEWEST = (9999,)  # latest, nightly
+
+_SIGNAL_OF = {name: signal for signal, names in SIGNAL_NAMES.items() for name in names}
+
+GAUGES = {
+    *_SIGNAL_OF, "num_requests_waiting_by_reason", "lora_requests_info", "cache_config_info", "engine_sleep_state",
+}  # fmt: skip
+V0_GAUGES = {
+    "num_requests_swapped", "cpu_cache_usage_perc", "cpu_prefix_cache_hit_rate", "gpu_prefix_cache_hit_rate",
+    "avg_prompt_throughput_toks_per_s", "avg_generation_throughput_toks_per_s",
+}  # fmt: skip
+COUNTERS = {
+    *COLUMN_COUNTERS.values(), "prefix_cache_queries", "prefix_cache_hits", "gpu_prefix_cache_queries",
+    "gpu_prefix_cache_hits", "external_prefix_cache_queries", "external_prefix_cache_hits", "mm_cache_queries",
+    "mm_cache_hits", "corrupted_requests", "prompt_tokens_cached", "prompt_tokens_by_source",
+}  # fmt: skip
+HISTOGRAMS = {
+    "iteration_tokens_total", "time_to_first_token_seconds", "time_per_output_token_seconds",
+    "inter_token_latency_seconds", "request_time_per_output_token_seconds", "e2e_request_latency_seconds",
+    "request_queue_time_seconds", "request_inference_time_seconds", "request_prefill_time_seconds",
+    "request_decode_time_seconds", "request_prompt_tokens", "request_generation_tokens", "request_params_n",
+    "request_params_max_tokens", "request_max_num_generation_tokens", "request_prefill_kv_computed_tokens",
+}  # fmt: skip
+# what production-stack's router exports about its backends, not the engines (src/vllm_router/services/metrics_service)
+ROUTER = {
+    "current_qps", "avg_decoding_length", "num_prefill_requests", "num_decoding_requests", "healthy_pods_total",
+    "avg_latency", "avg_itl", "num_requests_swapped", "num_incoming_requests", "num_incoming_requests_total",
+    "router_queueing_delay_seconds",
+}  # fmt: skip
+_FAMILIES = re.compile(r"(spec_decode|nixl|kv_block|kv_offload|estimated|model|lora|tool_call|healthy)_?\w*")
 
 
 def version_tuple(version: str) -> tuple[int, ...]:
@@ -38,7 +77,7 @@ def prometheus_name(signal: str, vllm_version: str) -> str:
     """The metric that this version of vLLM exports for a signal."""
     if signal == "kv_usage":
         return NEW_KV if version_tuple(vllm_version) >= KV_RENAMED_IN else OLD_KV
-    return _PROMETHEUS[signal]
+    return PREFIX + SIGNAL_NAMES[signal][0]
 
 
 def hpa_metric_name(signal: str, vllm_version: str, path: str) -> str:
@@ -64,3 +103,42 @@ def signal_of(metric_name: str) -> str | None:
         if bare in _SIGNAL_OF:
             return _SIGNAL_OF[bare]
     return None
+
+
+def image_version(image: str) -> tuple[int, ...] | None:
+    """vLLM's version by an image's tag; NEWEST for latest, nightly and no tag, None when the tag does not tell."""
+    name = image.split("@")[0].rsplit("/", 1)[-1]
+    name, _, tag = name.partition(":")
+    if "vllm" not in name:
+        return None
+    if tag in ("", "latest") or tag.startswith("nightly"):
+        return None if "@" in image else NEWEST
+    return version_tuple(tag) if re.match(r"v?\d{1,2}\.\d{1,3}", tag) else None
+
+
+def metric_of(series: str) -> str:
+    """The metric's own name: without prefix, histogram parts and the counter's _total."""
+    name = series.removeprefix("vllm:")
+    if name in HISTOGRAMS:
+        return name
+    name = re.sub(r"_(bucket|sum|count|created)$", "", name)
+    return name.removesuffix("_total") if name.removesuffix("_total") in COUNTERS else name
+
+
+def of_router(series: str) -> bool:
+    """Whether a router in front of the engines exports it, not the engines."""
+    return series.removeprefix("vllm:") in ROUTER - V0_GAUGES
+
+
+def type_of(series: str) -> str | None:
+    """gauge, counter or histogram; None for a name that is not known."""
+    name = metric_of(series)
+    for kind, names in (("gauge", GAUGES | V0_GAUGES), ("counter", COUNTERS), ("histogram", HISTOGRAMS)):
+        if name in names:
+            return kind
+    return None
+
+
+def may_export(series: str) -> bool:
+    """Whether vLLM is known to export a series, or it belongs to a family whose members change with each version."""
+    return type_of(series) is not None or _FAMILIES.fullmatch(metric_of(series)) is not None

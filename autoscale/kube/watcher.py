@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from autoscale.kube.api import DROPPED
 from autoscale.kube.cluster import ClusterError, Observation, slim
 from autoscale.kube.kinds import resource_path
+from autoscale.kube.objects import Object
 
 WATCH_S = 60  # a watch is renewed this often, so that a dead connection is noticed soon
 HIDDEN_RETRY_S = 60.0
@@ -39,7 +40,7 @@ class Watched(Protocol):
         """One request; the open response."""
         ...
 
-    def list_with_version(self, resource: str, namespace: str | None) -> tuple[list[dict[str, Any]], str]:
+    def list_with_version(self, resource: str, namespace: str | None) -> tuple[list[Object], str]:
         """The objects and the version from which a watch continues."""
         ...
 
@@ -72,9 +73,7 @@ class Watcher(threading.Thread):
             done,
         )
         self.version: str | None = None
-        self.known: dict[
-            str, dict[str, Any]
-        ] = {}  # key -> object as last seen (for events: its version only)
+        self.known: dict[str, Object] = {}  # key -> object as last seen (for events: its version only)
         self.seen_once = False
         self.blind_since_s: float | None = None
         self.reason = ""
@@ -156,7 +155,7 @@ class Watcher(threading.Thread):
             with suppress(*DROPPED):
                 answer.close()
 
-    def _event(self, event: dict[str, Any]) -> None:
+    def _event(self, event: Object) -> None:
         kind, found = event["type"], event["object"]
         if kind == "ERROR":
             raise ClusterError(
@@ -168,7 +167,7 @@ class Watcher(threading.Thread):
 
     # --- telling ---
 
-    def _tell(self, kind: str, found: dict[str, Any]) -> None:
+    def _tell(self, kind: str, found: Object) -> None:
         key = _key(found)
         if kind == "DELETED":
             self.known.pop(key, None)
@@ -184,7 +183,7 @@ class Watcher(threading.Thread):
         if self.resource == "pods":
             self._read_log(found)
 
-    def _read_log(self, pod: dict[str, Any]) -> None:
+    def _read_log(self, pod: Object) -> None:
         """Once a pod got ready, its log tells weights and compile apart; without the right to read it, they stay one."""
         name, ready = pod["metadata"]["name"], _is_ready(pod)
         if not ready or not self.seen_once or pod["metadata"].get("uid") in self.read_logs:
@@ -259,15 +258,15 @@ def _lines(answer: Any) -> Iterator[bytes]:
         yield from filter(None, lines)
 
 
-def _key(found: dict[str, Any]) -> str:
+def _key(found: Object) -> str:
     metadata = found["metadata"]
     return str(metadata.get("uid") or metadata["name"])
 
 
-def _version(found: dict[str, Any]) -> str:
+def _version(found: Object) -> str:
     return str((found.get("metadata") or {}).get("resourceVersion") or "")
 
 
-def _is_ready(pod: dict[str, Any]) -> bool:
+def _is_ready(pod: Object) -> bool:
     conditions = (pod.get("status") or {}).get("conditions") or []
     return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)

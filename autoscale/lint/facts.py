@@ -7,13 +7,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
+from autoscale.kube.kinds import SCALABLE
+from autoscale.kube.objects import Object, items, mapping
+from autoscale.kube.selectors import object_selects
+from autoscale.kube.vllm_names import COUNTERS, GAUGES, HISTOGRAMS
 from autoscale.lint import query as lint_query
 from autoscale.lint import shell
-from autoscale.lint.findings import Located, items, mapping
-from autoscale.lint.metrics import COUNTERS, GAUGES, HISTOGRAMS
-from autoscale.lint.parts import SCALABLE, Server, Template, matches, serves, templates_of
+from autoscale.lint.findings import Located
+from autoscale.lint.parts import PodTemplate, VllmServer, serves, templates_of
 from autoscale.lint.query import Shape
 from autoscale.lint.scalers import Metric, Scaler, scaler_of
 from autoscale.lint.sources import AdapterRule, adapter_rules
@@ -25,6 +27,7 @@ SCRAPES = {
     "PodMonitor": ("podMetricsEndpoints", "metricRelabelings"),
     "ServiceMonitor": ("endpoints", "metricRelabelings"),
 }
+VLLM_FLAGS = {"max-num-seqs", "max-num-batched-tokens", "gpu-memory-utilization"}  # no other server has these
 
 
 @dataclass
@@ -74,7 +77,7 @@ class Facts:
         if rule is None or rule.query.selectors == ():
             return "unknown"
         inner = re.sub(r"\b(by|without)\s*\([^)]*\)", "", rule.query.text)  # one group is the object itself
-        return lint_query.read(inner).shape
+        return lint_query.read_query(inner).shape
 
     @cached_property
     def renamed(self) -> set[str]:
@@ -102,12 +105,12 @@ class Facts:
         return self._first_labels
 
     @cached_property
-    def templates(self) -> list[Template]:
+    def templates(self) -> list[PodTemplate]:
         """Every pod template of the set."""
         return [template for located in self.objects for template in templates_of(located)]
 
     @cached_property
-    def templates_by_owner(self) -> dict[tuple[str, str, str], list[Template]]:
+    def templates_by_owner(self) -> dict[tuple[str, str, str], list[PodTemplate]]:
         """Templates by kind, namespace and name of their workload."""
         index = defaultdict(list)
         for template in self.templates:
@@ -115,12 +118,12 @@ class Facts:
         return dict(index)
 
     @cached_property
-    def servers(self) -> list[Server]:
+    def servers(self) -> list[VllmServer]:
         """Every vLLM API server of the set."""
         return [server for template in self.templates for server in self._servers(template)]
 
     @cached_property
-    def servers_by_owner(self) -> dict[tuple[str, str, str], list[Server]]:
+    def servers_by_owner(self) -> dict[tuple[str, str, str], list[VllmServer]]:
         """Servers by kind, namespace and name of their workload."""
         index = defaultdict(list)
         for server in self.servers:
@@ -128,7 +131,7 @@ class Facts:
         return dict(index)
 
     @cached_property
-    def servers_by_space(self) -> dict[str, list[Server]]:
+    def servers_by_space(self) -> dict[str, list[VllmServer]]:
         """Servers by namespace."""
         index = defaultdict(list)
         for server in self.servers:
@@ -167,10 +170,10 @@ class Facts:
         """Whether a controller makes a Service of this name (a LeaderWorkerSet does)."""
         return bool(self.by_name("LeaderWorkerSet", name))
 
-    def selected(self, selector: object, namespace: str | None = None) -> list[Server]:
+    def selected(self, selector: object, namespace: str | None = None) -> list[VllmServer]:
         """Servers whose pods a selector chooses, in one namespace or in all."""
         pairs = mapping(mapping(selector).get("matchLabels"))
-        near: list[Server] = self.servers
+        near: list[VllmServer] = self.servers
         if pairs:
             key, value = next(iter(pairs.items()))
             near = self._servers_by_label.get((str(key), str(value)), []) + self._servers_by_label.get(
@@ -181,24 +184,25 @@ class Facts:
         return [
             server
             for server in near
-            if namespace in (None, server.owner.namespace) and matches(selector, server.template.labels)
+            if namespace in (None, server.owner.namespace)
+            and object_selects(selector, server.template.labels)
         ]
 
     @cached_property
-    def _servers_by_label(self) -> dict[tuple[str, str | None], list[Server]]:
+    def _servers_by_label(self) -> dict[tuple[str, str | None], list[VllmServer]]:
         index = defaultdict(list)
         for server in self.servers:
             for pair in server.template.labels.items():
                 index[pair].append(server)
         return dict(index)
 
-    def commands(self, template: Template, container: dict[str, Any]) -> list[list[str]]:
+    def commands(self, template: PodTemplate, container: Object) -> list[list[str]]:
         """The simple commands of a container, scripts from mounted ConfigMaps included."""
         if id(container) not in self._commands:
             self._commands[id(container)] = list(self._read_commands(template, container))
         return self._commands[id(container)]
 
-    def _read_commands(self, template: Template, container: dict[str, Any]) -> Iterator[list[str]]:
+    def _read_commands(self, template: PodTemplate, container: Object) -> Iterator[list[str]]:
         argv = shell.words(container)
         yield from shell.commands(argv)
         text = " ".join(argv)
@@ -218,27 +222,28 @@ class Facts:
                                 shell.expand(script, shell.environment(container))
                             )
 
-    def _servers(self, template: Template) -> Iterator[Server]:
+    def _servers(self, template: PodTemplate) -> Iterator[VllmServer]:
         for path, container in template.containers(init=False):
-            found = None
-            for argv in self.commands(template, container):
-                if serves(argv):
-                    found = argv
-            image = str(container.get("image") or "")
-            if (
-                found is None
-                and "vllm" in image
-                and not container.get("command")
-                and template.role != "worker"
-            ):
-                argv = shell.words(container)  # the image's own entry point is the API server
-                if "model" in shell.flags(argv) or "vllm-openai" in image:
-                    found = argv
+            found = next(filter(serves, reversed(self.commands(template, container))), None)
+            if found is None and template.role != "worker":
+                found = self._presumed(template, container)
             if found is not None:
-                yield Server(template, path, container, found, shell.flags(found))
+                yield VllmServer(template, path, container, found, shell.flags(found))
+
+    def _presumed(self, template: PodTemplate, container: Object) -> list[str] | None:
+        """The arguments of a server whose command line does not say so: vLLM's image, or another with vLLM's flags."""
+        image = str(container.get("image") or "")
+        if "vllm" in image and not container.get("command"):
+            argv = shell.words(container)  # the image's own entry point is the API server
+            if "model" in shell.flags(argv) or "vllm-openai" in image:
+                return argv
+        if template.owner.kind not in SCALABLE:
+            return None
+        commands = self.commands(template, container)
+        return next((argv for argv in commands if VLLM_FLAGS & set(shell.flags(argv))), None)
 
 
-def _renaming(rule: dict[str, Any], names: Iterable[str]) -> Iterator[str]:
+def _renaming(rule: Object, names: Iterable[str]) -> Iterator[str]:
     """The new names that a relabelling rule gives to series."""
     if rule.get("targetLabel") != "__name__" or str(rule.get("action", "replace")).lower() != "replace":
         return

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from analysis.documents import Key
 from autoscale.kube.kinds import CLUSTER_WIDE
+from autoscale.kube.objects import Object, mapping
 
 Severity = Literal["error", "warning", "note"]
 Places = Mapping[int, Mapping[Key, tuple[int, int]]]  # id of a mapping or list -> its key -> (line, column)
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+RANK = {severity: number for number, severity in enumerate(SEVERITIES)}
 _SARIF_LEVEL = {"error": "error", "warning": "warning", "note": "note"}
 
 
 @dataclass(frozen=True)
 class Finding:
     """One thing that is wrong. error: the HPA will not work or an outage follows; warning: works, but costs or
-    breaks under load; note: advice. `line` and `column` count from 1, 0 = unknown."""
+    breaks under load; note: advice, or normal and worth knowing because it looks like a fault. `line` and `column` count
+    from 1, 0 = unknown."""
 
     severity: Severity
     code: str
@@ -33,6 +37,14 @@ class Finding:
     file: str = ""
     line: int = 0
     column: int = 0
+    evidence: Mapping[str, Any] = dataclasses.field(
+        default_factory=dict, compare=False
+    )  # a live cluster's figures
+
+    @property
+    def cause(self) -> str:
+        """What is wrong and what follows, in one text."""
+        return f"{self.problem} {self.consequence}".strip()
 
     @property
     def object(self) -> str:
@@ -50,7 +62,7 @@ class Finding:
 class Located:
     """A Kubernetes object (or the text of a script, kind Script) and where it was read."""
 
-    object: dict[str, Any]
+    object: Object
     file: str = ""
     line: int = 0
     places: Places = field(default_factory=dict, compare=False, repr=False)
@@ -77,12 +89,12 @@ class Located:
         return str(self.metadata.get("namespace") or "default")
 
     @property
-    def metadata(self) -> dict[str, Any]:
+    def metadata(self) -> Object:
         """The metadata as a mapping, empty when it is anything else."""
         return mapping(self.object.get("metadata"))
 
     @property
-    def spec(self) -> dict[str, Any]:
+    def spec(self) -> Object:
         """The spec as a mapping, empty when it is anything else."""
         return mapping(self.object.get("spec"))
 
@@ -99,7 +111,14 @@ class Located:
         return place
 
     def finding(
-        self, severity: Severity, code: str, path: tuple[Key, ...], problem: str, consequence: str, fix: str
+        self,
+        severity: Severity,
+        code: str,
+        path: tuple[Key, ...],
+        problem: str,
+        consequence: str,
+        fix: str,
+        evidence: Mapping[str, Any] | None = None,
     ) -> Finding:
         """A finding about the value at `path` of this object."""
         line, column = self.at(*path)
@@ -116,6 +135,7 @@ class Located:
             self.file,
             line,
             column,
+            evidence or {},
         )
 
 
@@ -147,7 +167,7 @@ class Report:
             "errors": self.errors,
             "warnings": self.warnings,
             "objects": self.objects,
-            "findings": [asdict(finding) for finding in self.findings],
+            "findings": [_as_json(finding) for finding in self.findings],
             "notes": self.notes,
         }
 
@@ -179,6 +199,12 @@ class Report:
         }
 
 
+def _as_json(finding: Finding) -> dict[str, Any]:
+    """Every field; evidence, which only a live cluster gives, where there is some."""
+    found = asdict(finding)
+    return found if finding.evidence else {key: value for key, value in found.items() if key != "evidence"}
+
+
 def _sarif_result(finding: Finding, index: Mapping[str, int]) -> dict[str, Any]:
     text = f"{finding.problem} {finding.consequence} Fix: {finding.fix}"
     named = "/".join(part for part in (finding.kind, finding.namespace, finding.name, finding.field) if part)
@@ -201,11 +227,10 @@ def _sarif_result(finding: Finding, index: Mapping[str, int]) -> dict[str, Any]:
 
 def ordered(findings: list[Finding]) -> list[Finding]:
     """Without repetition: errors first, then by file, line, object and code."""
-    rank = {severity: number for number, severity in enumerate(SEVERITIES)}
     return sorted(
         set(findings),
         key=lambda f: (
-            rank[f.severity],
+            RANK[f.severity],
             f.file,
             f.line,
             f.kind,
@@ -227,13 +252,3 @@ def dotted(path: tuple[Key, ...]) -> str:
         else:
             text += f".{key}" if text else key
     return text
-
-
-def mapping(value: Any) -> dict[str, Any]:
-    """The value when it is a mapping, else an empty one."""
-    return value if isinstance(value, dict) else {}
-
-
-def items(value: Any) -> list[Any]:
-    """The value when it is a list, else an empty one."""
-    return value if isinstance(value, list) else []

@@ -1,7 +1,7 @@
 """The linter: what kubectl accepts and the HPA never forgives, over files, objects or a live cluster.
 
-    paths --lint_read.read--> located objects --Facts--> rules --> findings
-    cluster --lint_live-------^
+    paths --read--> located objects --Facts--> rules --> findings
+    cluster --live.snapshot---^
 
 The rules are pure; each module of them looks at one thing, and they are listed in RULES.
 """
@@ -10,19 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
+from autoscale.kube.objects import Object
 from autoscale.lint.facts import Facts
 from autoscale.lint.findings import Finding, Located, Report, ordered
-from autoscale.lint.read import read, sets
+from autoscale.lint.read import read_manifests, sets
 from autoscale.lint.rules import adapter as lint_adapter
 from autoscale.lint.rules import any as lint_any
+from autoscale.lint.rules import autoscaling_metric as lint_autoscaling_metric
 from autoscale.lint.rules import behavior as lint_behavior
 from autoscale.lint.rules import capacity as lint_capacity
 from autoscale.lint.rules import hpa as lint_hpa
 from autoscale.lint.rules import keda as lint_keda
 from autoscale.lint.rules import load as lint_load
 from autoscale.lint.rules import memory as lint_memory
+from autoscale.lint.rules import metric_name as lint_metric_name
 from autoscale.lint.rules import path as lint_path
 from autoscale.lint.rules import pods as lint_pods
 from autoscale.lint.rules import rollout as lint_rollout
@@ -38,9 +40,11 @@ RULES: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     lint_behavior.rules,
     lint_targets.rules,
     lint_keda.rules,
+    lint_metric_name.rules,
     lint_path.rules,
     lint_scrape.rules,
     lint_adapter.rules,
+    lint_autoscaling_metric.rules,
     lint_service.rules,
     lint_pods.rules,
     lint_volumes.rules,
@@ -70,7 +74,7 @@ def lint_files(paths: Sequence[Path], *, max_nodes: int | None = None) -> Report
 
     Broken YAML is a finding. Raises BadInput for a path that does not exist or holds nothing to lint.
     """
-    loaded = read(paths)
+    loaded = read_manifests(paths)
     report = lint_objects(loaded.objects, max_nodes=max_nodes)
     return Report(
         ordered(loaded.findings + report.findings), loaded.notes + report.notes, len(loaded.objects)
@@ -93,7 +97,7 @@ def lint_cluster(
 
 
 def lint_objects(
-    objects: Iterable[Located | dict[str, Any]],
+    objects: Iterable[Located | Object],
     *,
     max_nodes: int | None = None,
     unseen: Iterable[str] = (),

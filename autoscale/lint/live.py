@@ -42,7 +42,7 @@ def snapshot(api: Api, namespace: str | None) -> tuple[list[Located], set[str], 
             )
             continue
         located = (Located({"apiVersion": kind.api, **item, "kind": name}) for item in found)
-        objects += filter(_is_of_interest, located)
+        objects += filter(of_interest, located)
     if len(unseen) == len(READ):
         raise SourceUnavailable(
             "the cluster lets this account read nothing", next_step="grant list, or use another context"
@@ -50,8 +50,8 @@ def snapshot(api: Api, namespace: str | None) -> tuple[list[Located], set[str], 
     return objects, unseen, notes
 
 
-def _is_of_interest(located: Located) -> bool:
-    """Not what the cluster runs for itself, unless it serves metrics."""
+def of_interest(located: Located) -> bool:
+    """Whether rules look at an object of a live cluster: not what it runs for itself, unless that serves metrics."""
     if located.namespace in SYSTEM:
         return any(word in located.name for word in _ADAPTERS)
     if located.kind == "ConfigMap" and located.name == "kube-root-ca.crt":

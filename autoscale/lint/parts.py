@@ -11,15 +11,15 @@ from typing import Any
 
 from analysis.errors import BadInput
 from autoscale.hpa import parse_quantity
-from autoscale.kube.kinds import LWS_LABEL
-from autoscale.lint.findings import Key, Located, items, mapping
-from autoscale.lint.metrics import image_version
+from autoscale.kube.kinds import ACCELERATORS, LWS_LABEL
+from autoscale.kube.objects import Object, items, mapping
+from autoscale.kube.vllm_names import image_version
+from autoscale.lint.findings import Key, Located
 
 Path = tuple[Key, ...]
 Labels = dict[str, str | None]  # None: set by a controller, any value
 
 VLLM_PORT = 8000  # --port's default
-SCALABLE = ("Deployment", "StatefulSet", "ReplicaSet", "LeaderWorkerSet")
 _TEMPLATES: dict[str, Path] = {
     "Deployment": ("spec", "template"),
     "StatefulSet": ("spec", "template"),
@@ -29,11 +29,10 @@ _TEMPLATES: dict[str, Path] = {
     "CronJob": ("spec", "jobTemplate", "spec", "template"),
     "Pod": (),
 }
-CHIPS = ("nvidia.com/gpu", "google.com/tpu", "amd.com/gpu")
 
 
 @dataclass(frozen=True)
-class Template:
+class PodTemplate:
     """A pod template; `role` is "pod", or "leader" or "worker" of a group."""
 
     owner: Located
@@ -42,7 +41,7 @@ class Template:
     labels: Labels
 
     @property
-    def content(self) -> dict[str, Any]:
+    def content(self) -> Object:
         """The template itself."""
         value: Any = self.owner.object
         for key in self.path:
@@ -50,16 +49,16 @@ class Template:
         return mapping(value)
 
     @property
-    def spec(self) -> dict[str, Any]:
+    def spec(self) -> Object:
         """The pod's spec."""
         return mapping(self.content.get("spec"))
 
     @property
-    def annotations(self) -> dict[str, Any]:
+    def annotations(self) -> Object:
         """The pod's annotations."""
         return mapping(mapping(self.content.get("metadata")).get("annotations"))
 
-    def containers(self, *, init: bool = True) -> Iterator[tuple[Path, dict[str, Any]]]:
+    def containers(self, *, init: bool = True) -> Iterator[tuple[Path, Object]]:
         """Every container with its path in the object."""
         for key in ("initContainers", "containers") if init else ("containers",):
             for index, container in enumerate(items(self.spec.get(key))):
@@ -73,12 +72,12 @@ class Template:
 
 
 @dataclass(frozen=True)
-class Server:
+class VllmServer:
     """A container that serves vLLM's HTTP API, and what its command line says."""
 
-    template: Template
+    template: PodTemplate
     path: Path
-    container: dict[str, Any]
+    container: Object
     argv: list[str]
     flags: dict[str, str]
 
@@ -152,14 +151,14 @@ class Server:
         return isinstance(port, int | str) and int(port) == self.port
 
 
-def chips_of(container: Mapping[str, Any]) -> int:
+def chips_of(container: Mapping[str, object]) -> int:
     """Accelerator chips that a container asks for."""
     resources = mapping(container.get("resources"))
     return max(
         (
             whole(mapping(resources.get(key)).get(chip)) or 0
             for key in ("limits", "requests")
-            for chip in CHIPS
+            for chip in ACCELERATORS
         ),
         default=0,
     )
@@ -180,35 +179,6 @@ def whole(value: object) -> int | None:
     return int(found) if found.denominator == 1 else None
 
 
-def milli(value: object) -> int | None:
-    """A quantity in milli-units, None when it is not one."""
-    try:
-        return parse_quantity(value).milli
-    except BadInput:
-        return None
-
-
-def matches(selector: object, labels: Mapping[str, str | None]) -> bool:
-    """Whether a label selector (matchLabels and matchExpressions) selects these labels; an empty one selects all."""
-    selector = mapping(selector)
-    for key, value in mapping(selector.get("matchLabels")).items():
-        if key not in labels or labels[key] not in (None, str(value)):
-            return False
-    for expression in map(mapping, items(selector.get("matchExpressions"))):
-        name, values = str(expression.get("key")), [str(v) for v in items(expression.get("values"))]
-        have, there = labels.get(name), name in labels
-        match expression.get("operator"):
-            case "In" if not (there and (have is None or have in values)):
-                return False
-            case "NotIn" if there and have is not None and have in values:
-                return False
-            case "Exists" if not there:
-                return False
-            case "DoesNotExist" if there:
-                return False
-    return True
-
-
 def serves(argv: list[str]) -> bool:
     if any(
         re.search(r"vllm\.entrypoints\.[\w.]*api_server|vllm/entrypoints/[\w/]*api_server", word)
@@ -219,12 +189,12 @@ def serves(argv: list[str]) -> bool:
     return any(first.rsplit("/", 1)[-1] == "vllm" and second == "serve" for first, second in pairs)
 
 
-def templates_of(located: Located) -> Iterator[Template]:
+def templates_of(located: Located) -> Iterator[PodTemplate]:
     if located.kind == "LeaderWorkerSet":
         yield from _group_templates(located)
     elif located.kind in _TEMPLATES:
         path = _TEMPLATES[located.kind]
-        template = Template(located, path, "pod", {})
+        template = PodTemplate(located, path, "pod", {})
         labels: Labels = {
             str(k): str(v)
             for k, v in mapping(mapping(template.content.get("metadata")).get("labels")).items()
@@ -235,10 +205,10 @@ def templates_of(located: Located) -> Iterator[Template]:
             labels |= {"pod-template-hash": None}
         if located.kind == "Job":
             labels |= dict.fromkeys(("job-name", "batch.kubernetes.io/job-name"), located.name)
-        yield Template(located, path, "pod", labels)
+        yield PodTemplate(located, path, "pod", labels)
 
 
-def _group_templates(located: Located) -> Iterator[Template]:
+def _group_templates(located: Located) -> Iterator[PodTemplate]:
     inner = mapping(located.spec.get("leaderWorkerTemplate"))
     size = whole(inner.get("size")) or 1
     for role, index in (("leader", "0"), ("worker", None)):
@@ -257,4 +227,4 @@ def _group_templates(located: Located) -> Iterator[Template]:
         labels |= {
             f"{LWS_LABEL}/{key}": None for key in ("group-index", "group-key", "template-revision-hash")
         }
-        yield Template(located, ("spec", "leaderWorkerTemplate", key), role, labels)
+        yield PodTemplate(located, ("spec", "leaderWorkerTemplate", key), role, labels)

@@ -10,7 +10,8 @@ from typing import Any
 from analysis.documents import Key, Problem, documents
 from analysis.errors import BadInput
 from analysis.files import json_value
-from autoscale.lint.findings import Finding, Located, items, mapping
+from autoscale.kube.objects import Object, items, mapping
+from autoscale.lint.findings import Finding, Located
 
 MANIFESTS, SCRIPTS = (".yaml", ".yml", ".json"), (".sh",)
 KUSTOMIZATIONS = ("kustomization.yaml", "kustomization.yml", "Kustomization")
@@ -40,7 +41,7 @@ class Loaded:
     notes: list[str] = field(default_factory=list)
 
 
-def read(paths: Sequence[Path]) -> Loaded:
+def read_manifests(paths: Sequence[Path]) -> Loaded:
     """All objects below `paths`. Raises BadInput for a path that does not exist and when there is nothing in them."""
     loaded = Loaded()
     roots: dict[Path, str] = {}  # file -> the kustomization it belongs to
@@ -161,7 +162,7 @@ def _read_file(file: Path, root: str, namespace: str, loaded: Loaded) -> None:
         loaded.objects.append(Located(script, shown, 1, root=root))
         return
     before = len(loaded.objects), len(loaded.findings), len(loaded.notes)
-    read_text(text, shown, loaded, root)
+    read_manifest(text, shown, loaded, root)
     if file.suffix == ".json" and len(loaded.findings) > before[1]:  # JSON that YAML cannot hold (tabs)
         _read_json(text, shown, root, loaded, before)
     if namespace:
@@ -178,7 +179,7 @@ def _read_json(text: str, shown: str, root: str, loaded: Loaded, before: tuple[i
     _add(value, shown, 1, {}, loaded, root)
 
 
-def read_text(text: str, shown: str, loaded: Loaded, root: str = "") -> None:
+def read_manifest(text: str, shown: str, loaded: Loaded, root: str = "") -> None:
     """The objects of one file's text, added to `loaded`."""
     places: dict[int, dict[Key, tuple[int, int]]] = {}
     for document in documents(text, places):
@@ -229,7 +230,7 @@ def _add(value: Any, shown: str, line: int, places: Any, loaded: Loaded, root: s
     loaded.objects.append(Located(value, shown, line, places, root))
 
 
-def is_adapter_values(value: dict[str, Any]) -> bool:
+def is_adapter_values(value: Object) -> bool:
     """Whether a mapping is prometheus-adapter's Helm values or its configuration file."""
     rules = value.get("rules")
     if isinstance(rules, dict):

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from autoscale.kube.objects import Object, items, mapping
+from autoscale.kube.quantity import milli_or_none
 from autoscale.kube.vllm_names import signal_of
 from autoscale.lint import query as lint_query
-from autoscale.lint.findings import Located, items, mapping
-from autoscale.lint.parts import Path, milli, whole
+from autoscale.lint.findings import Located
+from autoscale.lint.parts import Path, whole
 from autoscale.lint.query import Query
 
 Route = Literal["stackdriver", "autoscalingmetric", "adapter", "keda", "external", "resource"]
@@ -82,7 +84,7 @@ def scaler_of(located: Located) -> Scaler:
     )
 
 
-def _hpa_metrics(spec: dict[str, Any]) -> Iterator[Metric]:
+def _hpa_metrics(spec: Object) -> Iterator[Metric]:
     for index, metric in enumerate(items(spec.get("metrics"))):
         metric = mapping(metric)
         kind = str(metric.get("type") or "")
@@ -91,7 +93,7 @@ def _hpa_metrics(spec: dict[str, Any]) -> Iterator[Metric]:
         path: Path = ("spec", "metrics", index, key)
         target = mapping(source.get("target"))
         field_name = next((name for name in ("averageValue", "value") if name in target), "averageValue")
-        value = milli(target.get(field_name))
+        value = milli_or_none(target.get(field_name))
         if kind in ("Resource", "ContainerResource"):
             yield Metric(
                 (*path, "name"), kind, str(source.get("name") or ""), value, (*path, "target"), "resource"
@@ -121,7 +123,7 @@ def _route(kind: str, name: str) -> tuple[Route, str]:
     return ("external" if kind == "External" else "adapter"), name if name.startswith("vllm:") else ""
 
 
-def _triggers(spec: dict[str, Any]) -> Iterator[Metric]:
+def _triggers(spec: Object) -> Iterator[Metric]:
     """The triggers of a ScaledObject; with a formula their own thresholds and metric types count for nothing."""
     composite = formula_of(spec) is not None
     for index, trigger in enumerate(items(spec.get("triggers"))):
@@ -130,7 +132,7 @@ def _triggers(spec: dict[str, Any]) -> Iterator[Metric]:
         metadata = mapping(trigger.get("metadata"))
         kind = str(trigger.get("type") or "")
         text = str(metadata.get("query") or "") if kind == "prometheus" else ""
-        query = lint_query.read(text) if kind == "prometheus" else None
+        query = lint_query.read_query(text) if kind == "prometheus" else None
         engine = (
             [s.name for s in query.selectors if s.of_engine and s.name.startswith("vllm:")] if query else []
         )
@@ -138,7 +140,7 @@ def _triggers(spec: dict[str, Any]) -> Iterator[Metric]:
             (*path, "query"),
             kind,
             text,
-            None if composite or query is None else milli(metadata.get("threshold")),
+            None if composite or query is None else milli_or_none(metadata.get("threshold")),
             (*path, "threshold"),
             "resource" if kind in ("cpu", "memory") else "keda",
             next(iter(engine), ""),
@@ -147,13 +149,13 @@ def _triggers(spec: dict[str, Any]) -> Iterator[Metric]:
         )
 
 
-def formula_of(spec: Mapping[str, Any]) -> str | None:
+def formula_of(spec: Mapping[str, object]) -> str | None:
     """A ScaledObject's scalingModifiers formula, None without one."""
     modifiers = mapping(mapping(spec.get("advanced")).get("scalingModifiers"))
     return str(modifiers["formula"]) if modifiers.get("formula") else None
 
 
-def behavior_of(scaler: Located) -> tuple[Path, dict[str, Any]]:
+def behavior_of(scaler: Located) -> tuple[Path, Object]:
     """The behavior block of an HPA, or the one that a ScaledObject hands to its HPA, with its place."""
     path: Path = ("spec", "behavior")
     if scaler.kind == "ScaledObject":

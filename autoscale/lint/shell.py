@@ -5,16 +5,15 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
-from typing import Any
 
-from autoscale.lint.findings import items, mapping
+from autoscale.kube.objects import Object, items, mapping
 
 _SHELL = re.compile(r"(^|/)(ba|da|z|k)?sh$")
 _VARIABLE = re.compile(r"\$\((\w+)\)|\$\{(\w+)(?::-[^}]*)?\}|\$(\w+)")
 _OPERATORS = {";", "&&", "||", "|", "&", ";;"}
 
 
-def words(container: dict[str, Any]) -> list[str]:
+def words(container: Object) -> list[str]:
     """command and args as one list of texts, known variables put in."""
     known = environment(container)
     given = [
@@ -23,7 +22,7 @@ def words(container: dict[str, Any]) -> list[str]:
     return [expand(word, known) for word in given]
 
 
-def environment(container: dict[str, Any]) -> dict[str, str]:
+def environment(container: Object) -> dict[str, str]:
     """The variables whose value is written in the manifest."""
     return {
         str(entry.get("name")): str(entry["value"])

@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from analysis.documents import Problem, documents
+from autoscale.kube.objects import Object, items, mapping
 from autoscale.lint import query as lint_query
-from autoscale.lint.findings import Located, items, mapping
+from autoscale.lint.findings import Located
 from autoscale.lint.parts import Path
 from autoscale.lint.query import Query
 
@@ -21,13 +21,13 @@ class AdapterRule:
 
     source: Located
     path: Path
-    content: dict[str, Any]
+    content: Object
     external: bool
 
     @cached_property
     def series(self) -> str:
         """The series that it serves, "" when a pattern chooses them."""
-        found = lint_query.read(str(self.content.get("seriesQuery") or "")).selectors
+        found = lint_query.read_query(str(self.content.get("seriesQuery") or "")).selectors
         name = found[0].name if found else ""
         return name if re.fullmatch(r"[\w:]*", name) else ""
 
@@ -76,7 +76,7 @@ class AdapterRule:
         text = self.template or "sum(<<.Series>>{<<.LabelMatchers>>}) by (<<.GroupBy>>)"
         text = re.sub(r"<<\s*\.Series\s*>>", self.series or "series", text)
         text = re.sub(r"<<\s*\.LabelMatchers\s*>>", "", text)
-        return lint_query.read(re.sub(r"<<\s*\.GroupBy\s*>>", "", text))
+        return lint_query.read_query(re.sub(r"<<\s*\.GroupBy\s*>>", "", text))
 
 
 def adapter_rules(values: Iterator[Located], configs: Iterator[Located]) -> Iterator[AdapterRule]:

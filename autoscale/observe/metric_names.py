@@ -21,6 +21,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from analysis import run
+from autoscale.kube.vllm_names import COLUMN_COUNTERS, PREFIX, SIGNAL_NAMES
 
 COLUMNS = run.METRIC_COLUMNS
 COUNTERS = tuple(column for column in COLUMNS if column.endswith("_total"))
@@ -34,17 +35,12 @@ TITLES = {
 }
 
 _VLLM: dict[str, tuple[str, ...]] = {
-    "waiting": ("num_requests_waiting",),
-    "running": ("num_requests_running",),
-    "kv_usage": ("kv_cache_usage_perc", "gpu_cache_usage_perc"),
-    "preemptions_total": ("num_preemptions_total",),
-    "prompt_tokens_total": ("prompt_tokens_total",),
-    "generation_tokens_total": ("generation_tokens_total",),
-    "requests_total": ("request_success_total",),
+    **SIGNAL_NAMES,
+    **{column: (f"{name}_total",) for column, name in COLUMN_COUNTERS.items()},
 }
 # engine kind, the one that wins where a server shows two first -> (prefix, column -> names without it, preferred first)
 NAMES: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
-    "vllm": ("vllm:", _VLLM),
+    "vllm": (PREFIX, _VLLM),
     "sglang": (
         "sglang:",
         {

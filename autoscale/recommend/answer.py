@@ -6,14 +6,7 @@ from dataclasses import dataclass, field
 
 from autoscale.recommend.choice.judging import Judged, Trial
 from autoscale.recommend.choice.settings import Candidate, Choice, Given, Standing
-
-
-@dataclass(frozen=True)
-class Reason:
-    """Why, as a code for machines and a sentence for people."""
-
-    code: str
-    sentence: str
+from autoscale.recommendation import Answer, Reason
 
 
 @dataclass(frozen=True)
@@ -61,7 +54,7 @@ class Decision:
     alternatives  the best of each signal on its own, or what comes nearest to the SLO
     """
 
-    answer: str
+    answer: Answer
     reasons: tuple[Reason, ...]
     capacity: Point | None
     chosen: Judged[Choice] | None = None

@@ -41,7 +41,7 @@ def compare(
     settings: Mapping[str, Setting],
     seeds: int,
     *,
-    keep_first: bool,
+    keep_first: bool = False,
     progress: Progress = silent,
 ) -> dict[str, Compared]:
     """Every setting by its name over so many seeds; `keep_first` keeps what a run directory needs of the first seed."""

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from autoscale.recommend.answer import Decision
 from autoscale.recommend.choice.interval import at_speed
 from autoscale.recommend.choice.judging import confirm
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.seeds import own_seeds
 from autoscale.recommend.choice.settings import Given
+from autoscale.recommendation import Drift, Recommendation
 
 LEAST_SEEDS = 4  # over which an older target is judged
 
 
-def drift(scenario: Scenario, old: dict[str, Any], decision: Decision) -> dict[str, Any]:
-    """Whether an older recommendation still holds on what is known now: {"holds", "confident", "sentence", figures}.
-
-    `holds`: on average over seeds, with nothing started in vain; `confident`: with 95 % confidence and for a replica as
-    slow as the run allows, as a choice has to.
-    """
-    if not old.get("hpa"):
-        return {"holds": None, "sentence": f"the old answer was {old['answer']}: it has no target to test"}
-    fitted, setting, seeds = scenario.keeping(), Given(old["hpa"]), own_seeds(scenario.plan, LEAST_SEEDS)
+def drift(scenario: Scenario, old: Recommendation, decision: Decision) -> Drift:
+    """Whether an older recommendation still holds on what is known now, with its figures and a sentence."""
+    if not old.hpa:
+        return Drift(None, sentence=f"the old answer was {old.answer}: it has no target to test")
+    fitted, setting, seeds = scenario.keeping(), Given(old.hpa), own_seeds(scenario.plan, LEAST_SEEDS)
     judged = confirm(fitted, [setting], seeds)[0]
     slow = confirm(at_speed(fitted, decision.slower), [setting], seeds)[0]
     holds = judged.mean("margin") >= 0 and not judged.wasted
@@ -33,11 +28,7 @@ def drift(scenario: Scenario, old: dict[str, Any], decision: Decision) -> dict[s
         else f", {judged.cost / new.cost - 1:+.0%} accelerator-hours against the new one"
     )
     verb = "still holds" if slow.holds else "just about holds" if holds else "does not hold any more"
-    targets = ", ".join(f"{m['name']} {m['averageValue']}" for m in old["metrics"])
-    return {
-        "holds": holds,
-        "confident": slow.holds,
-        "sentence": f"the old target ({targets}) {verb}: {judged.mean('attainment'):.2%} within every bound{cost}",
-        "attainment": judged.mean("attainment"),
-        "accelerator_hours": judged.cost,
-    }
+    targets = ", ".join(f"{target.signal} {target.quantity}" for target in old.metrics)
+    attainment = judged.mean("attainment")
+    sentence = f"the old target ({targets}) {verb}: {attainment:.2%} within every bound{cost}"
+    return Drift(holds, slow.holds, sentence, attainment, judged.cost)

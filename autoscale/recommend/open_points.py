@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from analysis.capacity import Capacity
-from autoscale.recommend.answer import Reason
 from autoscale.recommend.model.replica_model import ReplicaModel
+from autoscale.recommendation import Reason
 
 
 def more_data(model: ReplicaModel) -> Iterator[Reason]:

@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from analysis.capacity import Capacity, Estimate
 from analysis.run import Run
 from autoscale.recommend import cost
 from autoscale.recommend.answer import Decision
@@ -20,33 +18,29 @@ from autoscale.recommend.choice.decide import decide
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.settings import Given, Manifest
 from autoscale.recommend.choice.traffic import scenario_of
-from autoscale.recommend.document import document, write
-from autoscale.recommend.document import read as read_document
+from autoscale.recommend.document import document
 from autoscale.recommend.drift import drift
 from autoscale.recommend.model.learning import learn, run_lengths, runs_of, slo_of, system_of
 from autoscale.recommend.model.one_replica import shape
 from autoscale.recommend.model.replica_model import ReplicaModel
 from autoscale.recommend.open_points import more_data, of_runs
 from autoscale.recommend.progress import Progress, Tell, part, silent, unheard
+from autoscale.recommendation import Provenance, Recommendation
+from autoscale.recommendation import read as read_recommendation
+from autoscale.recommendation import write as write_recommendation
 from autoscale.sim.fleet.simulate import foreign_name, read_hpa
 
 
 @dataclass(frozen=True)
-class Recommendation:
-    """The answer: `content` is recommendation.json, `files` what was written, `decision` the objects behind it."""
+class Recommended:
+    """The answer: the document, the files that were written, and the objects behind it."""
 
-    content: dict[str, Any]
+    document: Recommendation
     files: list[Path]
     scenario: Scenario
     decision: Decision
     model: ReplicaModel
     runs: tuple[Run, ...]
-
-    @property
-    def holds(self) -> bool:
-        """Whether what is recommended keeps the SLO."""
-        predicted = self.content.get("predicted")
-        return bool(predicted and predicted["holds"])
 
 
 def recommend(
@@ -69,7 +63,7 @@ def recommend(
     time_unit: str | None = None,
     progress: Progress = silent,
     tell: Tell = unheard,
-) -> Recommendation:
+) -> Recommended:
     """The cheapest HPA setting that keeps the SLO, from one or more runs of one replica (None: the newest, or no run).
 
     Writes recommendation.json and hpa.yaml to `out` (default the run directory). `tell` hears what was read. Raises BadInput, BadRun, TooLittleData.
@@ -78,7 +72,7 @@ def recommend(
     found = runs_of(runs)
     system = system_of(profile, found, price, measured)
     # bad files are refused before the search, not after
-    old = read_document(against) if against is not None else None
+    old = read_recommendation(against) if against is not None else None
     of_current = None if current is None else foreign_name(system, read_hpa(system, current))
     asked = slo_of(slo, found, system)
     model = learn(found, system, asked, part(progress, 0.02, 0.08))
@@ -94,33 +88,29 @@ def recommend(
         tell=tell,
     )
     cost.check_search(scenario)
-    said = [*([f"current: {of_current}"] if of_current else []), *_refused(scenario)]
-    for note in said:
-        tell(note)
+    said = _said(of_current, scenario, tell)
     spread = model.spread_at(*(lengths.mean() for lengths in shape(scenario.plan)))
-    decision = _decision(
+    scale, hear = (spread[1] - spread[0]) / 2, part(progress, 0.1, 0.88)
+    decision = _decision(scenario, model, scale, current, max_replicas, seeds, jobs, hear)
+    made = document(
         scenario,
+        decision,
         model,
-        (spread[1] - spread[0]) / 2,
-        None if current is None else Given(current),
-        max_replicas,
-        seeds,
-        jobs,
-        part(progress, 0.1, 0.88),
+        spread=spread,
+        notes=[*said, *(note for capacity in model.capacities for note in capacity.notes)],
+        provenance=_provenance(found, scenario, traffic, command),
+        drift=None if old is None else drift(scenario, old, decision),
     )
-    content = _content(scenario, decision, model, spread, found, said, _source(traffic, scenario), command)
-    if old is not None:
-        content["drift"] = drift(scenario, old, decision)
-    target = out or (found[0].path if found else Path("runs") / f"recommend-{system.name}")
     progress(1.0, "writing")
-    return Recommendation(content, _write(content, target), scenario, decision, model, tuple(found))
+    target = out or (found[0].path if found else Path("runs") / f"recommend-{system.name}")
+    return Recommended(made, _write(made, target), scenario, decision, model, tuple(found))
 
 
 def _decision(
     scenario: Scenario,
     model: ReplicaModel,
     step_scale: float,
-    current: Given | None,
+    current: Manifest | None,
     max_replicas: int | None,
     seeds: int,
     jobs: int | None,
@@ -133,13 +123,21 @@ def _decision(
     decision = decide(
         scenario,
         max_replicas=max_replicas,
-        current=current,
+        current=None if current is None else Given(current),
         step_scale=step_scale,
         seeds=seeds,
         jobs=jobs,
         progress=progress,
     )
     return replace(decision, reasons=(*decision.reasons, *of_runs(model.capacities, one_sided=True)))
+
+
+def _said(of_current: str | None, scenario: Scenario, tell: Tell) -> list[str]:
+    """What is to be known of the current HPA and of the traffic; told at once."""
+    said = [*([f"current: {of_current}"] if of_current else []), *_refused(scenario)]
+    for note in said:
+        tell(note)
+    return said
 
 
 def _refused(scenario: Scenario) -> list[str]:
@@ -153,59 +151,22 @@ def _refused(scenario: Scenario) -> list[str]:
     ]
 
 
-def _source(traffic: Path | None, scenario: Scenario) -> str:
-    return str(traffic) if traffic else f"default: {scenario.plan.duration_s / 3600:.1f} h of a day in bursts"
-
-
-def _content(
-    scenario: Scenario,
-    decision: Decision,
-    model: ReplicaModel,
-    spread: tuple[float, float],
-    runs: Sequence[Run],
-    said: Sequence[str],
-    traffic: str,
-    command: str,
-) -> dict[str, Any]:
-    return document(
-        scenario,
-        decision,
-        model,
-        spread=spread,
-        measured=_measured(model.capacities[0]) if model.capacities else None,
-        notes=[*said, *(note for capacity in model.capacities for note in capacity.notes)],
-        provenance={
-            "runs": [str(run.path) for run in runs],
-            "profile": scenario.profile.name,
-            "traffic": traffic,
-            "command": command,
-        },
+def _provenance(runs: Sequence[Run], scenario: Scenario, traffic: Path | None, command: str) -> Provenance:
+    return Provenance(
+        runs=tuple(str(run.path) for run in runs),
+        profile=scenario.profile.name,
+        traffic=str(traffic)
+        if traffic
+        else f"default: {scenario.plan.duration_s / 3600:.1f} h of a day in bursts",
+        command=command,
     )
 
 
-def _measured(capacity: Capacity) -> dict[str, Any]:
-    """What the run itself says about one replica, without any model of the engine."""
-
-    def of(estimate: Estimate) -> dict[str, Any]:
-        return {"value": estimate.value, "low": estimate.low, "high": estimate.high, "how": estimate.how}
-
-    return {
-        "knee": of(capacity.knee),
-        "saturated": of(capacity.saturated),
-        "slo": of(capacity.capacity),
-        "binds": capacity.binds,
-        "per_term": {name: of(estimate) for name, estimate in capacity.per_term.items()},
-        "notes": list(capacity.notes),
-        "stages": [str(window) for window in capacity.windows],
-        "next_command": capacity.next_command,
-    }
-
-
-def _write(content: dict[str, Any], target: Path) -> list[Path]:
+def _write(made: Recommendation, target: Path) -> list[Path]:
     target.mkdir(parents=True, exist_ok=True)
     files = [target / "recommendation.json"]
-    write(content, files[0])
-    if content["hpa"]:
+    write_recommendation(made, files[0])
+    if made.hpa:
         files.append(target / "hpa.yaml")
-        files[1].write_text(yaml.safe_dump(content["hpa"], sort_keys=False), encoding="utf-8")
+        files[1].write_text(yaml.safe_dump(made.as_json()["hpa"], sort_keys=False), encoding="utf-8")
     return files

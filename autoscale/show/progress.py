@@ -54,7 +54,7 @@ def live() -> Iterator[Callable[[Any], None]]:
     from rich.console import Console
     from rich.live import Live
 
-    from autoscale.show import terminal as render
+    from autoscale.show.terminal.check import live_view, state_line
 
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -64,12 +64,12 @@ def live() -> Iterator[Callable[[Any], None]]:
             seen = (state.desired, state.ready, len(state.past.scale_outs), state.elapsed_s // PLAIN_LINE_S)
             if seen != last[0]:
                 last[0] = seen
-                _say(render.check_line(state))
+                _say(state_line(state))
 
         yield line
         return
     with Live(console=console, refresh_per_second=2, transient=True) as view:
-        yield lambda state: view.update(render.check_live(state))
+        yield lambda state: view.update(live_view(state))
 
 
 def compiled_engine() -> None:

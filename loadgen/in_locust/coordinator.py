@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import sys
 import uuid
 import zlib
-from dataclasses import replace
 from typing import Any
 
 import gevent
@@ -17,14 +15,34 @@ import gevent.lock
 from locust.runners import MasterRunner
 
 from analysis import run
-from analysis.errors import AutoscaleError, BadInput
-from loadgen.run import account as session
-from loadgen.run import failing, summary
-from loadgen.run.endpoint import Server, probe
-from loadgen.run.fitting import fitting
-from loadgen.run.options import Options, read_access
+from analysis.errors import AutoscaleError
+from loadgen import failing
+from loadgen.failing import Failure
+from loadgen.in_locust.process_end import EXIT_INTERRUPTED
+from loadgen.in_locust.server_look import ServerLook
+from loadgen.in_locust.workers import Workers
+from loadgen.run import summary
+from loadgen.run.account import Owner
+from loadgen.run.endpoint.server_facts import ServerFacts
+from loadgen.run.messages import (
+    Begin,
+    ClockMeasured,
+    End,
+    Failed,
+    Finished,
+    Found,
+    LastWord,
+    Message,
+    Ping,
+    Pong,
+    Ready,
+    Start,
+    WorkerReport,
+    decode,
+    encode,
+)
+from loadgen.run.options import LoadOptions
 from loadgen.wire import clock
-from loadgen.wire.target import Target
 
 log = logging.getLogger("loadgen")
 BEGIN_AFTER_S = 0.6  # from the word that all are ready to the start
@@ -34,31 +52,22 @@ ENDLESS_S = 30 * 86_400.0  # a plan this long ends when it is stopped
 FAIL_AFTER_S = 0.5  # Locust is still starting when a run fails to begin
 ALMOST_S = 4.0  # a run that is stopped so shortly before the end of its plan goes on to it
 LAST_WORD_S = 10.0  # how long the master waits for the last batches of its workers, after the grace
-DECISIVE = ("model", "prompts", "ignore_eos", "stream")  # options that the look at the server depends on
-EXIT_INTERRUPTED = 130
 MOST_DROPPED = (
     0.05  # of the planned requests; beyond it the run did not offer its plan, and the exit code is 1
 )
 FAMILY = uuid.uuid4().hex  # drawn before --processes forks: the master's and its workers', nobody else's
 
 
-class Owning:
+class Coordinator:
     """The owning half: begins and ends runs, in the local runner or the master."""
 
     def __init__(self, environment: Any, endpoint: str) -> None:
         self.environment, self.endpoint = environment, endpoint
-        self.owner: session.Owner | None = None
-        self.latest: session.Owner | None = None  # the present or the last one
-        self.server: Server | None = None
-        self._looked_for: Any = None  # the target and options that `server` answers for
-        self.access = read_access(environment.parsed_options)
-        self.finished: set[str] = set()
-        self.last_words: set[str] = set()
-        self.offsets: dict[str, tuple[float, float]] = {}
-        self.names: dict[str, str] = {}  # Locust's worker id -> our name
-        self.pids: dict[str, int] = {}  # of workers that --processes forked
-        self.options = Options({})
-        self.ready: set[str] = set()
+        self.owner: Owner | None = None
+        self.latest: Owner | None = None  # the present or the last one
+        self._look = ServerLook(environment, endpoint)
+        self._workers = Workers()
+        self.options = LoadOptions(grace=0.0)
         self.tag = ""  # of the requests of this run
         self.begun = False  # an interrupt reaches Locust's main loop
         self._preparing: gevent.Greenlet | None = None  # between Locust's start and the run's
@@ -71,55 +80,7 @@ class Owning:
 
     def check(self) -> None:
         """Validate the options and look at the server, before anything is started. Raises AutoscaleError."""
-        environment = self.environment
-        chosen = Options.of(environment.parsed_options)
-        chosen.check()
-        self._check_alone(chosen)
-        if chosen.run_dir is not None:
-            run.check_unused(chosen.run_dir)
-        if (
-            environment.parsed_options.headless
-            and not chosen.open_loop
-            and environment.parsed_options.num_users == 0
-        ):
-            raise BadInput(
-                "a closed loop without users, -u", value=0, expected="at least 1, or a load such as --rate 5"
-            )
-        if environment.host or environment.parsed_options.headless:  # else the web form names it
-            self._look(chosen)
-
-    def _target(self, chosen: Options) -> Target:
-        """Where --host, or the web form, says. Its user info and query stay here, out of Locust's pages and reports."""
-        environment = self.environment
-        if not environment.host:
-            raise BadInput(
-                "--host is missing",
-                next_step="give the server's address, for example --host http://127.0.0.1:8000",
-            )
-        if self.server is not None and environment.host == str(self.server.target):
-            target = self.server.target
-        else:
-            target = Target.from_url(environment.host, self.access)
-        environment.host = environment.parsed_options.host = str(target)
-        return replace(target, access=replace(target.access, insecure=chosen.insecure))
-
-    def _look(self, chosen: Options) -> Options:
-        """Look at the server, unless that was done for the same options, and return the options that fit it."""
-        wanted = self._target(chosen), {name: chosen.values[name] for name in DECISIVE}
-        if self.server is None or self._looked_for != wanted:
-            self.server = probe(chosen, wanted[0], self.endpoint)
-            self._looked_for = wanted
-            for note in self.server.notes:
-                log.warning("%s", note)
-            log.info("Test requests of one token, counted nowhere: %d", self.server.test_requests)
-        return fitting(chosen, self.server.max_model_len)
-
-    def _check_alone(self, chosen: Options) -> None:
-        if chosen.find_capacity is not None and isinstance(self.environment.runner, MasterRunner):
-            raise BadInput(
-                "--find-capacity with several workers",
-                next_step="run it in one process (without --processes and --master)",
-            )
+        self._look.check()
 
     def begin(self, **_: Any) -> None:
         """Listener of test_start."""
@@ -132,55 +93,42 @@ class Owning:
             self.failed(error)
 
     def _begin(self) -> None:
-        chosen = self.options = Options.of(self.environment.parsed_options)
+        chosen = self.options = LoadOptions.of(self.environment.parsed_options)
         chosen.check()
         if chosen.open_loop and (trace := chosen.plan().trace) is not None:
             log.info("Read %s", trace.sentence)
-        chosen = self.options = self._look(chosen)
-        assert self.server is not None
+        chosen, server = self._look.at(chosen)
+        self.options = chosen
         runner = self.environment.runner
-        jobs: dict[str, int] = {"local": 0}
-        if isinstance(runner, MasterRunner):
-            jobs = {client.id: i for i, client in enumerate(runner.clients.ready)}
-            self.names, self.offsets = {client_id: f"w{i}" for client_id, i in jobs.items()}, {}
-        else:
-            self.names, self.offsets = {"local": "local"}, {"local": (0.0, 0.0)}
-        self.ready, self.finished, self.last_words = set(), set(), set()
-        self._preparing = gevent.spawn(self._start_when_ready, runner)
+        workers = self._workers = self._workers.of_next_run(runner)
+        self._preparing = gevent.spawn(self._start_when_ready, runner, server)
         salt = zlib.crc32(repr(clock.unix_now_s()).encode())
         self.tag = f"{salt:08x}"
-        for client_id, index in jobs.items():
-            job = {
-                "options": dict(chosen.values),
-                "target": self.server.target,
-                "manner": self.server.manner.message(),
-                "index": index,
-                "of": len(jobs),
-                "worker": self.names[client_id],
-                "salt": salt,
-                "tag": self.tag,
-                "users": self.environment.parsed_options.num_users,
-                "offset_s": 0.0,
-            }
+        for index, (client_id, name) in enumerate(workers.names.items()):
+            job = Begin(
+                options=chosen,
+                target=server.target,
+                manner=server.manner,
+                index=index,
+                of=len(workers.names),
+                worker=name,
+                salt=salt,
+                tag=self.tag,
+                users=self.environment.parsed_options.num_users,
+            )
             if isinstance(runner, MasterRunner):
-                runner.send_message("llm_begin", {**job, "target": self.server.target.message()}, client_id)
+                self._send(runner, job, client_id)
             else:
-                worker = self.environment.llm_worker
-                gevent.spawn(worker.begin, job)
+                gevent.spawn(self.environment.llm_worker.begin, job)
 
-    def _start_when_ready(self, runner: Any) -> None:
+    def _start_when_ready(self, runner: Any, server: ServerFacts) -> None:
         """Name the instant at which all begin, once the last worker has its bodies and connections."""
-        local = not isinstance(runner, MasterRunner)
-        while any(
-            name not in self.ready and (local or self._alive(runner, client_id))
-            for client_id, name in self.names.items()
-        ):
+        while self._workers.preparing(runner):
             gevent.sleep(0.02)
-        assert self.server is not None
-        names = list(self.names.values())
+        names = list(self._workers.names.values())
         start_unix_s = clock.unix_now_s() + BEGIN_AFTER_S
         try:
-            owner = session.Owner(self.options, self.endpoint, self.server, start_unix_s, self.tag, names)
+            owner = Owner(self.options, self.endpoint, server, start_unix_s, self.tag, names)
         except AutoscaleError as error:
             self.failed(error)
             return
@@ -189,7 +137,7 @@ class Owning:
         log.info("Recording in %s", owner.path)
         if (shortage := owner.shortage()) is not None:
             log.warning("%s", shortage)
-        self._tell_all(runner, "llm_start", {"start_unix_s": start_unix_s})
+        self._tell_all(runner, Start(start_unix_s))
         if isinstance(runner, MasterRunner):
             gevent.spawn(self._watch_workers, runner, owner)
         duration_s = owner.plan.duration_s
@@ -197,23 +145,24 @@ class Owning:
             log.info("Offering load for %g s", duration_s)
             gevent.spawn_later(start_unix_s + duration_s - clock.unix_now_s(), self._plan_is_over, owner)
 
-    def _tell_all(self, runner: Any, kind: str, data: dict[str, Any]) -> None:
-        for client_id in self.names:
-            if isinstance(runner, MasterRunner):
-                runner.send_message(kind, data, client_id)
-            elif kind == "llm_start":
-                self.environment.llm_worker.start(data["start_unix_s"])
-            else:
-                self.environment.llm_worker.end(data["cut_s"], data["grace_s"])
+    def _tell_all(self, runner: Any, message: Start | End) -> None:
+        if isinstance(runner, MasterRunner):
+            for client_id in self._workers.names:
+                self._send(runner, message, client_id)
+        else:
+            self.environment.llm_worker.hear(message)
+
+    def _send(self, runner: MasterRunner, message: Message, client_id: str) -> None:
+        runner.send_message(message.kind, encode(message), client_id)
 
     def failed(self, error: Exception) -> None:
         """End the run because of an exception in this process."""
-        said = failing.describe(error)
-        self._fail(said["error"], said["exit_code"], said["traceback"])
+        self._fail(failing.failure_of(error))
 
-    def _fail(self, sentence: str, exit_code: int, trace: str | None) -> None:
+    def _fail(self, failure: Failure) -> None:
         """End a run that cannot begin or go on, with the first reason only; the web UI shows it among its exceptions."""
         owner, runner = self.owner, self.environment.runner
+        sentence, exit_code, trace = failure
         if trace is not None:
             place = failing.keep(trace, None if owner is None else owner.path)
             sentence += f". The traceback is in {place}" if place else f". {trace.splitlines()[-2].strip()}"
@@ -234,67 +183,68 @@ class Owning:
 
     # --- messages ----------------------------------------------------------------------------------------------------
 
-    def pong(self, environment: Any, msg: Any, **_: Any) -> None:
-        """Answer a worker that measures how its clock differs."""
-        if msg.data["family"] == FAMILY:
-            self.pids[msg.node_id] = msg.data["pid"]
-        data = {"sent_s": msg.data["sent_s"], "master_s": clock.unix_now_s()}
-        environment.runner.send_message("llm_pong", data, msg.node_id)
+    def receive(self, msg: Any, **_: Any) -> None:
+        """A message of a worker in another process, as Locust hands it on."""
+        try:
+            message = decode(msg.type, msg.data)
+        except AutoscaleError as error:
+            self.failed(error)
+            return
+        if isinstance(message, Ping):
+            self._pong(message, msg.node_id)
+        else:
+            self.hear(message)
 
-    def hear(self, kind: str, data: dict[str, Any]) -> None:
+    def _pong(self, ping: Ping, client_id: str) -> None:
+        """Answer a worker that measures how its clock differs."""
+        if ping.family == FAMILY:
+            self._workers.pids[client_id] = ping.pid
+        self._send(self.environment.runner, Pong(ping.sent_s, clock.unix_now_s()), client_id)
+
+    def hear(self, message: Message) -> None:
         """A message of a worker."""
         try:
-            self._hear(kind, data)
+            self._hear(message)
         except Exception as error:  # noqa: BLE001 -- Locust would print it and go on without what the message said
             self.failed(error)
 
-    def _hear(self, kind: str, data: dict[str, Any]) -> None:
-        owner, name = self.owner, data["worker"]
-        if kind == "llm_ready":
-            self.ready.add(name)
-        elif kind == "llm_clock":
-            self.offsets[name] = tuple(data["offset"])
-        elif kind == "llm_failed":
-            self._fail(data["error"], data["exit_code"], data["traceback"])
+    def _hear(self, message: Message) -> None:
+        owner = self.owner
+        if isinstance(message, Ready):
+            self._workers.ready.add(message.worker)
+        elif isinstance(message, ClockMeasured):
+            self._workers.offsets[message.worker] = message.offset
+        elif isinstance(message, Failed):
+            self._fail(message.failure)
         elif owner is None:
             return
-        elif kind == "llm_batch":
+        elif isinstance(message, WorkerReport):
             with self._books:
                 running = owner.stopped is None
-                owner.take(name, data["batch"], data["samples"], clock.unix_now_s())
+                owner.take(message, clock.unix_now_s())
             if running and owner.stopped is not None:
                 log.warning("Stopping: %s", owner.stopped)
                 gevent.spawn(self._plan_is_over, owner)
-        elif kind == "llm_found":
-            owner.found, owner.probes = data["found"], tuple(data["probes"])
-        elif kind == "llm_finished":
-            self.finished.add(name)
-            if self.finished >= set(self.names.values()):
+        elif isinstance(message, Found):
+            owner.found, owner.probes = message.found, message.probes
+        elif isinstance(message, Finished):
+            self._workers.finished.add(message.worker)
+            if self._workers.finished >= set(self._workers.names.values()):
                 gevent.spawn(self._plan_is_over, owner)
-        elif kind == "llm_last_word":
-            self.last_words.add(name)
+        elif isinstance(message, LastWord):
+            self._workers.last_words.add(message.worker)
 
-    def _watch_workers(self, runner: MasterRunner, owner: session.Owner) -> None:
+    def _watch_workers(self, runner: MasterRunner, owner: Owner) -> None:
         """Note in the run, while it goes on, which workers are silent."""
         while self.owner is owner:
             gevent.sleep(1.0)
-            for client_id, name in self.names.items():
-                if not self._alive(runner, client_id) and name not in self.last_words:
-                    owner.worker_lost(name, clock.unix_now_s())
-            if self.owner is owner and len(owner.lost) == len(self.names):
+            for name in self._workers.gone(runner):
+                owner.worker_lost(name, clock.unix_now_s())
+            if self.owner is owner and len(owner.lost) == len(self._workers.names):
                 owner.stop("every worker was lost", clock.unix_now_s())
                 self._plan_is_over(owner)
 
-    def _alive(self, runner: MasterRunner, client_id: str) -> bool:
-        """Whether a worker sends heartbeats, and, where --processes forked it, whether it runs."""
-        if client_id in self.pids:
-            try:
-                os.kill(self.pids[client_id], 0)
-            except ProcessLookupError:
-                return False
-        return client_id in runner.clients and runner.clients[client_id].state != "missing"
-
-    def _plan_is_over(self, owner: session.Owner | None) -> None:
+    def _plan_is_over(self, owner: Owner | None) -> None:
         if self.owner is not owner or self._ending:
             return
         if self.environment.parsed_options.headless:
@@ -320,8 +270,8 @@ class Owning:
         self._hurried.set()
         runner = self.environment.runner
         if isinstance(runner, MasterRunner):
-            for client_id in self.names:
-                runner.send_message("llm_end", {"cut_s": 0.0, "grace_s": 0.0}, client_id)
+            for client_id in self._workers.names:
+                self._send(runner, End(0.0, 0.0), client_id)
         else:
             self.environment.llm_worker.hurry()
 
@@ -341,12 +291,12 @@ class Owning:
             self._settle(owner, interrupted)
         except Exception as error:  # noqa: BLE001 -- the last thing that a run does must not hide what it was
             trouble = owner.writer.trouble
-            self._fail(trouble, AutoscaleError.exit_code, None) if trouble else self.failed(error)
+            self._fail(Failure(trouble, AutoscaleError.exit_code, None)) if trouble else self.failed(error)
         finally:
             self.owner = None
             self._settled.set()
 
-    def _settle(self, owner: session.Owner, interrupted: bool) -> None:
+    def _settle(self, owner: Owner, interrupted: bool) -> None:
         chosen = self.options
         elapsed_s = clock.unix_now_s() - owner.started_at
         planned_s = owner.plan.duration_s if chosen.open_loop else float(chosen.run_time or math.inf)
@@ -362,20 +312,20 @@ class Owning:
             self._end_workers(runner, cut_s, grace_s)
         else:
             self.environment.llm_worker.end(cut_s, grace_s)
-        if owner.found is not None and owner.found["rate_rps"] is None:
+        if owner.found is not None and owner.found.rate_rps is None:
             self._exit_with(1)  # the answer is no
         self.owner = None
         with self._books:
-            finished = owner.finish(cut_s, clock.unix_now_s(), users, self.offsets)
-        sys.stdout.write(summary.table(finished) + "\n")
+            finished = owner.finish(cut_s, clock.unix_now_s(), users, self._workers.offsets)
+        sys.stdout.write(summary.summary_table(finished) + "\n")
         sys.stdout.flush()
         self._judge(owner, finished)
 
-    def _judge(self, owner: session.Owner, finished: run.Run) -> None:
+    def _judge(self, owner: Owner, finished: run.Run) -> None:
         """Exit code 1 when the run is not the one that was asked for, though it went to its end."""
         reason = owner.writer.trouble
         if owner.lost:
-            reason = reason or f"lost {', '.join(sorted(owner.lost))} of {len(self.names)} workers"
+            reason = reason or f"lost {', '.join(sorted(owner.lost))} of {len(self._workers.names)} workers"
         unsent = finished.header["client"]["unsent"]
         if unsent and not reason and unsent > MOST_DROPPED * len(finished.requests):
             share = unsent / len(finished.requests)
@@ -387,33 +337,34 @@ class Owning:
 
     def longest_end_s(self) -> float:
         """How long `end` may wait for the rest of the plan, for answers and for workers."""
-        return ALMOST_S + float(self.options.values.get("grace") or 0) + 2 * LAST_WORD_S
+        return ALMOST_S + float(self.options.grace or 0) + 2 * LAST_WORD_S
 
     def _give_up(self) -> None:
         """End what has not begun: nothing was sent, nothing is recorded."""
         if self._preparing is not None:
             self._preparing.kill(block=False)
             self._preparing = None
-            self._tell_all(self.environment.runner, "llm_end", {"cut_s": 0.0, "grace_s": 0.0})
+            self._tell_all(self.environment.runner, End(0.0, 0.0))
 
     def _end_workers(self, runner: MasterRunner, cut_s: float, grace_s: float) -> None:
-        asked = {client_id: name for client_id, name in self.names.items() if client_id in runner.clients}
+        workers = self._workers
+        asked = {client_id: name for client_id, name in workers.names.items() if client_id in runner.clients}
         for client_id in asked:
-            runner.send_message("llm_end", {"cut_s": cut_s, "grace_s": grace_s}, client_id)
+            self._send(runner, End(cut_s, grace_s), client_id)
         deadline_s = clock.now_s() + grace_s + LAST_WORD_S
         alive_s = clock.now_s()
         hurried = False
         while clock.now_s() < min(deadline_s, alive_s + UNREAD_S):
-            silent = [client_id for client_id, name in asked.items() if name not in self.last_words]
+            silent = [client_id for client_id, name in asked.items() if name not in workers.last_words]
             if not silent:
                 break
-            if any(self._alive(runner, client_id) for client_id in silent):
+            if any(workers.alive(runner, client_id) for client_id in silent):
                 alive_s = clock.now_s()
             gevent.sleep(0.05)
             if self._hurried.is_set() and not hurried:
                 hurried, deadline_s = True, min(deadline_s, clock.now_s() + LAST_WORD_S)
-        for name in self.names.values():
-            if self.owner is not None and name not in self.last_words:
+        for name in self._workers.names.values():
+            if self.owner is not None and name not in self._workers.last_words:
                 self.owner.worker_lost(name, clock.unix_now_s())
             elif self.owner is not None:
                 self.owner.worker_found(name)

@@ -6,13 +6,13 @@ Both take rows of (end of the interval in s, offered, delivered in requests/s), 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 1100, 300, 60, 12, 40  # of the chart, in pixels
 OFFERED, DELIVERED = "#999", "#0b8"
 
 
-def table(rates: list[tuple[float, float, float]]) -> list[dict[str, Any]]:
+def rate_rows(rates: Sequence[tuple[float, float, float]]) -> list[dict[str, str | float]]:
     """Rows for the tab from (end of the interval in s, offered, delivered in requests/s)."""
     return [
         {
@@ -26,7 +26,7 @@ def table(rates: list[tuple[float, float, float]]) -> list[dict[str, Any]]:
     ]
 
 
-def chart(rates: list[tuple[float, float, float]]) -> str:
+def chart(rates: Sequence[tuple[float, float, float]]) -> str:
     """An SVG with both rates over time, in steps; text and axes take the colour of the page."""
     if not rates:
         return "<p>Nothing was sampled yet.</p>"

@@ -1,4 +1,4 @@
-"""Abstract Locust users for streamed LLM requests, closed and open loop, and how a run hangs on Locust's events.
+"""The Locust user for streamed LLM requests, closed and open loop, and how a run hangs on Locust's events.
 
 Closed loop: Locust's users, each with one request at a time. Open loop (--rate, --stages, --load, --trace): requests
 arrive by the plan, and the users only keep Locust running. Local, --processes and master/worker runs take one path:
@@ -7,58 +7,36 @@ the owner (local runner or master) begins a run, generators (local runner or wor
 
 from __future__ import annotations
 
-import ctypes
-import faulthandler
 import gc
-import inspect
-import itertools
 import logging
-import math
 import os
-import random
-import signal
 import sys
-from collections import defaultdict
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import gevent
 import gevent.event
-import gevent.lock
 import locust.runners
-import numpy as np
 from locust import User, constant, events, task
 from locust.env import Environment
-from locust.exception import StopUser
 from locust.runners import LocalRunner, WorkerRunner
 
 from analysis.errors import AutoscaleError, BadInput
-from analysis.histogram import BUCKETS, middle_s
+from loadgen import failing
 from loadgen.in_locust import statistics as rows
 from loadgen.in_locust import web
-from loadgen.in_locust.coordinator import EXIT_INTERRUPTED, FAMILY, LAST_WORD_S, SILENT_S, Owning
-from loadgen.plan.traffic import LoadPlan
-from loadgen.run import backoff, descriptors, failing, options
-from loadgen.run.asking import Manner, bodies
-from loadgen.run.capacity_driver import Finder
-from loadgen.run.capacity_search import parse_budget
-from loadgen.run.endpoint import ENDPOINTS
-from loadgen.run.generator import Generator
-from loadgen.run.options import Options
-from loadgen.run.records import Done, preload
-from loadgen.wire import clock
-from loadgen.wire.client import Client
-from loadgen.wire.stream import looks_failed, retry_after_s
-from loadgen.wire.target import Target
+from loadgen.in_locust.coordinator import SILENT_S, Coordinator
+from loadgen.in_locust.process_end import end_with_the_master, interrupt_politely, quit_within
+from loadgen.in_locust.worker import Worker
+from loadgen.in_locust.worker_process import init_worker
+from loadgen.run.messages import (
+    TO_OWNER,
+)
+from loadgen.run.option_table import add_arguments, in_form
+from loadgen.run.options import LoadOptions
+from loadgen.run.records import preload
 
 log = logging.getLogger("loadgen")
-PINGS = 10
-MOST_WARM = 512  # connections of a closed loop that are opened before it starts
-MIDDLES_S = np.array([middle_s(bucket) for bucket in range(BUCKETS)])
-PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 SETTLE_S = 300.0  # most time for the accounts of a run once its workers have had their last word: a slow disk
-MASTERLESS_S = 20  # a worker ends when its master is silent for so long; Locust would wait a minute
-EXIT_S = 20.0  # most time from the end of a run to the end of its process; Locust needs one or two
 
 
 class LlmUser(User):
@@ -88,211 +66,14 @@ class LlmUser(User):
         self._failures = self._run.ask(self._failures)
 
 
-class Worker:
-    """The sending half in this process: a generator, and its latencies in Locust's statistics."""
-
-    def __init__(self, environment: Any, endpoint: str, tell: Any) -> None:
-        self.environment, self.endpoint, self._tell = environment, endpoint, tell
-        self.begun = gevent.event.Event()
-        self.open_loop = False
-        self.generator: Generator | None = None
-        self.grace_s = 0.0
-        self._lengths: Any = None
-        self._pending: dict[str, list[Any]] = defaultdict(list)
-        self._ended, self._settled = False, gevent.event.Event()
-        self._start = gevent.event.AsyncResult()
-        self._finder: Finder | None = None
-        self.name = "local"
-
-    def begin(self, job: dict[str, Any]) -> None:
-        """Make ready, say so, and begin at the instant that `start` names; tells the owner when that cannot be."""
-        self.name = job["worker"]
-        try:
-            self._begin(job)
-        except Exception as error:  # noqa: BLE001 -- told to the owner, which ends the run
-            self.failed(error)
-
-    def failed(self, error: Exception) -> None:
-        """Tell the owner that this half of the run cannot go on."""
-        self._tell("llm_failed", {"worker": self.name, **failing.describe(error)})
-
-    def _begin(self, job: dict[str, Any]) -> None:
-        chosen = Options(job["options"])
-        self._ended, self._finder = False, None
-        self._settled.clear()
-        self._start = gevent.event.AsyncResult()
-        self.open_loop, self.grace_s = chosen.open_loop, float(chosen.grace)
-        limits = chosen.limits(job["of"])
-        if (few := descriptors.provide(limits.max_connections)) is not None:
-            log.warning("%s", few)
-        client = Client(job["target"], limits)
-        whole = chosen.plan()
-        manner = Manner.from_message(job["manner"])
-        source = bodies(chosen, whole, self.endpoint, manner, job["salt"])
-        self.generator = generator = Generator(
-            client,
-            source,
-            manner.path,
-            job["worker"],
-            self._report,
-            self._done,
-            job["tag"],
-        )
-        plan = whole.slice(job["index"], job["of"])
-        if chosen.find_capacity is not None:
-            client.warm(1)
-        elif self.open_loop:
-            generator.prepare(plan)
-        else:
-            self._lengths = _asked(plan)
-            client.warm(min(MOST_WARM, math.ceil((job["users"] or 1) / job["of"])))
-        inspect.stack()  # Locust looks at its stack when it stops: the first look takes 60 ms, in the middle of the load
-        gc.collect()
-        gc.freeze()  # nothing made so far is garbage later: collections during the run stay short
-        self._tell("llm_ready", {"worker": self.name})
-        start_unix_s = self._start.get()
-        if start_unix_s is None:
-            return  # ended before it began
-        start_s = clock.Clock.starting_at(start_unix_s, job["offset_s"])
-        gevent.sleep(max(0.0, start_s.zero_s - clock.now_s()))
-        generator.start(start_s)
-        self.begun.set()
-        if chosen.find_capacity is not None:
-            self._find(chosen, whole)
-            self._tell("llm_finished", {"worker": job["worker"]})
-
-    def start(self, start_unix_s: float | None) -> None:
-        """Begin at this unix time of the owner's clock; None: never."""
-        if not self._start.ready():
-            self._start.set(start_unix_s)
-
-    def _find(self, chosen: Options, plan: LoadPlan) -> None:
-        assert self.generator is not None
-        finder = Finder(
-            self.generator,
-            plan,
-            chosen.slo,
-            chosen.first_rps,
-            parse_budget(chosen.find_capacity),
-            chosen.max_in_flight,
-            log.info,
-        )
-        self._finder = finder
-        self._found(finder, finder.run())
-
-    def _found(self, finder: Finder, ended: str) -> None:
-        self._finder = None
-        self._tell(
-            "llm_found", {"worker": self.name, "found": finder.found(ended), "probes": finder.probes()}
-        )
-
-    def ask(self, failures: int) -> int:
-        """One request of a closed-loop user whose last `failures` failed, and how many it is then.
-
-        After a failure the user waits: the request is not sent again, and the next one does not follow at once.
-        """
-        if self.generator is None or self.generator.cut_s < math.inf:
-            raise StopUser
-        number, prompt, output, prefix = next(self._lengths)
-        if self.generator.client.full:
-            raise StopUser("more users than --max-in-flight")
-        exchange = self.generator.request(number, prompt, output, prefix)
-        if not looks_failed(exchange.reads, exchange.failure):
-            return 0
-        asked_s = retry_after_s(exchange.reads, clock.unix_now_s())
-        pause_s = backoff.pause_s(failures, asked_s, random.random())
-        self.generator.paused(pause_s, not math.isnan(asked_s))
-        gevent.sleep(pause_s)
-        return failures + 1
-
-    def end(self, cut_s: float, grace_s: float) -> None:
-        """Stop sending, wait for what is in flight, report the rest; the second time, wait no longer for what is in flight."""
-        generator = self.generator
-        self.start(None)
-        if generator is None:
-            return
-        if self._ended:  # an interrupt, perhaps together with the master's word
-            self.hurry()
-            self._settled.wait(timeout=LAST_WORD_S)
-            return
-        self._ended = True
-        try:
-            if self._finder is not None:
-                self._finder.interrupt()
-                self._found(self._finder, "the run was interrupted")
-        finally:
-            generator.stop(cut_s, grace_s)
-            self.begun.clear()
-            self.generator = None
-            try:
-                self.publish()
-            finally:
-                self._settled.set()
-
-    def hurry(self) -> None:
-        """Wait no longer for what is in flight, where `end` does."""
-        if self.generator is not None:
-            self.generator.hurry()
-
-    def elapsed_s(self) -> float:
-        """Seconds since the start of the run, on this process's clock."""
-        return self.generator.clock.elapsed(clock.now_s()) if self.generator is not None else math.nan
-
-    def _report(self, batch: dict[str, Any], samples: list[tuple[float, ...]]) -> None:
-        try:
-            if self._finder is not None:
-                self._finder.sampled(samples)
-            self.publish()
-            for buckets, counts in batch["gaps"].values():
-                clock.breathe()  # each step takes up to 1 ms: let the reads between them
-                rows.add(self.environment.stats, "ITL", MIDDLES_S[buckets], np.asarray(counts))
-            clock.breathe()
-        finally:  # what was measured does not depend on what Locust shows of it
-            self._tell("llm_batch", {"worker": self.name, "batch": batch, "samples": samples})
-
-    def _done(self, done: Done) -> None:
-        exchange, answer = done.exchange, done.answer
-        pending = self._pending
-        if self._finder is not None:
-            self._finder.hear(done)
-        if answer.status == "cancelled":
-            return  # by the end of the run: neither a success nor a failure of the server
-        failure = None if answer.status == "ok" else f"{answer.status}: {answer.error or ''}"[:160]
-        self.environment.events.request.fire(
-            request_type="POST",
-            name=ENDPOINTS[self.endpoint],
-            response_time=_ms(done.e2e_s),
-            response_length=sum(map(len, exchange.reads)),
-            exception=failure,
-            context={},
-            start_time=None,
-            url=None,
-            response=None,
-        )
-        pending["TTFT"].append(done.ttft_s)
-        pending["TPOT"].append(done.tpot_s)
-        pending["E2E"].append(done.e2e_s)
-        late_s = exchange.sent_s - exchange.due_s
-        pending["TTFT from send"].append(done.ttft_s - late_s)
-        pending["E2E from send"].append(done.e2e_s - late_s)
-
-    def publish(self) -> None:
-        """Add what came since the last time to Locust's rows."""
-        pending, self._pending = self._pending, defaultdict(list)
-        for name, values in pending.items():
-            seconds = np.asarray(values, dtype=np.float64)
-            known = seconds[~np.isnan(seconds)]
-            clock.breathe()
-            rows.add(self.environment.stats, name, known, np.ones(len(known), dtype=np.int64))
-
-
-# --- Locust's events -------------------------------------------------------------------------------------------------
+if sys.platform == "linux":
+    os.register_at_fork(after_in_child=end_with_the_master)
 
 
 @events.init_command_line_parser.add_listener
 def _add_arguments(parser: Any) -> None:
-    options.add_arguments(parser)
-    web.show_options(parser, options.WANTED)
+    add_arguments(parser)
+    web.show_options(parser, in_form())
 
 
 @events.init.add_listener
@@ -304,14 +85,14 @@ def _init(environment: Any, runner: Any, **_: Any) -> None:
     rows.be_precise()
     gc.set_threshold(10_000, 50, 1000)  # a collection of the youngest takes 1 ms, and the others are rare
     if isinstance(runner, WorkerRunner):
-        _init_worker(environment, runner, endpoint)
+        init_worker(environment, runner, endpoint)
         return
     log.info("Options of the load: --help-llm")
     try:
-        owning = Owning(environment, endpoint)
-        _interrupt_politely(lambda: owning.begun, owning.hurry)
-        failing.listen(owning.failed)
-        owning.check()
+        coordinator = Coordinator(environment, endpoint)
+        interrupt_politely(lambda: coordinator.begun, coordinator.hurry)
+        failing.listen(coordinator.failed)
+        coordinator.check()
         preload()
     except AutoscaleError as error:
         sys.stderr.write(f"locust: {error}\n")
@@ -320,127 +101,21 @@ def _init(environment: Any, runner: Any, **_: Any) -> None:
         sys.stderr.write(f"locust: cannot write temporary files: {error}\n")
         sys.exit(BadInput.exit_code)
     parsed = environment.parsed_options
-    if parsed.headless and Options.of(parsed).open_loop:
+    if parsed.headless and LoadOptions.of(parsed).open_loop:
         # Locust would count from its own start; the plan ends itself
         parsed.offered_time, parsed.run_time = parsed.run_time, None
     if isinstance(runner, LocalRunner):
-        environment.llm_worker = Worker(environment, endpoint, owning.hear)
+        environment.llm_worker = Worker(environment, endpoint, coordinator.hear)
     else:
         locust.runners.HEARTBEAT_LIVENESS = SILENT_S
-        for kind in ("llm_clock", "llm_failed", "llm_ready", "llm_batch", "llm_finished", "llm_last_word"):
-            runner.register_message(kind, lambda msg, **_: owning.hear(msg.type, msg.data))
-        runner.register_message("llm_ping", owning.pong)
-    web.add_to_reports(lambda: owning.latest)
+        for message in TO_OWNER:
+            runner.register_message(message.kind, coordinator.receive)
+    web.add_to_reports(lambda: coordinator.latest)
     if environment.web_ui is not None:
-        web.extend(environment.web_ui, lambda: owning.latest, parsed.web_base_path or "")
-    owning.begun = not parsed.headless  # Locust's main loop follows at once
-    environment.events.test_start.add_listener(owning.begin)
-    environment.events.test_stopping.add_listener(owning.end)
+        web.extend(environment.web_ui, lambda: coordinator.latest, parsed.web_base_path or "")
+    coordinator.begun = not parsed.headless  # Locust's main loop follows at once
+    environment.events.test_start.add_listener(coordinator.begin)
+    environment.events.test_stopping.add_listener(coordinator.end)
     environment.events.quitting.add_listener(
-        lambda **_: _quit(environment, owning.quit, owning.longest_end_s() + SETTLE_S)
+        lambda **_: quit_within(environment, coordinator.quit, coordinator.longest_end_s() + SETTLE_S)
     )
-
-
-def _end_with_the_master() -> None:
-    """In a worker that --processes forked: SIGTERM when the master is gone, however it went (Linux).
-
-    Locust's workers would wait a minute for its heartbeat, or five for its first answer.
-    """
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-if sys.platform == "linux":
-    os.register_at_fork(after_in_child=_end_with_the_master)
-
-
-def _quit(environment: Any, settle: Callable[[], None], within_s: float) -> None:
-    """Settle, then let Locust end the process. Past their time limits the process says where it stands and is no more
-    (exit code 1), whatever it waits for: messages to a master that is gone, say, keep ZeroMQ waiting for ever."""
-    faulthandler.dump_traceback_later(within_s, exit=True)
-    settle()
-    faulthandler.dump_traceback_later(EXIT_S + (environment.stop_timeout or 0.0), exit=True)
-
-
-def _interrupt_politely(begun: Callable[[], bool], again: Callable[[], None]) -> None:
-    """Let the first Ctrl-C reach the main greenlet only, so that no greenlet dies in the middle of a record; before Locust's
-    main loop has begun it ends the process. The second one calls `again`, the third ends the process at once."""
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        return
-    counted = itertools.count()
-
-    def interrupted() -> None:
-        if next(counted):
-            watcher.cancel()
-            again()
-        elif begun():
-            gevent.get_hub().handle_system_error(KeyboardInterrupt, KeyboardInterrupt())
-        else:
-            sys.stderr.write("locust: interrupted before the load began\n")
-            gevent.get_hub().handle_system_error(SystemExit, SystemExit(EXIT_INTERRUPTED))
-
-    watcher = gevent.signal_handler(signal.SIGINT, interrupted)
-
-
-def _init_worker(environment: Any, runner: WorkerRunner, endpoint: str) -> None:
-    worker = Worker(environment, endpoint, runner.send_message)
-    environment.llm_worker = worker
-    failing.listen(worker.failed)
-    locust.runners.MASTER_HEARTBEAT_TIMEOUT = MASTERLESS_S
-    pongs: list[tuple[float, float, float]] = []
-
-    def pong(msg: Any, **_: Any) -> None:
-        pongs.append((msg.data["sent_s"], msg.data["master_s"], clock.unix_now_s()))
-
-    def measured_offset() -> tuple[float, float]:
-        return clock.offset(pongs) if pongs else (0.0, math.nan)
-
-    def begin(msg: Any, **_: Any) -> None:
-        worker.name = msg.data["worker"]
-        for _ping in range(PINGS):
-            runner.send_message(
-                "llm_ping", {"sent_s": clock.unix_now_s(), "family": FAMILY, "pid": os.getpid()}
-            )
-            gevent.sleep(0.02)
-        offset = measured_offset()
-        runner.send_message("llm_clock", {"worker": msg.data["worker"], "offset": offset})
-        target = Target.from_message(
-            msg.data["target"]
-        )  # not in a greenlet's arguments, which a traceback shows
-        worker.begin({**msg.data, "target": target, "offset_s": offset[0]})
-
-    def end(msg: Any, **_: Any) -> None:
-        try:
-            worker.end(msg.data["cut_s"], msg.data["grace_s"])
-        finally:
-            runner.send_message("llm_last_word", {"worker": worker.name})
-
-    def quitting() -> None:
-        if worker.name != "local":
-            worker.end(worker.elapsed_s(), 0.0)
-            runner.send_message("llm_last_word", {"worker": worker.name})
-
-    runner.register_message("llm_pong", pong)
-    runner.register_message("llm_start", lambda msg, **_: worker.start(msg.data["start_unix_s"]))
-    runner.register_message("llm_begin", begin, concurrent=True)
-    runner.register_message("llm_end", end, concurrent=True)
-    environment.events.quitting.add_listener(lambda **_: _quit(environment, quitting, LAST_WORD_S + EXIT_S))
-    _interrupt_politely(lambda: True, worker.hurry)
-
-
-# --- small things ----------------------------------------------------------------------------------------------------
-
-
-def _ms(seconds: float) -> float | None:
-    return None if math.isnan(seconds) else seconds * 1e3
-
-
-def _asked(plan: Any) -> Any:
-    """(request id, prompt tokens, output tokens, shared prefix) without end, for closed-loop users."""
-    for chunk in plan.arrivals(1024):
-        yield from zip(
-            chunk.request_id.tolist(),
-            chunk.prompt_tokens.tolist(),
-            chunk.output_tokens.tolist(),
-            chunk.prefix_tokens.tolist(),
-            strict=True,
-        )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flask
@@ -17,7 +17,7 @@ import locust.html
 from locust.web import WebUI
 
 from analysis.redact import hide
-from loadgen.in_locust.rate_chart import DELIVERED, OFFERED, chart, table
+from loadgen.in_locust.rate_chart import DELIVERED, OFFERED, chart, rate_rows
 from loadgen.run.account import Owner
 
 KEY = "offered-delivered"
@@ -46,23 +46,16 @@ IN_PAGE = """<section id="{key}" style="padding:0 24px 24px" hidden></section><s
 }})();
 </script>"""
 
-UNSEEN = (
-    "header",
-    "api_key_file",
-    "ca_file",
-    "help_llm",
-)  # not for the form: how a server is let in, and an action
-
 OwnerOrNone = Callable[[], Owner | None]
 
 
-def show_options(parser: Any, names: tuple[str, ...]) -> None:
-    """Put these options into the form of the web UI: those in argument groups would be left out."""
+def show_options(parser: Any, shown: Mapping[str, bool]) -> None:
+    """Put these options into the form of the web UI, or keep them out; those in argument groups would be left out."""
     for action in parser._actions:
-        if action.dest in UNSEEN:
-            action.include_in_web_ui = False
-        elif action.dest in names and action.dest != "run_time":
-            action.include_in_web_ui = True
+        if action.dest not in shown:
+            continue
+        action.include_in_web_ui = shown[action.dest]
+        if shown[action.dest]:
             action.is_secret = action.is_required = action.is_multiple = False
 
 
@@ -88,7 +81,7 @@ def extend(web_ui: WebUI, owner: OwnerOrNone, base_path: str) -> None:
             response.set_data(_at_the_end(response.get_data(as_text=True), IN_PAGE.format(key=KEY)))
         now = owner()
         if flask.request.path.endswith("/stats/requests") and now is not None and response.is_json:
-            rows = {"key": KEY, "data": table(now.rates(ROWS))}
+            rows = {"key": KEY, "data": rate_rows(now.rates(ROWS))}
             response.set_data(json.dumps({**response.get_json(), "extended_stats": [rows]}))
         if response.is_sequence and response.mimetype in ("text/html", "application/json", "text/csv"):
             response.set_data(

@@ -1,9 +1,10 @@
-"""One chunk of arrivals, and how arrivals scatter around their rate. Pure; loadgen.plan.traffic passes both on."""
+"""One chunk of arrivals, and how arrivals scatter around their rate. Pure."""
 
 from __future__ import annotations
 
 import difflib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.errors import BadInput
+from loadgen.plan.programme import Rate
 
 
 class Arrivals(NamedTuple):
@@ -54,6 +56,21 @@ class Process:
         if self.kind == "poisson":
             return rng.standard_exponential(n)
         return rng.standard_gamma(1 / self.cv**2, n) * self.cv**2
+
+    def due_times(self, programme: Rate, rng: np.random.Generator, n: int) -> Iterator[NDArray[np.float64]]:
+        """When requests are due under this programme, in rising s, in chunks of at most `n`."""
+        total = programme.requests
+        total -= 1e-9 * max(1.0, total)  # rounding of the integral must not add a request at the very end
+        u, latest = self.first(rng), 0.0
+        while u < total:
+            ahead = total - u
+            size = min(n, int(ahead + 8 * (1 + self.cv) * math.sqrt(ahead + 1)) + 8)
+            times = np.cumsum(np.concatenate(([u], self.gaps(rng, size))))
+            u = float(times[-1])
+            times = times[: int(np.searchsorted(times[:-1], total))]
+            due = np.maximum(np.maximum.accumulate(programme.inverse(times)), latest)  # rounding keeps order
+            latest = float(due[-1])
+            yield due
 
 
 def parse_arrivals(text: str) -> Process:

@@ -30,7 +30,7 @@ BLOCKS = 1 << 21  # block ids of one conversation: enough for MOST tokens
 MOST_ROWS = 1 << 19  # that are put in order of time: block ids stay below 1 << 40 (reshaping.COPY)
 
 Row = tuple[
-    int, dict[str, Any], Callable[[str, tuple[type, ...]], Any]
+    int, dict[str, object], Callable[[str, tuple[type, ...]], Any]
 ]  # line number, row, checked field of it
 
 
@@ -102,7 +102,7 @@ def turns(path: str, rows: Iterable[Row], unit_s: float, turn_tokens: str) -> tu
 
 
 def _due(
-    path: str, number: int, row: dict[str, Any], field: Callable[..., Any], before: _Turn | None
+    path: str, number: int, row: dict[str, object], field: Callable[..., Any], before: _Turn | None
 ) -> float:
     """When the turn is due, in the file's unit."""
     if before is not None and "delay" in row:
@@ -122,7 +122,7 @@ def _due(
     return due
 
 
-def _turn_number(path: str, number: int, row: dict[str, Any], before: _Turn | None) -> float:
+def _turn_number(path: str, number: int, row: dict[str, object], before: _Turn | None) -> float:
     given = row.get("turn")
     counts = isinstance(given, int | float) and not isinstance(given, bool) and abs(given) < MOST
     turn = float(given) if counts else math.nan  # type: ignore[arg-type]  # a number then

@@ -101,7 +101,7 @@ def _density(z: float) -> float:
     return math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
 
 
-def parse(text: str) -> Lengths:
+def parse_lengths(text: str) -> Lengths:
     """The distribution that `text` names, in the syntax of the module's docstring.
 
     Raises BadInput with the nearest name, or with the form that was expected.

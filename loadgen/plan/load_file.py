@@ -34,7 +34,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from analysis.errors import BadInput
 from loadgen.plan import rates
 from loadgen.plan.lengths import MOST
-from loadgen.plan.rates import Rate
+from loadgen.plan.programme import Rate
 from loadgen.plan.text_files import yaml_text, yaml_value
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -241,7 +241,7 @@ class LoadFile(_Section):
         return {**self.trace.model_dump(exclude={"path"}), "repeat": self.repeat}
 
 
-def read(path: Path | str) -> LoadFile:
+def read_load_file(path: Path | str) -> LoadFile:
     """The load file, validated. Raises BadInput naming the file, the line and the field."""
     path = Path(path)
     node, content = yaml_value(path, yaml_text(path, "the load file"), _Loader)

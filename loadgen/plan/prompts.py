@@ -1,9 +1,9 @@
 """Prompts of an exact number of tokens, as ready request bodies, without downloading a tokenizer. Pure.
 
     ids     /v1/completions takes a list of token ids: exact by construction, no BOS is added (vLLM)
-    words   common four-letter words, one token each in the usual BPE vocabularies; loadgen.run.counting says how many tokens
+    words   common four-letter words, one token each in the usual BPE vocabularies; loadgen.plan.words.Counted says how many tokens
             the server makes of them, and how many it adds (BOS, chat template)
-    jsonl   the user's own prompts, in turn
+    jsonl   the user's own prompts: loadgen.plan.own_prompts
 
 A prompt is [shared prefix] [head] [filler]. The filler is a window of one seeded pool, so a body costs a few memory
 copies; the head spells (salt, seed, request_id) in the first tokens, so that no two requests, and no two runs with
@@ -21,14 +21,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from analysis.errors import BadInput
-from loadgen.run.counting import UNCOUNTED, Counted
+from loadgen.plan.request_template import RequestTemplate
+from loadgen.plan.words import UNCOUNTED, Counted
 
 POOL = 1 << 17  # symbols in the pool; a longer prompt runs through it more than once
 MASK = (1 << 64) - 1
@@ -36,44 +36,11 @@ ODD = 0x9E3779B97F4A7C15  # multiplication by an odd number permutes the 64-bit 
 IDS = (100, 1000)  # ordinary tokens in every vocabulary of at least 1,000; equally many digits each
 
 
-@dataclass(frozen=True)
-class Template:
-    """The request around the prompt. `endpoint` is completions | chat; `extra` is merged into every body.
-
-    With `ignore_eos` the answer has exactly the asked tokens: `limit_field` and min_tokens are both sent. An answer length
-    of 0 or less leaves the limit to the server. `usage` asks for the server's count at the end of a stream.
-    """
-
-    model: str
-    endpoint: str = "completions"
-    stream: bool = True
-    ignore_eos: bool = True
-    extra: dict[str, Any] = field(default_factory=dict)
-    limit_field: str = "max_tokens"
-    usage: bool = True
-
-    def fields(self) -> dict[str, Any]:
-        """The fields that do not depend on the request."""
-        options: dict[str, Any] = {"model": self.model, "stream": self.stream}
-        if self.stream and self.usage:
-            options["stream_options"] = {"include_usage": True}
-        if self.ignore_eos:
-            options["ignore_eos"] = True
-        return {**options, **self.extra}
-
-    def tail(self, output_tokens: int) -> bytes:
-        """The fields that bound the answer, as they follow the prompt."""
-        if output_tokens <= 0:
-            return b"}"
-        least = b',"min_tokens":%d' % output_tokens if self.ignore_eos else b""
-        return b',"%s":%d%s}' % (self.limit_field.encode(), output_tokens, least)
-
-
 @dataclass(frozen=True, eq=False)
 class PromptSource:
     """Bodies by request id; made by `by_ids`, `by_words` or `by_jsonl`."""
 
-    template: Template
+    template: RequestTemplate
     symbols: tuple[bytes, ...]  # equally long encoded tokens
     key: int  # 64 bits from (seed, salt)
     overhead_tokens: int = 0  # tokens that the server adds to every prompt
@@ -153,40 +120,8 @@ class PromptSource:
         return b"".join(parts)[: n * len(self.symbols[0])]
 
 
-@dataclass(frozen=True, eq=False)
-class OwnPrompts:
-    """Bodies from the user's prompts, in turn; `rows` are (encoded prompt field, asked output tokens or 0)."""
-
-    template: Template
-    rows: tuple[tuple[bytes, int], ...]
-    exact: bool = False  # how many tokens a prompt has is known from the server's usage only
-
-    @classmethod
-    def of_text(cls, template: Template, text: str) -> OwnPrompts:
-        """One prompt, the user's message on the chat endpoint."""
-        chat = template.endpoint == "chat"
-        value = [{"role": "user", "content": text}] if chat else text
-        return cls(template, ((_encoded(template, "messages" if chat else "prompt", value), 0),))
-
-    def first(self) -> OwnPrompts:
-        """The first prompt alone, without an output length of its own."""
-        return replace(self, rows=((self.rows[0][0], 0),))
-
-    def body(
-        self,
-        request_id: int,
-        prompt_tokens: int,  # noqa: ARG002 -- one face for both sources; own prompts have their own length
-        output_tokens: int,
-        prefix_tokens: int = 0,  # noqa: ARG002
-        blocks: Sequence[int] | None = None,  # noqa: ARG002
-    ) -> bytes:
-        """The body with prompt number `request_id` modulo their number; a row's own output length wins."""
-        text, own = self.rows[request_id % len(self.rows)]
-        return text + self.template.tail(own or output_tokens)
-
-
 def by_ids(
-    template: Template, seed: int = 0, salt: int = 0, vocabulary: tuple[int, int] = IDS, **options: Any
+    template: RequestTemplate, seed: int = 0, salt: int = 0, vocabulary: tuple[int, int] = IDS, **options: Any
 ) -> PromptSource:
     """Prompts as token ids from `vocabulary` = [first, after the last), for /v1/completions.
 
@@ -208,7 +143,7 @@ def by_ids(
 
 
 def by_words(
-    template: Template, seed: int = 0, salt: int = 0, counted: Counted = UNCOUNTED, **options: Any
+    template: RequestTemplate, seed: int = 0, salt: int = 0, counted: Counted = UNCOUNTED, **options: Any
 ) -> PromptSource:
     """Prompts as text, whose tokens the server counts as `counted` says, template and BOS included.
 
@@ -226,61 +161,9 @@ def by_words(
     )
 
 
-def by_jsonl(template: Template, path: Path | str) -> OwnPrompts:
-    """The prompts of a JSONL file: each line {"prompt": text} or {"messages": [...]}, optionally "output_tokens".
-
-    A text prompt becomes the user's message on the chat endpoint; messages need the chat endpoint.
-    Raises BadInput with the file and line.
-    """
-    rows = []
-    chat = template.endpoint == "chat"
-    for number, name, value, output in read_prompts(path):
-        if name == "messages" and not chat:
-            raise BadInput(f"{path} line {number} holds messages", next_step="use loadgen/chat.py for them")
-        if name == "prompt" and chat:
-            name, value = "messages", [{"role": "user", "content": value}]
-        rows.append((_encoded(template, name, value), output))
-    return OwnPrompts(template, tuple(rows))
-
-
-def _encoded(template: Template, name: str, value: Any) -> bytes:
-    """A body up to the fields that bound the answer."""
-    before = json.dumps(template.fields(), separators=(",", ":"))[:-1]
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-    return f'{before},"{name}":{text}'.encode("utf-8", "replace")
-
-
-def read_prompts(path: Path | str) -> list[tuple[int, str, Any, int]]:
-    """(line number, "prompt" or "messages", its value, output tokens or 0) of each line. Raises BadInput."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"cannot read the prompts: {error}") from None
-    rows = [
-        (number, *_own_prompt(f"{path} line {number}", line))
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
-    ]
-    if not rows:
-        raise BadInput("no prompts in", value=str(path), expected='lines such as {"prompt": "..."}')
-    return rows
-
-
-def _own_prompt(where: str, line: str) -> tuple[str, Any, int]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise BadInput(f"{where} is not JSON: {error}") from None
-    for name, kind in (("prompt", str), ("messages", list)):
-        if isinstance(row, dict) and isinstance(row.get(name), kind):
-            output = row.get("output_tokens", 0)
-            if not isinstance(output, int) or output < 0:
-                raise BadInput(f"{where}, output_tokens", value=output, expected="a whole number of tokens")
-            return name, row[name], output
-    raise BadInput(where, value=line[:80], expected='{"prompt": "text"} or {"messages": [...]}')
-
-
-def _source(template: Template, symbols: tuple[bytes, ...], key: int, ids: bool, **rest: Any) -> PromptSource:
+def _source(
+    template: RequestTemplate, symbols: tuple[bytes, ...], key: int, ids: bool, **rest: Any
+) -> PromptSource:
     if template.endpoint not in ("completions", "chat"):
         raise BadInput("endpoint", value=template.endpoint, expected="completions or chat")
     rng = np.random.Generator(np.random.SFC64(np.random.SeedSequence(key)))

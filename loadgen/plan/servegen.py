@@ -52,7 +52,7 @@ def expected(path: str, from_s: float, to_s: float) -> tuple[Floats, Floats]:
     return edges, rate[of] * np.diff(edges)
 
 
-def drawn(path: str, from_s: float, to_s: float, rng: np.random.Generator) -> Iterator[Columns]:
+def drawn_requests(path: str, from_s: float, to_s: float, rng: np.random.Generator) -> Iterator[Columns]:
     """Arrivals window by window: due_s in trace seconds, prompt and output tokens (0 when not known)."""
     windows = _windows(path)
     prompts, outputs = _histogram(path, "input"), _histogram(path, "output")

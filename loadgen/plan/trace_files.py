@@ -103,7 +103,7 @@ def own_unit(format: str) -> str | None:
     return form.unit if form is not None else None
 
 
-def read(
+def read_trace(
     path: str, format: str, unit_s: float = 1.0, turn_tokens: str = "added"
 ) -> Iterator[tuple[list[int], Arrivals]]:
     """Line numbers and rows, due_s in seconds of the file's own clock, whose unit is `unit_s` seconds.
@@ -126,7 +126,7 @@ def first_stamp(path: str, format: str) -> float:
         for _, row, field in _objects(path):
             return float(field("timestamp", (int, float))) if "timestamp" in row else math.nan
         return math.nan
-    first = next(read(path, format), None)
+    first = next(read_trace(path, format), None)
     return math.nan if first is None else float(first[1].due_s[0])
 
 
@@ -166,7 +166,7 @@ def _read_csv(path: str, form: Csv, unit_s: float) -> Iterator[tuple[list[int], 
         places = [names.index(column) for column in form.columns]
         try:
             columns = [np.array([row[place] for row in rows]) for place in places]
-            chunk = arrivals(stamps(columns[0]) * unit_s, _tokens(columns[1]), _tokens(columns[2]))
+            chunk = arrivals_of(stamps(columns[0]) * unit_s, _tokens(columns[1]), _tokens(columns[2]))
         except (ValueError, IndexError, OverflowError):
             _blame(path, (stamps, _tokens, _tokens), names, places, numbers, rows)
         yield numbers, chunk
@@ -229,7 +229,7 @@ def _read_jsonl(path: str, unit_s: float) -> Iterator[tuple[list[int], Arrivals]
     while piece := _piece(rows):
         numbers, times, prompts, outputs, blocks = zip(*piece, strict=True)
         due_s = np.array(times, dtype=np.float64) * unit_s
-        yield list(numbers), arrivals(due_s, np.array(prompts), np.array(outputs), list(blocks))
+        yield list(numbers), arrivals_of(due_s, np.array(prompts), np.array(outputs), list(blocks))
 
 
 def _piece(rows: Iterator[conversations.Row]) -> list[tuple[int, float, int, int, tuple[int, ...]]]:
@@ -245,7 +245,9 @@ def _piece(rows: Iterator[conversations.Row]) -> list[tuple[int, float, int, int
     return piece
 
 
-def _field(path: str, number: int, line: str, row: dict[str, Any], name: str, kinds: tuple[type, ...]) -> Any:
+def _field(
+    path: str, number: int, line: str, row: dict[str, object], name: str, kinds: tuple[type, ...]
+) -> Any:
     """The value: a time (float), a number of tokens (int), or a list of whole numbers that may be left out (list)."""
     value: Any = row.get(name)
     if list in kinds:
@@ -270,7 +272,7 @@ def _place(path: str, number: int, line: str, name: str) -> str:
     return f"{path} line {number}, " + (f"column {column} ({name})" if column else f"field {name} is missing")
 
 
-def arrivals(
+def arrivals_of(
     due_s: NDArray[np.float64],
     prompt: NDArray[Any],
     output: NDArray[Any],

@@ -35,14 +35,13 @@ from numpy.typing import NDArray
 from analysis.errors import BadInput
 from loadgen.plan import conversations, rates, reshaping, servegen
 from loadgen.plan.arrivals import Arrivals
-from loadgen.plan.rates import Rate
+from loadgen.plan.programme import Rate
+from loadgen.plan.time_bins import TimeBins
 from loadgen.plan.time_units import UNITS, check_rate, duration, unit_of
-from loadgen.plan.trace_files import FORMATS, Jsonl, arrivals, detect, first_stamp, own_unit, read
+from loadgen.plan.trace_files import FORMATS, Jsonl, arrivals_of, detect, first_stamp, own_unit, read_trace
 
 COARSE_S = (0.1, 10.0)  # distances of stamps that mean a bucket, not a clock; the most that is spread over
 MOST_GAP_S = 31 * 86_400.0  # between a row and the next: more is a stamp typed wrong, or in another unit
-MOST_BINS = 1 << 20  # in which requests are counted, of 1 s while the trace is shorter than 12 days
-MOST_PIECES = 50_000  # of the rate, of 60 s while the trace is shorter than 34 days
 MOST_SCALE = 1000.0  # copies of a request
 MOST_JITTER_S = 86_400.0  # also of a bucket: what lies within it is held in memory
 TURN_TOKENS = ("added", "whole")
@@ -132,7 +131,7 @@ class Trace:
         """The same trace, ended at `duration_s` of the run."""
         return replace(self, end_s=duration_s, rate=self.rate.until(duration_s))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """What was read and how, for run.json."""
         return {name: value for name, value in asdict(replace(self, rate=_NO_RATE)).items() if name != "rate"}
 
@@ -157,8 +156,8 @@ class Trace:
 
     def _one_pass(self, rng: np.random.Generator) -> Iterator[Arrivals]:
         if self.format == "servegen":
-            drawn = servegen.drawn(self.path, self.from_s, self._to_s(), rng)
-            chunks: Iterable[Arrivals] = (arrivals(*columns) for columns in drawn)
+            drawn = servegen.drawn_requests(self.path, self.from_s, self._to_s(), rng)
+            chunks: Iterable[Arrivals] = (arrivals_of(*columns) for columns in drawn)
         else:
             spread = reshaping.spread(self._read(), self.bucket_s or 0.0, rng)
             chunks = reshaping.window(spread, self.from_s, self._to_s())
@@ -175,7 +174,7 @@ class Trace:
     def _read(self) -> Iterator[Arrivals]:
         origin, latest = math.nan, math.nan
         unit_s = UNITS[self.time_unit] if self.time_unit else 1.0
-        for line, chunk in read(self.path, self.format, unit_s, self.turn_tokens):
+        for line, chunk in read_trace(self.path, self.format, unit_s, self.turn_tokens):
             if math.isnan(origin):
                 origin = latest = float(chunk.due_s[0])
             gaps = np.diff(chunk.due_s, prepend=latest)
@@ -263,7 +262,7 @@ class Trace:
 
     def _counted(self) -> tuple[NDArray[np.float64], NDArray[np.float64], float, float]:
         """Edges in trace seconds, requests between them, the bucket of the stamps, and the span of the window."""
-        bins = _Bins()
+        bins = TimeBins()
         step, ties, before, last, first = math.inf, False, math.nan, 0.0, math.inf
         requests, fractions = 0, False
         to_s = self._to_s()
@@ -293,40 +292,6 @@ class Trace:
         """Whether stamps are not whole units after the first one."""
         units = stamps / UNITS[self.time_unit or "s"]
         return bool((np.abs(units - np.rint(units)) > 1e-4).any())
-
-
-class _Bins:
-    """Requests counted by time in at most MOST_BINS bins: of a second, and twice as wide whenever they do not reach."""
-
-    def __init__(self) -> None:
-        self.width_s = 1
-        self.counts = np.zeros(1, dtype=np.int64)
-
-    def add(self, times_s: NDArray[np.float64]) -> None:
-        """Count the rising times, at least 0."""
-        while times_s[-1] >= self.width_s * MOST_BINS:
-            self.width_s *= 2
-            even = np.pad(self.counts, (0, len(self.counts) % 2))
-            self.counts = even.reshape(-1, 2).sum(axis=1)
-        where = (times_s / self.width_s).astype(np.int64)
-        low, high = int(where[0]), int(where[-1])
-        self.counts = np.pad(self.counts, (0, max(0, high + 1 - len(self.counts))))
-        self.counts[low : high + 1] += np.bincount(where - low)
-
-    def pieces(self, from_s: float, end_s: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Edges between from_s and end_s of at most MOST_PIECES pieces, of 60 s or less where they are few, and counts."""
-        span_s = end_s - from_s
-        wanted_s = max(min(span_s / 60, 60.0), span_s / MOST_PIECES)
-        together = max(1, round(min(wanted_s / self.width_s, len(self.counts))))
-        width_s = self.width_s * together
-        sums = np.add.reduceat(self.counts, np.arange(0, len(self.counts), together)).astype(np.float64)
-        edges = from_s + width_s * np.arange(len(sums) + 1, dtype=np.float64)
-        if edges[-2] >= end_s:  # a last stamp inside the last whole bin before the end
-            edges, sums = np.delete(edges, -2), np.append(sums[:-2], sums[-2:].sum())
-        if end_s > edges[-1]:
-            edges, sums = np.append(edges, end_s), np.append(sums, 0.0)
-        edges[-1] = end_s
-        return edges, sums
 
 
 _NO_RATE = rates.constant(0.0, 1.0)

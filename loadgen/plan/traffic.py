@@ -1,7 +1,7 @@
 """What arrives when: a load plan is a rate programme, an arrival process, lengths and a seed. Pure; only files named are read.
 
 A renewal process with gaps of mean 1 runs in operational time u, which counts expected requests, and is carried into
-seconds through the inverse of the rate's integral (loadgen.plan.rates), so that any process works with any programme:
+seconds through the inverse of the rate's integral (loadgen.plan.programme), so that any process works with any programme:
 
     u_0 = stationary start, u_k = u_(k-1) + gap_k;      due_k = inverse(u_k);      the last due is before the end
 
@@ -22,7 +22,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,7 +30,8 @@ from analysis.errors import BadInput
 from loadgen.plan import lengths, rates
 from loadgen.plan.arrivals import Arrivals, Process, parse_arrivals
 from loadgen.plan.lengths import Lengths
-from loadgen.plan.rates import Rate
+from loadgen.plan.programme import Rate
+from loadgen.plan.prompt_lengths import continued, cut_lengths
 from loadgen.plan.traces import Trace
 
 CHUNK = 65_536  # arrivals drawn at a time: about 2 MB
@@ -85,7 +85,7 @@ class LoadPlan:
         """Offered requests/s of the whole plan at each time."""
         return self.programme.rate(t_s)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The plan in words and numbers, for run.json."""
         return {
             "stages": self.stages,
@@ -120,7 +120,7 @@ class LoadPlan:
         """
         for chunk in self._traced(n) if self.trace is not None else self._drawn(n):
             if self.most_tokens is not None:
-                chunk = _cut(chunk, self.most_tokens)
+                chunk = cut_lengths(chunk, self.most_tokens)
             mine = chunk if self.of == 1 else chunk.take(chunk.request_id % self.of == self.index)
             if len(mine.due_s):
                 yield mine
@@ -128,24 +128,13 @@ class LoadPlan:
     def _drawn(self, n: int) -> Iterator[Arrivals]:
         gaps, prompts, outputs = (_generator(self.seed, purpose) for purpose in range(3))
         history = np.zeros(self.conversations, dtype=np.int64)
-        total = self.programme.requests
-        total -= 1e-9 * max(1.0, total)  # rounding of the integral must not add a request at the very end
-        u, done, latest = self.process.first(gaps), 0, 0.0
-        while u < total:
-            ahead = total - u
-            size = min(n, int(ahead + 8 * (1 + self.process.cv) * math.sqrt(ahead + 1)) + 8)
-            times = np.cumsum(np.concatenate(([u], self.process.gaps(gaps, size))))
-            u = float(times[-1])
-            times = times[: int(np.searchsorted(times[:-1], total))]
-            count = len(times)
-            due = np.maximum(
-                np.maximum.accumulate(self.programme.inverse(times)), latest
-            )  # rounding keeps order
-            latest = float(due[-1])
+        done = 0
+        for due in self.process.due_times(self.programme, gaps, n):
+            count = len(due)
             prompt, output = self.prompt.draw(prompts, count), self.output.draw(outputs, count)
             known = np.full(count, self.shared_prefix_tokens, dtype=np.int64)
             if self.turns > 1:
-                prompt, said = _continued(prompt, output, done, self.turns, history)
+                prompt, said = continued(prompt, output, done, self.turns, history)
                 known = np.maximum(known, said)
             yield Arrivals(
                 due_s=due,
@@ -223,8 +212,8 @@ class LoadPlan:
         plan = LoadPlan(
             programme=programme,
             process=parse_arrivals(arrivals),
-            prompt=lengths.parse(prompt_tokens or ("trace" if recorded else "fixed:512")),
-            output=lengths.parse(output_tokens or ("trace" if recorded else "fixed:128")),
+            prompt=lengths.parse_lengths(prompt_tokens or ("trace" if recorded else "fixed:512")),
+            output=lengths.parse_lengths(output_tokens or ("trace" if recorded else "fixed:128")),
             shared_prefix_tokens=shared_prefix_tokens,
             seed=seed,
             trace=recorded,
@@ -240,7 +229,7 @@ class LoadPlan:
         """
         from loadgen.plan import load_file  # pydantic takes a while to import
 
-        spec = load_file.read(path)
+        spec = load_file.read_load_file(path)
         try:
             recorded, programme = None, spec.programme()
             if programme is None:
@@ -249,8 +238,8 @@ class LoadPlan:
             plan = LoadPlan(
                 programme=programme,
                 process=parse_arrivals(spec.arrivals),
-                prompt=lengths.parse(spec.prompt_tokens or ("trace" if recorded else "fixed:512")),
-                output=lengths.parse(spec.output_tokens or ("trace" if recorded else "fixed:128")),
+                prompt=lengths.parse_lengths(spec.prompt_tokens or ("trace" if recorded else "fixed:512")),
+                output=lengths.parse_lengths(spec.output_tokens or ("trace" if recorded else "fixed:128")),
                 shared_prefix_tokens=spec.shared_prefix_tokens,
                 seed=spec.seed,
                 trace=recorded,
@@ -281,8 +270,8 @@ class LoadPlan:
         return LoadPlan(
             programme=rates.diurnal(peak_rps, duration_s),
             process=parse_arrivals(f"gamma:{cv:g}"),
-            prompt=lengths.parse(prompt_tokens),
-            output=lengths.parse(output_tokens),
+            prompt=lengths.parse_lengths(prompt_tokens),
+            output=lengths.parse_lengths(output_tokens),
             seed=seed,
         )
 
@@ -330,40 +319,6 @@ class LoadPlan:
             raise BadInput("seed", value=self.seed, expected="a whole number of at least 0")
         if not self.expected_requests > 0:
             raise BadInput("the load offers nothing: every rate is 0", next_step="raise one of the rates")
-
-
-def _cut(chunk: Arrivals, most_tokens: int) -> Arrivals:
-    """Prompt and answer cut to `most_tokens` together: the prompt first, at least one token of each left."""
-    output = np.minimum(chunk.output_tokens, max(most_tokens - 1, 1))
-    prompt = np.minimum(chunk.prompt_tokens, np.maximum(most_tokens - output, 1))
-    return chunk._replace(
-        prompt_tokens=prompt, output_tokens=output, prefix_tokens=np.minimum(chunk.prefix_tokens, prompt - 1)
-    )
-
-
-def _continued(
-    prompt: NDArray[np.int32],
-    output: NDArray[np.int32],
-    first_id: int,
-    turns: int,
-    history: NDArray[np.int64],
-) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Prompts that contain their conversation so far, and the tokens of that part; `history` is carried on.
-
-    Requests first_id, first_id + 1, ... belong to the len(history) conversations in turn.
-    """
-    abreast = len(history)
-    whole, said = np.empty_like(prompt), np.empty(len(prompt), dtype=np.int64)
-    at = 0
-    while at < len(prompt):
-        turn, place = divmod((first_id + at) % (abreast * turns), abreast)
-        rows = slice(at, min(len(prompt), at + abreast - place))
-        seats = slice(place, place + rows.stop - rows.start)
-        said[rows] = history[seats] if turn else 0
-        whole[rows] = np.minimum(said[rows] + prompt[rows], lengths.MOST)
-        history[seats] = whole[rows] + output[rows].astype(np.int64)
-        at = rows.stop
-    return whole, said
 
 
 def _generator(seed: int, purpose: int) -> np.random.Generator:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import gevent
 import numpy as np
+from numpy.typing import ArrayLike
 
 from analysis.histogram import Histogram
 from analysis.slo import parse_slo
 from loadgen.plan.traffic import LoadPlan
-from loadgen.run import capacity_search as probing
-from loadgen.run import client_health
-from loadgen.run.account import sample_columns
-from loadgen.run.capacity_search import Probe, Seen, Standing, Waiting
+from loadgen.run import capacity_search, client_health
+from loadgen.run.capacity_search import FoundCapacity, ProbeRequest, ProbeStanding, Waiting
+from loadgen.run.client_samples import sample_columns
 from loadgen.run.generator import Generator
-from loadgen.run.records import Done
+from loadgen.run.measured import Done
+from loadgen.run.probes import Probe
+from loadgen.run.vitals import ClientSample
 from loadgen.wire.clock import now_s
 
 TICK_S = 0.25
@@ -46,12 +47,12 @@ class Finder:
         self._generator, self._plan, self._say = generator, plan, say
         self._slo_text, self._slo = slo, parse_slo(slo)
         self._first_rps, self._budget_s, self._max_in_flight = first_rps, budget_s, max_in_flight
-        self._tried: list[tuple[Probe, Standing]] = []
-        self._seen: list[Seen] = []
+        self._tried: list[tuple[Probe, ProbeStanding]] = []
+        self._seen: list[ProbeRequest] = []
         self._rows: list[
             tuple[float, ...]
         ] = []  # due, sent, first and last token, in s on the client's clock
-        self._samples: list[Sequence[float]] = []
+        self._samples: list[ClientSample] = []
         self._gaps = Histogram()
         self._number = 0
         self._first_id = 0
@@ -63,23 +64,25 @@ class Finder:
         if exchange.stage != self._number or done.answer.status == "cancelled":
             return
         due_s = exchange.due_s - self._generator.clock.zero_s
-        self._seen.append(Seen(due_s, done.answer.status == "ok", done.ttft_s, done.tpot_s, done.e2e_s))
+        self._seen.append(
+            ProbeRequest(due_s, done.answer.status == "ok", done.ttft_s, done.tpot_s, done.e2e_s)
+        )
         answer = done.answer
         self._rows.append((exchange.due_s, exchange.sent_s, answer.first_s, answer.last_s))
         self._gaps.add(done.gaps_s)
 
-    def sampled(self, samples: Sequence[Sequence[float]]) -> None:
-        """How the client fared since the last time (loadgen.run.generator.Sample as tuples)."""
+    def sampled(self, samples: Sequence[ClientSample]) -> None:
+        """How the client fared since the last time."""
         self._samples.extend(samples)
 
     def run(self) -> str:
         """Search until the bracket is narrow or the time is over; returns why it ended."""
-        limit_s = probing.probe_limit_s(self._budget_s)
-        ended = f"the bracket is within {probing.TOLERANCE:.0%}"
+        limit_s = capacity_search.probe_limit_s(self._budget_s)
+        ended = f"the bracket is within {capacity_search.TOLERANCE:.0%}"
         limited_rps: float | None = None  # tried last, and the client could not: once more
         while True:
             tried = [(p.rate_rps, s.verdict) for p, s in self._tried]
-            rate = limited_rps or probing.next_rate(tried, self._first_rps)
+            rate = limited_rps or capacity_search.next_rate(tried, self._first_rps)
             if rate is None:
                 break
             spent_s = self._elapsed_s()
@@ -91,7 +94,7 @@ class Finder:
             probe, stands = self._probe(rate, min(limit_s, self._budget_s - spent_s - LEAD_S))
             limit = "" if stands.verdict == "holds" else self._client_limit(probe)
             if limit:
-                stands = Standing("unclear", f"the client was the limit: {limit}", stands.requests)
+                stands = ProbeStanding("unclear", f"the client was the limit: {limit}", stands.requests)
             self._tried.append((probe, stands))
             self._say(f"{probe.rate_rps:.4g}/s {stands.verdict}: {stands.reason}")
             self._drain()
@@ -101,9 +104,11 @@ class Finder:
             limited_rps = rate if limit else None
         return ended
 
-    def found(self, ended: str) -> dict[str, Any]:
-        """What is known so far; see loadgen.run.capacity_search.answer."""
-        return probing.answer(self._tried, self._slo_text, self._first_rps, self._budget_s, ended)
+    def found(self, ended: str) -> FoundCapacity:
+        """What is known so far."""
+        return capacity_search.found_capacity(
+            self._tried, self._slo_text, self._first_rps, self._budget_s, ended
+        )
 
     def interrupt(self) -> None:
         """The run is about to end: the present probe counts as far as it came."""
@@ -111,13 +116,13 @@ class Finder:
             cut = replace(self._current, end_s=min(self._current.end_s, self._elapsed_s()))
             self._current = None
             if cut.end_s > cut.start_s:
-                self._tried.append((cut, Standing("unclear", "interrupted", len(self._seen))))
+                self._tried.append((cut, ProbeStanding("unclear", "interrupted", len(self._seen))))
 
     def probes(self) -> list[Probe]:
         """The probes so far."""
         return [probe for probe, _ in self._tried]
 
-    def _probe(self, rate_rps: float, limit_s: float) -> tuple[Probe, Standing]:
+    def _probe(self, rate_rps: float, limit_s: float) -> tuple[Probe, ProbeStanding]:
         generator = self._generator
         self._number = len(self._tried)
         self._seen, self._rows, self._gaps = [], [], Histogram()
@@ -126,7 +131,7 @@ class Finder:
         planned = Probe(self._number, rate_rps, start_s, start_s + limit_s, self._first_id, self._plan)
         self._current = planned
         generator.offer(planned)
-        least_s = probing.least_s([(p.rate_rps, s.verdict) for p, s in self._tried], limit_s)
+        least_s = capacity_search.least_s([(p.rate_rps, s.verdict) for p, s in self._tried], limit_s)
         levels: list[tuple[float, int]] = []
         ticks = 0
         while True:
@@ -138,7 +143,7 @@ class Finder:
             over = at_s >= planned.end_s
             if not over and ticks % LOOK_EVERY:
                 continue
-            stands = probing.standing(
+            stands = capacity_search.standing(
                 self._slo,
                 rate_rps,
                 start_s,
@@ -167,23 +172,20 @@ class Finder:
 
     def _waiting(self) -> list[Waiting]:
         zero_s = self._generator.clock.zero_s
-        return [
-            Waiting(e.due_s - zero_s, e.connection is not None and e.connection.body_begun)
-            for e in self._generator.client.in_flight
-        ]
+        return [Waiting(e.due_s - zero_s, e.body_begun) for e in self._generator.client.in_flight]
 
     def _client_limit(self, probe: Probe) -> str:
         """Why the client may have shaped this probe, by the verdict of every run; empty when it did not."""
         self._generator.flush()  # the samples of the last second
         times = np.array(self._rows, dtype=np.float64).reshape(-1, 4) - self._generator.clock.zero_s
-        requests: dict[str, Any] = dict(
+        requests: dict[str, ArrayLike] = dict(
             zip(("due_s", "sent_s", "first_token_s", "last_token_s"), times.T, strict=True)
         )
         requests["stage"] = np.full(len(times), probe.number)
         requests["status"] = np.full(len(times), "ok")
         samples = sample_columns({"": self._samples})
-        verdict = client_health.judge(requests, [probe.stage()], samples, self._max_in_flight)
-        return "; ".join(reason["sentence"] for reason in verdict["stages"][0]["reasons"])
+        verdict = client_health.judge_client(requests, [probe.stage()], samples, self._max_in_flight)
+        return "; ".join(reason.sentence for reason in verdict.stages[0].reasons)
 
     def _drain(self) -> None:
         deadline_s = now_s() + min(DRAIN_S, max(1.0, self._budget_s - self._elapsed_s()))
@@ -191,8 +193,7 @@ class Finder:
         while client.in_flight and now_s() < deadline_s:
             gevent.sleep(0.02)
         for exchange in list(client.in_flight):
-            if exchange.connection is not None:
-                exchange.connection.give_up("cancelled", "the probe was over")
+            exchange.give_up("cancelled", "the probe was over")
 
     def _elapsed_s(self) -> float:
         return self._generator.clock.elapsed(now_s())

@@ -21,20 +21,17 @@ A request without an answer counts as a breach as soon as it has waited longer t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 from scipy.special import bdtr
 
 from analysis.errors import BadInput
 from analysis.histogram import Histogram
 from analysis.slo import Slo, Verdict, evaluate
-from loadgen.plan import rates
-from loadgen.plan.arrivals import Arrivals
-from loadgen.plan.traffic import LoadPlan
+from loadgen.run.probes import Probe
 
 TOLERANCE = 0.05  # of the rate: the bracket in which the search ends
 LEAST = 20  # requests judged, without which a probe says nothing
@@ -48,7 +45,7 @@ GROWTH_DEVIATIONS = 4.0
 LOWEST = 1 / 64  # of the first rate: below it the search gives up
 
 
-class Seen(NamedTuple):
+class ProbeRequest(NamedTuple):
     """One request of a probe; latencies in s from the due time, NaN = none (yet)."""
 
     due_s: float
@@ -66,7 +63,7 @@ class Waiting(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Standing:
+class ProbeStanding:
     """How a probe stands: holds | breaks | unclear, why, and over how many requests."""
 
     verdict: str
@@ -75,52 +72,26 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Probe:
-    """One constant rate from start_s to end_s (seconds since the start of the run); its requests count from first_id.
+class FoundCapacity:
+    """What a search found; None where no probe held, in the bracket where none held or none broke."""
 
-    Has what loadgen.run.generator and loadgen.run.records ask of a plan: `arrivals` and `stage_of`.
-    """
+    slo: str
+    first_rps: float
+    budget_s: float
+    rate_rps: float | None
+    bracket_rps: tuple[float | None, float | None]
+    ended: str  # why
+    probes: tuple[tuple[Probe, ProbeStanding], ...]
 
-    number: int
-    rate_rps: float
-    start_s: float
-    end_s: float
-    first_id: int
-    base: LoadPlan  # arrivals, lengths, prompts
-
-    def arrivals(self, n: int = 65_536) -> Iterator[Arrivals]:
-        """Its requests, due_s counted from the start of the run."""
-        programme = rates.constant(self.rate_rps, self.end_s - self.start_s)
-        plan = replace(self.base, programme=programme, seed=self.base.seed + self.number)
-        for chunk in plan.arrivals(n):
-            yield chunk._replace(
-                due_s=chunk.due_s + self.start_s, request_id=chunk.request_id + self.first_id
-            )
-
-    def stage_of(self, due_s: ArrayLike) -> NDArray[np.int32]:
-        """The probe's number, for each due time."""
-        return np.full(np.shape(due_s), self.number, dtype=np.int32)
-
-    def stage(self) -> dict[str, float]:
-        """The probe as a stage of the run."""
-        return {"stage": self.number, "start_s": self.start_s, "end_s": self.end_s, "rate": self.rate_rps}
-
-
-@dataclass(frozen=True)
-class Probes:
-    """All probes of a run, as the plan that they turned out to be."""
-
-    probes: tuple[Probe, ...]
-
-    def arrivals(self, n: int = 65_536) -> Iterator[Arrivals]:
-        """What was offered, in the order of due times."""
-        for probe in self.probes:
-            yield from probe.arrivals(n)
-
-    def stage_of(self, due_s: ArrayLike) -> NDArray[np.int32]:
-        """The number of the probe that each due time belongs to."""
-        starts = np.array([probe.start_s for probe in self.probes])
-        return (np.searchsorted(starts, np.asarray(due_s), side="right") - 1).astype(np.int32)
+    def as_json(self) -> dict[str, object]:
+        """The block `find_capacity` of run.json."""
+        probes = [
+            {**probe.stage(), "verdict": s.verdict, "reason": s.reason, "requests": s.requests}
+            for probe, s in self.probes
+        ]
+        names = ("slo", "first_rps", "budget_s", "rate_rps")
+        known = {name: getattr(self, name) for name in names}
+        return {**known, "bracket_rps": list(self.bracket_rps), "ended": self.ended, "probes": probes}
 
 
 def next_rate(tried: Sequence[tuple[float, str]], first_rps: float) -> float | None:
@@ -160,13 +131,13 @@ def standing(
     rate_rps: float,
     start_s: float,
     now_s: float,
-    seen: Sequence[Seen],
+    seen: Sequence[ProbeRequest],
     waiting: Sequence[Waiting],
     levels: Sequence[tuple[float, int]],
     gaps: Histogram,
     least_s: float = 0.0,
     over: bool = False,
-) -> Standing:
+) -> ProbeStanding:
     """How a probe that began at `start_s` stands at `now_s`; see the module docstring.
 
     `seen` are its requests that ended, `waiting` those in flight, `levels` (time, number in flight) pairs, `gaps` the
@@ -178,53 +149,44 @@ def standing(
     rows = [s for s in seen if s.due_s >= from_s]
     rows += _overdue(slo, [w for w in waiting if w.due_s >= from_s], now_s)
     if now_s - from_s < least_s and not over:
-        return Standing("unclear", f"judged from {least_s:.0f} s after the warm-up", len(rows))
+        return ProbeStanding("unclear", f"judged from {least_s:.0f} s after the warm-up", len(rows))
     if len(rows) < LEAST:
-        return Standing("unclear", f"{len(rows)} requests judged, {LEAST} are needed", len(rows))
+        return ProbeStanding("unclear", f"{len(rows)} requests judged, {LEAST} are needed", len(rows))
     _, ok, ttft, tpot, e2e = zip(*rows, strict=True)
     verdicts = evaluate(slo, ok, ttft, tpot, e2e, gaps.share_within, gaps_quantile(gaps))
     for verdict in verdicts:
         breaches, n = _breaches(verdict, len(rows))
         if n and 1 - bdtr(breaches - 1, n, 1 - verdict.asked) < SURE_BREAK and not verdict.holds:
-            return Standing("breaks", _said(verdict), len(rows))
+            return ProbeStanding("breaks", _said(verdict), len(rows))
     drift, bound = _drift(levels, from_s, rate_rps)
     if drift > bound:
-        return Standing("breaks", f"in flight grew by {drift:.0f} (bound {bound:.0f})", len(rows))
+        return ProbeStanding("breaks", f"in flight grew by {drift:.0f} (bound {bound:.0f})", len(rows))
     if over:
         broken = [v for v in verdicts if not v.holds]
-        return Standing("breaks" if broken else "holds", ", ".join(map(_said, broken or verdicts)), len(rows))
+        return ProbeStanding(
+            "breaks" if broken else "holds", ", ".join(map(_said, broken or verdicts)), len(rows)
+        )
     settled = drift <= bound / 2 and now_s - from_s >= max(2 * e2e_s, WARM_LEAST_S)
     if settled and all(_surely_holds(slo, verdict, len(rows)) for verdict in verdicts):
-        return Standing("holds", ", ".join(map(_said, verdicts)), len(rows))
-    return Standing("unclear", ", ".join(map(_said, verdicts)), len(rows))
+        return ProbeStanding("holds", ", ".join(map(_said, verdicts)), len(rows))
+    return ProbeStanding("unclear", ", ".join(map(_said, verdicts)), len(rows))
 
 
-def gaps_quantile(gaps: Histogram) -> Any:
+def gaps_quantile(gaps: Histogram) -> Callable[[float], float]:
     """Percentile (0-100) -> gap in s, of a histogram."""
     return lambda percentile: gaps.quantile(percentile / 100)
 
 
-def answer(
-    tried: Sequence[tuple[Probe, Standing]], slo: str, first_rps: float, budget_s: float, ended: str
-) -> dict[str, Any]:
-    """What run.json says of the search: the rate, its bracket, why it ended, and every probe."""
+def found_capacity(
+    tried: Sequence[tuple[Probe, ProbeStanding]], slo: str, first_rps: float, budget_s: float, ended: str
+) -> FoundCapacity:
+    """What the search found with these probes, and why it ended."""
     held, broke = bracket([(probe.rate_rps, stands.verdict) for probe, stands in tried])
-    return {
-        "slo": slo,
-        "first_rps": first_rps,
-        "budget_s": budget_s,
-        "rate_rps": held,  # None: no probe held
-        "bracket_rps": [held, broke],  # None on the right: none broke
-        "ended": ended,
-        "probes": [
-            {**probe.stage(), "verdict": s.verdict, "reason": s.reason, "requests": s.requests}
-            for probe, s in tried
-        ],
-    }
+    return FoundCapacity(slo, first_rps, budget_s, held, (held, broke), ended, tuple(tried))
 
 
-def sentence(found: dict[str, Any]) -> str:
-    """The answer in one sentence."""
+def capacity_sentence(found: Mapping[str, Any]) -> str:
+    """What a search found, from the block `find_capacity` of run.json, in one sentence."""
     held, broke = found["bracket_rps"]
     if held is None:
         rates_tried = [p["rate"] for p in found["probes"]]
@@ -251,7 +213,7 @@ def parse_budget(text: str) -> float:
     return budget_s
 
 
-def _overdue(slo: Slo, waiting: Sequence[Waiting], now_s: float) -> list[Seen]:
+def _overdue(slo: Slo, waiting: Sequence[Waiting], now_s: float) -> list[ProbeRequest]:
     """Requests in flight that can no longer keep a bound, with their age as latency."""
     ttft_s = max((t.bound_s for t in slo.terms if t.metric == "ttft"), default=math.inf)
     e2e_s = max((t.bound_s for t in slo.terms if t.metric == "e2e"), default=math.inf)
@@ -261,7 +223,7 @@ def _overdue(slo: Slo, waiting: Sequence[Waiting], now_s: float) -> list[Seen]:
         first = age_s if not begun and age_s > ttft_s else math.nan
         whole = age_s if age_s > e2e_s else math.nan
         if not (math.isnan(first) and math.isnan(whole)):
-            late.append(Seen(due_s, True, first, math.nan, whole))
+            late.append(ProbeRequest(due_s, True, first, math.nan, whole))
     return late
 
 

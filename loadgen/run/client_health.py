@@ -24,10 +24,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from loadgen.run.client_samples import (
+    STAMPED_SHARE,
+    Floats,
+    floats,
+    read_clock,
+    reads_of,
+    samples_within,
+    time_shares,
+)
 
 LAG_SHARE_OF_TTFT = 0.25
 LAG_LEAST_S, LAG_MOST_S = 0.010, 0.250
@@ -35,61 +46,82 @@ STALLED_SHARE = 0.05
 BLURRED_SHARE = 0.03
 STARVED_SHARE = 0.15
 THROTTLED_SHARE = 0.01
-STAMPED_SHARE = 0.9  # of the reads with a kernel stamp, from which late reads are no error
 CPU_SHARE = 0.90
 CAP_SHARE = 0.02  # of the samples with requests waiting for a seat
 POOL_SHARE = 0.05
 UNSENT_SHARE = 0.005
 
-Floats = NDArray[np.float64]
+
+class LimitReason(NamedTuple):
+    """Why a stage was limited: a code of the module's docstring, and a sentence with figure and bound."""
+
+    code: str
+    sentence: str
 
 
-def judge(
+@dataclass(frozen=True)
+class StageHealth:
+    """How the client fared in one stage; None where nothing is known. `verdict` is ok | limited."""
+
+    stage: int
+    verdict: str
+    reasons: tuple[LimitReason, ...]
+    send_lag_p95_s: float | None
+    send_lag_p99_s: float | None
+    requests: int
+    samples: int
+    reads: Mapping[str, float | int] | None  # their number, and shares of them
+
+    def as_json(self) -> dict[str, object]:
+        """One entry of run.json's client block."""
+        return {**vars(self), "reasons": [reason._asdict() for reason in self.reasons]}
+
+
+@dataclass(frozen=True)
+class ClientHealth:
+    """How the client fared in a run; `verdict` is ok | limited, `read_clock` kernel | process, None without a read."""
+
+    verdict: str
+    read_clock: str | None
+    stages: tuple[StageHealth, ...]
+
+
+def judge_client(
     requests: Mapping[str, ArrayLike],
     stages: Sequence[Mapping[str, Any]],
     samples: Mapping[str, ArrayLike] | None = None,
     max_in_flight: int | None = None,
-) -> dict[str, Any]:
-    """{"verdict": ok | limited, "read_clock": kernel | process | None, "stages": [{stage, verdict, reasons: [...], lag
-    figures, sample count, reads}]}.
+) -> ClientHealth:
+    """How the client fared in each stage, and in all of them.
 
     `requests` has the columns of a run's requests table (a DataFrame will do), `stages` dicts with stage, start_s and
-    end_s, `samples` the columns of loadgen.run.generator.Sample plus `worker`. `max_in_flight` is the cap of all workers
-    together; None = unknown. A reason is {"code", "sentence"}.
+    end_s, `samples` what `sample_columns` gives. `max_in_flight` is the cap of all workers together; None = unknown.
     """
     columns = {
-        name: _floats(requests[name])
-        for name in ("stage", "due_s", "sent_s", "first_token_s", "last_token_s")
+        name: floats(requests[name]) for name in ("stage", "due_s", "sent_s", "first_token_s", "last_token_s")
     }
     status = np.asarray(requests["status"], dtype=str)
     verdicts = []
     for number, stage in enumerate(stages):
         which = columns["stage"] == float(stage.get("stage", number))
         rows = {name: values[which] for name, values in columns.items()}
-        within = _window(samples, float(stage["start_s"]), float(stage["end_s"]))
-        reasons = [
-            {"code": code, "sentence": sentence}
-            for code, sentence in _reasons(rows, status[which], within, max_in_flight)
-        ]
+        within = samples_within(samples, float(stage["start_s"]), float(stage["end_s"]))
+        reasons = _reasons(rows, status[which], within, max_in_flight)
         lag = rows["sent_s"] - rows["due_s"]
         verdicts.append(
-            {
-                "stage": int(stage.get("stage", number)),
-                "verdict": "limited" if reasons else "ok",
-                "reasons": reasons,
-                "send_lag_p95_s": _rounded(_quantile(lag, 0.95)),
-                "send_lag_p99_s": _rounded(_quantile(lag, 0.99)),
-                "requests": len(lag),
-                "samples": 0 if within is None else len(within["time_s"]),
-                "reads": _reads(within),
-            }
+            StageHealth(
+                stage=int(stage.get("stage", number)),
+                verdict="limited" if reasons else "ok",
+                reasons=tuple(LimitReason(code, sentence) for code, sentence in reasons),
+                send_lag_p95_s=_rounded(_quantile(lag, 0.95)),
+                send_lag_p99_s=_rounded(_quantile(lag, 0.99)),
+                requests=len(lag),
+                samples=0 if within is None else len(within["time_s"]),
+                reads=reads_of(within),
+            )
         )
-    limited = any(v["verdict"] == "limited" for v in verdicts)
-    return {
-        "verdict": "limited" if limited else "ok",
-        "read_clock": _read_clock(samples),
-        "stages": verdicts,
-    }
+    limited = any(v.verdict == "limited" for v in verdicts)
+    return ClientHealth("limited" if limited else "ok", read_clock(samples), tuple(verdicts))
 
 
 def _reasons(
@@ -125,7 +157,7 @@ def _sampled(samples: Mapping[str, Floats] | None) -> list[tuple[str, str]]:
     """Reasons in the loop's punctuality, its reads and the kernel's accounts, of the worker that fared worst."""
     if samples is None or not len(samples["time_s"]):
         return []
-    workers = [_shares(samples, samples["worker"] == worker) for worker in np.unique(samples["worker"])]
+    workers = [time_shares(samples, samples["worker"] == worker) for worker in np.unique(samples["worker"])]
     stalled, blurred = (max(w[name] for w in workers) for name in ("stalled", "blurred"))
     throttled = max(w["throttled"] for w in workers)
     busiest = max(workers, key=lambda w: w["cpu"] + w["starved"])
@@ -161,46 +193,6 @@ def _sampled(samples: Mapping[str, Floats] | None) -> list[tuple[str, str]]:
     return [(code, sentence) for code, is_so, sentence in said if is_so]
 
 
-def _shares(samples: Mapping[str, Floats], which: NDArray[np.bool_]) -> dict[str, float]:
-    """What the chosen samples say, as shares of the time, of the reads or of the tokens; 0 where nothing is known."""
-
-    def share(part: str, of: str) -> float:
-        if part not in samples or of not in samples:
-            return 0.0
-        whole = float(np.nansum(samples[of][which]))
-        return float(np.nansum(samples[part][which])) / whole if whole > 0 else 0.0
-
-    return {
-        "stalled": share("stalled_s", "interval_s"),
-        "starved": share("starved_s", "interval_s"),
-        "throttled": share("throttled_s", "interval_s"),
-        "cpu": share("cpu_s", "interval_s"),
-        "stamped": share("stamped", "reads"),
-        "late": share("late_reads", "stamped"),
-        "shared": share("shared", "events"),
-        "blurred": share("blurred", "events"),
-    }
-
-
-def _reads(samples: Mapping[str, Floats] | None) -> dict[str, float | int] | None:
-    """How the answers were read: the number of reads, the share of late ones, of tokens that shared one; None = unknown."""
-    if samples is None or "reads" not in samples:
-        return None
-    shares = _shares(samples, np.ones(len(samples["time_s"]), dtype=bool))
-    counted = {"number": int(np.sum(samples["reads"]))}
-    return counted | {name: round(shares[name], 4) for name in ("stamped", "late", "shared", "blurred")}
-
-
-def _read_clock(samples: Mapping[str, ArrayLike] | None) -> str | None:
-    """Whose clock told when tokens came; None = no read."""
-    if samples is None or "reads" not in samples:
-        return None
-    reads, stamped = (float(np.sum(_floats(samples[name]))) for name in ("reads", "stamped"))
-    if not reads:
-        return None
-    return "kernel" if stamped >= STAMPED_SHARE * reads else "process"
-
-
 def _seats(
     rows: Mapping[str, Floats], samples: Mapping[str, Floats] | None, cap: int | None, late: bool
 ) -> list[tuple[str, str]]:
@@ -230,27 +222,6 @@ def _seats(
             f"the load needs {needed:.1f} requests in flight and {cap} are allowed: raise --max-in-flight",
         )
     ]
-
-
-def _window(samples: Mapping[str, ArrayLike] | None, start_s: float, end_s: float) -> dict[str, Any] | None:
-    if samples is None:
-        return None
-    time_s = _floats(samples["time_s"])
-    inside = (time_s > start_s) & (
-        time_s <= end_s + 0.5 * (np.median(np.diff(time_s)) if len(time_s) > 1 else 0)
-    )
-    window: dict[str, Any] = {
-        name: _floats(values)[inside] for name, values in samples.items() if name != "worker"
-    }
-    window["worker"] = np.asarray(samples["worker"], dtype=str)[inside]
-    return window
-
-
-def _floats(values: ArrayLike) -> Floats:
-    to_numpy = getattr(values, "to_numpy", None)
-    if to_numpy is not None:
-        return np.asarray(to_numpy(dtype=np.float64, na_value=np.nan))
-    return np.asarray(values, dtype=np.float64)
 
 
 def _quantile(values: Floats, fraction: float) -> float:

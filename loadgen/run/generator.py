@@ -18,14 +18,16 @@ import gevent.lock
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from loadgen import failing
 from loadgen.plan.arrivals import Arrivals
-from loadgen.plan.prompts import OwnPrompts, PromptSource
+from loadgen.plan.own_prompts import OwnPrompts
+from loadgen.plan.prompts import PromptSource
 from loadgen.plan.traffic import LoadPlan
-from loadgen.run import failing
-from loadgen.run.records import Batch, Done, measured
-from loadgen.run.vitals import Sample, Vitals
-from loadgen.wire.client import Client, Exchange
+from loadgen.run.measured import Batch, Done, Measured, Pause, measured
+from loadgen.run.vitals import ClientSample, Vitals
+from loadgen.wire.client import Client
 from loadgen.wire.clock import Alarm, Clock, now_s, sleep_exactly, wait_until
+from loadgen.wire.exchange import Exchange
 
 AHEAD = 4096  # bodies made ahead
 AHEAD_BYTES = 64 << 20
@@ -40,7 +42,7 @@ SAMPLE_S = 0.5
 INTERRUPTED = "the run was interrupted before the answer"
 
 
-class Offered(Protocol):
+class OfferedRequests(Protocol):
     """Requests to send, in the order of their due times (a LoadPlan, a Probe)."""
 
     def arrivals(self, n: int) -> Iterator[Arrivals]:
@@ -51,7 +53,7 @@ class Offered(Protocol):
 
 
 class Generator:
-    """Sends requests on one client and hands out batches. `report(batch, samples)` is called every FLUSH_S.
+    """Sends requests on one client and hands out batches. `report(measured, samples)` is called every FLUSH_S.
 
     `on_done(done)` is called for each ended request, in a greenlet.
     """
@@ -62,7 +64,7 @@ class Generator:
         bodies: PromptSource | OwnPrompts,
         path: str,
         worker: str,
-        report: Callable[[dict[str, Any], list[tuple[float, ...]]], None],
+        report: Callable[[Measured, list[ClientSample]], None],
         on_done: Callable[[Done], None],
         run_tag: str = "",
     ) -> None:
@@ -75,7 +77,7 @@ class Generator:
         self._ended: deque[Exchange] = deque()
         self._something_ended = gevent.event.Event()
         self._batch = Batch()
-        self._samples: list[Sample] = []
+        self._samples: list[ClientSample] = []
         self._reporting = (
             gevent.lock.RLock()
         )  # reporting lets others run: the last batch waits for the one before
@@ -117,7 +119,7 @@ class Generator:
             self._send_due()
         self.started.set()
 
-    def offer(self, requests: Offered) -> None:
+    def offer(self, requests: OfferedRequests) -> None:
         """While running, with nothing left of an earlier offer: send these, due in seconds since the start."""
         self._source, self._exhausted, self.cut_s = self._exchanges(requests), False, math.inf
         if self._alarm is None:
@@ -136,7 +138,7 @@ class Generator:
         self._source, self._exhausted = iter(()), True
         self._hungry.set()
 
-    def _exchanges(self, plan: Offered) -> Iterator[Exchange]:
+    def _exchanges(self, plan: OfferedRequests) -> Iterator[Exchange]:
         """The plan's requests, ready to be sent; due_s is still relative to the start."""
         for chunk in plan.arrivals(1024):
             stages = plan.stage_of(chunk.due_s).tolist()
@@ -218,7 +220,7 @@ class Generator:
 
     def paused(self, length_s: float, asked: bool) -> None:
         """Count that a user waits so long after a failure, and whether because the server asked."""
-        self._batch.pauses.append((length_s, asked))
+        self._batch.pauses.append(Pause(length_s, asked))
 
     def request(self, number: int, prompt: int, output: int, prefix: int = 0, stage: int = 0) -> Exchange:
         """Send one request for a user and wait for its end (in a greenlet)."""
@@ -235,8 +237,7 @@ class Generator:
         try:
             ended.wait()
         except gevent.GreenletExit:
-            if exchange.connection is not None:
-                exchange.connection.give_up("cancelled", "the run ended before the answer")
+            exchange.give_up("cancelled", "the run ended before the answer")
             raise
         return exchange
 
@@ -320,7 +321,7 @@ class Generator:
             batch, self._batch = self._batch, Batch()
             samples, self._samples = self._samples, []
             if batch.rows or samples:
-                self._report(batch.packed(), [tuple(vars(s).values()) for s in samples])
+                self._report(batch.packed(), samples)
 
     def _sample(self) -> None:
         now = now_s() - self.clock.zero_s

@@ -1,8 +1,6 @@
-"""What a run leaves behind: request rows and gap histograms, made by workers in batches, written by one process.
+"""The run directory while it is written: request rows and gap histograms of all workers, by the one process that owns it.
 
-A worker turns each ended exchange into a row when the event loop is idle, never while bytes wait to be read. Every few
-seconds its rows leave as a Batch: plain values, so that it travels to the master as a Locust message. The process that
-owns the run directory writes each batch as a part at once: a process killed later loses nothing that was written.
+What a worker reports is written as a part at once: a process killed later loses nothing that was written.
 """
 
 from __future__ import annotations
@@ -16,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +24,12 @@ from numpy.typing import NDArray
 
 from analysis import run
 from analysis.histogram import Histogram
-from analysis.redact import redact
-from loadgen.plan.traffic import Arrivals, LoadPlan
-from loadgen.run.capacity_search import Probes
-from loadgen.wire.client import Exchange
-from loadgen.wire.clock import Clock
-from loadgen.wire.stream import Answer, unreadable
+from loadgen.plan.traffic import LoadPlan
+from loadgen.run.measured import Measured, RequestRow, dropped
+from loadgen.run.probes import Probes
 
-COLUMNS = tuple(run.TABLES["requests"])
-NAN = math.nan
 GAPS_EVERY_S = 5.0  # the histogram of gaps is written anew this often; rows are written with every batch
 SWITCH_S = 0.0005  # a writing thread gives the interpreter back after this; Python's 5 ms are too many
-COUNT_AT = 4096  # gaps counted at once: about 0.2 ms
 RESERVE_BYTES = 65_536  # of the disk, kept for the end of the header and the last rows of a run that fills it
 ROW_BYTES = (
     300  # of the disk that a request takes at most, while parts and the whole table lie there side by side
@@ -46,135 +37,14 @@ ROW_BYTES = (
 PART_BYTES = 16_384  # and a part, whatever it holds
 
 
-@dataclass(frozen=True)
-class Done:
-    """One ended request with its latencies in s; NaN where they do not exist. `gaps_s` lie between its token events."""
-
-    exchange: Exchange
-    answer: Answer
-    ttft_s: float
-    e2e_s: float
-    tpot_s: float
-    gaps_s: NDArray[np.float64]
-
-
-def measured(exchange: Exchange) -> Done:
-    """Parse the answer and take its latencies, from the due time. Total: an answer that cannot be read has its reason."""
-    try:
-        answer = exchange.answer()
-    except Exception as error:  # noqa: BLE001 -- one answer, whatever it is, must not end the record of the others
-        exchange.times_s = exchange.waits_s = None
-        answer = unreadable(error, exchange.reads)
-    if answer.error is not None:  # a server that refuses a key may repeat it
-        answer = replace(answer, error=redact(answer.error))
-    times = answer.token_times_s
-    first, last = answer.first_s, answer.last_s
-    ok = answer.status == "ok"
-    # TPOT is that of tokens that were streamed
-    tokens = len(times) if answer.output_tokens is None else answer.output_tokens - answer.hidden_tokens
-    return Done(
-        exchange,
-        answer,
-        first - exchange.due_s,
-        last - exchange.due_s if ok else NAN,
-        (last - first) / (tokens - 1) if ok and tokens > 1 else NAN,
-        np.diff(times),
-    )
-
-
-@dataclass
-class Batch:
-    """Rows (columns of analysis.run's requests table) and gaps per stage, since the last batch of one worker."""
-
-    rows: list[tuple[Any, ...]] = field(default_factory=list)
-    gaps: dict[int, Histogram] = field(default_factory=dict)
-    pauses: list[tuple[float, bool]] = field(
-        default_factory=list
-    )  # of users after failures; asked by the server
-    _loose: dict[int, list[NDArray[np.float64]]] = field(default_factory=dict)  # gaps not yet counted
-    _loose_gaps: int = 0
-
-    def add(self, done: Done, worker: str, clock: Clock) -> None:
-        """One more ended request."""
-        exchange, answer = done.exchange, done.answer
-        zero = clock.zero_s
-        self.rows.append(
-            (
-                exchange.request_id,
-                exchange.stage,
-                worker,
-                exchange.due_s - zero,
-                exchange.sent_s - zero,
-                answer.first_s - zero,
-                answer.last_s - zero,
-                answer.prompt_tokens,
-                answer.output_tokens,
-                len(answer.token_times_s),
-                answer.status,
-                answer.http_status,
-                answer.error,
-                *exchange.asked,
-                answer.hidden_tokens,
-            )
-        )
-        if len(done.gaps_s):
-            self._loose.setdefault(exchange.stage, []).append(done.gaps_s)
-            self._loose_gaps += len(done.gaps_s)
-            if self._loose_gaps > COUNT_AT:
-                self._count()
-
-    def packed(self) -> dict[str, Any]:
-        """Plain values for a message."""
-        self._count()
-        gaps = {stage: gaps.sparse() for stage, gaps in self.gaps.items()}
-        return {"rows": self.rows, "gaps": gaps, "pauses": self.pauses}
-
-    def _count(self) -> None:
-        for stage, arrays in self._loose.items():
-            self.gaps.setdefault(stage, Histogram()).add(np.concatenate(arrays))
-        self._loose, self._loose_gaps = {}, 0
-
-
-def dropped(arrivals: Arrivals, stages: NDArray[np.int32], worker: str, reason: str) -> list[tuple[Any, ...]]:
-    """Rows for requests that were planned and not sent."""
-    return [
-        (
-            int(i),
-            int(stage),
-            worker,
-            float(due),
-            NAN,
-            NAN,
-            NAN,
-            None,
-            None,
-            0,
-            "dropped",
-            None,
-            reason,
-            int(p),
-            int(o),
-            None,
-        )
-        for i, stage, due, p, o in zip(
-            arrivals.request_id,
-            stages,
-            arrivals.due_s,
-            arrivals.prompt_tokens,
-            arrivals.output_tokens,
-            strict=True,
-        )
-    ]
-
-
 def preload() -> None:
     """Import what writing needs and write once: the first time takes over a second, which would stall the load."""
     with tempfile.TemporaryDirectory() as scratch:
-        run.write_table(scratch, "requests", {name: [None] for name in COLUMNS})
+        run.write_table(scratch, "requests", {name: [None] for name in RequestRow._fields})
         run.write_table(scratch, "itl", Histogram().table())
 
 
-def _write_rows(path: Path, rows: Sequence[Sequence[Any]], part: str) -> None:
+def _write_rows(path: Path, rows: Sequence[RequestRow], part: str) -> None:
     """Write rows as a part; one that does not fit into the table is written as far as it does."""
     try:
         run.write_table(path, "requests", _columns(rows), part)
@@ -182,22 +52,28 @@ def _write_rows(path: Path, rows: Sequence[Sequence[Any]], part: str) -> None:
         run.write_table(path, "requests", _columns([_fitting(row) for row in rows]), part)
 
 
-def _columns(rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
-    return dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
+def _columns(rows: Sequence[RequestRow]) -> dict[str, Sequence[object]]:
+    return dict(zip(RequestRow._fields, zip(*rows, strict=True), strict=True))
 
 
-def _fitting(row: Sequence[Any]) -> Sequence[Any]:
+def _fitting(row: RequestRow) -> RequestRow:
     try:
         run.arrow_table("requests", _columns([row]))
     except (ValueError, TypeError, ArithmeticError) as error:
-        known = dict(zip(COLUMNS, row, strict=True))
-        kept = {name: known[name] for name in ("request_id", "stage", "worker", "due_s", "sent_s")}
         reason = f"its record does not fit into the table: {type(error).__name__}"
-        made = kept | {"events": 0, "status": "incomplete", "error": reason}
-        return [
-            made.get(name, NAN if kind == "float64" else None)
-            for name, kind in run.TABLES["requests"].items()
-        ]
+        nothing = RequestRow._make([None] * len(RequestRow._fields))
+        return nothing._replace(
+            request_id=row.request_id,
+            stage=row.stage,
+            worker=row.worker,
+            due_s=row.due_s,
+            sent_s=row.sent_s,
+            first_token_s=math.nan,
+            last_token_s=math.nan,
+            events=0,
+            status="incomplete",
+            error=reason,
+        )
     return row
 
 
@@ -220,12 +96,12 @@ class RunWriter:
     says why, and what is not written.
     """
 
-    def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, header: Mapping[str, object]) -> None:
         preload()
         self.path = run.create(path, header)
         self.trouble: str | None = None
         self._parts = 0
-        self._unwritten: deque[tuple[str, Sequence[Sequence[Any]]]] = deque()  # worker, rows
+        self._unwritten: deque[tuple[str, Sequence[RequestRow]]] = deque()  # worker, rows
         self._reserve = self.path / "reserve.tmp"
         with suppress(OSError):
             self._reserve.write_bytes(bytes(min(RESERVE_BYTES, free_bytes(self.path) // 4)))
@@ -240,16 +116,16 @@ class RunWriter:
         """How many rows could not be written so far."""
         return sum(len(rows) for _, rows in self._unwritten)
 
-    def add(self, worker: str, batch: Mapping[str, Any]) -> None:
-        """Write one packed batch of a worker."""
-        rows: Sequence[Sequence[Any]] = batch["rows"]
-        for stage, (buckets, counts) in batch["gaps"].items():
-            self._gaps.setdefault(int(stage), Histogram()).merge(Histogram.from_sparse(buckets, counts))
+    def add(self, worker: str, batch: Measured) -> None:
+        """Write what one worker measured."""
+        rows = batch.rows
+        for stage, (buckets, counts) in batch.gaps.items():
+            self._gaps.setdefault(stage, Histogram()).merge(Histogram.from_sparse(buckets, counts))
         if rows:
-            self.seen.update([row[0] for row in rows])
+            self.seen.update([row.request_id for row in rows])
             self._unwritten.append((worker, rows))
             self._write_rest()
-        if batch["gaps"] and time.monotonic() - self._gaps_written_s > GAPS_EVERY_S:
+        if batch.gaps and time.monotonic() - self._gaps_written_s > GAPS_EVERY_S:
             self._gaps_written_s = time.monotonic()
             self._aside(run.write_table, self.path, "itl", self._itl(), "all.0")
 
@@ -281,7 +157,7 @@ class RunWriter:
             for index in np.unique(owner):
                 mine = rest.take(owner == index)
                 rows = dropped(mine, plan.stage_of(mine.due_s), workers[int(index)], reason(int(index)))
-                self.add(f"{workers[int(index)]}-dropped", {"rows": rows, "gaps": {}})
+                self.add(f"{workers[int(index)]}-dropped", Measured(rows, {}, ()))
                 missing += len(rows)
             if len(due.due_s) < len(chunk.due_s):
                 break
@@ -291,14 +167,14 @@ class RunWriter:
         """The gaps between token events of one stage."""
         return self._gaps.get(stage, Histogram())
 
-    def event(self, time_s: float, kind: str, message: str, **facts: Any) -> None:
+    def event(self, time_s: float, kind: str, message: str, **facts: object) -> None:
         """Note in events.jsonl that something happened."""
         try:
             run.append_event(self.path, time_s, kind, message, **facts)
         except OSError as error:
             self._failed(error)
 
-    def finish(self, **header: Any) -> run.Run:
+    def finish(self, **header: object) -> run.Run:
         """Fold the parts into tables, complete the header, and read the run back. What does not fit on the disk stays as
         parts. Raises BadRun when the directory is gone."""
         with suppress(OSError):
@@ -313,7 +189,7 @@ class RunWriter:
         self._complete(header | ({"unwritten": self.unwritten} if self.trouble else {}))
         return run.read(self.path)
 
-    def _complete(self, header: Mapping[str, Any]) -> None:
+    def _complete(self, header: Mapping[str, object]) -> None:
         if (self.path / run.HEADER).exists():
             self._aside(lambda: run.update(self.path, **header))
 
@@ -332,9 +208,9 @@ class RunWriter:
         reason = os.strerror(error.errno).lower() if error.errno else str(error)
         self.trouble = self.trouble or f"cannot write the run directory {self.path}: {reason}"
 
-    def _itl(self) -> dict[str, Any]:
+    def _itl(self) -> dict[str, NDArray[Any]]:
         tables = {stage: histogram.table() for stage, histogram in sorted(self._gaps.items())}
-        columns: dict[str, Any] = {
+        columns: dict[str, NDArray[Any]] = {
             name: np.concatenate([table[name] for table in tables.values()])
             for name in ("gap_low_s", "gap_high_s", "count")
         }

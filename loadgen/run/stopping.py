@@ -11,19 +11,17 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from analysis import run
 from analysis.errors import BadInput
 from analysis.slo import Slo, evaluate, parse_slo
+from loadgen.run.measured import RequestRow
 
 WINDOW_S = 15.0
 LEAST = 20  # requests in the window before it is judged
 SATURATION_S = 30.0
 GROWTH_SHARE = 0.10
 GROWTH_LEAST = 10  # requests in flight
-
-_AT = {name: at for at, name in enumerate(run.TABLES["requests"])}
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class Watch:
         self._total = 0
         self._in_flight: dict[str, int] = {}
 
-    def add(self, rows: Sequence[Sequence[Any]], now_s: float) -> None:
+    def add(self, rows: Sequence[RequestRow], now_s: float) -> None:
         """Rows of the requests table that ended until now."""
         self._ended.extend(_ended(row, now_s) for row in rows)
         self._total += len(rows)
@@ -129,9 +127,9 @@ class Watch:
         )
 
 
-def _ended(row: Sequence[Any], now_s: float) -> Ended:
-    due_s, first_s, last_s = row[_AT["due_s"]], row[_AT["first_token_s"]], row[_AT["last_token_s"]]
-    tokens = row[_AT["output_tokens"]] if row[_AT["output_tokens"]] is not None else row[_AT["events"]]
-    ok = row[_AT["status"]] == "ok"
-    tpot_s = (last_s - first_s) / (tokens - 1) if ok and tokens > 1 else math.nan
-    return Ended(now_s, ok, first_s - due_s if ok else math.nan, tpot_s, last_s - due_s if ok else math.nan)
+def _ended(row: RequestRow, now_s: float) -> Ended:
+    tokens = row.events if row.output_tokens is None else row.output_tokens
+    if row.status != "ok":
+        return Ended(now_s, False, math.nan, math.nan, math.nan)
+    tpot_s = (row.last_token_s - row.first_token_s) / (tokens - 1) if tokens > 1 else math.nan
+    return Ended(now_s, True, row.first_token_s - row.due_s, tpot_s, row.last_token_s - row.due_s)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +13,18 @@ from numpy.typing import NDArray
 from analysis import run
 from analysis.histogram import Histogram
 from analysis.slo import evaluate, parse_slo
-from loadgen.run.capacity_search import sentence
+from loadgen.run.capacity_search import capacity_sentence
 from loadgen.wire.refusals import UNAUTHORIZED, rate_limit_sentence, unauthorized
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+Columns = Mapping[str, NDArray[np.float64]]
 WIDTH = 100
 ENOUGH_FOR_P99 = 100  # below this, a p99 is the maximum by another name
 
 
-def table(recorded: run.Run) -> str:
+def summary_table(recorded: run.Run) -> str:
     """Per stage: rates, outcomes, latencies with percentiles, tokens per event, client verdict; at most 100 columns."""
     header = recorded.header
     lines = ["", f"Run {recorded.path}"]
@@ -58,10 +62,10 @@ def table(recorded: run.Run) -> str:
 
 def _rates(
     number: int,
-    stage: dict[str, Any],
-    column: dict[str, Any],
+    stage: Mapping[str, Any],
+    column: Columns,
     status: NDArray[np.str_],
-    verdict: dict[str, Any],
+    verdict: Mapping[str, str],
 ) -> str:
     duration_s = max(stage["end_s"] - stage["start_s"], 1e-9)
     sent = int(np.sum(~np.isnan(column["sent_s"])))
@@ -77,9 +81,7 @@ def _rates(
     )
 
 
-def _latencies(
-    number: int, column: dict[str, Any], status: NDArray[np.str_], gaps: Histogram
-) -> Iterable[str]:
+def _latencies(number: int, column: Columns, status: NDArray[np.str_], gaps: Histogram) -> Iterable[str]:
     good = status == "ok"
     first, last = (np.where(good, column[name], np.nan) for name in ("first_token_s", "last_token_s"))
     due, sent, tpot = column["due_s"], column["sent_s"], _tpot(column, good)
@@ -100,7 +102,7 @@ def _latencies(
 
 
 def _judged(
-    number: int, objectives: str | None, column: dict[str, Any], status: NDArray[np.str_], gaps: Histogram
+    number: int, objectives: str | None, column: Columns, status: NDArray[np.str_], gaps: Histogram
 ) -> Iterable[str]:
     """How the stage stands to each term of --slo."""
     if objectives is None:
@@ -127,7 +129,7 @@ def _judged(
         )
 
 
-def _tpot(column: dict[str, Any], good: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _tpot(column: Columns, good: NDArray[np.bool_]) -> NDArray[np.float64]:
     tokens = np.where(np.isnan(column["streamed_tokens"]), column["events"], column["streamed_tokens"])
     with np.errstate(divide="ignore", invalid="ignore"):
         tpot = (column["last_token_s"] - column["first_token_s"]) / (tokens - 1)
@@ -140,9 +142,9 @@ def _latency(number: int, name: str, values_s: list[float], counted: int) -> str
     return f"{number:>5} {name:<16} {p50:>9} {p95:>9} {p99:>9} {counted:>9}{few}"
 
 
-def _warnings(header: dict[str, Any], requests: Any) -> Iterable[str]:
+def _warnings(header: Mapping[str, Any], requests: pd.DataFrame) -> Iterable[str]:
     if header.get("find_capacity"):
-        yield from _wrapped(sentence(header["find_capacity"]))
+        yield from _wrapped(capacity_sentence(header["find_capacity"]))
     if header.get("stopped"):
         yield from _wrapped(f"stopped early: {header['stopped']}")
     for stage in header["client"]["stages"]:
@@ -161,10 +163,9 @@ def _warnings(header: dict[str, Any], requests: Any) -> Iterable[str]:
         yield from _wrapped(f"{unsent} planned requests have no record and count as dropped")
     failures = requests[~requests["status"].isin(["ok", "dropped"])]
     if len(failures):
-        for (status, error), count in (
-            failures.groupby(["status", "error"], dropna=False).size().nlargest(3).items()
-        ):
-            yield from _wrapped(f"{count} x {status}: {error}")
+        most = failures.groupby(["status", "error"], dropna=False).size().nlargest(3)
+        for kind, count in zip(most.index.tolist(), most.tolist(), strict=True):
+            yield from _wrapped(f"{count} x {kind[0]}: {kind[1]}")
     for status in UNAUTHORIZED:
         if count := int((failures["http_status"] == status).sum()):
             yield from _folded(f"{count} x: {'. '.join(unauthorized(status, header.get('access') or {}))}")
@@ -180,7 +181,7 @@ def _warnings(header: dict[str, Any], requests: Any) -> Iterable[str]:
         yield from _length_error(requests)
 
 
-def _length_error(requests: Any) -> Iterable[str]:
+def _length_error(requests: pd.DataFrame) -> Iterable[str]:
     """Asked against achieved prompt lengths, from the server's usage."""
     achieved = requests["prompt_tokens"].to_numpy(dtype=np.float64, na_value=np.nan)
     asked = requests["prompt_tokens_asked"].to_numpy(dtype=np.float64, na_value=np.nan)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from loadgen.run.records import Done
-from loadgen.wire import scan as scanning
+from loadgen.run.measured import Done
+from loadgen.wire import read_times
 from loadgen.wire.clock import Alarm, now_s
 
 TICK_S = 0.02  # how often the loop's punctuality is tested
@@ -18,8 +18,7 @@ BLUR_S = 0.002  # a read later than this may hold tokens of different times; usu
 GROUPS, GROUP_FOLDERS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
-@dataclass(frozen=True)
-class Sample:
+class ClientSample(NamedTuple):
     """How the client itself fared over one interval of one worker; see loadgen.run.client_health."""
 
     time_s: float  # end of the interval, seconds since the start of the run
@@ -57,10 +56,10 @@ class Vitals:
         times_s, waits_s, tokens_s = done.exchange.times_s, done.exchange.waits_s, done.answer.token_times_s
         if times_s is None or waits_s is None:
             return
-        counts = (len(waits_s), *scanning.lateness(times_s, waits_s, tokens_s, STALL_S, BLUR_S))
+        counts = (len(waits_s), *read_times.lateness(times_s, waits_s, tokens_s, STALL_S, BLUR_S))
         self._reads = [total + count for total, count in zip(self._reads, counts, strict=True)]
 
-    def take(self, time_s: float, in_flight: int, waited: int, waiting: int, sent: int) -> Sample:
+    def take(self, time_s: float, in_flight: int, waited: int, waiting: int, sent: int) -> ClientSample:
         """The sample of the interval that ends now."""
         before, self._last = self._last, self._kernel()
         interval_s, cpu_s, starved_s = (b - a for a, b in zip(before, self._last, strict=True))
@@ -68,7 +67,7 @@ class Vitals:
         throttled_s = self._limited[1] - until_s if self._limited[0] == group else math.nan
         late_s, self._late_s = self._late_s, 0.0
         reads, self._reads = self._reads, [0] * 6
-        return Sample(
+        return ClientSample(
             time_s, interval_s, cpu_s, starved_s, throttled_s, late_s, in_flight, waited, waiting, sent, *reads
         )  # fmt: skip
 

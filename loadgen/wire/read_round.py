@@ -13,7 +13,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from loadgen.wire.scan import FLOATS, INTS, compiled, from_c
+from loadgen.wire.compiled import FLOATS, INTS, compiled, from_c
 
 USABLE = sys.platform.startswith("linux") and sys.maxsize > 2**32 and sys.byteorder == "little"
 

@@ -27,10 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loadgen.wire import read_round as rounds
-from loadgen.wire import scan as scanning
-from loadgen.wire.clock import breathe
-
-now_s = time.perf_counter
+from loadgen.wire import read_times
+from loadgen.wire.clock import breathe, now_s
 
 STEP_NS = 50_000  # the clocks are read together to within 1 us: a larger change is a clock that was set
 ROUND_S = 0.0015  # from one round to the next
@@ -81,7 +79,7 @@ class KernelClock:
         if sent_s < self._good_from_s:
             return read, np.full(len(read), np.nan)
         stamps = np.array(stamps_ns, dtype=np.int64)
-        times_s, waits_s = scanning.arrivals(sent_s, read, stamps, self._ahead_ns)
+        times_s, waits_s = read_times.arrival_times(sent_s, read, stamps, self._ahead_ns)
         return times_s, waits_s
 
 

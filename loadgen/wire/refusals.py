@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import ssl
 from collections.abc import Mapping
@@ -41,7 +43,7 @@ def redirected(status: int, location: str) -> tuple[str, str]:
     )
 
 
-def rate_limited(http_status: ArrayLike, error: ArrayLike) -> dict[str, Any] | None:
+def rate_limited(http_status: ArrayLike, error: ArrayLike) -> dict[str, int | list[float] | None] | None:
     """How many requests were answered 429, and the shortest and longest Retry-After in s (None: no
     number was sent); None when there were none."""
     limited = np.asarray(http_status, dtype=float) == 429
@@ -71,3 +73,24 @@ def tls_step(error: object) -> str | None:
     if isinstance(error, ssl.SSLError):
         return "is it a plain http:// server, or does it want a client certificate or another TLS version?"
     return None
+
+
+def errno_name(code: int) -> str:
+    """The system's name of an error, such as ECONNREFUSED."""
+    return errno.errorcode.get(code, str(code))
+
+
+def connection_reason(error: object) -> str:
+    """Why a connection failed, in the words of TLS or of the system."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"TLS certificate: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {(error.reason or str(error)).replace('_', ' ').lower()}"
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno).lower()
+    return str(getattr(error, "strerror", None) or error)
+
+
+def connection_sentence(error: Exception, target: object) -> str:
+    """Why a connection to `target` failed."""
+    return f"{target}: {connection_reason(error)}"

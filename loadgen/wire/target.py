@@ -21,7 +21,7 @@ SECRET_FROM = 8  # characters of a value in a query; shorter ones are words such
 
 
 @dataclass(frozen=True)
-class Target:
+class HttpTarget:
     """Where requests go, from `--host`, and what goes with each of them. Neither query nor access are ever shown."""
 
     scheme: str
@@ -32,7 +32,7 @@ class Target:
     access: Access = field(default=NOBODY, repr=False)
 
     @classmethod
-    def from_url(cls, url: str, access: Access = NOBODY) -> Target:
+    def from_url(cls, url: str, access: Access = NOBODY) -> HttpTarget:
         """The target of `url`, user info sent as basic authorization, the query with every request.
 
         Raises BadInput when `url` is not http(s)://[user:password@]host[:port][/path][?query].
@@ -55,17 +55,17 @@ class Target:
     def __str__(self) -> str:
         return f"{self.scheme}://{self.authority}{self.path}"
 
-    def message(self) -> dict[str, Any]:
+    def message(self) -> dict[str, object]:
         """Plain values for a worker."""
         places = {name: getattr(self, name) for name in ("scheme", "host", "port", "path", "query")}
         return {**places, "access": self.access.message()}
 
     @classmethod
-    def from_message(cls, message: Mapping[str, Any]) -> Target:
+    def from_message(cls, message: Mapping[str, Any]) -> HttpTarget:
         """What `message` said."""
         return cls(**{**message, "access": Access.from_message(message["access"])})
 
-    def at_root(self) -> Target:
+    def at_root(self) -> HttpTarget:
         """The same server without the base path."""
         return replace(self, path="")
 

@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from autoscale.check.preflight import diagnose, diagnose_observations, preflight
-from autoscale.check.snapshot import Answer, Snapshot, fold
+from autoscale.check.snapshot import MetricAnswer, Snapshot, fold
 from autoscale.kube.cluster import ClusterError, read_observations, timestamp_s
 
 METRIC = "prometheus.googleapis.com|vllm:num_requests_waiting|gauge"
@@ -26,28 +26,28 @@ def at(clock: str) -> float:
 @pytest.mark.parametrize(
     ("hpa", "clock", "code", "severity", "words"),
     [
-        ("miss", FIRST_LOOK, "metric_not_found", "error", "does not know the metric"),
-        ("miss", EMPTY, "metric_empty", "error", "no value for the target's pods"),
+        ("miss", FIRST_LOOK, "metric-not-found", "error", "does not know the metric"),
+        ("miss", EMPTY, "metric-empty", "error", "no value for the target's pods"),
         (
             "notarget",
             FIRST_LOOK,
-            "target_not_found",
+            "target-missing",
             "error",
             "Deployment/nothing-here, which does not exist",
         ),
-        ("nokind", FIRST_LOOK, "target_kind_unknown", "error", "Thing/x of example.com/v1"),
-        ("amb-a", FIRST_LOOK, "second_hpa", "error", "amb-b scales the same pods"),
-        ("amb-b", FIRST_LOOK, "second_hpa", "error", "amb-a scales the same pods"),
-        ("late", FIRST_LOOK, "pods_unschedulable", "error", "Insufficient nvidia.com/gpu"),
-        ("slow", FIRST_LOOK, "pods_not_ready", "warning", "counts them fully"),
-        ("zero", FIRST_LOOK, "target_at_zero", "error", "0 replicas"),
-        ("nosel", FIRST_LOOK, "selector_missing", "error", "hpaPodSelector is empty"),
-        ("half", FIRST_LOOK, "group_incomplete", "error", "half-1-1"),
-        ("tol", FIRST_LOOK, "tolerance_set", "info", "5.0%"),
-        ("twin", FIRST_LOOK, "inside_tolerance", "info", "ratio of 1.06"),
-        ("maxed", FIRST_LOOK, "at_max_replicas", "warning", "maxReplicas 2"),
-        ("part", FIRST_LOOK, "metric_partial", "error", "never scales down"),
-        ("part", EMPTY, "metric_partial", "error", "vllm:does_not_exist"),
+        ("nokind", FIRST_LOOK, "target-kind-unknown", "error", "Thing/x of example.com/v1"),
+        ("amb-a", FIRST_LOOK, "two-scalers-one-target", "error", "amb-b scales the same pods"),
+        ("amb-b", FIRST_LOOK, "two-scalers-one-target", "error", "amb-a scales the same pods"),
+        ("late", FIRST_LOOK, "pods-unschedulable", "error", "Insufficient nvidia.com/gpu"),
+        ("slow", FIRST_LOOK, "pods-not-ready", "warning", "counts them fully"),
+        ("zero", FIRST_LOOK, "target-at-zero", "error", "0 replicas"),
+        ("nosel", FIRST_LOOK, "selector-missing", "error", "hpaPodSelector is empty"),
+        ("half", FIRST_LOOK, "group-incomplete", "error", "half-1-1"),
+        ("tol", FIRST_LOOK, "tolerance-set", "note", "5.0%"),
+        ("twin", FIRST_LOOK, "inside-tolerance", "note", "ratio of 1.06"),
+        ("maxed", FIRST_LOOK, "at-max-replicas", "warning", "maxReplicas 2"),
+        ("part", FIRST_LOOK, "metric-partial", "error", "never scales down"),
+        ("part", EMPTY, "metric-partial", "error", "vllm:does_not_exist"),
     ],
     ids=[
         "miss: the metrics API answers 404",
@@ -74,9 +74,9 @@ def test_a_recorded_case_is_named_with_its_cause(failures, hpa, clock, code, sev
     assert found[code].severity == severity
     assert words in found[code].cause
     assert found[code].fix
-    own = {"late": {"pods_unschedulable"}, "half": {"pods_unschedulable", "group_incomplete"}}
+    own = {"late": {"pods-unschedulable"}, "half": {"pods-unschedulable", "group-incomplete"}}
     errors = {c for c, f in found.items() if f.severity == "error"}
-    assert errors <= own.get(hpa, set()) | {code, "metric_not_found", "metric_empty"}, (
+    assert errors <= own.get(hpa, set()) | {code, "metric-not-found", "metric-empty"}, (
         "nothing else is blamed"
     )
 
@@ -88,11 +88,11 @@ WITH_METRICS = ["miss", "late", "slow", "half", "tol", "twin", "maxed", "part"]
 def test_a_stopped_metrics_server_and_a_deleted_api_are_told_apart(failures, hpa):
     down = {f.code for f in diagnose_observations(failures, hpa, at(DOWN))}
     gone = {f.code for f in diagnose_observations(failures, hpa, at(GONE))}
-    assert "metrics_api_down" in down
-    assert "metrics_api_absent" not in down
-    assert "metrics_api_absent" in gone
-    assert "metrics_api_down" not in gone
-    assert "metric_partial" not in down | gone, "when the API itself fails, no single metric is to blame"
+    assert "metrics-api-down" in down
+    assert "metrics-api-absent" not in down
+    assert "metrics-api-absent" in gone
+    assert "metrics-api-down" not in gone
+    assert "metric-partial" not in down | gone, "when the API itself fails, no single metric is to blame"
 
 
 @pytest.mark.parametrize("name", ["deployment", "lws"])
@@ -101,7 +101,7 @@ def test_a_working_hpa_has_no_error(fixtures_dir, name):
     hpa = {"deployment": "vllm-dep-hpa", "lws": "vllm-lws-hpa"}[name]
     found = diagnose_observations(rows, hpa)
     assert [f for f in found if f.severity == "error"] == []
-    renamed = [f for f in found if f.code == "metric_renamed"]
+    renamed = [f for f in found if f.code == "metric-not-exported" and f.severity == "warning"]
     assert len(renamed) == (1 if name == "lws" else 0), "the recording uses vllm:gpu_cache_usage_perc"
 
 
@@ -119,34 +119,36 @@ def codes(now: Snapshot, name: str = HPA) -> dict[str, str]:
 
 
 def test_a_wrong_name_suggests_the_near_one(healthy):
-    assert "hpa_not_found" in codes(healthy, "vllm-hpa")
+    assert "hpa-not-found" in codes(healthy, "vllm-hpa")
     assert f"use --hpa {HPA}" in diagnose(healthy, "vllm-hpa")[0].fix
 
 
 @pytest.mark.parametrize(
     ("metric", "target", "words"),
     [
-        ("prometheus.googleapis.com|vllm:kv_cache_usage_perc|gauge", "70", "written as a percentage"),
-        ("prometheus.googleapis.com|vllm:kv_cache_usage_perc|gauge", "1", "never be exceeded"),
+        ("prometheus.googleapis.com|vllm:kv_cache_usage_perc|gauge", "70", "is a percentage"),
+        ("prometheus.googleapis.com|vllm:kv_cache_usage_perc|gauge", "1", "usage ends at 1"),
         ("prometheus.googleapis.com|vllm:num_requests_running|gauge", "128", "--max-num-seqs 128"),
     ],
     ids=["a KV target of 70", "a KV target of 1", "a running target at the number of seats"],
 )
 def test_a_target_that_can_never_fire_is_an_error(healthy, metric, target, words):
     hpa, workload = healthy.hpa(HPA), healthy.all("deployments")[0]
-    hpa["spec"]["metrics"][0]["pods"] |= {"metric": {"name": metric}, "target": {"averageValue": target}}
+    hpa.spec["metrics"][0]["pods"] |= {"metric": {"name": metric}, "target": {"averageValue": target}}
     workload["spec"]["template"]["spec"]["containers"][0]["args"] = ["--max-num-seqs=128"]
-    assert words in codes(healthy)["target_never_reached"]
+    told = [f for f in diagnose(healthy, HPA) if f.code in ("target-never-fires", "target-percentage")]
+    assert [(f.severity, f.field) for f in told] == [("error", "spec.metrics[0].pods.target.averageValue")]
+    assert words in told[0].problem
 
 
 @pytest.mark.parametrize(
     ("answer", "code"),
     [
-        (Answer(None, status=503), "metrics_api_down"),
-        (Answer(None, status=404, absent=True), "metrics_api_absent"),
-        (Answer(None, status=404), "metric_not_found"),
-        (Answer({}), "metric_empty"),
-        (Answer({"other-pod": 1000}), "metric_for_other_pods"),
+        (MetricAnswer(None, status=503), "metrics-api-down"),
+        (MetricAnswer(None, status=404, absent=True), "metrics-api-absent"),
+        (MetricAnswer(None, status=404), "metric-not-found"),
+        (MetricAnswer({}), "metric-empty"),
+        (MetricAnswer({"other-pod": 1000}), "metric-for-other-pods"),
     ],
     ids=["503", "no such API", "no such metric", "an empty list", "values of other pods only"],
 )
@@ -160,40 +162,57 @@ def test_missing_rights_degrade_or_stop(healthy):
         name: ClusterError("forbidden", status=403)
         for name in ("nodes", "events", "pods", "leaderworkersets")
     }
-    found = [(f.severity, f.evidence["resource"]) for f in diagnose(healthy, HPA) if f.code == "rbac_missing"]
+    found = [(f.severity, f.evidence["resource"]) for f in diagnose(healthy, HPA) if f.code == "rbac-missing"]
     assert sorted(found) == [("error", "pods"), ("warning", "events"), ("warning", "nodes")]
 
 
 def test_too_few_nodes_for_max_replicas_is_a_warning_with_the_number_that_fits(healthy):
     for node in healthy.all("nodes"):
         node["status"]["allocatable"]["nvidia.com/gpu"] = "2"
-    found = next(f for f in diagnose(healthy, HPA) if f.code == "node_supply")
+    found = next(f for f in diagnose(healthy, HPA) if f.code == "node-supply")
     assert found.severity == "warning"
     assert found.evidence == {"needed": 4, "have": 2}
 
 
 def test_an_hpa_on_the_stateful_set_of_a_group_set_points_to_the_group_set(healthy):
     hpa = healthy.hpa(HPA)
-    hpa["spec"]["scaleTargetRef"] = {"kind": "StatefulSet", "name": "vllm", "apiVersion": "apps/v1"}
+    hpa.spec["scaleTargetRef"] = {"kind": "StatefulSet", "name": "vllm", "apiVersion": "apps/v1"}
     labels = {"leaderworkerset.sigs.k8s.io/name": "vllm"}
     spec = {"selector": {"matchLabels": labels}}
     healthy.objects["statefulsets"] = {
-        "vllm": {"kind": "StatefulSet", "metadata": {"name": "vllm", "labels": labels}, "spec": spec}
+        "vllm": {
+            "kind": "StatefulSet",
+            "apiVersion": "apps/v1",
+            "metadata": {"name": "vllm", "namespace": "deployment", "labels": labels},
+            "spec": spec,
+        }
     }
-    assert "target_is_part_of_group_set" in codes(healthy)
+    assert "scales-leader-statefulset" in codes(healthy)
 
 
-def test_a_monitoring_that_selects_nobody_is_named(healthy):
+def test_a_monitoring_that_selects_nobody_or_the_wrong_port_is_named(healthy):
     monitoring = {
-        "metadata": {"name": "m"},
+        "apiVersion": "monitoring.googleapis.com/v1",
+        "kind": "PodMonitoring",
+        "metadata": {"name": "m", "namespace": "deployment"},
         "spec": {"selector": {"matchLabels": {"app": "else"}}, "endpoints": [{"port": 9}]},
     }
-    healthy.objects["podmonitorings"] = {"m": monitoring}
-    assert "pods_not_scraped" in codes(healthy)
+    healthy.answers.clear()
+    healthy.objects |= {"podmonitorings": {"m": monitoring}, "podmonitors": {}}
+    assert "scrape-selector" in codes(healthy)
     monitoring["spec"]["selector"]["matchLabels"]["app"] = "vllm-dep"
-    assert "scrape_port_wrong" in codes(healthy)
+    assert "scrape-port" in codes(healthy)
     monitoring["spec"]["endpoints"][0]["port"] = 8000
-    assert not {"pods_not_scraped", "scrape_port_wrong"} & set(codes(healthy))
+    assert not {"scrape-missing", "scrape-selector", "scrape-port"} & set(codes(healthy))
+
+
+def test_a_value_that_arrives_outweighs_what_the_objects_suggest(healthy):
+    healthy.objects |= {"podmonitorings": {}, "podmonitors": {}}
+    severities = {f.code: f.severity for f in diagnose(healthy, HPA)}
+    assert severities["scrape-missing"] == "note"
+    healthy.answers.clear()
+    severities = {f.code: f.severity for f in diagnose(healthy, HPA)}
+    assert severities["scrape-missing"] == "error"
 
 
 class Door:
@@ -222,6 +241,14 @@ class Door:
 
 def test_preflight_asks_the_cluster_and_diagnoses_what_it_may_see(healthy):
     values = {p["metadata"]["name"]: 4500 for p in healthy.all("pods")}
-    assert [f.code for f in preflight(Door(healthy, values=values), "deployment", HPA)] == []
+    works = preflight(Door(healthy, values=values), "deployment", HPA)
+    assert {f.code for f in works if f.severity == "error"} == set()
+    of_objects = {f.code for f in works}
     found = preflight(Door(healthy, forbidden=("nodes",)), "deployment", HPA)
-    assert {f.code for f in found} == {"metrics_api_down", "rbac_missing"}
+    assert {f.code for f in found} - of_objects == {"metrics-api-down", "rbac-missing", "nodes-not-known"}
+
+
+def test_kinds_that_only_the_object_rules_read_are_named_in_one_note(healthy):
+    found = preflight(Door(healthy, forbidden=("services", "configmaps")), "deployment", HPA)
+    [note] = [f for f in found if f.code == "rbac-missing"]
+    assert (note.severity, note.evidence) == ("note", {"resources": ["services", "configmaps"]})

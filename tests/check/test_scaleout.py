@@ -10,13 +10,16 @@ import pandas as pd
 import pytest
 
 from analysis.slo import parse_slo
-from autoscale.check.measured import overlay
+from autoscale.check.client_view import ClientView
+from autoscale.check.expectation import Expectation
+from autoscale.check.measured import profile_changes
 from autoscale.check.replicas import counts
-from autoscale.check.scaleout import Load, history
+from autoscale.check.scaleout import history
 from autoscale.check.timeline import Timeline
-from autoscale.check.verdict import Expectation, judge
+from autoscale.check.verdict import judge
 from autoscale.kube.cluster import Observation, read_observations
 from autoscale.profiles import profile as profiles
+from autoscale.recommendation import parse
 
 METRIC = "prometheus.googleapis.com|vllm:num_requests_waiting|gauge"
 
@@ -40,7 +43,7 @@ def test_each_scale_out_of_a_recording_is_attributed_and_agrees_with_the_marks(
 ):
     rows, marks = recording(fixtures_dir, name)
     driven = [t for t, text in marks if not text.startswith("reached")]
-    past = history(Timeline().extend(rows), Load(changes_s=driven))
+    past = history(Timeline().extend(rows), ClientView(changes_s=driven))
     assert [(out.before, out.after) for out in past.scale_outs] == steps
     for out in past.scale_outs:
         assert out.by_hpa
@@ -299,7 +302,8 @@ def test_a_history_with_known_times_is_told_within_a_second(seed):
     truth = scenario.truth
     timeline = Timeline("h").extend(scenario.observations)
     past = history(
-        timeline, Load(requests=scenario.requests, slo=parse_slo("ttft_p95=2s"), changes_s=[truth["load"]])
+        timeline,
+        ClientView(requests=scenario.requests, slo=parse_slo("ttft_p95=2s"), changes_s=[truth["load"]]),
     )
     (out,) = past.scale_outs
     assert (out.before, out.after) == (1, truth["after"])
@@ -320,7 +324,7 @@ def test_a_history_with_known_times_is_told_within_a_second(seed):
 def test_the_slo_is_back_when_the_queue_is_gone():
     scenario = Scenario(4)
     timeline = Timeline("h").extend(scenario.observations)
-    load = Load(requests=scenario.requests, slo=parse_slo("ttft_p95=2s"))
+    load = ClientView(requests=scenario.requests, slo=parse_slo("ttft_p95=2s"))
     (out,) = history(timeline, load).scale_outs
     assert out.slo_back_s == pytest.approx(scenario.truth["absorbed"], abs=3.0), (
         "60 % of requests break it until then"
@@ -329,7 +333,7 @@ def test_the_slo_is_back_when_the_queue_is_gone():
 
 def test_a_measured_cold_start_is_a_valid_change_to_a_profile():
     past = history(Timeline("h").extend(Scenario(5).observations))
-    changed = profiles.overlay(profiles.load("llama-3.1-405b-2x8h100"), overlay(past))
+    changed = profiles.overlay(profiles.load("llama-3.1-405b-2x8h100"), profile_changes(past))
     total = changed.cold_start.median_s(changed.model.weight_bytes)
     unit = past.scale_outs[0].replicas[0]
     if len(past.scale_outs[0].replicas) == 1:
@@ -461,12 +465,15 @@ def test_a_metric_that_asks_in_vain_fails_when_it_should():
     assert "nothing was decided" in verdict["scaled_when_it_should"].sentence
 
 
+FORECAST = {"setting": "waiting 5", "holds": True, "seeds": 4}
+
+
 @pytest.mark.parametrize(
     ("recommendation", "outcome"),
     [
-        ({"maxReplicas": 4, "predicted": {"peak_replicas": {"low": 2, "high": 4}}}, "pass"),
-        ({"maxReplicas": 4, "predicted": {"peak_replicas": [5, 6]}}, "fail"),
-        ({"maxReplicas": 8, "predicted": {"peak_replicas": 2}}, "fail"),
+        ({"maxReplicas": 4, "predicted": FORECAST | {"peak_replicas": {"low": 2, "high": 4}}}, "pass"),
+        ({"maxReplicas": 4, "predicted": FORECAST | {"peak_replicas": {"low": 5, "high": 6}}}, "fail"),
+        ({"maxReplicas": 8, "predicted": FORECAST | {"peak_replicas": {"value": 2}}}, "fail"),
         ({}, "not_judged"),
     ],
     ids=[
@@ -478,7 +485,7 @@ def test_a_metric_that_asks_in_vain_fails_when_it_should():
 )
 def test_the_peak_is_held_to_the_recommendation(recommendation, outcome):
     timeline = Timeline("h").extend(Scenario(3).observations)
-    expect = Expectation.from_recommendation(recommendation)
+    expect = Expectation.from_recommendation(parse({"answer": "autoscale", **recommendation}))
     verdict = {c.code: c for c in judge(timeline, history(timeline), expect).criteria}
     assert verdict["scaled_to_prediction"].outcome == outcome
 
@@ -520,6 +527,6 @@ def test_requests_that_break_off_during_a_scale_in_are_counted(fixtures_dir):
             "status": ["incomplete", "ok", "http_error", "connection_error"],
         }
     )
-    past = history(timeline, Load(requests=requests, slo=parse_slo("ttft_p95=2s")))
+    past = history(timeline, ClientView(requests=requests, slo=parse_slo("ttft_p95=2s")))
     assert past.scale_ins[0].requests_cut == 1, "one broke off; the others ended well, long before, or after"
     assert judge(timeline, past).criteria[-1].outcome == "fail"

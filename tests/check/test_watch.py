@@ -176,7 +176,7 @@ def test_the_weights_read_rate_is_measured_where_log_and_profile_tell(logged, tm
     expect = None
     if name := given.get("expect"):
         expect = tmp_path / "recommendation.json"
-        expect.write_text(json.dumps({"answer": "autoscale", "profile": name}))
+        expect.write_text(json.dumps({"answer": "autoscale", "profile": name, "schema_version": 1}))
     nothing = dict.fromkeys(("fleet", "hpa", "context", "load", "scale_to", "out"))
     check_command.run(
         **nothing, namespace="", expect=expect, timeout_s=1, replay_dir=logged, profile=given.get("profile")

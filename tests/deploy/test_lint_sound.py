@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from autoscale.deploy import Options, lint_files, lint_objects, objects, write_files, write_set
-from autoscale.lint.query import read
+from autoscale.deploy import Options, objects, write_files, write_set
+from autoscale.lint.linter import lint_files, lint_objects
+from autoscale.lint.query import read_query
 from autoscale.lint.rules.text import left_open
 from autoscale.profiles import load, names
 
@@ -354,7 +355,7 @@ def test_a_probe_on_rays_port_passes_too_early_not_never():
     ],
 )
 def test_the_shape_of_a_query_is_that_of_its_outermost_aggregation(text, shape):
-    assert read(text).shape == shape
+    assert read_query(text).shape == shape
 
 
 @pytest.mark.parametrize("name", names())
@@ -385,7 +386,7 @@ def test_what_a_real_cluster_held_is_not_refused(name):
 
 
 def test_every_rule_stands_on_its_page_and_the_page_names_no_other():
-    modules = [ast.parse(file.read_text()) for file in (ROOT / "autoscale/deploy").glob("lint*.py")]
+    modules = [ast.parse(file.read_text()) for file in (ROOT / "autoscale/lint").rglob("*.py")]
     nodes = [node for module in modules for node in ast.walk(module)]
     calls = [node for node in nodes if isinstance(node, ast.Call) and len(node.args) > 1]
     named = {

@@ -13,7 +13,8 @@ import yaml
 from autoscale.deploy import alerts, load_set, reference_files, targets, write_set
 from autoscale.deploy.yaml_out import plain
 from autoscale.profiles import load, names
-from loadgen.run.options import add_arguments
+from autoscale.recommendation import parse
+from loadgen.run.option_table import add_arguments
 
 ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "manifests"
@@ -200,7 +201,7 @@ def test_each_alert_fires_when_it_should_and_only_then(tmp_path):
 
 
 def test_without_an_hpa_there_are_no_alerts_on_one():
-    standing = groups("llama-3.1-8b-1xh100", {"answer": "do_not_autoscale", "minReplicas": 2})
+    standing = groups("llama-3.1-8b-1xh100", parse({"answer": "do_not_autoscale", "minReplicas": 2}))
     assert "horizontalpodautoscaler" not in str(standing)
     assert "AutoscaleTargetDrifted" in str(standing)
 

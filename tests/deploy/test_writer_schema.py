@@ -15,31 +15,34 @@ from autoscale.deploy import alerts, load_set, targets, weights, writer
 from autoscale.deploy.choices import PATHS, Options
 from autoscale.deploy.yaml_out import plain
 from autoscale.profiles import load, names
+from autoscale.recommendation import parse
 
 VERSIONS = ("1.35", "1.36", "1.37")
 CUSTOM_GROUPS = ("leaderworkerset.x-k8s.io", "monitoring.", "keda.sh", "autoscaling.gke.io")
 
-RECOMMENDATION = {
-    "answer": "autoscale",
-    "metrics": [
-        {"name": "waiting", "averageValue": "5500m", "interval": ["3", "8"]},
-        {"name": "running", "averageValue": "96", "interval": ["80", "110"]},
-        {"name": "kv_usage", "averageValue": "0.504", "interval": ["0.45", "0.6"]},
-    ],
-    "minReplicas": 2,
-    "maxReplicas": 6,
-    "behavior": {
-        "scaleUp": {
-            "stabilizationWindowSeconds": 0,
-            "policies": [{"type": "Pods", "value": 2, "periodSeconds": 60}],
-            "selectPolicy": "Max",
+RECOMMENDATION = parse(
+    {
+        "answer": "autoscale",
+        "metrics": [
+            {"name": "waiting", "averageValue": "5500m", "interval": ["3", "8"]},
+            {"name": "running", "averageValue": "96", "interval": ["80", "110"]},
+            {"name": "kv_usage", "averageValue": "0.504", "interval": ["0.45", "0.6"]},
+        ],
+        "minReplicas": 2,
+        "maxReplicas": 6,
+        "behavior": {
+            "scaleUp": {
+                "stabilizationWindowSeconds": 0,
+                "policies": [{"type": "Pods", "value": 2, "periodSeconds": 60}],
+                "selectPolicy": "Max",
+            },
+            "scaleDown": {
+                "stabilizationWindowSeconds": 3600,
+                "policies": [{"type": "Pods", "value": 1, "periodSeconds": 1800}],
+            },
         },
-        "scaleDown": {
-            "stabilizationWindowSeconds": 3600,
-            "policies": [{"type": "Pods", "value": 1, "periodSeconds": 1800}],
-        },
-    },
-}
+    }
+)
 
 
 def paths(name):

@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from analysis.errors import SourceUnavailable
-from autoscale.deploy import lint_cluster, objects
+from autoscale.deploy import objects
 from autoscale.kube.api import PAGE
 from autoscale.kube.kinds import KINDS
+from autoscale.lint.linter import lint_cluster
 from autoscale.lint.live import READ
 from autoscale.profiles import load
 

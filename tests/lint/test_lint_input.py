@@ -8,7 +8,8 @@ import yaml
 
 from analysis.documents import Problem, documents, plain_value
 from analysis.errors import BadInput
-from autoscale.deploy import Options, lint_files, lint_objects, objects, write_files, write_set
+from autoscale.deploy import Options, objects, write_files, write_set
+from autoscale.lint.linter import lint_files, lint_objects
 from autoscale.profiles import load
 
 GPU = "llama-3.1-405b-2x8h100"

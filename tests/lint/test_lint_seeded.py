@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from autoscale.deploy import PATHS, Options, lint_objects, objects
+from autoscale.deploy import PATHS, Options, objects
+from autoscale.lint.linter import lint_objects
 from autoscale.profiles import load, names
+from autoscale.recommendation import parse
 
 GPU, HDML, TPU, ONE = (
     "llama-3.1-405b-2x8h100",
@@ -314,7 +316,7 @@ ROWS = [
     ("clients stay with their replica", ONE, None, put("Service", ("spec", "sessionAffinity"), "ClientIP"), "session-affinity", "warning"),
     ("the statistics are switched off", ONE, None, lambda s: one(s, "Deployment")["spec"]["template"]["spec"]["containers"][0]["args"].append("--disable-log-stats"), "stats-disabled", "error"),
     ("an External metric of everybody", ONE, None, put(HPA, ("spec", "metrics"), lambda m: [*m, {"type": "External", "external": {"metric": {"name": STACKDRIVER.format("num_requests_waiting")}, "target": {"type": "AverageValue", "averageValue": "5"}}}]), "external-no-selector", "warning"),
-    ("a total of everybody that multiplies", ONE, None, put(HPA, ("spec", "metrics"), lambda m: [*m, {"type": "External", "external": {"metric": {"name": STACKDRIVER.format("num_requests_waiting"), "selector": {"matchLabels": {"metric.labels.model_name": "m"}}}, "target": {"type": "Value", "value": "5"}}}]), "target-value-multiplies", "warning"),
+    ("a total of everybody that multiplies", ONE, None, put(HPA, ("spec", "metrics"), lambda m: [*m, {"type": "External", "external": {"metric": {"name": STACKDRIVER.format("num_requests_waiting"), "selector": {"matchLabels": {"metric.labels.model_name": "m"}}}, "target": {"type": "Value", "value": "5"}}}]), "target-value-multiplies", "error"),
     ("the default surge on whole nodes", TPU, None, put("Deployment", ("spec", "strategy"), DELETE), "rollout-needs-node", "warning"),
     ("the default surge where the pool is full", ONE, None, both(put("Deployment", ("spec", "strategy"), DELETE), put(HPA, ("metadata", "annotations"), {"autoscale/max-nodes": "2"}), put(HPA, ("spec", "maxReplicas"), 2)), "rollout-needs-node", "warning"),
     ("a variable as a number", ONE, None, lambda s: one(s, "Deployment")["spec"]["template"]["spec"]["containers"][0].setdefault("env", []).append({"name": "N", "value": 1}), "not-a-string", "error"),
@@ -377,13 +379,15 @@ CHOICES = [
     replace(PLACES, xla_cache="shared", namespace="llm", create_namespace=True),
     replace(PLACES, xla_cache="off", image="registry.example.com/vllm-openai:v0.19.1"),
 ]
-RECOMMENDED = {
-    "answer": "autoscale",
-    "minReplicas": 1,
-    "maxReplicas": 3,
-    "metrics": [{"name": "waiting", "averageValue": "12"}, {"name": "kv_usage", "averageValue": "700m"}],
-    "behavior": {"scaleDown": {"stabilizationWindowSeconds": 3600}},
-}
+RECOMMENDED = parse(
+    {
+        "answer": "autoscale",
+        "minReplicas": 1,
+        "maxReplicas": 3,
+        "metrics": [{"name": "waiting", "averageValue": "12"}, {"name": "kv_usage", "averageValue": "700m"}],
+        "behavior": {"scaleDown": {"stabilizationWindowSeconds": 3600}},
+    }
+)
 
 
 @pytest.mark.parametrize("profile", names())

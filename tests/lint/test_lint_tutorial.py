@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from autoscale.deploy import lint_files
+from autoscale.lint.linter import lint_files
 
 GPU = """
 # Source: tutorial/templates/vllm.yaml

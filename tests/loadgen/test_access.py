@@ -13,9 +13,9 @@ import pytest
 
 from analysis import run
 from analysis.errors import SourceUnavailable
-from loadgen.run.endpoint import probe
-from loadgen.run.options import Options
-from loadgen.wire.target import Target
+from loadgen.run.endpoint.server_facts import inspect_server
+from loadgen.run.options import LoadOptions
+from loadgen.wire.target import HttpTarget
 from tests.loadgen.test_locust import ROOT, ended, free_port, get, until
 from tests.planted import found
 from tests.threaded import running
@@ -198,16 +198,16 @@ def test_a_refused_key_of_the_environment_is_named_before_the_load(started):
 
 
 def test_a_missing_key_is_named_and_the_user_of_an_address_is_one():
-    options = Options({"model": None, "stream": True, "ignore_eos": True, "prompts": None})
+    options = LoadOptions()
     with key_server("basic") as server:
-        plain = Target.from_url(f"http://127.0.0.1:{server.server_port}")
+        plain = HttpTarget.from_url(f"http://127.0.0.1:{server.server_port}")
         with pytest.raises(
             SourceUnavailable,
             match=r"wants a key and none was sent \(401\)\. Give one with --api-key-file FILE",
         ):
-            probe(options, plain, "completions")
-        login = Target.from_url(f"http://user:{QUOTED['password']}@127.0.0.1:{server.server_port}")
-        assert probe(options, login, "completions").manner.model == "m"
+            inspect_server(options, plain, "completions")
+        login = HttpTarget.from_url(f"http://user:{QUOTED['password']}@127.0.0.1:{server.server_port}")
+        assert inspect_server(options, login, "completions").manner.model == "m"
         assert found(SECRETS, repr(login), str(login)) == []
 
 

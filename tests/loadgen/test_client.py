@@ -13,9 +13,13 @@ import pytest
 
 from analysis.access import Access
 from analysis.errors import BadInput, SourceUnavailable
-from loadgen.run.endpoint import probe
-from loadgen.run.options import Options
-from loadgen.wire.client import Client, Exchange, Limits, Target, fetch, now_s, tls_context
+from loadgen.run.endpoint.server_facts import inspect_server
+from loadgen.run.options import LoadOptions
+from loadgen.wire.client import Client, Limits
+from loadgen.wire.clock import now_s
+from loadgen.wire.exchange import Exchange
+from loadgen.wire.fetch import fetch
+from loadgen.wire.target import HttpTarget, tls_context
 
 EVENT = b'data: {"choices":[{"index":0,"text":"a","finish_reason":null}]}\n\n'
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -119,7 +123,7 @@ FAILURES = [
 )
 def test_each_way_to_fail_has_its_class(script, status, tokens):
     with server(*script) as (url, _):
-        client = Client(Target.from_url(url), Limits(idle_timeout_s=0.2))
+        client = Client(HttpTarget.from_url(url), Limits(idle_timeout_s=0.2))
         answer = ask(client).answer()
         client.close()
     assert answer.status == status
@@ -130,7 +134,7 @@ def test_each_way_to_fail_has_its_class(script, status, tokens):
 def test_a_refused_connection_is_a_connection_error_and_a_clear_sentence():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    client = Client(Target.from_url(url), Limits())
+    client = Client(HttpTarget.from_url(url), Limits())
     answer = ask(client).answer()
     assert (answer.status, "connection refused" in answer.error) == ("connection_error", True)
     with pytest.raises(SourceUnavailable, match="cannot connect"):
@@ -140,7 +144,7 @@ def test_a_refused_connection_is_a_connection_error_and_a_clear_sentence():
 
 def test_closing_cancels_what_is_in_flight():
     with server(HEAD, HANG) as (url, _):
-        client = Client(Target.from_url(url), Limits())
+        client = Client(HttpTarget.from_url(url), Limits())
         ended = []
         client.submit(Exchange(0, client.target.request("GET", "/"), now_s(), ended.append))
         gevent.sleep(0.1)
@@ -151,7 +155,7 @@ def test_closing_cancels_what_is_in_flight():
 
 def test_connections_are_kept_and_stamps_are_ordered():
     with server(STREAM) as (url, accepted):
-        client = Client(Target.from_url(url), Limits(max_connections=1))
+        client = Client(HttpTarget.from_url(url), Limits(max_connections=1))
         exchanges = [ask(client) for _ in range(5)]
         client.close()
         assert len(accepted) == 1
@@ -170,7 +174,7 @@ def test_connections_are_kept_and_stamps_are_ordered():
 )
 def test_connections_are_replaced_so_that_new_replicas_get_traffic(limits, connections):
     with server(STREAM) as (url, accepted):
-        client = Client(Target.from_url(url), limits)
+        client = Client(HttpTarget.from_url(url), limits)
         for _ in range(6):
             assert ask(client).answer().status == "ok"
         client.close()
@@ -180,7 +184,7 @@ def test_connections_are_replaced_so_that_new_replicas_get_traffic(limits, conne
 def test_a_large_request_is_sent_whole():
     body = b"x" * 3_000_000
     with server(STREAM) as (url, _):
-        client = Client(Target.from_url(url), Limits())
+        client = Client(HttpTarget.from_url(url), Limits())
         over = gevent.event.Event()
         exchange = Exchange(0, client.target.request("POST", "/", body), now_s(), lambda _: over.set())
         client.submit(exchange)
@@ -204,10 +208,10 @@ def certificate(tmp_path_factory):
 
 def test_tls_gives_the_same_answer_and_a_wrong_certificate_is_named(certificate):
     with server(STREAM, tls=certificate) as (url, _):
-        client = Client(Target.from_url(url), Limits(), tls_context(Access(insecure=True)))
+        client = Client(HttpTarget.from_url(url), Limits(), tls_context(Access(insecure=True)))
         assert [ask(client).answer().status for _ in range(3)] == ["ok"] * 3
         client.close()
-        strict = Client(Target.from_url(url), Limits())
+        strict = Client(HttpTarget.from_url(url), Limits())
         with pytest.raises(SourceUnavailable, match="certificate"):
             strict.warm(1)
         strict.close()
@@ -216,7 +220,7 @@ def test_tls_gives_the_same_answer_and_a_wrong_certificate_is_named(certificate)
 def test_fetch_returns_status_and_body():
     body = b'{"data":[]}'
     with server(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)) as (url, _):
-        client = Client(Target.from_url(url), Limits())
+        client = Client(HttpTarget.from_url(url), Limits())
         reply = fetch(client, "GET", "/v1/models")
         assert (reply.status, reply.body, reply.header("Content-Length")) == (200, body, "11")
         client.close()
@@ -234,7 +238,7 @@ def test_fetch_returns_status_and_body():
     ],
 )
 def test_urls_are_read(url, text):
-    assert str(Target.from_url(url)) == text
+    assert str(HttpTarget.from_url(url)) == text
 
 
 @pytest.mark.parametrize(
@@ -243,7 +247,7 @@ def test_urls_are_read(url, text):
 )
 def test_what_is_not_a_url_is_refused(url):
     with pytest.raises(BadInput, match="--host"):
-        Target.from_url(url)
+        HttpTarget.from_url(url)
 
 
 PROBES = [
@@ -257,6 +261,6 @@ PROBES = [
 
 @pytest.mark.parametrize(("url", "script", "error", "said"), PROBES, ids=[row[3] for row in PROBES])
 def test_a_server_that_is_not_one_is_named_before_the_load(url, script, error, said):
-    options = Options({"model": None, "insecure": False})
+    options = LoadOptions()
     with server(*(script or (CLOSE,))) as (here, _), pytest.raises(error, match=said):
-        probe(options, Target.from_url(url or here), "completions")
+        inspect_server(options, HttpTarget.from_url(url or here), "completions")

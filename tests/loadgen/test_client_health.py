@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from analysis import run
-from loadgen.run.client_health import judge
+from loadgen.run.client_health import judge_client
 from tests.recorded_sweeps import sweep_to_run
 
 STAGES = [{"stage": 0, "start_s": 0.0, "end_s": 60.0, "rate": 10.0}]
@@ -81,14 +81,14 @@ ROWS = [
 def test_reasons(requests, sampled, cap, codes):
     if codes == ["pool"]:
         requests = rows(lag_s=0.0124)  # beyond 10 ms, within a quarter of the TTFT
-    verdict = judge(requests, STAGES, sampled, cap)
-    assert [reason["code"] for reason in verdict["stages"][0]["reasons"]] == codes
-    assert verdict["verdict"] == ("limited" if codes else "ok")
+    verdict = judge_client(requests, STAGES, sampled, cap)
+    assert [reason.code for reason in verdict.stages[0].reasons] == codes
+    assert verdict.verdict == ("limited" if codes else "ok")
 
 
 def test_the_stage_says_how_its_answers_were_read_and_the_run_by_whose_clock():
-    verdict = judge(rows(), STAGES, samples(late_reads=100, stamped=950, shared=90, blurred=9))
-    reads = verdict["stages"][0]["reads"]
+    verdict = judge_client(rows(), STAGES, samples(late_reads=100, stamped=950, shared=90, blurred=9))
+    reads = verdict.stages[0].reads
     assert reads == {
         "number": 120_000,
         "stamped": 0.95,
@@ -96,34 +96,34 @@ def test_the_stage_says_how_its_answers_were_read_and_the_run_by_whose_clock():
         "shared": 0.1,
         "blurred": 0.01,
     }  # 100 of 950
-    assert verdict["read_clock"] == "kernel"
-    assert judge(rows(), STAGES, samples(stamped=0))["read_clock"] == "process"
-    assert judge(rows(), STAGES, None)["read_clock"] is None
+    assert verdict.read_clock == "kernel"
+    assert judge_client(rows(), STAGES, samples(stamped=0)).read_clock == "process"
+    assert judge_client(rows(), STAGES, None).read_clock is None
 
 
 def test_the_worst_worker_decides():
     two = samples()
     two["worker"] = ["w0", "w1"] * 60
     two["cpu_s"] = [0.05, 0.48] * 60
-    assert [r["code"] for r in judge(rows(), STAGES, two)["stages"][0]["reasons"]] == ["cpu"]
+    assert [r.code for r in judge_client(rows(), STAGES, two).stages[0].reasons] == ["cpu"]
 
 
 def test_a_stage_without_requests_has_no_figures_and_no_reason():
-    verdict = judge({name: values[:0] for name, values in rows().items()}, STAGES)
-    assert verdict["stages"][0]["send_lag_p95_s"] is None
-    assert verdict["verdict"] == "ok"
+    verdict = judge_client({name: values[:0] for name, values in rows().items()}, STAGES)
+    assert verdict.stages[0].send_lag_p95_s is None
+    assert verdict.verdict == "ok"
 
 
 def test_the_real_step_in_which_the_client_stalled_is_found(tmp_path):
     recorded = run.read(sweep_to_run("sweep_A", tmp_path / "A"))
-    verdict = judge(recorded.requests, recorded.header["stages"])
-    by_rate = {s["rate"]: v for s, v in zip(recorded.header["stages"], verdict["stages"], strict=True)}
-    assert by_rate[1.0]["verdict"] == "limited"
-    assert by_rate[1.0]["send_lag_p95_s"] == pytest.approx(3.25, abs=0.01)
-    assert [rate for rate, v in by_rate.items() if v["verdict"] == "limited"] == [1.0]
+    verdict = judge_client(recorded.requests, recorded.header["stages"])
+    by_rate = {s["rate"]: v for s, v in zip(recorded.header["stages"], verdict.stages, strict=True)}
+    assert by_rate[1.0].verdict == "limited"
+    assert by_rate[1.0].send_lag_p95_s == pytest.approx(3.25, abs=0.01)
+    assert [rate for rate, v in by_rate.items() if v.verdict == "limited"] == [1.0]
 
 
 def test_the_clean_sweep_was_never_limited(tmp_path):
     recorded = run.read(sweep_to_run("sweep_D", tmp_path / "D"))
-    verdict = judge(recorded.requests, recorded.header["stages"])
-    assert {v["verdict"] for v in verdict["stages"]} == {"ok"}
+    verdict = judge_client(recorded.requests, recorded.header["stages"])
+    assert {v.verdict for v in verdict.stages} == {"ok"}

@@ -17,16 +17,17 @@ from analysis.errors import BadInput, SourceUnavailable
 from analysis.latency import latencies
 from autoscale.profiles.profile import load, overlay
 from autoscale.sim.engine.replicas import EngineParams
-from autoscale.sim.http.server import FleetServer, FleetThread
-from loadgen.plan.lengths import parse
-from loadgen.run import served_models
-from loadgen.run.endpoint import probe
-from loadgen.run.fitting import fitting
-from loadgen.run.options import Options
-from loadgen.run.served_models import Model
+from autoscale.sim.http.hosting import FleetThread
+from autoscale.sim.http.server import FleetServer
+from loadgen.plan.lengths import parse_lengths
+from loadgen.run.endpoint import served_models
+from loadgen.run.endpoint.fitting import fitting
+from loadgen.run.endpoint.served_models import ServedModel
+from loadgen.run.endpoint.server_facts import inspect_server
+from loadgen.run.options import LoadOptions
 from loadgen.wire.refusals import rate_limited
-from loadgen.wire.stream import read_answer
-from loadgen.wire.target import Target
+from loadgen.wire.stream import parse_answer
+from loadgen.wire.target import HttpTarget
 from tests.loadgen.test_locust import ended, start
 
 MODEL = {"id": "m", "root": "org/m", "parent": None, "max_model_len": 2048}
@@ -81,7 +82,7 @@ def served(gets, posts):
 
 
 def options(**given):
-    return Options({"model": None, "stream": True, "ignore_eos": True, "prompts": None, **given})
+    return LoadOptions(**given)
 
 
 def listing(*models):
@@ -114,7 +115,7 @@ def takes(*, without=(), ids=True):
 
 def looked(gets, posts, endpoint="completions", path="", **given):
     with served(gets, posts) as (server, url):
-        return probe(options(**given), Target.from_url(url + path), endpoint), server.asked
+        return inspect_server(options(**given), HttpTarget.from_url(url + path), endpoint), server.asked
 
 
 # --- where things lie ------------------------------------------------------------------------------------------------
@@ -195,8 +196,8 @@ CHOICES = [
     ("models", "asked", "model", "said"), [r[1:] for r in CHOICES], ids=[r[0] for r in CHOICES]
 )
 def test_which_of_several_names_is_asked_and_whose_metrics_they_are(models, asked, model, said):
-    listed, _ = served_models.listed(json.dumps({"data": models}).encode())
-    chosen, note = served_models.choose(listed, asked)
+    listed, _ = served_models.listed_models(json.dumps({"data": models}).encode())
+    chosen, note = served_models.choose_model(listed, asked)
     name, other = served_models.metrics_name(chosen, listed, [])
     assert chosen.id == model
     assert said in f"{note} {other}"
@@ -205,19 +206,19 @@ def test_which_of_several_names_is_asked_and_whose_metrics_they_are(models, aske
 
 
 def test_two_models_are_a_question_and_an_unlisted_one_is_refused():
-    listed = [Model("a"), Model("b")]
+    listed = [ServedModel("a"), ServedModel("b")]
     with pytest.raises(BadInput, match=r"several models: 'a, b'\. Choose one with --model"):
-        served_models.choose(listed, None)
+        served_models.choose_model(listed, None)
     with pytest.raises(BadInput, match="unknown --model: 'c'; expected one of a, b"):
-        served_models.choose(listed, "c")
+        served_models.choose_model(listed, "c")
 
 
 def test_the_name_on_the_metrics_page_wins_where_it_is_the_only_one():
-    assert served_models.metrics_name(Model("x"), [Model("x")], ["llama"]) == (
+    assert served_models.metrics_name(ServedModel("x"), [ServedModel("x")], ["llama"]) == (
         "llama",
         "metrics of x are those of llama",
     )
-    assert served_models.metrics_name(Model("x"), [Model("x")], ["p", "q"]) == (None, None)
+    assert served_models.metrics_name(ServedModel("x"), [ServedModel("x")], ["p", "q"]) == (None, None)
 
 
 # --- what a server takes ---------------------------------------------------------------------------------------------
@@ -332,8 +333,8 @@ def given(**values):
         "seed": 1,
         "clamp_lengths": False,
     }
-    return Options(
-        {**empty, **numbers, "run_time": 20, "prompt_tokens": None, "output_tokens": "100", **values}
+    return LoadOptions(
+        **{**empty, **numbers, "run_time": 20, "prompt_tokens": None, "output_tokens": "100", **values}
     )
 
 
@@ -366,7 +367,7 @@ def test_clamped_requests_fit_and_shorter_ones_are_what_they_were():
 
 
 def test_a_number_alone_is_a_fixed_length():
-    assert str(parse("500")) == "fixed:500"
+    assert str(parse_lengths("500")) == "fixed:500"
 
 
 def test_an_slo_on_streams_without_streams_is_refused():
@@ -391,7 +392,7 @@ def test_reasoning_that_was_not_streamed_is_no_part_of_the_time_per_token(key, h
     events = [{"choices": [{"index": 0, "delta": {key: "a"}}]}] * 10 + [{"choices": [], "usage": usage}]
     body = "".join(f"data: {json.dumps(e)}\n\n" for e in events) + "data: [DONE]\n\n"
     head = f"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: {len(body)}\r\n\r\n"
-    answer = read_answer([1.0], [(head + body).encode()])
+    answer = parse_answer([1.0], [(head + body).encode()])
     assert (answer.status, answer.output_tokens, answer.hidden_tokens) == ("ok", 40, hidden)
 
 
@@ -411,7 +412,7 @@ def test_hidden_tokens_reach_the_analysis(tmp_path):
 
 def test_a_rate_limit_is_counted_with_what_it_asks():
     raw = b'HTTP/1.1 429 Too Many\r\nRetry-After: 7\r\ncontent-length: 28\r\n\r\n{"error":{"message":"slow"}}'
-    error = read_answer([1.0], [raw]).error
+    error = parse_answer([1.0], [raw]).error
     assert error == "slow (Retry-After: 7)"
     assert rate_limited([429, np.nan, 429], [error, None, "x (Retry-After: 30)"]) == {"requests": 2, "retry_after_s": [7.0, 30.0]}  # fmt: skip
     assert rate_limited([429.0], ["slow"]) == {"requests": 1, "retry_after_s": None}

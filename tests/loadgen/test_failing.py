@@ -11,11 +11,12 @@ import gevent.event
 import pytest
 
 from analysis.errors import BadInput
-from loadgen.run import backoff, failing
+from loadgen import failing
+from loadgen.run import backoff
 from loadgen.run.generator import Generator
-from loadgen.wire import stream
+from loadgen.wire import http_response
 from loadgen.wire.client import Client, Limits
-from loadgen.wire.target import Target
+from loadgen.wire.target import HttpTarget
 
 CODE = """
 import gevent
@@ -24,15 +25,15 @@ from loadgen.run.generator import Generator
 from loadgen.wire.clock import Alarm, now_s
 
 heard = []
-failing.listen(lambda error: heard.append(failing.describe(error)))
+failing.listen(lambda error: heard.append(failing.failure_of(error)))
 class Odd(Generator):
     def __init__(self): pass
 gevent.spawn(Odd()._check_finished)
 def odd(): raise RuntimeError("in the hub")
 Alarm(odd).set(now_s())
 gevent.sleep(0.2)
-for said in sorted(heard, key=lambda s: s["error"]):
-    print(said["exit_code"], said["error"])
+for said in sorted(heard, key=lambda s: s.sentence):
+    print(said.exit_code, said.sentence)
 """
 
 
@@ -46,7 +47,7 @@ def test_an_exception_in_a_greenlet_and_one_in_the_hub_are_told_once_each():
 
 
 def test_an_error_that_was_foreseen_keeps_its_sentence_and_code():
-    assert failing.describe(BadInput("no")) == {"error": "no", "exit_code": 2, "traceback": None}
+    assert failing.failure_of(BadInput("no")) == ("no", 2, None)
 
 
 def test_a_traceback_is_kept_in_the_run_directory_or_else_in_a_temporary_file(tmp_path):
@@ -85,17 +86,17 @@ def test_users_pause_longer_after_each_failure_and_as_long_as_the_server_asks(
 )
 def test_retry_after_is_seconds_or_a_date(value, wait_s):
     head = f"HTTP/1.1 503 Busy\r\nRetry-After: {value}\r\n\r\n".encode()
-    assert stream.retry_after_s([head], 10.0) == pytest.approx(wait_s, nan_ok=True)
+    assert http_response.retry_after_s([head], 10.0) == pytest.approx(wait_s, nan_ok=True)
 
 
 LIMITED = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (100, int(sys.argv[1])))
-from loadgen import descriptors
+from loadgen.wire import descriptors
 print(descriptors.provide(200))
 print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 try:
-    descriptors.check(290)
+    descriptors.check_descriptor(290)
 except OSError as error:
     print(error.errno)
 """
@@ -123,14 +124,14 @@ def test_the_limit_of_open_files_is_raised_as_far_as_it_goes(hard, lines):
 def test_the_end_of_a_run_waits_for_the_report_that_is_under_way():
     told, begun, through = [], gevent.event.Event(), gevent.event.Event()
 
-    def report(batch, _samples):
+    def report(measured, _samples):
         if not begun.is_set():
             begun.set()
             through.wait()  # a busy machine: the last batch comes before the one before it is taken
-        told.extend(batch["rows"])
+        told.extend(measured.rows)
 
     with socket.create_server(("127.0.0.1", 0)) as server:
-        target = Target.from_url(f"http://127.0.0.1:{server.getsockname()[1]}")
+        target = HttpTarget.from_url(f"http://127.0.0.1:{server.getsockname()[1]}")
         generator = Generator(Client(target, Limits()), None, "/v1/completions", "local", report, print)
         generator._batch.rows += [(0,), (1,)]
         generator._greenlets.append(gevent.spawn(generator.flush))  # as its own loop does every second

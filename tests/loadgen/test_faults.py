@@ -172,7 +172,7 @@ def test_odd_answers_of_every_kind_are_incomplete_and_the_others_ok(load):
 
 
 UNFORESEEN = """
-from loadgen import generator
+from loadgen.run import generator
 from loadgen.completions import *
 
 def refill(_):
@@ -261,7 +261,7 @@ def test_an_interrupt_at_any_time_leaves_a_row_for_each_request_that_was_due(
 
 
 BROKEN = """
-from loadgen import generator
+from loadgen.run import generator
 from loadgen.wire.clock import now_s
 from loadgen.completions import CompletionsUser
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from analysis.errors import BadInput
-from loadgen.plan.lengths import parse
+from loadgen.plan.lengths import parse_lengths
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from loadgen.plan.lengths import parse
     ],
 )
 def test_draws_have_the_stated_mean_and_p99(text, mean, p99):
-    lengths = parse(text)
+    lengths = parse_lengths(text)
     drawn = lengths.draw(np.random.default_rng(1), 400_000)
     assert drawn.dtype == np.int32
     assert drawn.min() >= 1
@@ -29,11 +29,11 @@ def test_draws_have_the_stated_mean_and_p99(text, mean, p99):
     assert lengths.p99() == pytest.approx(p99, rel=1e-3)
     if mean is not None:
         assert lengths.mean() == pytest.approx(mean, rel=1e-3)
-    assert str(parse(str(lengths))) == str(lengths)
+    assert str(parse_lengths(str(lengths))) == str(lengths)
 
 
 def test_the_median_of_a_lognormal_is_its_first_number():
-    drawn = parse("lognormal:1020,1.0").draw(np.random.default_rng(2), 100_000)
+    drawn = parse_lengths("lognormal:1020,1.0").draw(np.random.default_rng(2), 100_000)
     assert np.median(drawn) == pytest.approx(1020, rel=0.015)
 
 
@@ -55,4 +55,4 @@ def test_the_median_of_a_lognormal_is_its_first_number():
 )
 def test_a_bad_distribution_is_answered_with_the_form_expected(text, sentence):
     with pytest.raises(BadInput, match=sentence):
-        parse(text)
+        parse_lengths(text)

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from analysis import run
-from loadgen.run.options import WANTED
+from loadgen.run.option_table import in_form
 
 ROOT = Path(__file__).parents[2]
 HEADER_KEYS = {
@@ -54,7 +54,7 @@ def start(url: str, folder: Path, *options: str, entry: str = "completions") -> 
 
 def locust(folder: Path, entry: str, *options: Any, clock_ahead_s: float = 0.0) -> subprocess.Popen[str]:
     """`locust -f loadgen/<entry>.py`, on a machine whose clock is ahead by so much."""
-    skew = f"from loadgen import clock; real = clock.unix_now_s; clock.unix_now_s = lambda: real() + {clock_ahead_s}; "
+    skew = f"from loadgen.wire import clock; real = clock.unix_now_s; clock.unix_now_s = lambda: real() + {clock_ahead_s}; "
     code = f"import sys; from locust.main import main; {skew if clock_ahead_s else ''}sys.exit(main())"
     command = [sys.executable, "-c", code, "-f", ROOT / "loadgen" / f"{entry}.py", *options]
     with open(folder / "log", "a") as log:
@@ -165,7 +165,9 @@ def test_the_web_form_starts_a_run_and_shows_offered_against_delivered(started):
         with suppress(OSError):
             form = get(address, "/").decode()
         time.sleep(0.1)
-    assert all(f'"{name}"' in form for name in WANTED if name != "run_time")  # in the form's extra options
+    assert all(
+        f'"{name}"' in form for name, shown in in_form().items() if shown
+    )  # in the form's extra options
     get(address, "/swarm", {"user_count": 1, "spawn_rate": 1, "rate": "fast"})
     until(folder, lambda: "--rate: 'fast'; expected requests/s" in get(address, "/exceptions").decode())
     until(folder, lambda: '"state": "stopped"' in get(address, "/stats/requests").decode())
@@ -364,9 +366,9 @@ def test_a_process_that_does_not_end_after_its_run_says_where_it_stands_and_is_e
     program = """
 import time
 from locust.env import Environment
-from loadgen import users
-users.EXIT_S = 0.2
-users._quit(Environment(), lambda: print("settled"), 60)
+from loadgen.in_locust import process_end
+process_end.EXIT_S = 0.2
+process_end.quit_within(Environment(), lambda: print("settled"), 60)
 time.sleep(60)
 """
     said = subprocess.run(

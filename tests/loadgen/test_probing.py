@@ -11,8 +11,15 @@ from analysis.histogram import Histogram
 from analysis.slo import parse_slo
 from loadgen.plan.traffic import LoadPlan
 from loadgen.run import capacity_search as probing
-from loadgen.run.capacity_search import Probe, Probes, Seen, Waiting, next_rate, parse_budget, standing
-from loadgen.run.options import Options
+from loadgen.run.capacity_search import (
+    ProbeRequest,
+    Waiting,
+    next_rate,
+    parse_budget,
+    standing,
+)
+from loadgen.run.options import LoadOptions
+from loadgen.run.probes import Probe, Probes
 
 SLO = parse_slo("ttft_p95=1s")
 
@@ -38,9 +45,9 @@ def test_the_next_rate(tried, rate):
 
 def seen(n, late=0, failed=0, rate=10.0, late_s=2.0, usual_s=0.4):
     """`n` requests from 0 s on, of which the last `late` took too long and `failed` more failed."""
-    rows = [Seen(i / rate, True, usual_s, 0.01, 1.0) for i in range(n - late - failed)]
-    rows += [Seen((n - i) / rate, True, late_s, 0.01, 3.0) for i in range(late)]
-    return rows + [Seen((n - i) / rate, False, math.nan, math.nan, math.nan) for i in range(failed)]
+    rows = [ProbeRequest(i / rate, True, usual_s, 0.01, 1.0) for i in range(n - late - failed)]
+    rows += [ProbeRequest((n - i) / rate, True, late_s, 0.01, 3.0) for i in range(late)]
+    return rows + [ProbeRequest((n - i) / rate, False, math.nan, math.nan, math.nan) for i in range(failed)]
 
 
 FLAT = [(t / 4, 10) for t in range(400)]
@@ -98,7 +105,7 @@ def probe(rate, seed, limit_s, least_s):
     due, first, end = queue(rate, seed)
     for now_s in np.arange(1.0, limit_s + 1):
         ended = end <= now_s
-        rows = [Seen(d, True, f - d, 0.01, e - d) for d, f, e in zip(due[ended], first[ended], end[ended], strict=True)]  # fmt: skip
+        rows = [ProbeRequest(d, True, f - d, 0.01, e - d) for d, f, e in zip(due[ended], first[ended], end[ended], strict=True)]  # fmt: skip
         open_ = (due <= now_s) & ~ended
         waiting = [Waiting(d, f <= now_s) for d, f in zip(due[open_], first[open_], strict=True)]
         ticks = np.arange(0.25, now_s + 0.01, 0.25)
@@ -184,6 +191,6 @@ def test_options_that_do_not_go_with_a_search(given, said):
         "arrivals": "poisson", "shared_prefix_tokens": 0, "seed": 0, "slo": "ttft_p95=2s", "find_capacity": "10m",
         "max_in_flight": 10, "timeout": 10.0, "idle_timeout": 10.0, "grace": 10.0, "reconnect_every": "30s", "stream": True,
     }  # fmt: skip
-    Options(values).check()
+    LoadOptions(**values).check()
     with pytest.raises(BadInput, match=said):
-        Options({**values, **given}).check()
+        LoadOptions(**{**values, **given}).check()

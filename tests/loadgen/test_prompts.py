@@ -7,11 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.errors import BadInput
-from loadgen.plan.prompts import Template, by_ids, by_jsonl, by_words
-from loadgen.run.counting import WORDS, Uncountable, by_tokenize, by_usage
+from loadgen.plan.own_prompts import by_jsonl
+from loadgen.plan.prompts import by_ids, by_words
+from loadgen.plan.request_template import RequestTemplate
+from loadgen.plan.words import WORDS
+from loadgen.run.endpoint.counting import Uncountable, by_tokenize, by_usage
 
-COMPLETIONS = Template("m")
-CHAT = Template("m", "chat")
+COMPLETIONS = RequestTemplate("m")
+CHAT = RequestTemplate("m", "chat")
 BLOCK = 16  # smallest prefix-cache block of a server
 
 
@@ -36,16 +39,16 @@ def shared_start(a, b) -> int:
             | {"max_tokens": 128, "min_tokens": 128},
         ),
         (
-            Template("m", stream=False),
+            RequestTemplate("m", stream=False),
             5,
             {"stream": False, "ignore_eos": True, "max_tokens": 5, "min_tokens": 5},
         ),
         (
-            Template("m", ignore_eos=False, extra={"temperature": 0.5}),
+            RequestTemplate("m", ignore_eos=False, extra={"temperature": 0.5}),
             7,
             {"stream": True, "stream_options": {"include_usage": True}, "temperature": 0.5, "max_tokens": 7},
         ),
-        (Template("m", stream=False, ignore_eos=False), 0, {"stream": False}),
+        (RequestTemplate("m", stream=False, ignore_eos=False), 0, {"stream": False}),
     ],
     ids=["streamed", "not streamed", "the model ends when it likes", "the server's own limit"],
 )

@@ -7,7 +7,7 @@ import pytest
 
 from loadgen.in_locust import rate_chart
 from loadgen.plan.traffic import LoadPlan
-from loadgen.run.account import _Due
+from loadgen.run.delivery import DueCounter
 
 RATES = [(1.0, 20.0, 20.0), (2.0, 60.0, 45.0), (2.5, 0.0, 0.0)]
 
@@ -32,8 +32,8 @@ def test_a_chart_has_a_step_per_interval_and_rate():
 
 
 def test_the_table_counts_what_is_missing_and_divides_by_no_zero():
-    assert [row["missing"] for row in rate_chart.table(RATES)] == [100.0, 75.0, "-"]
-    names = [row["name"] for row in rate_chart.table(RATES)]
+    assert [row["missing"] for row in rate_chart.rate_rows(RATES)] == [100.0, 75.0, "-"]
+    names = [row["name"] for row in rate_chart.rate_rows(RATES)]
     assert sorted(names) == names[::-1]  # Locust sorts by name: the newest first
 
 
@@ -42,7 +42,7 @@ def test_due_requests_are_counted_as_drawn(stages):
     plan = LoadPlan.from_options(stages=stages)
     due_s = np.concatenate([chunk.due_s for chunk in plan.arrivals()])
     edges_s = np.append(np.arange(0.0, plan.duration_s), plan.duration_s)
-    counter = _Due(plan)
+    counter = DueCounter(plan)
     assert counter.until(edges_s[:2]).tolist() == [
         0,
         np.sum(due_s < 1),

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from loadgen.wire import receive as reading
-from loadgen.wire.client import Client, Limits, Target, now_s
+from loadgen.wire.client import Client, Limits
+from loadgen.wire.clock import now_s
 from loadgen.wire.receive import READ_BYTES, KernelClock, Reader, ask_for_stamps
+from loadgen.wire.target import HttpTarget
 from tests.loadgen.test_client import HEAD, STREAM, ask, server
 
 AHEAD_NS = 1_700_000_000_000_000_000
@@ -185,7 +187,7 @@ def test_both_ways_of_reading_give_the_same_answers(monkeypatch, stamps):
         monkeypatch.setattr(reading, "_epoll", None)
     events = STREAM[len(HEAD) :]
     with server(HEAD, *[events[at : at + 7] for at in range(0, len(events), 7)]) as (url, accepted):
-        client = Client(Target.from_url(url), Limits(max_connections=1))
+        client = Client(HttpTarget.from_url(url), Limits(max_connections=1))
         for _ in range(3):
             exchange = ask(client)
             answer = exchange.answer()

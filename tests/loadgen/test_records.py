@@ -9,11 +9,12 @@ from analysis import run
 from analysis.errors import BadRun
 from analysis.histogram import Histogram
 from loadgen.plan.traffic import LoadPlan
-from loadgen.run.options import Options, parse_reconnect
-from loadgen.run.records import Batch, RunWriter, measured
+from loadgen.run.measured import Batch, measured
+from loadgen.run.options import LoadOptions, parse_reconnect
+from loadgen.run.records import RunWriter
 from loadgen.wire import clock
-from loadgen.wire.client import Exchange
 from loadgen.wire.clock import Clock
+from loadgen.wire.exchange import Exchange
 
 EVENT = b'data: {"choices":[{"index":0,"text":"a","finish_reason":null}]}\n\n'
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":3}}\n\n'
@@ -88,9 +89,7 @@ UNFIT = [
 @pytest.mark.parametrize(("column", "value"), [row[1:] for row in UNFIT], ids=[row[0] for row in UNFIT])
 def test_a_row_that_does_not_fit_into_the_table_takes_no_other_with_it(tmp_path, column, value):
     packed = batch(range(5), "w0")
-    rows = packed["rows"]
-    at = list(run.TABLES["requests"]).index(column)
-    rows[2] = (*rows[2][:at], value, *rows[2][at + 1 :])
+    packed.rows[2] = packed.rows[2]._replace(**{column: value})
     writer = RunWriter(tmp_path / "run", {"kind": "live"})
     writer.add("w0", packed)
     requests = writer.finish(ended_at=1.0).requests.set_index("request_id")
@@ -182,7 +181,7 @@ def options(**given):
         "max_in_flight": 10,
     }
     base |= {"timeout": 1.0, "idle_timeout": 1.0, "grace": 1.0, "reconnect_every": "30s"}
-    return Options(base | given)
+    return LoadOptions(**(base | given))
 
 
 BAD = [

@@ -11,12 +11,15 @@ from autoscale.profiles.profile import load, overlay
 from autoscale.sim.engine.replicas import EngineParams
 from autoscale.sim.http.hosting import FleetThread
 from autoscale.sim.http.server import FleetServer
-from loadgen.plan.prompts import by_jsonl
+from loadgen.plan.own_prompts import by_jsonl
 from loadgen.plan.traffic import LoadPlan
-from loadgen.run.asking import Manner, bodies
-from loadgen.run.endpoint import ENDPOINTS, probe
-from loadgen.run.options import Options
-from loadgen.wire.client import Client, Exchange, Limits, Target, now_s
+from loadgen.run.endpoint.manner import Manner, bodies
+from loadgen.run.endpoint.server_facts import ENDPOINTS, inspect_server
+from loadgen.run.options import LoadOptions
+from loadgen.wire.client import Client, Limits
+from loadgen.wire.clock import now_s
+from loadgen.wire.exchange import Exchange
+from loadgen.wire.target import HttpTarget
 
 PROFILE = overlay(load("llama-3.1-8b-1xl4"), {"engine": {"max_model_len": 8192, "request_overhead_s": 0.0}})
 QUICK = EngineParams(
@@ -38,17 +41,15 @@ def fleet():
         yield server
 
 
-def options(**given) -> Options:
-    return Options(
-        {"model": None, "insecure": False, "stream": True, "ignore_eos": True, "prompts": None, **given}
-    )
+def options(**given) -> LoadOptions:
+    return LoadOptions(**given)
 
 
 def answers(fleet, plan: LoadPlan, endpoint: str, source=None):
     """(arrivals, their answers in order) of the whole plan, sent at once."""
-    client = Client(Target.from_url(fleet.url), Limits())
+    client = Client(HttpTarget.from_url(fleet.url), Limits())
     chosen = options()
-    server = probe(chosen, client.target, endpoint)
+    server = inspect_server(chosen, client.target, endpoint)
     assert (server.manner.model, server.max_model_len) == (PROFILE.model.id, 8192)
     source = source or bodies(chosen, plan, endpoint, server.manner, 1)
     [arrivals] = plan.arrivals()

@@ -5,11 +5,16 @@ import math
 import pytest
 
 from analysis.errors import BadInput
+from loadgen.run.measured import RequestRow
 from loadgen.run.stopping import Watch, parse_rules
 
 
 def rows(n, status="ok", ttft_s=0.05):
-    return [(i, 0, "w", 1.0, 1.0, 1.0 + ttft_s, 2.0, 10, 11, 11, status, 200, None, 10, 11) for i in range(n)]
+    first_s = 1.0 + ttft_s
+    return [
+        RequestRow(i, 0, "w", 1.0, 1.0, first_s, 2.0, 10, 11, 11, status, 200, None, 10, 11, 0)
+        for i in range(n)
+    ]
 
 
 CASES = [

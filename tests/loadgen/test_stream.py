@@ -15,10 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.run import STATUSES
-from loadgen.run.records import measured
-from loadgen.wire import scan as scanning
-from loadgen.wire import stream
-from loadgen.wire.client import Exchange
+from loadgen.run.measured import measured
+from loadgen.wire import http_response, openai_body, scan, stream
+from loadgen.wire.exchange import Exchange
 
 ARCHIVE = Path(__file__).parents[1] / "fixtures" / "vllm" / "http.tar.gz"
 
@@ -33,14 +32,14 @@ def recordings() -> dict[str, bytes]:
         }
 
 
-def read(raw: bytes, cuts: list[int], failure=None) -> stream.Answer:
+def read(raw: bytes, cuts: list[int], failure=None) -> stream.ParsedAnswer:
     """The answer when `raw` arrives in reads that end at `cuts`, the k-th at time k."""
     edges = [0, *cuts, len(raw)]
     reads = [raw[a:b] for a, b in itertools.pairwise(edges) if b > a]
-    return stream.read_answer([float(k) for k in range(len(reads))], reads, failure)
+    return stream.parse_answer([float(k) for k in range(len(reads))], reads, failure)
 
 
-def essence(answer: stream.Answer):
+def essence(answer: stream.ParsedAnswer):
     return (
         answer.status,
         answer.http_status,
@@ -184,10 +183,10 @@ def test_the_end_of_a_chunked_body_is_not_guessed_from_a_payload_that_looks_like
     payload = b"data: 0\r\n\r\n"
     head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
     raw = head + b"%x\r\n%s\r\n" % (len(payload), payload)
-    parsed = stream.parse_head(raw)
-    assert not stream.is_complete(parsed, raw[:-2])
-    assert not stream.is_complete(parsed, raw)
-    assert stream.is_complete(parsed, raw + b"0\r\n\r\n")
+    parsed = http_response.parse_head(raw)
+    assert not http_response.is_complete(parsed, raw[:-2])
+    assert not http_response.is_complete(parsed, raw)
+    assert http_response.is_complete(parsed, raw + b"0\r\n\r\n")
 
 
 def chunked(body: bytes, cuts: list[int], extension: str) -> tuple[bytes, list[int]]:
@@ -300,7 +299,7 @@ def check_total(raw: bytes, cuts: list[int]) -> None:
     assert (answer.error is None) == (answer.status == "ok")
     assert (answer.error or "-").isprintable()
     for tokens in (answer.prompt_tokens, answer.output_tokens):
-        assert tokens is None or 0 <= tokens <= stream.MOST_TOKENS
+        assert tokens is None or 0 <= tokens <= openai_body.MOST_TOKENS
     assert np.all(np.diff(answer.token_times_s) >= 0)
     assert math.isnan(answer.last_s) or answer.last_s >= 0
 
@@ -398,14 +397,14 @@ def test_the_compiled_reading_of_plain_events_agrees_with_decoding_each(events, 
     separators = data.draw(st.sampled_from([(",", ":"), (", ", ": ")]))
     raw = sse(*(json.dumps(event, separators=separators) for event in events), "[DONE]")
     fast = read(raw, list(range(1, len(raw))))
-    compiled = scanning.events
+    compiled = scan.events
 
     def none_plain(*arguments):
         starts, ends, plain = compiled(*arguments)
         return starts, ends, np.zeros_like(plain)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scanning, "events", none_plain)
+        patch.setattr(scan, "events", none_plain)
         slow = read(raw, list(range(1, len(raw))))
     assert essence(fast) == essence(slow)
     assert fast.token_times_s.tolist() == slow.token_times_s.tolist()

@@ -11,7 +11,8 @@ import pytest
 from analysis.errors import BadInput
 from loadgen.plan import text_files
 from loadgen.plan.arrivals import Arrivals
-from loadgen.plan.prompts import Template, by_ids
+from loadgen.plan.prompts import by_ids
+from loadgen.plan.request_template import RequestTemplate
 from loadgen.plan.time_units import duration
 from loadgen.plan.traces import Trace
 from loadgen.plan.traffic import LoadPlan
@@ -173,7 +174,7 @@ def test_whole_prompts_are_taken_as_they_are_and_delays_have_the_unit_that_is_gi
 
 def test_later_prompts_begin_as_the_earlier_ones_of_their_conversation_and_no_other(tmp_path):
     plan = LoadPlan.from_options(trace=written(tmp_path, SESSIONS))
-    source = by_ids(Template("m"), **plan.prompt_options())
+    source = by_ids(RequestTemplate("m"), **plan.prompt_options())
     chunk = next(plan.arrivals())
     a1, b1, b2, a2, a3 = (
         source.prompt(k, int(chunk.prompt_tokens[k]), blocks=chunk.blocks[k]) for k in range(5)
@@ -287,7 +288,7 @@ def test_only_regular_files_are_read(tmp_path, what):
 
 
 def test_months_without_a_gap_are_counted_in_few_bins(tmp_path, monkeypatch):
-    monkeypatch.setattr("loadgen.plan.traces.MOST_BINS", 1 << 12)
+    monkeypatch.setattr("loadgen.plan.time_bins.MOST_BINS", 1 << 12)
     stamps = np.arange(0, 120 * 86_400, 600)
     trace = Trace.open(written(tmp_path, burst(stamps)))
     assert trace.rate.requests == pytest.approx(len(stamps))

@@ -10,7 +10,10 @@ from pathlib import Path
 import gevent
 import pytest
 
-from loadgen.wire.client import Client, Exchange, Limits, Target, now_s
+from loadgen.wire.client import Client, Limits
+from loadgen.wire.clock import now_s
+from loadgen.wire.exchange import Exchange
+from loadgen.wire.target import HttpTarget
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -35,7 +38,7 @@ def test_it_sends_what_was_asked_on_time_and_says_when(command, tmp_path):
     exchanges = []
     with subprocess.Popen([*command, *options], stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"ready\n"
-        client = Client(Target.from_url(f"http://127.0.0.1:{port}"), Limits())
+        client = Client(HttpTarget.from_url(f"http://127.0.0.1:{port}"), Limits())
         for number, stream in enumerate(("true", "false")):
             over = gevent.event.Event()
             body = b'{"prompt":[1,2,3],"max_tokens":5,"stream":%s}' % stream.encode()

@@ -17,13 +17,14 @@ from analysis.run import read
 from analysis.slo import parse_slo
 from autoscale.cli import app
 from autoscale.profiles import load, overlay
-from autoscale.recommend import Recommendation, scenario_of
-from autoscale.recommend.answer import Alternative, Decision, Point, Reason, TargetInterval
+from autoscale.recommend import Recommended, scenario_of
+from autoscale.recommend.answer import Alternative, Decision, Point, TargetInterval
 from autoscale.recommend.choice.judging import Judged, Trial
 from autoscale.recommend.choice.settings import Behavior, Candidate, Given, Standing
 from autoscale.recommend.document import document
 from autoscale.recommend.model.replaying import FIGURES
 from autoscale.recommend.model.replica_model import ReplicaModel
+from autoscale.recommendation import Drift, Provenance, Reason
 from autoscale.show.pages import recommendation_page
 
 SLO = "ttft_p95=2s,tpot_p95=100ms"
@@ -131,29 +132,21 @@ def fitted(engine, capacity) -> ReplicaModel:
         confounded=(("base_s", "per_sequence_s"),),
         replay=pd.DataFrame(rows),
         stages_used=(0, 3),
-        capacities=(capacity,),
+        capacities=(replace(capacity, notes=("a note",), next_command="locust --stages 1:60"),),
     )
 
 
-def recommendation(scenario, decision, *, run=None, files=(), **content) -> Recommendation:
+def recommendation(scenario, decision, *, run=None, files=(), drift=None) -> Recommended:
     found, capacity = run or (None, None)
     model = fitted(scenario.engine, capacity) if run else ReplicaModel(scenario.engine)
     made = document(
         scenario,
         decision,
         model,
-        measured=_measured(capacity) if capacity else None,
-        provenance={"runs": [str(found.path)] if found else [], "profile": scenario.profile.name},
+        provenance=Provenance((str(found.path),) if found else (), scenario.profile.name),
+        drift=drift,
     )
-    return Recommendation(made | content, list(files), scenario, decision, model, (found,) if run else ())
-
-
-def _measured(capacity) -> dict:
-    return {
-        "stages": [str(w) for w in capacity.windows],
-        "notes": ["a note"],
-        "next_command": "locust --stages 1:60",
-    }
+    return Recommended(made, list(files), scenario, decision, model, (found,) if run else ())
 
 
 @pytest.mark.parametrize(
@@ -184,7 +177,7 @@ def full(scenario, measured, tmp_path_factory, page):
         DECISIONS["autoscale"],
         run=measured,
         files=[folder / "recommendation.json", folder / "hpa.yaml"],
-        drift={"holds": False, "sentence": "the old target does not hold any more"},
+        drift=Drift(False, sentence="the old target does not hold any more"),
     )
     return result, page(recommendation_page(result, folder / "page.html"))
 
@@ -207,7 +200,7 @@ def test_with_a_run_the_page_shows_five_figures_and_where_the_number_comes_from(
 def test_the_manifest_can_be_copied_from_the_page(full):
     result, found = full
     (manifest,) = (yaml.safe_load(b) for b in found.blocks if "autoscaling/v2" in b)
-    assert manifest == result.content["hpa"]
+    assert manifest == result.document.hpa
 
 
 def test_the_comparison_holds_the_numbers_of_the_document(full):
@@ -218,7 +211,7 @@ def test_the_comparison_holds_the_numbers_of_the_document(full):
     figures = {row[0]: row[1:] for row in table}
     # hours 3.0, 3.1, 3.2: mean 3.1, t(0.975, 2) 4.303 * 0.1 / sqrt(3) = 0.248
     assert figures["accelerator-hours"][0] == "3.1 2.9 to 3.3"
-    assert result.content["predicted"]["slo_attainment"]["high"] > 1
+    assert result.document.predicted.slo_attainment.high > 1
     assert figures["requests within every bound"][0].endswith("to 100.00%")  # a share has an end
     assert {row[1] for row in figures.values() if row[0] != row[1]} <= {"–", "broken"} | {table[0][2]}
     assert "every simulation was stopped once the SLO could not be kept" in found.text

@@ -32,8 +32,8 @@ TRUTH = EngineParams(
 )
 SWEEP = LoadPlan(
     rates.parse_stages("1:100,2:100,4:100,5:100"),
-    prompt=lengths.parse("uniform:50,500"),
-    output=lengths.parse("uniform:20,150"),
+    prompt=lengths.parse_lengths("uniform:50,500"),
+    output=lengths.parse_lengths("uniform:20,150"),
 )
 
 
@@ -73,8 +73,8 @@ def small():
         plan = LoadPlan(
             rates.parse_stages(stages),
             parse_arrivals("poisson"),
-            lengths.parse("uniform:48,80"),
-            lengths.parse("uniform:48,80"),
+            lengths.parse_lengths("uniform:48,80"),
+            lengths.parse_lengths("uniform:48,80"),
         )
         made = Scenario(small_profile(cold_s), ENGINE, plan, parse_slo(slo))
         return replace(made, **changes)  # type: ignore[arg-type]

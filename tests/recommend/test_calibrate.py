@@ -57,7 +57,7 @@ def test_two_runs_are_fitted_together(measured) -> None:
 def test_stages_of_seconds_do_not_pass_for_a_full_batch(tmp_path) -> None:
     """The first two stages that queue end while a batch of 128 still fills: their throughput is not the replica's."""
     engine = EngineParams.from_profile(load("llama-3.1-8b-1xl4"))
-    prompt, output = lengths.parse("uniform:100,400"), lengths.parse("uniform:16,48")
+    prompt, output = lengths.parse_lengths("uniform:100,400"), lengths.parse_lengths("uniform:16,48")
     plan = LoadPlan(rates.parse_stages("4:6,8:6,12:6,16:6,20:6"), prompt=prompt, output=output)
     run = runs.read(swept(tmp_path / "run", plan, engine=engine))
     rng = np.random.default_rng(0)

@@ -8,13 +8,13 @@ import pytest
 import yaml
 
 from analysis.errors import BadInput
-from autoscale import cli
+from autoscale.cli import fleet
+from autoscale.cli.inputs import told_apart
 from autoscale.profiles import load, overlay
 from autoscale.recommend import cost, recommend, scenario_of
-from autoscale.recommend.choice.scenario import hpa_manifest
 from autoscale.recommend.choice.settings import Behavior, Candidate
-from autoscale.recommend.document import read
 from autoscale.recommend.model.one_replica import idle_verdict
+from autoscale.recommendation import read
 from loadgen.plan import lengths, rates
 
 L4 = load("llama-3.1-8b-1xl4")
@@ -64,7 +64,7 @@ def test_a_search_that_would_take_days_is_refused_before_it_begins(tmp_path) -> 
 
 def test_requests_that_are_too_long_are_said_and_a_model_too_short_for_all_is_infeasible(small) -> None:
     scenario = small("1:600")
-    long = replace(scenario, plan=replace(scenario.plan, prompt=lengths.parse("uniform:7001,9000")))
+    long = replace(scenario, plan=replace(scenario.plan, prompt=lengths.parse_lengths("uniform:7001,9000")))
     # max_model_len 8192: prompts of 8192 and more, 809 of the 2,000 lengths
     assert long.too_long() == pytest.approx(809 / 2000, abs=0.07)
     assert scenario.too_long() == 0
@@ -89,13 +89,13 @@ def test_requests_that_are_too_long_are_said_and_a_model_too_short_for_all_is_in
     ids=["one", "two names", "one name in two places", "one folder in two places", "one file twice"],
 )
 def test_files_are_named_by_the_end_of_their_path_that_tells_them_apart(tmp_path, paths, names) -> None:
-    assert [name for name, _ in cli._told_apart([tmp_path / path for path in paths])] == names
+    assert [name for name, _ in told_apart([tmp_path / path for path in paths])] == names
 
 
 def test_equal_file_names_are_two_columns_and_notes_are_in_the_json(tmp_path, capsys) -> None:
     paths = []
     for folder, name in (("a", "vllm"), ("b", "chat-server")):
-        manifest = hpa_manifest(L4, SETTING)
+        manifest = SETTING.manifest(L4)
         manifest["spec"]["scaleTargetRef"]["name"] = name
         paths.append(tmp_path / folder / "hpa.yaml")
         paths[-1].parent.mkdir()
@@ -105,7 +105,7 @@ def test_equal_file_names_are_two_columns_and_notes_are_in_the_json(tmp_path, ca
         "".join(f'{{"timestamp": {k * 500}, "input_length": 9, "output_length": 5}}\n' for k in range(99))
     )
     out = tmp_path / "out"
-    cli.simulate(
+    fleet.simulate(
         hpa=paths[0], profile=L4.name, traffic=trace, peak=None, compare=[paths[1]], static=None, slo=None, seeds=1,
         out=out, as_json=True, trace_time_unit="ms",
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """From recorded sweeps of a real server to a recommendation, and what is said when that cannot be."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,8 @@ import yaml
 from analysis import run as runs
 from analysis.errors import BadInput, TooLittleData
 from autoscale.recommend import recommend, scenario_of
-from autoscale.recommend.document import read
 from autoscale.recommend.drift import drift
+from autoscale.recommendation import read
 
 TRAFFIC = """
 load:
@@ -53,48 +54,43 @@ def recommended(sweep_run, tmp_path_factory):
     ],
 )
 def test_a_sweep_gives_a_knee_and_every_signals_best_with_a_reason(recommended, name, low, high) -> None:
-    content = recommended(name).content
-    knee = content["capacity_rps"]["measured"]["knee"]
-    assert low <= knee["value"] <= high
-    assert content["answer"] in ("autoscale", "do_not_autoscale")
-    assert set(content["alternatives"]) == {"waiting", "running", "kv_usage"}
-    for one in content["alternatives"].values():
-        assert one["averageValue"] is not None
-        assert one["holds"] or f"{one['slo_attainment']:.2%}" in one["sentence"]
-    chosen = [a for a in content["alternatives"].values() if a["sentence"].startswith("chosen")]
+    content = recommended(name).document
+    knee = content.capacity_rps.measured.knee
+    assert low <= knee.value <= high
+    assert content.answer in ("autoscale", "do_not_autoscale")
+    assert set(content.alternatives) == {"waiting", "running", "kv_usage"}
+    for one in content.alternatives.values():
+        assert one.quantity is not None
+        assert one.holds or f"{one.slo_attainment:.2%}" in one.sentence
+    chosen = [a for a in content.alternatives.values() if a.sentence.startswith("chosen")]
     assert len(chosen) <= 1
 
 
 def test_the_stage_that_the_client_limited_is_named(recommended) -> None:
-    content = recommended("sweep_A").content
-    assert any(note.startswith("the 1 req/s step was limited by the client") for note in content["notes"])
-    assert any(reason["code"] == "run" and "client" in reason["sentence"] for reason in content["reasons"])
+    content = recommended("sweep_A").document
+    assert any(note.startswith("the 1 req/s step was limited by the client") for note in content.notes)
+    assert any(reason.code == "run" and "client" in reason.sentence for reason in content.reasons)
 
 
 def test_what_is_written_is_read_again(recommended) -> None:
     made = recommended("sweep_D")
-    assert read(made.files[0]) == made.content
-    if made.content["hpa"]:
-        assert yaml.safe_load(made.files[1].read_text()) == made.content["hpa"]
+    assert read(made.files[0]).as_json() == made.document.as_json()
+    if made.document.hpa:
+        assert yaml.safe_load(made.files[1].read_text()) == made.document.hpa
 
 
 def test_an_old_target_is_held_against_what_is_known_now(recommended) -> None:
     """A queue of 60 per replica at 4.5 requests/s is 13 s of waiting: it does not keep 3 s."""
     made = recommended("sweep_A")
-    assert made.content["hpa"], "the contended sweep is worth scaling"
-    same = drift(made.scenario, made.content, made.decision)
-    assert same["holds"] is True
-    assert same["accelerator_hours"] == pytest.approx(made.decision.chosen.cost, rel=0.1)
-    old = {
-        **made.content,
-        "hpa": {
-            **made.content["hpa"],
-            "spec": {**made.content["hpa"]["spec"], "minReplicas": 1, "maxReplicas": 2},
-        },
-    }
+    assert made.document.hpa, "the contended sweep is worth scaling"
+    same = drift(made.scenario, made.document, made.decision)
+    assert same.holds is True
+    assert same.accelerator_hours == pytest.approx(made.decision.chosen.cost, rel=0.1)
+    spec = {**made.document.hpa["spec"], "minReplicas": 1, "maxReplicas": 2}
+    old = replace(made.document, hpa={**made.document.hpa, "spec": spec})
     worse = drift(made.scenario, old, made.decision)
-    assert worse["holds"] is False
-    assert "does not hold any more" in worse["sentence"]
+    assert worse.holds is False
+    assert "does not hold any more" in worse.sentence
 
 
 def edited(path: Path, table: str, change) -> Path:
@@ -126,12 +122,12 @@ def test_the_model_is_the_same_on_crooked_metrics(sweep_run, tmp_path, change, n
     path = edited(sweep_run("sweep_D"), "metrics", change)
     (tmp_path / "load.yaml").write_text(TRAFFIC)
     found = recommend([path], traffic=tmp_path / "load.yaml", slo="tpot_p95=1ms", jobs=1)
-    assert found.content["answer"] == "infeasible"
-    assert [r["code"] for r in found.content["reasons"]][:1] == ["slo_idle"]
+    assert found.document.answer == "infeasible"
+    assert [r.code for r in found.document.reasons][:1] == ["slo_idle"]
     errors = found.model.median_error()
     assert errors["tpot_p50_s"] < 0.1
     assert errors["running"] < 0.12
-    assert note is None or any(note in text for text in found.content["notes"])
+    assert note is None or any(note in text for text in found.document.notes)
 
 
 def only(path: Path, *stages: int) -> Path:
@@ -157,11 +153,11 @@ def test_a_run_on_one_side_of_the_knee_says_what_rests_on_the_model(
     """The SLO cannot be kept, so nothing is searched; the reason stands beside every answer."""
     (tmp_path / "load.yaml").write_text(TRAFFIC)
     path = only(sweep_run("sweep_D"), *stages)
-    content = recommend([path], traffic=tmp_path / "load.yaml", slo="tpot_p95=1ms", jobs=1).content
-    last = content["reasons"][-1]
-    assert last["code"] in ("one_sided", "measure_again")
-    assert "locust -f loadgen/completions.py" in last["sentence"]
-    assert last["code"] == "measure_again" or sentence in last["sentence"]
+    content = recommend([path], traffic=tmp_path / "load.yaml", slo="tpot_p95=1ms", jobs=1).document
+    last = content.reasons[-1]
+    assert last.code in ("one_sided", "measure_again")
+    assert "locust -f loadgen/completions.py" in last.sentence
+    assert last.code == "measure_again" or sentence in last.sentence
 
 
 def test_stages_from_the_one_on_in_which_replicas_changed_are_left_out(sweep_run, tmp_path) -> None:
@@ -174,7 +170,7 @@ def test_stages_from_the_one_on_in_which_replicas_changed_are_left_out(sweep_run
     runs.write_table(path, "replicas", counts)
     (tmp_path / "load.yaml").write_text(TRAFFIC)
     found = recommend([path], traffic=tmp_path / "load.yaml", slo="tpot_p95=1ms", jobs=1)
-    assert any("replicas changed between 1 and 2" in note for note in found.content["notes"])
+    assert any("replicas changed between 1 and 2" in note for note in found.document.notes)
     assert found.model.stages_used == (0, 1, 2, 3, 4, 5)
 
 
@@ -182,11 +178,11 @@ def test_metrics_of_another_model_ask_for_more_data_with_a_command(sweep_run, tm
     """Twice the requests that the client has in flight: the model cannot reproduce the gauges, and says why."""
     path = edited(sweep_run("sweep_D"), "metrics", lambda m: m.assign(running=2.2 * m["running"]))
     (tmp_path / "load.yaml").write_text(TRAFFIC)
-    content = recommend([path], traffic=tmp_path / "load.yaml", jobs=1).content
-    assert content["answer"] == "need_more_data"
-    codes = [reason["code"] for reason in content["reasons"]]
+    content = recommend([path], traffic=tmp_path / "load.yaml", jobs=1).document
+    assert content.answer == "need_more_data"
+    codes = [reason.code for reason in content.reasons]
     assert "model_error" in codes
-    command = next(r["sentence"] for r in content["reasons"] if r["code"] == "measure_again")
+    command = next(r.sentence for r in content.reasons if r.code == "measure_again")
     assert "locust -f loadgen/completions.py" in command
     assert "--stages" in command
 

@@ -11,7 +11,7 @@ from analysis.errors import BadInput
 from autoscale.recommend.model.calibrate import calibrate
 from autoscale.recommend.model.predict import as_json, predict
 from autoscale.recommend.model.replaying import full_batch
-from autoscale.show import terminal as render
+from autoscale.show.terminal.prediction import prediction_lines
 from loadgen.plan import lengths
 from tests.recommend.conftest import TRUTH
 
@@ -56,7 +56,9 @@ def predicted(measured):
 def test_the_capacity_at_other_lengths_is_that_of_the_true_engine(predicted, prompt, output) -> None:
     found = predicted(prompt, output)
     rng = np.random.default_rng(7)
-    truth, _ = full_batch(TRUTH, lengths.parse(prompt).draw(rng, 4000), lengths.parse(output).draw(rng, 4000))
+    truth, _ = full_batch(
+        TRUTH, lengths.parse_lengths(prompt).draw(rng, 4000), lengths.parse_lengths(output).draw(rng, 4000)
+    )
     # one shape of load parts a sequence's cost from its tokens' by a prior alone: the interval knows
     assert found.saturated.value == pytest.approx(truth, rel=0.1)
     assert found.saturated.low <= truth <= found.saturated.high
@@ -89,7 +91,7 @@ def test_it_is_written_for_machines_and_within_a_hundred_columns(predicted) -> N
     content = json.loads(json.dumps(as_json(found), allow_nan=False))
     assert content["knee_rps"]["low"] < content["knee_rps"]["value"] < content["knee_rps"]["high"]
     console = Console(width=100, file=StringIO(), record=True)
-    console.print(*render.prediction(found))
+    console.print(*prediction_lines(found))
     text = console.export_text()
     rows = [line for line in text.splitlines() if line[:1].isdigit()]
     assert len(rows) == len(found.points), "one line per rate: no cell is folded"

@@ -9,7 +9,6 @@ from analysis.errors import BadInput
 from analysis.run import read, validate
 from autoscale.hpa import HpaSpec
 from autoscale.profiles.profile import load, overlay
-from autoscale.recommend.choice.scenario import hpa_manifest
 from autoscale.recommend.choice.settings import Behavior, Candidate
 from autoscale.sim.engine.replicas import EngineParams, replay
 from autoscale.sim.engine.state import REFUSED
@@ -26,7 +25,7 @@ ENGINE = EngineParams(0.025, 0, 0, 0, num_blocks=4001, max_num_seqs=64, max_num_
 
 
 def hpa(target="5", most=4, **reference):
-    manifest = hpa_manifest(L4, Candidate((("waiting", 5),), Behavior(), 1, 4))
+    manifest = Candidate((("waiting", 5),), Behavior(), 1, 4).manifest(L4)
     manifest["spec"]["metrics"][0]["pods"]["target"]["averageValue"] = target
     manifest["spec"]["maxReplicas"] = most
     manifest["spec"]["scaleTargetRef"] |= reference

@@ -15,8 +15,8 @@ from loadgen.plan.traffic import LoadPlan
 ENGINE = EngineParams(0.025, 0, 0, 0, num_blocks=400, max_num_seqs=8, max_num_batched_tokens=256)
 PLAN = LoadPlan(
     rates.parse_stages("1:30,2:60"),
-    prompt=lengths.parse("uniform:20,40"),
-    output=lengths.parse("fixed:30"),
+    prompt=lengths.parse_lengths("uniform:20,40"),
+    output=lengths.parse_lengths("fixed:30"),
     seed=3,
 )
 

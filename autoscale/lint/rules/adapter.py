@@ -1,4 +1,4 @@
-"""Rules on what stands between Prometheus and the HPA: prometheus-adapter, AutoscalingMetric, Stackdriver."""
+"""Rules on what stands between Prometheus and the HPA: prometheus-adapter, Stackdriver's."""
 
 from __future__ import annotations
 
@@ -6,27 +6,20 @@ import re
 from collections.abc import Iterator
 
 from analysis.documents import Problem, documents
+from autoscale.kube.objects import items, mapping
 from autoscale.lint.facts import SCRAPES, Facts
-from autoscale.lint.findings import Finding, Located, items, mapping
-from autoscale.lint.parts import Path, matches
-from autoscale.lint.rules.path import UNREADABLE, exported, underscored
-from autoscale.lint.scalers import Metric, Scaler
+from autoscale.lint.findings import Finding, Located
+from autoscale.lint.parts import Path
+from autoscale.lint.rules.metric_name import UNREADABLE, exported, underscored
 from autoscale.lint.sources import AdapterRule, adapter_configs
 
 STACKDRIVER, PROMETHEUS = "custom-metrics-stackdriver-adapter", "prometheus-adapter"
-GKE_NAME = re.compile(r"[a-z]([a-z0-9_-]{0,61}[a-z0-9])?")
-GKE_MOST = 20
 
 
 def rules(facts: Facts) -> Iterator[Finding]:
     """Findings on adapters and on the names that scalers expect of them."""
     yield from _two_adapters(facts)
     yield from _adapter_rules(facts)
-    yield from _autoscaling_metrics(facts)
-    for scaler in facts.scalers:
-        for metric in scaler.metrics:
-            if metric.route == "autoscalingmetric":
-                yield from _gke_name(scaler, metric, facts)
 
 
 # --- which adapter ---------------------------------------------------------------------------------------------------
@@ -231,108 +224,4 @@ def _query(rule: AdapterRule, facts: Facts) -> Iterator[Finding]:
                 f"{selector.name} is a counter, and nothing takes its rate.",
                 "It only grows: replicas are added up to the maximum and never removed.",
                 f"Write rate({selector.name}{{...}}[2m]) inside the sum.",
-            )
-
-
-# --- AutoscalingMetric -----------------------------------------------------------------------------------------------
-
-
-def _gke_name(scaler: Scaler, metric: Metric, facts: Facts) -> Iterator[Finding]:
-    parts = metric.name.split("|")
-    name, gauge = (parts[1], parts[2]) if len(parts) == 3 else ("", "")
-    own = [
-        o for o in facts.of("AutoscalingMetric") if o.name == name and o.namespace == scaler.source.namespace
-    ]
-    gauges = [str(g.get("name") or g.get("prometheusMetricName")) for o in own for _, _, g in _gauges(o)]
-    if len(parts) == 3 and (gauge in gauges or "AutoscalingMetric" in facts.unseen):
-        return
-    elsewhere = [o.namespace for o in facts.of("AutoscalingMetric") if o.name == name]
-    if len(parts) != 3:
-        problem, fix = f"{metric.name} is not autoscaling.gke.io|OBJECT|NAME.", "Write all three parts."
-    elif own:
-        problem = f"AutoscalingMetric {name} has no gauge {gauge}, only {', '.join(gauges) or 'none'}."
-        fix = f"Name {gauges[0]}." if gauges else "Add the gauge."
-    elif elsewhere:
-        problem = f"AutoscalingMetric {name} is in namespace {elsewhere[0]}, not {scaler.source.namespace}."
-        fix = "Put both into one namespace."
-    else:
-        problem, fix = f"There is no AutoscalingMetric {name}.", "Add it, or use its name."
-    yield scaler.source.finding("error", "autoscalingmetric-missing", metric.path, problem, UNREADABLE, fix)
-
-
-def _gauges(located: Located) -> Iterator[tuple[Path, dict[str, object], dict[str, object]]]:
-    """(path, pod, gauge) of every gauge."""
-    for i, entry in enumerate(items(located.spec.get("metrics"))):
-        pod = mapping(mapping(entry).get("pod"))
-        for j, container in enumerate(items(pod.get("containers"))):
-            for k, metric in enumerate(items(mapping(container).get("metrics"))):
-                path: Path = ("spec", "metrics", i, "pod", "containers", j, "metrics", k, "gauge")
-                yield path, pod, mapping(mapping(metric).get("gauge"))
-
-
-def _autoscaling_metrics(facts: Facts) -> Iterator[Finding]:
-    count = 0
-    for located in facts.of("AutoscalingMetric"):
-        near = facts.servers_by_space.get(located.namespace, [])
-        for i, entry in enumerate(items(located.spec.get("metrics"))):
-            pod = mapping(mapping(entry).get("pod"))
-            selected = [s for s in near if matches(pod.get("selector"), s.template.labels)]
-            path: Path = ("spec", "metrics", i, "pod")
-            if facts.servers and not selected:
-                yield located.finding(
-                    "error",
-                    "scrape-selector",
-                    (*path, "selector"),
-                    f"The selector chooses no vLLM pod in namespace {located.namespace}.",
-                    UNREADABLE,
-                    "Use labels of the pods that serve HTTP.",
-                )
-            for j, container in enumerate(items(pod.get("containers"))):
-                endpoint = mapping(mapping(container).get("endpoint"))
-                for server in selected[:1]:
-                    if server.listens_at(endpoint.get("port")) is False:
-                        yield located.finding(
-                            "error",
-                            "scrape-port",
-                            (*path, "containers", j, "endpoint", "port"),
-                            f"Port {endpoint.get('port')} is read; vLLM listens on {server.port}.",
-                            UNREADABLE,
-                            f"Write port: {server.port}.",
-                        )
-                    if endpoint.get("path", "/metrics") != "/metrics":
-                        yield located.finding(
-                            "error",
-                            "scrape-path",
-                            (*path, "containers", j, "endpoint", "path"),
-                            f"Path {endpoint.get('path')} is read; vLLM serves /metrics.",
-                            UNREADABLE,
-                            "Write path: /metrics.",
-                        )
-        for path, pod, gauge in _gauges(located):
-            count += 1
-            name, series = (
-                str(gauge.get("name") or ""),
-                str(gauge.get("prometheusMetricName") or gauge.get("name") or ""),
-            )
-            if gauge.get("name") is not None and not GKE_NAME.fullmatch(name):
-                yield located.finding(
-                    "error",
-                    "autoscalingmetric-name",
-                    (*path, "name"),
-                    f"{name} is not lower-case letters, digits and dashes, at most 63.",
-                    "The API server refuses the object.",
-                    "Write a name such as num-requests-waiting.",
-                )
-            servers = [s for s in near if matches(pod.get("selector"), s.template.labels)] or near
-            yield from exported(
-                located, (*path, "prometheusMetricName"), series, servers[0] if servers else None, "error"
-            )
-        if count > GKE_MOST:
-            yield located.finding(
-                "error",
-                "autoscalingmetric-limit",
-                ("spec", "metrics"),
-                f"{count} gauges; a cluster takes {GKE_MOST}.",
-                "The last ones are not read.",
-                "Keep what the HPAs use.",
             )

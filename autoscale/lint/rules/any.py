@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from autoscale.kube.kinds import LWS_API, LWS_LABEL
+from autoscale.kube.objects import items, mapping
+from autoscale.kube.selectors import object_selects
 from autoscale.lint.facts import Facts
-from autoscale.lint.findings import Finding, Located, items, mapping
-from autoscale.lint.parts import Path, matches
+from autoscale.lint.findings import Finding, Located
+from autoscale.lint.parts import Path
 from autoscale.lint.rules.text import TOKEN, inline
 
 LWS_GROUP = LWS_API.split("/")[0]
@@ -109,7 +111,7 @@ def _object(located: Located) -> Iterator[Finding]:
 
 def _selects_itself(owner: Located, labels: dict[str, str | None]) -> Iterator[Finding]:
     own = owner.kind in ("Deployment", "StatefulSet", "ReplicaSet", "DaemonSet")
-    if own and not matches(owner.spec.get("selector"), labels):
+    if own and not object_selects(owner.spec.get("selector"), labels):
         yield owner.finding(
             "error",
             "selector-template-mismatch",

@@ -1,4 +1,4 @@
-"""Rules on behavior blocks: what the API server refuses of one that KEDA hands on, and scale-out that never comes."""
+"""Rules on behavior blocks: what the API server refuses of one that KEDA hands on, scale-out that never comes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from collections.abc import Iterator
 
 from analysis.errors import BadInput
 from autoscale.hpa.manifest import MAX_WINDOW_S, stored_spec
+from autoscale.kube.objects import mapping
+from autoscale.kube.quantity import milli_or_none
+from autoscale.kube.scaler import DEFAULT_TOLERANCE, DIRECTIONS
 from autoscale.lint.facts import Facts
-from autoscale.lint.findings import Finding, mapping
+from autoscale.lint.findings import Finding
 from autoscale.lint.parts import whole
 from autoscale.lint.rules.hpa import refusal
 from autoscale.lint.scalers import Scaler, behavior_of
@@ -21,6 +24,7 @@ def rules(facts: Facts) -> Iterator[Finding]:
         if scaler.source.kind == "ScaledObject":
             yield from _refused(scaler)
         yield from _up(scaler)
+        yield from _tolerance(scaler)
 
 
 def _refused(scaler: Scaler) -> Iterator[Finding]:
@@ -75,3 +79,18 @@ def _up(scaler: Scaler) -> Iterator[Finding]:
             f"A burst shorter than {window_s} s never adds a replica, and every other one adds it that much later.",
             "Write 0, or the time that a burst must last before a cold start pays.",
         )
+
+
+def _tolerance(scaler: Scaler) -> Iterator[Finding]:
+    path, behavior = behavior_of(scaler.source)
+    for direction in DIRECTIONS:
+        given = mapping(behavior.get(direction)).get("tolerance")
+        if given is not None and (milli := milli_or_none(given)) is not None:
+            yield scaler.source.finding(
+                "note",
+                "tolerance-set",
+                (*path, direction, "tolerance"),
+                f"{direction}.tolerance is {milli / 1000:.1%} instead of {DEFAULT_TOLERANCE:.0%}.",
+                "It works by default from Kubernetes 1.35; older clusters ignore it.",
+                "Nothing, on a cluster that knows the field.",
+            )

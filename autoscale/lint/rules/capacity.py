@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterator
 from math import prod
 
+from autoscale.kube.kinds import ACCELERATORS
+from autoscale.kube.objects import items, mapping
 from autoscale.lint.facts import Facts
-from autoscale.lint.findings import Finding, items, mapping
-from autoscale.lint.parts import CHIPS, Path, Server, Template, chips_of, whole
+from autoscale.lint.findings import Finding
+from autoscale.lint.parts import Path, PodTemplate, VllmServer, chips_of, whole
 from autoscale.lint.scalers import Scaler
 
 MAX_NODES = "autoscale/max-nodes"  # annotation on a workload or its HPA: the node pool's maximum
@@ -32,13 +34,13 @@ def rules(facts: Facts) -> Iterator[Finding]:
 # --- chips -----------------------------------------------------------------------------------------------------------
 
 
-def size_of(server: Server) -> int:
+def size_of(server: VllmServer) -> int:
     """Pods of one replica."""
     inner = mapping(server.owner.spec.get("leaderWorkerTemplate"))
     return (whole(inner.get("size")) or 1) if server.owner.kind == "LeaderWorkerSet" else 1
 
 
-def _parallelism(server: Server) -> Iterator[Finding]:
+def _parallelism(server: VllmServer) -> Iterator[Finding]:
     tensor, pipeline = (
         server.number("tensor-parallel-size") or 1,
         server.number("pipeline-parallel-size") or 1,
@@ -73,13 +75,13 @@ def _parallelism(server: Server) -> Iterator[Finding]:
         )
 
 
-def _chips(template: Template) -> Iterator[Finding]:
+def _chips(template: PodTemplate) -> Iterator[Finding]:
     owner = template.owner
     topology = str(mapping(template.spec.get("nodeSelector")).get(TPU_TOPOLOGY) or "")
     for path, container in template.containers(init=False):
         resources = mapping(container.get("resources"))
         limits, requests = mapping(resources.get("limits")), mapping(resources.get("requests"))
-        for chip in CHIPS:
+        for chip in ACCELERATORS:
             limit, request = whole(limits.get(chip)), whole(requests.get(chip))
             if chip in requests and limit != request:
                 yield owner.finding(
@@ -174,7 +176,7 @@ def _group(key: tuple[str, str, str], facts: Facts) -> Iterator[Finding]:
 # --- nodes and quota -------------------------------------------------------------------------------------------------
 
 
-def _nodes(scaler: Scaler, server: Server, facts: Facts) -> Iterator[Finding]:
+def _nodes(scaler: Scaler, server: VllmServer, facts: Facts) -> Iterator[Finding]:
     size, chips = size_of(server), chips_of(server.container)
     nodes, most = scaler.high * size, scaler.high * size * chips
     path: Path = ("spec", "maxReplicaCount" if scaler.source.kind == "ScaledObject" else "maxReplicas")
@@ -202,7 +204,7 @@ def _nodes(scaler: Scaler, server: Server, facts: Facts) -> Iterator[Finding]:
         )
 
 
-def node_bounds(scaler: Scaler, server: Server, facts: Facts) -> Iterator[tuple[str, int, str]]:
+def node_bounds(scaler: Scaler, server: VllmServer, facts: Facts) -> Iterator[tuple[str, int, str]]:
     """(what, bound, nodes or chips) of everything in the set that limits the accelerators."""
     if facts.max_nodes is not None:
         yield "the node pool", facts.max_nodes, "nodes"
@@ -216,7 +218,7 @@ def node_bounds(scaler: Scaler, server: Server, facts: Facts) -> Iterator[tuple[
         yield f"node pool {', '.join(pool.name for pool in pools)}", sum(b or 0 for b in bounds), "nodes"
     for pool in facts.of("NodePool"):
         limits = mapping(pool.spec.get("limits"))
-        for chip in CHIPS:
+        for chip in ACCELERATORS:
             if (bound := whole(limits.get(chip))) is not None and asks(server, chip):
                 yield f"NodePool {pool.name}", bound, "chips"
         if (bound := whole(limits.get("nodes"))) is not None:
@@ -224,18 +226,18 @@ def node_bounds(scaler: Scaler, server: Server, facts: Facts) -> Iterator[tuple[
     for quota in facts.of("ResourceQuota"):
         if quota.namespace != server.owner.namespace:
             continue
-        for chip in CHIPS:
+        for chip in ACCELERATORS:
             bound = whole(mapping(quota.spec.get("hard")).get(f"requests.{chip}"))
             if bound is not None and asks(server, chip):
                 yield f"ResourceQuota {quota.name}", bound, "chips"
 
 
-def asks(server: Server, chip: str) -> bool:
+def asks(server: VllmServer, chip: str) -> bool:
     resources = mapping(server.container.get("resources"))
     return chip in mapping(resources.get("limits")) or chip in mapping(resources.get("requests"))
 
 
-def _holds(spec: dict[str, object], server: Server) -> bool:
+def _holds(spec: dict[str, object], server: VllmServer) -> bool:
     """Whether a node pool has the accelerator that a server selects; one that says nothing may have it."""
     config = mapping(spec.get("nodeConfig"))
     kinds = [str(mapping(entry).get("type")) for entry in items(config.get("guestAccelerator"))]

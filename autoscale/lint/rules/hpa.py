@@ -1,4 +1,4 @@
-"""Rules on scalers themselves: what an API server refuses, bounds, and several of them in each other's way."""
+"""Rules on scalers themselves: what an API server refuses, bounds, what they scale, several in each other's way."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 from analysis.errors import BadInput
 from autoscale.hpa.manifest import stored_spec
-from autoscale.kube.kinds import LWS_API
+from autoscale.kube.kinds import LWS_API, LWS_NAME, SCALABLE
+from autoscale.kube.objects import items, mapping
+from autoscale.kube.selectors import object_selects
 from autoscale.lint.facts import Facts
-from autoscale.lint.findings import Finding, Key, Located, items, mapping
-from autoscale.lint.parts import matches
+from autoscale.lint.findings import Finding, Key, Located, Severity
 from autoscale.lint.scalers import Scaler
 
 MANY = 50  # workloads under one label; more are not compared
@@ -29,6 +30,7 @@ def rules(facts: Facts) -> Iterator[Finding]:
         yield from _refused(scaler)
         yield from _reference(scaler)
         yield from _bounds(scaler)
+        yield from _workload(scaler, facts)
         if not _made_by_keda(scaler):
             by_target.setdefault(scaler.key, []).append(scaler)
     for same in by_target.values():
@@ -70,7 +72,7 @@ def _refused(scaler: Scaler) -> Iterator[Finding]:
         sentence = str(refused)
         code, severity, fix = refusal(sentence, scaler)
         yield source.finding(
-            severity,  # type: ignore[arg-type]  # one of the severities
+            severity,
             code,
             _field(sentence),
             sentence + ("" if sentence.endswith(".") else "."),
@@ -81,7 +83,7 @@ def _refused(scaler: Scaler) -> Iterator[Finding]:
         )
 
 
-def refusal(sentence: str, scaler: Scaler) -> tuple[str, str, str]:
+def refusal(sentence: str, scaler: Scaler) -> tuple[str, Severity, str]:
     """Code, severity and fix for a sentence of the API server's rules."""
     if sentence.startswith("spec.minReplicas") and scaler.low == 0:
         wakes = any(metric.kind in ("Object", "External") for metric in scaler.metrics)
@@ -132,6 +134,65 @@ def _bounds(scaler: Scaler) -> Iterator[Finding]:
         )
 
 
+def _workload(scaler: Scaler, facts: Facts) -> Iterator[Finding]:
+    source, path = scaler.source, scaler.target_path
+    group = _group_of(scaler, facts)
+    if scaler.kind == "StatefulSet" and group:
+        held = "the leaders" if group == scaler.name else "workers"
+        yield source.finding(
+            "error",
+            "scales-leader-statefulset",
+            (*path, "kind"),
+            f"StatefulSet {scaler.name} holds {held} of LeaderWorkerSet {group}.",
+            "The LeaderWorkerSet undoes every change at once: nothing scales.",
+            "Target the LeaderWorkerSet (leaderworkerset.x-k8s.io/v1).",
+        )
+        return
+    if not scaler.name or scaler.kind not in SCALABLE or scaler.key in facts.templates_by_owner:
+        return
+    elsewhere = facts.by_name(scaler.kind, scaler.name)
+    if scaler.kind in facts.unseen or any(other.namespace == source.namespace for other in elsewhere):
+        return
+    orphans = [owner for owner in facts.unscaled if owner.namespace == source.namespace]
+    if elsewhere:
+        yield source.finding(
+            "error",
+            "target-namespace",
+            ("metadata", "namespace"),
+            f"{scaler.kind} {scaler.name} is in namespace {elsewhere[0].namespace}, this scaler in {source.namespace}.",
+            "An HPA only finds targets in its own namespace: FailedGetScale.",
+            f"Write namespace: {elsewhere[0].namespace}.",
+        )
+    elif orphans:
+        yield source.finding(
+            "error",
+            "target-missing",
+            path,
+            f"No {scaler.kind} {scaler.name} here, but {orphans[0].kind} {orphans[0].name} that nothing scales.",
+            "The HPA reports FailedGetScale and never scales.",
+            f"Target {orphans[0].api} {orphans[0].kind} {orphans[0].name}.",
+        )
+    else:
+        yield source.finding(
+            "warning",
+            "target-not-in-set",
+            path,
+            f"{scaler.kind} {scaler.name} is not among the objects that were given.",
+            "Metric, labels, ports and nodes could not be compared with it.",
+            "Lint the workload together with its HPA.",
+        )
+
+
+def _group_of(scaler: Scaler, facts: Facts) -> str:
+    """The LeaderWorkerSet of the scaler's namespace that makes the StatefulSet it scales, "" for none."""
+    space = scaler.source.namespace
+    for located in facts.by_name("StatefulSet", scaler.name):
+        if located.namespace == space and (group := mapping(located.metadata.get("labels")).get(LWS_NAME)):
+            return str(group)
+    groups = facts.by_name("LeaderWorkerSet", scaler.name)
+    return scaler.name if any(group.namespace == space for group in groups) else ""
+
+
 # --- several scalers -------------------------------------------------------------------------------------------------
 
 
@@ -161,7 +222,9 @@ def _overlapping(facts: Facts) -> Iterator[Finding]:
         near = by_labels.get((owner.namespace, str(wanted[0][0]), str(wanted[0][1])), []) if wanted else []
         for other in near[:MANY]:
             same = (other.kind, other.name) == (owner.kind, owner.name)
-            if not same and matches(selector, templates[other.kind, other.namespace, other.name].labels):
+            if not same and object_selects(
+                selector, templates[other.kind, other.namespace, other.name].labels
+            ):
                 yield from _shared(owner, other, facts)
                 break
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
+from autoscale.kube.objects import Object, items, mapping
 from autoscale.lint.facts import Facts
-from autoscale.lint.findings import Finding, items, mapping
-from autoscale.lint.parts import Path, Server
+from autoscale.lint.findings import Finding
+from autoscale.lint.parts import Path, VllmServer
 from autoscale.lint.query import Query, Selector
 from autoscale.lint.scalers import Metric, Scaler, formula_of
 
@@ -167,7 +167,7 @@ def _metadata(scaler: Scaler, metric: Metric) -> Iterator[Finding]:
         )
 
 
-def _threshold(scaler: Scaler, metric: Metric, metadata: dict[str, Any]) -> Iterator[Finding]:
+def _threshold(scaler: Scaler, metric: Metric, metadata: Object) -> Iterator[Finding]:
     if formula_of(scaler.source.spec) is not None:  # the formula has a target of its own
         return
     threshold = metadata.get("threshold")
@@ -206,7 +206,7 @@ def _counter(scaler: Scaler, path: Path, selector: Selector) -> Iterator[Finding
         )
 
 
-def _selects(scaler: Scaler, path: Path, selector: Selector, server: Server) -> Iterator[Finding]:
+def _selects(scaler: Scaler, path: Path, selector: Selector, server: VllmServer) -> Iterator[Finding]:
     """Whether the label matchers of a series fit the names that the pods will have."""
     owner = server.owner
     pods = {"LeaderWorkerSet": f"{owner.name}-0", "StatefulSet": f"{owner.name}-0"}

@@ -6,10 +6,11 @@ import re
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
+from autoscale.kube.objects import items, mapping
 from autoscale.lint import shell
 from autoscale.lint.facts import Facts
-from autoscale.lint.findings import Finding, Located, items, mapping
-from autoscale.lint.parts import Path, Server
+from autoscale.lint.findings import Finding, Located
+from autoscale.lint.parts import Path, VllmServer
 from autoscale.lint.rules.service import serving
 
 _URL = re.compile(
@@ -60,7 +61,7 @@ def rules(facts: Facts) -> Iterator[Finding]:
     """Findings on everything in the set that calls a model server."""
     servers = facts.servers
     for load in _loads(facts):
-        hit: list[Server] = []
+        hit: list[VllmServer] = []
         judged: set[tuple[str, str | None]] = set()
         for host, port in _targets(load):
             if (host, port) in judged:
@@ -140,7 +141,7 @@ def _calls_openai(text: str) -> bool:
 
 def _reach(
     load: Load, host: str, port: str | None, facts: Facts
-) -> Generator[Finding, None, tuple[bool, list[Server]]]:
+) -> Generator[Finding, None, tuple[bool, list[VllmServer]]]:
     """Findings on one address; returns (whether a Service was found, the servers behind it)."""
     if host in LOCAL or re.fullmatch(r"[\d.]+", host) or "$" in host:
         return False, []
@@ -199,7 +200,7 @@ def _first_port(service: Located) -> str:
     return str(mapping(next(iter(items(service.spec.get("ports"))), {})).get("port", ""))
 
 
-def _model(load: Load, servers: list[Server]) -> Iterator[Finding]:
+def _model(load: Load, servers: list[VllmServer]) -> Iterator[Finding]:
     asked = (
         [m[1] for m in _MODEL.finditer(load.text)]
         if _calls_openai(load.text) or load.source.kind != "ConfigMap"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from autoscale.kube.objects import items, mapping
 from autoscale.lint.facts import Facts
-from autoscale.lint.findings import Finding, items, mapping
-from autoscale.lint.parts import Server
+from autoscale.lint.findings import Finding
+from autoscale.lint.parts import VllmServer
 from autoscale.lint.rules.time import weight_bytes
 
 # GB of one chip, by words of the labels that choose a node; makers' data sheets. A label that says its own comes first.
@@ -31,7 +32,7 @@ def rules(facts: Facts) -> Iterator[Finding]:
         yield from _fits(server)
 
 
-def chip_gb(server: Server) -> int | None:
+def chip_gb(server: VllmServer) -> int | None:
     """GB of memory of one accelerator, by what the pod selects; the largest of several, None when nothing tells."""
     chosen = [(key, [value]) for key, value in mapping(server.template.spec.get("nodeSelector")).items()]
     affinity = mapping(mapping(server.template.spec.get("affinity")).get("nodeAffinity"))
@@ -56,7 +57,7 @@ def _named_gb(name: str) -> int | None:
     )
 
 
-def _fits(server: Server) -> Iterator[Finding]:
+def _fits(server: VllmServer) -> Iterator[Finding]:
     known, chip = weight_bytes(server), chip_gb(server)
     if known is None or chip is None or "cpu-offload-gb" in server.flags:
         return

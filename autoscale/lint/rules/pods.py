@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 from autoscale.deploy.sizing import SHUTDOWN_TIMEOUT_SINCE
+from autoscale.kube.objects import Object, items, mapping
+from autoscale.kube.vllm_names import NEWEST
 from autoscale.lint.facts import Facts
-from autoscale.lint.findings import Finding, items, mapping
-from autoscale.lint.metrics import NEWEST
-from autoscale.lint.parts import Server, whole
+from autoscale.lint.findings import Finding
+from autoscale.lint.parts import VllmServer, whole
 
 ANSWERED = (
     "/health",
@@ -47,7 +47,7 @@ def rules(facts: Facts) -> Iterator[Finding]:
 # --- probes ----------------------------------------------------------------------------------------------------------
 
 
-def _readiness(server: Server, facts: Facts) -> Iterator[Finding]:
+def _readiness(server: VllmServer, facts: Facts) -> Iterator[Finding]:
     container = server.container
     ray = _runs_ray(server, facts)
     for name in ("readinessProbe", "startupProbe", "livenessProbe"):
@@ -106,7 +106,7 @@ def _readiness(server: Server, facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _runs_ray(server: Server, facts: Facts) -> bool:
+def _runs_ray(server: VllmServer, facts: Facts) -> bool:
     """Whether Ray's head runs in the server's container: its ports listen long before the model is loaded."""
     words = [word for argv in facts.commands(server.template, server.container) for word in argv]
     if server.flags.get("distributed-executor-backend") == "ray":
@@ -117,7 +117,7 @@ def _runs_ray(server: Server, facts: Facts) -> bool:
     )
 
 
-def _stats(server: Server, facts: Facts) -> Iterator[Finding]:
+def _stats(server: VllmServer, facts: Facts) -> Iterator[Finding]:
     """--disable-log-stats also leaves out the logger that feeds /metrics."""
     if server.flags.get("disable-log-stats", "false").lower() == "false":  # "" is the flag by itself
         return
@@ -139,7 +139,7 @@ def _stats(server: Server, facts: Facts) -> Iterator[Finding]:
 # --- shutdown --------------------------------------------------------------------------------------------------------
 
 
-def _shutdown(server: Server) -> Iterator[Finding]:
+def _shutdown(server: VllmServer) -> Iterator[Finding]:
     spec, owner, path = server.template.spec, server.owner, (*server.template.path, "spec")
     grace_s = whole(spec.get("terminationGracePeriodSeconds"))
     grace_s = DEFAULT_GRACE_S if grace_s is None else grace_s
@@ -195,7 +195,7 @@ def _shutdown(server: Server) -> Iterator[Finding]:
         )
 
 
-def _sleeps_s(pre_stop: dict[str, Any]) -> int:
+def _sleeps_s(pre_stop: Object) -> int:
     """Seconds that a preStop hook sleeps for sure."""
     if seconds := whole(mapping(pre_stop.get("sleep")).get("seconds")):
         return seconds
@@ -204,7 +204,7 @@ def _sleeps_s(pre_stop: dict[str, Any]) -> int:
     return sum(map(int, found[:1]))
 
 
-def _waits_idle(pre_stop: dict[str, Any]) -> bool:
+def _waits_idle(pre_stop: Object) -> bool:
     text = " ".join(map(str, items(mapping(pre_stop.get("exec")).get("command"))))
     return "num_requests_running" in text or "/load" in text
 
@@ -212,7 +212,7 @@ def _waits_idle(pre_stop: dict[str, Any]) -> bool:
 # --- model and image -------------------------------------------------------------------------------------------------
 
 
-def _model(server: Server, facts: Facts) -> Iterator[Finding]:
+def _model(server: VllmServer, facts: Facts) -> Iterator[Finding]:
     model = server.model
     if not model or not model.startswith("/"):
         return
@@ -247,7 +247,7 @@ def _model(server: Server, facts: Facts) -> Iterator[Finding]:
             )
 
 
-def _image(server: Server) -> Iterator[Finding]:
+def _image(server: VllmServer) -> Iterator[Finding]:
     image = str(server.container.get("image") or "")
     if server.version == NEWEST:
         yield server.owner.finding(
@@ -263,7 +263,7 @@ def _image(server: Server) -> Iterator[Finding]:
 # --- caches and shared memory ----------------------------------------------------------------------------------------
 
 
-def _shared_memory(server: Server) -> Iterator[Finding]:
+def _shared_memory(server: VllmServer) -> Iterator[Finding]:
     mounts = [mapping(mount) for mount in items(server.container.get("volumeMounts"))]
     several = (server.number("tensor-parallel-size") or 1) > 1 and not server.template.spec.get("hostIPC")
     if several and not any(mount.get("mountPath") == "/dev/shm" for mount in mounts):  # noqa: S108  # a path inside the pod

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import ceil
 
+from autoscale.kube.objects import mapping
+from autoscale.kube.selectors import object_selects
 from autoscale.lint.facts import Facts
-from autoscale.lint.findings import Finding, Located, mapping
-from autoscale.lint.parts import Server, chips_of, matches, whole
+from autoscale.lint.findings import Finding, Located
+from autoscale.lint.parts import VllmServer, chips_of, whole
 from autoscale.lint.rules.capacity import node_bounds
 
 WHOLE_NODE_GPUS = 8  # no common machine has more accelerators of one pod than this left beside it
@@ -71,7 +73,7 @@ def _minimum(budget: Located, available: object, facts: Facts) -> Iterator[Findi
         return
     pods, shown = 0, []
     for (kind, namespace, name), templates in facts.templates_by_owner.items():
-        chosen = [t for t in templates if matches(budget.spec.get("selector"), t.labels)]
+        chosen = [t for t in templates if object_selects(budget.spec.get("selector"), t.labels)]
         if namespace != budget.namespace or not chosen:
             continue
         scaler, owner = facts.scaler_of.get((kind, namespace, name)), chosen[0].owner
@@ -93,7 +95,8 @@ def _minimum(budget: Located, available: object, facts: Facts) -> Iterator[Findi
 
 def _covers(budget: Located, facts: Facts) -> bool:
     return any(
-        template.owner.namespace == budget.namespace and matches(budget.spec.get("selector"), template.labels)
+        template.owner.namespace == budget.namespace
+        and object_selects(budget.spec.get("selector"), template.labels)
         for template in facts.templates
     )
 
@@ -101,7 +104,7 @@ def _covers(budget: Located, facts: Facts) -> bool:
 # --- rolling updates -------------------------------------------------------------------------------------------------
 
 
-def _surge(server: Server, facts: Facts) -> Iterator[Finding]:
+def _surge(server: VllmServer, facts: Facts) -> Iterator[Finding]:
     """The default rolling update starts a further pod first, for which there may be no node."""
     owner, chips = server.owner, chips_of(server.container)
     strategy = mapping(owner.spec.get("strategy"))

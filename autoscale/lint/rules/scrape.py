@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
+from autoscale.kube.objects import Object, items, mapping
+from autoscale.kube.selectors import object_selects
 from autoscale.lint.facts import SCRAPES, Facts
-from autoscale.lint.findings import Finding, Located, items, mapping
-from autoscale.lint.parts import Path, Server, matches
-from autoscale.lint.rules.path import MANAGED, UNREADABLE, exported, spaces_of
+from autoscale.lint.findings import Finding, Located
+from autoscale.lint.parts import Path, VllmServer
+from autoscale.lint.rules.metric_name import UNREADABLE, exported
+from autoscale.lint.rules.path import MANAGED, spaces_of
 
 
 def rules(facts: Facts) -> Iterator[Finding]:
@@ -47,7 +49,7 @@ def _scrape(located: Located, facts: Facts) -> Iterator[Finding]:
         yield from _workers(located, facts, targets[0])
 
 
-def _endpoint(located: Located, path: Path, endpoint: dict[str, Any], server: Server) -> Iterator[Finding]:
+def _endpoint(located: Located, path: Path, endpoint: Object, server: VllmServer) -> Iterator[Finding]:
     names = [name for name in ("port", "portNumber", "targetPort") if endpoint.get(name) is not None]
     for name in names[:1]:
         if server.listens_at(endpoint[name]) is False:
@@ -113,7 +115,7 @@ def _duration_s(text: object) -> float | None:
 
 
 def _relabel(
-    located: Located, path: Path, rule: dict[str, Any], facts: Facts, targets: list[Server]
+    located: Located, path: Path, rule: Object, facts: Facts, targets: list[VllmServer]
 ) -> Iterator[Finding]:
     action = str(rule.get("action", "replace")).lower()
     regex, target = str(rule.get("regex", "(.*)")), rule.get("targetLabel")
@@ -158,10 +160,10 @@ def _pod_dropped(located: Located, path: Path, problem: str, label: str = "pod")
     )
 
 
-def _workers(located: Located, facts: Facts, server: Server) -> Iterator[Finding]:
+def _workers(located: Located, facts: Facts, server: VllmServer) -> Iterator[Finding]:
     owner = server.owner
     for template in facts.templates_by_owner[owner.kind, owner.namespace, owner.name]:
-        if template.role == "worker" and matches(located.spec.get("selector"), template.labels):
+        if template.role == "worker" and object_selects(located.spec.get("selector"), template.labels):
             yield located.finding(
                 "warning",
                 "scrapes-workers",
@@ -172,7 +174,7 @@ def _workers(located: Located, facts: Facts, server: Server) -> Iterator[Finding
             )
 
 
-def _alerts(located: Located, server: Server) -> Iterator[Finding]:
+def _alerts(located: Located, server: VllmServer) -> Iterator[Finding]:
     """Recording and alert rules on metrics that this version does not export are silent for ever."""
     for i, group in enumerate(items(located.spec.get("groups"))):
         for j, rule in enumerate(items(mapping(group).get("rules"))):

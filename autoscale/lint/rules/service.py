@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from autoscale.kube.objects import items, mapping
+from autoscale.kube.selectors import object_selects
 from autoscale.lint.facts import Facts
-from autoscale.lint.findings import Finding, Located, items, mapping
-from autoscale.lint.parts import Server, matches
+from autoscale.lint.findings import Finding, Located
+from autoscale.lint.parts import VllmServer
 
 AFFINITY_S = 10_800  # clientIP.timeoutSeconds' default, three hours
 
@@ -27,7 +29,7 @@ def rules(facts: Facts) -> Iterator[Finding]:
         chosen = [
             facts.templates[n]
             for n in candidates
-            if matches({"matchLabels": selector}, facts.templates[n].labels)
+            if object_selects({"matchLabels": selector}, facts.templates[n].labels)
         ]
         servers = [
             server
@@ -55,7 +57,7 @@ def rules(facts: Facts) -> Iterator[Finding]:
             yield from _selects_nothing(service, selector, facts)
 
 
-def serving(facts: Facts, name: str, namespace: str) -> tuple[Located | None, list[Server]]:
+def serving(facts: Facts, name: str, namespace: str) -> tuple[Located | None, list[VllmServer]]:
     """The Service of this name and the vLLM servers behind it."""
     for service in facts.by_name("Service", name):
         if service.namespace == namespace:
@@ -64,7 +66,7 @@ def serving(facts: Facts, name: str, namespace: str) -> tuple[Located | None, li
     return None, []
 
 
-def _ports(service: Located, server: Server) -> Iterator[Finding]:
+def _ports(service: Located, server: VllmServer) -> Iterator[Finding]:
     entries = [mapping(entry) for entry in items(service.spec.get("ports"))]
     answers = [server.listens_at(entry.get("targetPort", entry.get("port"))) for entry in entries]
     for index, (entry, answer) in enumerate(zip(entries, answers, strict=True)):
@@ -80,7 +82,7 @@ def _ports(service: Located, server: Server) -> Iterator[Finding]:
             )
 
 
-def _affinity(service: Located, servers: list[Server], facts: Facts) -> Iterator[Finding]:
+def _affinity(service: Located, servers: list[VllmServer], facts: Facts) -> Iterator[Finding]:
     """Clients that stay with their replica: a new one gets none of those that made it necessary."""
     scaled = any((s.owner.kind, s.owner.namespace, s.owner.name) in facts.scaler_of for s in servers)
     if service.spec.get("sessionAffinity") != "ClientIP" or not scaled:
@@ -96,7 +98,7 @@ def _affinity(service: Located, servers: list[Server], facts: Facts) -> Iterator
     )
 
 
-def _mixed(service: Located, servers: list[Server]) -> Iterator[Finding]:
+def _mixed(service: Located, servers: list[VllmServer]) -> Iterator[Finding]:
     """Servers of different models behind one name."""
     first = servers[0]
     for other in servers[1:]:
@@ -121,7 +123,7 @@ def _selects_nothing(service: Located, selector: dict[str, object], facts: Facts
     elsewhere = [
         s
         for s in facts.servers[:200]
-        if s.owner.namespace != service.namespace and matches(wanted, s.template.labels)
+        if s.owner.namespace != service.namespace and object_selects(wanted, s.template.labels)
     ]
     if elsewhere:
         yield service.finding(

@@ -15,15 +15,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import ceil
 
-from autoscale.hpa import format_milli, parse_quantity
+from autoscale.hpa import format_milli
+from autoscale.kube.objects import items, mapping
+from autoscale.kube.quantity import milli_or_none
+from autoscale.kube.scaler import DEFAULT_TOLERANCE
 from autoscale.lint.facts import Facts
-from autoscale.lint.findings import Finding, items, mapping
-from autoscale.lint.parts import Server, milli
+from autoscale.lint.findings import Finding
+from autoscale.lint.parts import VllmServer
 from autoscale.lint.scalers import Metric, Scaler, behavior_of
 
 DEFAULT_SEATS = 1024  # vLLM's largest default of --max-num-seqs, on H100-class chips
 ROUNDS = 4  # a queue of so many times the seats waits for as many generations: no client does
-TOLERANCE = 0.1  # the controller manager's flag
 
 
 def rules(facts: Facts) -> Iterator[Finding]:
@@ -70,7 +72,7 @@ def _targets(scaler: Scaler, facts: Facts) -> Iterator[Finding]:
             yield from _target(scaler, metric, server)
 
 
-def _target(scaler: Scaler, metric: Metric, server: Server | None) -> Iterator[Finding]:
+def _target(scaler: Scaler, metric: Metric, server: VllmServer | None) -> Iterator[Finding]:
     value, engines = metric.milli or 0, server.engines if server else 1
     shown = format_milli(value)
     factor = 1 + _tolerance_up(scaler)
@@ -119,13 +121,13 @@ def _target(scaler: Scaler, metric: Metric, server: Server | None) -> Iterator[F
             "warning",
             "target-inside-one-request",
             metric.target_path,
-            f"Waiting target {shown}: queues are whole numbers and the tolerance is {TOLERANCE:g}.",
+            f"Waiting target {shown}: queues are whole numbers and the tolerance is {DEFAULT_TOLERANCE:g}.",
             "The queue jumps past [0.9, 1.1] x target with one request: replicas flap.",
             "Choose 2 or more, by `autoscale recommend`.",
         )
 
 
-def _long_queue(scaler: Scaler, metric: Metric, server: Server | None) -> Iterator[Finding]:
+def _long_queue(scaler: Scaler, metric: Metric, server: VllmServer | None) -> Iterator[Finding]:
     """A queue target so long that its requests give up before the server is as busy."""
     given = server.number("max-num-seqs") if server else None
     seats = (given or DEFAULT_SEATS) * (server.engines if server else 1)
@@ -144,11 +146,8 @@ def _long_queue(scaler: Scaler, metric: Metric, server: Server | None) -> Iterat
 
 
 def _tolerance_up(scaler: Scaler) -> float:
-    given = mapping(behavior_of(scaler.source)[1].get("scaleUp")).get("tolerance")
-    if given is None:
-        return TOLERANCE
-    value = milli(given)
-    return TOLERANCE if value is None else float(parse_quantity(given).value)
+    given = milli_or_none(mapping(behavior_of(scaler.source)[1].get("scaleUp")).get("tolerance"))
+    return DEFAULT_TOLERANCE if given is None else given / 1000
 
 
 # --- totals and levels -----------------------------------------------------------------------------------------------
@@ -161,11 +160,15 @@ def _divided(scaler: Scaler, metric: Metric, facts: Facts) -> Iterator[Finding]:
     shape = facts.shape_of(metric)
     if shape == "level" and metric.target_type == "AverageValue":
         yield _mean_divided(scaler, metric)
-    gauge = shape == "unknown" and metric.signal in ("waiting", "running")
-    if metric.query is None and metric.target_type == "Value" and (shape == "total" or gauge):
+    added = (
+        metric.route == "stackdriver" and metric.kind == "External"
+    )  # the HPA adds the series of an answer
+    level = metric.signal in ("waiting", "running")
+    total = shape == "total" or (added and level)
+    if metric.query is None and metric.target_type == "Value" and (total or (shape == "unknown" and level)):
         shown = format_milli(metric.milli)
         yield scaler.source.finding(
-            "warning",
+            "error" if total else "warning",
             "target-value-multiplies",
             (*metric.target_path[:-1], "type"),
             f"target.type Value multiplies: desired = ceil({metric.name} / {shown} x ready pods).",

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from autoscale.deploy.choices import PLACEHOLDERS
+from autoscale.kube.objects import Object, items, mapping
 from autoscale.lint.facts import Facts
-from autoscale.lint.findings import Finding, Located, items, mapping
+from autoscale.lint.findings import Finding, Located
 from autoscale.lint.parts import Path
 
 TOKEN = re.compile(
@@ -91,7 +92,7 @@ def inline(located: Located, path: Path, name: str) -> Finding:
     )
 
 
-def _secrets_in(container: dict[str, Any]) -> Iterator[tuple[int, str, str]]:
+def _secrets_in(container: Object) -> Iterator[tuple[int, str, str]]:
     """(index, name, value) of variables whose name says that they hold a secret, and whose value may be one."""
     for index, entry in enumerate(items(container.get("env"))):
         name, value = str(mapping(entry).get("name") or ""), mapping(entry).get("value")

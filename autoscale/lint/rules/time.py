@@ -8,10 +8,11 @@ from functools import lru_cache
 
 from autoscale.deploy.sizing import RAY_DEFAULT_S
 from autoscale.hpa.manifest import MAX_WINDOW_S
+from autoscale.kube.objects import mapping
 from autoscale.lint import shell
 from autoscale.lint.facts import Facts
-from autoscale.lint.findings import Finding, mapping
-from autoscale.lint.parts import Path, Server, Template, chips_of, whole
+from autoscale.lint.findings import Finding
+from autoscale.lint.parts import Path, PodTemplate, VllmServer, chips_of, whole
 from autoscale.lint.rules.capacity import asks, size_of
 from autoscale.lint.scalers import Scaler
 from autoscale.profiles import Profile, load, names
@@ -40,7 +41,7 @@ def _profiles() -> list[Profile]:
     return [load(name) for name in names()]
 
 
-def profiles_of(server: Server) -> list[Profile]:
+def profiles_of(server: VllmServer) -> list[Profile]:
     """The shipped profiles of the same model, chips and kind of storage: their cold starts are known."""
     ids = {server.model, *server.served}
     tpu = asks(server, "google.com/tpu")
@@ -55,7 +56,7 @@ def profiles_of(server: Server) -> list[Profile]:
     ]
 
 
-def load_s(server: Server) -> tuple[float, str] | None:
+def load_s(server: VllmServer) -> tuple[float, str] | None:
     """Seconds from container started to serving at the least, and how they came about; None when nothing is known."""
     known = [_profile_load_s(profile) for profile in profiles_of(server)]
     if known:
@@ -70,7 +71,7 @@ def load_s(server: Server) -> tuple[float, str] | None:
     )
 
 
-def weight_bytes(server: Server) -> tuple[float, str] | None:
+def weight_bytes(server: VllmServer) -> tuple[float, str] | None:
     """Bytes of a model's weights at the least, and how that is known; None when neither profile nor name tells."""
     ids = {server.model, *server.served}
     for profile in _profiles():
@@ -103,7 +104,7 @@ def _profile_load_s(profile: Profile) -> tuple[float, str]:
     )
 
 
-def _startup(server: Server) -> Iterator[Finding]:
+def _startup(server: VllmServer) -> Iterator[Finding]:
     known = load_s(server)
     startup, liveness = (mapping(server.container.get(name)) for name in ("startupProbe", "livenessProbe"))
     name, probe = ("startupProbe", startup) if startup else ("livenessProbe", liveness)
@@ -126,11 +127,11 @@ def _startup(server: Server) -> Iterator[Finding]:
         )
 
 
-def _ray(server: Server, facts: Facts) -> Iterator[Finding]:
+def _ray(server: VllmServer, facts: Facts) -> Iterator[Finding]:
     if size_of(server) < 2:
         return
     owner = server.owner
-    found: dict[str, tuple[Template, Path, str | None]] = {}
+    found: dict[str, tuple[PodTemplate, Path, str | None]] = {}
     for template in facts.templates_by_owner[owner.kind, owner.namespace, owner.name]:
         for path, container in template.containers(init=False):
             for argv in facts.commands(template, container):
@@ -171,7 +172,7 @@ def _ray(server: Server, facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _cluster_size(server: Server, path: Path, argv: list[str]) -> Iterator[Finding]:
+def _cluster_size(server: VllmServer, path: Path, argv: list[str]) -> Iterator[Finding]:
     given = whole(shell.flags(argv).get("ray-cluster-size"))
     if given is not None and given != size_of(server):
         yield server.owner.finding(
@@ -184,7 +185,7 @@ def _cluster_size(server: Server, path: Path, argv: list[str]) -> Iterator[Findi
         )
 
 
-def _window(scaler: Scaler, server: Server) -> Iterator[Finding]:
+def _window(scaler: Scaler, server: VllmServer) -> Iterator[Finding]:
     known = load_s(server)
     if known is None:
         return

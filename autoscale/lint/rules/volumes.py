@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
+from autoscale.kube.objects import Object, items, mapping
 from autoscale.lint.facts import Facts
-from autoscale.lint.findings import Finding, Located, items, mapping
-from autoscale.lint.parts import Path, Template, whole
+from autoscale.lint.findings import Finding, Located
+from autoscale.lint.parts import Path, PodTemplate, whole
 
 GCSFUSE, GCSFUSE_CACHE = "gcsfuse.csi.storage.gke.io", "gke-gcsfuse-cache"
 SHARED_KINDS = ("persistentVolumeClaim", "csi", "nfs", "hostPath", "cephfs", "glusterfs", "azureFile")
@@ -21,7 +21,7 @@ def rules(facts: Facts) -> Iterator[Finding]:
         yield from _xla(template, facts)
 
 
-def _xla(template: Template, facts: Facts) -> Iterator[Finding]:
+def _xla(template: PodTemplate, facts: Facts) -> Iterator[Finding]:
     """Several replicas must not write one compile cache at the same time."""
     owner = template.owner
     scaler = facts.scaler_of.get((owner.kind, owner.namespace, owner.name))
@@ -46,7 +46,7 @@ def _xla(template: Template, facts: Facts) -> Iterator[Finding]:
                 )
 
 
-def _mounted(container: dict[str, Any], where: str, volumes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _mounted(container: Object, where: str, volumes: dict[str, Object]) -> Object:
     """The volume that holds a path, the deepest mount of all."""
     best, found = "", {}
     for mount in map(mapping, items(container.get("volumeMounts"))):
@@ -56,7 +56,7 @@ def _mounted(container: dict[str, Any], where: str, volumes: dict[str, dict[str,
     return found
 
 
-def _gcsfuse(template: Template) -> Iterator[Finding]:
+def _gcsfuse(template: PodTemplate) -> Iterator[Finding]:
     owner, base = template.owner, (*template.path, "spec", "volumes")
     volumes = [mapping(volume) for volume in items(template.spec.get("volumes"))]
     buckets = [
@@ -110,7 +110,7 @@ def _gcsfuse(template: Template) -> Iterator[Finding]:
             )
 
 
-def _volumes(template: Template, facts: Facts) -> Iterator[Finding]:
+def _volumes(template: PodTemplate, facts: Facts) -> Iterator[Finding]:
     owner = template.owner
     volumes = {str(v.get("name")): v for v in map(mapping, items(template.spec.get("volumes")))}
     claimed = {

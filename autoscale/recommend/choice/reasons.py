@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from autoscale.recommend.answer import Alternative, Decision, Point, Reason
+from autoscale.recommend.answer import Alternative, Decision, Point
 from autoscale.recommend.choice.judging import Judged
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.search import static_fleet
 from autoscale.recommend.choice.settings import Behavior, Candidate, Choice, Setting, Standing, quantity
 from autoscale.recommend.effort import CHOOSING
+from autoscale.recommendation import Reason
 
 SAME_COST = 0.02  # alternatives within this are as good as the chosen one
 WON = 0.01  # of the accelerator-hours, which makes it worth to measure again

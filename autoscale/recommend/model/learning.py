@@ -53,6 +53,18 @@ def learn(runs: Sequence[Run], profile: Profile, slo: str, report: Progress = si
     return replace(fitted, capacities=tuple(together))
 
 
+def learn_replica(
+    runs: Sequence[Path | str] | None = None, *, profile: str | None = None, slo: str | None = None
+) -> ReplicaModel:
+    """The model of one replica from run directories (None: the newest, or no run: the profile's prior).
+
+    Profile and SLO are the run's where not given. Raises BadInput, BadRun, TooLittleData.
+    """
+    found = runs_of(None if runs is None else [Path(run) for run in runs])
+    system = system_of(profile, found)
+    return learn(found, system, slo_of(slo, found, system))
+
+
 def slo_of(asked: str | None, runs: Sequence[Run], profile: Profile) -> str:
     """The SLO that was asked for, else the first run's, else the profile's."""
     return asked or (runs[0].header.get("slo") if runs else None) or profile.workload.slo

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from analysis.slo import Verdict
 from autoscale.kube.vllm_names import SIGNALS
-from autoscale.recommend.answer import Point, Reason
+from autoscale.recommend.answer import Point
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.settings import Standing
+from autoscale.recommendation import Reason
 from autoscale.sim.fleet.outcome import Outcome
 from loadgen.plan import lengths, rates
 from loadgen.plan.lengths import Lengths
@@ -113,6 +114,6 @@ def shape(plan: LoadPlan) -> tuple[Lengths, Lengths]:
 def fitted_lengths(tokens: Sequence[NDArray[np.int32]]) -> Lengths:
     """The log-normal lengths with the median and the spread of these."""
     sample = np.log(np.concatenate(tokens))
-    return lengths.parse(
+    return lengths.parse_lengths(
         f"lognormal:{math.exp(float(np.median(sample))):.0f},{max(float(sample.std()), 0.01):.3f}"
     )

@@ -125,7 +125,7 @@ def predict(
 
 def _asked(prompt_tokens: str, output_tokens: str, rates_rps: Sequence[float]) -> tuple[Lengths, Lengths]:
     """The lengths that were asked for. Raises BadInput."""
-    prompt, output = lengths.parse(prompt_tokens), lengths.parse(output_tokens)
+    prompt, output = lengths.parse_lengths(prompt_tokens), lengths.parse_lengths(output_tokens)
     if "trace" in (prompt.kind, output.kind):
         raise BadInput("lengths", value="trace", expected="a distribution, for example uniform:200,400")
     if any(not (math.isfinite(rate) and rate > 0) for rate in rates_rps):

@@ -23,14 +23,13 @@ Sample = tuple[float, float, float]  # one pod's gauges: waiting, running, kv_us
 
 SYNC_DRIFT_MIN_S, SYNC_DRIFT_MEAN_S, SYNC_DRIFT_MAX_S = 0.017, 0.06, 0.196  # 50 syncs of a v1.36.2 controller
 SYNCS_DRAWN = 1024  # at a time, as sync_times draws its drifts
-OLD_KV_GONE_IN = (0, 11, 0)  # 0.11 still has it behind a flag
 
 
 def exported_names(vllm_version: str) -> tuple[str, ...]:
     """The gauges that this vLLM exports and the HPA can use, by their Prometheus names."""
     version = version_tuple(vllm_version)
     kv = [signals.NEW_KV] if version >= signals.KV_RENAMED_IN else []
-    if version < OLD_KV_GONE_IN:
+    if version < signals.KV_HIDDEN_IN:
         kv.append(signals.OLD_KV)
     return ("vllm:num_requests_waiting", "vllm:num_requests_running", *kv)
 

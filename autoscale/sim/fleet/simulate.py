@@ -101,15 +101,7 @@ def simulate(
     objectives = slo if isinstance(slo, Slo) else parse_slo(profile.workload.slo if slo is None else slo)
     recorder = FleetRecorder(profile, keep=keep, replicas=start)
     slots = slots_for(spec, start)
-    params = replace(engine or EngineParams.from_profile(profile), max_model_len=profile.engine.max_model_len)
-    replicas = Replicas(
-        params,
-        slots,
-        seed=seed,
-        routing=options.routing,
-        connections=options.connections or None,
-        no_ready=options.no_ready,
-    )
+    replicas = _replicas(profile, engine, options, slots, seed)
     fleet = Fleet(
         profile, replicas, slots, spec=spec, replicas=start, seed=seed, options=options, watcher=recorder
     )
@@ -131,6 +123,20 @@ def simulate(
         flap_s=options.flap_s,
         stopped=stopped,
         seed=seed,
+    )
+
+
+def _replicas(
+    profile: Profile, engine: EngineParams | None, options: FleetOptions, slots: int, seed: int
+) -> Replicas:
+    params = replace(engine or EngineParams.from_profile(profile), max_model_len=profile.engine.max_model_len)
+    return Replicas(
+        params,
+        slots,
+        seed=seed,
+        routing=options.routing,
+        connections=options.connections or None,
+        no_ready=options.no_ready,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ NAMED = 20  # models that a sentence names
 
 
 @dataclass(frozen=True)
-class Model:
+class ServedModel:
     """One entry. `parent` is the served name that an adapter belongs to, `root` what was loaded."""
 
     id: str
@@ -23,7 +23,7 @@ class Model:
     max_model_len: int | None = None
 
 
-def decoded(body: bytes) -> Any:
+def json_of_body(body: bytes) -> Any:
     """The JSON in a body; None when it is none, nested without end, or too long to read."""
     if len(body) > MOST_BYTES:
         return None
@@ -33,9 +33,9 @@ def decoded(body: bytes) -> Any:
         return None
 
 
-def listed(body: bytes) -> tuple[list[Model] | None, str]:
+def listed_models(body: bytes) -> tuple[list[ServedModel] | None, str]:
     """The models in an answer (None: it is no list) and, where there is none to ask, why."""
-    content = decoded(body)
+    content = json_of_body(body)
     entries = content.get("data") if isinstance(content, dict) else None
     if isinstance(content, dict) and "data" in content and entries is None:
         return [], "the model list is null"
@@ -52,7 +52,7 @@ def listed(body: bytes) -> tuple[list[Model] | None, str]:
     )
 
 
-def choose(models: Sequence[Model], asked: str | None) -> tuple[Model, str | None]:
+def choose_model(models: Sequence[ServedModel], asked: str | None) -> tuple[ServedModel, str | None]:
     """The model that is asked, and what has to be said about the choice; `models` holds one unless `asked` is given.
 
     Of a model and its adapters the model is taken, of several names of one model the first. Raises BadInput.
@@ -62,8 +62,8 @@ def choose(models: Sequence[Model], asked: str | None) -> tuple[Model, str | Non
         found = next((m for m in models if m.id == asked), None)
         if found is None and models:
             raise BadInput("unknown --model", value=asked, expected=f"one of {names}")
-        return found or Model(asked), None
-    bases = [m for m in models if base(m, models) is m]
+        return found or ServedModel(asked), None
+    bases = [m for m in models if base_model(m, models) is m]
     roots = {m.root for m in bases}
     if len(bases) > 1 and (len(roots) > 1 or None in roots):
         raise BadInput("the server has several models", value=names, next_step="choose one with --model")
@@ -75,7 +75,7 @@ def choose(models: Sequence[Model], asked: str | None) -> tuple[Model, str | Non
     ], f"the server lists several names: {bases[0].id} is asked; --model chooses another of {others}"
 
 
-def base(model: Model, models: Sequence[Model]) -> Model:
+def base_model(model: ServedModel, models: Sequence[ServedModel]) -> ServedModel:
     """The model that an adapter belongs to; the model itself when it is none."""
     seen = {model.id}
     while model.parent is not None and model.parent not in seen:
@@ -88,13 +88,13 @@ def base(model: Model, models: Sequence[Model]) -> Model:
 
 
 def metrics_name(
-    model: Model, models: Sequence[Model], on_page: Sequence[str]
+    model: ServedModel, models: Sequence[ServedModel], on_page: Sequence[str]
 ) -> tuple[str | None, str | None]:
     """Whose name the server's metrics carry (None: unknown), and what has to be said; `on_page` are the names there.
 
     vLLM labels them with the first of a model's served names, requests of adapters included.
     """
-    own = base(model, models)
+    own = base_model(model, models)
     aliases = [m.id for m in models if own.root is not None and m.root == own.root]
     wanted = [model.id, own.id, *aliases]
     found = next((name for name in wanted if name in on_page), None)
@@ -106,9 +106,9 @@ def metrics_name(
     return found, note
 
 
-def longest(model: Model, models: Sequence[Model]) -> int | None:
+def longest(model: ServedModel, models: Sequence[ServedModel]) -> int | None:
     """max_model_len: tokens of prompt and answer together; None where the server does not say."""
-    return model.max_model_len or base(model, models).max_model_len
+    return model.max_model_len or base_model(model, models).max_model_len
 
 
 def no_model(target: object, path: str, status: int, is_list: bool, why: str) -> SourceUnavailable:
@@ -126,11 +126,13 @@ def no_model(target: object, path: str, status: int, is_list: bool, why: str) ->
     )
 
 
-def _model(entry: dict[str, Any]) -> Model:
+def _model(entry: Mapping[str, object]) -> ServedModel:
     longest = entry.get("max_model_len")
-    whole = isinstance(longest, int) and not isinstance(longest, bool) and longest > 0
-    return Model(
-        entry["id"], _text(entry.get("root")), _text(entry.get("parent")), longest if whole else None
+    return ServedModel(
+        str(entry["id"]),
+        _text(entry.get("root")),
+        _text(entry.get("parent")),
+        longest if type(longest) is int and longest > 0 else None,
     )
 
 
@@ -138,6 +140,6 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value.strip() else None
 
 
-def _names(models: Sequence[Model]) -> str:
+def _names(models: Sequence[ServedModel]) -> str:
     more = len(models) - NAMED
     return ", ".join(m.id for m in models[:NAMED]) + (f" and {more} more" if more > 0 else "")

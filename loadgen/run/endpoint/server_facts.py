@@ -10,14 +10,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.errors import SourceUnavailable
-from loadgen.run import served_models
-from loadgen.run.asking import SUFFIXES, Manner, Trial, kind
-from loadgen.run.counting import Counted, Uncountable, by_tokenize
-from loadgen.run.options import Options
-from loadgen.run.served_models import Model
-from loadgen.wire.client import Client, Limits, Reply, fetch
+from loadgen.plan.words import Counted
+from loadgen.run.endpoint import served_models
+from loadgen.run.endpoint.counting import Uncountable, by_tokenize
+from loadgen.run.endpoint.manner import SUFFIXES, Manner, prompt_kind
+from loadgen.run.endpoint.served_models import ServedModel
+from loadgen.run.endpoint.trial import OneTokenTrial
+from loadgen.run.options import LoadOptions
+from loadgen.wire.client import Client, Limits
+from loadgen.wire.fetch import Reply, fetch
 from loadgen.wire.refusals import UNAUTHORIZED, redirected, unauthorized
-from loadgen.wire.target import Target
+from loadgen.wire.target import HttpTarget
 
 ENDPOINTS = {endpoint: f"/v1{suffix}" for endpoint, suffix in SUFFIXES.items()}
 PROBE_S = 10.0  # for an answer about the server
@@ -25,21 +28,20 @@ TEST_S = 30.0  # for an answer of one token; longer is a matter of the load
 
 
 @dataclass(frozen=True)
-class Server:
+class ServerFacts:
     """What was found out about the server before the load."""
 
-    target: Target
+    target: HttpTarget
     manner: Manner
-    engine: Mapping[
-        str, Any
-    ]  # vllm_version, block_size, num_blocks, kv_tokens, max_model_len where the server says so
+    # vllm_version, block_size, num_blocks, kv_tokens, max_model_len where the server says so
+    engine: Mapping[str, str | int]
     metrics_model: str | None  # whose name its metrics carry
     max_model_len: int | None  # tokens of prompt and answer
     test_requests: int  # that were sent before the load and are counted nowhere
     notes: tuple[str, ...]  # what a reader of the results has to know
 
 
-def probe(options: Options, target: Target, endpoint: str) -> Server:
+def inspect_server(options: LoadOptions, target: HttpTarget, endpoint: str) -> ServerFacts:
     """Connect, find the model, the engine's facts and how the server is asked (in a greenlet).
 
     Raises BadInput for a model or an option that cannot be, SourceUnavailable when nothing answers, a key is wanted, or
@@ -50,25 +52,25 @@ def probe(options: Options, target: Target, endpoint: str) -> Server:
         client.warm(1)
         look = _Look(client)
         prefixes, models = look.models(options.model)
-        model, note = served_models.choose(models, options.model)
+        model, note = served_models.choose_model(models, options.model)
         look.note(note)
         engine, on_page = look.facts()
         metrics_model, note = served_models.metrics_name(model, models, on_page)
         look.note(note)
-        words = kind(options, endpoint) == "words"
+        words = prompt_kind(options, endpoint) == "words"
         counted = look.counted(endpoint, model.id) if words else None
     finally:
         client.close()
-    seconds = min(TEST_S, options.values.get("timeout") or TEST_S)
+    seconds = min(TEST_S, options.timeout or TEST_S)
     client = Client(target, Limits(max_connections=4, timeout_s=seconds, idle_timeout_s=seconds))
     try:
-        trial = Trial(client, options, endpoint, model.id, look.notes)
+        trial = OneTokenTrial(client, options, endpoint, model.id, look.notes)
         manner = trial.manner(prefixes, counted)
     finally:
         client.close()
     longest = served_models.longest(model, models)
     engine |= {} if longest is None else {"max_model_len": longest}
-    return Server(target, manner, engine, metrics_model, longest, trial.requests, tuple(look.notes))
+    return ServerFacts(target, manner, engine, metrics_model, longest, trial.requests, tuple(look.notes))
 
 
 class _Look:
@@ -84,7 +86,7 @@ class _Look:
         if sentence is not None and sentence not in self.notes:
             self.notes.append(sentence)
 
-    def models(self, asked: str | None) -> tuple[tuple[str, ...], list[Model]]:
+    def models(self, asked: str | None) -> tuple[tuple[str, ...], list[ServedModel]]:
         """(prefixes of the API's paths, the likely one first; the models listed). Raises SourceUnavailable."""
         prefixes = ("/v1", "") if self.target.path else ("/v1",)
         reply = fetch(self.client, "GET", "/v1/models")
@@ -98,14 +100,14 @@ class _Look:
             raise served_models.no_model(self.target, "/v1/models", reply.status, models is not None, why)
         return prefixes, models or []
 
-    def _listed(self, reply: Reply) -> tuple[list[Model] | None, str]:
+    def _listed(self, reply: Reply) -> tuple[list[ServedModel] | None, str]:
         if reply.status in UNAUTHORIZED:
             what, next_step = unauthorized(reply.status, self.target.access.described())
             raise SourceUnavailable(f"{self.target}: {what}", next_step=next_step)
         if (location := reply.header("location")) and 300 <= reply.status < 400:
             what, next_step = redirected(reply.status, location)
             raise SourceUnavailable(f"{self.target} {what}", next_step=next_step)
-        return served_models.listed(reply.body) if reply.status == 200 else (None, "")
+        return served_models.listed_models(reply.body) if reply.status == 200 else (None, "")
 
     def either(self, method: str, path: str, body: bytes, take: Callable[[bytes], Any]) -> Any:
         """What `take` makes of the answer below the base path or, where that is none, at the root; None: of neither."""
@@ -120,7 +122,7 @@ class _Look:
                 return found
         return None
 
-    def facts(self) -> tuple[dict[str, Any], list[str]]:
+    def facts(self) -> tuple[dict[str, str | int], list[str]]:
         """(what /version and /metrics say, the models named in /metrics); what the server does not offer is absent."""
         version = self.either("GET", "/version", b"", _version)
         page = self.either("GET", "/metrics", b"", _page)
@@ -148,8 +150,8 @@ class _Look:
             return None
 
 
-def _version(body: bytes) -> dict[str, Any] | None:
-    content = served_models.decoded(body)
+def _version(body: bytes) -> dict[str, str | int] | None:
+    content = served_models.json_of_body(body)
     version = content.get("version") if isinstance(content, dict) else None
     return {"vllm_version": version} if isinstance(version, str) else None
 
@@ -160,18 +162,18 @@ def _page(body: bytes) -> str | None:
 
 
 def _count(body: bytes) -> Any:
-    content = served_models.decoded(body)
+    content = served_models.json_of_body(body)
     return content.get("count") if isinstance(content, dict) else None
 
 
-def _cache_config(page: str) -> dict[str, Any]:
+def _cache_config(page: str) -> dict[str, str | int]:
     line = re.search(r"^vllm:cache_config_info\{(.*)\}", page, re.MULTILINE)
     labels = dict(re.findall(r'(\w+)="([^"]*)"', line[1])) if line else {}
     names = {"block_size": "block_size", "num_gpu_blocks": "num_blocks", "kv_cache_size_tokens": "kv_tokens"}
     return {ours: int(labels[theirs]) for theirs, ours in names.items() if labels.get(theirs, "").isdecimal()}
 
 
-def _unused_proxy(target: Target) -> str | None:
+def _unused_proxy(target: HttpTarget) -> str | None:
     proxies = urllib.request.getproxies_environment()
     if target.scheme not in proxies or urllib.request.proxy_bypass(target.host):
         return None

@@ -1,4 +1,4 @@
-"""How this server is asked: what one small request before the load found out, and the bodies that follow from it.
+"""Test requests before the load: which path, fields and prompts the server takes.
 
 The test request asks for one token and is counted nowhere. A server that refuses it is asked again without the fields
 that not every server takes: all of them, then all but one, so that the culprit is found whatever the server says.
@@ -6,84 +6,33 @@ that not every server takes: all of them, then all but one, so that the culprit 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from analysis.errors import BadInput, SourceUnavailable
 from analysis.redact import redact
-from loadgen.plan.prompts import OwnPrompts, PromptSource, Template, by_ids, by_jsonl, by_words
-from loadgen.plan.traffic import LoadPlan
-from loadgen.run.counting import EXACT, FEW, MANY, UNCOUNTED, Counted, Uncountable, by_usage, text_of
-from loadgen.run.options import Options
-from loadgen.wire.client import Client, asked
+from loadgen.plan.own_prompts import OwnPrompts, by_jsonl
+from loadgen.plan.prompts import PromptSource, by_ids
+from loadgen.plan.words import EXACT, UNCOUNTED, Counted, text_of
+from loadgen.run.endpoint.counting import FEW, MANY, Uncountable, by_usage
+from loadgen.run.endpoint.manner import SUFFIXES, Manner, prompt_kind, request_template
+from loadgen.run.options import LoadOptions
+from loadgen.wire.client import Client
+from loadgen.wire.fetch import ask_once
 from loadgen.wire.refusals import UNAUTHORIZED, unauthorized
-from loadgen.wire.stream import Answer
+from loadgen.wire.stream import ParsedAnswer
 
-SUFFIXES = {"completions": "/completions", "chat": "/chat/completions"}
 REFUSED = (400, 413, 415, 422)  # the request as it is; other requests may pass
 ABSENT = (404, 405, 501)
 TEST_IDS = 16
 SAID = 200  # characters of what a server said that a sentence repeats
 
 
-@dataclass(frozen=True)
-class Manner:
-    """How a server is asked; travels to workers as plain values."""
-
-    model: str
-    path: str  # of the requests, after the base path
-    limit_field: str = "max_tokens"
-    usage: bool = True  # whether a stream is asked for its usage
-    counted: Counted = UNCOUNTED
-
-    def message(self) -> dict[str, Any]:
-        """Plain values for a worker."""
-        return asdict(self)
-
-    @classmethod
-    def from_message(cls, message: Mapping[str, Any]) -> Manner:
-        """What `message` said."""
-        counted = {**message["counted"], "words": tuple(message["counted"]["words"])}
-        return cls(**{**message, "counted": Counted(**counted)})
-
-
-def kind(options: Options, endpoint: str) -> str:
-    """What prompts are made of: ids, words, or the path of the user's own."""
-    return options.prompts or ("ids" if endpoint == "completions" else "words")
-
-
-def bodies(
-    options: Options, plan: LoadPlan, endpoint: str, manner: Manner, salt: int
-) -> PromptSource | OwnPrompts:
-    """The source of request bodies; `salt` keeps runs out of each other's prefix cache."""
-    template = _template(options, endpoint, manner)
-    how = kind(options, endpoint)
-    shape: dict[str, Any] = plan.prompt_options()
-    if how == "ids":
-        return by_ids(template, plan.seed, salt, **shape)
-    if how == "words":
-        return by_words(template, plan.seed, salt, manner.counted, **shape)
-    return by_jsonl(template, how)
-
-
-def _template(options: Options, endpoint: str, manner: Manner) -> Template:
-    return Template(
-        manner.model,
-        endpoint,
-        options.stream,
-        options.ignore_eos,
-        limit_field=manner.limit_field,
-        usage=manner.usage,
-    )
-
-
 @dataclass
-class Trial:
+class OneTokenTrial:
     """Asks a server for one token in the way of the load, and says how that went. Called from a greenlet."""
 
     client: Client
-    options: Options
+    options: LoadOptions
     endpoint: str
     model: str
     notes: list[str] = field(default_factory=list)
@@ -95,7 +44,7 @@ class Trial:
         Raises BadInput naming the option without which the server refuses every request, SourceUnavailable when it has
         no such endpoint or wants a key.
         """
-        how = kind(self.options, self.endpoint)
+        how = prompt_kind(self.options, self.endpoint)
         manner = Manner(
             self.model,
             prefixes[0] + SUFFIXES[self.endpoint],
@@ -109,7 +58,7 @@ class Trial:
             manner = replace(manner, counted=self._by_usage(manner))
         return manner
 
-    def _found(self, manner: Manner, others: tuple[str, ...]) -> tuple[Manner, Answer]:
+    def _found(self, manner: Manner, others: tuple[str, ...]) -> tuple[Manner, ParsedAnswer]:
         """The path that the server has, and its answer there."""
         answer = first = self.ask(manner)
         for prefix in others if first.http_status in ABSENT else ():
@@ -125,17 +74,17 @@ class Trial:
             )
         return manner, answer
 
-    def ask(self, manner: Manner, without: frozenset[str] = frozenset(), words: int = FEW) -> Answer:
+    def ask(self, manner: Manner, without: frozenset[str] = frozenset(), words: int = FEW) -> ParsedAnswer:
         """One request for one token; `without` names the fields that are left out."""
         if "max_tokens" in without:
             manner = replace(manner, limit_field="max_completion_tokens")
         if "stream_options" in without:
             manner = replace(manner, usage=False)
-        template = _template(self.options, self.endpoint, manner)
+        template = request_template(self.options, self.endpoint, manner)
         if "ignore_eos" in without:
             template = replace(template, ignore_eos=False)
         source: PromptSource | OwnPrompts
-        how = kind(self.options, self.endpoint)
+        how = prompt_kind(self.options, self.endpoint)
         if how == "ids" and "ids" not in without:
             source = by_ids(template)
         elif how in ("ids", "words"):
@@ -144,14 +93,14 @@ class Trial:
             source = by_jsonl(template, how).first()
         body = source.body(0, TEST_IDS, 1)
         self.requests += 1
-        answer = asked(self.client, self.client.target.request("POST", manner.path, body)).answer()
+        answer = ask_once(self.client, self.client.target.request("POST", manner.path, body)).answer()
         return answer if answer.error is None else replace(answer, error=redact(answer.error))
 
-    def _healed(self, manner: Manner, refused: Answer) -> tuple[Manner, Answer]:
+    def _healed(self, manner: Manner, refused: ParsedAnswer) -> tuple[Manner, ParsedAnswer]:
         """Find out which field the server does not take. Raises BadInput when an option decides it."""
         told = _said(refused)
         fields = {
-            "ids": kind(self.options, self.endpoint) == "ids",
+            "ids": prompt_kind(self.options, self.endpoint) == "ids",
             "ignore_eos": self.options.ignore_eos,
             "max_tokens": self.endpoint == "chat",
             "stream_options": self.options.stream,
@@ -181,7 +130,7 @@ class Trial:
             )
         return manner, self.ask(manner)
 
-    def _judge(self, answer: Answer) -> None:
+    def _judge(self, answer: ParsedAnswer) -> None:
         """Raises what makes a load pointless; notes what it will show anyway."""
         status = answer.http_status
         if status in UNAUTHORIZED:
@@ -208,5 +157,5 @@ class Trial:
         return counted
 
 
-def _said(answer: Answer) -> str:
+def _said(answer: ParsedAnswer) -> str:
     return f" ({answer.error[:SAID]})" if answer.error else ""

@@ -12,19 +12,27 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import gevent
 
 from analysis.errors import AutoscaleError
 from analysis.redact import redact
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 FILE = "traceback.txt"  # in the run directory
 
 
 class Unforeseen(AutoscaleError):
     """A fault of this program, or of what it rests on."""
+
+
+class Failure(NamedTuple):
+    """An exception as it is told: a sentence, the exit code that it stands for, and of an unforeseen one its traceback."""
+
+    sentence: str
+    exit_code: int
+    traceback: str | None
 
 
 def listen(heard: Callable[[Exception], None]) -> None:
@@ -49,18 +57,14 @@ def tell(error: Exception) -> None:
     gevent.get_hub().handle_error(gevent.getcurrent(), type(error), error, error.__traceback__)
 
 
-def describe(error: Exception) -> dict[str, Any]:
-    """What is told of an exception as plain values: `error`, `exit_code`, and of an unforeseen one its `traceback`."""
+def failure_of(error: Exception) -> Failure:
+    """What is told of an exception."""
     if isinstance(error, AutoscaleError):
-        return {"error": str(error), "exit_code": error.exit_code, "traceback": None}
+        return Failure(str(error), error.exit_code, None)
     where = traceback.extract_tb(error.__traceback__)
     place = f" in {Path(where[-1].filename).name} line {where[-1].lineno}" if where else ""
     what = Unforeseen(f"internal error: {type(error).__name__}{place}: {error}")
-    return {
-        "error": str(what),
-        "exit_code": what.exit_code,
-        "traceback": redact("".join(traceback.format_exception(error))),
-    }
+    return Failure(str(what), what.exit_code, redact("".join(traceback.format_exception(error))))
 
 
 def keep(text: str, folder: Path | None) -> Path | None:
@@ -79,4 +83,4 @@ def keep(text: str, folder: Path | None) -> Path | None:
 
 
 def _is_ours(trace: TracebackType | None) -> bool:
-    return any(Path(frame.filename).parent == HERE for frame in traceback.extract_tb(trace))
+    return any(HERE in Path(frame.filename).parents for frame in traceback.extract_tb(trace))

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from analysis.errors import BadInput
 from loadgen.plan.traffic import LoadPlan
-from loadgen.run.options import Options
+from loadgen.run.options import LoadOptions
 
 LOOKED_AT = 200_000  # requests of a plan, at most: a hundredth of a second
 
 
-def fitting(options: Options, max_model_len: int | None) -> Options:
+def fitting(options: LoadOptions, max_model_len: int | None) -> LoadOptions:
     """The options, with --clamp-lengths such that every request fits `max_model_len` tokens (None: unknown).
 
     Raises BadInput with the largest request when one does not fit and none is to be cut.
     """
     if max_model_len is None:
         return options
-    if options.values.get("clamp_lengths"):
-        return Options({**options.values, "most_tokens": max_model_len})
+    if options.clamp_lengths:
+        return replace(options, most_tokens=max_model_len)
     own_prompts = options.prompts not in (None, "ids", "words")  # whose tokens only the server knows
     _check(options.plan(), max_model_len, prompts=not own_prompts)
     return options

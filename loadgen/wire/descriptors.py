@@ -42,7 +42,7 @@ def provide(connections: int) -> str | None:
     )
 
 
-def check(number: int) -> None:
+def check_descriptor(number: int) -> None:
     """Raises the system's own error when a connection's descriptor is one of those that are kept for other files."""
     if number >= limit() - KEPT:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))

@@ -1,0 +1,107 @@
+"""Whether the HPA decided as soon as its metric asked for more replicas."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from autoscale.check.criteria.criterion import Criterion
+from autoscale.check.detection import STATUS_LAG_S, excess
+from autoscale.check.timeline import Timeline
+from autoscale.kube.scaler import Hpa
+
+SYNC_S = 15.2  # measured: syncs drift between 15.00 and 15.2 s
+PATIENCE_SYNCS = 2  # one sync may read the value just before it rose
+
+
+def scaled_when_it_should(timeline: Timeline) -> Criterion:
+    """Decided within two syncs and the HPA's own windows."""
+    code = "scaled_when_it_should"
+    if not timeline.hpa or not timeline.samples:
+        return Criterion(code, "not_judged", "no value of the HPA's metric was seen")
+    spans = list(excess_spans(timeline))
+    if not spans:
+        early = [made for made in timeline.decisions if made.by_hpa and made.after > made.before]
+        if early:
+            return Criterion(
+                code,
+                "not_judged",
+                f"the HPA scaled out {len(early)} times, but its metric was not seen above the target before",
+            )
+        return Criterion(code, "not_judged", "the metric never stood above its target: nothing had to happen")
+    window_s = Hpa(timeline.hpa).window_s("scaleUp")
+    allowed_s = PATIENCE_SYNCS * SYNC_S + window_s + _policy_wait_s(timeline)
+    late = [span for span in spans if (span[2] if span[2] is not None else span[1]) - span[0] > allowed_s]
+    figures = {
+        "spans": [{"from_s": a, "to_s": b, "decided_s": d} for a, b, d in spans],
+        "allowed_s": allowed_s,
+        "late": len(late),
+    }
+    if late:
+        start_s, end_s, decided_s = late[0]
+        how = (
+            "and nothing was decided"
+            if decided_s is None
+            else f"before the decision came {decided_s - start_s:.0f} s later"
+        )
+        return Criterion(
+            code,
+            "fail",
+            f"the metric asked for more replicas for {(decided_s or end_s) - start_s:.0f} s {how}; "
+            f"two syncs and the HPA's own windows allow {allowed_s:.0f} s",
+            figures,
+        )
+    decided = [d - a for a, _, d in spans if d is not None]
+    if not decided:
+        return Criterion(
+            code, "not_judged", "the metric stood above its target too briefly to ask for a decision", figures
+        )
+    return Criterion(
+        code,
+        "pass",
+        f"{len(decided)} decisions came within {max(decided):.1f} s of the metric asking for them",
+        figures,
+    )
+
+
+def excess_spans(timeline: Timeline) -> Iterable[tuple[float, float, float | None]]:
+    """(from_s, to_s, decided_s or None) of the times when some metric asked for more replicas than the target had.
+
+    Pods without a value count as zero, as they do for the HPA; at maxReplicas nothing more can be asked.
+    """
+    bound = 1 + Hpa(timeline.hpa).tolerance("scaleUp")
+    most = Hpa(timeline.hpa).max_replicas
+    pending = [made for made in timeline.decisions if made.after > made.before]
+    open_s: dict[str, float] = {}
+    for sample in [*timeline.samples, None]:
+        at_s = sample.time_s if sample else timeline.last_s
+        while pending and (sample is None or pending[0].time_s + STATUS_LAG_S < at_s):
+            made = pending.pop(0)
+            if open_s:
+                yield min(*open_s.values(), made.time_s), at_s, made.time_s
+                open_s = {}
+        if sample is None:
+            break
+        size = _size_at(timeline, at_s - STATUS_LAG_S)
+        ratio = excess(timeline, sample, size)
+        if math.isnan(ratio) or sample.values_milli is None:
+            continue
+        if ratio > bound and (size is None or size < most):
+            open_s.setdefault(sample.metric, at_s)
+        elif (since_s := open_s.pop(sample.metric, None)) is not None and not open_s:
+            yield since_s, at_s, None
+    if open_s:
+        yield min(open_s.values()), timeline.last_s, None
+
+
+def _size_at(timeline: Timeline, at_s: float) -> int | None:
+    before = [made.after for made in timeline.decisions if made.time_s <= at_s]
+    if before:
+        return before[-1]
+    return timeline.decisions[0].before if timeline.decisions else timeline.size
+
+
+def _policy_wait_s(timeline: Timeline) -> float:
+    """A rate policy may hold the next step back for its period; the default ones wait one sync at most."""
+    periods = Hpa(timeline.hpa).policy_periods_s("scaleUp")
+    return max([period for period in periods if period > 15], default=0.0)

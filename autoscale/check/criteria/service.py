@@ -1,0 +1,174 @@
+"""Whether users were served: nodes of a group, share of a new replica, the SLO, and requests at a scale-in."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from autoscale.check.criteria.criterion import Criterion, span_text
+from autoscale.check.expectation import Expectation
+from autoscale.check.routing import FAIR_SHARE, rounds
+from autoscale.check.scaleout import History, ScaleOut, as_dict
+from autoscale.check.timeline import Timeline
+
+PINNED_AFTER_S = 60.0  # a new replica without traffic this long after ready, while others are over target
+
+
+def own_nodes(past: History) -> Criterion:
+    """Each pod of a group runs on a node of its own."""
+    code = "group_on_own_nodes"
+    groups = [unit for unit in past.replicas if unit.size > 1 and all(pod.node for pod in unit.pods)]
+    if not groups:
+        return Criterion(code, "not_judged", "no scheduled group of several pods was seen")
+    shared = [unit for unit in groups if len({pod.node for pod in unit.pods}) < len(unit.pods)]
+    figures = {unit.name: [pod.node for pod in unit.pods] for unit in groups[:50]}
+    if shared:
+        unit = shared[0]
+        return Criterion(
+            code,
+            "fail",
+            f"{len(shared)} of {len(groups)} groups have pods on one node: {unit.name} runs {len(unit.pods)} pods on "
+            f"{', '.join(sorted({str(pod.node) for pod in unit.pods}))}",
+            figures,
+        )
+    return Criterion(code, "pass", f"each pod of the {len(groups)} groups has a node of its own", figures)
+
+
+def share(timeline: Timeline, past: History) -> Criterion:
+    """Each new replica carries its part of the load."""
+    code = "new_replica_gets_its_share"
+    fresh = [(out, unit) for out in past.scale_outs for unit in out.replicas if not math.isnan(unit.ready_s)]
+    if not fresh:
+        return Criterion(code, "not_judged", "no new replica became ready")
+    shares = {unit.name: _share_after(timeline, past, out, unit.leader.name) for out, unit in fresh}
+    known = {name: share for name, share in shares.items() if share is not None}
+    if not known:
+        return Criterion(code, "not_judged", "requests per replica were not seen while there was load")
+    starved = {name: share for name, share in known.items() if share < FAIR_SHARE}
+    if starved:
+        name, share = min(starved.items(), key=lambda item: item[1])
+        cause = (
+            "clients keep their connections to the old replicas (keep-alive pinning): close idle connections, limit "
+            "requests per connection, or balance per request"
+            if share < 0.1
+            else "the load is spread unevenly: check the Service, its session affinity and the clients' connections"
+        )
+        return Criterion(
+            code, "fail", f"{name} carried {share:.0%} of an equal share; {cause}", {"share_of_equal": known}
+        )
+    return Criterion(
+        code,
+        "pass",
+        f"each new replica carried at least {min(known.values()):.0%} of an equal share",
+        {"share_of_equal": known},
+    )
+
+
+def _share_after(timeline: Timeline, past: History, out: ScaleOut, name: str) -> float | None:
+    """Mean load of the replica over the mean of all, until the next scale-in.
+
+    From PINNED_AFTER_S after ready, or from when the scale-out was absorbed if as much is seen after that: a backlog of
+    the older replicas is not the routing's doing. Of a shorter watch the second half counts.
+    None when the scale-in is decided before that, and when it has little and no new request is seen to arrive: a queue
+    that only drains says nothing about routing.
+    """
+    unit = next(u for u in out.replicas if u.leader.name == name)
+    stop_s = min([s.decided_s for s in past.scale_ins if s.decided_s > unit.ready_s], default=timeline.last_s)
+    if stop_s < min(unit.ready_s + PINNED_AFTER_S, timeline.last_s):
+        return None
+    from_s = min(unit.ready_s + PINNED_AFTER_S, (unit.ready_s + stop_s) / 2)
+    if from_s < out.absorbed_s <= stop_s - PINNED_AFTER_S:  # false for NaN: the next decision came first
+        from_s = out.absorbed_s
+    own, everyone, seen, arrivals = 0.0, 0.0, 0, False
+    before: dict[str, float] = {}
+    for at_s, values in rounds(timeline, past.gauges, [u.leader.name for u in past.replicas]):
+        if from_s <= at_s <= stop_s and len(values) > 1 and name in values:
+            arrivals |= any(value > before.get(pod, math.inf) for pod, value in values.items())
+            before = values
+            own += values[name]
+            everyone += sum(values.values()) / len(values)
+            seen += 1
+    if not seen or not everyone:
+        return None
+    return own / everyone if arrivals or own >= FAIR_SHARE * everyone else None
+
+
+def slo_recovered(past: History, expect: Expectation) -> Criterion:
+    """The SLO held, or held again within the predicted time."""
+    code = "slo_recovered"
+    if past.requests_in_breach is None:
+        return Criterion(code, "not_judged", "needs requests and an SLO")
+    figures: dict[str, Any] = {
+        "requests_in_breach": past.requests_in_breach,
+        "predicted_s": expect.recovery_s,
+    }
+    if past.requests_in_breach == 0:
+        return Criterion(code, "pass", "the SLO held throughout: no request was in breach", figures)
+    if not past.scale_outs:
+        return Criterion(
+            code,
+            "fail",
+            f"{past.requests_in_breach} requests were in breach and nothing was scaled out",
+            figures,
+        )
+    took = [
+        out.slo_back_s - out.phases[0].start_s for out in past.scale_outs if not math.isnan(out.slo_back_s)
+    ]
+    figures["recovery_s"] = took
+    lasting = past.scale_outs[-1]
+    if not took or (lasting.requests_in_breach and math.isnan(lasting.slo_back_s)):
+        return Criterion(
+            code,
+            "fail",
+            f"{past.requests_in_breach} requests in breach; the SLO was not seen to hold again",
+            figures,
+        )
+    if expect.recovery_s and max(took) > expect.recovery_s[1]:
+        return Criterion(
+            code,
+            "fail",
+            f"the SLO held again after {max(took):.0f} s; predicted {span_text(expect.recovery_s)} s",
+            figures,
+        )
+    against = (
+        f"; predicted {span_text(expect.recovery_s)} s"
+        if expect.recovery_s
+        else "; no prediction to compare with"
+    )
+    return Criterion(
+        code,
+        "pass",
+        f"{past.requests_in_breach} requests in breach, then the SLO held again after {max(took):.0f} s{against}",
+        figures,
+    )
+
+
+def nothing_cut(past: History) -> Criterion:
+    """No request failed while replicas were removed."""
+    code = "no_request_lost_at_scale_in"
+    if not past.scale_ins:
+        return Criterion(code, "not_judged", "no scale-in was seen")
+    known = [each.requests_cut for each in past.scale_ins if each.requests_cut is not None]
+    busy = [each.busy_at_end for each in past.scale_ins if each.busy_at_end is not None]
+    figures = {
+        "requests_cut": known,
+        "busy_at_end": busy,
+        "freed_after_s": as_dict([each.freed_s - each.decided_s for each in past.scale_ins]),
+    }
+    if sum(known):
+        return Criterion(
+            code,
+            "fail",
+            f"{sum(known)} requests failed while replicas were removed: add a preStop sleep, --shutdown-timeout and a "
+            "terminationGracePeriodSeconds that covers the longest answer",
+            figures,
+        )
+    if known:
+        return Criterion(code, "pass", f"{len(past.scale_ins)} scale-ins, no request failed", figures)
+    if sum(busy):
+        return Criterion(
+            code, "fail", f"replicas were removed with {sum(busy)} requests still in them", figures
+        )
+    return Criterion(
+        code, "not_judged", "needs the requests, or the metrics of the removed replicas", figures
+    )

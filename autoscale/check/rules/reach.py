@@ -1,0 +1,71 @@
+"""Whether the check may look, and whether the HPA is there."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+
+from autoscale.check.snapshot import Snapshot
+from autoscale.kube.kinds import SCALED, plural_of
+from autoscale.kube.scaler import KIND, Hpa
+from autoscale.lint.findings import Finding, Located, Severity
+
+NEEDED = ("horizontalpodautoscalers", "pods")
+BLIND = {
+    "nodes": "node supply and node arrivals cannot be judged",
+    "events": "image pulls, node autoscaler and the reasons of the HPA stay unknown",
+    "podmonitorings": "the check cannot see what it is about",
+    "podmonitors": "the check cannot see what it is about",
+}
+
+
+def permissions(now: Snapshot, hpa: Hpa | None) -> Iterator[Finding]:
+    """What may not be listed: an error for what the check needs, a note for what only the object rules read."""
+    target = plural_of(hpa.target_kind) if hpa else None
+    refused = [resource for resource, error in now.hidden.items() if error.status == 403]
+    others = []
+    for resource in refused:
+        if resource in NEEDED or resource == target:
+            yield _missing(resource, "error", "the check cannot see what it is about")
+        elif resource in BLIND:
+            yield _missing(resource, "warning", BLIND[resource])
+        elif resource not in map(plural_of, SCALED):
+            others.append(resource)
+    if others:
+        yield _refused(
+            "note",
+            f"not allowed to list {', '.join(others)}: the linter's rules on them were not asked",
+            "grant list on them, or run `autoscale lint` on their files",
+            {"resources": others},
+        )
+
+
+def _missing(resource: str, severity: Severity, blind: str) -> Finding:
+    return _refused(
+        severity,
+        f"not allowed to list {resource}: {blind}",
+        f"grant get, list and watch on {resource}: kubectl create clusterrole autoscale-check-{resource} "
+        f"--verb=get,list,watch --resource={resource}, and bind it to the user of this kubeconfig",
+        {"resource": resource},
+    )
+
+
+def _refused(severity: Severity, problem: str, fix: str, evidence: dict[str, object]) -> Finding:
+    return Finding(severity, "rbac-missing", "", "", "", "", problem, "", fix, evidence=evidence)
+
+
+def no_hpa(now: Snapshot, name: str) -> Iterator[Finding]:
+    """An HPA that is not there, with the name that comes near."""
+    if "horizontalpodautoscalers" in now.hidden:
+        return
+    names = sorted(now.objects.get("horizontalpodautoscalers", {}))
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.3)
+    yield Located({"kind": KIND, "metadata": {"name": name}}).finding(
+        "error",
+        "hpa-not-found",
+        (),
+        f"there is no HorizontalPodAutoscaler {name!r} in this namespace; it has {', '.join(names) or 'none'}",
+        "",
+        f"use --hpa {near[0]}" if near else "apply the manifests first, or check --namespace",
+        {"names": names},
+    )

@@ -1,0 +1,86 @@
+"""The command line: the only package that reads arguments, prints and exits.
+
+Results go to stdout (a table, or JSON with --json), progress and errors to stderr. Exit codes: 0 done, 1 the answer is
+no, 2 bad input, 3 a source could not be reached, 130 interrupted. Every verb imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from analysis.errors import AutoscaleError
+from autoscale.cli import cluster, fleet, runs
+from autoscale.examples import epilog
+
+app = typer.Typer(
+    help="Find, write and prove HPA targets for vLLM on Kubernetes.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+EXIT_INTERRUPTED = 130
+VERBS = (  # in the order of --help
+    fleet.serve,
+    fleet.simulate,
+    runs.collect,
+    runs.recommend,
+    runs.predict,
+    runs.report,
+    cluster.manifests,
+    cluster.lint,
+    cluster.check,
+    fleet.demo,
+)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib import metadata
+
+        print(f"autoscale {metadata.version('llm-autoscale')}")
+        raise typer.Exit
+
+
+@app.callback()
+def autoscale(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Find, write and prove HPA targets for vLLM on Kubernetes."""
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with the code of its outcome."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell made a background job ignore SIGINT
+        signal.signal(number, signal.default_int_handler)
+    try:
+        code = app(standalone_mode=False)
+    except AutoscaleError as error:
+        if "--json" in sys.argv:
+            print(json.dumps({"error": type(error).__name__, "sentence": str(error)}))
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        sys.exit(0)
+    except Exception as error:
+        if not hasattr(error, "show"):
+            raise
+        error.show()
+        sys.exit(getattr(error, "exit_code", 2))
+    if code == EXIT_INTERRUPTED:
+        print("interrupted: what was written so far stays readable", file=sys.stderr)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+for verb in VERBS:
+    app.command(epilog=epilog(verb.__name__))(verb)

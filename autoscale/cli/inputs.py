@@ -1,0 +1,62 @@
+"""What verbs are given, as what they need: run directories, rates, HPA files."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from analysis.errors import BadInput
+
+if TYPE_CHECKING:
+    from autoscale.recommendation import KubernetesObject
+
+
+def run_path(run: Path | None) -> Path:
+    """The run directory, by default the newest under runs/. Raises BadRun when there is none."""
+    from analysis.errors import BadRun
+    from analysis.run import newest
+
+    if run is not None:
+        return run
+    found = newest()
+    if found is None:
+        raise BadRun(
+            "there is no run under runs/",
+            next_step="make one with `locust -f loadgen/completions.py --host URL --rate 1`",
+        )
+    print(f"using the newest run, {found}", file=sys.stderr)
+    return found
+
+
+def rates_of(text: str | None) -> list[float]:
+    """ "1,2,4" as numbers; none without text."""
+    try:
+        return [float(word) for word in text.split(",")] if text else []
+    except ValueError:
+        raise BadInput(
+            "rates", value=text, expected="requests/s separated by commas, for example 1,2,4"
+        ) from None
+
+
+def told_apart(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
+    """Each file once, under the end of its path that no other one has: hpa.yaml, or a/hpa.yaml beside b/hpa.yaml."""
+    by_place = {path.resolve(): path for path in paths}
+    for place, path in by_place.items():
+        others = [other.parts for other in by_place if other != place]
+        parts = place.parts
+        length = next(
+            n for n in range(1, len(parts) + 1) if all(other[-n:] != parts[-n:] for other in others)
+        )
+        yield "/".join(parts[-length:]), path
+
+
+def hpa_in(path: Path) -> KubernetesObject:
+    """The HorizontalPodAutoscaler in a YAML file (the first one, other kinds passed over)."""
+    from analysis.files import read_documents
+
+    for document in read_documents(path, "HPA file"):
+        if isinstance(document, dict) and document.get("kind") == "HorizontalPodAutoscaler":
+            return document
+    raise BadInput(f"{path} holds no HorizontalPodAutoscaler", expected="an autoscaling/v2 manifest")

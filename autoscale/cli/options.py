@@ -1,0 +1,91 @@
+"""Options that several verbs share, or that would hide what a verb does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+DEFAULT_PROFILE = "llama-3.1-8b-1xl4"
+
+MetricsPath = Literal["stackdriver", "autoscalingmetric", "prometheus-adapter", "keda"]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+ProfileName = Annotated[str, typer.Option("--profile", "-p", help="Profile name, or a profile .yaml.")]
+MaybeProfile = Annotated[
+    str | None, typer.Option("--profile", "-p", help="Profile name, or a profile .yaml.")
+]
+Traffic = Annotated[
+    Path | None, typer.Option(help="Traffic: a load file (YAML) or a recorded trace.", exists=False)
+]
+Peak = Annotated[
+    float | None, typer.Option(help="Peak of the default traffic (a day in bursts), requests/s.")
+]
+TimeUnit = Annotated[
+    str | None,
+    typer.Option(
+        "--trace-time-unit",
+        metavar="UNIT",
+        help="Unit of the trace's timestamps: s | ms | us | ns; default the format's own, or that of Unix time.",
+    ),
+]
+RunDirectory = Annotated[Path | None, typer.Argument(help="Run directory; default the newest under runs/.")]
+Prometheus = Annotated[
+    str | None,
+    typer.Option(help="URL of Prometheus or Managed Prometheus; default the one noted in the run."),
+]
+Scrape = Annotated[
+    list[str] | None, typer.Option(help="A replica's address to scrape until the run ends; repeat.")
+]
+SampleStep = Annotated[float, typer.Option(help="Seconds between samples.", min=0.1)]
+Namespace = Annotated[str | None, typer.Option("--namespace", "-n", help="Only pods of this namespace.")]
+Selector = Annotated[str, typer.Option(help='More PromQL label matchers, such as job="vllm".')]
+ModelKept = Annotated[str | None, typer.Option(help="Model to keep; default the run's.")]
+TokenFile = Annotated[
+    Path | None, typer.Option(help="File with a bearer token for Prometheus (never on the command line).")
+]
+ApiKeyFile = Annotated[
+    Path | None,
+    typer.Option(help="With --scrape: file with the server's key; default OPENAI_API_KEY or VLLM_API_KEY."),
+]
+Headers = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="'Name: value' to send, such as a tenant; the value may be @FILE or $VARIABLE; repeat."
+    ),
+]
+CaFile = Annotated[Path | None, typer.Option(help="Certificates (PEM) of the CA that signed the server's.")]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Do not check the server's certificate.")]
+Runs = Annotated[
+    list[Path] | None,
+    typer.Argument(help="Run directories of one replica; default the newest under runs/."),
+]
+RunSlo = Annotated[
+    str | None,
+    typer.Option(help="For example ttft_p95=2s,tpot_p95=100ms; default the run's, else the profile's."),
+]
+Attainment = Annotated[
+    float | None,
+    typer.Option(help="Share of requests that must keep every bound; default the SLO's percentiles."),
+]
+MaxReplicas = Annotated[
+    int | None,
+    typer.Option(help="Most replicas; default what the traffic needs and a quarter more.", min=1),
+]
+Price = Annotated[float | None, typer.Option(help="Price of one accelerator hour.", min=0)]
+CurrentHpa = Annotated[Path | None, typer.Option(help="The HPA in use now, to set beside it.")]
+MeasuredFile = Annotated[
+    Path | None,
+    typer.Option(help="Measured cold start and metric delay (measured.yaml of `autoscale check`)."),
+]
+Against = Annotated[
+    Path | None, typer.Option(help="An older recommendation.json: does its target still hold?")
+]
+ConfirmingSeeds = Annotated[
+    int, typer.Option(help="Seeds that confirm the figures, at least: short traffic gets more.", min=2)
+]
+Jobs = Annotated[int | None, typer.Option(help="Processes; default one per core.", min=1)]
+ResultsDirectory = Annotated[
+    Path | None, typer.Option(help="Directory for the results; default the run directory.")
+]
+Explain = Annotated[bool, typer.Option("--explain", help="Show the path from data to number.")]

@@ -1,0 +1,222 @@
+"""Verbs of a run: collect its metrics, recommend, predict, report."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from analysis.errors import BadInput
+from analysis.redact import command_line
+from autoscale.cli.inputs import hpa_in, rates_of, run_path
+from autoscale.cli.options import (
+    Against,
+    ApiKeyFile,
+    Attainment,
+    CaFile,
+    ConfirmingSeeds,
+    CurrentHpa,
+    Explain,
+    Headers,
+    Insecure,
+    Jobs,
+    Json,
+    MaxReplicas,
+    MaybeProfile,
+    MeasuredFile,
+    ModelKept,
+    Namespace,
+    Peak,
+    Price,
+    Prometheus,
+    ResultsDirectory,
+    RunDirectory,
+    Runs,
+    RunSlo,
+    SampleStep,
+    Scrape,
+    Selector,
+    TimeUnit,
+    TokenFile,
+    Traffic,
+)
+from autoscale.cli.printing import show, show_json, show_paths
+from autoscale.show import progress
+
+
+def collect(
+    run: RunDirectory = None,
+    prometheus: Prometheus = None,
+    scrape: Scrape = None,
+    step: SampleStep = 1.0,
+    namespace: Namespace = None,
+    selector: Selector = "",
+    model: ModelKept = None,
+    token_file: TokenFile = None,
+    api_key_file: ApiKeyFile = None,
+    header: Headers = None,
+    ca_file: CaFile = None,
+    insecure: Insecure = False,
+    as_json: Json = False,
+) -> None:
+    """Collect the server's metrics of a run. From Prometheus afterwards, or by scraping replicas while the load runs."""
+    from analysis.access import KEY_VARIABLES, access
+    from analysis.run import read_header
+    from autoscale.observe.collect import collect as fill
+
+    if token_file and (scrape or api_key_file):
+        raise BadInput("--token-file is for Prometheus", next_step="with --scrape use --api-key-file")
+    if api_key_file and not scrape:
+        raise BadInput("--api-key-file is for --scrape", next_step="with Prometheus use --token-file")
+    going = access(
+        key_file=token_file or api_key_file,
+        key_option="--token-file" if token_file else "--api-key-file",
+        headers=header or (),
+        ca_file=ca_file,
+        insecure=insecure,
+        key_variables=KEY_VARIABLES if scrape else (),
+    )
+    path = run_path(run)
+    noted = None if scrape else read_header(path).get("prometheus")
+    source = prometheus or (str(noted) if noted else None)
+    with progress.bar() as report:
+        summary = fill(
+            path,
+            source,
+            scrape or (),
+            step_s=step,
+            namespace=namespace,
+            selector=selector,
+            model=model,
+            access=going,
+            progress=report,
+        )
+    if as_json:
+        show_json(summary)
+        return
+    _tell_collected(path, summary)
+
+
+def _tell_collected(path: Path, summary: Mapping[str, Any]) -> None:
+    low, high = summary["window_s"]
+    print(
+        f"{path}/metrics.parquet: {summary['rows']} rows of {len(summary['pods'])} replicas, {low:.0f} to {high:.0f} s, "
+        f"{len(summary['gaps'])} gaps"
+    )
+    for gap in summary["gaps"]:
+        print(f"  gap: {gap}")
+    for name in summary["other_models"]:
+        print(f"  left out: metrics of model {name}")
+    for note in summary["notes"]:
+        print(f"  note: {note}")
+
+
+def recommend(
+    runs: Runs = None,
+    profile: MaybeProfile = None,
+    traffic: Traffic = None,
+    trace_time_unit: TimeUnit = None,
+    peak: Peak = None,
+    slo: RunSlo = None,
+    attainment: Attainment = None,
+    max_replicas: MaxReplicas = None,
+    price: Price = None,
+    current: CurrentHpa = None,
+    measured: MeasuredFile = None,
+    against: Against = None,
+    seeds: ConfirmingSeeds = 4,
+    jobs: Jobs = None,
+    out: ResultsDirectory = None,
+    explain: Explain = False,
+    as_json: Json = False,
+) -> None:
+    """Find the cheapest HPA target that keeps the SLO. From load tests of one replica; with an interval and reasons."""
+    from autoscale.recommend import recommend as find
+    from autoscale.show.pages import recommendation_page
+    from autoscale.show.terminal.recommendation import recommendation_lines
+
+    progress.compiled_engine()
+    with progress.bar() as report:
+        result = find(
+            runs or None,
+            profile=profile,
+            traffic=traffic,
+            peak_rps=peak,
+            slo=slo,
+            attainment=attainment,
+            max_replicas=max_replicas,
+            price=price,
+            current=hpa_in(current) if current else None,
+            measured=measured,
+            against=against,
+            seeds=seeds,
+            jobs=jobs,
+            out=out,
+            command=command_line(sys.argv),
+            time_unit=trace_time_unit,
+            progress=report,
+            tell=progress.note,
+        )
+    page = recommendation_page(result, result.files[0].parent / "report.html")
+    if as_json:
+        show_json(result.document.as_json())
+    else:
+        show(*recommendation_lines(result.document, explain=explain))
+        show_paths([*result.files, page])
+    raise typer.Exit(0 if result.document.achieved else 1)
+
+
+def predict(
+    prompt_tokens: Annotated[
+        str, typer.Option(help="Lengths to predict for: fixed:N | uniform:A,B | normal:M,S | lognormal:M,S.")
+    ],
+    output_tokens: Annotated[str, typer.Option(help="The same for the answers.")],
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Run directories of one replica, any lengths; default the newest under runs/."),
+    ] = None,
+    profile: MaybeProfile = None,
+    slo: RunSlo = None,
+    rates: Annotated[
+        str | None,
+        typer.Option(help="Rates to look at, requests/s, for example 1,2,4; default up to saturation."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Predict a measured replica at other lengths. Capacity and latencies with other prompts and answers, with intervals."""
+    from autoscale.recommend.model.predict import as_json as plain
+    from autoscale.recommend.model.predict import predict as find
+    from autoscale.show.terminal.prediction import prediction_lines
+
+    asked = rates_of(rates)
+    progress.compiled_engine()
+    with progress.bar() as report:
+        found = find(
+            runs or None,
+            prompt_tokens,
+            output_tokens,
+            profile=profile,
+            slo=slo,
+            rates_rps=asked,
+            progress=report,
+        )
+    if as_json:
+        show_json(plain(found))
+    else:
+        show(*prediction_lines(found))
+    raise typer.Exit(0 if found.capacity is not None else 1)
+
+
+def report(
+    run: RunDirectory = None,
+    compare: Annotated[Path | None, typer.Option(help="Another run to set beside it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The page; default run.html in the run.")] = None,
+) -> None:
+    """Write a run, or two side by side, as a page. Load, latency, server signals, client verdict, replicas."""
+    from autoscale.show.pages import run_page
+
+    path = run_path(run)
+    print(run_page(path, compare, out or path / "run.html"))

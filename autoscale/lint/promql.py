@@ -1,0 +1,157 @@
+"""PromQL's tokens, and the series that a query selects: name, matchers, and the functions around it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from autoscale.kube.vllm_names import of_router, type_of
+
+Token = tuple[str, str]  # kind, text
+
+TOTALS, MEANS, EXTREMES = {"sum", "count"}, {"avg", "quantile", "stddev", "stdvar"}, {"max", "min"}
+AGGREGATES = TOTALS | MEANS | EXTREMES | {"group", "topk", "bottomk", "count_values"}
+RATES = {
+    "rate",
+    "irate",
+    "increase",
+    "delta",
+    "idelta",
+    "deriv",
+    "resets",
+    "changes",
+    "absent",
+    "present_over_time",
+}
+_WORDS = {"by", "without", "on", "ignoring", "group_left", "group_right", "bool", "offset", "and", "or", "unless", "inf", "nan"}  # fmt: skip
+LISTS = {"by", "without", "on", "ignoring", "group_left", "group_right"}
+_TOKEN = re.compile(
+    r"""\s+|\#[^\n]*|(?P<text>"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|`[^`]*`)|(?P<range>\[[^\]]*\])
+    |(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?:ms|[smhdwy]\w*)?)|(?P<name>[a-zA-Z_:][\w:]*)
+    |(?P<sign>==|!=|>=|<=|=~|!~|[-+*/%^<>=(){},@])|(?P<other>.)""",
+    re.X | re.S,
+)
+_MATCHER = re.compile(r"""([\w.]+|"[^"]+")\s*(=~|!~|!=|=)\s*(?:"((?:\\.|[^"\\])*)"|'((?:\\.|[^'\\])*)')""")
+
+
+@dataclass(frozen=True)
+class Selector:
+    """A series that a query asks for: its name, its label matchers, the functions around it from the outside in."""
+
+    name: str
+    matchers: tuple[tuple[str, str, str], ...]
+    inside: tuple[str, ...]
+
+    def pins(self, label: str) -> bool:
+        """Whether the label may have one value only."""
+        return any(key == label and operator == "=" for key, operator, _ in self.matchers)
+
+    @property
+    def counts_up(self) -> bool:
+        """Whether it is a counter, or a part of a histogram, whose growth nothing here takes."""
+        if set(self.inside) & RATES or self.inside[-1:] == ("count",) or of_router(self.name):
+            return False
+        known = type_of(self.name)
+        part = self.name.endswith(("_bucket", "_sum", "_count"))
+        if known is not None:
+            return known == "counter" or (known == "histogram" and part)
+        return self.name.endswith(("_total", "_bucket"))
+
+    @property
+    def of_engine(self) -> bool:
+        """Whether vLLM's pods export it themselves, under its name or with an underscore for the colon."""
+        plain = "vllm:" + self.name.removeprefix("vllm_") if self.name.startswith("vllm_") else self.name
+        return plain.startswith("vllm:") and not of_router(plain)
+
+
+def tokens_of(text: str) -> Iterator[Token]:
+    """(kind, text) without blanks and comments; a brace's content is one token of kind "labels"."""
+    position = 0
+    while position < len(text):
+        found = _TOKEN.match(text, position)
+        if found is None:  # the pattern takes any character: only for the type checker
+            return
+        position = found.end()
+        kind, word = found.lastgroup, found[0]
+        if kind == "sign" and word == "{":
+            end = position
+            while end < len(text) and text[end] != "}":
+                step = _TOKEN.match(text, end)
+                end = step.end() if step else end + 1
+            yield "labels", text[position:end]
+            position = end + 1
+        elif kind:
+            yield kind, word
+
+
+def selectors_of(tokens: list[Token]) -> Iterator[Selector]:
+    """The series that the tokens select, in the order in which they are written."""
+    stack: list[str] = []
+    skip_to = -1  # the depth above which the names are labels of a by, on or without
+    for index, (kind, word) in enumerate(tokens):
+        after = tokens[index + 1] if index + 1 < len(tokens) else ("", "")
+        before = tokens[index - 1] if index else ("", "")
+        if word == "(" and kind == "sign":
+            name = before[1].lower() if before[0] == "name" else ""
+            if skip_to < 0 and name in LISTS:
+                skip_to = len(stack)
+            if not name and _after_grouping(tokens, index):
+                name = _after_grouping(tokens, index)
+            stack.append(name)
+        elif word == ")" and kind == "sign":
+            if stack:
+                stack.pop()
+            if len(stack) <= skip_to:
+                skip_to = -1
+        elif skip_to >= 0:
+            continue
+        elif kind == "name" and after != ("sign", "(") and word.lower() not in _WORDS | AGGREGATES:
+            labels = after[1] if after[0] == "labels" else ""
+            yield _selector(word, labels, tuple(stack))
+        elif kind == "labels" and before[0] != "name":
+            yield _selector("", word, tuple(stack))
+
+
+def _after_grouping(tokens: list[Token], index: int) -> str:
+    """The aggregate of `sum by (x) (`: its name stands before the list of labels that ends just before `index`."""
+    if index == 0 or tokens[index - 1][1] != ")":
+        return ""
+    depth, place = 0, index - 1
+    while place >= 0:
+        depth += {")": 1, "(": -1}.get(tokens[place][1], 0)
+        if depth == 0:
+            break
+        place -= 1
+    grouping = place >= 2 and tokens[place - 1][1].lower() in ("by", "without")
+    return tokens[place - 2][1].lower() if grouping else ""
+
+
+def _selector(name: str, labels: str, inside: tuple[str, ...]) -> Selector:
+    found = tuple(
+        (m[1].strip('"'), m[2], m[3] if m[3] is not None else m[4]) for m in _MATCHER.finditer(labels)
+    )
+    for label, operator, value in found:
+        if label == "__name__" and not name:
+            name = value if operator == "=" else re.sub(r"^\^|\$$", "", value)
+    return Selector(name, tuple(m for m in found if m[0] != "__name__"), inside)
+
+
+def top_level(tokens: list[Token]) -> Iterator[int]:
+    """The places outside every parenthesis."""
+    depth = 0
+    for index, (kind, word) in enumerate(tokens):
+        if kind == "sign" and word in "()":
+            depth += 1 if word == "(" else -1
+        elif depth == 0:
+            yield index
+
+
+def closing(tokens: list[Token], opened: int) -> int:
+    """Where the parenthesis at `opened` ends; the last token when it never does."""
+    depth = 0
+    for index in range(opened, len(tokens)):
+        depth += {"(": 1, ")": -1}.get(tokens[index][1], 0) if tokens[index][0] == "sign" else 0
+        if depth == 0:
+            return index
+    return len(tokens) - 1

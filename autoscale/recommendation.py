@@ -1,0 +1,283 @@
+"""recommendation.json: the answer of `autoscale recommend`, as it is written and as everything after it reads it.
+
+Numbers that nothing is known of are NaN here and null in the file; a null that means "there is none" is None.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from analysis.errors import BadInput
+from analysis.files import read_json
+from analysis.numbers import known
+from autoscale.signal_target import SignalTarget
+from autoscale.typed_json import LeftOut, Name, Reading, decoded, encoded, whole
+
+SCHEMA_VERSION = 1
+EXPECTED = "a recommendation.json of `autoscale recommend`"
+
+Answer = Literal["autoscale", "do_not_autoscale", "infeasible", "need_more_data"]
+KubernetesObject = Mapping[str, Any]
+
+
+def _count(value: Any) -> int:
+    if whole(value) < 1:
+        raise ValueError
+    return whole(value)
+
+
+Count = Annotated[int, Reading("a whole number of at least 1", _count)]
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """A figure and its 95 % interval."""
+
+    value: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """(low, high), or the value twice when it has no interval; None when nothing is known."""
+        if known(self.low) and known(self.high):
+            return self.low, self.high
+        return (self.value, self.value) if known(self.value) else None
+
+
+@dataclass(frozen=True)
+class EstimatedRate(Estimated):
+    """Requests/s per replica, and how they were found. NaN: open to that side; a NaN value: only the bounds are known."""
+
+    how: str = ""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a setting does on the traffic: means over `seeds` simulations. Shares 0-1, times in s, cost in the price's unit.
+
+    The last three are not predicted yet; where a file holds them, a check holds the cluster to them.
+    """
+
+    setting: str
+    holds: bool
+    seeds: int
+    slo_attainment: Estimated = Estimated()
+    replica_hours: Estimated = Estimated()
+    accelerator_hours: Estimated = Estimated()
+    ttft_p99_s: Estimated = Estimated()
+    tpot_p99_s: Estimated = Estimated()
+    wasted_scale_outs: Estimated = Estimated()
+    flaps: Estimated = Estimated()
+    longest_breach_s: Estimated = Estimated()
+    cost: Estimated | None = None
+    peak_replicas: Annotated[Estimated | None, LeftOut] = None
+    ready_s: Annotated[Estimated | None, LeftOut] = None
+    recovery_s: Annotated[Estimated | None, LeftOut] = None
+
+
+@dataclass(frozen=True)
+class BestOfSignal:
+    """The best that one signal alone can do; when no target of it holds, what comes nearest, with `holds` false."""
+
+    quantity: Annotated[str | None, Name("averageValue")] = None
+    setting: str | None = None
+    holds: bool | None = None
+    slo_attainment: float | None = None
+    accelerator_hours: float | None = None
+    sentence: str = ""
+
+
+@dataclass(frozen=True)
+class AskedSlo:
+    """The SLO, the share that must keep every bound where one was given, and the term that binds first."""
+
+    text: str = ""
+    attainment: float | None = None
+    binding: str | None = None
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where runs, profile and traffic came from, and the command that was run."""
+
+    runs: tuple[str, ...] = ()
+    profile: str = ""
+    traffic: str = ""
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class MeasuredCapacity:
+    """What the first run says about one replica, without any model of the engine."""
+
+    knee: EstimatedRate = EstimatedRate()
+    saturated: EstimatedRate = EstimatedRate()
+    slo: EstimatedRate = EstimatedRate()
+    binds: str | None = None
+    per_term: Mapping[str, EstimatedRate] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    stages: tuple[str, ...] = ()
+    next_command: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelledCapacity(Estimated):
+    """The highest steady rate (requests/s) at which one replica holds the SLO by the model, and its mean signals there."""
+
+    waiting: float = math.nan
+    running: float = math.nan
+    kv_usage: float = math.nan
+
+
+@dataclass(frozen=True)
+class ReplicaCapacity:
+    """One replica under the SLO: by the run, by the model."""
+
+    measured: MeasuredCapacity | None = None
+    model: Annotated[ModelledCapacity | None, LeftOut] = None
+
+
+@dataclass(frozen=True)
+class ReplayedFigure:
+    """One figure of one stage of one run: measured, and by the fitted model."""
+
+    stage: int
+    figure: str
+    measured: float
+    modelled: float
+    error: float
+    run: int
+
+
+@dataclass(frozen=True)
+class EngineModel:
+    """Where the engine's parameters come from, the parameters, and, where they were fitted, how well they fit."""
+
+    source: str = ""
+    engine: Mapping[str, Any] = field(default_factory=dict)
+    replay_median_error: Annotated[Mapping[str, float] | None, LeftOut] = None
+    intervals: Annotated[Mapping[str, tuple[float, float]] | None, LeftOut] = None
+    confounded: Annotated[tuple[tuple[str, str], ...] | None, LeftOut] = None
+    stages_used: Annotated[tuple[int, ...] | None, LeftOut] = None
+    replay: Annotated[tuple[ReplayedFigure, ...] | None, LeftOut] = None
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why, as a code for machines and a sentence for people."""
+
+    code: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A setting that the search looked at, on its first seed; `stopped` says why it was not run to its end."""
+
+    setting: str
+    family: str
+    holds: bool
+    stopped: str | None
+    margin: float
+    accelerator_hours: float
+    wasted_scale_outs: int
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Whether the target of an older recommendation still holds.
+
+    holds      on average over seeds, with nothing started in vain; None: the old answer had no target
+    confident  with 95 % confidence, and for a replica as slow as the run allows, as a choice has to
+    """
+
+    holds: bool | None
+    confident: Annotated[bool | None, LeftOut] = None
+    sentence: str = ""
+    attainment: Annotated[float | None, LeftOut] = None
+    accelerator_hours: Annotated[float | None, LeftOut] = None
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The whole document. Only the answer must be there: a file of another hand may hold less than ours do.
+
+    predicted            the recommended setting on replicas that are `slower_than_fitted`, by that share
+    predicted_as_fitted  the same on replicas as fitted, where that differs
+    hpa                  autoscaling/v2, as `autoscale recommend` writes it to hpa.yaml; None when nothing scales
+    """
+
+    schema_version: int = field(default=SCHEMA_VERSION, kw_only=True)
+    answer: Answer
+    profile: str | None = None
+    provenance: Provenance = Provenance()
+    slo: AskedSlo = AskedSlo()
+    metrics: tuple[SignalTarget, ...] = ()
+    min_replicas: Annotated[Count | None, Name("minReplicas")] = None
+    max_replicas: Annotated[Count | None, Name("maxReplicas")] = None
+    behavior: KubernetesObject | None = None
+    hpa: KubernetesObject | None = None
+    predicted: Forecast | None = None
+    slower_than_fitted: float = 0.0
+    predicted_as_fitted: Forecast | None = None
+    static_fleet: Forecast | None = None
+    tutorial_default: Forecast | None = None
+    current: Forecast | None = None
+    best_hpa: Forecast | None = None
+    alternatives: Mapping[str, BestOfSignal] = field(default_factory=dict)
+    capacity_rps: ReplicaCapacity = ReplicaCapacity()
+    model_error: EngineModel = EngineModel()
+    reasons: tuple[Reason, ...] = ()
+    notes: tuple[str, ...] = ()
+    candidates: tuple[Tried, ...] = ()
+    traffic: Mapping[str, Any] = field(default_factory=dict)
+    drift: Annotated[Drift | None, LeftOut] = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether what is recommended keeps the SLO."""
+        return self.predicted is not None and self.predicted.holds
+
+    @property
+    def achieved(self) -> bool:
+        """Whether there is something to run, an HPA or a standing fleet, and it keeps the SLO."""
+        return self.answer in ("autoscale", "do_not_autoscale") and self.holds
+
+    def as_json(self) -> dict[str, Any]:
+        """The document as recommendation.json holds it."""
+        return dict(encoded(self))
+
+
+def write(recommendation: Recommendation, path: Path) -> None:
+    """Write a document atomically."""
+    temporary = path.with_suffix(".tmp")
+    text = json.dumps(recommendation.as_json(), indent=2, allow_nan=False)
+    temporary.write_text(text + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read(path: Path | str) -> Recommendation:
+    """A recommendation.json. Raises BadInput, naming the field, when it is not one."""
+    content = read_json(path, "recommendation", EXPECTED)
+    if "answer" not in content:
+        raise BadInput(f"{path} is not a recommendation", expected=EXPECTED)
+    if (version := content.get("schema_version")) != SCHEMA_VERSION:
+        raise BadInput(
+            f"{path}: schema_version",
+            value=version,
+            expected=f"{SCHEMA_VERSION}, which this version writes and reads",
+            next_step="run `autoscale recommend` again",
+        )
+    return parse(content, f"{path}:")
+
+
+def parse(content: object, source: str = "recommendation") -> Recommendation:
+    """The object of a recommendation.json; `source` opens the sentence of what is refused. Raises BadInput."""
+    return decoded(Recommendation, content, source)

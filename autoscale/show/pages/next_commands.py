@@ -1,0 +1,63 @@
+"""What to do after a recommendation, as commands in the order to run them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+
+from autoscale.profiles import names
+from autoscale.recommend import Recommended
+
+
+def next_commands(result: Recommended) -> Iterator[tuple[str, str]]:
+    """(what it does, command) in the order to run them, for the answer at hand."""
+    made, deploy = result.document, result.scenario.profile.deploy
+    answer, name = made.answer, result.scenario.profile.name
+    file = shlex.quote(str(result.files[0])) if result.files else "recommendation.json"
+    profile = shlex.quote(name if name in names() else f"{name}.yaml")
+    again = "autoscale recommend runs/NEW --profile " + profile
+    if answer == "autoscale":
+        yield (
+            "write the whole set around the HPA",
+            f"autoscale manifests {profile} --recommendation {file} --out manifests",
+        )
+        yield "look for what could go wrong", "autoscale lint manifests"
+        hpa = next((str(f) for f in result.files if f.name == "hpa.yaml"), "hpa.yaml")
+        yield "apply the HPA alone", f"kubectl apply -f {shlex.quote(hpa)}"
+        yield "prove that it scales out as predicted", _check(result, file)
+    elif answer == "do_not_autoscale":
+        where = f"--namespace {shlex.quote(deploy.namespace)}"
+        yield (
+            "remove an HPA that is there",
+            f"kubectl delete hpa {shlex.quote(deploy.hpa_name)} {where} --ignore-not-found",
+        )
+        kind = f"{deploy.kind.lower()}/{deploy.name}"
+        yield (
+            "keep the replicas standing",
+            f"kubectl scale {shlex.quote(kind)} --replicas={made.min_replicas} {where}",
+        )
+    elif answer == "infeasible":
+        yield "ask for less", f"autoscale recommend --profile {profile} --slo 'ttft_p95=5s,tpot_p95=200ms'"
+        yield "allow more replicas", f"autoscale recommend --profile {profile} --max-replicas N"
+    else:
+        measured = made.capacity_rps.measured
+        sweep = (measured.next_command if measured else None) or (
+            "locust -f loadgen/completions.py --headless --host URL --stages 1:120,2:120,4:120,8:120 "
+            "--prompt-tokens uniform:100,1500 --output-tokens uniform:50,250"
+        )
+        yield "measure again on one quiet replica", f"{sweep} --run-dir runs/NEW"
+        yield "fetch the server's metrics", "autoscale collect runs/NEW --prometheus URL"
+        yield "ask again", again
+    if answer in ("autoscale", "do_not_autoscale"):
+        yield "later, after a new measurement: does it still hold?", f"{again} --against {file}"
+
+
+def _check(result: Recommended, file: str) -> str:
+    fewest, deploy = result.document.min_replicas or 1, result.scenario.profile.deploy
+    point = result.decision.capacity
+    rate = (fewest + 0.5) * point.rate_rps if point else 5.0
+    load = f"locust -f loadgen/completions.py --host URL --rate {rate:.2g} -t 1800s"
+    return (
+        f"autoscale check --namespace {shlex.quote(deploy.namespace)} --hpa {shlex.quote(deploy.hpa_name)} "
+        f"--expect {file} --load {shlex.quote(load)}"
+    )

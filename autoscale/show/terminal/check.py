@@ -1,0 +1,76 @@
+"""A check on the terminal: while it runs, and its verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.text import Text
+
+from autoscale.check import CheckResult, WatchState
+from autoscale.show.terminal.findings import SEVERITIES
+from autoscale.show.terminal.layout import number, plain_table
+from autoscale.show.words import seconds
+
+MARKS = {"pass": ("ok", "green"), "fail": ("FAIL", "red")}
+
+
+def check_lines(result: CheckResult) -> Iterator[RenderableType]:
+    """Preflight findings, phases of each scale-out, the verdict per criterion."""
+    for finding in result.findings:
+        yield Text.assemble(
+            (f"{finding.severity:<8}", f"bold {SEVERITIES.get(finding.severity, 'cyan')}"),
+            (finding.code, "bold"),
+            f"  {finding.cause}",
+        )
+        if finding.fix:
+            yield Padding(Text(f"fix: {finding.fix}", style="green"), (0, 0, 0, 8))
+    past = result.judgement.history
+    for k, out in enumerate(past.scale_outs, 1):
+        made = plain_table(f"scale-out {k}: {out.before} to {out.after} replicas", "seconds", "")
+        made.columns[2].justify = "left"  # bars
+        longest = max((p.seconds for p in out.phases if math.isfinite(p.seconds)), default=1.0)
+        for phase in out.phases:
+            share = phase.seconds / longest if math.isfinite(phase.seconds) and longest else 0
+            made.add_row(
+                phase.name.replace("_", " "),
+                number(phase.seconds),
+                Text("▇" * max(0, round(30 * share)), "cyan"),
+            )
+        yield made
+    verdict = plain_table("criterion", "", "evidence")
+    verdict.columns[2].justify = "left"
+    for criterion in result.judgement.criteria:
+        mark, colour = MARKS.get(criterion.outcome, ("not judged", "yellow"))
+        verdict.add_row(criterion.code, Text(mark, f"bold {colour}"), criterion.sentence)
+    yield verdict
+    passed = result.passed
+    yield Text(
+        f"\n{'PASSED' if passed else 'NOT PASSED'}: {result.ended}",
+        style="bold green" if passed else "bold red",
+    )
+
+
+def state_line(state: WatchState) -> str:
+    """The state of a running check in one line that changes only when something does."""
+    metrics = ", ".join(
+        f"{name.split('|')[-2] if '|' in name else name} {usage:g} of {target:g}"
+        for name, (usage, target) in state.metrics.items()
+    )
+    return f"  desired {state.desired}, ready {state.ready}; {metrics or 'no metric yet'}"
+
+
+def live_view(state: WatchState) -> Group:
+    """The live view of a running check."""
+    made = plain_table("", "")
+    made.add_row("elapsed", seconds(state.elapsed_s))
+    made.add_row("replicas", f"{state.ready} ready, {state.desired} desired")
+    for name, (usage, target) in state.metrics.items():
+        made.add_row(name, f"{usage:g} of {target:g}")
+    made.add_row("next HPA sync", seconds(max(0.0, state.next_sync_s - state.time_s)))
+    for out in state.past.scale_outs[-1:]:
+        for phase in out.phases:
+            made.add_row(f"  {phase.name}", f"{number(phase.seconds)} s")
+    return Group(made)

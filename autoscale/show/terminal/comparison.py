@@ -1,0 +1,49 @@
+"""Simulated settings side by side on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group
+from rich.text import Text
+
+from autoscale.recommend.choice.scenario import Scenario
+from autoscale.show.terminal.layout import money, number, plain_table
+from autoscale.show.words import seconds
+
+
+def comparison_table(
+    content: Mapping[str, Mapping[str, Any]], scenario: Scenario, *, slo_given: bool = True
+) -> Group:
+    """Settings side by side: one column each; `slo_given` is false when the SLO is the profile's own."""
+    made = plain_table("", *content)
+    rows = {
+        "SLO": lambda f: "kept" if f["holds"] else "broken",
+        "requests in bounds": lambda f: number(f["attainment"], ".2%"),
+        "  95 % interval": lambda f: (
+            f"{number(f['attainment_low'], '.2%')} to {number(f['attainment_high'], '.2%')}"
+            if f["seeds"] > 1
+            else "- (one seed)"
+        ),
+        "TTFT p99": lambda f: seconds(f["ttft_p99_s"]),
+        "TPOT p99": lambda f: seconds(f["tpot_p99_s"]),
+        "longest time over SLO": lambda f: seconds(f["longest_breach_s"]),
+        "replica-hours": lambda f: number(f["replica_hours"]),
+        "accelerator-hours": lambda f: number(f["accelerator_hours"]),
+        "cost": lambda f: money(f["cost"]),
+        "wasted scale-outs": lambda f: number(f["wasted_scale_outs"]),
+        "flaps": lambda f: number(f["flaps"]),
+        "lost requests": lambda f: number(f["lost_requests"]),
+        "rejected (too long)": lambda f: number(f["rejected_requests"]),
+    }
+    for label, cell in rows.items():
+        made.add_row(label, *(cell(figures) for figures in content.values()))
+    plan = scenario.plan
+    head = (
+        f"{scenario.profile.name}, {plan.expected_requests:,.0f} requests over {plan.duration_s / 3600:.1f} h, "
+        f"SLO {scenario.slo}"
+    )
+    if not slo_given:
+        head += " (the profile's; --slo sets another)"
+    return Group(Text(head, style="dim"), made)

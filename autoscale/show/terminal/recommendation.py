@@ -1,0 +1,127 @@
+"""A recommendation on the terminal: the answer, the comparison, the reasons, the path from data to number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from analysis.numbers import known
+from autoscale.recommendation import Estimated, Forecast, Recommendation
+from autoscale.show import words
+from autoscale.show.terminal.layout import bullet, money, number, plain_table
+
+COLOURS = {
+    "autoscale": "green",
+    "do_not_autoscale": "yellow",
+    "infeasible": "red",
+    "need_more_data": "yellow",
+}
+SHOWN_CANDIDATES = 25
+
+
+def recommendation_lines(made: Recommendation, *, explain: bool = False) -> Iterator[RenderableType]:
+    """The answer, the comparison, the reasons; with `explain` the path from data to number."""
+    colour = COLOURS[made.answer]
+    yield Text()
+    yield Panel(
+        Group(*_answer(made)),
+        title=Text(words.HEADLINES[made.answer], style=f"bold {colour}"),
+        title_align="left",
+        width=100,
+    )
+    compared = {name: forecast for name, forecast in words.settings(made).items() if name != "best HPA"}
+    if compared:
+        yield _comparison(compared)
+        for name, forecast in compared.items():
+            yield Text(f"  {name}: {forecast.setting}", style="dim")
+    yield Text("\nWhy", style="bold")
+    for reason in made.reasons:
+        yield bullet(reason.sentence, colour)
+    if made.drift:
+        yield Text(f"\nThe old target: {made.drift.sentence}", style="bold")
+    if explain:
+        yield from _path(made)
+
+
+def _answer(made: Recommendation) -> Iterator[Text]:
+    for target in made.metrics:
+        low, high = target.interval or (target.quantity, target.quantity)
+        yield Text.assemble(
+            (f"averageValue {target.quantity}", "bold"),
+            f" {words.UNITS[target.signal]} per replica   (interval {low} to {high})",
+        )
+        yield Text(f"  {target.metric}", style="dim")
+    if made.answer == "do_not_autoscale":
+        yield Text(f"Keep {made.min_replicas} replicas standing.", style="bold")
+    if made.metrics:
+        yield Text(
+            f"minReplicas {made.min_replicas}, maxReplicas {made.max_replicas}, {words.pace(made.behavior)}"
+        )
+    yield Text(f"SLO {made.slo.text}   profile {made.profile}", style="dim")
+    yield Text(f"traffic {made.provenance.traffic}", style="dim")
+    if made.slower_than_fitted:
+        slower = f"{made.slower_than_fitted:.1%} slower than fitted"
+        yield Text(f"figures for replicas {slower}, as slow as the run allows", style="dim")
+    if measured := made.capacity_rps.measured:
+        knee, slo = _rate(measured.knee), _rate(measured.slo)
+        yield Text(f"measured: knee {knee}, SLO holds up to {slo} per replica", style="dim")
+
+
+def _rate(rate: Estimated) -> str:
+    if not known(rate.value):
+        return f"at least {number(rate.low, '.3g')} req/s"
+    top = number(rate.high, ".3g") if known(rate.high) else "open"
+    return f"{rate.value:.3g} req/s ({number(rate.low, '.3g')} to {top})"
+
+
+def _comparison(compared: Mapping[str, Forecast]) -> Table:
+    made = plain_table(
+        "", "SLO", "in bounds", "TTFT p99", "TPOT p99", "accelerator-h", "cost", "wasted", "flaps"
+    )
+    for name, forecast in compared.items():
+        hours = forecast.accelerator_hours
+        spread = (hours.high - hours.low) / 2 if known(hours.high) else 0.0
+        made.add_row(
+            name,
+            Text("kept", "green") if forecast.holds else Text("broken", "red"),
+            number(forecast.slo_attainment.value, ".2%"),
+            words.seconds(forecast.ttft_p99_s.value),
+            words.seconds(forecast.tpot_p99_s.value),
+            number(hours.value) + (f" ±{spread:,.1f}" if spread else ""),
+            money(forecast.cost.value if forecast.cost else None),
+            number(forecast.wasted_scale_outs.value, ".1f"),
+            number(forecast.flaps.value, ".1f"),
+        )
+    return made
+
+
+def _path(made: Recommendation) -> Iterator[RenderableType]:
+    yield Text("\nFrom data to number", style="bold")
+    if measured := made.capacity_rps.measured:
+        for line in (*measured.stages, *measured.notes):
+            yield bullet(line)
+    model = made.model_error
+    yield Text(f"\nEngine model: {model.source}")
+    errors = plain_table("quantity", "replay error (median over stages)")
+    for figure, error in (model.replay_median_error or {}).items():
+        errors.add_row(figure, number(error, ".1%"))
+    if errors.row_count:
+        yield errors
+    for a, b in model.confounded or ():
+        yield Text(f"  this run cannot tell {a} from {b}: their split follows the profile's prior")
+    tried = plain_table(
+        "candidates (first seed)", "margin", "accelerator-h", "wasted", "verdict", title="\nWhat was tried"
+    )
+    for row in made.candidates[:SHOWN_CANDIDATES]:
+        tried.add_row(
+            row.setting,
+            number(row.margin, "+.2%"),
+            number(row.accelerator_hours),
+            str(row.wasted_scale_outs),
+            words.became(row.holds, row.stopped),
+        )
+    yield tried

@@ -1,0 +1,151 @@
+"""Words, units and number formats of everything that people see: tables on the terminal and pages say the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from autoscale.recommendation import Answer, Forecast, KubernetesObject, Recommendation
+
+DASH = "–"  # in a page where there is no figure; the terminal has a hyphen
+
+HEADLINES: dict[Answer, str] = {
+    "autoscale": "Autoscale",
+    "do_not_autoscale": "Do not autoscale",
+    "infeasible": "This SLO cannot be met",
+    "need_more_data": "More data is needed",
+}
+UNITS = {"waiting": "requests waiting", "running": "requests running", "kv_usage": "of the KV cache"}
+COEFFICIENTS = {
+    "base_s": "every step",
+    "per_sequence_s": "per running request",
+    "per_kv_token_s": "per token in the KV cache",
+    "per_prefill_token_s": "per prompt token processed",
+    "request_overhead_s": "per request, outside the step",
+}
+QUANTITIES = {
+    "throughput_rps": "throughput (requests/s)",
+    "ttft_p50_s": "TTFT p50 (s)",
+    "ttft_p95_s": "TTFT p95 (s)",
+    "tpot_p50_s": "TPOT p50 (s)",
+    "running": "running (requests)",
+    "waiting": "waiting (requests)",
+    "kv_usage": "KV used (share)",
+    "preemptions": "preemptions (per stage)",
+}
+
+
+def settings(made: Recommendation) -> dict[str, Forecast]:
+    """What the recommendation was compared with, itself included, each under its name; what there is none of is absent."""
+    roles = {
+        "recommended": made.predicted,
+        "tutorial default": made.tutorial_default,
+        "standing fleet": made.static_fleet,
+        "best HPA": made.best_hpa,
+        "current HPA": made.current,
+    }
+    return {name: forecast for name, forecast in roles.items() if forecast is not None}
+
+
+def became(holds: bool, stopped: str | None) -> str:
+    """What became of a setting that the search tried."""
+    return "holds" if holds else f"stopped: {stopped}" if stopped else "breaks"
+
+
+# Numbers
+
+
+def number(value: float | None, form: str = ",.3g", none: str = DASH) -> str:
+    """A number, in three digits unless `form` says otherwise; `none` when there is none."""
+    return none if value is None or not math.isfinite(value) else format(value, form)
+
+
+def share(value: float | None, digits: int = 1) -> str:
+    """A share (0-1) as a percentage, kept within 0 and 100; a dash when there is none."""
+    if value is None or not math.isfinite(value):
+        return DASH
+    return f"{100 * min(max(value, 0.0), 1.0):.{digits}f}%"
+
+
+def seconds(value: float | None, none: str = "-") -> str:
+    """A duration to three digits: 45 ms, 1.23 s, 12 min; `none` when there is none."""
+    if value is None or not math.isfinite(value):
+        return none
+    if value < 1:
+        return f"{value * 1e3:.0f} ms"
+    return f"{value:.3g} s" if value < 120 else f"{value / 60:.0f} min"
+
+
+def span(value: float | None) -> str:
+    """A duration in whole units: 0 s, 45 ms, 1.23 s, 40 s, 12 min, 3.0 h; a dash when there is none."""
+    if value == 0:
+        return "0 s"
+    if value is not None and math.isfinite(value):
+        if value >= 7200:
+            return f"{value / 3600:.1f} h"
+        if 10 <= value < 120:
+            return f"{value:.0f} s"
+    return seconds(value, DASH)
+
+
+def small_time(value_s: float) -> str:
+    """A time that may be nanoseconds: 20.5 ms, 17.4 µs, 0.115 µs."""
+    return f"{value_s * 1e3:.3g} ms" if value_s >= 1e-3 else f"{value_s * 1e6:.3g} µs"
+
+
+def money(value: float | None, none: str = DASH) -> str:
+    """A cost in the unit of the price: two decimals below 100, none above; `none` when there is none."""
+    return number(value, ",.2f" if value is not None and value < 100 else ",.0f", none)
+
+
+def counted(count: int, noun: str) -> str:
+    """1 replica, 2 replicas."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def clock(time_s: float) -> str:
+    """A moment of a run as hours, minutes and seconds: 1:16:05."""
+    minutes, second = divmod(abs(round(time_s)), 60)
+    return f"{'-' if time_s < 0 else ''}{minutes // 60}:{minutes % 60:02}:{second:02}"
+
+
+def change(before: float, after: float) -> str:
+    """How far `after` lies from `before`, relatively; a dash when either is not known or `before` is zero."""
+    if not (math.isfinite(before) and math.isfinite(after)) or before == 0:
+        return DASH
+    return f"{after / before - 1:+.1%}"
+
+
+# An HPA's behavior
+
+
+def pace(behavior: KubernetesObject | None) -> str:
+    """The behaviour of a recommendation in half a line."""
+    if not behavior:
+        return "no behavior block"
+    up, down = (behavior[key]["stabilizationWindowSeconds"] for key in ("scaleUp", "scaleDown"))
+    later = f"scale-up after {up} s, " if up else ""
+    return f"{later}scale-down window {down} s, one replica a minute"
+
+
+def pace_each_way(behavior: KubernetesObject | None) -> Iterator[str]:
+    """The behaviour in full, one sentence per direction."""
+    for key, verb, side in (("scaleUp", "up", "above"), ("scaleDown", "down", "below")):
+        if behavior is None:
+            return
+        rules = behavior.get(key) or {}
+        window = rules.get("stabilizationWindowSeconds")
+        steps = _steps(rules.get("policies") or [])
+        waits = "at once" if window == 0 else "" if window is None else f"after {span(float(window))} {side}"
+        larger = (
+            ", whichever is more" if " or " in steps and rules.get("selectPolicy", "Max") == "Max" else ""
+        )
+        yield f"{verb}: " + ", ".join(part for part in (waits, f"{steps}{larger}" if steps else "") if part)
+
+
+def _steps(policies: Sequence[Mapping[str, Any]]) -> str:
+    return " or ".join(
+        f"{p['value']}{'%' if p['type'] == 'Percent' else ' replica' + 's' * (p['value'] != 1)} in {p['periodSeconds']} s"
+        for p in policies
+    )

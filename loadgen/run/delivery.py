@@ -1,0 +1,97 @@
+"""Offered against delivered load of a run that goes on: what the plan has due, and what the workers' samples say was sent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loadgen.plan.traffic import LoadPlan
+from loadgen.run.vitals import ClientSample
+
+
+class DeliveredRate(NamedTuple):
+    """One interval: its end in s since the start, and requests/s that were offered and delivered (sent) in it."""
+
+    end_s: float
+    offered_rps: float
+    delivered_rps: float
+
+
+class Delivery:
+    """Holds the samples of all workers; `plan` is None where the load follows no plan of its own (users, a search)."""
+
+    def __init__(self, plan: LoadPlan | None) -> None:
+        self._plan, self._due = plan, None if plan is None else DueCounter(plan)
+        self._samples: dict[str, list[ClientSample]] = {}
+
+    @property
+    def planned(self) -> bool:
+        """Whether there is a plan."""
+        return self._plan is not None
+
+    @property
+    def samples(self) -> Mapping[str, Sequence[ClientSample]]:
+        """All samples by worker."""
+        return self._samples
+
+    def add(self, worker: str, samples: Sequence[ClientSample]) -> None:
+        """Further samples of one worker."""
+        self._samples.setdefault(worker, []).extend(samples)
+
+    def sent(self, worker: str) -> int:
+        """How many requests this worker has sent, as far as it said."""
+        samples = self._samples.get(worker)
+        return samples[-1].sent if samples else 0
+
+    def rates(self, most: int) -> list[DeliveredRate]:
+        """About `most` intervals so far.
+
+        Offered are the requests that the plan's draw has due in the interval, so that a client which keeps up delivers
+        them all. A closed loop offers what it delivers; so does a search, whose plan is its probes.
+        """
+        samples = [own for own in self._samples.values() if own]
+        until_s = min((own[-1].time_s for own in samples), default=0.0)
+        # the second that has just begun says nothing yet
+        if self._plan is None or until_s < self._plan.duration_s:
+            until_s = float(int(until_s))
+        else:
+            until_s = self._plan.duration_s
+        if until_s <= 0:
+            return []
+        edges_s = np.append(np.arange(0.0, until_s, math.ceil(until_s / most)), until_s)
+        sent = np.zeros(len(edges_s))
+        for own in samples:
+            sent += np.interp(edges_s, [0.0, *(s.time_s for s in own)], [0, *(s.sent for s in own)])
+        delivered = np.diff(sent) / np.diff(edges_s)
+        offered = delivered if self._due is None else np.diff(self._due.until(edges_s)) / np.diff(edges_s)
+        rows = zip(edges_s[1:].tolist(), offered.tolist(), delivered.tolist(), strict=True)
+        return [DeliveredRate(*row) for row in rows]
+
+
+class DueCounter:
+    """Counts the requests of a plan that are due in each second, drawn as far as asked."""
+
+    def __init__(self, plan: LoadPlan) -> None:
+        self._chunks = plan.arrivals(1024)
+        self._duration_s = plan.duration_s
+        self._drawn_s = 0.0
+        self._per_second: list[int] = []
+
+    def until(self, edges_s: NDArray[np.float64]) -> NDArray[np.float64]:
+        """How many are due until each of these instants, which are whole seconds or the end of the plan."""
+        while self._drawn_s < edges_s[-1]:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                self._drawn_s = math.inf
+                break
+            self._drawn_s = float(chunk.due_s[-1])
+            seconds, counts = np.unique(chunk.due_s.astype(np.int64), return_counts=True)
+            self._per_second += [0] * (int(seconds[-1]) + 1 - len(self._per_second))
+            for second, count in zip(seconds.tolist(), counts.tolist(), strict=True):
+                self._per_second[second] += count
+        ends_s = np.minimum(np.arange(len(self._per_second) + 1), self._duration_s)
+        return np.interp(edges_s, ends_s, np.cumsum([0, *self._per_second]))

@@ -1,0 +1,98 @@
+"""The framing of one HTTP/1.1 response: its head, where its body lies in the bytes, whether it is complete. Pure."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from email.utils import parsedate_to_datetime
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loadgen.wire import scan
+
+RETRY_AFTER = re.compile(rb"\r\nretry-after:([^\r\n]{1,40})", re.IGNORECASE)
+HEAD_LIMIT = 65_536  # bytes of headers after which the peer is not taken for an HTTP server
+
+
+class Head(NamedTuple):
+    """Status line and the headers that matter. `length` is the body's size; None: chunked, or up to the close."""
+
+    http_status: int
+    body_start: int  # offset of the first body byte
+    chunked: bool
+    length: int | None
+    keep_alive: bool
+    event_stream: bool
+
+
+def parse_head(data: bytes) -> Head | None:
+    """The head at the start of `data`, interim 1xx answers skipped; None while it is not complete.
+
+    Raises ValueError when it cannot be the head of an HTTP/1 response.
+    """
+    start = 0
+    while True:
+        if not data.startswith(b"HTTP/1.", start) and not b"HTTP/1.".startswith(data[start : start + 7]):
+            raise ValueError(f"not an HTTP response: {data[start : start + 40]!r}")
+        end = data.find(b"\r\n\r\n", start)
+        if end < 0:
+            if len(data) - start > HEAD_LIMIT:
+                raise ValueError(f"no end of headers within {HEAD_LIMIT} bytes")
+            return None
+        lines = data[start:end].lower().split(b"\r\n")
+        http_status = int(lines[0][9:12])
+        if http_status >= 200:
+            break
+        start = end + 4
+    headers = dict(line.split(b":", 1) for line in lines[1:] if b":" in line)
+    chunked = b"chunked" in headers.get(b"transfer-encoding", b"")
+    length = headers.get(b"content-length")
+    size = 0 if http_status in (204, 304) else int(length) if length is not None and not chunked else None
+    persistent = b"keep-alive" if lines[0].startswith(b"http/1.1") else b"close"
+    connection = headers.get(b"connection", persistent)
+    return Head(
+        http_status,
+        end + 4,
+        chunked,
+        size,
+        b"close" not in connection and (chunked or size is not None),
+        b"event-stream" in headers.get(b"content-type", b""),
+    )
+
+
+def is_complete(head: Head, raw: bytes) -> bool:
+    """Whether `raw`, a response from its first byte, holds the whole body; never true for one that ends by closing."""
+    if head.chunked:
+        return scan.chunks(raw, head.body_start)[2]
+    return head.length is not None and len(raw) >= head.body_start + head.length
+
+
+def retry_after_s(reads: Sequence[bytes], now_unix_s: float) -> float:
+    """The seconds that the server asks to wait in Retry-After (a number, or a date); NaN where it asks nothing."""
+    text = retry_after_header(b"".join(reads[:2])[:HEAD_LIMIT].split(b"\r\n\r\n", 1)[0])
+    if text is None:
+        return math.nan
+    try:
+        wait_s = float(text) if text.isdigit() else parsedate_to_datetime(text).timestamp() - now_unix_s
+    except (ValueError, OverflowError):
+        return math.nan
+    return max(0.0, wait_s)
+
+
+def retry_after_header(head: bytes) -> str | None:
+    """The value of the header in the bytes of a head."""
+    found = RETRY_AFTER.search(head)
+    return None if found is None else found[1].decode("latin-1").strip()
+
+
+def response_body(raw: bytes, head: Head) -> tuple[bytes, NDArray[np.int64], NDArray[np.int64], bool]:
+    """The body, where the pieces of it begin and end in `raw`, and whether the framing says that it is complete."""
+    if head.chunked:
+        starts, ends, complete = scan.chunks(raw, head.body_start)
+        return scan.joined_chunks(raw, starts, ends), starts, ends, complete
+    end = len(raw) if head.length is None else min(head.body_start + head.length, len(raw))
+    complete = head.length is not None and len(raw) >= head.body_start + head.length
+    return raw[head.body_start : end], np.array([head.body_start]), np.array([end]), complete
