@@ -16,10 +16,12 @@ import yaml
 from analysis import run as runs
 from analysis.errors import BadInput, BadRun
 from autoscale import check_command
-from autoscale.check import check, evidence, replay
+from autoscale.check import evidence, judge_again, prove
+from autoscale.check.feeding import RESOURCES
+from autoscale.check.live_view import settled
+from autoscale.check.records import Resize
 from autoscale.check.scaleout import history
-from autoscale.check.timeline import Decision, Timeline
-from autoscale.check.watch import RESOURCES, settled
+from autoscale.check.timeline import Timeline
 from autoscale.kube.cluster import ClusterError, Observation, read_observations
 from autoscale.kube.live import LiveCluster
 from autoscale.observe.fleet_door import FleetDoor
@@ -100,7 +102,7 @@ def test_a_recorded_cluster_is_checked_through_the_api(server, fixtures_dir, tmp
     run_dir = tmp_path / "run"
 
     def run():
-        box["result"] = check(
+        box["result"] = prove(
             cluster, namespace, hpa, run_dir, sample_s=0.02, settle_s=None, progress=states.append, stop=stop
         )
 
@@ -125,7 +127,7 @@ def test_a_recorded_cluster_is_checked_through_the_api(server, fixtures_dir, tmp
     assert states[-1].metrics
     assert server.scaled == [], "a check changes nothing"
     answer = json.loads((run_dir / "check.json").read_text())
-    again = replay(run_dir)
+    again = judge_again(run_dir)
     assert [c.outcome for c in again.judgement.criteria] == [c.outcome for c in result.judgement.criteria]
     assert json.loads((run_dir / "check.json").read_text())["scale_outs"] == answer["scale_outs"]
     table = runs.read(run_dir).replicas
@@ -135,7 +137,7 @@ def test_a_recorded_cluster_is_checked_through_the_api(server, fixtures_dir, tmp
     )
     assert runs.read(run_dir).events
     with pytest.raises(BadRun, match="already holds the evidence"):
-        check(cluster, namespace, hpa, run_dir)
+        prove(cluster, namespace, hpa, run_dir)
 
 
 @pytest.fixture
@@ -176,7 +178,7 @@ def test_the_weights_read_rate_is_measured_where_log_and_profile_tell(logged, tm
     expect = None
     if name := given.get("expect"):
         expect = tmp_path / "recommendation.json"
-        expect.write_text(json.dumps({"answer": "autoscale", "profile": name, "schema_version": 1}))
+        expect.write_text(json.dumps({"schema_version": 1, "answer": "autoscale", "profile": name}))
     nothing = dict.fromkeys(("fleet", "hpa", "context", "load", "scale_to", "out"))
     check_command.run(
         **nothing, namespace="", expect=expect, timeout_s=1, replay_dir=logged, profile=given.get("profile")
@@ -199,21 +201,21 @@ def test_a_profile_that_is_not_there_is_refused_before_the_watch(logged):
 
 
 def test_an_hpa_that_is_not_there_ends_the_check_at_once(server, tmp_path):
-    result = check(LiveCluster(standin.client(server.url)), "ns", "nothing", tmp_path / "run")
+    result = prove(LiveCluster(standin.client(server.url)), "ns", "nothing", tmp_path / "run")
     assert not result.passed
-    assert [f.code for f in result.findings] == ["hpa_not_found"]
+    assert [f.code for f in result.findings] == ["hpa-not-found"]
     assert "preflight" in result.ended
 
 
 def test_a_cluster_that_does_not_answer_is_a_source_error(tmp_path):
     with pytest.raises(ClusterError, match="no answer"):
-        check(LiveCluster(standin.client("http://127.0.0.1:1")), "ns", "h", tmp_path / "run")
+        prove(LiveCluster(standin.client("http://127.0.0.1:1")), "ns", "h", tmp_path / "run")
 
 
 def test_evidence_that_is_not_there_is_named(tmp_path):
     runs.create(tmp_path / "run", {})
     with pytest.raises(BadRun, match=r"has no observations\.jsonl\.gz"):
-        replay(tmp_path / "run")
+        judge_again(tmp_path / "run")
 
 
 # --- the simulated fleet -------------------------------------------------------------------------------------------------
@@ -249,7 +251,7 @@ def test_a_fleet_is_checked_by_the_same_judge_and_agrees_with_its_truth(tmp_path
     server = FleetServer(profile, hpa, port=0, speed=40.0, seed=3)
     with FleetThread(server) as fleet:
         door = FleetDoor(fleet.url)
-        result = check(
+        result = prove(
             door,
             profile.deploy.namespace,
             "h",
@@ -282,13 +284,13 @@ def test_no_fleet_is_said_with_a_next_step():
     ("newest", "over"),
     [
         pytest.param(None, True, id="none since"),
-        pytest.param(Decision(400.0, 3, 4, True), False, id="another scale-out, not judged yet"),
-        pytest.param(Decision(400.0, 2, 1, True), True, id="a scale-in"),
-        pytest.param(Decision(495.0, 2, 1, True), True, id="a scale-in just now, long after it was absorbed"),
+        pytest.param(Resize(400.0, 3, 4, True), False, id="another scale-out, not judged yet"),
+        pytest.param(Resize(400.0, 2, 1, True), True, id="a scale-in"),
+        pytest.param(Resize(495.0, 2, 1, True), True, id="a scale-in just now, long after it was absorbed"),
     ],
 )
 def test_a_watch_ends_when_no_scale_out_is_under_way(newest, over):
-    first = Decision(100.0, 1, 2, True)
+    first = Resize(100.0, 1, 2, True)
     judged = SimpleNamespace(decided_s=100.0, by_hpa=True, absorbed_s=300.0, ready_s=250.0)
     timeline = SimpleNamespace(decisions=[first, *([newest] if newest else [])])
     past = SimpleNamespace(scale_outs=[judged])
@@ -298,7 +300,7 @@ def test_a_watch_ends_when_no_scale_out_is_under_way(newest, over):
 
 THREE_HOURS = """
 import json, re, tempfile
-from autoscale.check import check
+from autoscale.check import prove
 from autoscale.kube.cluster import Observation
 METRIC = "prometheus.googleapis.com|vllm:num_requests_waiting|gauge"
 
@@ -333,7 +335,7 @@ def pod(p, at, second):
         "spec": {"containers": [{"name": "vllm"}]}, "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2027-01-15T08:00:00Z"}]}}
 def peak_mb():  # of this process alone: ru_maxrss would keep its parent's from before exec
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read()).group(1)) / 1024
-result = check(Virtual(), "ns", "h", tempfile.mkdtemp() + "/run", settle_s=None, timeout_s=600, progress=lambda state: None)
+result = prove(Virtual(), "ns", "h", tempfile.mkdtemp() + "/run", settle_s=None, timeout_s=600, progress=lambda state: None)
 print(json.dumps({"peak_mb": peak_mb(), "ended": result.ended, "seconds": result.timeline.last_s - result.timeline.first_s}))
 """
 
