@@ -34,6 +34,7 @@ _LOST_REQUESTS, _LOST_SHARE = (
     3,
     0.02,
 )  # without a connection, from which a stage is that of a server in trouble
+_QUEUED = 5.0  # times the quickest first tokens: a stage whose median is more had a queue
 _CELL_S = 0.1  # resolution of the queue's state in time
 
 
@@ -304,10 +305,14 @@ def overlap_s(observed: Observed, from_s: float, to_s: float) -> float:
 
 
 def _idle_ttft_s(table: pd.DataFrame) -> float:
-    """What a first token takes when nothing is ahead: the median of the least loaded stage, from the send time."""
+    """What a first token takes when nothing is ahead, from the send time: the median of the least loaded stage, or where
+    all stages had a queue the quickest ones."""
     by_stage = table.loc[table["ok"], ["stage", "ttft_sent_s"]].groupby("stage")["ttft_sent_s"]
     medians = by_stage.median()[by_stage.count() >= min(_FEWEST, by_stage.count().max())]
-    return float(medians.min()) if len(medians) and np.isfinite(medians.min()) else 0.0
+    if not len(medians) or not np.isfinite(medians.min()):
+        return 0.0
+    quickest = float(table.loc[table["ok"], "ttft_sent_s"].nsmallest(5).median())
+    return quickest if medians.min() > _QUEUED * quickest else float(medians.min())
 
 
 def _stages(header: dict[str, Any], table: pd.DataFrame) -> pd.DataFrame:

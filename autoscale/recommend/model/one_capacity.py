@@ -24,14 +24,16 @@ from analysis.slo import Slo, meets
 from analysis.steady import Observed, StageWindow
 from autoscale.profiles import Profile
 from autoscale.recommend.choice.scenario import Scenario
+from autoscale.recommend.model.coefficients import scaled
 from autoscale.recommend.model.one_replica import fitted_lengths
 from autoscale.recommend.model.replica_model import ReplicaModel, Requests
-from loadgen.plan import lengths, rates
-from loadgen.plan.lengths import Lengths
+from loadgen.plan import rates
+from loadgen.plan.lengths import Lengths, parse_lengths
 from loadgen.plan.traffic import LoadPlan, parse_arrivals
 
 LIVES = 3.0  # of a request (median E2E) that a stage must last to say something by itself
 SHORT_ERROR = 1.5  # relative error of a rate from stages as long as one request; it falls as they get longer
+HALF = 0.4  # of a run that was slower than the rest: from there on nobody can tell which is usual
 SURE = 0.95  # confidence with which a stage holds or breaks a bound
 
 
@@ -41,7 +43,7 @@ def agreed(
     """The capacity of one run with the model's answer taken in, and notes on what disagrees."""
     life_s = float(observed.table["e2e_s"].median())
     short = _too_short(capacity, observed, life_s, slo)
-    notes = [*capacity.notes, *short, *slowed_notes(model)]
+    notes = [*capacity.notes, *short, *slowed_notes(model, capacity)]
     if doubts := model.untrusted():
         notes.append(
             f"the engine model does not reproduce the run ({'; '.join(doubts)}): the rates are those of the stages alone"
@@ -50,9 +52,14 @@ def agreed(
     prompt, output = run_lengths(run)
     full = model.full_batch_at(Requests.drawn(prompt, output))
     plan = LoadPlan(rates.constant(1.0, 600.0), parse_arrivals("poisson"), prompt, output)
-    found, binds = model.capacity_at(Scenario(profile, model.engine, plan, slo))
+    scenario = Scenario(profile, model.engine, plan, slo)
+    found, binds = model.capacity_at(scenario)
     found = found or Estimate(np.nan, 0.0, _lowest(capacity), "not held even by an idle replica")
+    if not any(w.usable and w.state == "steady" for w in capacity.windows):
+        found = Estimate(np.nan, 0.0, full.saturated.high, "no stage below saturation was measured")
     found, more = _against_stages(found, capacity, observed, model, life_s, slo)
+    found, unsure = _either_speed(found, scenario, observed, model)
+    more += unsure
     return replace(
         capacity,
         saturated=full.saturated,
@@ -71,20 +78,48 @@ def run_lengths(run: Run) -> tuple[Lengths, Lengths]:
     found = []
     for text, column in zip(texts, ("prompt_tokens", "output_tokens"), strict=True):
         if text != "trace":
-            found.append(lengths.parse(text))
+            found.append(parse_lengths(text))
             continue
         tokens = run.requests[column].dropna().to_numpy(dtype="int32")
         found.append(fitted_lengths([tokens[tokens > 0]]))
     return found[0], found[1]
 
 
-def slowed_notes(model: ReplicaModel) -> list[str]:
+def slowed_notes(model: ReplicaModel, capacity: Capacity) -> list[str]:
     """A sentence on every time in which something else slowed the server."""
-    return [
-        f"from {s.from_s:.0f} s to {s.to_s:.0f} s of the run a step took {s.factor - 1:.0%} longer than in the rest of it: "
-        "something else used the server; the rates are those of the undisturbed server"
-        for s in model.usual.merged()
-        if s.factor > 1.05
+    notes = []
+    for s in model.usual.merged():
+        inside = [
+            str(w.stage)
+            for w in capacity.windows
+            if min(s.to_s, w.end_s) - max(s.from_s, w.start_s) > 0.5 * (w.end_s - w.start_s)
+        ]
+        where = f" (stage{'s' * (len(inside) > 1)} {', '.join(inside)})" if inside else ""
+        if s.factor > 1.05:
+            notes.append(
+                f"from {s.from_s:.0f} s to {s.to_s:.0f} s of the run{where} a step took {s.factor - 1:.0%} longer than in "
+                "the rest: something else used the server; the rates are those of the undisturbed server"
+            )
+    return notes
+
+
+def _either_speed(
+    found: Estimate, scenario: Scenario, observed: Observed, model: ReplicaModel
+) -> tuple[Estimate, list[str]]:
+    """The estimate as wide as both speeds, when about half of the run was slower than the rest: either may be usual."""
+    stretches = model.usual.merged()
+    slowed_s = sum(s.to_s - s.from_s for s in stretches)
+    whole_s = float(observed.table["due_s"].max())
+    if not stretches or slowed_s < HALF * whole_s or np.isnan(found.value):
+        return found, []
+    factor = float(np.exp(sum((s.to_s - s.from_s) * np.log(s.factor) for s in stretches) / slowed_s))
+    slower, _ = replace(model, engine=scaled(model.engine, factor)).capacity_at(
+        replace(scenario, engine=scaled(model.engine, factor))
+    )
+    low = min(found.low, slower.low if slower else 0.0)
+    return replace(found, low=low), [
+        f"{slowed_s / whole_s:.0%} of the run was slower than the rest: which of the two is usual cannot be told, so the "
+        "interval holds both; measure again on a quiet server, or in short pieces that take turns"
     ]
 
 

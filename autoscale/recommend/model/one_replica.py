@@ -48,8 +48,8 @@ def idle_verdict(scenario: Scenario) -> Reason | None:
 
 
 def capacity(scenario: Scenario) -> Point:
-    """The highest steady Poisson rate that one replica serves within the SLO, by bisection to 2 %, and its signals."""
-    rate = _highest(scenario, 0.02, REQUESTS)
+    """The highest steady Poisson rate that one replica serves within the SLO, to 0.5 %, and its signals there."""
+    rate = _highest(scenario, MANY_REQUESTS)
     outcome = _steady(scenario, rate, keep=True)
     rows = np.concatenate([rows for _, rows, *_ in outcome.samples[len(outcome.samples) // 5 :]])
     binding = min(outcome.verdicts, key=lambda v: v.share_within - v.asked)
@@ -57,19 +57,18 @@ def capacity(scenario: Scenario) -> Point:
     return Point(rate_rps=rate, **signals, binding=binding.name)
 
 
-def holding_rps(scenario: Scenario, *, closely: bool) -> float:
-    """The same rate to 0.5 %; `closely` over so many requests that their chance hardly matters, else over as many as will
-    do to compare engines, which all see the same requests."""
-    return _highest(scenario, 0.005, MANY_REQUESTS if closely else REQUESTS)
+def roughly_holding_rps(scenario: Scenario) -> float:
+    """The same rate over fewer requests: good to compare engines, which all see the same ones."""
+    return _highest(scenario, REQUESTS)
 
 
-def _highest(scenario: Scenario, within: float, requests: int) -> float:
+def _highest(scenario: Scenario, requests: int) -> float:
     step = scenario.engine.step_s(scenario.engine.max_num_seqs, scenario.engine.kv_tokens / 2)
     low, high = 0.0, scenario.engine.max_num_seqs / (shape(scenario.plan)[1].mean() * step)
     while _holds(scenario, high, requests) and high < 1e5:
         low, high = high, 2 * high
     floor = high / 1000  # below this an SLO that an idle replica keeps is broken by two requests meeting
-    while high - low > within * high and high > floor:
+    while high - low > 0.005 * high and high > floor:
         middle = (low + high) / 2
         low, high = (middle, high) if _holds(scenario, middle, requests) else (low, middle)
     return max(low, 0.5 * high)

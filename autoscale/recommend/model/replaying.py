@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -32,6 +34,18 @@ MOST_REQUESTS = (
 )
 
 
+@dataclass(frozen=True)
+class Sent:
+    """Requests in the order in which they were sent: what an engine takes, their stage, whether they were served, when
+    which of them was given up (s, position), and the instants in s at which gauges are read."""
+
+    offered: Offered
+    stage: NDArray[Any]
+    served: NDArray[np.bool_]
+    given_up: list[tuple[float, int]]
+    times: NDArray[np.float64]
+
+
 class Stretch(Protocol):
     """A stretch of a run, in s since its start, in which steps took `factor` times as long."""
 
@@ -43,6 +57,9 @@ class Stretch(Protocol):
     def factor(self) -> float: ...
 
 
+MOST_SAMPLES, SAMPLES_PER_STAGE = 100, 15  # of a replay's gauges, at least: their means hardly move with more
+
+
 @dataclass(frozen=True)
 class Source:
     """What the fit takes of one run: requests that were sent, gauges on the client's clock, stage -> (start_s, end_s), and
@@ -52,6 +69,23 @@ class Source:
     metrics: pd.DataFrame | None
     windows: dict[int, tuple[float, float]]
     slowed: tuple[Stretch, ...] = ()
+
+    @cached_property
+    def sent(self) -> Sent:
+        """The requests as a replay takes them."""
+        ordered = self.rows.sort_values("sent_s", kind="stable")
+        offered = Offered.of(ordered)
+        times = (
+            np.arange(0.5, offered.due_s.max(), 1.0)
+            if self.metrics is None
+            else np.unique(self.metrics["time_s"].to_numpy(float))
+        )
+        times = times[times >= 0]  # before the load there is nothing to see
+        times = times[:: max(len(times) // max(MOST_SAMPLES, SAMPLES_PER_STAGE * len(self.windows)), 1)]
+        served = (ordered["status"] == "ok").to_numpy()
+        left_s = ordered["left_s"].to_numpy(float)
+        given_up = [(float(left_s[k]), int(k)) for k in np.flatnonzero(~served & np.isfinite(left_s))]
+        return Sent(offered, ordered["stage"].to_numpy(), served, given_up, times)
 
 
 def source_of(run: Run, excluded: set[int], metrics: pd.DataFrame | None) -> Source:
@@ -77,6 +111,13 @@ def _cut(source: Source) -> Source:
         times = metrics["time_s"].to_numpy(float)
         metrics = metrics[np.any([(times >= a) & (times <= b) for a, b in windows.values()], axis=0)]
     return replace(source, rows=rows, metrics=metrics, windows=windows)
+
+
+def quickest_ttft_s(requests: pd.DataFrame) -> float:
+    """The median of the five shortest times to a first token: no overhead is longer. Infinite without any."""
+    ttft = (requests["first_token_s"] - requests["sent_s"]).to_numpy(float)
+    known = np.sort(ttft[np.isfinite(ttft)])[:5]
+    return float(np.median(known)) if len(known) else math.inf
 
 
 def ttft_per_token_s(requests: pd.DataFrame) -> tuple[float, float]:
@@ -112,47 +153,31 @@ class Replayed:
 
 
 def replayed(engine: EngineParams, source: Source) -> Replayed:
-    """The requests of a run, sent when they were sent, through the engine model."""
-    ordered = source.rows.sort_values("sent_s", kind="stable")
-    sent = ordered["sent_s"].to_numpy(float)
-    times = (
-        np.arange(0.5, sent.max(), 1.0)
-        if source.metrics is None
-        else np.unique(source.metrics["time_s"].to_numpy(float))
-    )
-    times = times[times >= 0]  # before the load there is nothing to see
-    served = (ordered["status"] == "ok").to_numpy()
-    given_up = np.flatnonzero(~served & np.isfinite(ordered["left_s"].to_numpy(float)))
-    done, series = replay(
-        engine,
-        Offered.of(ordered),
-        times,
-        pace=_pace(source),
-        given_up=[(float(ordered["left_s"].iloc[k]), int(k)) for k in given_up],
-    )
+    """The requests of a run, sent when they were sent and given up when they were, through the engine model."""
+    sent = source.sent
+    done, series = replay(engine, sent.offered, sent.times, pace=_pace(source.slowed), given_up=sent.given_up)
     gauges = pd.DataFrame(
         {name: series[name] for name in ("waiting", "running", "kv_usage", "preemptions_total")}
-    ).assign(time_s=times)
+    ).assign(time_s=sent.times)
     frame = pd.DataFrame(
         {
-            "stage": ordered["stage"].to_numpy(),
-            "sent_s": sent,
+            "stage": sent.stage,
+            "sent_s": sent.offered.due_s,
             "first_token_s": done["first_token_s"],
             "last_token_s": done["last_token_s"],
             "prompt_tokens": done["prompt_tokens"],
             "output_tokens": done["output_tokens"],
-            "status": np.where(served & (done["status"] == OK), "ok", "cancelled"),
+            "status": np.where(sent.served & (done["status"] == OK), "ok", "cancelled"),
         }
     )
     return Replayed(frame, stage_figures(frame, gauges, source.windows))
 
 
-def _pace(source: Source) -> list[tuple[float, float]]:
+def _pace(slowed: Sequence[Stretch]) -> list[tuple[float, float]]:
     """(time in s, how many times as long a step takes from then on); where stretches overlap both slow it."""
-    edges = sorted({edge for s in source.slowed for edge in (s.from_s, s.to_s)})
+    edges = sorted({edge for s in slowed for edge in (s.from_s, s.to_s)})
     return [
-        (max(at_s, 0.0), math.prod(s.factor for s in source.slowed if s.from_s <= at_s < s.to_s))
-        for at_s in edges
+        (max(at_s, 0.0), math.prod(s.factor for s in slowed if s.from_s <= at_s < s.to_s)) for at_s in edges
     ]
 
 

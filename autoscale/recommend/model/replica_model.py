@@ -23,7 +23,7 @@ from analysis.saturation import Estimate
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.effort import DOUBTING
 from autoscale.recommend.model.coefficients import FACTORS, capacity_ratios, drawn, scaled
-from autoscale.recommend.model.one_replica import capacity, holding_rps, idle_verdict
+from autoscale.recommend.model.one_replica import capacity, idle_verdict, roughly_holding_rps
 from autoscale.recommend.model.replaying import FIGURES, Offered, full_batch
 from autoscale.recommend.model.speeds import UsualSpeed
 from autoscale.sim.engine.replicas import EngineParams, replay
@@ -167,25 +167,27 @@ class ReplicaModel:
         fitted = replace(scenario, engine=self.engine)
         if (verdict := idle_verdict(fitted)) is not None:
             return None, verdict.sentence
-        binding = capacity(fitted).binding
+        point = capacity(fitted)
+        rate = point.rate_rps
         if not self.fitted:
-            rate = holding_rps(fitted, closely=True)
-            return Estimate(rate, rate, rate, "simulated with the profile's prior"), binding
+            return Estimate(rate, rate, rate, "simulated with the profile's prior"), point.binding
         slow = np.array([self.usual.quantile(share) for share in DOUBTING.looked_at])
         middle = self._rate(scenario, self.engine)
         speeds = np.array([self._rate(scenario, scaled(self.engine, math.exp(x))) for x in slow]) / middle
         shapes = np.array([self._rate(scenario, e) for e in self._equally_fast()]) / middle
-        rate = holding_rps(fitted, closely=True)
         rng = np.random.default_rng(0)
-        draws = rate * np.interp(self.usual.draw(rng, DRAWS), slow, speeds) * rng.choice(shapes, DRAWS)
+        draws = np.interp(self.usual.draw(rng, DRAWS), slow, speeds) * rng.choice(shapes, DRAWS)
         draws = draws * np.exp(DOUBTING.model_error * rng.standard_normal(DRAWS))
-        low, value, high = (float(q) for q in np.quantile(draws, [0.025, 0.5, 0.975]))
-        return Estimate(value, low, high, "the run, replayed by the calibrated engine"), binding
+        low, high = (float(q) for q in np.quantile(draws, [0.025, 0.975]))
+        found = Estimate(
+            rate, rate * min(low, 1.0), rate * max(high, 1.0), "the run, replayed by the calibrated engine"
+        )
+        return found, point.binding
 
     @staticmethod
     def _rate(scenario: Scenario, engine: EngineParams) -> float:
         other = replace(scenario, engine=engine)
-        return 0.0 if idle_verdict(other) is not None else holding_rps(other, closely=False)
+        return 0.0 if idle_verdict(other) is not None else roughly_holding_rps(other)
 
     def _equally_fast(self) -> list[EngineParams]:
         """Some of the drawn engines, each with the full batch's throughput of the fitted one at the run's own lengths:
