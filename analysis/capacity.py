@@ -22,9 +22,9 @@ from analysis.errors import TooLittleData
 from analysis.holding import holds
 from analysis.latency import samples_needed
 from analysis.points import operating_points
-from analysis.queueing import Replica
+from analysis.queueing import ReplicaQueue
 from analysis.run import Run
-from analysis.saturation import Estimate, Server, fit_server, knee_and_saturation
+from analysis.saturation import Estimate, FittedServer, fit_server, knee_and_saturation
 from analysis.signals import SIGNALS, LeadTime, lead_times
 from analysis.slo import Slo, breaches
 from analysis.steady import Observed, StageWindow, observe, windows
@@ -51,7 +51,7 @@ class Capacity:
     binds: str | None
     wander: float
     settled: bool
-    replica: Replica | None
+    replica: ReplicaQueue | None
     notes: tuple[str, ...]
     next_command: str | None
 
@@ -172,7 +172,7 @@ def _weak(per_term: dict[str, Estimate], slo: Slo | None, usable: pd.DataFrame) 
     return notes
 
 
-def _next(header: dict[str, Any], usable: pd.DataFrame, server: Server | None) -> str | None:
+def _next(header: dict[str, Any], usable: pd.DataFrame, server: FittedServer | None) -> str | None:
     """The sweep that would close what is open, as a command; None when both sides of the knee were measured."""
     states = set(usable["state"])
     if states == {"steady", "saturated"}:

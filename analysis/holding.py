@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from analysis.latency import gaps_within
-from analysis.queueing import Replica
-from analysis.saturation import DRAWS, Estimate, Server, quantiles
+from analysis.queueing import ReplicaQueue
+from analysis.saturation import DRAWS, Estimate, FittedServer, quantiles
 from analysis.slo import Slo, Term, meets
 from analysis.steady import Observed, StageWindow
 
@@ -28,7 +28,7 @@ def holds(
     spans: tuple[StageWindow, ...],
     usable: pd.DataFrame,
     slo: Slo,
-    server: Server | None,
+    server: FittedServer | None,
     rng: np.random.Generator,
     goodput: bool = False,
 ) -> Estimate:
@@ -53,7 +53,7 @@ def _from_queue(
     slo: Slo,
     broken: dict[int, tuple[float, float]],
     asked: float,
-    server: Server,
+    server: FittedServer,
     rng: np.random.Generator,
 ) -> Estimate:
     """Crossing of the breach curve with the allowed share: measured requests plus the wait of the fitted queue."""
@@ -96,7 +96,7 @@ def _from_queue(
     return Estimate(value, low, high, how)
 
 
-def _independent(rate_rps: float, duration_s: float, replica: Replica) -> float:
+def _independent(rate_rps: float, duration_s: float, replica: ReplicaQueue) -> float:
     """How often the queue forgets its past in a stage: its relaxation time is 2 / (saturated rate (1 - sqrt(load))^2).
 
     That many observations of waiting a stage is worth; at 85 % load and 5 req/s a minute is worth one (Newell's
@@ -110,7 +110,7 @@ def _requests_without_wait(
     observed: Observed,
     spans: tuple[StageWindow, ...],
     usable: pd.DataFrame,
-    replica: Replica,
+    replica: ReplicaQueue,
     rng: np.random.Generator,
 ) -> dict[str, NDArray[np.float64]]:
     """Latencies of measured requests less their wait, relative to the fitted service time at their stage's rate.
@@ -192,7 +192,7 @@ def _gap_breaches(
 
 
 def _bracket(
-    usable: pd.DataFrame, counted: dict[int, tuple[float, float]], asked: float, server: Server | None
+    usable: pd.DataFrame, counted: dict[int, tuple[float, float]], asked: float, server: FittedServer | None
 ) -> Estimate:
     """Between the last stage that holds and the first that does not; the middle by the shares' normal scores."""
     stages = usable[usable["stage"].isin(list(counted))].sort_values("rate_rps")

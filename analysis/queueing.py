@@ -23,7 +23,7 @@ KNEE_WAIT_PROBABILITY = 0.5
 
 
 @dataclass(frozen=True)
-class Replica:
+class ReplicaQueue:
     """`seats` in the batch, `saturated_rps` with all taken, `stretch` = S(seats) / S(alone) >= 1."""
 
     seats: int

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import optimize
 
-from analysis.queueing import Replica
+from analysis.queueing import ReplicaQueue
 
 DRAWS = 400
 _FULL = 0.8  # of the fullest batch: less is a batch that was still filling when its short stage ended
@@ -50,10 +50,10 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Server:
+class FittedServer:
     """The replica as a queue with draws of what is uncertain about it."""
 
-    replica: Replica
+    replica: ReplicaQueue
     saturated: NDArray[np.float64]  # draws of the saturated throughput
     knee_share: NDArray[np.float64]  # draws of knee / saturated throughput
     wander: float
@@ -62,7 +62,7 @@ class Server:
     how: str
 
 
-def fit_server(usable: pd.DataFrame, header: dict[str, Any], rng: np.random.Generator) -> Server | None:
+def fit_server(usable: pd.DataFrame, header: dict[str, Any], rng: np.random.Generator) -> FittedServer | None:
     """The queue that fits the operating points; None when nothing tells where it saturates."""
     full = usable[usable["state"] == "saturated"]
     full = full[full["busy"] >= _FULL * full["busy"].max()]
@@ -97,14 +97,14 @@ def fit_server(usable: pd.DataFrame, header: dict[str, Any], rng: np.random.Gene
         rate = seats / (slowdown[0] + slowdown[1] * seats)
         error, freedom, turnover = 0.15 + wander, 5.0, np.inf
     whole = max(round(seats), 1)
-    replica = Replica(whole, rate, _stretch(slowdown, whole))
+    replica = ReplicaQueue(whole, rate, _stretch(slowdown, whole))
     shares = _knee_shares(fit, whole, wander, rng)
     draws = rate * np.exp(error * rng.standard_t(max(freedom, 2), DRAWS))
     shares = rng.choice(shares, DRAWS) * np.exp(_KNEE_MODEL * rng.standard_normal(DRAWS))
-    return Server(replica, draws, shares, wander, bool(len(full)), turnover <= _SETTLED, how)
+    return FittedServer(replica, draws, shares, wander, bool(len(full)), turnover <= _SETTLED, how)
 
 
-def knee_and_saturation(usable: pd.DataFrame, server: Server | None) -> tuple[Estimate, Estimate]:
+def knee_and_saturation(usable: pd.DataFrame, server: FittedServer | None) -> tuple[Estimate, Estimate]:
     """Knee and saturated throughput. What a stage showed directly always lies inside the interval's reach."""
     steady = usable.loc[usable["state"] == "steady", "throughput_rps"]
     held = float(steady.max()) if len(steady) else 0.0
@@ -169,7 +169,7 @@ def _knee_shares(
     for _ in range(draws):
         moved = fit.assign(service_s=fit["service_s"] * np.exp(noise * rng.standard_normal(len(fit))))
         jitter = max(1, round(seats * (1 + 0.02 * rng.standard_normal())))
-        shares.append(Replica(jitter, 1.0, _stretch(_fit_slowdown(moved), jitter)).knee_rps)
+        shares.append(ReplicaQueue(jitter, 1.0, _stretch(_fit_slowdown(moved), jitter)).knee_rps)
     return np.array(shares)
 
 

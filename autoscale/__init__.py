@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from autoscale.recommend.model.one_replica import capacity as capacity_of
     from autoscale.recommend.model.predict import predict as predict_replica
     from autoscale.recommend.pipeline import recommend as recommend_hpa
-    from autoscale.recommendation import read as read_recommendation
+    from autoscale.recommendation import read_recommendation as read_recommendation
 
 _PLACES = {  # name -> module, name there
     "Behavior": ("autoscale.recommend.choice.settings", "Behavior"),
@@ -35,7 +35,7 @@ _PLACES = {  # name -> module, name there
     "load_profile": ("autoscale.profiles", "load"),
     "open_run": ("analysis.opened", "open_run"),
     "predict_replica": ("autoscale.recommend.model.predict", "predict"),
-    "read_recommendation": ("autoscale.recommendation", "read"),
+    "read_recommendation": ("autoscale.recommendation", "read_recommendation"),
     "recommend_hpa": ("autoscale.recommend.pipeline", "recommend"),
     "scenario_of": ("autoscale.recommend.choice.traffic", "scenario_of"),
 }

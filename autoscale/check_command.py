@@ -17,7 +17,7 @@ from autoscale.check import CheckResult, Expectation, WatchState, judge_again, p
 from autoscale.check.watch import clock_of
 from autoscale.kube.cluster import Cluster
 from autoscale.recommendation import Recommendation
-from autoscale.recommendation import read as read_recommendation
+from autoscale.recommendation import read_recommendation as read_recommendation
 
 END_S = 20.0  # that a program gets to end in good order
 SETTLE_S = 60.0  # of the cluster's time that is watched after a scale-out was absorbed ...
@@ -40,7 +40,7 @@ class Checked:
         return self.result.passed
 
 
-def run(
+def run_check(
     *,
     fleet: str | None,
     namespace: str,

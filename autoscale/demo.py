@@ -22,7 +22,7 @@ import yaml
 
 from analysis.errors import BadInput, NotAchieved, SourceUnavailable
 from analysis.numbers import known
-from autoscale.check_command import run as run_check
+from autoscale.check_command import run_check as run_check
 from autoscale.check_command import running
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Demonstration:
         return self.recommendation.document.holds and self.check.passed
 
 
-def run(out: Path, *, profile: str, seed: int, progress: Progress) -> Demonstration:
+def run_demo(out: Path, *, profile: str, seed: int, progress: Progress) -> Demonstration:
     """Do it all, writing below `out`, an empty directory of `directory`."""
     from autoscale.show.pages import recommendation_page, run_page
 

@@ -17,7 +17,7 @@ from analysis.errors import BadInput
 from analysis.files import read_json
 from analysis.numbers import known
 from autoscale.signal_target import SignalTarget
-from autoscale.typed_json import LeftOut, Name, Reading, decoded, encoded, whole
+from autoscale.typed_json import LeftOut, Name, Reading, as_plain, decoded, whole
 
 SCHEMA_VERSION = 1
 EXPECTED = "a recommendation.json of `autoscale recommend`"
@@ -252,7 +252,7 @@ class Recommendation:
 
     def as_json(self) -> dict[str, Any]:
         """The document as recommendation.json holds it."""
-        return dict(encoded(self))
+        return dict(as_plain(self))
 
 
 def write(recommendation: Recommendation, path: Path) -> None:
@@ -263,7 +263,7 @@ def write(recommendation: Recommendation, path: Path) -> None:
     os.replace(temporary, path)
 
 
-def read(path: Path | str) -> Recommendation:
+def read_recommendation(path: Path | str) -> Recommendation:
     """A recommendation.json. Raises BadInput, naming the field, when it is not one."""
     content = read_json(path, "recommendation", EXPECTED)
     if "answer" not in content:
@@ -275,9 +275,9 @@ def read(path: Path | str) -> Recommendation:
             expected=f"{SCHEMA_VERSION}, which this version writes and reads",
             next_step="run `autoscale recommend` again",
         )
-    return parse(content, f"{path}:")
+    return parse_recommendation(content, f"{path}:")
 
 
-def parse(content: object, source: str = "recommendation") -> Recommendation:
+def parse_recommendation(content: object, source: str = "recommendation") -> Recommendation:
     """The object of a recommendation.json; `source` opens the sentence of what is refused. Raises BadInput."""
     return decoded(Recommendation, content, source)

@@ -43,15 +43,15 @@ class LeftOut:
     """Marks a field that is not written at all when it is None."""
 
 
-def encoded(value: Any) -> Any:
+def as_plain(value: Any) -> Any:
     """The value as plain JSON; what is not finite becomes null."""
     if is_dataclass(value) and not isinstance(value, type):
         pairs = ((one, getattr(value, one.attribute)) for one in _entries(type(value)))
-        return {one.name: encoded(item) for one, item in pairs if not (item is None and one.left_out)}
+        return {one.name: as_plain(item) for one, item in pairs if not (item is None and one.left_out)}
     if isinstance(value, Mapping):
-        return {str(key): encoded(item) for key, item in value.items()}
+        return {str(key): as_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [encoded(item) for item in value]
+        return [as_plain(item) for item in value]
     return plain(value)
 
 

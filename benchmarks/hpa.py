@@ -6,17 +6,17 @@ Run: python -m benchmarks.hpa
 import random
 import time
 
-from autoscale.hpa import Behavior, HpaSpec, Memory, MetricTarget, PodMetric, Policy, ScalingRules, decide
+from autoscale.hpa import HpaBehavior, HpaSpec, Memory, MetricTarget, PodMetric, Policy, ScalingRules, decide
 
 SYNCS_PER_WEEK = 7 * 24 * 3600 // 15
 SYNCS = 10_000
-BEHAVIOR = Behavior(
+BEHAVIOR = HpaBehavior(
     ScalingRules(0, "Max", (Policy("Pods", 4, 15), Policy("Percent", 100, 15))),
     ScalingRules(300, "Max", (Policy("Percent", 100, 15),)),
 )
 
 
-def decision_us(pods: int, metrics: int, behavior: Behavior | None) -> float:
+def decision_us(pods: int, metrics: int, behavior: HpaBehavior | None) -> float:
     """CPU time of one decision in microseconds, building the PodMetric rows not included."""
     targets = tuple(MetricTarget(f"m{i}", "Pods", 5000) for i in range(metrics))
     spec = HpaSpec("h", "default", "apps/v1", "Deployment", "d", 1, pods, targets, behavior)

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from analysis.slo import parse_slo
 from autoscale.profiles import load, overlay
-from autoscale.recommend.choice.decide import decide
+from autoscale.recommend.choice.decide import choose_setting
 from autoscale.recommend.choice.judging import Judged, confirm
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.seeds import panel_size
@@ -152,7 +152,7 @@ def label(judged: Judged[Setting] | None) -> str:
 def judge(case: Case) -> Row:
     """One scenario: the recommendation, the tutorial's HPA, and the grid's best over seeds that neither has seen."""
     started = time.process_time()
-    found = decide(case.scenario, jobs=1)
+    found = choose_setting(case.scenario, jobs=1)
     searched = time.process_time() - started
     chosen, static, tutorial = found.chosen, found.static, found.tutorial
     if chosen is None or static is None or tutorial is None or found.capacity is None:
@@ -192,7 +192,7 @@ def at_attainment(scenario: Scenario, other: Judged[Setting], cap: int) -> Judge
     """The cheapest found that keeps as many requests within every bound as the other does; None: nothing cheaper."""
     kept = min(max(other.mean("attainment"), 0.01), 0.999)
     easier = replace(scenario, attainment=kept)
-    found = decide(easier, jobs=1, max_replicas=cap, seeds=2)
+    found = choose_setting(easier, jobs=1, max_replicas=cap, seeds=2)
     settings: list[Setting] = [
         j.setting for j in (found.chosen, found.best_hpa, found.static) if j is not None
     ]
@@ -267,7 +267,7 @@ def bursts(part: slice, rows: Rows) -> None:
         if name in rows.known:
             continue
         scenario = scenario_of("llama-3.1-405b-2x8h100-hdml", cold_min, "bursts", burst_min, hours=5)
-        found = decide(scenario, jobs=1)
+        found = choose_setting(scenario, jobs=1)
         assert found.chosen is not None
         assert found.static is not None
         assert found.best_hpa is not None
@@ -298,7 +298,9 @@ def speed(_part: slice, _rows: Rows) -> None:
     scenario = Scenario(system, EngineParams.from_profile(system), plan, parse_slo(work.slo))
     texts: list[str] = []
     started = time.perf_counter()
-    found = decide(scenario, max_replicas=20, jobs=2, progress=lambda _fraction, text: texts.append(text))
+    found = choose_setting(
+        scenario, max_replicas=20, jobs=2, progress=lambda _fraction, text: texts.append(text)
+    )
     wall = time.perf_counter() - started
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     head("day", "requests", "answer", "setting", "settings tried", "progress reports", "s", "CPU s")

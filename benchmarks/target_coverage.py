@@ -41,7 +41,7 @@ from analysis.errors import AutoscaleError
 from analysis.slo import parse_slo
 from autoscale.profiles import Profile, load, overlay
 from autoscale.recommend.choice import seeds
-from autoscale.recommend.choice.decide import decide
+from autoscale.recommend.choice.decide import choose_setting
 from autoscale.recommend.choice.judging import confirm
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.settings import Candidate
@@ -195,7 +195,7 @@ def judge(k: int) -> dict[str, Any]:
     prompt, output = (lengths.parse_lengths(text).mean() for text in (truth.prompt, truth.output))
     low, high = learned.spread_at(prompt, output)
     fitted = scenario(truth, profile, learned.engine, top_rps)
-    found = decide(fitted, step_scale=(high - low) / 2, jobs=1)
+    found = choose_setting(fitted, step_scale=(high - low) / 2, jobs=1)
     row |= {"answer": found.answer, "scale": (high - low) / 2}
     if found.answer != "autoscale" or found.best_hpa is None:
         return row

@@ -19,8 +19,8 @@ from autoscale.recommendation import (
     Recommendation,
     ReplicaCapacity,
     Tried,
-    parse,
-    read,
+    parse_recommendation,
+    read_recommendation,
     write,
 )
 from autoscale.signal_target import SignalTarget
@@ -43,10 +43,10 @@ MADE = Recommendation(
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     first, second = tmp_path / "recommendation.json", tmp_path / "again.json"
     write(MADE, first)
-    write(read(first), second)
+    write(read_recommendation(first), second)
     assert second.read_bytes() == first.read_bytes()
-    assert read(first).metrics == MADE.metrics
-    assert read(first).achieved
+    assert read_recommendation(first).metrics == MADE.metrics
+    assert read_recommendation(first).achieved
 
 
 def test_the_file_has_kubernetes_names_null_for_what_is_not_known_and_no_key_for_what_was_not_asked() -> None:
@@ -69,9 +69,9 @@ def test_the_file_has_kubernetes_names_null_for_what_is_not_known_and_no_key_for
     assert not {"drift"} & set(content)
     assert not {"model"} & set(content["capacity_rps"])
     assert not {"replay", "intervals"} & set(content["model_error"])
-    assert parse({"answer": "infeasible", "drift": {"holds": None, "sentence": "no"}}).drift == Drift(
-        None, sentence="no"
-    )
+    assert parse_recommendation(
+        {"answer": "infeasible", "drift": {"holds": None, "sentence": "no"}}
+    ).drift == Drift(None, sentence="no")
 
 
 def at(*path: object, value: object):
@@ -128,10 +128,10 @@ def test_what_cannot_be_is_refused_with_file_field_and_value(tmp_path: Path, con
     file = tmp_path / "recommendation.json"
     file.write_text(json.dumps(content))
     with pytest.raises(BadInput, match=f"recommendation.json: {sentence}|recommendation.json.*{sentence}"):
-        read(file)
+        read_recommendation(file)
 
 
 def test_a_file_of_another_kind_is_no_recommendation(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"schema_version": 1}')
     with pytest.raises(BadInput, match="is not a recommendation"):
-        read(tmp_path / "run.json")
+        read_recommendation(tmp_path / "run.json")

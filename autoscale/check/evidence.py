@@ -59,7 +59,7 @@ class Recorder:
             self._flushed_s = now_s
 
 
-def open_run(run_dir: Path, header: Mapping[str, Any]) -> float:
+def open_evidence(run_dir: Path, header: Mapping[str, Any]) -> float:
     """Start a run directory, or join the one that the load generator writes; returns its zero in unix s.
 
     Raises BadRun when it already holds a check's evidence.

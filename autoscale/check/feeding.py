@@ -21,7 +21,7 @@ from autoscale.check.timeline import Timeline
 from autoscale.kube.cluster import Cluster, ClusterError, Observation
 from autoscale.kube.objects import Object
 from autoscale.kube.scaler import Hpa
-from autoscale.kube.workload import Workload
+from autoscale.kube.workload import ScaledWorkload
 
 RESOURCES = (
     "horizontalpodautoscalers",
@@ -186,7 +186,7 @@ class ClusterWatch:
     def _ask(self) -> list[Observation]:
         """What the custom metrics API answers for each metric of the HPA, as an observation."""
         timeline, answers = self.timeline, []
-        selector = Workload(timeline.target).scale_selector
+        selector = ScaledWorkload(timeline.target).scale_selector
         if not timeline.hpa or not selector:
             return []
         for metric in Hpa(timeline.hpa).metric_names("Pods"):

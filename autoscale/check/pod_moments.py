@@ -23,7 +23,7 @@ class Log(Protocol):
         ...
 
 
-def conditions(log: Log, pod: PodRecord, seen: Observation, fresh: bool) -> None:
+def pod_conditions(log: Log, pod: PodRecord, seen: Observation, fresh: bool) -> None:
     """Scheduled, initialized, ready; `fresh`: seen for the first time, so nothing happened just now."""
     status = mapping(seen.object.get("status"))
     for condition in status.get("conditions") or []:

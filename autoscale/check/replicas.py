@@ -10,7 +10,7 @@ from analysis.numbers import known
 from autoscale.check.records import NAN, PodRecord
 from autoscale.check.timeline import Timeline
 from autoscale.kube.kinds import LWS_GROUP_INDEX, LWS_WORKER_INDEX
-from autoscale.kube.workload import Workload
+from autoscale.kube.workload import ScaledWorkload
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def replicas(timeline: Timeline) -> list[SeenReplica]:
     pods = timeline.own_pods()
     if timeline.kind != "LeaderWorkerSet":
         return [SeenReplica(pod.name, (pod,), 1) for pod in pods]
-    size = Workload(timeline.target).size
+    size = ScaledWorkload(timeline.target).size
     leaders = [pod for pod in pods if pod.labels.get(LWS_WORKER_INDEX) == "0"]
     return [_group(leader, _following(leader, leaders), pods, size) for leader in leaders]
 

@@ -15,7 +15,7 @@ from autoscale.kube.objects import Object
 from autoscale.kube.pod import Pod
 from autoscale.kube.quantity import milli
 from autoscale.kube.scaler import Hpa
-from autoscale.kube.workload import GROUPED, Workload
+from autoscale.kube.workload import GROUPED, ScaledWorkload
 from autoscale.lint.live import READ
 
 NEEDED = ("horizontalpodautoscalers", "pods")
@@ -61,10 +61,10 @@ class Snapshot:
         found = self.objects.get("horizontalpodautoscalers", {}).get(name)
         return None if found is None else Hpa(found)
 
-    def target(self, hpa: Hpa) -> Workload | None:
+    def target(self, hpa: Hpa) -> ScaledWorkload | None:
         """What the HPA scales; None when it was not seen."""
         found = self.objects.get(plural_of(hpa.target_kind), {}).get(hpa.target_name)
-        return None if found is None else Workload(found)
+        return None if found is None else ScaledWorkload(found)
 
     def pods_of(self, hpa: Hpa) -> list[Pod]:
         """Every pod of the target, workers included."""

@@ -245,7 +245,7 @@ class Timeline:
         pod.labels = dict(metadata.get("labels") or pod.labels)
         pod.node = (seen.object.get("spec") or {}).get("nodeName") or pod.node
         pod.phase = status.get("phase", pod.phase)
-        pod_moments.conditions(self, pod, seen, fresh)
+        pod_moments.pod_conditions(self, pod, seen, fresh)
         pod_moments.containers(self, pod, seen)
         pod_moments.deletion(self, pod, seen)
         if seen.type == "DELETED":

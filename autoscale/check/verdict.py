@@ -12,7 +12,7 @@ from typing import Any
 
 from autoscale.check.criteria.criterion import Criterion, span_text
 from autoscale.check.criteria.promptness import scaled_when_it_should
-from autoscale.check.criteria.service import nothing_cut, own_nodes, share, slo_recovered
+from autoscale.check.criteria.service import nothing_cut, own_nodes, slo_recovered, traffic_share
 from autoscale.check.expectation import Expectation
 from autoscale.check.scaleout import History, as_dict, flaps
 from autoscale.check.timeline import Timeline
@@ -48,7 +48,7 @@ def judge(timeline: Timeline, past: History, expect: Expectation | None = None) 
             _scaled_to_what_was_predicted(timeline, past, expect),
             _became_ready(past, expect),
             own_nodes(past),
-            share(timeline, past),
+            traffic_share(timeline, past),
             slo_recovered(past, expect),
             _no_flapping(timeline, expect),
             _no_waste(past, expect),

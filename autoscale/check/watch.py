@@ -104,7 +104,7 @@ def prove(
         "slo": slo,
     }
     kind = "simulated" if cluster.tells_queries else "live"
-    started_at = evidence.open_run(run_dir, {"kind": kind, "command": "check", "check": facts})
+    started_at = evidence.open_evidence(run_dir, {"kind": kind, "command": "check", "check": facts})
     timeline = Timeline(hpa_name)
     stop = stop or threading.Event()
     ended = "the preflight found nothing to watch"

@@ -40,10 +40,10 @@ def manifests(
     """Write the HPA and everything around it. A commented, kustomize-friendly set for a profile, with a README."""
     from autoscale import deploy
     from autoscale.profiles import load
-    from autoscale.recommendation import read
+    from autoscale.recommendation import read_recommendation
 
     system = load(profile)
-    content = read(recommendation) if recommendation else None
+    content = read_recommendation(recommendation) if recommendation else None
     options = deploy.options(set_ or [])
     if apply:
         for line in deploy.apply(
@@ -132,7 +132,7 @@ def check(
     from autoscale.show.terminal.check import check_lines
 
     with progress.live() as show:
-        result = checking.run(
+        result = checking.run_check(
             fleet=fleet,
             namespace=namespace,
             hpa=hpa,

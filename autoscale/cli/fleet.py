@@ -113,7 +113,7 @@ def simulate(
     settings |= {f"{count} standing": Standing(count) for count in static or []}
     notes = {name: scenario.notes(setting) for name, setting in settings.items()}
     least = max(setting.replicas or 1 for setting in settings.values())
-    takes = cost.check(scenario, least, len(settings) * seeds)
+    takes = cost.check_cost(scenario, least, len(settings) * seeds)
     for note in dict.fromkeys([*itertools.chain.from_iterable(notes.values()), *([takes] if takes else [])]):
         progress.note(note)
     progress.compiled_engine()
@@ -153,7 +153,7 @@ def demo(
     print(f"writing to {target}", file=sys.stderr)
     progress.compiled_engine()
     with progress.bar() as report:
-        result = demonstration.run(target, profile=profile, seed=seed, progress=report)
+        result = demonstration.run_demo(target, profile=profile, seed=seed, progress=report)
     show(*demonstration_lines(result))
     show_paths(result.files)
     raise typer.Exit(0 if result.passed else 1)

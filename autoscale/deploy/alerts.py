@@ -31,7 +31,7 @@ SERVING = "autoscale:replicas_serving:count"
 TTFT_P95 = "autoscale:ttft_seconds:p95"
 
 
-def rules(profile: Profile, path: MetricsPath, plan: Plan) -> Object:
+def alert_rules(profile: Profile, path: MetricsPath, plan: Plan) -> Object:
     """The Rules or PrometheusRule object of this set."""
     deploy = profile.deploy
     api, kind = ("monitoring.coreos.com/v1", "PrometheusRule")

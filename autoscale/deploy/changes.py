@@ -31,7 +31,7 @@ SCALED = {"Deployment", "LeaderWorkerSet"}  # their replicas belong to the HPA o
 _NOT_COMPARED = ("managedFields", "resourceVersion", "generation", "uid", "creationTimestamp", "selfLink")
 
 
-class Server(Protocol):
+class ApplyServer(Protocol):
     """The two calls that applying needs."""
 
     def get(self, path: str) -> Object | None:
@@ -54,7 +54,11 @@ class Change:
 
 
 def apply(
-    documents: Sequence[Object], *, dry_run: bool = True, force: bool = False, server: Server | None = None
+    documents: Sequence[Object],
+    *,
+    dry_run: bool = True,
+    force: bool = False,
+    server: ApplyServer | None = None,
 ) -> Iterator[str]:
     """Preview (the default) or apply, as lines to print: per object its action and its diff, then the count.
 
@@ -77,7 +81,7 @@ def apply(
 
 
 def preview(
-    documents: Sequence[Object], server: Server, *, force: bool = False, progress: Progress | None = None
+    documents: Sequence[Object], server: ApplyServer, *, force: bool = False, progress: Progress | None = None
 ) -> list[Change]:
     """What would change, one Change per object in order; nothing is written."""
     changes = []
@@ -89,7 +93,7 @@ def preview(
 
 
 def commit(
-    documents: Sequence[Object], server: Server, *, force: bool = False, progress: Progress | None = None
+    documents: Sequence[Object], server: ApplyServer, *, force: bool = False, progress: Progress | None = None
 ) -> list[Change]:
     """Apply all objects, after a preview in which none is invalid or refused.
 
@@ -145,7 +149,7 @@ def placeholders(documents: Sequence[Object]) -> list[str]:
     return [word for word in PLACEHOLDERS if word in found]
 
 
-def _preview_one(document: Object, server: Server, force: bool) -> Change:
+def _preview_one(document: Object, server: ApplyServer, force: bool) -> Change:
     name, path = describe(document), api_path(document)
     live = server.get(path)
     try:

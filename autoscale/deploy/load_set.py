@@ -31,7 +31,7 @@ TARGET = [
 ]
 
 
-def objects() -> list[Object]:
+def load_objects() -> list[Object]:
     """Claim for the run directory, Service, master and workers, in apply order."""
     return [_claim(), _service(), _master(), _workers()]
 

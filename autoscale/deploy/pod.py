@@ -75,7 +75,7 @@ def container(profile: Profile, options: Options, name: str, command: Object) ->
     }
 
 
-def serving(profile: Profile, options: Options, max_replicas: int) -> Object:
+def serving_container(profile: Profile, options: Options, max_replicas: int) -> Object:
     """What a container that answers HTTP has on top: its port, probes and the hook that drains it."""
     port = {"name": "http", "containerPort": profile.deploy.port, "protocol": "TCP"}
     return {"ports": [port]} | _probes(profile, options, max_replicas) | _lifecycle(profile, options)
@@ -268,7 +268,7 @@ def _lifecycle(profile: Profile, options: Options) -> Object:
     return {"lifecycle": {"preStop": {"exec": {"command": Note(why, command)}}}}
 
 
-def grace(profile: Profile, options: Options) -> Object:
+def grace_fields(profile: Profile, options: Options) -> Object:
     """terminationGracePeriodSeconds with its reason; empty when draining is switched off."""
     if not options.drain:
         return {}

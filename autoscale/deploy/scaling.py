@@ -8,7 +8,7 @@ from autoscale.deploy import sizing
 from autoscale.deploy.choices import MetricsPath, Options
 from autoscale.deploy.meta import meta
 from autoscale.deploy.targets import Plan, decimal
-from autoscale.deploy.yaml_out import Note, plain
+from autoscale.deploy.yaml_out import Note, plain_yaml
 from autoscale.hpa import HpaSpec, format_milli
 from autoscale.hpa import parse_quantity as parse
 from autoscale.kube.kinds import LWS_API
@@ -54,7 +54,7 @@ def hpa(profile: Profile, options: Options, path: MetricsPath, plan: Plan) -> Ob
         [_pods_metric(profile, path, target, plan) for target in plan.targets],
         _behavior(options, plan),
     )
-    HpaSpec.from_manifest(plain(manifest))  # what an API server would refuse is refused here
+    HpaSpec.from_manifest(plain_yaml(manifest))  # what an API server would refuse is refused here
     return manifest
 
 

@@ -80,7 +80,7 @@ def _leader_worker_set(profile: Profile, options: Options, replicas: int, max_re
     leader = pod.container(
         profile, options, "vllm-leader", {"command": ["bash", "-c", _leader_script(profile, options)]}
     )
-    leader |= pod.serving(profile, options, max_replicas)
+    leader |= pod.serving_container(profile, options, max_replicas)
     worker = pod.container(
         profile, options, "vllm-worker", {"command": ["bash", "-c", _worker_script(profile, options)]}
     )
@@ -105,7 +105,7 @@ def _leader_worker_set(profile: Profile, options: Options, replicas: int, max_re
                 ),
                 "leaderTemplate": {
                     "metadata": {"labels": app | extra_labels},
-                    "spec": pod.spec(profile, options, leader, pod.grace(profile, options)),
+                    "spec": pod.spec(profile, options, leader, pod.grace_fields(profile, options)),
                 },
                 "workerTemplate": {
                     "metadata": {"labels": app | {"role": "worker"}},
@@ -127,7 +127,7 @@ def _deployment(profile: Profile, options: Options, replicas: int, max_replicas:
         ],
     }
     container = pod.container(profile, options, "vllm", command)
-    container |= pod.serving(profile, options, max_replicas)
+    container |= pod.serving_container(profile, options, max_replicas)
     template_meta: Object = {"labels": dict(deploy.labels)}
     if deploy.storage == "gcsfuse":
         template_meta["annotations"] = {
@@ -158,7 +158,7 @@ def _deployment(profile: Profile, options: Options, replicas: int, max_replicas:
         )
     spec["template"] = {
         "metadata": template_meta,
-        "spec": pod.spec(profile, options, container, pod.grace(profile, options)),
+        "spec": pod.spec(profile, options, container, pod.grace_fields(profile, options)),
     }
     return {
         "apiVersion": "apps/v1",

@@ -27,7 +27,7 @@ from autoscale.deploy import (
 from autoscale.deploy.choices import PATHS, MetricsPath, Options
 from autoscale.deploy.meta import MANAGED_BY, OWNER
 from autoscale.deploy.targets import Plan
-from autoscale.deploy.yaml_out import dump, dump_all, plain
+from autoscale.deploy.yaml_out import dump, dump_all, plain_yaml
 from autoscale.profiles import Profile, load, names, overlay
 from autoscale.recommendation import Recommendation
 
@@ -69,7 +69,7 @@ def objects(
     parts = _weight_parts(profile, options) if options.stage in ("all", "weights") else []
     if options.stage in ("all", "serving"):
         parts = parts + _serving_parts(profile, options, path, plan)
-    return [plain(document) for part in parts for document in part.objects]
+    return [plain_yaml(document) for part in parts for document in part.objects]
 
 
 def write_set(
@@ -94,7 +94,7 @@ def write_set(
     rules = Part(
         "rules.yaml",
         "Recording and alert rules; those on the HPA need kube-state-metrics.",
-        [alerts.rules(profile, path, plan)],
+        [alerts.alert_rules(profile, path, plan)],
     )
     files += _folder("alerts/", [rules], "Optional: recording and alert rules.")
     return files
@@ -119,7 +119,9 @@ def reference_files(recommendations: Mapping[str, Recommendation] | None = None)
 def load_files() -> list[File]:
     """The files of manifests/locust: Locust's master and workers on Kubernetes."""
     job = Part(
-        "load.yaml", "Locust on Kubernetes: claim for the results, master and workers.", load_set.objects()
+        "load.yaml",
+        "Locust on Kubernetes: claim for the results, master and workers.",
+        load_set.load_objects(),
     )
     reader = Part(
         "results.yaml", "A pod that holds the results for an hour, to copy them out.", [load_set.reader()]

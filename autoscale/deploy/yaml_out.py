@@ -24,13 +24,13 @@ class Note:
     value: Any
 
 
-def plain(value: Any) -> Any:
+def plain_yaml(value: Any) -> Any:
     """The value without its notes, as new dicts and lists."""
     value = bare(value)
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: plain_yaml(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [plain(item) for item in value]
+        return [plain_yaml(item) for item in value]
     return value
 
 

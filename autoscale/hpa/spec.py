@@ -77,7 +77,7 @@ class ScalingRules:
 
 
 @dataclass(frozen=True)
-class Behavior:
+class HpaBehavior:
     """Both directions, defaulted."""
 
     scale_up: ScalingRules
@@ -96,7 +96,7 @@ class HpaSpec:
     min_replicas: int
     max_replicas: int
     metrics: tuple[MetricTarget, ...]
-    behavior: Behavior | None = None
+    behavior: HpaBehavior | None = None
     downscale_stabilization_s: int = 300  # --horizontal-pod-autoscaler-downscale-stabilization
     tolerance: float = 0.1  # --horizontal-pod-autoscaler-tolerance
     stored: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
@@ -128,7 +128,7 @@ class HpaSpec:
             min_replicas=stored["minReplicas"],
             max_replicas=stored["maxReplicas"],
             metrics=_targets(stored["metrics"]),
-            behavior=behavior and Behavior(_rules(behavior["scaleUp"]), _rules(behavior["scaleDown"])),
+            behavior=behavior and HpaBehavior(_rules(behavior["scaleUp"]), _rules(behavior["scaleDown"])),
             downscale_stabilization_s=downscale_stabilization_s,
             tolerance=tolerance,
             stored=stored,

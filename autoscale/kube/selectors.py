@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 Labels = Mapping[str, str | None]  # None: the label is there, with a value that is not known
 
 
-class Term(NamedTuple):
+class Requirement(NamedTuple):
     """One condition on one label: operator Equals, NotEquals, In, NotIn, Exists or DoesNotExist."""
 
     key: str
@@ -51,13 +51,13 @@ class Term(NamedTuple):
                 return not there
 
 
-def terms_of(selector: object) -> list[Term]:
+def terms_of(selector: object) -> list[Requirement]:
     """The terms of a LabelSelector object (matchLabels by key, then matchExpressions); none for anything else."""
     if not isinstance(selector, Mapping):
         return []
     labels, expressions = selector.get("matchLabels"), selector.get("matchExpressions")
     found = [
-        Term(str(key), "Equals", (str(value),))
+        Requirement(str(key), "Equals", (str(value),))
         for key, value in (
             sorted(labels.items(), key=lambda item: str(item[0])) if isinstance(labels, Mapping) else []
         )
@@ -66,7 +66,7 @@ def terms_of(selector: object) -> list[Term]:
         if isinstance(part, Mapping):
             values = part.get("values")
             texts = tuple(map(str, values)) if isinstance(values, list) else ()
-            found.append(Term(str(part.get("key")), str(part.get("operator")), texts))
+            found.append(Requirement(str(part.get("key")), str(part.get("operator")), texts))
     return found
 
 
@@ -80,7 +80,7 @@ _TERM = re.compile(
 )
 
 
-def parse_selector(text: str) -> list[Term]:
+def parse_selector(text: str) -> list[Requirement]:
     """The terms of a selector text. Raises ValueError naming the place that cannot be read."""
     found, position = [], 0
     while position < len(text):
@@ -91,11 +91,11 @@ def parse_selector(text: str) -> list[Term]:
         negated, key, operator, value, sets, members = term.groups()
         if sets:
             names = tuple(member.strip() for member in members.split(","))
-            found.append(Term(key, "In" if sets == "in" else "NotIn", names))
+            found.append(Requirement(key, "In" if sets == "in" else "NotIn", names))
         elif operator:
-            found.append(Term(key, "NotEquals" if operator == "!=" else "Equals", (value,)))
+            found.append(Requirement(key, "NotEquals" if operator == "!=" else "Equals", (value,)))
         else:
-            found.append(Term(key, "DoesNotExist" if negated else "Exists"))
+            found.append(Requirement(key, "DoesNotExist" if negated else "Exists"))
     return found
 
 

@@ -23,7 +23,7 @@ class NodeNeed(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Workload:
+class ScaledWorkload:
     """The object, read on demand."""
 
     object: Object

@@ -156,7 +156,7 @@ def chips_of(container: Mapping[str, object]) -> int:
     resources = mapping(container.get("resources"))
     return max(
         (
-            whole(mapping(resources.get(key)).get(chip)) or 0
+            whole_number(mapping(resources.get(key)).get(chip)) or 0
             for key in ("limits", "requests")
             for chip in ACCELERATORS
         ),
@@ -164,7 +164,7 @@ def chips_of(container: Mapping[str, object]) -> int:
     )
 
 
-def whole(value: object) -> int | None:
+def whole_number(value: object) -> int | None:
     """A count written as number or text, None when it is not one."""
     if isinstance(value, bool) or value is None:
         return None
@@ -210,7 +210,7 @@ def templates_of(located: Located) -> Iterator[PodTemplate]:
 
 def _group_templates(located: Located) -> Iterator[PodTemplate]:
     inner = mapping(located.spec.get("leaderWorkerTemplate"))
-    size = whole(inner.get("size")) or 1
+    size = whole_number(inner.get("size")) or 1
     for role, index in (("leader", "0"), ("worker", None)):
         key = (
             "leaderTemplate"

@@ -11,7 +11,7 @@ from autoscale.kube.quantity import milli_or_none
 from autoscale.kube.vllm_names import signal_of
 from autoscale.lint import query as lint_query
 from autoscale.lint.findings import Located
-from autoscale.lint.parts import Path, whole
+from autoscale.lint.parts import Path, whole_number
 from autoscale.lint.query import Query
 
 Route = Literal["stackdriver", "autoscalingmetric", "adapter", "keda", "external", "resource"]
@@ -68,8 +68,8 @@ def scaler_of(located: Located) -> Scaler:
     spec = located.spec
     target = mapping(spec.get("scaleTargetRef"))
     keda = located.kind == "ScaledObject"
-    low = whole(spec.get("minReplicaCount" if keda else "minReplicas"))
-    high = whole(spec.get("maxReplicaCount" if keda else "maxReplicas"))
+    low = whole_number(spec.get("minReplicaCount" if keda else "minReplicas"))
+    high = whole_number(spec.get("maxReplicaCount" if keda else "maxReplicas"))
     default_low, default_high = (0, 100) if keda else (1, 0)
     metrics = list(_triggers(spec) if keda else _hpa_metrics(spec))
     return Scaler(

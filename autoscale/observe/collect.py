@@ -23,7 +23,7 @@ from autoscale.observe.header import wanted_model, window_of
 from autoscale.observe.metric_names import COLUMNS, engine_facts, version_facts
 from autoscale.observe.prometheus import Prometheus, what_it_has
 from autoscale.observe.scrape import Scraper
-from autoscale.observe.series import Choice, Notes
+from autoscale.observe.series import EngineChoice, Notes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,7 +133,7 @@ def _from_prometheus(
         found.add(some)
         if progress:
             progress(done, f"{door.shown}: {done:.0%} of the window")
-    choice = series.choose(
+    choice = series.choose_series(
         [(labels.get("__name__", ""), labels) for labels in found.labels],
         wanted,
         any_model=bool(matchers) and model is None,
@@ -217,7 +217,7 @@ def _number(text: Any) -> float:
         return math.inf
 
 
-def _frame(choice: Choice, found: _Found, zero_s: float) -> pd.DataFrame:
+def _frame(choice: EngineChoice, found: _Found, zero_s: float) -> pd.DataFrame:
     """One row per scrape, pod and engine, with the columns of metrics.parquet."""
     import pandas as pd
 
@@ -281,7 +281,7 @@ def _combined(
     return told[0] if len(told) == 1 else pd.concat(told).groupby(level=0).sum(min_count=1)
 
 
-def _facts(choice: Choice, found: _Found) -> dict[str, object]:
+def _facts(choice: EngineChoice, found: _Found) -> dict[str, object]:
     facts: dict[str, object] = {}
     for number in choice.facts:
         facts |= engine_facts(found.labels[number])
@@ -289,7 +289,7 @@ def _facts(choice: Choice, found: _Found) -> dict[str, object]:
     return facts | {"engine_kind": ", ".join(sorted(choice.kinds))}
 
 
-def _door_notes(door: Prometheus, choice: Choice) -> Notes:
+def _door_notes(door: Prometheus, choice: EngineChoice) -> Notes:
     notes = choice.notes
     if not door.raw:
         notes.add(
@@ -304,7 +304,7 @@ def _door_notes(door: Prometheus, choice: Choice) -> Notes:
 
 
 def _nothing_found(
-    door: Prometheus, choice: Choice, wanted: str | None, matchers: str, window: tuple[float, float]
+    door: Prometheus, choice: EngineChoice, wanted: str | None, matchers: str, window: tuple[float, float]
 ) -> BadInput:
     """The sentence that says what is there instead of the metrics that were sought."""
     if wanted is None and len(choice.models) > 1:

@@ -26,7 +26,7 @@ from autoscale.observe import tidy, vllm_metrics
 from autoscale.observe.header import instant, wanted_model
 from autoscale.observe.metric_names import COLUMNS
 from autoscale.observe.series import Notes
-from autoscale.observe.vllm_metrics import Reading
+from autoscale.observe.vllm_metrics import PageReading
 from autoscale.observe.web import Session, address, reason_of, way_out
 
 FLUSH_S = 10.0
@@ -161,7 +161,7 @@ class Scraper:
                 self._flush()
                 flushed = k * self.interval_s
 
-    def _note(self, reading: Reading, time_s: float) -> None:
+    def _note(self, reading: PageReading, time_s: float) -> None:
         self.notes.update(reading.notes, time_s)
         self.facts |= reading.facts
         self.other_models |= reading.other_models
@@ -183,13 +183,13 @@ def metrics_url(url: str, access: Access) -> tuple[str, Access]:
     return url if parts.path not in ("", "/") else urlunsplit(parts._replace(path="/metrics")), access
 
 
-def read_once(url: str, model: str | None, session: requests.Session | None = None) -> Reading:
+def read_once(url: str, model: str | None, session: requests.Session | None = None) -> PageReading:
     """One look at a metrics page. Raises requests' errors, and SourceUnavailable when no replica's metrics are there."""
     with nullcontext(session) if session else Session(Access(), PAGE_S) as using:
         response = using.get(url)
     response.raise_for_status()
     text = response.content.decode("utf-8", "replace")
-    reading = vllm_metrics.read(vllm_metrics.parse(text), model, urlsplit(url).netloc)
+    reading = vllm_metrics.read_page(vllm_metrics.parse_exposition(text), model, urlsplit(url).netloc)
     if not reading.rows:
         why, next_step = vllm_metrics.fault(text, reading, model)
         raise SourceUnavailable(f"{redact(url)} {why}", next_step=next_step)

@@ -81,7 +81,7 @@ class Row:
 
 
 @dataclass
-class Choice:
+class EngineChoice:
     """What was chosen of all series: rows, engine kinds, the series of facts, and the models that are there."""
 
     rows: list[Row] = field(default_factory=list)
@@ -104,20 +104,20 @@ class _One:
     engine: str = "0"
 
 
-def choose(
+def choose_series(
     series: Sequence[tuple[str, Labels]],
     model: str | None,
     *,
     page: str | None = None,
     any_model: bool = False,
     sizes: Sequence[int] = (),
-) -> Choice:
+) -> EngineChoice:
     """The rows that `series` (name, labels) make; `page` names the replica whose page they are, None means Prometheus.
 
     `any_model`: where `model` is absent and one other is there, that is taken. No rows and several `models` mean that
     the caller has to ask which. `sizes` are samples per series: of two scrapes of a pod the fuller is taken.
     """
-    choice = Choice()
+    choice = EngineChoice()
     found = [
         _One(number, name, labels, place, page if page is not None else _first(labels, TARGET) or "unknown")
         for number, (name, labels) in enumerate(series)
@@ -187,7 +187,7 @@ def _splits(ones: Iterable[_One], label: str) -> bool:
     return False
 
 
-def _without_routers(found: list[_One], choice: Choice, page: bool) -> list[_One]:
+def _without_routers(found: list[_One], choice: EngineChoice, page: bool) -> list[_One]:
     """Without the series of a router: one page, and a value per server behind it."""
     for label in ROUTER:
         labelled = [one for one in found if one.labels.get(label)]
@@ -214,7 +214,7 @@ def _without_routers(found: list[_One], choice: Choice, page: bool) -> list[_One
     return found
 
 
-def _of_model(found: list[_One], model: str | None, any_model: bool, choice: Choice) -> list[_One]:
+def _of_model(found: list[_One], model: str | None, any_model: bool, choice: EngineChoice) -> list[_One]:
     """Those of the wanted model, or of the only one; series that name no model stay."""
     choice.models = {name for one in found if (name := _first(one.labels, MODEL))}
     choice.model = model
@@ -231,7 +231,7 @@ def _of_model(found: list[_One], model: str | None, any_model: bool, choice: Cho
     return [one for one in found if _first(one.labels, MODEL) in ("", choice.model)]
 
 
-def _replicas(found: list[_One], labels: Iterable[str], choice: Choice) -> list[_One]:
+def _replicas(found: list[_One], labels: Iterable[str], choice: EngineChoice) -> list[_One]:
     """Each with the server behind its page as its replica, where a label tells several apart."""
     pages: dict[str, list[_One]] = defaultdict(list)
     for one in found:
@@ -255,7 +255,7 @@ def _replicas(found: list[_One], labels: Iterable[str], choice: Choice) -> list[
     return named
 
 
-def _one_kind(found: list[_One], choice: Choice) -> list[_One]:
+def _one_kind(found: list[_One], choice: EngineChoice) -> list[_One]:
     """The series of one engine kind per replica: the first of KINDS that tells a gauge."""
     kept: list[_One] = []
     kinds: dict[str, set[str]] = defaultdict(set)
@@ -304,7 +304,7 @@ def _scrapes(ones: list[_One], sizes: Sequence[int]) -> dict[str, list[_One]]:
     return {key: scrapes[key] for key in sorted(scrapes, key=fullness)}
 
 
-def _add_rows(replica: str, ones: list[_One], scrape: str, choice: Choice) -> None:
+def _add_rows(replica: str, ones: list[_One], scrape: str, choice: EngineChoice) -> None:
     engines: dict[str, dict[str, list[_One]]] = defaultdict(lambda: defaultdict(list))
     for one in ones:
         engines[one.engine][one.place.column].append(one)

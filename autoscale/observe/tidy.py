@@ -55,7 +55,7 @@ def finish(
         (max(at_s, 0.0), kind, said, {"times": n} if n else {})
         for (kind, _), (at_s, said, n) in notes.found.items()
     ]
-    note(
+    noted(
         run_dir,
         [*_gap_events(holes), *_reset_events(resets), *_left_out_events(left_out, window[0]), *noticed],
     )
@@ -81,7 +81,7 @@ def finish(
 Event = tuple[float, str, str, dict[str, Any]]  # time_s, kind, message, facts
 
 
-def note(run_dir: Path | str, events: Iterable[Event]) -> None:
+def noted(run_dir: Path | str, events: Iterable[Event]) -> None:
     """Append events that are not there yet: collecting twice says everything once."""
     known = {
         (event.get("time_s"), event.get("kind"), event.get("message")) for event in run.read(run_dir).events

@@ -37,7 +37,7 @@ class Sample(NamedTuple):
 
 
 @dataclass
-class Reading:
+class PageReading:
     """What one look at one server gave: a row of columns per replica and engine, facts, and what was noticed."""
 
     rows: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Reading:
     notes: Notes = field(default_factory=Notes)
 
 
-def parse(text: str) -> list[Sample]:
+def parse_exposition(text: str) -> list[Sample]:
     """The samples of an exposition text that matter here; what is no number is NaN."""
     samples = []
     for name, labels, value, stamp in _LINE.findall(text):
@@ -57,14 +57,14 @@ def parse(text: str) -> list[Sample]:
     return samples
 
 
-def read(samples: Iterable[Sample], model: str | None = None, page: str = "") -> Reading:
+def read_page(samples: Iterable[Sample], model: str | None = None, page: str = "") -> PageReading:
     """Rows of one page, which is that of the replica `page`; series of a model other than `model` are left out and named.
 
     Where `model` is not there and one other is, that one is read. No rows: `faults` says why.
     """
-    reading = Reading()
+    reading = PageReading()
     once = _once(samples, page, reading.notes)
-    choice = series.choose([(s.name, s.labels) for s in once], model, page=page, any_model=True)
+    choice = series.choose_series([(s.name, s.labels) for s in once], model, page=page, any_model=True)
     reading.notes.update(choice.notes, 0.0)
     reading.routers = choice.routers
     reading.other_models = choice.models - {choice.model} if choice.rows else choice.models
@@ -82,7 +82,7 @@ def read(samples: Iterable[Sample], model: str | None = None, page: str = "") ->
     return reading
 
 
-def fault(text: str, reading: Reading, model: str | None) -> tuple[str, str | None]:
+def fault(text: str, reading: PageReading, model: str | None) -> tuple[str, str | None]:
     """Why a page gave no rows, and the next step: to follow "http://... ". The sentence says what is there."""
     if reading.routers:
         label, values = next(iter(reading.routers.items()))
@@ -98,7 +98,7 @@ def fault(text: str, reading: Reading, model: str | None) -> tuple[str, str | No
     ]:
         return f"cannot be read: {unclear[0]}", "scrape a page that tells one replica"
     declared = {name for name in _TYPE.findall(text) if is_known(name) and "queries" not in name}
-    if declared and not parse(text):
+    if declared and not parse_exposition(text):
         return (
             f"declares {listed(declared)} but gives no values",
             "start the server without --disable-log-stats; several API servers (--api-server-count) also need "
@@ -145,7 +145,7 @@ def _once(samples: Iterable[Sample], page: str, notes: Notes) -> list[Sample]:
     return list(kept.values())
 
 
-def _value(replica: str, column: str, groups: list[list[float]], reading: Reading) -> float:
+def _value(replica: str, column: str, groups: list[list[float]], reading: PageReading) -> float:
     """Sum over the groups of the largest number in each; NaN without one, and for a counter that lacks a part."""
     told = []
     for values in groups:

@@ -24,7 +24,7 @@ def seconds_each(scenario: Scenario, replicas: int) -> float:
     return plan.expected_requests * REQUEST_S + ticks * (TICK_S + replicas * REPLICA_S)
 
 
-def check(scenario: Scenario, replicas: int, simulations: int) -> str | None:
+def check_cost(scenario: Scenario, replicas: int, simulations: int) -> str | None:
     """What so many simulations will take, as a sentence when it is worth saying. Raises BadInput when it is too much."""
     each = seconds_each(scenario, replicas)
     total = each * simulations

@@ -165,7 +165,7 @@ class Doubting:
     # The costs of a sequence and of its KV tokens are moved as one: that pair differs by B and KV alone
     moves: tuple[tuple[tuple[int, ...], float], ...] = (((0,), 0.08), ((1, 2), 0.4), ((3,), 0.3), ((4,), 0.4))
     # Of LOOKED_AT: requests are few, a replay jumps, too
-    least_noise: tuple[float, ...] = (0.02, 0.03, 0.03, 0.05)
+    least_noise: tuple[float, ...] = (0.02, 0.03, 0.03, 0.05, 0.03)
     # Of a stage's speed: what it is at least, and what makes a stage stand out before it is known
     least_wander: float = 0.01
     start_wander: float = 0.03
@@ -207,8 +207,8 @@ class Speeds:
     least_error: float = 0.01
     # Prior of the moves of the coefficients (logarithms), and of what a neighbour does
     coefficients: tuple[float, ...] = (0.3, 1.0, 1.0, 0.8)
-    slowed_mean: float = 0.3
-    slowed_spread: float = 0.2
+    slowed_mean: float = 0.35
+    slowed_spread: float = 0.13
     # Of a run that one stretch may take, and stretches in all
     longest_stretch: float = 0.6
     most_stretches: int = 4

@@ -14,7 +14,7 @@ import yaml
 from analysis.run import Run
 from autoscale.recommend import cost
 from autoscale.recommend.answer import Decision
-from autoscale.recommend.choice.decide import decide
+from autoscale.recommend.choice.decide import choose_setting
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.settings import Given, Manifest
 from autoscale.recommend.choice.traffic import scenario_of
@@ -26,7 +26,7 @@ from autoscale.recommend.model.replica_model import ReplicaModel
 from autoscale.recommend.open_points import more_data, of_runs
 from autoscale.recommend.progress import Progress, Tell, part, silent, unheard
 from autoscale.recommendation import Provenance, Recommendation
-from autoscale.recommendation import read as read_recommendation
+from autoscale.recommendation import read_recommendation as read_recommendation
 from autoscale.recommendation import write as write_recommendation
 from autoscale.sim.fleet.simulate import foreign_name, read_hpa
 
@@ -120,7 +120,7 @@ def _decision(
     if model.untrusted():  # the command that it gives settles the one-sided runs, too
         open_ = (*more_data(model), *of_runs(model.capacities, one_sided=False))
         return Decision("need_more_data", open_, None)
-    decision = decide(
+    decision = choose_setting(
         scenario,
         max_replicas=max_replicas,
         current=None if current is None else Given(current),

@@ -7,7 +7,7 @@ import pytest
 from analysis import run
 from analysis.capacity import analyse
 from analysis.errors import TooLittleData
-from analysis.queueing import Replica
+from analysis.queueing import ReplicaQueue
 from analysis.slo import parse_slo
 
 
@@ -157,7 +157,7 @@ def test_intervals_cover_the_truth_of_synthetic_servers(synthetic, tmp_path: Pat
         server = synthetic.Server(int(rng.integers(6, 30)), 2.0, rng.uniform(1, 2), rng.choice([0.15, 0.4]))
         rates = [share * server.saturated_rps for share in (0.3, 0.5, 0.7, 0.85, 1.0, 1.2)]
         found = analyse(run.read(synthetic.sweep(server, tmp_path / str(k), rates, 60, seed=k)))
-        truth = Replica(server.seats, server.saturated_rps, server.stretch).knee_rps
+        truth = ReplicaQueue(server.seats, server.saturated_rps, server.stretch).knee_rps
         covered += [
             found.saturated.low <= server.saturated_rps <= found.saturated.high,
             found.knee.low <= truth <= found.knee.high,

@@ -19,7 +19,7 @@ from autoscale.check.timeline import Timeline
 from autoscale.check.verdict import judge
 from autoscale.kube.cluster import Observation, read_observations
 from autoscale.profiles import profile as profiles
-from autoscale.recommendation import parse
+from autoscale.recommendation import parse_recommendation
 
 METRIC = "prometheus.googleapis.com|vllm:num_requests_waiting|gauge"
 
@@ -485,7 +485,7 @@ FORECAST = {"setting": "waiting 5", "holds": True, "seeds": 4}
 )
 def test_the_peak_is_held_to_the_recommendation(recommendation, outcome):
     timeline = Timeline("h").extend(Scenario(3).observations)
-    expect = Expectation.from_recommendation(parse({"answer": "autoscale", **recommendation}))
+    expect = Expectation.from_recommendation(parse_recommendation({"answer": "autoscale", **recommendation}))
     verdict = {c.code: c for c in judge(timeline, history(timeline), expect).criteria}
     assert verdict["scaled_to_prediction"].outcome == outcome
 

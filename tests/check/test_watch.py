@@ -153,7 +153,7 @@ def logged(fixtures_dir, tmp_path):
             Observation(unit.ready_s + 0.1, "logs", "READ", {"pod": unit.leader.name, "lines": [line]})
         )
     run_dir = tmp_path / "logged"
-    evidence.open_run(run_dir, {"kind": "live", "command": "check", "check": {"hpa": "vllm-dep-hpa"}})
+    evidence.open_evidence(run_dir, {"kind": "live", "command": "check", "check": {"hpa": "vllm-dep-hpa"}})
     with evidence.Recorder(run_dir) as recorder:
         for row in sorted(rows, key=lambda o: o.time_s):
             recorder.write(row, row.time_s)
@@ -180,7 +180,7 @@ def test_the_weights_read_rate_is_measured_where_log_and_profile_tell(logged, tm
         expect = tmp_path / "recommendation.json"
         expect.write_text(json.dumps({"schema_version": 1, "answer": "autoscale", "profile": name}))
     nothing = dict.fromkeys(("fleet", "hpa", "context", "load", "scale_to", "out"))
-    check_command.run(
+    check_command.run_check(
         **nothing, namespace="", expect=expect, timeout_s=1, replay_dir=logged, profile=given.get("profile")
     )
     cold = yaml.safe_load((logged / "measured.yaml").read_text())["cold_start"]
@@ -197,7 +197,7 @@ def test_the_weights_read_rate_is_measured_where_log_and_profile_tell(logged, tm
 def test_a_profile_that_is_not_there_is_refused_before_the_watch(logged):
     nothing = dict.fromkeys(("fleet", "hpa", "context", "load", "scale_to", "out", "expect"))
     with pytest.raises(BadInput, match="no-such"):
-        check_command.run(**nothing, namespace="", timeout_s=1, replay_dir=logged, profile="no-such")
+        check_command.run_check(**nothing, namespace="", timeout_s=1, replay_dir=logged, profile="no-such")
 
 
 def test_an_hpa_that_is_not_there_ends_the_check_at_once(server, tmp_path):

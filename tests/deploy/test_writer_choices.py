@@ -19,7 +19,7 @@ from autoscale.hpa import HpaSpec
 from autoscale.kube.kinds import SCALED, plural_of
 from autoscale.profiles import load, names, overlay
 from autoscale.recommend.choice.settings import Behavior, Candidate, quantity
-from autoscale.recommendation import parse
+from autoscale.recommendation import parse_recommendation
 
 GPU, SMALL, TPU = "llama-3.1-405b-2x8h100", "llama-3.1-8b-1xh100", "llama-3.1-70b-v6e8"
 BEHAVIOR = {
@@ -61,7 +61,9 @@ def named(found):
 
 
 def test_a_recommendation_becomes_the_hpa_and_the_first_size_of_the_workload():
-    found = objects(load(GPU), parse(answer(("waiting", "3"), ("kv_usage", "0.504"), behavior=BEHAVIOR)))
+    found = objects(
+        load(GPU), parse_recommendation(answer(("waiting", "3"), ("kv_usage", "0.504"), behavior=BEHAVIOR))
+    )
     spec = kinds(found)["HorizontalPodAutoscaler"]["spec"]
     assert (spec["minReplicas"], spec["maxReplicas"]) == (2, 6)
     assert spec["behavior"] == BEHAVIOR
@@ -82,12 +84,12 @@ def test_the_hpa_that_is_written_is_the_one_that_was_simulated(name):
         "maxReplicas": 3,
         "behavior": setting.behavior.block,
     }
-    written = kinds(objects(load(name), parse(recommended)))["HorizontalPodAutoscaler"]
+    written = kinds(objects(load(name), parse_recommendation(recommended)))["HorizontalPodAutoscaler"]
     assert HpaSpec.from_manifest(written) == HpaSpec.from_manifest(simulated)
 
 
 def test_node_pool_arithmetic_follows_the_recommended_maximum():
-    readme = dict(write_set(load(GPU), parse(answer(("waiting", "3")))))["README.md"]
+    readme = dict(write_set(load(GPU), parse_recommendation(answer(("waiting", "3")))))["README.md"]
     assert "--total-min-nodes=4 --total-max-nodes=12" in readme  # 2 and 6 replicas of 2 nodes
     assert "12 x 8 = 96" in readme
 
@@ -95,7 +97,9 @@ def test_node_pool_arithmetic_follows_the_recommended_maximum():
 def test_when_autoscaling_does_not_pay_there_is_no_hpa():
     found = objects(
         load(GPU),
-        parse({"answer": "do_not_autoscale", "minReplicas": 3, "maxReplicas": None, "metrics": []}),
+        parse_recommendation(
+            {"answer": "do_not_autoscale", "minReplicas": 3, "maxReplicas": None, "metrics": []}
+        ),
     )
     assert "HorizontalPodAutoscaler" not in kinds(found)
     assert kinds(found)["LeaderWorkerSet"]["spec"]["replicas"] == 3
@@ -148,7 +152,7 @@ def test_a_recommendation_that_cannot_be_written_is_refused_with_its_reason(
     recommendation, error, said, path
 ):
     with pytest.raises(error, match=re.escape(said)):
-        objects(load(GPU), parse(recommendation), path)
+        objects(load(GPU), parse_recommendation(recommendation), path)
 
 
 def test_without_a_recommendation_the_target_is_called_the_tutorials():
@@ -179,7 +183,7 @@ def test_without_a_recommendation_the_target_is_called_the_tutorials():
     ],
 )
 def test_the_hpa_asks_for_the_name_that_its_path_serves(path, expected):
-    found = objects(load(GPU), parse(answer(("waiting", "5"), ("kv_usage", "700m"))), path)
+    found = objects(load(GPU), parse_recommendation(answer(("waiting", "5"), ("kv_usage", "700m"))), path)
     assert named(found) == expected
     rules = next(o["rules"] for o in found if o["kind"] == "Role")
     allowed = [
@@ -203,14 +207,18 @@ def test_the_hpa_asks_for_the_name_that_its_path_serves(path, expected):
 )
 def test_the_cache_metric_follows_the_vllm_version(version, name):
     profile = overlay(load(GPU), {"engine": {"vllm_version": version}})
-    assert named(objects(profile, parse(answer(("kv_usage", "700m"))))) == [
+    assert named(objects(profile, parse_recommendation(answer(("kv_usage", "700m"))))) == [
         f"prometheus.googleapis.com|vllm:{name}|gauge"
     ]
 
 
 def test_the_autoscaling_metric_serves_exactly_what_the_hpa_asks_for():
     found = kinds(
-        objects(load(GPU), parse(answer(("waiting", "5"), ("kv_usage", "700m"))), "autoscalingmetric")
+        objects(
+            load(GPU),
+            parse_recommendation(answer(("waiting", "5"), ("kv_usage", "700m"))),
+            "autoscalingmetric",
+        )
     )
     metric = found["AutoscalingMetric"]
     [entry] = metric["spec"]["metrics"]
@@ -234,7 +242,9 @@ def test_the_autoscaling_metric_serves_exactly_what_the_hpa_asks_for():
 def test_keda_reads_one_series_and_takes_no_data_for_an_error():
     found = kinds(
         objects(
-            load(GPU), parse(answer(("waiting", "5500m"), ("kv_usage", "504m"), behavior=BEHAVIOR)), "keda"
+            load(GPU),
+            parse_recommendation(answer(("waiting", "5500m"), ("kv_usage", "504m"), behavior=BEHAVIOR)),
+            "keda",
         )
     )
     assert "HorizontalPodAutoscaler" not in found, "KEDA creates the HPA; a second one would freeze both"
@@ -255,7 +265,7 @@ def test_keda_reads_one_series_and_takes_no_data_for_an_error():
 
 def test_the_stackdriver_adapter_adds_engines_so_a_cache_target_grows_with_them():
     profile = overlay(load(SMALL), {"replica": {"data_parallel": 4}})
-    found = kinds(objects(profile, parse(answer(("kv_usage", "504m"), ("waiting", "5")))))
+    found = kinds(objects(profile, parse_recommendation(answer(("kv_usage", "504m"), ("waiting", "5")))))
     targets = [
         m["pods"]["target"]["averageValue"] for m in found["HorizontalPodAutoscaler"]["spec"]["metrics"]
     ]

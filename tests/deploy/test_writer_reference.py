@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from autoscale.deploy import alerts, load_set, reference_files, targets, write_set
-from autoscale.deploy.yaml_out import plain
+from autoscale.deploy.yaml_out import plain_yaml
 from autoscale.profiles import load, names
-from autoscale.recommendation import parse
+from autoscale.recommendation import parse_recommendation
 from loadgen.run.option_table import add_arguments
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +23,7 @@ needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="promto
 
 def groups(name, recommendation=None):
     profile = load(name)
-    return plain(alerts.groups(profile, targets.plan(profile, recommendation)))
+    return plain_yaml(alerts.groups(profile, targets.plan(profile, recommendation)))
 
 
 # --- committed sets --------------------------------------------------------------------------------------------------
@@ -201,7 +201,9 @@ def test_each_alert_fires_when_it_should_and_only_then(tmp_path):
 
 
 def test_without_an_hpa_there_are_no_alerts_on_one():
-    standing = groups("llama-3.1-8b-1xh100", parse({"answer": "do_not_autoscale", "minReplicas": 2}))
+    standing = groups(
+        "llama-3.1-8b-1xh100", parse_recommendation({"answer": "do_not_autoscale", "minReplicas": 2})
+    )
     assert "horizontalpodautoscaler" not in str(standing)
     assert "AutoscaleTargetDrifted" in str(standing)
 
@@ -243,7 +245,7 @@ def test_prometheus_can_parse_every_query_of_the_dashboard(tmp_path):
 
 
 def test_the_master_waits_for_as_many_workers_as_there_are():
-    _, service, master, workers = map(plain, load_set.objects())
+    _, service, master, workers = map(plain_yaml, load_set.load_objects())
     command = master["spec"]["template"]["spec"]["containers"][0]["command"]
     assert (
         int(command[command.index("--expect-workers") + 1])
@@ -268,7 +270,7 @@ def test_the_load_generator_knows_every_option_that_it_is_given():
 
 
 def test_the_load_generator_runs_without_root():
-    for document in map(plain, [*load_set.objects()[2:], load_set.reader()]):
+    for document in map(plain_yaml, [*load_set.load_objects()[2:], load_set.reader()]):
         spec = document["spec"].get("template", document)["spec"]
         assert spec["securityContext"]["runAsNonRoot"] is True
         assert all(

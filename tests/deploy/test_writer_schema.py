@@ -13,14 +13,14 @@ import yaml
 
 from autoscale.deploy import alerts, load_set, targets, weights, writer
 from autoscale.deploy.choices import PATHS, Options
-from autoscale.deploy.yaml_out import plain
+from autoscale.deploy.yaml_out import plain_yaml
 from autoscale.profiles import load, names
-from autoscale.recommendation import parse
+from autoscale.recommendation import parse_recommendation
 
 VERSIONS = ("1.35", "1.36", "1.37")
 CUSTOM_GROUPS = ("leaderworkerset.x-k8s.io", "monitoring.", "keda.sh", "autoscaling.gke.io")
 
-RECOMMENDATION = parse(
+RECOMMENDATION = parse_recommendation(
     {
         "answer": "autoscale",
         "metrics": [
@@ -65,8 +65,8 @@ CASE_IDS = [
 def everything(name, path, recommendation):
     profile, options = load(name), Options(checker_may_scale=True, create_namespace=True)
     found = writer.objects(profile, recommendation, path, options)
-    rules = alerts.rules(profile, path, targets.plan(profile, recommendation))
-    return [*found, plain(rules)]
+    rules = alerts.alert_rules(profile, path, targets.plan(profile, recommendation))
+    return [*found, plain_yaml(rules)]
 
 
 def is_custom(document):
@@ -91,7 +91,7 @@ def accepts(version, text):
 
 @pytest.mark.parametrize(
     "document",
-    [plain(d) for d in (*load_set.objects(), load_set.reader())],
+    [plain_yaml(d) for d in (*load_set.load_objects(), load_set.reader())],
     ids=lambda d: d["metadata"]["name"] + " " + d["kind"],
 )
 @pytest.mark.parametrize("version", VERSIONS)
@@ -324,7 +324,7 @@ def test_what_is_written_parses_to_the_objects(name):
     ]
     built = [
         *writer.objects(profile),
-        plain(alerts.rules(profile, profile.deploy.metrics, targets.plan(profile, None))),
+        plain_yaml(alerts.alert_rules(profile, profile.deploy.metrics, targets.plan(profile, None))),
     ]
     assert sorted(map(json.dumps, written)) == sorted(map(json.dumps, built))
 

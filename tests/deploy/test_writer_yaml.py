@@ -4,7 +4,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoscale.deploy.yaml_out import Note, dump, dump_all, plain
+from autoscale.deploy.yaml_out import Note, dump, dump_all, plain_yaml
 
 leaf = st.one_of(
     st.none(),
@@ -26,7 +26,7 @@ def nested(inner):
 
 @given(st.dictionaries(keys, st.recursive(leaf, nested, max_leaves=12), min_size=1, max_size=5))
 def test_any_document_reads_back_as_it_was(document):
-    assert yaml.safe_load(dump(document)) == plain(document)
+    assert yaml.safe_load(dump(document)) == plain_yaml(document)
 
 
 def test_a_note_stands_above_what_it_explains():

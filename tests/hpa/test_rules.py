@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from analysis.errors import BadInput
 from autoscale.hpa import (
-    Behavior,
+    HpaBehavior,
     HpaSpec,
     Memory,
     MetricError,
@@ -143,7 +143,7 @@ READING = st.lists(
 @given(
     low=st.integers(1, 5),
     spread=st.integers(0, 20),
-    behavior=st.none() | st.builds(Behavior, scale_up=RULES, scale_down=RULES),
+    behavior=st.none() | st.builds(HpaBehavior, scale_up=RULES, scale_down=RULES),
     readings=st.lists(READING, min_size=1, max_size=25),
     flag_s=st.sampled_from([0, 60, 300]),
 )

@@ -9,7 +9,7 @@ import pytest
 from autoscale.deploy import PATHS, Options, objects
 from autoscale.lint.linter import lint_objects
 from autoscale.profiles import load, names
-from autoscale.recommendation import parse
+from autoscale.recommendation import parse_recommendation
 
 GPU, HDML, TPU, ONE = (
     "llama-3.1-405b-2x8h100",
@@ -379,7 +379,7 @@ CHOICES = [
     replace(PLACES, xla_cache="shared", namespace="llm", create_namespace=True),
     replace(PLACES, xla_cache="off", image="registry.example.com/vllm-openai:v0.19.1"),
 ]
-RECOMMENDED = parse(
+RECOMMENDED = parse_recommendation(
     {
         "answer": "autoscale",
         "minReplicas": 1,

@@ -11,8 +11,8 @@ from autoscale.observe import vllm_metrics
 PAGES = Path(__file__).parent.parent / "fixtures" / "pages"
 
 
-def look(text: str, model: str | None = "m") -> vllm_metrics.Reading:
-    return vllm_metrics.read(vllm_metrics.parse(text), model, "a:8000")
+def look(text: str, model: str | None = "m") -> vllm_metrics.PageReading:
+    return vllm_metrics.read_page(vllm_metrics.parse_exposition(text), model, "a:8000")
 
 
 def only_row(text: str, model: str | None = "m") -> dict[str, float]:

@@ -15,7 +15,9 @@ def page(fixtures_dir: Path, name: str) -> str:
 
 
 def test_a_real_page_under_overload(fixtures_dir: Path):
-    reading = vllm_metrics.read(vllm_metrics.parse(page(fixtures_dir, "overload_mid")), "tiny", "a:8000")
+    reading = vllm_metrics.read_page(
+        vllm_metrics.parse_exposition(page(fixtures_dir, "overload_mid")), "tiny", "a:8000"
+    )
     assert set(reading.rows) == {("a:8000", "0")}
     row = reading.rows["a:8000", "0"]
     assert row["waiting"] == 55
@@ -32,7 +34,7 @@ def test_a_real_page_under_overload(fixtures_dir: Path):
 
 def test_columns_agree_with_a_plain_reading_of_the_lines(fixtures_dir: Path):
     text = page(fixtures_dir, "load_mid")
-    row = vllm_metrics.read(vllm_metrics.parse(text)).rows["", "0"]
+    row = vllm_metrics.read_page(vllm_metrics.parse_exposition(text)).rows["", "0"]
     prefix, columns = NAMES["vllm"]
     for column, names in columns.items():
         values = [
@@ -67,7 +69,7 @@ vllm:{name}{{engine="0",model_name="m"}} {value}
     ],
 )
 def test_kv_usage_by_version(text: str, usage: float, version: str):
-    reading = vllm_metrics.read(vllm_metrics.parse(text))
+    reading = vllm_metrics.read_page(vllm_metrics.parse_exposition(text))
     assert reading.rows["", "0"] == {"kv_usage": usage}
     assert reading.facts["vllm_version_by_metric_names"] == version
 
@@ -77,6 +79,6 @@ def test_engines_stay_apart_and_other_models_are_named():
         f'vllm:num_requests_running{{engine="{engine}",model_name="{model}"}} {value}\n'
         for engine, model, value in (("0", "m", 1), ("1", "m", 2), ("0", "other", 9))
     )
-    reading = vllm_metrics.read(vllm_metrics.parse(text), "m")
+    reading = vllm_metrics.read_page(vllm_metrics.parse_exposition(text), "m")
     assert reading.rows == {("", "0"): {"running": 1.0}, ("", "1"): {"running": 2.0}}
     assert reading.other_models == {"other"}

@@ -14,7 +14,7 @@ from autoscale.profiles import load, overlay
 from autoscale.recommend import cost, recommend, scenario_of
 from autoscale.recommend.choice.settings import Behavior, Candidate
 from autoscale.recommend.model.one_replica import idle_verdict
-from autoscale.recommendation import read
+from autoscale.recommendation import read_recommendation
 from loadgen.plan import lengths, rates
 
 L4 = load("llama-3.1-8b-1xl4")
@@ -34,7 +34,7 @@ def test_what_simulations_take_is_said_when_it_is_worth_it(
 ) -> None:
     scenario = small("1:60")
     plan = replace(scenario.plan, programme=rates.constant(rate_rps, duration_s))
-    assert cost.check(replace(scenario, plan=plan), 1, simulations) == said
+    assert cost.check_cost(replace(scenario, plan=plan), 1, simulations) == said
 
 
 def test_what_nobody_would_wait_for_is_refused_with_what_would_fit(small) -> None:
@@ -45,7 +45,7 @@ def test_what_nobody_would_wait_for_is_refused_with_what_would_fit(small) -> Non
     with pytest.raises(
         BadInput, match=r"3 simulations of 600,000,000 requests over 600 s would take about 5 h; expected at most 30 min, which is about 6e\+07 requests, or 60 s of this traffic"
     ):  # fmt: skip
-        cost.check(much, 1, 3)
+        cost.check_cost(much, 1, 3)
     with pytest.raises(BadInput, match="each of some hundred simulations"):
         cost.check_search(much)
     cost.check_search(scenario)
@@ -137,4 +137,4 @@ def test_a_recommendation_of_another_form_is_refused(tmp_path: Path, content, se
     file = tmp_path / "recommendation.json"
     file.write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(BadInput, match=sentence):
-        read(file)
+        read_recommendation(file)

@@ -12,7 +12,7 @@ from analysis import run as runs
 from analysis.errors import BadInput, TooLittleData
 from autoscale.recommend import recommend, scenario_of
 from autoscale.recommend.drift import drift
-from autoscale.recommendation import read
+from autoscale.recommendation import read_recommendation
 
 TRAFFIC = """
 load:
@@ -74,7 +74,7 @@ def test_the_stage_that_the_client_limited_is_named(recommended) -> None:
 
 def test_what_is_written_is_read_again(recommended) -> None:
     made = recommended("sweep_D")
-    assert read(made.files[0]).as_json() == made.document.as_json()
+    assert read_recommendation(made.files[0]).as_json() == made.document.as_json()
     if made.document.hpa:
         assert yaml.safe_load(made.files[1].read_text()) == made.document.hpa
 

@@ -34,7 +34,7 @@ def own_nodes(past: History) -> Criterion:
     return Criterion(code, "pass", f"each pod of the {len(groups)} groups has a node of its own", figures)
 
 
-def share(timeline: Timeline, past: History) -> Criterion:
+def traffic_share(timeline: Timeline, past: History) -> Criterion:
     """Each new replica carries its part of the load."""
     code = "new_replica_gets_its_share"
     fresh = [(out, unit) for out in past.scale_outs for unit in out.replicas if not math.isnan(unit.ready_s)]

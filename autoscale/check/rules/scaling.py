@@ -9,7 +9,7 @@ from autoscale.check.snapshot import Snapshot
 from autoscale.kube.kinds import plural_of
 from autoscale.kube.objects import mapping
 from autoscale.kube.scaler import Hpa
-from autoscale.kube.workload import GROUPED, Workload
+from autoscale.kube.workload import GROUPED, ScaledWorkload
 from autoscale.lint.findings import Finding, Located
 
 CONDITIONS = ("status", "conditions")
@@ -133,7 +133,7 @@ def _selector(now: Snapshot, hpa: Hpa) -> Iterator[Finding]:
         )
 
 
-def _should_have_pods(now: Snapshot, hpa: Hpa, target: Workload) -> bool:
+def _should_have_pods(now: Snapshot, hpa: Hpa, target: ScaledWorkload) -> bool:
     at_zero = hpa.active_reason == "ScalingDisabled"
     return bool(target.scale_selector) and not at_zero and "pods" not in now.hidden
 

@@ -11,7 +11,7 @@ from autoscale.kube.quantity import milli_or_none
 from autoscale.kube.scaler import DEFAULT_TOLERANCE, DIRECTIONS
 from autoscale.lint.facts import Facts
 from autoscale.lint.findings import Finding
-from autoscale.lint.parts import whole
+from autoscale.lint.parts import whole_number
 from autoscale.lint.rules.hpa import refusal
 from autoscale.lint.scalers import Scaler, behavior_of
 
@@ -69,7 +69,7 @@ def _up(scaler: Scaler) -> Iterator[Finding]:
             "Write selectPolicy: Max, or leave it out.",
         )
         return
-    window_s = whole(up.get("stabilizationWindowSeconds"))
+    window_s = whole_number(up.get("stabilizationWindowSeconds"))
     if window_s is not None and LATE_S < window_s <= MAX_WINDOW_S:
         yield scaler.source.finding(
             "warning",

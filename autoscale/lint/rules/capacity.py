@@ -10,7 +10,7 @@ from autoscale.kube.kinds import ACCELERATORS
 from autoscale.kube.objects import items, mapping
 from autoscale.lint.facts import Facts
 from autoscale.lint.findings import Finding
-from autoscale.lint.parts import Path, PodTemplate, VllmServer, chips_of, whole
+from autoscale.lint.parts import Path, PodTemplate, VllmServer, chips_of, whole_number
 from autoscale.lint.scalers import Scaler
 
 MAX_NODES = "autoscale/max-nodes"  # annotation on a workload or its HPA: the node pool's maximum
@@ -37,7 +37,7 @@ def rules(facts: Facts) -> Iterator[Finding]:
 def size_of(server: VllmServer) -> int:
     """Pods of one replica."""
     inner = mapping(server.owner.spec.get("leaderWorkerTemplate"))
-    return (whole(inner.get("size")) or 1) if server.owner.kind == "LeaderWorkerSet" else 1
+    return (whole_number(inner.get("size")) or 1) if server.owner.kind == "LeaderWorkerSet" else 1
 
 
 def _parallelism(server: VllmServer) -> Iterator[Finding]:
@@ -82,7 +82,7 @@ def _chips(template: PodTemplate) -> Iterator[Finding]:
         resources = mapping(container.get("resources"))
         limits, requests = mapping(resources.get("limits")), mapping(resources.get("requests"))
         for chip in ACCELERATORS:
-            limit, request = whole(limits.get(chip)), whole(requests.get(chip))
+            limit, request = whole_number(limits.get(chip)), whole_number(requests.get(chip))
             if chip in requests and limit != request:
                 yield owner.finding(
                     "error",
@@ -92,11 +92,13 @@ def _chips(template: PodTemplate) -> Iterator[Finding]:
                     "An API server refuses the pod.",
                     f"Write {chip} once, under limits.",
                 )
-        tpu = whole(limits.get("google.com/tpu"))
+        tpu = whole_number(limits.get("google.com/tpu"))
         if tpu and re.fullmatch(r"\d+(x\d+)+", topology):
             chips = prod(int(side) for side in topology.split("x"))
-            size = whole(mapping(owner.spec.get("leaderWorkerTemplate")).get("size")) or 1
-            hosts = size if owner.kind == "LeaderWorkerSet" else whole(owner.spec.get("completions")) or 1
+            size = whole_number(mapping(owner.spec.get("leaderWorkerTemplate")).get("size")) or 1
+            hosts = (
+                size if owner.kind == "LeaderWorkerSet" else whole_number(owner.spec.get("completions")) or 1
+            )
             if tpu * hosts != chips:
                 yield owner.finding(
                     "error",
@@ -126,7 +128,7 @@ def _group(key: tuple[str, str, str], facts: Facts) -> Iterator[Finding]:
     inner = mapping(owner.spec.get("leaderWorkerTemplate"))
     policy = inner.get("restartPolicy", "RecreateGroupOnPodRestart")
     servers = facts.servers_by_owner.get(key, [])
-    if servers and (whole(inner.get("size")) or 1) > 1 and policy not in RESTARTS_GROUP:
+    if servers and (whole_number(inner.get("size")) or 1) > 1 and policy not in RESTARTS_GROUP:
         yield owner.finding(
             "warning",
             "group-restart-policy",
@@ -209,7 +211,7 @@ def node_bounds(scaler: Scaler, server: VllmServer, facts: Facts) -> Iterator[tu
     if facts.max_nodes is not None:
         yield "the node pool", facts.max_nodes, "nodes"
     for located in (scaler.source, server.owner):
-        bound = whole(mapping(located.metadata.get("annotations")).get(MAX_NODES))
+        bound = whole_number(mapping(located.metadata.get("annotations")).get(MAX_NODES))
         if bound is not None:
             yield f"annotation {MAX_NODES} of {located.kind} {located.name}", bound, "nodes"
     pools = [pool for pool in facts.of("ContainerNodePool") if _holds(pool.spec, server)]
@@ -219,15 +221,15 @@ def node_bounds(scaler: Scaler, server: VllmServer, facts: Facts) -> Iterator[tu
     for pool in facts.of("NodePool"):
         limits = mapping(pool.spec.get("limits"))
         for chip in ACCELERATORS:
-            if (bound := whole(limits.get(chip))) is not None and asks(server, chip):
+            if (bound := whole_number(limits.get(chip))) is not None and asks(server, chip):
                 yield f"NodePool {pool.name}", bound, "chips"
-        if (bound := whole(limits.get("nodes"))) is not None:
+        if (bound := whole_number(limits.get("nodes"))) is not None:
             yield f"NodePool {pool.name}", bound, "nodes"
     for quota in facts.of("ResourceQuota"):
         if quota.namespace != server.owner.namespace:
             continue
         for chip in ACCELERATORS:
-            bound = whole(mapping(quota.spec.get("hard")).get(f"requests.{chip}"))
+            bound = whole_number(mapping(quota.spec.get("hard")).get(f"requests.{chip}"))
             if bound is not None and asks(server, chip):
                 yield f"ResourceQuota {quota.name}", bound, "chips"
 
@@ -257,10 +259,10 @@ def _pool_bound(spec: dict[str, object]) -> int | None:
     """The most nodes that a ContainerNodePool may have; without autoscaling its present count."""
     scaling = mapping(spec.get("autoscaling"))
     locations = max(1, len(items(spec.get("nodeLocations"))))
-    if (total := whole(scaling.get("totalMaxNodeCount"))) is not None:
+    if (total := whole_number(scaling.get("totalMaxNodeCount"))) is not None:
         return total
-    if (each := whole(scaling.get("maxNodeCount"))) is not None:
+    if (each := whole_number(scaling.get("maxNodeCount"))) is not None:
         return each * locations
-    count = whole(spec.get("nodeCount"))
-    count = whole(spec.get("initialNodeCount")) if count is None else count
+    count = whole_number(spec.get("nodeCount"))
+    count = whole_number(spec.get("initialNodeCount")) if count is None else count
     return None if count is None else count * locations

@@ -10,7 +10,7 @@ from autoscale.kube.objects import Object, items, mapping
 from autoscale.kube.vllm_names import NEWEST
 from autoscale.lint.facts import Facts
 from autoscale.lint.findings import Finding
-from autoscale.lint.parts import VllmServer, whole
+from autoscale.lint.parts import VllmServer, whole_number
 
 ANSWERED = (
     "/health",
@@ -63,7 +63,7 @@ def _readiness(server: VllmServer, facts: Facts) -> Iterator[Finding]:
                 (*path, kind, "port"),
                 f"{name} asks port {handler.get('port')}; vLLM listens on {server.port}.",
                 _ALWAYS_PASSES[name]
-                if ray and kind == "tcpSocket" and whole(handler.get("port")) in RAY_PORTS
+                if ray and kind == "tcpSocket" and whole_number(handler.get("port")) in RAY_PORTS
                 else "The pod never becomes ready."
                 if name == "readinessProbe"
                 else "The pod is restarted for ever.",
@@ -141,7 +141,7 @@ def _stats(server: VllmServer, facts: Facts) -> Iterator[Finding]:
 
 def _shutdown(server: VllmServer) -> Iterator[Finding]:
     spec, owner, path = server.template.spec, server.owner, (*server.template.path, "spec")
-    grace_s = whole(spec.get("terminationGracePeriodSeconds"))
+    grace_s = whole_number(spec.get("terminationGracePeriodSeconds"))
     grace_s = DEFAULT_GRACE_S if grace_s is None else grace_s
     pre_stop = mapping(mapping(server.container.get("lifecycle")).get("preStop"))
     drain_s = server.number("shutdown-timeout")
@@ -197,7 +197,7 @@ def _shutdown(server: VllmServer) -> Iterator[Finding]:
 
 def _sleeps_s(pre_stop: Object) -> int:
     """Seconds that a preStop hook sleeps for sure."""
-    if seconds := whole(mapping(pre_stop.get("sleep")).get("seconds")):
+    if seconds := whole_number(mapping(pre_stop.get("sleep")).get("seconds")):
         return seconds
     argv = [str(word) for word in items(mapping(pre_stop.get("exec")).get("command"))]
     found = re.findall(r"\bsleep (\d+)\b", " ".join(argv))

@@ -9,7 +9,7 @@ from autoscale.kube.objects import mapping
 from autoscale.kube.selectors import object_selects
 from autoscale.lint.facts import Facts
 from autoscale.lint.findings import Finding, Located
-from autoscale.lint.parts import VllmServer, chips_of, whole
+from autoscale.lint.parts import VllmServer, chips_of, whole_number
 from autoscale.lint.rules.capacity import node_bounds
 
 WHOLE_NODE_GPUS = 8  # no common machine has more accelerators of one pod than this left beside it
@@ -34,7 +34,7 @@ def _budget(budget: Located, facts: Facts) -> Iterator[Finding]:
             yield _protects_nothing(budget, "There is no selector.")
         return
     unavailable, available = budget.spec.get("maxUnavailable"), budget.spec.get("minAvailable")
-    if whole(unavailable) == 0 or unavailable == "0%" or available == "100%":
+    if whole_number(unavailable) == 0 or unavailable == "0%" or available == "100%":
         yield _blocks(budget, "The budget allows no eviction at all.")
     elif available is not None:
         yield from _minimum(budget, available, facts)
@@ -77,12 +77,12 @@ def _minimum(budget: Located, available: object, facts: Facts) -> Iterator[Findi
         if namespace != budget.namespace or not chosen:
             continue
         scaler, owner = facts.scaler_of.get((kind, namespace, name)), chosen[0].owner
-        low = whole(owner.spec.get("replicas", 1)) or 0
+        low = whole_number(owner.spec.get("replicas", 1)) or 0
         low = scaler.low if scaler else low
-        size = whole(mapping(owner.spec.get("leaderWorkerTemplate")).get("size")) or 1
+        size = whole_number(mapping(owner.spec.get("leaderWorkerTemplate")).get("size")) or 1
         pods += low * sum(size - 1 if template.role == "worker" else 1 for template in chosen)
         shown.append(f"{low} of {kind} {name}")
-    needed = whole(available)
+    needed = whole_number(available)
     if needed is None and isinstance(available, str) and available.removesuffix("%").isdigit():
         needed = ceil(int(available.removesuffix("%")) * pods / 100)
     if needed is not None and 0 < pods <= needed:
@@ -112,7 +112,7 @@ def _surge(server: VllmServer, facts: Facts) -> Iterator[Finding]:
     if not chips or strategy.get("type", "RollingUpdate") != "RollingUpdate" or "maxSurge" in rolling:
         return
     scaler = facts.scaler_of.get((owner.kind, owner.namespace, owner.name))
-    most = scaler.high if scaler else whole(owner.spec.get("replicas", 1)) or 1
+    most = scaler.high if scaler else whole_number(owner.spec.get("replicas", 1)) or 1
     tpu = "google.com/tpu" in mapping(mapping(server.container.get("resources")).get("limits"))
     full = scaler is not None and any(
         bound < most + 1 for _, bound, unit in node_bounds(scaler, server, facts) if unit == "nodes"

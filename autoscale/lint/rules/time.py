@@ -12,7 +12,7 @@ from autoscale.kube.objects import mapping
 from autoscale.lint import shell
 from autoscale.lint.facts import Facts
 from autoscale.lint.findings import Finding
-from autoscale.lint.parts import Path, PodTemplate, VllmServer, chips_of, whole
+from autoscale.lint.parts import Path, PodTemplate, VllmServer, chips_of, whole_number
 from autoscale.lint.rules.capacity import asks, size_of
 from autoscale.lint.scalers import Scaler
 from autoscale.profiles import Profile, load, names
@@ -111,9 +111,9 @@ def _startup(server: VllmServer) -> Iterator[Finding]:
     if not probe or known is None:
         return
     least_s, how = known
-    budget_s = (whole(probe.get("initialDelaySeconds")) or 0) + (whole(probe.get("periodSeconds")) or 10) * (
-        whole(probe.get("failureThreshold")) or 3
-    )
+    budget_s = (whole_number(probe.get("initialDelaySeconds")) or 0) + (
+        whole_number(probe.get("periodSeconds")) or 10
+    ) * (whole_number(probe.get("failureThreshold")) or 3)
     if budget_s < least_s:
         yield server.owner.finding(
             "error",
@@ -144,9 +144,9 @@ def _ray(server: VllmServer, facts: Facts) -> Iterator[Finding]:
         return
     spreads = [p.cold_start.node.p95_s + p.cold_start.image.p95_s for p in profiles_of(server)]
     spread_s = min(spreads, default=RAY_DEFAULT_S)
-    times = {role: whole(given) or RAY_DEFAULT_S for role, (_, _, given) in found.items()}
+    times = {role: whole_number(given) or RAY_DEFAULT_S for role, (_, _, given) in found.items()}
     for role, (_, path, given) in found.items():
-        if given is not None and whole(given) is None:
+        if given is not None and whole_number(given) is None:
             continue
         value = times[role]
         if value < spread_s or given is None:
@@ -173,7 +173,7 @@ def _ray(server: VllmServer, facts: Facts) -> Iterator[Finding]:
 
 
 def _cluster_size(server: VllmServer, path: Path, argv: list[str]) -> Iterator[Finding]:
-    given = whole(shell.flags(argv).get("ray-cluster-size"))
+    given = whole_number(shell.flags(argv).get("ray-cluster-size"))
     if given is not None and given != size_of(server):
         yield server.owner.finding(
             "error",
@@ -204,7 +204,7 @@ def _window(scaler: Scaler, server: VllmServer) -> Iterator[Finding]:
     if down.get("selectPolicy") == "Disabled":
         return
     given = down.get("stabilizationWindowSeconds")
-    window_s = whole(given) if given is not None else DEFAULT_WINDOW_S
+    window_s = whole_number(given) if given is not None else DEFAULT_WINDOW_S
     if window_s is not None and window_s < cold_s / 2 and window_s < MAX_WINDOW_S:
         fits = cold_s <= MAX_WINDOW_S
         yield scaler.source.finding(

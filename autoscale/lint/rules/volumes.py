@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from autoscale.kube.objects import Object, items, mapping
 from autoscale.lint.facts import Facts
 from autoscale.lint.findings import Finding, Located
-from autoscale.lint.parts import Path, PodTemplate, whole
+from autoscale.lint.parts import Path, PodTemplate, whole_number
 
 GCSFUSE, GCSFUSE_CACHE = "gcsfuse.csi.storage.gke.io", "gke-gcsfuse-cache"
 SHARED_KINDS = ("persistentVolumeClaim", "csi", "nfs", "hostPath", "cephfs", "glusterfs", "azureFile")
@@ -25,7 +25,7 @@ def _xla(template: PodTemplate, facts: Facts) -> Iterator[Finding]:
     """Several replicas must not write one compile cache at the same time."""
     owner = template.owner
     scaler = facts.scaler_of.get((owner.kind, owner.namespace, owner.name))
-    most = scaler.high if scaler else whole(owner.spec.get("replicas")) or 1
+    most = scaler.high if scaler else whole_number(owner.spec.get("replicas")) or 1
     if most < 2:
         return
     volumes = {str(v.get("name")): v for v in map(mapping, items(template.spec.get("volumes")))}
@@ -134,7 +134,7 @@ def _volumes(template: PodTemplate, facts: Facts) -> Iterator[Finding]:
                     f"Add the volume, or mount one of {', '.join(volumes) or 'its volumes'}.",
                 )
     scaler = facts.scaler_of.get((owner.kind, owner.namespace, owner.name))
-    pods = (scaler.high if scaler else whole(owner.spec.get("replicas")) or 1) * (
+    pods = (scaler.high if scaler else whole_number(owner.spec.get("replicas")) or 1) * (
         2 if template.role == "worker" else 1
     )
     for index, volume in enumerate(map(mapping, items(template.spec.get("volumes")))):

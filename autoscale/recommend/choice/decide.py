@@ -56,7 +56,7 @@ class _Question:
     report: Progress
 
 
-def decide(
+def choose_setting(
     scenario: Scenario,
     *,
     max_replicas: int | None = None,

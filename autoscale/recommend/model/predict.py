@@ -22,7 +22,7 @@ from analysis.slo import parse_slo
 from autoscale.profiles import Profile
 from autoscale.recommend.choice.traffic import scenario_of
 from autoscale.recommend.model.learning import learn, run_lengths, runs_of, slo_of, system_of
-from autoscale.recommend.model.replica_model import ReplicaModel, Requests
+from autoscale.recommend.model.replica_model import DrawnRequests, ReplicaModel
 from autoscale.recommend.progress import Progress, part, silent
 from autoscale.sim.engine.replicas import EngineParams
 from loadgen.plan import lengths
@@ -92,7 +92,7 @@ def predict(
             f"the engine model does not reproduce {found[0].path}: {'; '.join(doubts)}",
             next_step="measure again on one quiet replica",
         )
-    requests = _fitting(Requests.drawn(prompt, output), model.engine)
+    requests = _fitting(DrawnRequests.drawn(prompt, output), model.engine)
     progress(0.35, "full batch")
     full = model.full_batch_at(requests)
     rates = sorted(rates_rps) or [float(f"{share * full.saturated.value:.2g}") for share in LOADS]
@@ -133,7 +133,7 @@ def _asked(prompt_tokens: str, output_tokens: str, rates_rps: Sequence[float]) -
     return prompt, output
 
 
-def _fitting(requests: Requests, engine: EngineParams) -> Requests:
+def _fitting(requests: DrawnRequests, engine: EngineParams) -> DrawnRequests:
     """The requests, when the engine can hold one. Raises BadInput."""
     if (need := sum(requests.mean)) > engine.kv_tokens:
         raise BadInput(
@@ -156,7 +156,7 @@ def _limit(engine: EngineParams, seats: float) -> tuple[str, str]:
     )
 
 
-def _notes(model: ReplicaModel, requests: Requests) -> list[str]:
+def _notes(model: ReplicaModel, requests: DrawnRequests) -> list[str]:
     if not model.fitted:
         return [
             "no run: the step time is the profile's prior from data sheets, expect 5 to 15 % error; measure a sweep first"

@@ -19,6 +19,7 @@ from autoscale.sim.engine.state import OK
 
 FIGURES = (
     "tpot_p50_s",
+    "tpot_p95_s",
     "ttft_p50_s",
     "ttft_p95_s",
     "running",
@@ -27,7 +28,13 @@ FIGURES = (
     "throughput_rps",
     "preemptions",
 )
-LOOKED_AT = ("tpot_p50_s", "running", "kv_usage", "ttft_p50_s")  # of them, by which engines are told apart
+LOOKED_AT = (
+    "tpot_p50_s",
+    "running",
+    "kv_usage",
+    "ttft_p50_s",
+    "tpot_p95_s",
+)  # of them, by which engines are told apart
 QUEUED_TTFT = 4.0  # a stage whose median TTFT is this many times the quietest stage's has a queue
 MOST_REQUESTS = (
     20_000  # of a run that are replayed; a longer one is cut to the beginning of each of its stages
@@ -250,6 +257,7 @@ def stage_figures(
         of = stage == number
         figures = {
             "tpot_p50_s": _quantile(tpot[of], 0.5),
+            "tpot_p95_s": _quantile(tpot[of], 0.95),
             "ttft_p50_s": _quantile(ttft[of], 0.5),
             "ttft_p95_s": _quantile(ttft[of], 0.95),
             "throughput_rps": np.count_nonzero((last >= start) & (last <= end)) / (end - start),

@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.capacity import Capacity
-from analysis.queueing import Replica
+from analysis.queueing import ReplicaQueue
 from analysis.saturation import Estimate
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.effort import DOUBTING
@@ -39,7 +39,7 @@ TOLD_APART = (
 
 
 @dataclass(frozen=True)
-class Requests:
+class DrawnRequests:
     """Requests of some lengths, as they are simulated: sizes in tokens, and gaps of mean 1 for Poisson arrivals."""
 
     prompt: NDArray[np.int32]
@@ -47,10 +47,10 @@ class Requests:
     gaps: NDArray[np.float64]
 
     @staticmethod
-    def drawn(prompt: Lengths, output: Lengths) -> Requests:
+    def drawn(prompt: Lengths, output: Lengths) -> DrawnRequests:
         """`DOUBTING.requests` of these lengths; the same ones every time."""
         rng, count = np.random.default_rng(0), DOUBTING.requests
-        return Requests(prompt.draw(rng, count), output.draw(rng, count), rng.exponential(1.0, count))
+        return DrawnRequests(prompt.draw(rng, count), output.draw(rng, count), rng.exponential(1.0, count))
 
     @property
     def mean(self) -> tuple[float, float]:
@@ -135,7 +135,7 @@ class ReplicaModel:
         )
         return float(min(low / middle, 1.0)), float(max(high / middle, 1.0))
 
-    def full_batch_at(self, requests: Requests) -> FullBatch:
+    def full_batch_at(self, requests: DrawnRequests) -> FullBatch:
         """What the replica does with these requests when it always has a queue."""
         spread = self.spread_at(*requests.mean)
         saturated_rps, seats = full_batch(self.engine, requests.prompt, requests.output)
@@ -143,14 +143,14 @@ class ReplicaModel:
         alone_s = (output - 1) * self.engine.step_s(1, prompt + output / 2)
         whole = max(round(seats), 1)
         # the queue that `analysis` would fit to the engine: seats, and how much slower a full batch is than one request
-        queue = Replica(whole, saturated_rps, max(whole / saturated_rps / alone_s, 1.0))
+        queue = ReplicaQueue(whole, saturated_rps, max(whole / saturated_rps / alone_s, 1.0))
         return FullBatch(
             _estimate(saturated_rps, spread, "a full batch of the calibrated engine"),
             _estimate(queue.knee_rps, spread, "every second request finds the batch full"),
             seats,
         )
 
-    def latency_at(self, rate_rps: float, requests: Requests) -> dict[str, float]:
+    def latency_at(self, rate_rps: float, requests: DrawnRequests) -> dict[str, float]:
         """Figures at a Poisson rate: METRIC_pP_s with METRIC_pP_low and _high (TTFT, TPOT, E2E in s at p50 and p95), and
         means of running, waiting, kv_usage."""
         due_s = np.cumsum(requests.gaps) / rate_rps
@@ -171,13 +171,13 @@ class ReplicaModel:
         rate = point.rate_rps
         if not self.fitted:
             return Estimate(rate, rate, rate, "simulated with the profile's prior"), point.binding
-        slow = np.array([self.usual.quantile(share) for share in DOUBTING.looked_at])
+        rng = np.random.default_rng(0)
+        slowness = self.usual.draw(rng, DRAWS) + DOUBTING.model_error * rng.standard_normal(DRAWS)
+        slow = np.quantile(slowness, DOUBTING.looked_at)
         middle = self._rate(scenario, self.engine)
         speeds = np.array([self._rate(scenario, scaled(self.engine, math.exp(x))) for x in slow]) / middle
         shapes = np.array([self._rate(scenario, e) for e in self._equally_fast()]) / middle
-        rng = np.random.default_rng(0)
-        draws = np.interp(self.usual.draw(rng, DRAWS), slow, speeds) * rng.choice(shapes, DRAWS)
-        draws = draws * np.exp(DOUBTING.model_error * rng.standard_normal(DRAWS))
+        draws = np.interp(slowness, slow, speeds) * rng.choice(shapes, DRAWS)
         low, high = (float(q) for q in np.quantile(draws, [0.025, 0.975]))
         found = Estimate(
             rate, rate * min(low, 1.0), rate * max(high, 1.0), "the run, replayed by the calibrated engine"
@@ -196,7 +196,7 @@ class ReplicaModel:
         ratios = capacity_ratios(self.engine, some, *self.shape)
         return [scaled(drawn(self.engine, f), float(r)) for f, r in zip(some, ratios, strict=True)]
 
-    def doubt_at(self, requests: Requests) -> tuple[str, float] | None:
+    def doubt_at(self, requests: DrawnRequests) -> tuple[str, float] | None:
         """The coefficient whose draws explain most of the capacity's variance at these lengths, and the share it
         explains; None when none explains half."""
         log_capacity = np.log(capacity_ratios(self.engine, self.factors, *requests.mean))
@@ -217,7 +217,7 @@ def _estimate(value: float, spread: tuple[float, float], how: str) -> Estimate:
     return Estimate(value, value * spread[0], value * spread[1], how)
 
 
-def _figures(engine: EngineParams, due_s: NDArray[np.float64], requests: Requests) -> dict[str, float]:
+def _figures(engine: EngineParams, due_s: NDArray[np.float64], requests: DrawnRequests) -> dict[str, float]:
     """Percentiles and mean signals of one simulated rate, after a tenth of the requests."""
     times = np.linspace(due_s[len(due_s) // 10], due_s[-1], 400)
     done, series = replay(engine, Offered.at(due_s, requests.prompt, requests.output), times)

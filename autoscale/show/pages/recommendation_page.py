@@ -23,7 +23,7 @@ from autoscale.show.pages.recommendation_figures import (
     tried_figure,
 )
 from autoscale.show.words import DASH, number, share, span
-from autoscale.typed_json import encoded
+from autoscale.typed_json import as_plain
 
 TONES = {"autoscale": "yes", "do_not_autoscale": "", "infeasible": "no", "need_more_data": ""}
 FIGURES = {  # label -> (key, how it is written, smallest and largest possible value)
@@ -97,7 +97,7 @@ def _targets(result: Recommended) -> Iterator[TargetShown]:
 
 
 @dataclass(frozen=True)
-class Compared:
+class ComparedRow:
     """Settings as columns, each once, and figures as rows, each cell (text, interval)."""
 
     heads: list[tuple[str, str]]
@@ -109,11 +109,11 @@ class Compared:
     priced: bool
 
 
-def _comparison(made: Recommendation) -> Compared | None:
+def _comparison(made: Recommendation) -> ComparedRow | None:
     """What the recommendation is compared with; None without any setting."""
     settings: dict[str, Forecast] = {}
     for name, forecast in words.settings(made).items():
-        if all(encoded(forecast) != encoded(other) for other in settings.values()):  # NaN is not NaN
+        if all(as_plain(forecast) != as_plain(other) for other in settings.values()):  # NaN is not NaN
             settings[name] = forecast
     if not settings:
         return None
@@ -123,7 +123,7 @@ def _comparison(made: Recommendation) -> Compared | None:
         if any(text != DASH for text, _ in cells):
             rows.append((label, cells))
     counts = sorted({forecast.seeds for forecast in settings.values()})
-    return Compared(
+    return ComparedRow(
         heads=[(name, _label(forecast.setting)) for name, forecast in settings.items()],
         holds=[forecast.holds for forecast in settings.values()],
         rows=rows,

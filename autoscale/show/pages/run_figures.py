@@ -35,7 +35,7 @@ def latency_figure(seen: OpenedRun) -> Picture | None:
     )
 
 
-def capacity_figures(capacity: Capacity) -> list[Picture]:
+def run_capacity_figures(capacity: Capacity) -> list[Picture]:
     """The curves of latency and signals against load, when there are two stages to join."""
     if capacity.points["ttft_p50_s"].notna().sum() < 2 and capacity.points["e2e_p50_s"].notna().sum() < 2:
         return []

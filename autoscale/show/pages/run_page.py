@@ -25,7 +25,7 @@ from autoscale.show.pages.run_facts import (
     stage_rows,
     when,
 )
-from autoscale.show.pages.run_figures import capacity_figures, latency_figure, timeline_figure
+from autoscale.show.pages.run_figures import latency_figure, run_capacity_figures, timeline_figure
 
 
 def run_page(run_dir: Path, compare: Path | None, out: Path) -> Path:
@@ -114,6 +114,6 @@ def _capacity(capacity: Capacity) -> CapacityShown:
             *([("holds the SLO up to", str(capacity.capacity))] if capacity.slo else []),
         ],
         lines=[*(str(w) for w in capacity.windows), *capacity.notes],
-        figures=capacity_figures(capacity),
+        figures=run_capacity_figures(capacity),
         next_command=capacity.next_command,
     )

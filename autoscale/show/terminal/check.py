@@ -11,7 +11,7 @@ from rich.text import Text
 
 from autoscale.check import CheckResult, WatchState
 from autoscale.show.terminal.findings import SEVERITIES
-from autoscale.show.terminal.layout import number, plain_table
+from autoscale.show.terminal.layout import number_text, plain_table
 from autoscale.show.words import seconds
 
 MARKS = {"pass": ("ok", "green"), "fail": ("FAIL", "red")}
@@ -36,7 +36,7 @@ def check_lines(result: CheckResult) -> Iterator[RenderableType]:
             share = phase.seconds / longest if math.isfinite(phase.seconds) and longest else 0
             made.add_row(
                 phase.name.replace("_", " "),
-                number(phase.seconds),
+                number_text(phase.seconds),
                 Text("▇" * max(0, round(30 * share)), "cyan"),
             )
         yield made
@@ -72,5 +72,5 @@ def live_view(state: WatchState) -> Group:
     made.add_row("next HPA sync", seconds(max(0.0, state.next_sync_s - state.time_s)))
     for out in state.past.scale_outs[-1:]:
         for phase in out.phases:
-            made.add_row(f"  {phase.name}", f"{number(phase.seconds)} s")
+            made.add_row(f"  {phase.name}", f"{number_text(phase.seconds)} s")
     return Group(made)

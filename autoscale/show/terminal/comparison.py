@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.text import Text
 
 from autoscale.recommend.choice.scenario import Scenario
-from autoscale.show.terminal.layout import money, number, plain_table
+from autoscale.show.terminal.layout import money_text, number_text, plain_table
 from autoscale.show.words import seconds
 
 
@@ -20,22 +20,22 @@ def comparison_table(
     made = plain_table("", *content)
     rows = {
         "SLO": lambda f: "kept" if f["holds"] else "broken",
-        "requests in bounds": lambda f: number(f["attainment"], ".2%"),
+        "requests in bounds": lambda f: number_text(f["attainment"], ".2%"),
         "  95 % interval": lambda f: (
-            f"{number(f['attainment_low'], '.2%')} to {number(f['attainment_high'], '.2%')}"
+            f"{number_text(f['attainment_low'], '.2%')} to {number_text(f['attainment_high'], '.2%')}"
             if f["seeds"] > 1
             else "- (one seed)"
         ),
         "TTFT p99": lambda f: seconds(f["ttft_p99_s"]),
         "TPOT p99": lambda f: seconds(f["tpot_p99_s"]),
         "longest time over SLO": lambda f: seconds(f["longest_breach_s"]),
-        "replica-hours": lambda f: number(f["replica_hours"]),
-        "accelerator-hours": lambda f: number(f["accelerator_hours"]),
-        "cost": lambda f: money(f["cost"]),
-        "wasted scale-outs": lambda f: number(f["wasted_scale_outs"]),
-        "flaps": lambda f: number(f["flaps"]),
-        "lost requests": lambda f: number(f["lost_requests"]),
-        "rejected (too long)": lambda f: number(f["rejected_requests"]),
+        "replica-hours": lambda f: number_text(f["replica_hours"]),
+        "accelerator-hours": lambda f: number_text(f["accelerator_hours"]),
+        "cost": lambda f: money_text(f["cost"]),
+        "wasted scale-outs": lambda f: number_text(f["wasted_scale_outs"]),
+        "flaps": lambda f: number_text(f["flaps"]),
+        "lost requests": lambda f: number_text(f["lost_requests"]),
+        "rejected (too long)": lambda f: number_text(f["rejected_requests"]),
     }
     for label, cell in rows.items():
         made.add_row(label, *(cell(figures) for figures in content.values()))

@@ -29,11 +29,11 @@ def bullet(sentence: str, style: str = "") -> Table:
     return made
 
 
-def number(value: float | None, form: str = ",.1f") -> str:
+def number_text(value: float | None, form: str = ",.1f") -> str:
     """A number, with one decimal unless `form` says otherwise; a hyphen when there is none."""
     return words.number(value, form, NONE)
 
 
-def money(value: float | None) -> str:
+def money_text(value: float | None) -> str:
     """A cost in the unit of the price; a hyphen when there is none."""
     return words.money(value, NONE)

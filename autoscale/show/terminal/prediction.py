@@ -11,7 +11,7 @@ from rich.text import Text
 
 from analysis.saturation import Estimate
 from autoscale.recommend.model.predict import Prediction
-from autoscale.show.terminal.layout import number, plain_table
+from autoscale.show.terminal.layout import number_text, plain_table
 
 
 def prediction_lines(found: Prediction) -> Iterator[RenderableType]:
@@ -40,9 +40,9 @@ def prediction_lines(found: Prediction) -> Iterator[RenderableType]:
             f"{row['rate_rps']:.3g}",
             *(_spanned(row, name, 1) for name in ("ttft_p50", "ttft_p95")),
             *(_spanned(row, name, 1000) for name in ("tpot_p50", "tpot_p95")),
-            number(row["running"]),
-            number(row["waiting"]),
-            number(row["kv_usage"], ".0%"),
+            number_text(row["running"]),
+            number_text(row["waiting"]),
+            number_text(row["kv_usage"], ".0%"),
         )
     yield made
     yield Text("  with 95 % intervals", style="dim")

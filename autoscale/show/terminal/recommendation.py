@@ -12,7 +12,7 @@ from rich.text import Text
 from analysis.numbers import known
 from autoscale.recommendation import Estimated, Forecast, Recommendation
 from autoscale.show import words
-from autoscale.show.terminal.layout import bullet, money, number, plain_table
+from autoscale.show.terminal.layout import bullet, money_text, number_text, plain_table
 
 COLOURS = {
     "autoscale": "green",
@@ -73,9 +73,9 @@ def _answer(made: Recommendation) -> Iterator[Text]:
 
 def _rate(rate: Estimated) -> str:
     if not known(rate.value):
-        return f"at least {number(rate.low, '.3g')} req/s"
-    top = number(rate.high, ".3g") if known(rate.high) else "open"
-    return f"{rate.value:.3g} req/s ({number(rate.low, '.3g')} to {top})"
+        return f"at least {number_text(rate.low, '.3g')} req/s"
+    top = number_text(rate.high, ".3g") if known(rate.high) else "open"
+    return f"{rate.value:.3g} req/s ({number_text(rate.low, '.3g')} to {top})"
 
 
 def _comparison(compared: Mapping[str, Forecast]) -> Table:
@@ -88,13 +88,13 @@ def _comparison(compared: Mapping[str, Forecast]) -> Table:
         made.add_row(
             name,
             Text("kept", "green") if forecast.holds else Text("broken", "red"),
-            number(forecast.slo_attainment.value, ".2%"),
+            number_text(forecast.slo_attainment.value, ".2%"),
             words.seconds(forecast.ttft_p99_s.value),
             words.seconds(forecast.tpot_p99_s.value),
-            number(hours.value) + (f" ±{spread:,.1f}" if spread else ""),
-            money(forecast.cost.value if forecast.cost else None),
-            number(forecast.wasted_scale_outs.value, ".1f"),
-            number(forecast.flaps.value, ".1f"),
+            number_text(hours.value) + (f" ±{spread:,.1f}" if spread else ""),
+            money_text(forecast.cost.value if forecast.cost else None),
+            number_text(forecast.wasted_scale_outs.value, ".1f"),
+            number_text(forecast.flaps.value, ".1f"),
         )
     return made
 
@@ -108,7 +108,7 @@ def _path(made: Recommendation) -> Iterator[RenderableType]:
     yield Text(f"\nEngine model: {model.source}")
     errors = plain_table("quantity", "replay error (median over stages)")
     for figure, error in (model.replay_median_error or {}).items():
-        errors.add_row(figure, number(error, ".1%"))
+        errors.add_row(figure, number_text(error, ".1%"))
     if errors.row_count:
         yield errors
     for a, b in model.confounded or ():
@@ -119,8 +119,8 @@ def _path(made: Recommendation) -> Iterator[RenderableType]:
     for row in made.candidates[:SHOWN_CANDIDATES]:
         tried.add_row(
             row.setting,
-            number(row.margin, "+.2%"),
-            number(row.accelerator_hours),
+            number_text(row.margin, "+.2%"),
+            number_text(row.accelerator_hours),
             str(row.wasted_scale_outs),
             words.became(row.holds, row.stopped),
         )

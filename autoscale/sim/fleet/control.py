@@ -68,7 +68,7 @@ class FleetOptions:
 DEFAULTS = FleetOptions()
 
 
-class Watcher(Protocol):
+class FleetWatcher(Protocol):
     """Who wants to know what happens; times are control seconds."""
 
     def pod(self, event: PodEvent) -> None:
@@ -117,7 +117,7 @@ class Fleet:
         seed: int,
         options: FleetOptions = DEFAULTS,
         speed: float = 1.0,
-        watcher: Watcher | None = None,
+        watcher: FleetWatcher | None = None,
     ) -> None:
         self.profile, self.options, self.speed = profile, options, speed
         self.spec, self.watcher, self.engine = spec, watcher, engine
