@@ -26,7 +26,7 @@ from autoscale.profiles import Profile
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.model.coefficients import scaled
 from autoscale.recommend.model.one_replica import fitted_lengths
-from autoscale.recommend.model.replica_model import ReplicaModel, Requests
+from autoscale.recommend.model.replica_model import DrawnRequests, ReplicaModel
 from loadgen.plan import rates
 from loadgen.plan.lengths import Lengths, parse_lengths
 from loadgen.plan.traffic import LoadPlan, parse_arrivals
@@ -50,7 +50,7 @@ def agreed(
         )
         return replace(_widened(capacity, life_s), notes=tuple(notes))
     prompt, output = run_lengths(run)
-    full = model.full_batch_at(Requests.drawn(prompt, output))
+    full = model.full_batch_at(DrawnRequests.drawn(prompt, output))
     plan = LoadPlan(rates.constant(1.0, 600.0), parse_arrivals("poisson"), prompt, output)
     scenario = Scenario(profile, model.engine, plan, slo)
     found, binds = model.capacity_at(scenario)

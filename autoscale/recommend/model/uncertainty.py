@@ -102,8 +102,8 @@ class Saturation:
 
 @dataclass(frozen=True)
 class _Stage:
-    """A stage of a run under an engine: log errors of LOOKED_AT, shape (4,), their derivatives by FACTORS, shape (4, 5),
-    and what a slower step does to them, shape (4,). Only what is known. `figures` says which of LOOKED_AT those are."""
+    """A stage of a run under an engine: log errors of LOOKED_AT, one per figure, their derivatives by FACTORS, shape (4, 5),
+    and what a slower step does to them, one per figure. Only what is known. `figures` says which of LOOKED_AT those are."""
 
     errors: NDArray[np.float64]
     moved: NDArray[np.float64]
