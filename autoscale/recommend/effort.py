@@ -177,6 +177,8 @@ class Doubting:
     slope_noise: float = 0.1
     # Of the engine model's throughput, beside the error of what was measured
     model_error: float = 0.02
+    # How many stages of a replay that error is worth beforehand
+    error_known: float = 2.0
     # Engines that are drawn, and effective ones that must agree with the measured throughput
     draws: int = 1000
     fewest_draws: int = 20
@@ -209,19 +211,22 @@ class Speeds:
     coefficients: tuple[float, ...] = (0.3, 1.0, 1.0, 0.8)
     slowed_mean: float = 0.35
     slowed_spread: float = 0.13
-    # Of a run that one stretch may take, and stretches in all
-    longest_stretch: float = 0.6
-    most_stretches: int = 4
+    # Of a run that its stretches may take, each and together: more is what is usual; and their number
+    longest_stretch: float = 0.5
+    most_stretches: int = 3
     # Wander (logarithm) with its prior probability, and its memory in s
     strengths: tuple[tuple[float, float], ...] = (
-        (0.002, 0.25),
+        (0.002, 0.15),
         (0.01, 0.2),
         (0.02, 0.2),
-        (0.04, 0.15),
-        (0.08, 0.12),
-        (0.15, 0.08),
+        (0.04, 0.2),
+        (0.08, 0.15),
+        (0.15, 0.1),
     )
-    memories_s: tuple[float, ...] = (5.0, 20.0, 80.0)
+    memories_s: tuple[float, ...] = (5.0, 20.0, 80.0, 300.0)
+    # Bounds of what the requests may multiply a coefficient by
+    least_factor: float = 0.1
+    most_factor: float = 3.0
     # Fits with the stretches that were found
     rounds: int = 2
 

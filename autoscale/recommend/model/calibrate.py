@@ -26,7 +26,7 @@ from analysis.run import Run
 from analysis.saturation import Estimate
 from autoscale.recommend.effort import DOUBTING, REFINING, SPEEDS
 from autoscale.recommend.model import step_time
-from autoscale.recommend.model.coefficients import COEFFICIENTS, scaled
+from autoscale.recommend.model.coefficients import COEFFICIENTS, drawn, full_batch_shares, scaled
 from autoscale.recommend.model.refine import refined
 from autoscale.recommend.model.replaying import (
     Source,
@@ -37,7 +37,7 @@ from autoscale.recommend.model.replaying import (
     ttft_per_token_s,
 )
 from autoscale.recommend.model.replica_model import ReplicaModel
-from autoscale.recommend.model.speeds import usual_speed
+from autoscale.recommend.model.speeds import UsualSpeed, usual_speed
 from autoscale.recommend.model.uncertainty import Saturation, anchored, explained
 from autoscale.recommend.progress import Progress, silent
 from autoscale.sim.engine.replicas import EngineParams
@@ -97,8 +97,7 @@ def calibrate(
     engine, factors = anchored(fitted, explained(fitted, sources, measured).factors(SEED), saturations, SEED)
     progress(0.85, "intervals")
     usual = usual_speed(engine, sources)
-    centre = usual.quantile(0.5)
-    engine = scaled(engine, math.exp(centre))
+    engine = _moved(engine, usual, sources)
     progress(0.95, "speeds of the stages")
     table = [
         _compare(m, replayed(engine, source).figures).assign(run=i)
@@ -111,10 +110,28 @@ def calibrate(
         shape=_mean_lengths(pd.concat([source.rows for source in sources])),
         intervals=_intervals(engine, factors),
         confounded=tuple(step_time.confounded(seen)),
-        usual=usual.against(centre),
+        usual=usual.centred(),
+        error=_model_error(pd.concat(table, ignore_index=True)),
         replay=pd.concat(table, ignore_index=True),
         stages_used=tuple(sorted({int(s) for s in np.unique(seen.stage)})),
     )
+
+
+def _moved(engine: EngineParams, usual: UsualSpeed, sources: Sequence[Source]) -> EngineParams:
+    """The engine with the coefficients moved as the requests say, and at the usual speed."""
+    shape = _mean_lengths(pd.concat([source.rows for source in sources]))
+    factors = np.clip(1 + usual.moves, SPEEDS.least_factor, SPEEDS.most_factor)
+    whole = float(full_batch_shares(engine, *shape) @ factors)
+    return drawn(engine, np.append(factors * math.exp(usual.quantile(0.5)) / whole, 1.0))
+
+
+def _model_error(replay: pd.DataFrame) -> float:
+    """Standard error of the engine's step time (a logarithm): what is usual for such models, and what this replay shows."""
+    times = replay[replay["figure"].isin(("tpot_p50_s", "tpot_p95_s"))]
+    by_stage = times.groupby(["run", "stage"])["error"].mean().dropna()
+    known = len(by_stage)
+    square = DOUBTING.error_known * DOUBTING.model_error**2 + float((by_stage.clip(-0.2, 0.2) ** 2).sum())
+    return math.sqrt(square / (DOUBTING.error_known + known))
 
 
 def _unslowed(

@@ -75,6 +75,7 @@ class ReplicaModel:
     engine        the parameters, ready to simulate
     factors       multiples of the engine's FACTORS that explain the runs as well, shape (draws, 5): uncertainty.py
     shape         mean prompt and output tokens of the requests that were measured
+    error         the model's own error of a step's time (a logarithm), by what it misses of its own run
     usual         how slow the server usually is: a distribution around the engine, as wide as the run disagrees with itself
     intervals     coefficient -> (low, high), 95 %, of the draws
     confounded    pairs of coefficients that the runs could not tell apart
@@ -86,6 +87,7 @@ class ReplicaModel:
     engine: EngineParams
     factors: NDArray[np.float64] = field(default_factory=lambda: np.ones((1, len(FACTORS))))
     shape: tuple[float, float] = (math.nan, math.nan)
+    error: float = 0.0
     usual: UsualSpeed = field(default_factory=UsualSpeed.exact)
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     confounded: tuple[tuple[str, str], ...] = ()
@@ -131,7 +133,7 @@ class ReplicaModel:
         there = capacity_ratios(self.engine, self.factors, prompt_tokens, output_tokens) / own
         draws = rng.choice(there, DRAWS) * np.exp(-self.usual.draw(rng, DRAWS))
         low, middle, high = np.quantile(
-            draws * np.exp(DOUBTING.model_error * rng.standard_normal(DRAWS)), [0.025, 0.5, 0.975]
+            draws * np.exp(self.error * rng.standard_normal(DRAWS)), [0.025, 0.5, 0.975]
         )
         return float(min(low / middle, 1.0)), float(max(high / middle, 1.0))
 
@@ -172,7 +174,7 @@ class ReplicaModel:
         if not self.fitted:
             return Estimate(rate, rate, rate, "simulated with the profile's prior"), point.binding
         rng = np.random.default_rng(0)
-        slowness = self.usual.draw(rng, DRAWS) + DOUBTING.model_error * rng.standard_normal(DRAWS)
+        slowness = self.usual.draw(rng, DRAWS) + self.error * rng.standard_normal(DRAWS)
         slow = np.quantile(slowness, DOUBTING.looked_at)
         middle = self._rate(scenario, self.engine)
         speeds = np.array([self._rate(scenario, scaled(self.engine, math.exp(x))) for x in slow]) / middle

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -46,7 +46,8 @@ class Slowed:
 class UsualSpeed:
     """What is known of the usual time of a full batch's step, as the logarithm of its ratio to the engine's.
 
-    `weight` per `at`, adding up to 1; `slowed` the stretches that were more likely slowed than not; `wander` the most
+    `weight` per `at`, adding up to 1; `moves` what the requests say of each coefficient (logarithms of the ratios to the
+    engine's); `slowed` the stretches that were more likely slowed than not; `wander` the most
     likely standard deviation of the speed (a logarithm).
     """
 
@@ -54,6 +55,7 @@ class UsualSpeed:
     weight: Array
     slowed: tuple[Slowed, ...] = ()
     wander: float = 0.0
+    moves: Array = field(default_factory=lambda: np.zeros(len(COEFFICIENTS)))
 
     @staticmethod
     def exact() -> UsualSpeed:
@@ -88,9 +90,9 @@ class UsualSpeed:
                     found.append(Slowed(run, from_s, to_s, factor))
         return found
 
-    def against(self, centre: float) -> UsualSpeed:
-        """The same, against an engine that is slower by `centre` (a logarithm)."""
-        return UsualSpeed(self.at - centre, self.weight, self.slowed, self.wander)
+    def centred(self) -> UsualSpeed:
+        """The same, against an engine that made these moves."""
+        return UsualSpeed(self.at - self.quantile(0.5), self.weight, self.slowed, self.wander)
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ class _Look:
             y, base, more = solved[:, 0], solved[:, 1 : 1 + fixed.shape[1]], solved[:, 1 + fixed.shape[1] :]
             constant = np.log(chance) - np.log(np.diag(left)).sum()
             parts.append(_solve(y, base, more, mean, spread, target, constant + np.log(prior)))
-        self.log, self.mean, self.variance, self.slowness = (
+        self.log, self.mean, self.variance, self.solution = (
             np.array([part[k] for part in parts]) for k in range(4)
         )
         self.log -= self.log.max()
@@ -171,7 +173,8 @@ class _Look:
             if weight > 1e-6:
                 density += weight * np.exp(-0.5 * ((at - mean) / one) ** 2) / one
         w = self.weight.sum(axis=1)
-        factors = np.tensordot(self.weight, self.slowness, axes=([0, 1], [0, 1]))
+        solution = np.tensordot(self.weight, self.solution, axes=([0, 1], [0, 1]))
+        moves, factors = solution[: len(COEFFICIENTS)], solution[len(COEFFICIENTS) : -1]
         slowed = []
         for (run, first, end), move in zip(self.accepted, factors, strict=True):
             blocks = self.runs[run]
@@ -185,7 +188,7 @@ class _Look:
                 )
             )
         wanders = [wander for wander, *_ in SPEEDS.wanders()]
-        return UsualSpeed(at, density / density.sum(), tuple(slowed), float(w @ wanders))
+        return UsualSpeed(at, density / density.sum(), tuple(slowed), float(w @ wanders), moves)
 
     def _stretches(self) -> list[tuple[int, int, int]]:
         """Every stretch of at most SPEEDS.longest_stretch of a run that is not accepted already."""
@@ -195,8 +198,15 @@ class _Look:
             for number, blocks in enumerate(self.runs)
             for first in range(len(blocks.at_s))
             for end in range(first + 1, len(blocks.at_s) + 1)
-            if end - first <= SPEEDS.longest_stretch * len(blocks.at_s) and (number, first, end) not in taken
+            if self._share(number, first, end) <= SPEEDS.longest_stretch and (number, first, end) not in taken
         ]
+
+    def _share(self, run: int, first: int, end: int) -> float:
+        """Of a run's blocks, how many lie in this stretch or in one that was accepted."""
+        inside = set(range(first, end))
+        for number, start, stop in self.accepted:
+            inside |= set(range(start, stop)) if number == run else set()
+        return len(inside) / len(self.runs[run].at_s)
 
     def _inside(self, run: int, first: int, end: int) -> Array:
         parts = [np.zeros(len(b.at_s)) for b in self.runs]
@@ -220,7 +230,7 @@ def _solve(
     y: Array, base: Array, more: Array, mean: Array, spread: Array, target: Array, log: Array
 ) -> tuple[Array, Array, Array, Array]:
     """For every column of `more` beside `base`: log evidence, mean and variance of `target` . coefficients, and the
-    posterior means of the stretches in `base`. `y` and the columns are whitened; priors are normal."""
+    posterior means of them all. `y` and the columns are whitened; priors are normal."""
     count, size = more.shape[1], base.shape[1] + 1
     design = np.empty((count, len(y), size))
     design[:, :, :-1], design[:, :, -1] = base[None], more.T
@@ -233,7 +243,7 @@ def _solve(
     fit = y @ y + centre @ precision @ centre - (right * solution).sum(axis=1)
     evidence = -0.5 * (fit + np.linalg.slogdet(inside)[1] - np.linalg.slogdet(precision)[1])
     variance = np.einsum("i,kij,j->k", target, covariance, target)
-    return log + evidence, solution @ target, variance, solution[:, len(COEFFICIENTS) : -1]
+    return log + evidence, solution @ target, variance, solution
 
 
 def _blocks(engine: EngineParams, source: Source, run: int) -> _Blocks | None:
