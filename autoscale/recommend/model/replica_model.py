@@ -22,7 +22,7 @@ from analysis.queueing import ReplicaQueue
 from analysis.saturation import Estimate
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.effort import DOUBTING
-from autoscale.recommend.model.coefficients import FACTORS, capacity_ratios, drawn, scaled
+from autoscale.recommend.model.coefficients import FACTORS, capacity_ratios, drawn, full_batch_shares, scaled
 from autoscale.recommend.model.one_replica import capacity, idle_verdict, roughly_holding_rps
 from autoscale.recommend.model.replaying import FIGURES, Offered, full_batch
 from autoscale.recommend.model.speeds import UsualSpeed
@@ -192,11 +192,19 @@ class ReplicaModel:
         return 0.0 if idle_verdict(other) is not None else roughly_holding_rps(other)
 
     def _equally_fast(self) -> list[EngineParams]:
-        """Some of the drawn engines, each with the full batch's throughput of the fitted one at the run's own lengths:
-        what the stages leave open besides speed."""
-        some = self._some(DOUBTING.slo_engines)
-        ratios = capacity_ratios(self.engine, some, *self.shape)
-        return [scaled(drawn(self.engine, f), float(r)) for f, r in zip(some, ratios, strict=True)]
+        """Engines that share out a step's time otherwise, as far as the requests leave that open, each with the full
+        batch's time of the fitted one at the run's own lengths."""
+        rng = np.random.default_rng(0)
+        drawn_moves = rng.multivariate_normal(np.zeros(4), self.usual.covariance, DRAWS)
+        possible = drawn_moves[(1 + drawn_moves > 0).all(axis=1)]
+        factors = 1 + (possible if len(possible) >= DOUBTING.slo_engines else np.zeros((1, 4)))
+        factors = factors[: DOUBTING.slo_engines]
+        shares = full_batch_shares(self.engine, *self.shape)
+        overheads = self._some(len(factors))[: len(factors), -1]
+        return [
+            drawn(self.engine, np.append(f / (shares @ f), overhead))
+            for f, overhead in zip(factors, overheads, strict=True)
+        ]
 
     def doubt_at(self, requests: DrawnRequests) -> tuple[str, float] | None:
         """The coefficient whose draws explain most of the capacity's variance at these lengths, and the share it

@@ -47,7 +47,7 @@ class UsualSpeed:
     """What is known of the usual time of a full batch's step, as the logarithm of its ratio to the engine's.
 
     `weight` per `at`, adding up to 1; `moves` what the requests say of each coefficient (logarithms of the ratios to the
-    engine's); `slowed` the stretches that were more likely slowed than not; `wander` the most
+    engine's) with its `covariance`; `slowed` the stretches that were more likely slowed than not; `wander` the most
     likely standard deviation of the speed (a logarithm).
     """
 
@@ -56,6 +56,7 @@ class UsualSpeed:
     slowed: tuple[Slowed, ...] = ()
     wander: float = 0.0
     moves: Array = field(default_factory=lambda: np.zeros(len(COEFFICIENTS)))
+    covariance: Array = field(default_factory=lambda: np.zeros((len(COEFFICIENTS), len(COEFFICIENTS))))
 
     @staticmethod
     def exact() -> UsualSpeed:
@@ -92,7 +93,9 @@ class UsualSpeed:
 
     def centred(self) -> UsualSpeed:
         """The same, against an engine that made these moves."""
-        return UsualSpeed(self.at - self.quantile(0.5), self.weight, self.slowed, self.wander)
+        return UsualSpeed(
+            self.at - self.quantile(0.5), self.weight, self.slowed, self.wander, covariance=self.covariance
+        )
 
 
 @dataclass(frozen=True)
@@ -148,8 +151,8 @@ class _Look:
             y, base, more = solved[:, 0], solved[:, 1 : 1 + fixed.shape[1]], solved[:, 1 + fixed.shape[1] :]
             constant = np.log(chance) - np.log(np.diag(left)).sum()
             parts.append(_solve(y, base, more, mean, spread, target, constant + np.log(prior)))
-        self.log, self.mean, self.variance, self.solution = (
-            np.array([part[k] for part in parts]) for k in range(4)
+        self.log, self.mean, self.variance, self.solution, self.covariances = (
+            np.array([part[k] for part in parts]) for k in range(5)
         )
         self.log -= self.log.max()
         self.weight = np.exp(self.log) / np.exp(self.log).sum()  # wanders, stretches
@@ -174,6 +177,7 @@ class _Look:
                 density += weight * np.exp(-0.5 * ((at - mean) / one) ** 2) / one
         w = self.weight.sum(axis=1)
         solution = np.tensordot(self.weight, self.solution, axes=([0, 1], [0, 1]))
+        covariance = np.tensordot(self.weight, self.covariances, axes=([0, 1], [0, 1]))
         moves, factors = solution[: len(COEFFICIENTS)], solution[len(COEFFICIENTS) : -1]
         slowed = []
         for (run, first, end), move in zip(self.accepted, factors, strict=True):
@@ -188,7 +192,7 @@ class _Look:
                 )
             )
         wanders = [wander for wander, *_ in SPEEDS.wanders()]
-        return UsualSpeed(at, density / density.sum(), tuple(slowed), float(w @ wanders), moves)
+        return UsualSpeed(at, density / density.sum(), tuple(slowed), float(w @ wanders), moves, covariance)
 
     def _stretches(self) -> list[tuple[int, int, int]]:
         """Every stretch of at most SPEEDS.longest_stretch of a run that is not accepted already."""
@@ -228,9 +232,9 @@ class _Look:
 
 def _solve(
     y: Array, base: Array, more: Array, mean: Array, spread: Array, target: Array, log: Array
-) -> tuple[Array, Array, Array, Array]:
-    """For every column of `more` beside `base`: log evidence, mean and variance of `target` . coefficients, and the
-    posterior means of them all. `y` and the columns are whitened; priors are normal."""
+) -> tuple[Array, Array, Array, Array, Array]:
+    """For every column of `more` beside `base`: log evidence, mean and variance of `target` . coefficients, the
+    posterior means of them all, and the covariance of COEFFICIENTS. `y` and the columns are whitened; priors are normal."""
     count, size = more.shape[1], base.shape[1] + 1
     design = np.empty((count, len(y), size))
     design[:, :, :-1], design[:, :, -1] = base[None], more.T
@@ -243,7 +247,9 @@ def _solve(
     fit = y @ y + centre @ precision @ centre - (right * solution).sum(axis=1)
     evidence = -0.5 * (fit + np.linalg.slogdet(inside)[1] - np.linalg.slogdet(precision)[1])
     variance = np.einsum("i,kij,j->k", target, covariance, target)
-    return log + evidence, solution @ target, variance, solution
+    size = len(COEFFICIENTS)
+    own = np.asarray(covariance[:, :size, :size], float)
+    return log + evidence, np.asarray(solution @ target), np.asarray(variance), np.asarray(solution), own
 
 
 def _blocks(engine: EngineParams, source: Source, run: int) -> _Blocks | None:
