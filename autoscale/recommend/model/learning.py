@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from analysis.capacity import Capacity, analyse
-from analysis.errors import BadInput, BadRun, TooLittleData
+from analysis.errors import AutoscaleError, BadInput, BadRun, TooLittleData
 from analysis.files import read_yaml
 from analysis.run import Run, newest, read
 from analysis.slo import parse_slo
@@ -63,6 +63,20 @@ def learn_replica(
     found = runs_of(None if runs is None else [Path(run) for run in runs])
     system = system_of(profile, found)
     return learn(found, system, slo_of(slo, found, system))
+
+
+def capacity_of_run(path: Path, report: Progress = silent) -> Capacity | None:
+    """How much one replica takes by a run that one replica served, the same answer as `recommend` gives; None when the run
+    teaches nothing about one (no SLO, no metrics, several replicas, too few requests, a simulated fleet)."""
+    try:
+        runs = [_checked(read(path))]
+        header = runs[0].header
+        if not header.get("slo") or header.get("kind") == "simulated":
+            return None
+        system = system_of(None, runs)
+        return learn(runs, system, str(header["slo"]), report).capacities[0]
+    except AutoscaleError:
+        return None
 
 
 def slo_of(asked: str | None, runs: Sequence[Run], profile: Profile) -> str:

@@ -15,6 +15,8 @@ from autoscale.kube.vllm_names import SIGNALS
 from autoscale.recommend.answer import Point
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.settings import Standing
+from autoscale.recommend.effort import DOUBTING
+from autoscale.recommend.model.replaying import full_batch
 from autoscale.recommendation import Reason
 from autoscale.sim.fleet.outcome import Outcome
 from loadgen.plan import lengths, rates
@@ -63,15 +65,22 @@ def roughly_holding_rps(scenario: Scenario) -> float:
 
 
 def _highest(scenario: Scenario, requests: int) -> float:
-    step = scenario.engine.step_s(scenario.engine.max_num_seqs, scenario.engine.kv_tokens / 2)
-    low, high = 0.0, scenario.engine.max_num_seqs / (shape(scenario.plan)[1].mean() * step)
-    while _holds(scenario, high, requests) and high < 1e5:
-        low, high = high, 2 * high
+    low, high = 0.0, _saturated_rps(scenario)
+    if _holds(scenario, high, requests):
+        return high  # above it requests pile up, whatever the SLO says of those that are served
     floor = high / 1000  # below this an SLO that an idle replica keeps is broken by two requests meeting
     while high - low > 0.005 * high and high > floor:
         middle = (low + high) / 2
         low, high = (middle, high) if _holds(scenario, middle, requests) else (low, middle)
     return max(low, 0.5 * high)
+
+
+def _saturated_rps(scenario: Scenario) -> float:
+    """Requests/s of a full batch of the scenario's requests."""
+    rng, count = np.random.default_rng(0), DOUBTING.full_batch_requests
+    prompt, output = (lengths_.draw(rng, count) for lengths_ in shape(scenario.plan))
+    prefix = np.minimum(scenario.plan.shared_prefix_tokens, prompt)
+    return full_batch(scenario.engine, prompt, output, prefix)[0]
 
 
 def _holds(scenario: Scenario, rate: float, requests: int) -> bool:

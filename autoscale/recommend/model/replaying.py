@@ -217,18 +217,23 @@ class Offered:
         )
 
 
-def full_batch(engine: EngineParams, prompt: NDArray[Any], output: NDArray[Any]) -> tuple[float, float]:
+def full_batch(
+    engine: EngineParams, prompt: NDArray[Any], output: NDArray[Any], prefix: NDArray[Any] | None = None
+) -> tuple[float, float]:
     """Requests/s of one replica that always has a queue, and the mean number in its batch.
 
-    Requests of these lengths are all due at once; the middle 60 % of them to end are counted.
+    Requests of these lengths (of the prompts `prefix` tokens are cached) are all due at once; the middle 60 % of them to end are counted.
     """
-    done, _ = replay(engine, Offered.at(np.zeros(len(prompt)), prompt, output))
+    offered = Offered.at(np.zeros(len(prompt)), prompt, output)
+    if prefix is not None:
+        offered = replace(offered, prefix_tokens=prefix.astype("int32"))
+    done, _ = replay(engine, offered)
     end = np.sort(done["last_token_s"])
     from_s, to_s = end[int(0.2 * len(end))], end[int(0.8 * len(end))]
     busy = np.clip(
         np.minimum(done["last_token_s"], to_s) - np.maximum(done["first_token_s"], from_s), 0, None
     )
-    return 0.6 * len(end) / (to_s - from_s), float(busy.sum() / (to_s - from_s))
+    return float(0.6 * len(end) / (to_s - from_s)), float(busy.sum() / (to_s - from_s))
 
 
 def _windows(run: Run, rows: pd.DataFrame) -> dict[int, tuple[float, float]]:
