@@ -34,9 +34,7 @@ Progress = Callable[[float, str], None]
 DEFAULT_OUT = Path("runs/demo")
 LENGTHS = ("uniform:100,400", "uniform:16,48")
 SLO = "ttft_p95=1s,tpot_p95=150ms"
-STAGES = (
-    "2:15,4:15,8:15,12:15,16:15,20:15"  # requests/s:seconds, up to where one replica of the default profile is full
-)
+STAGES = "2:15,4:15,8:15,12:15,16:15,20:15"  # requests/s:seconds, up to where one replica of the default profile is full
 SPEED = 60.0  # of the control plane while the scale-out is checked: a ten-minute start takes 10 s
 CHECK_S = 90.0  # at most
 START_S = 30.0  # that a process of the demo may take to be up

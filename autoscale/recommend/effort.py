@@ -209,10 +209,20 @@ class Speeds:
     least_error: float = 0.01
     # Prior of the moves of the coefficients (logarithms), and of what a neighbour does
     coefficients: tuple[float, ...] = (0.3, 1.0, 1.0, 0.8)
+    # How much wider than the fit says its errors are: the requests were used for both
+    believed: float = 1.0
+    # What a step of an empty batch takes beyond the sum of its costs (logarithm), and the share of a full batch at
+    # which e-times less of it is left
+    lone: float = 0.4
+    lone_below: float = 0.15
+    # From which of it on a replay has to know
+    lone_counts: float = 0.02
     slowed_mean: float = 0.35
     slowed_spread: float = 0.13
     # Of a run that its stretches may take, each and together: more is what is usual; and their number
     longest_stretch: float = 0.5
+    # Probability from which on there is a stretch
+    likely: float = 0.8
     most_stretches: int = 3
     # Wander (logarithm) with its prior probability, and its memory in s
     strengths: tuple[tuple[float, float], ...] = (

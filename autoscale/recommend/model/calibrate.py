@@ -91,13 +91,17 @@ def calibrate(
     fitted = refined(starts, sources, measured)
     fitted, sources = _unslowed(fitted, sources, measured)
     progress(0.8, "refined by replay")
-    slowed = any(source.slowed for source in sources)
-    known = [*saturated, *(None for _ in runs[len(saturated) :])]
-    saturations = [] if slowed else _saturations(fitted, sources, known)
-    engine, factors = anchored(fitted, explained(fitted, sources, measured).factors(SEED), saturations, SEED)
+    throughputs = [*saturated, *(None for _ in runs[len(saturated) :])]
+    known = explained(fitted, sources, measured)
+    engine, factors = anchored(
+        fitted, known.factors(SEED), _saturations(fitted, sources, measured, throughputs), SEED
+    )
     progress(0.85, "intervals")
-    usual = usual_speed(engine, sources)
-    engine = _moved(engine, usual, sources)
+    usual = usual_speed(
+        engine, sources, known.of_a_step, _saturations(engine, sources, measured, throughputs)
+    )
+    if usual.differs:
+        engine, usual = _moved(engine, usual, sources), usual.centred()
     progress(0.95, "speeds of the stages")
     table = [
         _compare(m, replayed(engine, source).figures).assign(run=i)
@@ -110,7 +114,7 @@ def calibrate(
         shape=_mean_lengths(pd.concat([source.rows for source in sources])),
         intervals=_intervals(engine, factors),
         confounded=tuple(step_time.confounded(seen)),
-        usual=usual.centred(),
+        usual=usual,
         error=_model_error(pd.concat(table, ignore_index=True)),
         replay=pd.concat(table, ignore_index=True),
         stages_used=tuple(sorted({int(s) for s in np.unique(seen.stage)})),
@@ -137,17 +141,19 @@ def _model_error(replay: pd.DataFrame) -> float:
 def _unslowed(
     engine: EngineParams, sources: Sequence[Source], measured: Sequence[pd.DataFrame]
 ) -> tuple[EngineParams, list[Source]]:
-    """The engine fitted anew where something else slowed the server for a while, and the sources that say so.
+    """The engine fitted anew where something else slowed the server for a while, or it had little to do, and the sources
+    that say so.
 
     Such stretches would otherwise pull the coefficients their way. Nothing changes where the run agrees with itself.
     """
     sources = list(sources)
     for _ in range(SPEEDS.rounds):
         usual = usual_speed(engine, sources)
-        if not usual.slowed and not any(source.slowed for source in sources):
+        found = (*usual.slowed, *usual.lone)
+        if not found and not any(source.slowed for source in sources):
             break
         sources = [
-            replace(source, slowed=tuple(s for s in usual.slowed if s.run == number))
+            replace(source, slowed=tuple(s for s in found if s.run == number))
             for number, source in enumerate(sources)
         ]
         engine = refined([scaled(engine, math.exp(usual.quantile(0.5)))], sources, measured)
@@ -185,18 +191,25 @@ def _mean_lengths(rows: pd.DataFrame) -> tuple[float, float]:
 
 
 def _saturations(
-    engine: EngineParams, sources: Sequence[Source], known: Sequence[Estimate | None]
+    engine: EngineParams,
+    sources: Sequence[Source],
+    measured: Sequence[pd.DataFrame],
+    known: Sequence[Estimate | None],
 ) -> list[Saturation]:
-    """Where a run measured its saturated throughput on both sides: that, and what the engine gives for its requests."""
+    """Where a run measured its saturated throughput on both sides, and nothing slowed it: that, and what the engine gives
+    for its requests."""
     found = []
-    for source, estimate in zip(sources, known, strict=True):
-        if estimate is None or not (estimate.low > 0 and math.isfinite(estimate.high)):
+    for run, (source, table, estimate) in enumerate(zip(sources, measured, known, strict=True)):
+        queued = table.index[table["waiting"] >= 1]
+        spans_s = tuple(source.windows[int(stage)] for stage in queued)
+        slowed = any(s.from_s < end and s.to_s > start for s in source.slowed for start, end in spans_s)
+        if estimate is None or slowed or not (estimate.low > 0 and math.isfinite(estimate.high)):
             continue
         rows = source.rows[["prompt_tokens", "output_tokens"]].dropna().astype(int)
         rows = rows.sample(DOUBTING.full_batch_requests, replace=True, random_state=0)
         rate_rps, _ = full_batch(engine, rows["prompt_tokens"].to_numpy(), rows["output_tokens"].to_numpy())
         error = math.log(estimate.high / estimate.low) / (2 * 1.96)
-        found.append(Saturation(estimate.value, error, rate_rps, _mean_lengths(rows)))
+        found.append(Saturation(estimate.value, error, rate_rps, _mean_lengths(rows), run, spans_s))
     return found
 
 

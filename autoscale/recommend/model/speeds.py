@@ -3,11 +3,12 @@
 Every completed request tells how long a token took it, and how full the batch was meanwhile; the engine that was fitted to
 the run tells how long it should have taken. Means of the logarithm of their ratio over blocks of time are explained by
 
-    ratio = shares . moves + slowed + wander + noise
+    ratio = shares . moves + lone + slowed + wander + noise
 
 where `shares` says what each coefficient adds to a step in the block, `moves` the (logarithmic) errors of the fitted
-coefficients, `slowed` a stretch of time in which something else used the server, and `wander` an autocorrelated
-process. All stretches are tried, none among them, each with its probability (a linear Gaussian model, so in closed form),
+coefficients, `lone` what a server with little to do takes beyond a sum of costs (below its ridge a step hardly gets shorter
+with fewer sequences; it sleeps, wakes up and clocks down), less and less the fuller the batch,
+`slowed` a stretch of time in which something else used the server, and `wander` an autocorrelated process. All stretches are tried, none among them, each with its probability (a linear Gaussian model, so in closed form),
 and so are strengths and memories of the wander. What the step of a full batch usually takes is then a mixture over all of
 them: a stretch that cannot be told from a steeper cost of the batch leaves both possible.
 """
@@ -16,20 +17,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.linalg import block_diag
 
 from autoscale.recommend.effort import SPEEDS
 from autoscale.recommend.model import step_time
-from autoscale.recommend.model.coefficients import COEFFICIENTS, full_batch_shares
+from autoscale.recommend.model.coefficients import COEFFICIENTS, full_batch_shares, full_size
 from autoscale.recommend.model.replaying import Source, replayed
+from autoscale.recommend.model.uncertainty import Saturation
 from autoscale.sim.engine.replicas import EngineParams
 
 Array = NDArray[np.float64]
+_OWN = len(COEFFICIENTS) + 1  # moves and lone
 
 
 @dataclass(frozen=True)
@@ -47,13 +51,15 @@ class UsualSpeed:
     """What is known of the usual time of a full batch's step, as the logarithm of its ratio to the engine's.
 
     `weight` per `at`, adding up to 1; `moves` what the requests say of each coefficient (logarithms of the ratios to the
-    engine's) with its `covariance`; `slowed` the stretches that were more likely slowed than not; `wander` the most
-    likely standard deviation of the speed (a logarithm).
+    engine's) with its `covariance`; `slowed` the stretches that were more likely slowed than not; `lone` those in which the
+    server had little to do, where that counts; `wander` the most likely standard deviation of the speed (a
+    logarithm).
     """
 
     at: Array
     weight: Array
     slowed: tuple[Slowed, ...] = ()
+    lone: tuple[Slowed, ...] = ()
     wander: float = 0.0
     moves: Array = field(default_factory=lambda: np.zeros(len(COEFFICIENTS)))
     covariance: Array = field(default_factory=lambda: np.zeros((len(COEFFICIENTS), len(COEFFICIENTS))))
@@ -66,6 +72,11 @@ class UsualSpeed:
     def quantile(self, share: float) -> float:
         """The slowness (logarithm) below which lies this share."""
         return float(np.interp(share, np.cumsum(self.weight) - self.weight / 2, self.at))
+
+    @property
+    def differs(self) -> bool:
+        """Whether the requests say, clearly enough, another speed than the engine's: 0 is outside the middle 68 %."""
+        return not self.quantile(0.16) <= 0.0 <= self.quantile(0.84)
 
     def draw(self, rng: np.random.Generator, count: int) -> Array:
         """So many values."""
@@ -93,14 +104,13 @@ class UsualSpeed:
 
     def centred(self) -> UsualSpeed:
         """The same, against an engine that made these moves."""
-        return UsualSpeed(
-            self.at - self.quantile(0.5), self.weight, self.slowed, self.wander, covariance=self.covariance
-        )
+        return replace(self, at=self.at - self.quantile(0.5), moves=np.zeros(len(COEFFICIENTS)))
 
 
 @dataclass(frozen=True)
 class _Blocks:
-    """A run in blocks of time: their middles in s, ratios (logarithms), errors of them, and shares, shape (blocks, 4)."""
+    """A run in blocks of time: their middles in s, ratios (logarithms), errors of them, shares, shape (blocks, 4), and how
+    lone the requests are in their batch, 1 to 0."""
 
     run: int
     length_s: float
@@ -108,10 +118,20 @@ class _Blocks:
     ratio: Array
     error: Array
     shares: Array
+    lone: Array
 
 
-def usual_speed(engine: EngineParams, sources: Sequence[Source]) -> UsualSpeed:
-    """The usual speed by all runs together. Stretches that `sources` call slowed already are found anew."""
+def usual_speed(
+    engine: EngineParams,
+    sources: Sequence[Source],
+    known: Array | None = None,
+    saturations: Sequence[Saturation] = (),
+) -> UsualSpeed:
+    """The usual speed by all runs together. Stretches that `sources` call slowed already are found anew.
+
+    `known` is the covariance of the logarithms of the engine's COEFFICIENTS, as far as its fit knows them;
+    `saturations` are throughputs that say how fast a full batch was in some spans.
+    """
     runs = [b for number, source in enumerate(sources) if (b := _blocks(engine, source, number)) is not None]
     if not runs:
         return UsualSpeed.exact()
@@ -119,7 +139,7 @@ def usual_speed(engine: EngineParams, sources: Sequence[Source]) -> UsualSpeed:
     full = full_batch_shares(engine, float(shape.iloc[0]), float(shape.iloc[1]))
     accepted: list[tuple[int, int, int]] = []  # run, first block, one after the last
     while True:
-        look = _Look(runs, accepted, full)
+        look = _Look(runs, accepted, _Known(full, known, _seen_full(engine, runs, saturations)))
         found = look.best()
         if found is None or len(accepted) == SPEEDS.most_stretches:
             return look.usual()
@@ -130,17 +150,27 @@ class _Look:
     """The model with the stretches accepted so far, and every further one."""
 
     def __init__(
-        self, runs: Sequence[_Blocks], accepted: Sequence[tuple[int, int, int]], full: Array
+        self,
+        runs: Sequence[_Blocks],
+        accepted: Sequence[tuple[int, int, int]],
+        known: _Known,
     ) -> None:
-        self.runs, self.accepted = runs, accepted
+        self.runs, self.accepted, self.seen_full = runs, accepted, known.seen_full
         self.tried = [None, *self._stretches()]
-        columns = [np.concatenate([b.shares for b in runs])]
+        columns = [np.concatenate([b.shares for b in runs]), np.concatenate([b.lone for b in runs])[:, None]]
         columns += [self._inside(*one)[:, None] for one in accepted]
-        fixed = np.hstack(columns)
-        ratio = np.concatenate([b.ratio for b in runs])
-        spread = np.concatenate([SPEEDS.coefficients, np.full(len(accepted), SPEEDS.slowed_spread)])
-        mean = np.concatenate([np.zeros(4), np.full(len(accepted), SPEEDS.slowed_mean)])
-        target = np.concatenate([full, np.zeros(len(accepted) + 1)])
+        fixed = np.vstack([np.hstack(columns), *(one.row(len(accepted)) for one in self.seen_full)])
+        ratio = np.concatenate([*(b.ratio for b in runs), *([one.ratio] for one in self.seen_full)])
+        stretches = len(accepted) + 1
+        mean = np.concatenate([np.zeros(_OWN), np.full(stretches, SPEEDS.slowed_mean)])
+        target = np.concatenate([known.full, np.zeros(1 + stretches)])
+        others = np.append(SPEEDS.lone, np.full(stretches, SPEEDS.slowed_spread))
+        moves = (
+            np.diag(np.square(SPEEDS.coefficients))
+            if known.covariance is None
+            else SPEEDS.believed**2 * known.covariance
+        )
+        precision = np.linalg.inv(block_diag(moves, np.diag(np.square(others))))
         further = np.array([self._inside(*one) if one else np.zeros(len(ratio)) for one in self.tried])
         prior = np.full(len(self.tried), 0.5 / max(len(self.tried) - 1, 1))
         prior[0] = 0.5
@@ -150,7 +180,7 @@ class _Look:
             solved = np.linalg.solve(left, np.column_stack([ratio, fixed, further.T]))
             y, base, more = solved[:, 0], solved[:, 1 : 1 + fixed.shape[1]], solved[:, 1 + fixed.shape[1] :]
             constant = np.log(chance) - np.log(np.diag(left)).sum()
-            parts.append(_solve(y, base, more, mean, spread, target, constant + np.log(prior)))
+            parts.append(_solve(y, base, more, mean, precision, target, constant + np.log(prior)))
         self.log, self.mean, self.variance, self.solution, self.covariances = (
             np.array([part[k] for part in parts]) for k in range(5)
         )
@@ -158,9 +188,9 @@ class _Look:
         self.weight = np.exp(self.log) / np.exp(self.log).sum()  # wanders, stretches
 
     def best(self) -> tuple[int, int, int] | None:
-        """The likeliest further stretch, when one is likelier than none."""
+        """The likeliest further stretch, when that there is one is likely enough."""
         of = self.weight.sum(axis=0)
-        if of[0] >= 0.5 or len(of) < 2:
+        if 1 - of[0] < SPEEDS.likely or len(of) < 2:
             return None
         return self.tried[1 + int(of[1:].argmax())]
 
@@ -178,21 +208,31 @@ class _Look:
         w = self.weight.sum(axis=1)
         solution = np.tensordot(self.weight, self.solution, axes=([0, 1], [0, 1]))
         covariance = np.tensordot(self.weight, self.covariances, axes=([0, 1], [0, 1]))
-        moves, factors = solution[: len(COEFFICIENTS)], solution[len(COEFFICIENTS) : -1]
-        slowed = []
-        for (run, first, end), move in zip(self.accepted, factors, strict=True):
-            blocks = self.runs[run]
-            half = blocks.length_s / 2
-            slowed.append(
-                Slowed(
-                    blocks.run,
-                    float(blocks.at_s[first] - half),
-                    float(blocks.at_s[end - 1] + half),
-                    float(np.exp(move)),
-                )
-            )
-        wanders = [wander for wander, *_ in SPEEDS.wanders()]
-        return UsualSpeed(at, density / density.sum(), tuple(slowed), float(w @ wanders), moves, covariance)
+        moves, factors = solution[: len(COEFFICIENTS)], solution[_OWN:-1]
+        slowed = [
+            self._slowed(run, first, end, move)
+            for (run, first, end), move in zip(self.accepted, factors, strict=True)
+        ]
+        wander = float(w @ [strength for strength, *_ in SPEEDS.wanders()])
+        most = float(solution[_OWN - 1])
+        lone = [
+            self._slowed(run, block, block + 1, most * float(blocks.lone[block]))
+            for run, blocks in enumerate(self.runs)
+            for block in range(len(blocks.at_s))
+            if most * blocks.lone[block] > SPEEDS.lone_counts
+        ]
+        own = covariance[:-1, :-1]
+        return UsualSpeed(at, density / density.sum(), tuple(slowed), tuple(lone), wander, moves, own)
+
+    def _slowed(self, run: int, first: int, end: int, move: float) -> Slowed:
+        blocks = self.runs[run]
+        half = blocks.length_s / 2
+        return Slowed(
+            blocks.run,
+            float(blocks.at_s[first] - half),
+            float(blocks.at_s[end - 1] + half),
+            math.exp(move),
+        )
 
     def _stretches(self) -> list[tuple[int, int, int]]:
         """Every stretch of at most SPEEDS.longest_stretch of a run that is not accepted already."""
@@ -215,40 +255,37 @@ class _Look:
     def _inside(self, run: int, first: int, end: int) -> Array:
         parts = [np.zeros(len(b.at_s)) for b in self.runs]
         parts[run][first:end] = 1.0
-        return np.concatenate(parts)
+        return np.concatenate([*parts, np.zeros(len(self.seen_full))])
 
     def _covariance(self, wander: float, memory_s: float) -> Array:
         size = sum(len(b.at_s) for b in self.runs)
-        covariance, start = np.zeros((size, size)), 0
+        wanders, start = np.zeros((size, size)), 0
         for b in self.runs:
             end = start + len(b.at_s)
             apart = np.abs(b.at_s[:, None] - b.at_s[None, :])
-            covariance[start:end, start:end] = wander**2 * np.exp(-apart / max(memory_s, 1e-3)) + np.diag(
-                b.error**2
-            )
+            wanders[start:end, start:end] = wander**2 * np.exp(-apart / max(memory_s, 1e-3))
             start = end
-        return covariance
+        of = np.vstack([np.eye(size), *(one.blocks for one in self.seen_full)])
+        errors = np.concatenate([*(b.error for b in self.runs), *([one.error] for one in self.seen_full)])
+        return np.asarray(of @ wanders @ of.T + np.diag(errors**2))
 
 
 def _solve(
-    y: Array, base: Array, more: Array, mean: Array, spread: Array, target: Array, log: Array
+    y: Array, base: Array, more: Array, mean: Array, precision: Array, target: Array, log: Array
 ) -> tuple[Array, Array, Array, Array, Array]:
     """For every column of `more` beside `base`: log evidence, mean and variance of `target` . coefficients, the
-    posterior means of them all, and the covariance of COEFFICIENTS. `y` and the columns are whitened; priors are normal."""
+    posterior means of them all, and the covariance of COEFFICIENTS and lone. `y` and the columns are whitened; priors are normal."""
     count, size = more.shape[1], base.shape[1] + 1
     design = np.empty((count, len(y), size))
     design[:, :, :-1], design[:, :, -1] = base[None], more.T
-    centre = np.append(mean, SPEEDS.slowed_mean)
-    precision = np.diag(1 / np.append(spread, SPEEDS.slowed_spread) ** 2)
     inside = design.transpose(0, 2, 1) @ design + precision
-    right = design.transpose(0, 2, 1) @ y + precision @ centre
+    right = design.transpose(0, 2, 1) @ y + precision @ mean
     solution = np.linalg.solve(inside, right[:, :, None])[:, :, 0]
     covariance = np.linalg.inv(inside)
-    fit = y @ y + centre @ precision @ centre - (right * solution).sum(axis=1)
+    fit = y @ y + mean @ precision @ mean - (right * solution).sum(axis=1)
     evidence = -0.5 * (fit + np.linalg.slogdet(inside)[1] - np.linalg.slogdet(precision)[1])
     variance = np.einsum("i,kij,j->k", target, covariance, target)
-    size = len(COEFFICIENTS)
-    own = np.asarray(covariance[:, :size, :size], float)
+    own = np.asarray(covariance[:, :_OWN, :_OWN], float)
     return log + evidence, np.asarray(solution @ target), np.asarray(variance), np.asarray(solution), own
 
 
@@ -257,6 +294,7 @@ def _blocks(engine: EngineParams, source: Source, run: int) -> _Blocks | None:
     seen = step_time.exposure(source.rows)
     model = step_time.exposure(replayed(engine, Source(source.rows, None, source.windows)).requests)
     coefficients = engine.pipeline_stages * np.array([getattr(engine, name) for name in COEFFICIENTS])
+    seats, _ = full_size(engine, *source.rows[["prompt_tokens", "output_tokens"]].mean())
     ends = np.array([seen.middle_s.min(), seen.middle_s.max()])
     length_s = max(
         float(np.ptp(ends)) / SPEEDS.blocks,
@@ -271,19 +309,67 @@ def _blocks(engine: EngineParams, source: Source, run: int) -> _Blocks | None:
         if of.sum() >= SPEEDS.fewest and like.sum() >= SPEEDS.fewest:
             ratios = measured[of]
             error = 1.4826 * float(np.median(np.abs(ratios - np.median(ratios)))) * 1.25 / np.sqrt(of.sum())
-            parts = (seen.design()[of] * coefficients).mean(axis=0)
+            design = seen.design()[of].mean(axis=0)
+            parts = design * coefficients
             rows.append(
                 (
                     (start_s + end_s) / 2,
                     float(np.median(ratios)) - float(np.median(modelled[like])),
                     float(np.hypot(error, SPEEDS.least_error)),
                     parts / parts.sum(),
+                    math.exp(-float(design[1]) / (SPEEDS.lone_below * seats)),
                 )
             )
     if len(rows) < SPEEDS.fewest_blocks:
         return None
-    at, ratio, error, shares = (np.array(column) for column in zip(*rows, strict=True))
-    return _Blocks(run, length_s, at, ratio, error, shares)
+    return _Blocks(run, length_s, *(np.array(column) for column in zip(*rows, strict=True)))
+
+
+@dataclass(frozen=True)
+class _SeenFull:
+    """A saturated throughput: the (logarithmic) ratio of its step to the engine's, its error, the engine's shares of a full
+    batch of its requests, and which blocks it is the mean of."""
+
+    ratio: float
+    error: float
+    shares: Array
+    blocks: Array
+
+    def row(self, stretches: int) -> Array:
+        return np.concatenate([self.shares, np.zeros(1 + stretches)])
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known beside the blocks: shares of the full batch that is asked, covariance of the moves, throughputs."""
+
+    full: Array
+    covariance: Array | None
+    seen_full: list[_SeenFull]
+
+
+def _seen_full(
+    engine: EngineParams, runs: Sequence[_Blocks], saturations: Sequence[Saturation]
+) -> list[_SeenFull]:
+    found = []
+    for one in saturations:
+        inside = np.concatenate(
+            [
+                (b.run == one.run)
+                & np.any([(b.at_s >= start) & (b.at_s <= end) for start, end in one.spans_s], axis=0)
+                for b in runs
+            ]
+        )
+        if inside.any():
+            found.append(
+                _SeenFull(
+                    math.log(one.modelled_rps / one.measured_rps),
+                    math.hypot(one.error, SPEEDS.least_error),
+                    full_batch_shares(engine, *one.shape),
+                    inside / inside.sum(),
+                )
+            )
+    return found
 
 
 def _ratios(seen: step_time.Exposure, coefficients: Array) -> Array:
