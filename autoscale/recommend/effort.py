@@ -211,12 +211,6 @@ class Speeds:
     coefficients: tuple[float, ...] = (0.3, 1.0, 1.0, 0.8)
     # How much wider than the fit says its errors are: the requests were used for both
     believed: float = 1.0
-    # What a step of an empty batch takes beyond the sum of its costs (logarithm), and the share of a full batch at
-    # which e-times less of it is left
-    lone: float = 0.4
-    lone_below: float = 0.15
-    # From which of it on a replay has to know
-    lone_counts: float = 0.02
     slowed_mean: float = 0.35
     slowed_spread: float = 0.13
     # Of a run that its stretches may take, each and together: more is what is usual; and their number

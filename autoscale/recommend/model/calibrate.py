@@ -141,19 +141,17 @@ def _model_error(replay: pd.DataFrame) -> float:
 def _unslowed(
     engine: EngineParams, sources: Sequence[Source], measured: Sequence[pd.DataFrame]
 ) -> tuple[EngineParams, list[Source]]:
-    """The engine fitted anew where something else slowed the server for a while, or it had little to do, and the sources
-    that say so.
+    """The engine fitted anew where something else slowed the server for a while, and the sources that say so.
 
     Such stretches would otherwise pull the coefficients their way. Nothing changes where the run agrees with itself.
     """
     sources = list(sources)
     for _ in range(SPEEDS.rounds):
         usual = usual_speed(engine, sources)
-        found = (*usual.slowed, *usual.lone)
-        if not found and not any(source.slowed for source in sources):
+        if not usual.slowed and not any(source.slowed for source in sources):
             break
         sources = [
-            replace(source, slowed=tuple(s for s in found if s.run == number))
+            replace(source, slowed=tuple(s for s in usual.slowed if s.run == number))
             for number, source in enumerate(sources)
         ]
         engine = refined([scaled(engine, math.exp(usual.quantile(0.5)))], sources, measured)

@@ -70,7 +70,7 @@ MOST_SAMPLES, SAMPLES_PER_STAGE = 100, 15  # of a replay's gauges, at least: the
 @dataclass(frozen=True)
 class Source:
     """What the fit takes of one run: requests that were sent, gauges on the client's clock, stage -> (start_s, end_s), and
-    the stretches in which steps took longer than the engine's: something else used the server, or it had little to do."""
+    the stretches in which something else slowed the server."""
 
     rows: pd.DataFrame
     metrics: pd.DataFrame | None

@@ -3,12 +3,11 @@
 Every completed request tells how long a token took it, and how full the batch was meanwhile; the engine that was fitted to
 the run tells how long it should have taken. Means of the logarithm of their ratio over blocks of time are explained by
 
-    ratio = shares . moves + lone + slowed + wander + noise
+    ratio = shares . moves + slowed + wander + noise
 
 where `shares` says what each coefficient adds to a step in the block, `moves` the (logarithmic) errors of the fitted
-coefficients, `lone` what a server with little to do takes beyond a sum of costs (below its ridge a step hardly gets shorter
-with fewer sequences; it sleeps, wakes up and clocks down), less and less the fuller the batch,
-`slowed` a stretch of time in which something else used the server, and `wander` an autocorrelated process. All stretches are tried, none among them, each with its probability (a linear Gaussian model, so in closed form),
+coefficients, `slowed` a stretch of time in which something else used the server, and `wander` an autocorrelated
+process. All stretches are tried, none among them, each with its probability (a linear Gaussian model, so in closed form),
 and so are strengths and memories of the wander. What the step of a full batch usually takes is then a mixture over all of
 them: a stretch that cannot be told from a steeper cost of the batch leaves both possible.
 """
@@ -27,13 +26,12 @@ from scipy.linalg import block_diag
 
 from autoscale.recommend.effort import SPEEDS
 from autoscale.recommend.model import step_time
-from autoscale.recommend.model.coefficients import COEFFICIENTS, full_batch_shares, full_size
+from autoscale.recommend.model.coefficients import COEFFICIENTS, full_batch_shares
 from autoscale.recommend.model.replaying import Source, replayed
 from autoscale.recommend.model.uncertainty import Saturation
 from autoscale.sim.engine.replicas import EngineParams
 
 Array = NDArray[np.float64]
-_OWN = len(COEFFICIENTS) + 1  # moves and lone
 
 
 @dataclass(frozen=True)
@@ -51,15 +49,13 @@ class UsualSpeed:
     """What is known of the usual time of a full batch's step, as the logarithm of its ratio to the engine's.
 
     `weight` per `at`, adding up to 1; `moves` what the requests say of each coefficient (logarithms of the ratios to the
-    engine's) with its `covariance`; `slowed` the stretches that were more likely slowed than not; `lone` those in which the
-    server had little to do, where that counts; `wander` the most likely standard deviation of the speed (a
-    logarithm).
+    engine's) with its `covariance`; `slowed` the stretches that were more likely slowed than not; `wander` the most likely
+    standard deviation of the speed (a logarithm).
     """
 
     at: Array
     weight: Array
     slowed: tuple[Slowed, ...] = ()
-    lone: tuple[Slowed, ...] = ()
     wander: float = 0.0
     moves: Array = field(default_factory=lambda: np.zeros(len(COEFFICIENTS)))
     covariance: Array = field(default_factory=lambda: np.zeros((len(COEFFICIENTS), len(COEFFICIENTS))))
@@ -109,8 +105,7 @@ class UsualSpeed:
 
 @dataclass(frozen=True)
 class _Blocks:
-    """A run in blocks of time: their middles in s, ratios (logarithms), errors of them, shares, shape (blocks, 4), and how
-    lone the requests are in their batch, 1 to 0."""
+    """A run in blocks of time: their middles in s, ratios (logarithms), errors of them, and shares, shape (blocks, 4)."""
 
     run: int
     length_s: float
@@ -118,7 +113,6 @@ class _Blocks:
     ratio: Array
     error: Array
     shares: Array
-    lone: Array
 
 
 def usual_speed(
@@ -157,14 +151,14 @@ class _Look:
     ) -> None:
         self.runs, self.accepted, self.seen_full = runs, accepted, known.seen_full
         self.tried = [None, *self._stretches()]
-        columns = [np.concatenate([b.shares for b in runs]), np.concatenate([b.lone for b in runs])[:, None]]
+        columns = [np.concatenate([b.shares for b in runs])]
         columns += [self._inside(*one)[:, None] for one in accepted]
         fixed = np.vstack([np.hstack(columns), *(one.row(len(accepted)) for one in self.seen_full)])
         ratio = np.concatenate([*(b.ratio for b in runs), *([one.ratio] for one in self.seen_full)])
         stretches = len(accepted) + 1
-        mean = np.concatenate([np.zeros(_OWN), np.full(stretches, SPEEDS.slowed_mean)])
-        target = np.concatenate([known.full, np.zeros(1 + stretches)])
-        others = np.append(SPEEDS.lone, np.full(stretches, SPEEDS.slowed_spread))
+        mean = np.concatenate([np.zeros(len(COEFFICIENTS)), np.full(stretches, SPEEDS.slowed_mean)])
+        target = np.concatenate([known.full, np.zeros(stretches)])
+        others = np.full(stretches, SPEEDS.slowed_spread)
         moves = (
             np.diag(np.square(SPEEDS.coefficients))
             if known.covariance is None
@@ -208,21 +202,13 @@ class _Look:
         w = self.weight.sum(axis=1)
         solution = np.tensordot(self.weight, self.solution, axes=([0, 1], [0, 1]))
         covariance = np.tensordot(self.weight, self.covariances, axes=([0, 1], [0, 1]))
-        moves, factors = solution[: len(COEFFICIENTS)], solution[_OWN:-1]
+        moves, factors = solution[: len(COEFFICIENTS)], solution[len(COEFFICIENTS) : -1]
         slowed = [
             self._slowed(run, first, end, move)
             for (run, first, end), move in zip(self.accepted, factors, strict=True)
         ]
         wander = float(w @ [strength for strength, *_ in SPEEDS.wanders()])
-        most = float(solution[_OWN - 1])
-        lone = [
-            self._slowed(run, block, block + 1, most * float(blocks.lone[block]))
-            for run, blocks in enumerate(self.runs)
-            for block in range(len(blocks.at_s))
-            if most * blocks.lone[block] > SPEEDS.lone_counts
-        ]
-        own = covariance[:-1, :-1]
-        return UsualSpeed(at, density / density.sum(), tuple(slowed), tuple(lone), wander, moves, own)
+        return UsualSpeed(at, density / density.sum(), tuple(slowed), wander, moves, covariance)
 
     def _slowed(self, run: int, first: int, end: int, move: float) -> Slowed:
         blocks = self.runs[run]
@@ -274,7 +260,7 @@ def _solve(
     y: Array, base: Array, more: Array, mean: Array, precision: Array, target: Array, log: Array
 ) -> tuple[Array, Array, Array, Array, Array]:
     """For every column of `more` beside `base`: log evidence, mean and variance of `target` . coefficients, the
-    posterior means of them all, and the covariance of COEFFICIENTS and lone. `y` and the columns are whitened; priors are normal."""
+    posterior means of them all, and the covariance of COEFFICIENTS. `y` and the columns are whitened; priors are normal."""
     count, size = more.shape[1], base.shape[1] + 1
     design = np.empty((count, len(y), size))
     design[:, :, :-1], design[:, :, -1] = base[None], more.T
@@ -285,7 +271,7 @@ def _solve(
     fit = y @ y + mean @ precision @ mean - (right * solution).sum(axis=1)
     evidence = -0.5 * (fit + np.linalg.slogdet(inside)[1] - np.linalg.slogdet(precision)[1])
     variance = np.einsum("i,kij,j->k", target, covariance, target)
-    own = np.asarray(covariance[:, :_OWN, :_OWN], float)
+    own = np.asarray(covariance[:, : len(COEFFICIENTS), : len(COEFFICIENTS)], float)
     return log + evidence, np.asarray(solution @ target), np.asarray(variance), np.asarray(solution), own
 
 
@@ -294,7 +280,6 @@ def _blocks(engine: EngineParams, source: Source, run: int) -> _Blocks | None:
     seen = step_time.exposure(source.rows)
     model = step_time.exposure(replayed(engine, Source(source.rows, None, source.windows)).requests)
     coefficients = engine.pipeline_stages * np.array([getattr(engine, name) for name in COEFFICIENTS])
-    seats, _ = full_size(engine, *source.rows[["prompt_tokens", "output_tokens"]].mean())
     ends = np.array([seen.middle_s.min(), seen.middle_s.max()])
     length_s = max(
         float(np.ptp(ends)) / SPEEDS.blocks,
@@ -309,15 +294,13 @@ def _blocks(engine: EngineParams, source: Source, run: int) -> _Blocks | None:
         if of.sum() >= SPEEDS.fewest and like.sum() >= SPEEDS.fewest:
             ratios = measured[of]
             error = 1.4826 * float(np.median(np.abs(ratios - np.median(ratios)))) * 1.25 / np.sqrt(of.sum())
-            design = seen.design()[of].mean(axis=0)
-            parts = design * coefficients
+            parts = (seen.design()[of] * coefficients).mean(axis=0)
             rows.append(
                 (
                     (start_s + end_s) / 2,
                     float(np.median(ratios)) - float(np.median(modelled[like])),
                     float(np.hypot(error, SPEEDS.least_error)),
                     parts / parts.sum(),
-                    math.exp(-float(design[1]) / (SPEEDS.lone_below * seats)),
                 )
             )
     if len(rows) < SPEEDS.fewest_blocks:
@@ -336,7 +319,7 @@ class _SeenFull:
     blocks: Array
 
     def row(self, stretches: int) -> Array:
-        return np.concatenate([self.shares, np.zeros(1 + stretches)])
+        return np.concatenate([self.shares, np.zeros(stretches)])
 
 
 @dataclass(frozen=True)
