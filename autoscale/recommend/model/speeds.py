@@ -151,9 +151,8 @@ class _Look:
     ) -> None:
         self.runs, self.accepted, self.seen_full = runs, accepted, known.seen_full
         self.tried = [None, *self._stretches()]
-        columns = [np.concatenate([b.shares for b in runs])]
-        columns += [self._inside(*one)[:, None] for one in accepted]
-        fixed = np.vstack([np.hstack(columns), *(one.row(len(accepted)) for one in self.seen_full)])
+        shares = np.vstack([*(b.shares for b in runs), *(one.shares for one in self.seen_full)])
+        fixed = np.hstack([shares, *(self._inside(*one)[:, None] for one in accepted)])
         ratio = np.concatenate([*(b.ratio for b in runs), *([one.ratio] for one in self.seen_full)])
         stretches = len(accepted) + 1
         mean = np.concatenate([np.zeros(len(COEFFICIENTS)), np.full(stretches, SPEEDS.slowed_mean)])
@@ -317,9 +316,6 @@ class _SeenFull:
     error: float
     shares: Array
     blocks: Array
-
-    def row(self, stretches: int) -> Array:
-        return np.concatenate([self.shares, np.zeros(stretches)])
 
 
 @dataclass(frozen=True)
