@@ -228,6 +228,9 @@ class Speeds:
         (0.15, 0.1),
     )
     memories_s: tuple[float, ...] = (5.0, 20.0, 80.0, 300.0)
+    # How far a server's speed (logarithm) is from that of another day, and the s of a run that show half of that variance
+    unseen: float = 0.03
+    shown_s: float = 60.0
     # Bounds of what the requests may multiply a coefficient by
     least_factor: float = 0.1
     most_factor: float = 3.0

@@ -115,7 +115,7 @@ def calibrate(
         intervals=_intervals(engine, factors),
         confounded=tuple(step_time.confounded(seen)),
         usual=usual,
-        error=_model_error(pd.concat(table, ignore_index=True)),
+        error=math.hypot(_model_error(pd.concat(table, ignore_index=True)), _unseen(sources)),
         replay=pd.concat(table, ignore_index=True),
         stages_used=tuple(sorted({int(s) for s in np.unique(seen.stage)})),
     )
@@ -136,6 +136,12 @@ def _model_error(replay: pd.DataFrame) -> float:
     known = len(by_stage)
     square = DOUBTING.error_known * DOUBTING.model_error**2 + float((by_stage.clip(-0.2, 0.2) ** 2).sum())
     return math.sqrt(square / (DOUBTING.error_known + known))
+
+
+def _unseen(sources: Sequence[Source]) -> float:
+    """Standard error (a logarithm) of the speed, because runs this short do not show how much it wanders."""
+    seen_s = sum(end - start for source in sources for start, end in source.windows.values())
+    return SPEEDS.unseen / math.sqrt(1 + seen_s / SPEEDS.shown_s)
 
 
 def _unslowed(
@@ -201,7 +207,12 @@ def _saturations(
         queued = table.index[table["waiting"] >= 1]
         spans_s = tuple(source.windows[int(stage)] for stage in queued)
         slowed = any(s.from_s < end and s.to_s > start for s in source.slowed for start, end in spans_s)
-        if estimate is None or slowed or not (estimate.low > 0 and math.isfinite(estimate.high)):
+        if (
+            estimate is None
+            or slowed
+            or not spans_s
+            or not (estimate.low > 0 and math.isfinite(estimate.high))
+        ):
             continue
         rows = source.rows[["prompt_tokens", "output_tokens"]].dropna().astype(int)
         rows = rows.sample(DOUBTING.full_batch_requests, replace=True, random_state=0)

@@ -17,6 +17,7 @@ import pandas as pd
 from scipy import stats
 
 from analysis.capacity import Capacity
+from analysis.holding import UNMEASURED
 from analysis.latency import samples_needed
 from analysis.run import Run
 from analysis.saturation import Estimate
@@ -56,7 +57,7 @@ def agreed(
     found, binds = model.capacity_at(scenario)
     found = found or Estimate(np.nan, 0.0, _lowest(capacity), "not held even by an idle replica")
     if not any(w.usable and w.state == "steady" for w in capacity.windows):
-        found = Estimate(np.nan, 0.0, full.saturated.high, "no stage below saturation was measured")
+        found = Estimate(np.nan, 0.0, full.saturated.high, UNMEASURED)
     found, more = _against_stages(found, capacity, observed, model, life_s, slo)
     found, unsure = _either_speed(found, scenario, observed, model)
     more += unsure
@@ -98,7 +99,7 @@ def slowed_notes(model: ReplicaModel, capacity: Capacity) -> list[str]:
         if s.factor > 1.05:
             notes.append(
                 f"from {s.from_s:.0f} s to {s.to_s:.0f} s of the run{where} a step took {s.factor - 1:.0%} longer than in "
-                "the rest: something else used the server; the rates are those of the undisturbed server"
+                "the rest at the same load: something else used the server; the rates are those of the undisturbed server"
             )
     return notes
 

@@ -75,7 +75,8 @@ class ReplicaModel:
     engine        the parameters, ready to simulate
     factors       multiples of the engine's FACTORS that explain the runs as well, shape (draws, 5): uncertainty.py
     shape         mean prompt and output tokens of the requests that were measured
-    error         the model's own error of a step's time (a logarithm), by what it misses of its own run
+    error         the model's own error of a step's time (a logarithm): what it misses of its run, and what a run so short
+                  cannot show
     usual         how slow the server usually is: a distribution around the engine, as wide as the run disagrees with itself
     intervals     coefficient -> (low, high), 95 %, of the draws
     confounded    pairs of coefficients that the runs could not tell apart
