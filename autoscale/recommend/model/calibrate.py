@@ -43,18 +43,7 @@ from autoscale.recommend.progress import Progress, silent
 from autoscale.sim.engine.replicas import EngineParams
 
 COUNTS = ("waiting", "preemptions")  # below one, a relative error has no scale
-LIMITS = ("num_blocks", "block_size", "max_num_seqs", "max_num_batched_tokens")  # that a run may tell
 SEED = 0  # of the draws
-
-
-def limits_from_run(header: dict[str, object], prior: EngineParams) -> EngineParams:
-    """The prior with the engine limits that the run found (blocks, block size, seats, token budget)."""
-    facts = header.get("engine") or {}
-    assert isinstance(facts, dict)
-    found: dict[str, Any] = {name: int(facts[name]) for name in LIMITS if facts.get(name)}
-    if "max_num_seqs" in found and "max_num_batched_tokens" not in found:
-        found["max_num_batched_tokens"] = max(prior.max_num_batched_tokens, found["max_num_seqs"])
-    return replace(prior, **found)
 
 
 def calibrate(
@@ -65,11 +54,13 @@ def calibrate(
     exclude: Sequence[set[int]] = (),
     gauges: Sequence[pd.DataFrame | None] = (),
     saturated: Sequence[Estimate | None] = (),
+    scheduling_known: bool = False,
     progress: Progress = silent,
 ) -> ReplicaModel:
     """The model of one replica from one or more runs (different shapes of load), fitted together.
 
-    `prior` carries the limits (see limits_from_run) and the starting step time; `replicas` is how many served the runs;
+    `prior` carries the limits (see limits.py) and the starting step time, and how the engine schedules, which is kept when
+    it is `scheduling_known`; `replicas` is how many served the runs;
     `exclude[i]` are stages of run i to leave out (limited by the client, served by several replicas),
     `gauges[i]` are its metrics on the client's clock (analysis.steady.Observed), else as they were written, and
     `saturated[i]` is the throughput that it measured with a queue. Raises TooLittleData without usable requests.
@@ -86,7 +77,7 @@ def calibrate(
     sources = [source_of(*one) for one in zip(runs, out, seen_by, strict=True)]
     seen = _join([step_time.exposure(source.rows) for source in sources])
     measured = [stage_figures(source.rows, source.metrics, source.windows) for source in sources]
-    starts = _starts(prior, sources, measured, seen)
+    starts = _starts(prior, sources, measured, seen, scheduling_known)
     progress(0.2, "step time fitted")
     fitted = refined(starts, sources, measured)
     fitted, sources = _unslowed(fitted, sources, measured)
@@ -169,16 +160,18 @@ def _starts(
     sources: Sequence[Source],
     measured: Sequence[pd.DataFrame],
     seen: step_time.Exposure,
+    scheduling_known: bool,
 ) -> list[EngineParams]:
-    """Where the refinement starts: from the quietest stage, as the engine is thought to schedule and the other way, and
+    """Where the refinement starts: from the quietest stage, as the engine schedules and, unless that is known, the other way, and
     from the regression (which sees the whole pass; parameters are per pipeline stage)."""
     kept = [source.rows for source in sources]
     start = np.array([getattr(prior, name) for name in COEFFICIENTS])
     coefficients = step_time.fit(seen, start)
     quiet = _from_quiet(prior, kept, measured)
+    other = [replace(engine, async_scheduling=not prior.async_scheduling) for engine in quiet]
     return [
         *quiet,
-        *(replace(engine, async_scheduling=not prior.async_scheduling) for engine in quiet),
+        *(other if not scheduling_known else ()),
         _with(prior, coefficients / prior.pipeline_stages, _overhead(kept, seen, coefficients)),
     ]
 

@@ -14,7 +14,8 @@ from analysis.run import Run, newest, read
 from analysis.slo import parse_slo
 from analysis.steady import observe
 from autoscale.profiles import Profile, load, names, overlay
-from autoscale.recommend.model.calibrate import calibrate, limits_from_run
+from autoscale.recommend.model.calibrate import calibrate
+from autoscale.recommend.model.limits import assumed, limits_from_run, seats_seen
 from autoscale.recommend.model.one_capacity import agreed
 from autoscale.recommend.model.replica_model import ReplicaModel
 from autoscale.recommend.progress import Progress, silent
@@ -33,24 +34,31 @@ def learn(runs: Sequence[Run], profile: Profile, slo: str, report: Progress = si
         return ReplicaModel(prior)
     observed = [observe(run) for run in runs]
     capacities = [analyse(one, parse_slo(slo)) for one in observed]
+    seats = seats_seen([one.metrics for one in observed])
+    limited = limits_from_run(runs[0].header, prior, seats)
     try:
         fitted = calibrate(
             runs,
-            limits_from_run(runs[0].header, prior),
+            limited,
             replicas=_replicas(capacities),
             exclude=[_set_aside(capacity) for capacity in capacities],
             gauges=[one.metrics for one in observed],
             saturated=[capacity.saturated for capacity in capacities],
+            scheduling_known=profile.engine.async_scheduling is not None,
             progress=report,
         )
     except TooLittleData as error:
         raise _what_was_left(error, capacities) from None
     asked = parse_slo(slo)
     together = [
-        agreed(capacity, one, run, fitted, profile, asked)
+        agreed(_noting(capacity, assumed(run, profile, limited, seats)), one, run, fitted, profile, asked)
         for capacity, one, run in zip(capacities, observed, runs, strict=True)
     ]
     return replace(fitted, capacities=tuple(together))
+
+
+def _noting(capacity: Capacity, notes: Sequence[str]) -> Capacity:
+    return replace(capacity, notes=(*capacity.notes, *notes))
 
 
 def learn_replica(

@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from scipy.linalg import block_diag
 
 from autoscale.recommend.effort import SPEEDS
-from autoscale.recommend.model import step_time
+from autoscale.recommend.model.blocks import Blocks, SeenFull, blocks_of, seen_full
 from autoscale.recommend.model.coefficients import COEFFICIENTS, full_batch_shares
-from autoscale.recommend.model.replaying import Source, replayed
+from autoscale.recommend.model.replaying import Source
 from autoscale.recommend.model.uncertainty import Saturation
 from autoscale.sim.engine.replicas import EngineParams
 
@@ -103,18 +103,6 @@ class UsualSpeed:
         return replace(self, at=self.at - self.quantile(0.5), moves=np.zeros(len(COEFFICIENTS)))
 
 
-@dataclass(frozen=True)
-class _Blocks:
-    """A run in blocks of time: their middles in s, ratios (logarithms), errors of them, and shares, shape (blocks, 4)."""
-
-    run: int
-    length_s: float
-    at_s: Array
-    ratio: Array
-    error: Array
-    shares: Array
-
-
 def usual_speed(
     engine: EngineParams,
     sources: Sequence[Source],
@@ -126,18 +114,29 @@ def usual_speed(
     `known` is the covariance of the logarithms of the engine's COEFFICIENTS, as far as its fit knows them;
     `saturations` are throughputs that say how fast a full batch was in some spans.
     """
-    runs = [b for number, source in enumerate(sources) if (b := _blocks(engine, source, number)) is not None]
+    runs = [
+        b for number, source in enumerate(sources) if (b := blocks_of(engine, source, number)) is not None
+    ]
     if not runs:
         return UsualSpeed.exact()
     shape = pd.concat([source.rows for source in sources])[["prompt_tokens", "output_tokens"]].mean()
     full = full_batch_shares(engine, float(shape.iloc[0]), float(shape.iloc[1]))
     accepted: list[tuple[int, int, int]] = []  # run, first block, one after the last
     while True:
-        look = _Look(runs, accepted, _Known(full, known, _seen_full(engine, runs, saturations)))
+        look = _Look(runs, accepted, _Known(full, known, seen_full(engine, runs, saturations)))
         found = look.best()
         if found is None or len(accepted) == SPEEDS.most_stretches:
             return look.usual()
         accepted.append(found)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known beside the blocks: shares of the full batch that is asked, covariance of the moves, throughputs."""
+
+    full: Array
+    covariance: Array | None
+    seen_full: list[SeenFull]
 
 
 class _Look:
@@ -145,7 +144,7 @@ class _Look:
 
     def __init__(
         self,
-        runs: Sequence[_Blocks],
+        runs: Sequence[Blocks],
         accepted: Sequence[tuple[int, int, int]],
         known: _Known,
     ) -> None:
@@ -272,85 +271,3 @@ def _solve(
     variance = np.einsum("i,kij,j->k", target, covariance, target)
     own = np.asarray(covariance[:, : len(COEFFICIENTS), : len(COEFFICIENTS)], float)
     return log + evidence, np.asarray(solution @ target), np.asarray(variance), np.asarray(solution), own
-
-
-def _blocks(engine: EngineParams, source: Source, run: int) -> _Blocks | None:
-    """The run's blocks; None when too few requests tell anything."""
-    seen = step_time.exposure(source.rows)
-    model = step_time.exposure(replayed(engine, Source(source.rows, None, source.windows)).requests)
-    coefficients = engine.pipeline_stages * np.array([getattr(engine, name) for name in COEFFICIENTS])
-    ends = np.array([seen.middle_s.min(), seen.middle_s.max()])
-    length_s = max(
-        float(np.ptp(ends)) / SPEEDS.blocks,
-        SPEEDS.lives * float(np.median(seen.duration_s)),
-        SPEEDS.shortest_s,
-    )
-    edges = ends[0] + length_s * np.arange(int(np.ptp(ends) / length_s) + 2)
-    measured, modelled = (_ratios(one, coefficients) for one in (seen, model))
-    rows = []
-    for start_s, end_s in pairwise(edges):
-        of, like = ((one.middle_s >= start_s) & (one.middle_s < end_s) for one in (seen, model))
-        if of.sum() >= SPEEDS.fewest and like.sum() >= SPEEDS.fewest:
-            ratios = measured[of]
-            error = 1.4826 * float(np.median(np.abs(ratios - np.median(ratios)))) * 1.25 / np.sqrt(of.sum())
-            parts = (seen.design()[of] * coefficients).mean(axis=0)
-            rows.append(
-                (
-                    (start_s + end_s) / 2,
-                    float(np.median(ratios)) - float(np.median(modelled[like])),
-                    float(np.hypot(error, SPEEDS.least_error)),
-                    parts / parts.sum(),
-                )
-            )
-    if len(rows) < SPEEDS.fewest_blocks:
-        return None
-    return _Blocks(run, length_s, *(np.array(column) for column in zip(*rows, strict=True)))
-
-
-@dataclass(frozen=True)
-class _SeenFull:
-    """A saturated throughput: the (logarithmic) ratio of its step to the engine's, its error, the engine's shares of a full
-    batch of its requests, and which blocks it is the mean of."""
-
-    ratio: float
-    error: float
-    shares: Array
-    blocks: Array
-
-
-@dataclass(frozen=True)
-class _Known:
-    """What is known beside the blocks: shares of the full batch that is asked, covariance of the moves, throughputs."""
-
-    full: Array
-    covariance: Array | None
-    seen_full: list[_SeenFull]
-
-
-def _seen_full(
-    engine: EngineParams, runs: Sequence[_Blocks], saturations: Sequence[Saturation]
-) -> list[_SeenFull]:
-    found = []
-    for one in saturations:
-        inside = np.concatenate(
-            [
-                (b.run == one.run)
-                & np.any([(b.at_s >= start) & (b.at_s <= end) for start, end in one.spans_s], axis=0)
-                for b in runs
-            ]
-        )
-        if inside.any():
-            found.append(
-                _SeenFull(
-                    math.log(one.modelled_rps / one.measured_rps),
-                    math.hypot(one.error, SPEEDS.least_error),
-                    full_batch_shares(engine, *one.shape),
-                    inside / inside.sum(),
-                )
-            )
-    return found
-
-
-def _ratios(seen: step_time.Exposure, coefficients: Array) -> Array:
-    """Logarithm of the measured time per token over the expected one."""
-    return np.asarray(np.log(seen.duration_s / seen.steps / (seen.design() @ coefficients)))
