@@ -150,17 +150,19 @@ def _point(
         gauges = gauges[gauges["time_s"].between(edges[0], window.end_s)]
     for signal in SIGNALS:
         point[signal] = gauges[signal].mean() if gauges is not None and len(gauges) else np.nan
+    return point | _latencies(sample, percentiles)
+
+
+def _latencies(sample: pd.DataFrame, percentiles: Sequence[float]) -> dict[str, float]:
+    """Percentiles of TTFT, TPOT and E2E; requests that were sent and not served are slower than any."""
     unserved = int((~sample["ok"] & sample["sent_s"].notna()).sum())
+    found: dict[str, float] = {}
     for metric in ("ttft", "tpot", "e2e"):
         for p in percentiles:
             value = percentile(sample[f"{metric}_s"], p, unserved=unserved)
             name = f"{metric}_p{p:g}"
-            point[f"{name}_s"], point[f"{name}_low"], point[f"{name}_high"] = (
-                value.value,
-                value.low,
-                value.high,
-            )
-    return point
+            found |= {f"{name}_s": value.value, f"{name}_low": value.low, f"{name}_high": value.high}
+    return found
 
 
 def _queued_time(observed: Observed, window: StageWindow) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -72,9 +72,7 @@ def calibrate(
             expected="1 while the step time is measured",
             next_step="scale the deployment to one replica and measure again",
         )
-    out = [*exclude, *(set[int]() for _ in runs[len(exclude) :])]
-    seen_by = [*gauges, *(r.metrics if r.has("metrics") else None for r in runs[len(gauges) :])]
-    sources = [source_of(*one) for one in zip(runs, out, seen_by, strict=True)]
+    sources = _sources(runs, exclude, gauges)
     seen = _join([step_time.exposure(source.rows) for source in sources])
     measured = [stage_figures(source.rows, source.metrics, source.windows) for source in sources]
     starts = _starts(prior, sources, measured, seen, scheduling_known)
@@ -82,17 +80,14 @@ def calibrate(
     fitted = refined(starts, sources, measured)
     fitted, sources = _unslowed(fitted, sources, measured)
     progress(0.8, "refined by replay")
-    throughputs = [*saturated, *(None for _ in runs[len(saturated) :])]
+    full = [*saturated, *(None for _ in runs[len(saturated) :])]
     known = explained(fitted, sources, measured)
     engine, factors = anchored(
-        fitted, known.factors(SEED), _saturations(fitted, sources, measured, throughputs), SEED
+        fitted, known.factors(SEED), _saturations(fitted, sources, measured, full), SEED
     )
     progress(0.85, "intervals")
-    usual = usual_speed(
-        engine, sources, known.of_a_step, _saturations(engine, sources, measured, throughputs)
-    )
-    if usual.differs:
-        engine, usual = _moved(engine, usual, sources), usual.centred()
+    usual = usual_speed(engine, sources, known.of_a_step, _saturations(engine, sources, measured, full))
+    engine = _moved(engine, usual, sources)
     progress(0.95, "speeds of the stages")
     table = [
         _compare(m, replayed(engine, source).figures).assign(run=i)
@@ -105,11 +100,19 @@ def calibrate(
         shape=_mean_lengths(pd.concat([source.rows for source in sources])),
         intervals=_intervals(engine, factors),
         confounded=tuple(step_time.confounded(seen)),
-        usual=usual,
+        usual=usual.centred(),
         error=math.hypot(_model_error(pd.concat(table, ignore_index=True)), _unseen(sources)),
         replay=pd.concat(table, ignore_index=True),
         stages_used=tuple(sorted({int(s) for s in np.unique(seen.stage)})),
     )
+
+
+def _sources(
+    runs: Sequence[Run], exclude: Sequence[set[int]], gauges: Sequence[pd.DataFrame | None]
+) -> list[Source]:
+    out = [*exclude, *(set[int]() for _ in runs[len(exclude) :])]
+    seen_by = [*gauges, *(r.metrics if r.has("metrics") else None for r in runs[len(gauges) :])]
+    return [source_of(*one) for one in zip(runs, out, seen_by, strict=True)]
 
 
 def _moved(engine: EngineParams, usual: UsualSpeed, sources: Sequence[Source]) -> EngineParams:
@@ -117,7 +120,7 @@ def _moved(engine: EngineParams, usual: UsualSpeed, sources: Sequence[Source]) -
     shape = _mean_lengths(pd.concat([source.rows for source in sources]))
     factors = np.clip(1 + usual.moves, SPEEDS.least_factor, SPEEDS.most_factor)
     whole = float(full_batch_shares(engine, *shape) @ factors)
-    return drawn(engine, np.append(factors * math.exp(usual.quantile(0.5)) / whole, 1.0))
+    return drawn(engine, np.append(factors * math.exp(usual.shift) / whole, 1.0))
 
 
 def _model_error(replay: pd.DataFrame) -> float:

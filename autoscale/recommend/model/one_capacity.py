@@ -50,13 +50,13 @@ def agreed(
             f"the engine model does not reproduce the run ({'; '.join(doubts)}): the rates are those of the stages alone"
         )
         return replace(_widened(capacity, life_s), notes=tuple(notes))
-    prompt, output = run_lengths(run)
+    prompt, output = lengths_sent(run)
     full = model.full_batch_at(DrawnRequests.drawn(prompt, output))
     plan = LoadPlan(rates.constant(1.0, 600.0), parse_arrivals("poisson"), prompt, output)
     scenario = Scenario(profile, model.engine, plan, slo)
     found, binds = model.capacity_at(scenario)
     found = found or Estimate(np.nan, 0.0, _lowest(capacity), "not held even by an idle replica")
-    if not any(w.usable and w.state == "steady" for w in capacity.windows):
+    if _only_overloaded(capacity, model):
         found = Estimate(np.nan, 0.0, full.saturated.high, UNMEASURED)
     found, more = _against_stages(found, capacity, observed, model, life_s, slo)
     found, unsure = _either_speed(found, scenario, observed, model)
@@ -72,7 +72,16 @@ def agreed(
     )
 
 
-def run_lengths(run: Run) -> tuple[Lengths, Lengths]:
+def _only_overloaded(capacity: Capacity, model: ReplicaModel) -> bool:
+    """Whether requests waited in every stage; where nobody knows, whether none was steady."""
+    replay = model.replay
+    waited = replay.loc[replay["figure"] == "waiting", "measured"].dropna()
+    if len(waited):
+        return bool((waited >= 1).all())
+    return not any(w.usable and w.state == "steady" for w in capacity.windows)
+
+
+def lengths_sent(run: Run) -> tuple[Lengths, Lengths]:
     """Prompt and output lengths that the run was sent: its distributions, else log-normal ones like its requests'."""
     said = run.header.get("lengths") or {}
     texts = [str(said.get(name) or "trace") for name in ("prompt_tokens", "output_tokens")]

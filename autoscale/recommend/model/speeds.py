@@ -70,9 +70,9 @@ class UsualSpeed:
         return float(np.interp(share, np.cumsum(self.weight) - self.weight / 2, self.at))
 
     @property
-    def differs(self) -> bool:
-        """Whether the requests say, clearly enough, another speed than the engine's: 0 is outside the middle 68 %."""
-        return not self.quantile(0.16) <= 0.0 <= self.quantile(0.84)
+    def shift(self) -> float:
+        """The slowness by which the engine has to move: the median, where the engine's own is outside the middle 68 %."""
+        return 0.0 if self.quantile(0.16) <= 0.0 <= self.quantile(0.84) else self.quantile(0.5)
 
     def draw(self, rng: np.random.Generator, count: int) -> Array:
         """So many values."""
@@ -100,7 +100,7 @@ class UsualSpeed:
 
     def centred(self) -> UsualSpeed:
         """The same, against an engine that made these moves."""
-        return replace(self, at=self.at - self.quantile(0.5), moves=np.zeros(len(COEFFICIENTS)))
+        return replace(self, at=self.at - self.shift, moves=np.zeros(len(COEFFICIENTS)))
 
 
 def usual_speed(
