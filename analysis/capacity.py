@@ -62,7 +62,8 @@ def analyse(run: Run | Observed, slo: Slo | None = None) -> Capacity:
     """
     observed = run if isinstance(run, Observed) else observe(run)
     spans = windows(observed)
-    points = operating_points(observed, spans)
+    asked = [t.percentile for t in (slo.terms if slo else ()) if t.percentile is not None]
+    points = operating_points(observed, spans, asked)
     usable = points[points["usable"] & points["throughput_rps"].notna()]
     if usable.empty:
         raise TooLittleData(
@@ -123,7 +124,7 @@ def _notes(observed: Observed, spans: tuple[StageWindow, ...], usable: pd.DataFr
     if observed.left_out:
         notes.append(observed.left_out)
     odd = [w for w in spans if not 0.7 <= (1.0 if np.isnan(w.little_ratio) else w.little_ratio) <= 1.4]
-    if len(odd) > len(spans) / 2:
+    if len(odd) > len(spans) / 2 and not any("died" in w.why for w in spans):
         ratio = float(np.median([w.little_ratio for w in odd]))
         notes.append(
             f"the server reports {ratio:.1f} times the requests that this client has in flight: metrics of other"

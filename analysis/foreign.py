@@ -64,8 +64,7 @@ def _held(table: pd.DataFrame, metrics: pd.DataFrame) -> tuple[NDArray[np.float6
     counts = metrics.assign(slot=slot, held=metrics["waiting"] + metrics["running"])
     servers = counts.pivot_table(index="slot", columns=SOURCE, values="held", aggfunc="last")
     times = metrics.groupby(slot.to_numpy())["time_s"].mean().reindex(servers.index)
-    ended = table["last_token_s"].where(table["ok"], table["sent_s"])
-    client = in_flight(table["sent_s"], ended, times)
+    client = in_flight(table["sent_s"], table["left_s"], times)
     busy = client > 0  # before and after the load the servers' own affairs prove nothing
     if busy.sum() < 3 or servers.shape[1] < 2:
         return None

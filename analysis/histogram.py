@@ -2,7 +2,7 @@
 
 Bucket k >= 1 holds [LOWEST_S * GROWTH^(k-1), LOWEST_S * GROWTH^k); bucket 0 holds everything below LOWEST_S. A quantile is
 the geometric middle of its bucket, so its relative error is at most sqrt(GROWTH) - 1 = 0.05 % whatever the percentile,
-and merging adds none: counts are added. Memory: 20,735 counts (162 KiB) reach from 1 us to 1,000 s.
+and merging adds none: counts are added. Memory: 25,344 counts (198 KiB) reach from 1 us to 100,000 s, longer than any test.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 LOWEST_S = 1e-6
-HIGHEST_S = 1e3
+HIGHEST_S = 1e5
 GROWTH = 1.001
 _LOG_GROWTH = math.log(GROWTH)
 BUCKETS = math.ceil(math.log(HIGHEST_S / LOWEST_S) / _LOG_GROWTH) + 2  # the last one is open above

@@ -18,6 +18,7 @@ from analysis.saturation import DRAWS, Estimate, FittedServer, quantiles
 from analysis.slo import Slo, Term, meets
 from analysis.steady import Observed, StageWindow
 
+UNMEASURED = "no stage below saturation was measured"
 _SAMPLE = 600  # requests that stand for all in the SLO's curve
 _TAIL_SPREAD = 0.15  # spread (log) of the queue's decay around its formula: 2 sigma = 0.74 to 1.35 times
 _LOAD = np.concatenate([np.linspace(0.05, 0.6, 8), np.linspace(0.65, 0.995, 24)])  # shares of saturation
@@ -90,6 +91,8 @@ def _from_queue(
     weights = np.exp(weights - weights.max())
     low, value, high = _weighted(crossings, weights, (0.025, 0.5, 0.975))
     how = "measured latencies plus the wait in the fitted queue"
+    if value <= 0 and steady.empty:
+        return Estimate(np.nan, 0.0, float(np.quantile(server.saturated, 0.975)), UNMEASURED)
     if value <= 0:
         lowest = max(high, float(_LOAD[0] * replica.saturated_rps))
         return Estimate(np.nan, 0.0, lowest, "not held even by a nearly idle replica")

@@ -35,13 +35,16 @@ class Percentile:
             return (
                 f"too few samples for p{self.percentile:g}: {self.count} of {samples_needed(self.percentile)}"
             )
+        if np.isinf(self.value):
+            return f"not served (n={self.count})"
         return f"{self.value:.3g} ({self.low:.3g} to {self.high:.3g}, n={self.count})"
 
 
 def latencies(requests: pd.DataFrame) -> pd.DataFrame:
     """Latencies per planned request, in s; same rows and order as `requests`.
 
-    Columns: stage, due_s, sent_s, first_token_s, last_token_s, prompt_tokens, output_tokens (float), status, ok;
+    Columns: stage, due_s, sent_s, first_token_s, last_token_s, left_s (see `left`), prompt_tokens, output_tokens (float),
+    status, ok;
     ttft_s, e2e_s from the due time, ttft_sent_s, e2e_sent_s from the send time, tpot_s = (last - first token) /
     (streamed output tokens - 1). All latencies are NaN for requests that did not complete; tpot_s also for a single token.
     """
@@ -51,6 +54,7 @@ def latencies(requests: pd.DataFrame) -> pd.DataFrame:
     table["status"] = requests["status"].to_numpy()
     ok = (requests["status"] == "ok").to_numpy(dtype=bool)
     table["ok"] = ok
+    table["left_s"] = left(requests, table)
     first = np.where(ok, table["first_token_s"], np.nan)
     last = np.where(ok, table["last_token_s"], np.nan)
     table["ttft_s"], table["e2e_s"] = first - table["due_s"], last - table["due_s"]
@@ -65,13 +69,35 @@ def latencies(requests: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def left(requests: pd.DataFrame, table: pd.DataFrame) -> NDArray[np.float64]:
+    """When each request left the server, in s since the run's start; NaN where it was never sent.
+
+    A completed one with its last token. What was cancelled, timed out or cut at the end of the grace time occupied the
+    server until then: `ended_s` where the run has it, else the last moment of the run. An answer that broke off ends with
+    its last token; a refused or failed one came and went.
+    """
+    sent, last = table["sent_s"].to_numpy(), table["last_token_s"].to_numpy()
+    moments = table[["sent_s", "last_token_s"]].to_numpy()
+    final_s = float(np.nanmax(moments)) if np.isfinite(moments).any() else np.nan
+    status = table["status"].to_numpy()
+    given_up = (status == "cancelled") | (status == "timeout")
+    gone = np.where(given_up, final_s, np.fmax(sent, last))
+    if "ended_s" in requests:
+        ended = requests["ended_s"].to_numpy(dtype="float64", na_value=np.nan)
+        gone = np.where(~table["ok"] & np.isfinite(ended), ended, gone)
+    return np.where(np.isfinite(sent), np.where(table["ok"], last, gone), np.nan)
+
+
 def samples_needed(percentile: float, confidence: float = 0.95) -> int:
     """The samples that have, with `confidence`, at least one beyond the percentile: p50 5, p95 59, p99 299, p99.9 2995."""
     return ceil(log(1 - confidence) / log(percentile / 100))
 
 
-def percentile(values: ArrayLike, at: float, confidence: float = 0.95) -> Percentile:
+def percentile(values: ArrayLike, at: float, confidence: float = 0.95, *, unserved: int = 0) -> Percentile:
     """The percentile `at` (0-100) of the finite values, with a binomial (order statistic) interval.
+
+    `unserved` further requests have no value because they were not served: they took longer than any that was, so that
+    the percentile is infinite where it lies among them.
 
     The value is the smallest sample with at least `at` percent of all at or below it. Its interval needs no shape of
     the distribution: the number of samples below the true percentile is binomial (Conover, Practical Nonparametric
@@ -79,6 +105,8 @@ def percentile(values: ArrayLike, at: float, confidence: float = 0.95) -> Percen
     """
     samples = np.asarray(values, dtype=float)
     samples = samples[np.isfinite(samples)]
+    if samples.size:
+        samples = np.append(samples, np.full(unserved, np.inf))
     count, share = samples.size, at / 100
     if count < samples_needed(at, confidence):
         return Percentile(at, np.nan, -np.inf, np.inf, int(count))

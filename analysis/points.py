@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from analysis.latency import percentile
 from analysis.run import SIGNALS
 from analysis.steady import FULL_SHARE, Observed, StageWindow
 
-PERCENTILES = (50, 95, 99)
+PERCENTILES = (50.0, 95.0, 99.0)
 _FEWEST_BLOCKS = (
     8  # blocks in time from which the spread of the throughput is read; with fewer, from the requests
 )
@@ -30,19 +31,23 @@ class Served:
     busy: float
 
 
-def operating_points(observed: Observed, windows: tuple[StageWindow, ...]) -> pd.DataFrame:
+def operating_points(
+    observed: Observed, windows: tuple[StageWindow, ...], percentiles: Iterable[float] = ()
+) -> pd.DataFrame:
     """One row per stage; rates and counts of requests are per replica, gauges are means over replicas.
 
     stage, state, usable, client_limited, planned_rps, rate_rps (offered), throughput_rps with _low, _high and _error
     (relative), freedom, busy (requests in service), service_s (mean time in service, at the run's mean output length), service_error, count,
     failed, replicas, duration_s, waiting, running, kv_usage, tokens_per_s (generated), and METRIC_pP_s with _low and
-    _high for ttft, tpot, e2e at p50, p95, p99. NaN = not known, or too few samples.
+    _high for ttft, tpot, e2e at p50, p95, p99 and `percentiles`. NaN = not known, or too few samples; infinite = so many of the requests
+    that were sent were not served.
 
     Throughput counts every request by the share of its time in service that lies in the window, so that requests cut
     by the window's ends are no noise. In saturated stages the window is the time in which requests were queued.
     """
     tokens = observed.table.loc[observed.table["ok"], "output_tokens"].mean()
-    return pd.DataFrame([_point(observed, window, tokens) for window in windows])
+    asked = sorted({*PERCENTILES, *percentiles})
+    return pd.DataFrame([_point(observed, window, tokens, asked) for window in windows])
 
 
 def served(observed: Observed, edges_s: NDArray[np.float64], inside: NDArray[np.bool_]) -> Served | None:
@@ -94,7 +99,9 @@ def _block_rates(
     return np.diff(begun(start) - begun(end)) / np.diff(cuts)
 
 
-def _point(observed: Observed, window: StageWindow, mean_tokens: float) -> dict[str, object]:
+def _point(
+    observed: Observed, window: StageWindow, mean_tokens: float, percentiles: Sequence[float]
+) -> dict[str, object]:
     rows = observed.rows(window.stage)
     replicas = window.replicas
     saturated = window.state == "saturated"
@@ -143,12 +150,19 @@ def _point(observed: Observed, window: StageWindow, mean_tokens: float) -> dict[
         gauges = gauges[gauges["time_s"].between(edges[0], window.end_s)]
     for signal in SIGNALS:
         point[signal] = gauges[signal].mean() if gauges is not None and len(gauges) else np.nan
+    return point | _latencies(sample, percentiles)
+
+
+def _latencies(sample: pd.DataFrame, percentiles: Sequence[float]) -> dict[str, float]:
+    """Percentiles of TTFT, TPOT and E2E; requests that were sent and not served are slower than any."""
+    unserved = int((~sample["ok"] & sample["sent_s"].notna()).sum())
+    found: dict[str, float] = {}
     for metric in ("ttft", "tpot", "e2e"):
-        for p in PERCENTILES:
-            value = percentile(sample[f"{metric}_s"], p)
-            point[f"{metric}_p{p}_s"] = value.value
-            point[f"{metric}_p{p}_low"], point[f"{metric}_p{p}_high"] = value.low, value.high
-    return point
+        for p in percentiles:
+            value = percentile(sample[f"{metric}_s"], p, unserved=unserved)
+            name = f"{metric}_p{p:g}"
+            found |= {f"{name}_s": value.value, f"{name}_low": value.low, f"{name}_high": value.high}
+    return found
 
 
 def _queued_time(observed: Observed, window: StageWindow) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

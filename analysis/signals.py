@@ -18,6 +18,8 @@ from analysis.run import SIGNALS
 
 _STALE_STEPS = 2  # a scrape stands in for at most this many missing ones after it
 _LARGEST_OFFSET_S = 1800.0
+_BELIEVED = 0.9  # correlation of requests in flight at both ends: these are the same requests
+_APART = 0.1  # of the run's length: offsets further away are other explanations
 _GRID = 4000  # points of the clock search: 1 s up to an hour, coarser beyond
 
 
@@ -98,22 +100,20 @@ def clock_offset(table: pd.DataFrame, metrics: pd.DataFrame) -> ClockOffset:
     """Offset of the metrics' clock from the client's, by cross-correlation of requests in flight and in the server.
 
     `table` holds the client's latencies (`analysis.latency.latencies`). Offsets of up to 30 minutes are tried. One is
-    believed when it is larger than the scrapes can blur, explains the server clearly better than none does (the
-    unexplained variance at least halved) and correlates at 0.6 or more; otherwise the clocks are taken to agree.
+    believed when it is larger than the scrapes can blur, explains the server clearly better than none does and than any
+    other offset does (the unexplained variance at least halved), and correlates at 0.9 or more; otherwise the clocks
+    are taken to agree.
     """
     series = fleet(metrics)
     sent = table.dropna(subset=["sent_s"])
     if len(series) < 10 or len(sent) < 10:
         return ClockOffset(0.0, np.nan, np.nan)
     blur_s = scrape_interval_s(metrics)
-    client_span = (sent["sent_s"].min(), np.nanmax(sent[["sent_s", "last_token_s"]].to_numpy()))
+    client_span = (sent["sent_s"].min(), np.nanmax(sent[["sent_s", "left_s"]].to_numpy()))
     span_s = max(client_span[1], series["time_s"].max()) - min(client_span[0], series["time_s"].min())
     step_s = max(1.0, blur_s, span_s / _GRID)
     times = np.arange(client_span[0], client_span[1] + step_s, step_s)
-    closed = sent["last_token_s"].fillna(
-        sent["sent_s"]
-    )  # a request without an end says nothing about its stay
-    client = in_flight(sent["sent_s"], closed, times)
+    client = in_flight(sent["sent_s"], sent["left_s"], times)
     offsets = np.arange(-_LARGEST_OFFSET_S, _LARGEST_OFFSET_S + step_s, step_s)
     offsets -= offsets[np.argmin(np.abs(offsets))]
     scores = np.array([_agreement(times + offset, client, series) for offset in offsets])
@@ -122,8 +122,13 @@ def clock_offset(table: pd.DataFrame, metrics: pd.DataFrame) -> ClockOffset:
         return ClockOffset(0.0, np.nan, np.nan)
     best = int(np.nanargmax(scores))
     correlation, offset_s = float(scores[best]), float(offsets[best])
-    unexplained_at_zero = 1 - max(zero, 0) ** 2 if np.isfinite(zero) else 1.0
-    clear = correlation >= 0.6 and 1 - correlation**2 <= 0.5 * unexplained_at_zero
+    apart = np.abs(offsets - offset_s) > max(
+        _APART * span_s, 4 * step_s
+    )  # another peak, not the same one's flank
+    second = float(np.nanmax(scores[apart], initial=-1.0))
+    rivals = [score for score in (zero, second) if np.isfinite(score)]
+    unexplained = min((1 - max(score, 0.0) ** 2 for score in rivals), default=1.0)
+    clear = correlation >= _BELIEVED and 1 - correlation**2 <= 0.5 * unexplained
     if not clear or abs(offset_s) <= 2 * max(blur_s, step_s):
         return ClockOffset(0.0, zero, zero)
     return ClockOffset(offset_s, correlation, zero)

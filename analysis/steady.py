@@ -10,9 +10,10 @@ A stage in which the client was late is set aside whatever its state: its load i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,11 @@ _LATE_S = (
     0.05  # a send is late when it lags the plan by more than this and a tenth of the stage's median TTFT
 )
 _FEWEST = 10  # completed requests without which a window says nothing
+_LOST_REQUESTS, _LOST_SHARE = (
+    3,
+    0.02,
+)  # without a connection, from which a stage is that of a server in trouble
+_QUEUED = 5.0  # times the quickest first tokens: a stage whose median is more had a queue
 _CELL_S = 0.1  # resolution of the queue's state in time
 
 
@@ -113,7 +119,8 @@ def observe(run: Run) -> Observed:
         )
     series, metrics, left_out, clock = None, None, None, signals.ClockOffset(0.0, np.nan, np.nan)
     if run.has("metrics") and len(run.metrics):
-        clock = signals.clock_offset(table, run.metrics)
+        if not _clocks_compared(run.header):
+            clock = signals.clock_offset(table, run.metrics)
         moved = run.metrics.assign(time_s=run.metrics["time_s"] - clock.offset_s)
         metrics, left_out = foreign.own(table, moved)
         series = signals.fleet(metrics)
@@ -140,6 +147,14 @@ def observe(run: Run) -> Observed:
         edges,
         full,
     )
+
+
+def _clocks_compared(header: Mapping[str, Any]) -> bool:
+    """Whether nothing is to be found out about the clocks: collect asked the source for its time, or all is one host."""
+    if (header.get("metrics") or {}).get("clock_offset_s") is not None:
+        return True
+    hosts = [urlsplit(str(header.get(key) or "")).hostname for key in ("target", "prometheus")]
+    return all(host in ("localhost", "127.0.0.1", "::1") for host in hosts)
 
 
 def windows(observed: Observed) -> tuple[StageWindow, ...]:
@@ -194,6 +209,8 @@ def _window(observed: Observed, stage: Any) -> StageWindow:
 
 
 def _judge(stage: Any, rows: pd.DataFrame, full_share: float, growth: float) -> tuple[str, str, float, float]:
+    if died := _died(stage, rows):
+        return "unusable", died, np.nan, np.nan
     completed = int(rows["ok"].sum())
     if completed < _FEWEST:
         return "unusable", f"only {completed} of {len(rows)} requests completed", np.nan, np.nan
@@ -225,6 +242,18 @@ def _judge(stage: Any, rows: pd.DataFrame, full_share: float, growth: float) -> 
     return "unusable", f"latency kept drifting (by {drift:+.0%} over its second half)", np.nan, np.nan
 
 
+def _died(stage: Any, rows: pd.DataFrame) -> str:
+    """A sentence when connections were lost in the stage: the server died, or was restarted; else nothing."""
+    lost = rows[rows["status"].isin(("connection_error", "incomplete"))]
+    if len(lost) < _LOST_REQUESTS or len(lost) < _LOST_SHARE * len(rows):
+        return ""
+    first_s, last_s = lost["left_s"].min() - stage.start_s, lost["left_s"].max() - stage.start_s
+    return (
+        f"the server died or was restarted: from {first_s:.0f} s to {last_s:.0f} s of the stage {len(lost)} of "
+        f"{len(rows)} requests lost their connection or got none"
+    )
+
+
 def _drift(inside: pd.DataFrame, from_s: float, to_s: float) -> float:
     """Relative change of the time per request over the window; 0 when six blocks cannot tell it from noise (p >= 1 %)."""
     block = np.minimum(((inside["due_s"] - from_s) / (to_s - from_s) * 6).astype(int), 5)
@@ -240,10 +269,9 @@ def _drift(inside: pd.DataFrame, from_s: float, to_s: float) -> float:
 
 
 def _growth_rps(rows: pd.DataFrame, start_s: float, end_s: float) -> float:
-    """Least-squares slope of sent minus done over the second half of the stage; requests that never ended stay open."""
+    """Least-squares slope of sent minus done over the second half of the stage; requests that were given up stay open until then."""
     times = np.linspace((start_s + end_s) / 2, end_s, 50)
-    ended = rows["last_token_s"].where(rows["ok"], rows["sent_s"])
-    return float(np.polyfit(times, in_flight(rows["sent_s"], ended, times), 1)[0])
+    return float(np.polyfit(times, in_flight(rows["sent_s"], rows["left_s"], times), 1)[0])
 
 
 def _queued(
@@ -277,10 +305,14 @@ def overlap_s(observed: Observed, from_s: float, to_s: float) -> float:
 
 
 def _idle_ttft_s(table: pd.DataFrame) -> float:
-    """What a first token takes when nothing is ahead: the median of the least loaded stage, from the send time."""
+    """What a first token takes when nothing is ahead, from the send time: the median of the least loaded stage, or where
+    all stages had a queue the quickest ones."""
     by_stage = table.loc[table["ok"], ["stage", "ttft_sent_s"]].groupby("stage")["ttft_sent_s"]
     medians = by_stage.median()[by_stage.count() >= min(_FEWEST, by_stage.count().max())]
-    return float(medians.min()) if len(medians) and np.isfinite(medians.min()) else 0.0
+    if not len(medians) or not np.isfinite(medians.min()):
+        return 0.0
+    quickest = float(table.loc[table["ok"], "ttft_sent_s"].nsmallest(5).median())
+    return quickest if medians.min() > _QUEUED * quickest else float(medians.min())
 
 
 def _stages(header: dict[str, Any], table: pd.DataFrame) -> pd.DataFrame:
@@ -324,9 +356,7 @@ def _little_ratio(observed: Observed, from_s: float, to_s: float) -> float:
     inside = observed.series[observed.series["time_s"].between(from_s, to_s)].dropna(subset=["in_system"])
     if len(inside) < 3:
         return np.nan
-    table = observed.table
-    ended = table["last_token_s"].where(table["ok"], table["sent_s"])
-    client = in_flight(table["sent_s"], ended, inside["time_s"]).mean()
+    client = in_flight(observed.table["sent_s"], observed.table["left_s"], inside["time_s"]).mean()
     return float(inside["in_system"].mean() / client) if client > 0 else np.nan
 
 

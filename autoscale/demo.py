@@ -34,9 +34,7 @@ Progress = Callable[[float, str], None]
 DEFAULT_OUT = Path("runs/demo")
 LENGTHS = ("uniform:100,400", "uniform:16,48")
 SLO = "ttft_p95=1s,tpot_p95=150ms"
-STAGES = (
-    "2:6,4:6,8:6,12:6,16:6,20:8"  # requests/s:seconds, up to where one replica of the default profile is full
-)
+STAGES = "2:15,4:15,8:15,12:15,16:15,20:15"  # requests/s:seconds, up to where one replica of the default profile is full
 SPEED = 60.0  # of the control plane while the scale-out is checked: a ten-minute start takes 10 s
 CHECK_S = 90.0  # at most
 START_S = 30.0  # that a process of the demo may take to be up
@@ -68,6 +66,7 @@ class Demonstration:
 
 def run_demo(out: Path, *, profile: str, seed: int, progress: Progress) -> Demonstration:
     """Do it all, writing below `out`, an empty directory of `directory`."""
+    from analysis import plots
     from autoscale.show.pages import recommendation_page, run_page
 
     source = _measure(out, profile, seed, progress)
@@ -81,8 +80,9 @@ def run_demo(out: Path, *, profile: str, seed: int, progress: Progress) -> Demon
     checked = _check(out, profile, seed, found, progress)
     pages = [
         recommendation_page(found, out / "report.html"),
-        run_page(out / "load", None, out / "load" / "run.html"),
+        run_page(out / "load", None, out / "load" / "run.html", found.model.capacities[0]),
     ]
+    plots.save(plots.capacity_curve(found.model.capacities[0]), out / "load" / "capacity.png")
     files = [*pages, out / "load" / "capacity.png", *found.files, *written, *checked[1]]
     return Demonstration(found, checked[0], source, manifest, [f for f in files if f.exists()])
 
@@ -243,7 +243,6 @@ def _free_port() -> int:
 
 
 def _recommend(out: Path, profile: str, progress: Progress) -> Recommended:
-    from analysis import plots
     from analysis.capacity import analyse
     from analysis.run import read
     from analysis.slo import parse_slo
@@ -251,7 +250,6 @@ def _recommend(out: Path, profile: str, progress: Progress) -> Recommended:
 
     run = read(out / "load")
     capacity = analyse(run, parse_slo(SLO))
-    plots.save(plots.capacity_curve(capacity), out / "load" / "capacity.png")
     rates = [
         rate for rate in (capacity.capacity.value, capacity.capacity.low, capacity.knee.value) if known(rate)
     ]

@@ -29,7 +29,8 @@ from analysis.plots.style import (
 
 
 def capacity_curve(capacity: Capacity) -> Figure:
-    """TTFT, TPOT and E2E p95 over the offered rate per replica, the SLO's bounds, the knee and the SLO's capacity."""
+    """TTFT, TPOT and E2E over the offered rate per replica, each as its median and the percentile that the SLO names (p95
+    where it names none), the SLO's bounds, the knee and the SLO's capacity."""
     points = capacity.points.sort_values("rate_rps")
     metrics = [m for m in ("ttft", "e2e", "tpot") if points[[f"{m}_p50_s", f"{m}_p95_s"]].notna().any().any()]
     figure, axes = stacked(len(metrics), "Latency against load", height=2.1)
@@ -37,7 +38,8 @@ def capacity_curve(capacity: Capacity) -> Figure:
     for term in capacity.slo.terms if capacity.slo else ():
         bounds.setdefault(term.metric, []).append(term)
     for axis, metric in zip(axes, metrics, strict=True):
-        _latency_lines(axis, points, metric)
+        named = [term.percentile for term in bounds.get(metric, ()) if term.percentile is not None]
+        _latency_lines(axis, points, metric, max(named, default=95.0))
         for term in bounds.get(metric, ()):
             axis.axhline(term.bound_s, **SLO, label="SLO")
         log_seconds(axis)
@@ -121,12 +123,13 @@ def replay_error(errors: pd.DataFrame) -> Figure:
     return figure
 
 
-def _latency_lines(axis: Axes, points: pd.DataFrame, metric: str) -> None:
+def _latency_lines(axis: Axes, points: pd.DataFrame, metric: str, percentile: float) -> None:
     colour, marker = STYLES[metric]["color"], STYLES[metric]["marker"]
-    for p, line, face in ((50, "--", "white"), (95, "-", colour)):
-        known = points.dropna(subset=[f"{metric}_p{p}_s"])
-        low, high = known[f"{metric}_p{p}_low"], known[f"{metric}_p{p}_high"]
-        value = known[f"{metric}_p{p}_s"]
+    lines = [(50.0, "--", "white"), (percentile, "-", colour)]
+    for p, line, face in lines[-1:] if percentile == 50 else lines:
+        name = f"{metric}_p{p:g}"
+        known = points[np.isfinite(points[f"{name}_s"])]
+        low, high, value = known[f"{name}_low"], known[f"{name}_high"], known[f"{name}_s"]
         axis.fill_between(
             known["rate_rps"],
             low.where(np.isfinite(low), value),
@@ -142,9 +145,9 @@ def _latency_lines(axis: Axes, points: pd.DataFrame, metric: str) -> None:
             linestyle=line,
             marker=marker,
             markerfacecolor=face,
-            label=f"p{p}",
+            label=f"p{p:g}",
         )
-    odd = points[points["client_limited"] & points[f"{metric}_p50_s"].notna()]
+    odd = points[points["client_limited"] & np.isfinite(points[f"{metric}_p50_s"])]
     if len(odd):
         axis.plot(
             odd["rate_rps"],

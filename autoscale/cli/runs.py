@@ -216,7 +216,10 @@ def report(
     out: Annotated[Path | None, typer.Option(help="The page; default run.html in the run.")] = None,
 ) -> None:
     """Write a run, or two side by side, as a page. Load, latency, server signals, client verdict, replicas."""
+    from autoscale.recommend.model.learning import capacity_of_run
     from autoscale.show.pages import run_page
 
     path = run_path(run)
-    print(run_page(path, compare, out or path / "run.html"))
+    with progress.bar() as shown:
+        capacity = capacity_of_run(path, shown)
+    print(run_page(path, compare, out or path / "run.html", capacity))

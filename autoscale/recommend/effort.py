@@ -165,7 +165,7 @@ class Doubting:
     # The costs of a sequence and of its KV tokens are moved as one: that pair differs by B and KV alone
     moves: tuple[tuple[tuple[int, ...], float], ...] = (((0,), 0.08), ((1, 2), 0.4), ((3,), 0.3), ((4,), 0.4))
     # Of LOOKED_AT: requests are few, a replay jumps, too
-    least_noise: tuple[float, ...] = (0.02, 0.03, 0.03, 0.05)
+    least_noise: tuple[float, ...] = (0.02, 0.03, 0.03, 0.05, 0.03)
     # Of a stage's speed: what it is at least, and what makes a stage stand out before it is known
     least_wander: float = 0.01
     start_wander: float = 0.03
@@ -177,6 +177,8 @@ class Doubting:
     slope_noise: float = 0.1
     # Of the engine model's throughput, beside the error of what was measured
     model_error: float = 0.02
+    # How many stages of a replay that error is worth beforehand
+    error_known: float = 2.0
     # Engines that are drawn, and effective ones that must agree with the measured throughput
     draws: int = 1000
     fewest_draws: int = 20
@@ -188,6 +190,57 @@ class Doubting:
     requests: int = 3000
     engines: int = 24
     slo_engines: int = 8
+    # Shares of the usual speed's distribution at which the SLO's rate is simulated
+    looked_at: tuple[float, ...] = (0.005, 0.05, 0.2, 0.5, 0.8, 0.95, 0.995)
 
 
-CHOOSING, REFINING, DOUBTING = Choosing(), Refining(), Doubting()
+@dataclass(frozen=True)
+class Speeds:
+    """How a server's usual speed is told from neighbours and wander (model/speeds.py)."""
+
+    # Blocks of a run at most; one is at least so many requests' lives, and so long
+    blocks: int = 40
+    lives: float = 0.5
+    shortest_s: float = 2.0
+    # Requests that make a block's ratio, blocks that make a run's
+    fewest: int = 4
+    fewest_blocks: int = 5
+    # Of a block's ratio (logarithm), beside what its requests show: the regression is no replay
+    least_error: float = 0.01
+    # Prior of the moves of the coefficients (logarithms), and of what a neighbour does
+    coefficients: tuple[float, ...] = (0.3, 1.0, 1.0, 0.8)
+    # How much wider than the fit says its errors are: the requests were used for both
+    believed: float = 1.0
+    slowed_mean: float = 0.35
+    slowed_spread: float = 0.13
+    # Of a run that its stretches may take, each and together: more is what is usual; and their number
+    longest_stretch: float = 0.5
+    # Probability from which on there is a stretch
+    likely: float = 0.8
+    most_stretches: int = 3
+    # Wander (logarithm) with its prior probability, and its memory in s
+    strengths: tuple[tuple[float, float], ...] = (
+        (0.002, 0.15),
+        (0.01, 0.2),
+        (0.02, 0.2),
+        (0.04, 0.2),
+        (0.08, 0.15),
+        (0.15, 0.1),
+    )
+    memories_s: tuple[float, ...] = (5.0, 20.0, 80.0, 300.0)
+    # How far a server's speed (logarithm) is from that of another day, and the s of a run that show half of that variance
+    unseen: float = 0.03
+    shown_s: float = 60.0
+    # Bounds of what the requests may multiply a coefficient by
+    least_factor: float = 0.1
+    most_factor: float = 3.0
+    # Fits with the stretches that were found
+    rounds: int = 2
+
+    def wanders(self) -> list[tuple[float, float, float]]:
+        """(strength, memory in s, prior probability) of every wander that is thought of."""
+        share = 1 / len(self.memories_s)
+        return [(s, m, p * share) for s, p in self.strengths for m in self.memories_s]
+
+
+CHOOSING, REFINING, DOUBTING, SPEEDS = Choosing(), Refining(), Doubting(), Speeds()

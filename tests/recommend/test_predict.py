@@ -86,6 +86,22 @@ def test_the_rates_are_the_asked_ones_and_latencies_rise_with_them(predicted) ->
         assert (found.points[f"{name}_s"] <= found.points[f"{name}_high"]).all()
 
 
+def test_above_saturation_the_queue_is_said_to_grow(predicted) -> None:
+    found = predicted("uniform:50,500", "uniform:20,150")
+    rate = 2 * found.saturated.value
+    beyond = predicted("uniform:50,500", "uniform:20,150", rates_rps=(rate,))
+    row = beyond.points.iloc[0]
+    assert row["queue_grows"]
+    assert not found.points["queue_grows"].any()
+    assert np.isinf(row["ttft_p95_s"])
+    assert np.isfinite(row["tpot_p95_s"])
+    assert any("the queue grows" in note for note in beyond.notes)
+    assert as_json(beyond)["points"][0]["ttft_p95_s"] is None
+    console = Console(width=100, file=StringIO(), record=True)
+    console.print(*prediction_lines(beyond))
+    assert "grows" in console.export_text()
+
+
 def test_it_is_written_for_machines_and_within_a_hundred_columns(predicted) -> None:
     found = predicted("uniform:800,1200", "uniform:20,60")
     content = json.loads(json.dumps(as_json(found), allow_nan=False))

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from analysis.errors import TooLittleData
 from analysis.run import Run
 from analysis.saturation import Estimate
-from autoscale.recommend.effort import DOUBTING, REFINING
+from autoscale.recommend.effort import DOUBTING, REFINING, SPEEDS
 from autoscale.recommend.model import step_time
-from autoscale.recommend.model.coefficients import COEFFICIENTS
+from autoscale.recommend.model.coefficients import COEFFICIENTS, drawn, full_batch_shares, scaled
 from autoscale.recommend.model.refine import refined
 from autoscale.recommend.model.replaying import (
     Source,
@@ -37,23 +37,13 @@ from autoscale.recommend.model.replaying import (
     ttft_per_token_s,
 )
 from autoscale.recommend.model.replica_model import ReplicaModel
+from autoscale.recommend.model.speeds import UsualSpeed, usual_speed
 from autoscale.recommend.model.uncertainty import Saturation, anchored, explained
 from autoscale.recommend.progress import Progress, silent
 from autoscale.sim.engine.replicas import EngineParams
 
 COUNTS = ("waiting", "preemptions")  # below one, a relative error has no scale
-LIMITS = ("num_blocks", "block_size", "max_num_seqs", "max_num_batched_tokens")  # that a run may tell
 SEED = 0  # of the draws
-
-
-def limits_from_run(header: dict[str, object], prior: EngineParams) -> EngineParams:
-    """The prior with the engine limits that the run found (blocks, block size, seats, token budget)."""
-    facts = header.get("engine") or {}
-    assert isinstance(facts, dict)
-    found: dict[str, Any] = {name: int(facts[name]) for name in LIMITS if facts.get(name)}
-    if "max_num_seqs" in found and "max_num_batched_tokens" not in found:
-        found["max_num_batched_tokens"] = max(prior.max_num_batched_tokens, found["max_num_seqs"])
-    return replace(prior, **found)
 
 
 def calibrate(
@@ -64,11 +54,13 @@ def calibrate(
     exclude: Sequence[set[int]] = (),
     gauges: Sequence[pd.DataFrame | None] = (),
     saturated: Sequence[Estimate | None] = (),
+    scheduling_known: bool = False,
     progress: Progress = silent,
 ) -> ReplicaModel:
     """The model of one replica from one or more runs (different shapes of load), fitted together.
 
-    `prior` carries the limits (see limits_from_run) and the starting step time; `replicas` is how many served the runs;
+    `prior` carries the limits (see limits.py) and the starting step time, and how the engine schedules, which is kept when
+    it is `scheduling_known`; `replicas` is how many served the runs;
     `exclude[i]` are stages of run i to leave out (limited by the client, served by several replicas),
     `gauges[i]` are its metrics on the client's clock (analysis.steady.Observed), else as they were written, and
     `saturated[i]` is the throughput that it measured with a queue. Raises TooLittleData without usable requests.
@@ -80,18 +72,23 @@ def calibrate(
             expected="1 while the step time is measured",
             next_step="scale the deployment to one replica and measure again",
         )
-    out = [*exclude, *(set[int]() for _ in runs[len(exclude) :])]
-    seen_by = [*gauges, *(r.metrics if r.has("metrics") else None for r in runs[len(gauges) :])]
-    sources = [source_of(*one) for one in zip(runs, out, seen_by, strict=True)]
+    sources = _sources(runs, exclude, gauges)
     seen = _join([step_time.exposure(source.rows) for source in sources])
     measured = [stage_figures(source.rows, source.metrics, source.windows) for source in sources]
-    starts = _starts(prior, sources, measured, seen)
+    starts = _starts(prior, sources, measured, seen, scheduling_known)
     progress(0.2, "step time fitted")
     fitted = refined(starts, sources, measured)
+    fitted, sources = _unslowed(fitted, sources, measured)
     progress(0.8, "refined by replay")
-    saturations = _saturations(fitted, sources, [*saturated, *(None for _ in runs[len(saturated) :])])
-    engine, factors = anchored(fitted, explained(fitted, sources, measured).factors(SEED), saturations, SEED)
-    progress(0.9, "intervals")
+    full = [*saturated, *(None for _ in runs[len(saturated) :])]
+    known = explained(fitted, sources, measured)
+    engine, factors = anchored(
+        fitted, known.factors(SEED), _saturations(fitted, sources, measured, full), SEED
+    )
+    progress(0.85, "intervals")
+    usual = usual_speed(engine, sources, known.of_a_step, _saturations(engine, sources, measured, full))
+    engine = _moved(engine, usual, sources)
+    progress(0.95, "speeds of the stages")
     table = [
         _compare(m, replayed(engine, source).figures).assign(run=i)
         for i, (m, source) in enumerate(zip(measured, sources, strict=True))
@@ -103,9 +100,62 @@ def calibrate(
         shape=_mean_lengths(pd.concat([source.rows for source in sources])),
         intervals=_intervals(engine, factors),
         confounded=tuple(step_time.confounded(seen)),
+        usual=usual.centred(),
+        error=math.hypot(_model_error(pd.concat(table, ignore_index=True)), _unseen(sources)),
         replay=pd.concat(table, ignore_index=True),
         stages_used=tuple(sorted({int(s) for s in np.unique(seen.stage)})),
     )
+
+
+def _sources(
+    runs: Sequence[Run], exclude: Sequence[set[int]], gauges: Sequence[pd.DataFrame | None]
+) -> list[Source]:
+    out = [*exclude, *(set[int]() for _ in runs[len(exclude) :])]
+    seen_by = [*gauges, *(r.metrics if r.has("metrics") else None for r in runs[len(gauges) :])]
+    return [source_of(*one) for one in zip(runs, out, seen_by, strict=True)]
+
+
+def _moved(engine: EngineParams, usual: UsualSpeed, sources: Sequence[Source]) -> EngineParams:
+    """The engine with the coefficients moved as the requests say, and at the usual speed."""
+    shape = _mean_lengths(pd.concat([source.rows for source in sources]))
+    factors = np.clip(1 + usual.moves, SPEEDS.least_factor, SPEEDS.most_factor)
+    whole = float(full_batch_shares(engine, *shape) @ factors)
+    return drawn(engine, np.append(factors * math.exp(usual.shift) / whole, 1.0))
+
+
+def _model_error(replay: pd.DataFrame) -> float:
+    """Standard error of the engine's step time (a logarithm): what is usual for such models, and what this replay shows."""
+    times = replay[replay["figure"].isin(("tpot_p50_s", "tpot_p95_s"))]
+    by_stage = times.groupby(["run", "stage"])["error"].mean().dropna()
+    known = len(by_stage)
+    square = DOUBTING.error_known * DOUBTING.model_error**2 + float((by_stage.clip(-0.2, 0.2) ** 2).sum())
+    return math.sqrt(square / (DOUBTING.error_known + known))
+
+
+def _unseen(sources: Sequence[Source]) -> float:
+    """Standard error (a logarithm) of the speed, because runs this short do not show how much it wanders."""
+    seen_s = sum(end - start for source in sources for start, end in source.windows.values())
+    return SPEEDS.unseen / math.sqrt(1 + seen_s / SPEEDS.shown_s)
+
+
+def _unslowed(
+    engine: EngineParams, sources: Sequence[Source], measured: Sequence[pd.DataFrame]
+) -> tuple[EngineParams, list[Source]]:
+    """The engine fitted anew where something else slowed the server for a while, and the sources that say so.
+
+    Such stretches would otherwise pull the coefficients their way. Nothing changes where the run agrees with itself.
+    """
+    sources = list(sources)
+    for _ in range(SPEEDS.rounds):
+        usual = usual_speed(engine, sources)
+        if not usual.slowed and not any(source.slowed for source in sources):
+            break
+        sources = [
+            replace(source, slowed=tuple(s for s in usual.slowed if s.run == number))
+            for number, source in enumerate(sources)
+        ]
+        engine = refined([scaled(engine, math.exp(usual.quantile(0.5)))], sources, measured)
+    return engine, sources
 
 
 def _starts(
@@ -113,16 +163,18 @@ def _starts(
     sources: Sequence[Source],
     measured: Sequence[pd.DataFrame],
     seen: step_time.Exposure,
+    scheduling_known: bool,
 ) -> list[EngineParams]:
-    """Where the refinement starts: from the quietest stage, as the engine is thought to schedule and the other way, and
+    """Where the refinement starts: from the quietest stage, as the engine schedules and, unless that is known, the other way, and
     from the regression (which sees the whole pass; parameters are per pipeline stage)."""
     kept = [source.rows for source in sources]
     start = np.array([getattr(prior, name) for name in COEFFICIENTS])
     coefficients = step_time.fit(seen, start)
     quiet = _from_quiet(prior, kept, measured)
+    other = [replace(engine, async_scheduling=not prior.async_scheduling) for engine in quiet]
     return [
         *quiet,
-        *(replace(engine, async_scheduling=not prior.async_scheduling) for engine in quiet),
+        *(other if not scheduling_known else ()),
         _with(prior, coefficients / prior.pipeline_stages, _overhead(kept, seen, coefficients)),
     ]
 
@@ -139,18 +191,30 @@ def _mean_lengths(rows: pd.DataFrame) -> tuple[float, float]:
 
 
 def _saturations(
-    engine: EngineParams, sources: Sequence[Source], known: Sequence[Estimate | None]
+    engine: EngineParams,
+    sources: Sequence[Source],
+    measured: Sequence[pd.DataFrame],
+    known: Sequence[Estimate | None],
 ) -> list[Saturation]:
-    """Where a run measured its saturated throughput on both sides: that, and what the engine gives for its requests."""
+    """Where a run measured its saturated throughput on both sides, and nothing slowed it: that, and what the engine gives
+    for its requests."""
     found = []
-    for source, estimate in zip(sources, known, strict=True):
-        if estimate is None or not (estimate.low > 0 and math.isfinite(estimate.high)):
+    for run, (source, table, estimate) in enumerate(zip(sources, measured, known, strict=True)):
+        queued = table.index[table["waiting"] >= 1]
+        spans_s = tuple(source.windows[int(stage)] for stage in queued)
+        slowed = any(s.from_s < end and s.to_s > start for s in source.slowed for start, end in spans_s)
+        if (
+            estimate is None
+            or slowed
+            or not spans_s
+            or not (estimate.low > 0 and math.isfinite(estimate.high))
+        ):
             continue
         rows = source.rows[["prompt_tokens", "output_tokens"]].dropna().astype(int)
         rows = rows.sample(DOUBTING.full_batch_requests, replace=True, random_state=0)
         rate_rps, _ = full_batch(engine, rows["prompt_tokens"].to_numpy(), rows["output_tokens"].to_numpy())
         error = math.log(estimate.high / estimate.low) / (2 * 1.96)
-        found.append(Saturation(estimate.value, error, rate_rps, _mean_lengths(rows)))
+        found.append(Saturation(estimate.value, error, rate_rps, _mean_lengths(rows), run, spans_s))
     return found
 
 

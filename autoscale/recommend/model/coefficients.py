@@ -27,15 +27,30 @@ def scaled(engine: EngineParams, factor: float) -> EngineParams:
     return replace(engine, **{name: getattr(engine, name) * factor for name in COEFFICIENTS})
 
 
+def full_batch_shares(
+    engine: EngineParams, prompt_tokens: float, output_tokens: float
+) -> NDArray[np.float64]:
+    """What each of COEFFICIENTS adds to a token's time in a full batch of these mean lengths; the shares add up to 1."""
+    seats, kv_tokens = _full(engine, prompt_tokens, output_tokens)
+    prefill = seats * prompt_tokens * (1 - engine.prefix_hit_fraction) / max(output_tokens, 1.0)
+    parts = np.array([getattr(engine, n) for n in COEFFICIENTS]) * np.array([1.0, seats, kv_tokens, prefill])
+    return np.asarray(parts / parts.sum())
+
+
+def _full(engine: EngineParams, prompt_tokens: float, output_tokens: float) -> tuple[float, float]:
+    """Sequences and KV tokens of a full batch: it ends where max_num_seqs or the KV cache does."""
+    held = prompt_tokens + output_tokens / 2 + engine.block_size / 2
+    seats = max(min(float(engine.max_num_seqs), engine.kv_tokens / held), 1.0)
+    return seats, seats * (prompt_tokens + output_tokens / 2)
+
+
 def saturated_rps(engine: EngineParams, prompt_tokens: float, output_tokens: float) -> float:
     """Requests/s of one replica with a full batch of requests of these mean lengths.
 
-    Seats end where max_num_seqs or the KV cache does; a request stays for its output tokens' steps and for the prompts
-    of all that share the batch with it. Preemptions are left out: good for ratios of engines, a few per cent high as a rate.
+    A request stays for its output tokens' steps and for the prompts of all that share the batch with it. Preemptions are
+    left out: good for ratios of engines, a few per cent high as a rate.
     """
-    held = prompt_tokens + output_tokens / 2 + engine.block_size / 2
-    seats = max(min(float(engine.max_num_seqs), engine.kv_tokens / held), 1.0)
-    kv_tokens = seats * (prompt_tokens + output_tokens / 2)
+    seats, kv_tokens = _full(engine, prompt_tokens, output_tokens)
     stay_s = output_tokens * engine.step_s(seats, kv_tokens)
     computed = prompt_tokens * (1 - engine.prefix_hit_fraction)
     return engine.data_parallel * seats / (stay_s + seats * computed * engine.per_prefill_token_s)

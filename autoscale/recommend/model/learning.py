@@ -8,13 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from analysis.capacity import Capacity, analyse
-from analysis.errors import BadInput, BadRun, TooLittleData
+from analysis.errors import AutoscaleError, BadInput, BadRun, TooLittleData
 from analysis.files import read_yaml
 from analysis.run import Run, newest, read
 from analysis.slo import parse_slo
 from analysis.steady import observe
 from autoscale.profiles import Profile, load, names, overlay
-from autoscale.recommend.model.calibrate import calibrate, limits_from_run
+from autoscale.recommend.model.calibrate import calibrate
+from autoscale.recommend.model.limits import assumed, limits_from_run, seats_seen
+from autoscale.recommend.model.one_capacity import agreed
 from autoscale.recommend.model.replica_model import ReplicaModel
 from autoscale.recommend.progress import Progress, silent
 from autoscale.sim.engine.replicas import EngineParams
@@ -32,19 +34,31 @@ def learn(runs: Sequence[Run], profile: Profile, slo: str, report: Progress = si
         return ReplicaModel(prior)
     observed = [observe(run) for run in runs]
     capacities = [analyse(one, parse_slo(slo)) for one in observed]
+    seats = seats_seen([one.metrics for one in observed])
+    limited = limits_from_run(runs[0].header, prior, seats)
     try:
         fitted = calibrate(
             runs,
-            limits_from_run(runs[0].header, prior),
+            limited,
             replicas=_replicas(capacities),
             exclude=[_set_aside(capacity) for capacity in capacities],
             gauges=[one.metrics for one in observed],
             saturated=[capacity.saturated for capacity in capacities],
+            scheduling_known=profile.engine.async_scheduling is not None,
             progress=report,
         )
     except TooLittleData as error:
         raise _what_was_left(error, capacities) from None
-    return replace(fitted, capacities=tuple(capacities))
+    asked = parse_slo(slo)
+    together = [
+        agreed(_noting(capacity, assumed(run, profile, limited, seats)), one, run, fitted, profile, asked)
+        for capacity, one, run in zip(capacities, observed, runs, strict=True)
+    ]
+    return replace(fitted, capacities=tuple(together))
+
+
+def _noting(capacity: Capacity, notes: Sequence[str]) -> Capacity:
+    return replace(capacity, notes=(*capacity.notes, *notes))
 
 
 def learn_replica(
@@ -57,6 +71,20 @@ def learn_replica(
     found = runs_of(None if runs is None else [Path(run) for run in runs])
     system = system_of(profile, found)
     return learn(found, system, slo_of(slo, found, system))
+
+
+def capacity_of_run(path: Path, report: Progress = silent) -> Capacity | None:
+    """How much one replica takes by a run that one replica served, the same answer as `recommend` gives; None when the run
+    teaches nothing about one (no SLO, no metrics, several replicas, too few requests, a simulated fleet)."""
+    try:
+        runs = [_checked(read(path))]
+        header = runs[0].header
+        if not header.get("slo") or header.get("kind") == "simulated":
+            return None
+        system = system_of(None, runs)
+        return learn(runs, system, str(header["slo"]), report).capacities[0]
+    except AutoscaleError:
+        return None
 
 
 def slo_of(asked: str | None, runs: Sequence[Run], profile: Profile) -> str:

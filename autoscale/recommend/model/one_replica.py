@@ -15,11 +15,15 @@ from analysis.slo import Verdict
 from autoscale.recommend.answer import Point
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.settings import Standing
+from autoscale.recommend.effort import DOUBTING
+from autoscale.recommend.model.replaying import full_batch
 from autoscale.recommendation import Reason
 from autoscale.sim.fleet.outcome import Outcome
 from loadgen.plan import lengths, rates
 from loadgen.plan.lengths import Lengths
 from loadgen.plan.traffic import LoadPlan, parse_arrivals
+
+REQUESTS, MANY_REQUESTS = 2000, 20_000  # of one steady rate
 
 
 def idle_verdict(scenario: Scenario) -> Reason | None:
@@ -46,16 +50,8 @@ def idle_verdict(scenario: Scenario) -> Reason | None:
 
 
 def capacity(scenario: Scenario) -> Point:
-    """The highest steady Poisson rate that one replica serves within the SLO, by bisection to 2 %, and its signals."""
-    step = scenario.engine.step_s(scenario.engine.max_num_seqs, scenario.engine.kv_tokens / 2)
-    low, high = 0.0, scenario.engine.max_num_seqs / (shape(scenario.plan)[1].mean() * step)
-    while _holds(scenario, high) and high < 1e5:
-        low, high = high, 2 * high
-    floor = high / 1000  # below this an SLO that an idle replica keeps is broken by two requests meeting
-    while high - low > 0.02 * high and high > floor:
-        middle = (low + high) / 2
-        low, high = (middle, high) if _holds(scenario, middle) else (low, middle)
-    rate = max(low, 0.5 * high)
+    """The highest steady Poisson rate that one replica serves within the SLO, to 0.5 %, and its signals there."""
+    rate = _highest(scenario, MANY_REQUESTS)
     outcome = _steady(scenario, rate, keep=True)
     rows = np.concatenate([rows for _, rows, *_ in outcome.samples[len(outcome.samples) // 5 :]])
     binding = min(outcome.verdicts, key=lambda v: v.share_within - v.asked)
@@ -63,13 +59,37 @@ def capacity(scenario: Scenario) -> Point:
     return Point(rate_rps=rate, **signals, binding=binding.name)
 
 
-def _holds(scenario: Scenario, rate: float) -> bool:
-    outcome = _steady(scenario, rate)
+def roughly_holding_rps(scenario: Scenario) -> float:
+    """The same rate over fewer requests: good to compare engines, which all see the same ones."""
+    return _highest(scenario, REQUESTS)
+
+
+def _highest(scenario: Scenario, requests: int) -> float:
+    low, high = 0.0, _saturated_rps(scenario)
+    if _holds(scenario, high, requests):
+        return high  # above it requests pile up, whatever the SLO says of those that are served
+    floor = high / 1000  # below this an SLO that an idle replica keeps is broken by two requests meeting
+    while high - low > 0.005 * high and high > floor:
+        middle = (low + high) / 2
+        low, high = (middle, high) if _holds(scenario, middle, requests) else (low, middle)
+    return max(low, 0.5 * high)
+
+
+def _saturated_rps(scenario: Scenario) -> float:
+    """Requests/s of a full batch of the scenario's requests."""
+    rng, count = np.random.default_rng(0), DOUBTING.full_batch_requests
+    prompt, output = (lengths_.draw(rng, count) for lengths_ in shape(scenario.plan))
+    prefix = np.minimum(scenario.plan.shared_prefix_tokens, prompt)
+    return full_batch(scenario.engine, prompt, output, prefix)[0]
+
+
+def _holds(scenario: Scenario, rate: float, requests: int) -> bool:
+    outcome = _steady(scenario, rate, requests=requests)
     return outcome.holds if scenario.attainment is None else outcome.attainment >= scenario.attainment
 
 
 def _steady(
-    scenario: Scenario, rate: float, *, requests: int = 2000, poisson: bool = True, keep: bool = False
+    scenario: Scenario, rate: float, *, requests: int = REQUESTS, poisson: bool = True, keep: bool = False
 ) -> Outcome:
     """One standing replica under a constant rate for about `requests` requests (at least ten minutes)."""
     duration_s = max(600.0, requests / rate)
@@ -94,12 +114,13 @@ def shape(plan: LoadPlan) -> tuple[Lengths, Lengths]:
         return plan.prompt, plan.output
     chunks = list(islice(plan.arrivals(), 4))
     return (
-        _lognormal([c.prompt_tokens for c in chunks]) if plan.prompt.kind == "trace" else plan.prompt,
-        _lognormal([c.output_tokens for c in chunks]) if plan.output.kind == "trace" else plan.output,
+        fitted_lengths([c.prompt_tokens for c in chunks]) if plan.prompt.kind == "trace" else plan.prompt,
+        fitted_lengths([c.output_tokens for c in chunks]) if plan.output.kind == "trace" else plan.output,
     )
 
 
-def _lognormal(tokens: Sequence[NDArray[np.int32]]) -> Lengths:
+def fitted_lengths(tokens: Sequence[NDArray[np.int32]]) -> Lengths:
+    """The log-normal lengths with the median and the spread of these."""
     sample = np.log(np.concatenate(tokens))
     return lengths.parse_lengths(
         f"lognormal:{math.exp(float(np.median(sample))):.0f},{max(float(sample.std()), 0.01):.3f}"

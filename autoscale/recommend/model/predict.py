@@ -46,8 +46,8 @@ class Prediction:
 
     `saturated`, `knee` and `capacity` are requests/s with 95 % intervals (`capacity` None: an idle replica breaks the
     SLO already, `binds` says how; else it is the term that binds first); `points` has a row per rate: rate_rps,
-    METRIC_pP_s with _low and _high (TTFT, TPOT, E2E at p50 and p95), running, waiting, kv_usage; `limit` what fills
-    first, in words and in numbers, `notes` sentences on how far the prediction reaches, `verify` a command that would
+    METRIC_pP_s with _low and _high (TTFT, TPOT, E2E at p50 and p95), running, waiting, kv_usage, queue_grows (above
+    saturation: TTFT, E2E and waiting are infinite); `limit` what fills first, in words and in numbers, `notes` sentences on how far the prediction reaches, `verify` a command that would
     test it. `runs` and `model` are what it rests on.
     """
 
@@ -99,12 +99,12 @@ def predict(
     points = []
     for k, rate in enumerate(rates):
         progress(0.4 + 0.4 * k / len(rates), f"{rate:g} req/s")
-        points.append({"rate_rps": rate, **model.latency_at(rate, requests)})
+        points.append(_point(model, rate, requests, full.saturated.value))
     progress(0.8, "SLO")
     scenario = scenario_of(
         system, peak_rps=1.0, slo=asked, engine=model.engine, lengths=(str(prompt), str(output))
     )
-    capacity, binds = model.capacity_at(scenario, requests)
+    capacity, binds = model.capacity_at(scenario)
     return Prediction(
         profile=system,
         runs=tuple(found),
@@ -118,9 +118,21 @@ def predict(
         binds=binds,
         limit=_limit(model.engine, full.seats),
         points=pd.DataFrame(points),
-        notes=tuple(_notes(model, requests)),
+        notes=(*_growing(rates, full.saturated), *_notes(model, requests)),
         verify=_verify(found, prompt, output, full.knee.value),
     )
+
+
+def _point(
+    model: ReplicaModel, rate_rps: float, requests: DrawnRequests, saturated_rps: float
+) -> dict[str, float | bool]:
+    """A row of `points`."""
+    row = model.latency_at(rate_rps, requests)
+    grows = rate_rps > saturated_rps
+    if grows:  # what the simulated requests waited says how many they were
+        endless = (name for name in row if name.startswith(("ttft", "e2e")) or name == "waiting")
+        row = row | dict.fromkeys(endless, math.inf)
+    return {"rate_rps": rate_rps, **row, "queue_grows": grows}
 
 
 def _asked(prompt_tokens: str, output_tokens: str, rates_rps: Sequence[float]) -> tuple[Lengths, Lengths]:
@@ -154,6 +166,14 @@ def _limit(engine: EngineParams, seats: float) -> tuple[str, str]:
         "the KV cache fills first",
         f"its {tokens:,} tokens hold {seats:.1f} of these requests; {total} seats",
     )
+
+
+def _growing(rates_rps: Sequence[float], saturated: Estimate) -> list[str]:
+    return [
+        f"{rate:.3g} req/s is more than one replica completes ({saturated.value:.3g}): the queue grows as long as it lasts"
+        for rate in rates_rps
+        if rate > saturated.value
+    ]
 
 
 def _notes(model: ReplicaModel, requests: DrawnRequests) -> list[str]:

@@ -20,7 +20,7 @@ from scipy.optimize import lsq_linear
 
 from autoscale.recommend.effort import DOUBTING, REFINING
 from autoscale.recommend.model.coefficients import FACTORS, scaled
-from autoscale.recommend.model.replaying import LOOKED_AT, Source, replayed, ttft_per_token_s
+from autoscale.recommend.model.replaying import LOOKED_AT, Source, quickest_ttft_s, replayed, ttft_per_token_s
 from autoscale.sim.engine.replicas import EngineParams
 
 LOWEST, HIGHEST = np.array(REFINING.lowest), np.array(REFINING.highest)  # of FACTORS, in their units
@@ -57,7 +57,8 @@ def _from(
     """
     values = np.array([getattr(start, name) for name in FACTORS])
     units = _units(start, problem)
-    first = x = np.clip(values / units, REFINING.least_start, HIGHEST - 0.01)
+    highest = np.append(HIGHEST[:-1], max(min(HIGHEST[-1], problem.most_overhead_s / units[-1]), 0.02))
+    first = x = np.clip(values / units, np.minimum(REFINING.least_start, highest / 2), highest - 0.01)
     prior = np.vstack(
         [REFINING.start_weight * np.eye(len(x)), REFINING.split_weight * np.array([0, 1, -1, 0, 0])]
     )
@@ -78,7 +79,7 @@ def _from(
         now = errors(x, whiten)
         moved = []
         for e in np.diag(apart):
-            above, below = np.minimum(x + e, HIGHEST), np.maximum(x - e, LOWEST)
+            above, below = np.minimum(x + e, highest), np.maximum(x - e, LOWEST)
             moved.append((whiten(at(above)) - whiten(at(below))) / (above - below).sum())
         slopes = np.vstack([np.column_stack(moved), prior])
         longest = REFINING.longest * np.maximum(x, 1.0)
@@ -86,7 +87,7 @@ def _from(
         step = lsq_linear(
             slopes * weight,
             -now * weight[:, 0],
-            bounds=(np.maximum(LOWEST - x, -longest) - 1e-9, np.minimum(HIGHEST - x, longest)),
+            bounds=(np.maximum(LOWEST - x, -longest) - 1e-9, np.minimum(highest - x, longest)),
         ).x
         curvature = (slopes * weight).T @ (slopes * weight)
         apart = np.clip(
@@ -94,7 +95,7 @@ def _from(
         ) * np.maximum(x, 1.0)
         misfit = _cost(now)
         for share in REFINING.shorter:
-            nearer = np.clip(x + share * step, LOWEST, HIGHEST)
+            nearer = np.clip(x + share * step, LOWEST, highest)
             if (cost := _cost(errors(nearer, whiten))) < misfit:
                 x, misfit = nearer, cost
                 break
@@ -138,6 +139,7 @@ class _Problem:
             np.where(table["waiting"].to_numpy(float) >= 1, REFINING.full_wander, DOUBTING.start_wander)
             for table in measured
         ]
+        self.most_overhead_s = min(quickest_ttft_s(source.rows) for source in sources)
         self._slopes = [ttft_per_token_s(source.rows) for source in sources]
 
     def whitening(self, engine: EngineParams, loose: float) -> _Whitening:

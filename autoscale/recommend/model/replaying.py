@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis.latency import latencies
 from analysis.run import Run
 from autoscale.sim.engine.replicas import EngineParams, replay
+from autoscale.sim.engine.state import OK
 
 FIGURES = (
     "tpot_p50_s",
+    "tpot_p95_s",
     "ttft_p50_s",
     "ttft_p95_s",
     "running",
@@ -23,7 +28,13 @@ FIGURES = (
     "throughput_rps",
     "preemptions",
 )
-LOOKED_AT = ("tpot_p50_s", "running", "kv_usage", "ttft_p50_s")  # of them, by which engines are told apart
+LOOKED_AT = (
+    "tpot_p50_s",
+    "running",
+    "kv_usage",
+    "ttft_p50_s",
+    "tpot_p95_s",
+)  # of them, by which engines are told apart
 QUEUED_TTFT = 4.0  # a stage whose median TTFT is this many times the quietest stage's has a queue
 MOST_REQUESTS = (
     20_000  # of a run that are replayed; a longer one is cut to the beginning of each of its stages
@@ -31,17 +42,63 @@ MOST_REQUESTS = (
 
 
 @dataclass(frozen=True)
+class Sent:
+    """Requests in the order in which they were sent: what an engine takes, their stage, whether they were served, when
+    which of them was given up (s, position), and the instants in s at which gauges are read."""
+
+    offered: Offered
+    stage: NDArray[Any]
+    served: NDArray[np.bool_]
+    given_up: list[tuple[float, int]]
+    times: NDArray[np.float64]
+
+
+class Stretch(Protocol):
+    """A stretch of a run, in s since its start, in which steps took `factor` times as long."""
+
+    @property
+    def from_s(self) -> float: ...
+    @property
+    def to_s(self) -> float: ...
+    @property
+    def factor(self) -> float: ...
+
+
+MOST_SAMPLES, SAMPLES_PER_STAGE = 100, 15  # of a replay's gauges, at least: their means hardly move with more
+
+
+@dataclass(frozen=True)
 class Source:
-    """What the fit takes of one run: requests that were sent, gauges on the client's clock, stage -> (start_s, end_s)."""
+    """What the fit takes of one run: requests that were sent, gauges on the client's clock, stage -> (start_s, end_s), and
+    the stretches in which something else slowed the server."""
 
     rows: pd.DataFrame
     metrics: pd.DataFrame | None
     windows: dict[int, tuple[float, float]]
+    slowed: tuple[Stretch, ...] = ()
+
+    @cached_property
+    def sent(self) -> Sent:
+        """The requests as a replay takes them."""
+        ordered = self.rows.sort_values("sent_s", kind="stable")
+        offered = Offered.of(ordered)
+        times = (
+            np.arange(0.5, offered.due_s.max(), 1.0)
+            if self.metrics is None
+            else np.unique(self.metrics["time_s"].to_numpy(float))
+        )
+        times = times[times >= 0]  # before the load there is nothing to see
+        times = times[:: max(len(times) // max(MOST_SAMPLES, SAMPLES_PER_STAGE * len(self.windows)), 1)]
+        served = (ordered["status"] == "ok").to_numpy()
+        left_s = ordered["left_s"].to_numpy(float)
+        given_up = [(float(left_s[k]), int(k)) for k in np.flatnonzero(~served & np.isfinite(left_s))]
+        return Sent(offered, ordered["stage"].to_numpy(), served, given_up, times)
 
 
 def source_of(run: Run, excluded: set[int], metrics: pd.DataFrame | None) -> Source:
     """The run without the stages to leave out, with its metrics on the client's clock."""
-    rows = run.requests[run.requests["sent_s"].notna()]
+    rows = run.requests.assign(left_s=latencies(run.requests)["left_s"].to_numpy())
+    rows = rows[rows["sent_s"].notna()]
     rows = rows[~rows["stage"].isin(excluded)]
     return _cut(Source(rows, metrics, _windows(run, rows)))
 
@@ -60,7 +117,14 @@ def _cut(source: Source) -> Source:
     if metrics is not None:
         times = metrics["time_s"].to_numpy(float)
         metrics = metrics[np.any([(times >= a) & (times <= b) for a, b in windows.values()], axis=0)]
-    return Source(rows, metrics, windows)
+    return replace(source, rows=rows, metrics=metrics, windows=windows)
+
+
+def quickest_ttft_s(requests: pd.DataFrame) -> float:
+    """The median of the five shortest times to a first token: no overhead is longer. Infinite without any."""
+    ttft = (requests["first_token_s"] - requests["sent_s"]).to_numpy(float)
+    known = np.sort(ttft[np.isfinite(ttft)])[:5]
+    return float(np.median(known)) if len(known) else math.inf
 
 
 def ttft_per_token_s(requests: pd.DataFrame) -> tuple[float, float]:
@@ -96,30 +160,32 @@ class Replayed:
 
 
 def replayed(engine: EngineParams, source: Source) -> Replayed:
-    """The requests of a run, sent when they were sent, through the engine model."""
-    ordered = source.rows.sort_values("sent_s", kind="stable")
-    sent = ordered["sent_s"].to_numpy(float)
-    times = (
-        np.arange(0.5, sent.max(), 1.0)
-        if source.metrics is None
-        else np.unique(source.metrics["time_s"].to_numpy(float))
-    )
-    done, series = replay(engine, Offered.of(ordered), times)
+    """The requests of a run, sent when they were sent and given up when they were, through the engine model."""
+    sent = source.sent
+    done, series = replay(engine, sent.offered, sent.times, pace=_pace(source.slowed), given_up=sent.given_up)
     gauges = pd.DataFrame(
         {name: series[name] for name in ("waiting", "running", "kv_usage", "preemptions_total")}
-    ).assign(time_s=times)
+    ).assign(time_s=sent.times)
     frame = pd.DataFrame(
         {
-            "stage": ordered["stage"].to_numpy(),
-            "sent_s": sent,
+            "stage": sent.stage,
+            "sent_s": sent.offered.due_s,
             "first_token_s": done["first_token_s"],
             "last_token_s": done["last_token_s"],
             "prompt_tokens": done["prompt_tokens"],
             "output_tokens": done["output_tokens"],
-            "status": "ok",
+            "status": np.where(sent.served & (done["status"] == OK), "ok", "cancelled"),
         }
     )
     return Replayed(frame, stage_figures(frame, gauges, source.windows))
+
+
+def _pace(slowed: Sequence[Stretch]) -> list[tuple[float, float]]:
+    """(time in s, how many times as long a step takes from then on); where stretches overlap both slow it."""
+    edges = sorted({edge for s in slowed for edge in (s.from_s, s.to_s)})
+    return [
+        (max(at_s, 0.0), math.prod(s.factor for s in slowed if s.from_s <= at_s < s.to_s)) for at_s in edges
+    ]
 
 
 @dataclass(frozen=True)
@@ -151,18 +217,23 @@ class Offered:
         )
 
 
-def full_batch(engine: EngineParams, prompt: NDArray[Any], output: NDArray[Any]) -> tuple[float, float]:
+def full_batch(
+    engine: EngineParams, prompt: NDArray[Any], output: NDArray[Any], prefix: NDArray[Any] | None = None
+) -> tuple[float, float]:
     """Requests/s of one replica that always has a queue, and the mean number in its batch.
 
-    Requests of these lengths are all due at once; the middle 60 % of them to end are counted.
+    Requests of these lengths (of the prompts `prefix` tokens are cached) are all due at once; the middle 60 % of them to end are counted.
     """
-    done, _ = replay(engine, Offered.at(np.zeros(len(prompt)), prompt, output))
+    offered = Offered.at(np.zeros(len(prompt)), prompt, output)
+    if prefix is not None:
+        offered = replace(offered, prefix_tokens=prefix.astype("int32"))
+    done, _ = replay(engine, offered)
     end = np.sort(done["last_token_s"])
     from_s, to_s = end[int(0.2 * len(end))], end[int(0.8 * len(end))]
     busy = np.clip(
         np.minimum(done["last_token_s"], to_s) - np.maximum(done["first_token_s"], from_s), 0, None
     )
-    return 0.6 * len(end) / (to_s - from_s), float(busy.sum() / (to_s - from_s))
+    return float(0.6 * len(end) / (to_s - from_s)), float(busy.sum() / (to_s - from_s))
 
 
 def _windows(run: Run, rows: pd.DataFrame) -> dict[int, tuple[float, float]]:
@@ -191,6 +262,7 @@ def stage_figures(
         of = stage == number
         figures = {
             "tpot_p50_s": _quantile(tpot[of], 0.5),
+            "tpot_p95_s": _quantile(tpot[of], 0.95),
             "ttft_p50_s": _quantile(ttft[of], 0.5),
             "ttft_p95_s": _quantile(ttft[of], 0.95),
             "throughput_rps": np.count_nonzero((last >= start) & (last <= end)) / (end - start),

@@ -22,12 +22,14 @@ from analysis.queueing import ReplicaQueue
 from analysis.saturation import Estimate
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.effort import DOUBTING
-from autoscale.recommend.model.coefficients import FACTORS, capacity_ratios, drawn
-from autoscale.recommend.model.one_replica import capacity, idle_verdict
+from autoscale.recommend.model.coefficients import FACTORS, capacity_ratios, drawn, full_batch_shares, scaled
+from autoscale.recommend.model.one_replica import capacity, idle_verdict, roughly_holding_rps
 from autoscale.recommend.model.replaying import FIGURES, Offered, full_batch
+from autoscale.recommend.model.speeds import UsualSpeed
 from autoscale.sim.engine.replicas import EngineParams, replay
 from loadgen.plan.lengths import Lengths
 
+DRAWS = 4000
 REPLAY = ("run", "stage", "figure", "measured", "modelled", "error")  # columns
 METRICS = ("ttft", "tpot", "e2e")
 TRUSTED_ERROR = {"tpot_p50_s": 0.15, "running": 0.20, "throughput_rps": 0.10}  # medians over the stages
@@ -73,6 +75,9 @@ class ReplicaModel:
     engine        the parameters, ready to simulate
     factors       multiples of the engine's FACTORS that explain the runs as well, shape (draws, 5): uncertainty.py
     shape         mean prompt and output tokens of the requests that were measured
+    error         the model's own error of a step's time (a logarithm): what it misses of its run, and what a run so short
+                  cannot show
+    usual         how slow the server usually is: a distribution around the engine, as wide as the run disagrees with itself
     intervals     coefficient -> (low, high), 95 %, of the draws
     confounded    pairs of coefficients that the runs could not tell apart
     replay        one row per run, stage and figure: run, stage, figure, measured, modelled, error (relative)
@@ -83,6 +88,8 @@ class ReplicaModel:
     engine: EngineParams
     factors: NDArray[np.float64] = field(default_factory=lambda: np.ones((1, len(FACTORS))))
     shape: tuple[float, float] = (math.nan, math.nan)
+    error: float = 0.0
+    usual: UsualSpeed = field(default_factory=UsualSpeed.exact)
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     confounded: tuple[tuple[str, str], ...] = ()
     replay: pd.DataFrame = field(
@@ -117,24 +124,19 @@ class ReplicaModel:
     def spread_at(self, prompt_tokens: float, output_tokens: float) -> tuple[float, float]:
         """95 % interval of the capacity at these mean lengths, relative to what the engine gives; (1, 1) without a run.
 
-        That of the draws, and never narrower than what was measured at the run's own lengths (in stages that were
-        long enough for that): a server that wandered between stages will do so again.
+        As wide as the run leaves the usual speed open, as what its lengths leave open for others, and as the model's own
+        error.
         """
         if not self.fitted:
             return 1.0, 1.0
-        low, high = self._fitted_spread(prompt_tokens, output_tokens)
-        own = self._fitted_spread(*self.shape)
-        found = [
-            c.saturated
-            for c in self.capacities
-            if c.settled and math.isfinite(c.saturated.high) and c.saturated.low > 0
-        ]
-        below = max(((1 - f.low / f.value) ** 2 - (1 - own[0]) ** 2 for f in found), default=0.0)
-        above = max(((f.high / f.value - 1) ** 2 - (own[1] - 1) ** 2 for f in found), default=0.0)
-        return (
-            1 - math.hypot(1 - low, max(below, 0.0) ** 0.5),
-            1 + math.hypot(high - 1, max(above, 0.0) ** 0.5),
+        rng = np.random.default_rng(0)
+        own = capacity_ratios(self.engine, self.factors, *self.shape)
+        there = capacity_ratios(self.engine, self.factors, prompt_tokens, output_tokens) / own
+        draws = rng.choice(there, DRAWS) * np.exp(-self.usual.draw(rng, DRAWS))
+        low, middle, high = np.quantile(
+            draws * np.exp(self.error * rng.standard_normal(DRAWS)), [0.025, 0.5, 0.975]
         )
+        return float(min(low / middle, 1.0)), float(max(high / middle, 1.0))
 
     def full_batch_at(self, requests: DrawnRequests) -> FullBatch:
         """What the replica does with these requests when it always has a queue."""
@@ -158,24 +160,52 @@ class ReplicaModel:
         engines = [np.ones(len(FACTORS)), *self._some(DOUBTING.engines)]
         return _between([_figures(drawn(self.engine, f), due_s, requests) for f in engines])
 
-    def capacity_at(self, scenario: Scenario, requests: DrawnRequests) -> tuple[Estimate | None, str]:
+    def capacity_at(self, scenario: Scenario) -> tuple[Estimate | None, str]:
         """The highest steady rate that holds the scenario's SLO at its lengths, by simulation, and the term that binds
-        first; None, and why, when an idle replica breaks it. `requests` are of the same lengths.
+        first; None, and why, when an idle replica breaks it.
 
-        As uncertain as the throughput, or more where a bound on the step time itself binds.
+        The interval is as wide as the stages' speeds disagree, as what the stages leave open besides speed, and as the
+        model's own error.
         """
         fitted = replace(scenario, engine=self.engine)
         if (verdict := idle_verdict(fitted)) is not None:
             return None, verdict.sentence
         point = capacity(fitted)
-        rates = [point.rate_rps]
-        for factors in self._some(DOUBTING.slo_engines) if self.fitted else ():
-            other = replace(scenario, engine=drawn(self.engine, factors))
-            rates.append(0.0 if idle_verdict(other) is not None else capacity(other).rate_rps)
-        spread = self.spread_at(*requests.mean)
-        low = min(min(rates), point.rate_rps * spread[0])
-        high = max(max(rates), point.rate_rps * spread[1])
-        return Estimate(point.rate_rps, low, high, "simulated with the calibrated engine"), point.binding
+        rate = point.rate_rps
+        if not self.fitted:
+            return Estimate(rate, rate, rate, "simulated with the profile's prior"), point.binding
+        rng = np.random.default_rng(0)
+        slowness = self.usual.draw(rng, DRAWS) + self.error * rng.standard_normal(DRAWS)
+        slow = np.quantile(slowness, DOUBTING.looked_at)
+        middle = self._rate(scenario, self.engine)
+        speeds = np.array([self._rate(scenario, scaled(self.engine, math.exp(x))) for x in slow]) / middle
+        shapes = np.array([self._rate(scenario, e) for e in self._equally_fast()]) / middle
+        draws = np.interp(slowness, slow, speeds) * rng.choice(shapes, DRAWS)
+        low, high = (float(q) for q in np.quantile(draws, [0.025, 0.975]))
+        found = Estimate(
+            rate, rate * min(low, 1.0), rate * max(high, 1.0), "the run, replayed by the calibrated engine"
+        )
+        return found, point.binding
+
+    @staticmethod
+    def _rate(scenario: Scenario, engine: EngineParams) -> float:
+        other = replace(scenario, engine=engine)
+        return 0.0 if idle_verdict(other) is not None else roughly_holding_rps(other)
+
+    def _equally_fast(self) -> list[EngineParams]:
+        """Engines that share out a step's time otherwise, as far as the requests leave that open, each with the full
+        batch's time of the fitted one at the run's own lengths."""
+        rng = np.random.default_rng(0)
+        drawn_moves = rng.multivariate_normal(np.zeros(4), self.usual.covariance, DRAWS)
+        possible = drawn_moves[(1 + drawn_moves > 0).all(axis=1)]
+        factors = 1 + (possible if len(possible) >= DOUBTING.slo_engines else np.zeros((1, 4)))
+        factors = factors[: DOUBTING.slo_engines]
+        shares = full_batch_shares(self.engine, *self.shape)
+        overheads = self._some(len(factors))[: len(factors), -1]
+        return [
+            drawn(self.engine, np.append(f / (shares @ f), overhead))
+            for f, overhead in zip(factors, overheads, strict=True)
+        ]
 
     def doubt_at(self, requests: DrawnRequests) -> tuple[str, float] | None:
         """The coefficient whose draws explain most of the capacity's variance at these lengths, and the share it
@@ -188,11 +218,6 @@ class ReplicaModel:
         ]
         best = int(np.nanargmax(shares))
         return (FACTORS[best], shares[best]) if shares[best] > 0.5 else None
-
-    def _fitted_spread(self, prompt_tokens: float, output_tokens: float) -> tuple[float, float]:
-        ratios = capacity_ratios(self.engine, self.factors, prompt_tokens, output_tokens)
-        low, high = np.quantile(ratios, [0.025, 0.975])
-        return float(low), float(high)
 
     def _some(self, count: int) -> NDArray[np.float64]:
         """So many of the drawn engines' factors, spread over all of them."""

@@ -33,7 +33,7 @@ class Exposure:
     """What every completed request was exposed to while it decoded; arrays of one length n.
 
     duration_s (first to last token), steps (output tokens - 1), sequences (mean B), kv_tokens (mean KV),
-    prefill_tokens (P), stage.
+    prefill_tokens (P), stage, middle_s (half way between the two tokens, since the run's start).
     """
 
     duration_s: NDArray[np.float64]
@@ -42,6 +42,7 @@ class Exposure:
     kv_tokens: NDArray[np.float64]
     prefill_tokens: NDArray[np.float64]
     stage: NDArray[np.int64]
+    middle_s: NDArray[np.float64]
 
     def design(self) -> NDArray[np.float64]:
         """Columns of the regression per step, shape (n, 4), in the order of COEFFICIENTS."""
@@ -67,7 +68,10 @@ def exposure(requests: pd.DataFrame) -> Exposure:
     rows = rows.sort_values("first_token_s", ignore_index=True)
     first = rows["first_token_s"].to_numpy(float)
     last = rows["last_token_s"].to_numpy(float)
-    prompt = rows["prompt_tokens"].fillna(rows["prompt_tokens_asked"]).to_numpy(float)
+    known = rows["prompt_tokens"]
+    if known.isna().any():
+        known = known.fillna(rows["prompt_tokens_asked"])
+    prompt = known.to_numpy(float)
     output = rows["output_tokens"].to_numpy(float)
     longest = float((last - first).max())
     begin = np.searchsorted(first, first - longest)  # nothing earlier can still be decoding
@@ -84,9 +88,8 @@ def exposure(requests: pd.DataFrame) -> Exposure:
         sequences[i] = overlap.sum() / span
         kv_tokens[i] = (overlap * middle).sum() / span
         prefill[i] = prompt[i + 1 : end[i]].sum()
-    return Exposure(
-        last - first, output - 1, sequences, kv_tokens, prefill, rows["stage"].fillna(0).to_numpy(int)
-    )
+    stage = rows["stage"].fillna(0).to_numpy(int)
+    return Exposure(last - first, output - 1, sequences, kv_tokens, prefill, stage, (first + last) / 2)
 
 
 def fit(seen: Exposure, prior: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -34,6 +34,11 @@ class Explained:
     covariance: NDArray[np.floating[Any]]
     stages: int
 
+    @property
+    def of_a_step(self) -> NDArray[np.float64]:
+        """The covariance of COEFFICIENTS alone."""
+        return np.asarray(self.covariance[:-1, :-1], float)
+
     def factors(self, seed: int) -> NDArray[np.float64]:
         """Multiples of the engine's FACTORS that explain the runs about as well as 1 does; shape (draws, 5).
 
@@ -92,18 +97,21 @@ def anchored(
 
 @dataclass(frozen=True)
 class Saturation:
-    """Saturated throughput as a run measured it (with its relative standard error) and as the engine gives it there."""
+    """Saturated throughput as a run measured it (with its relative standard error) in some spans of time, and as the engine
+    gives it there."""
 
     measured_rps: float
     error: float
     modelled_rps: float
     shape: tuple[float, float]
+    run: int
+    spans_s: tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
 class _Stage:
-    """A stage of a run under an engine: log errors of LOOKED_AT, shape (4,), their derivatives by FACTORS, shape (4, 5),
-    and what a slower step does to them, shape (4,). Only what is known. `figures` says which of LOOKED_AT those are."""
+    """A stage of a run under an engine: log errors of LOOKED_AT, one per figure, their derivatives by FACTORS, shape (4, 5),
+    and what a slower step does to them, one per figure. Only what is known. `figures` says which of LOOKED_AT those are."""
 
     errors: NDArray[np.float64]
     moved: NDArray[np.float64]

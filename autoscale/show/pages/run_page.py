@@ -29,13 +29,16 @@ from autoscale.show.pages.run_facts import (
 from autoscale.show.pages.run_figures import latency_figure, run_capacity_figures, timeline_figure
 
 
-def run_page(run_dir: Path, compare: Path | None, out: Path) -> Path:
+def run_page(run_dir: Path, compare: Path | None, out: Path, capacity: Capacity | None = None) -> Path:
     """Write the page of a run to `out`, beside it the run `compare` when given; returns the path.
+
+    `capacity` is what the run teaches about one replica (recommend.model), where that is known: it is more than what its
+    stages show by themselves.
 
     A run that lacks tables still gives a page, which says what is missing. Raises BadRun when there is no run header,
     BadInput when the page cannot be written.
     """
-    seen = open_run(run_dir)
+    seen = replace(open_run(run_dir), learned=capacity)
     other = open_run(compare) if compare is not None else None
     if other is not None and other.name == seen.name:
         other = replace(other, name=f"{other.name} (2)")

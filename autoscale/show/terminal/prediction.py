@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -41,7 +42,7 @@ def prediction_lines(found: Prediction) -> Iterator[RenderableType]:
             *(_spanned(row, name, 1) for name in ("ttft_p50", "ttft_p95")),
             *(_spanned(row, name, 1000) for name in ("tpot_p50", "tpot_p95")),
             number_text(row["running"]),
-            number_text(row["waiting"]),
+            "grows" if row["queue_grows"] else number_text(row["waiting"]),
             number_text(row["kv_usage"], ".0%"),
         )
     yield made
@@ -58,8 +59,10 @@ def _rate(estimate: Estimate) -> str:
 
 
 def _spanned(row: Mapping[Any, Any], name: str, scale: float) -> str:
-    """A latency with its interval: 0.106 (0.092-0.12)."""
+    """A latency with its interval: 0.106 (0.092-0.12); above saturation it grows."""
     value, low, high = (row[f"{name}_{end}"] * scale for end in ("s", "low", "high"))
+    if math.isinf(value):
+        return "grows"
     return f"{_short(value)} ({_short(low)}-{_short(high)})"
 
 

@@ -68,10 +68,12 @@ def _answer(made: Recommendation) -> Iterator[Text]:
         yield Text(f"figures for replicas {slower}, as slow as the run allows", style="dim")
     if measured := made.capacity_rps.measured:
         knee, slo = _rate(measured.knee), _rate(measured.slo)
-        yield Text(f"measured: knee {knee}, SLO holds up to {slo} per replica", style="dim")
+        yield Text(f"one replica: knee {knee}, holds the SLO up to {slo}", style="dim")
 
 
 def _rate(rate: Estimated) -> str:
+    if not known(rate.value) and known(rate.high):
+        return f"{number_text(rate.low, '.3g')} to {number_text(rate.high, '.3g')} req/s"
     if not known(rate.value):
         return f"at least {number_text(rate.low, '.3g')} req/s"
     top = number_text(rate.high, ".3g") if known(rate.high) else "open"

@@ -101,7 +101,7 @@ class EngineParams:
             pipeline_stages=profile.replica.pipeline_parallel,
             data_parallel=profile.replica.data_parallel,
             request_overhead_s=engine.request_overhead_s,
-            async_scheduling=engine.async_scheduling,
+            async_scheduling=bool(engine.async_scheduling),
             prefix_hit_fraction=engine.prefix_hit_fraction,
         )
 

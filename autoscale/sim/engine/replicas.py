@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from autoscale.sim.engine.routing import ROUTINGS
 
 PROGRESS = np.dtype([("request_id", "i8"), ("slot", "i4"), ("tokens_out", "i4")], align=True)
 FINISHED = state.FINISHED
+STEP_TIMES = ("base_s", "per_sequence_s", "per_kv_token_s", "per_prefill_token_s")
 
 
 class Replicas:
@@ -69,6 +71,11 @@ class Replicas:
         self._arrivals = ArrivalQueue(params.prefix_hit_fraction)
         self._controls: list[tuple[float, int, str, int]] = []
         self._control_count = 0
+
+    def pace(self, factor: float) -> None:
+        """From now on steps take `factor` times as long as the parameters say."""
+        for name in STEP_TIMES:
+            self._state.params[0][name] = factor * getattr(self.params, name)
 
     # --- which slots take traffic ---
 
@@ -267,11 +274,18 @@ class _One(NamedTuple):
 
 
 def replay(
-    params: EngineParams, arrivals: Requests, sample_s: NDArray[np.float64] | None = None
+    params: EngineParams,
+    arrivals: Requests,
+    sample_s: NDArray[np.float64] | None = None,
+    *,
+    pace: Sequence[tuple[float, float]] = (),
+    given_up: Sequence[tuple[float, int]] = (),
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """One replica serves `arrivals`: (finished requests by request_id, gauges at the instants `sample_s`).
 
-    `sample_s` ascends; the gauge array has the columns of GAUGES, one row per instant.
+    `sample_s` ascends; the gauge array has the columns of GAUGES, one row per instant. `pace` holds (time in s, factor):
+    from then on steps take so many times as long. `given_up` holds (time in s, request_id): who is still there then is
+    cancelled.
     """
     replica = Replicas(params, 1)
     replica.open(0, 0.0)
@@ -279,10 +293,19 @@ def replay(
     times = np.zeros(0) if sample_s is None else np.asarray(sample_s, float)
     series = np.zeros(len(times), GAUGES)
     seen = np.zeros((len(times), params.data_parallel), state.ENGINE)
-    for k, at_s in enumerate(times):
+    changes = [(at_s, -1, factor) for at_s, factor in pace] + [(at_s, r, 1.0) for at_s, r in given_up]
+    changes.sort(key=lambda change: -change[0])
+    for k, at_s in enumerate([*times, math.inf]):
+        while changes and changes[-1][0] <= at_s:
+            change_s, request_id, factor = changes.pop()
+            replica.advance(change_s)
+            if request_id < 0:
+                replica.pace(factor)
+            else:
+                replica.abort(request_id)
         replica.advance(at_s)
-        seen[k] = replica.state.engines
-    replica.advance(math.inf)
+        if k < len(times):
+            seen[k] = replica.state.engines
     series["time_s"], series["open"] = times, 1
     fill_gauges(series, seen, params)
     done = replica.finished()

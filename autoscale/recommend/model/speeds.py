@@ -1,0 +1,273 @@
+"""How fast the server usually is, when neighbours come and go and the machine wanders.
+
+Every completed request tells how long a token took it, and how full the batch was meanwhile; the engine that was fitted to
+the run tells how long it should have taken. Means of the logarithm of their ratio over blocks of time are explained by
+
+    ratio = shares . moves + slowed + wander + noise
+
+where `shares` says what each coefficient adds to a step in the block, `moves` the (logarithmic) errors of the fitted
+coefficients, `slowed` a stretch of time in which something else used the server, and `wander` an autocorrelated
+process. All stretches are tried, none among them, each with its probability (a linear Gaussian model, so in closed form),
+and so are strengths and memories of the wander. What the step of a full batch usually takes is then a mixture over all of
+them: a stretch that cannot be told from a steeper cost of the batch leaves both possible.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.linalg import block_diag
+
+from autoscale.recommend.effort import SPEEDS
+from autoscale.recommend.model.blocks import Blocks, SeenFull, blocks_of, seen_full
+from autoscale.recommend.model.coefficients import COEFFICIENTS, full_batch_shares
+from autoscale.recommend.model.replaying import Source
+from autoscale.recommend.model.uncertainty import Saturation
+from autoscale.sim.engine.replicas import EngineParams
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Slowed:
+    """A stretch of a run, in s since its start, in which steps took `factor` times as long as usual."""
+
+    run: int
+    from_s: float
+    to_s: float
+    factor: float
+
+
+@dataclass(frozen=True, eq=False)
+class UsualSpeed:
+    """What is known of the usual time of a full batch's step, as the logarithm of its ratio to the engine's.
+
+    `weight` per `at`, adding up to 1; `moves` what the requests say of each coefficient (logarithms of the ratios to the
+    engine's) with its `covariance`; `slowed` the stretches that were more likely slowed than not; `wander` the most likely
+    standard deviation of the speed (a logarithm).
+    """
+
+    at: Array
+    weight: Array
+    slowed: tuple[Slowed, ...] = ()
+    wander: float = 0.0
+    moves: Array = field(default_factory=lambda: np.zeros(len(COEFFICIENTS)))
+    covariance: Array = field(default_factory=lambda: np.zeros((len(COEFFICIENTS), len(COEFFICIENTS))))
+
+    @staticmethod
+    def exact() -> UsualSpeed:
+        """The engine's own."""
+        return UsualSpeed(np.zeros(1), np.ones(1))
+
+    def quantile(self, share: float) -> float:
+        """The slowness (logarithm) below which lies this share."""
+        return float(np.interp(share, np.cumsum(self.weight) - self.weight / 2, self.at))
+
+    @property
+    def shift(self) -> float:
+        """The slowness by which the engine has to move: the median, where the engine's own is outside the middle 68 %."""
+        return 0.0 if self.quantile(0.16) <= 0.0 <= self.quantile(0.84) else self.quantile(0.5)
+
+    def draw(self, rng: np.random.Generator, count: int) -> Array:
+        """So many values."""
+        return np.asarray(rng.choice(self.at, count, p=self.weight))
+
+    def merged(self) -> list[Slowed]:
+        """The stretches in order; those that overlap or touch as one, with their mean factor."""
+        found: list[Slowed] = []
+        for run in sorted({s.run for s in self.slowed}):
+            edges = sorted({edge for s in self.slowed if s.run == run for edge in (s.from_s, s.to_s)})
+            for from_s, to_s in pairwise(edges):
+                factor = math.prod(
+                    s.factor for s in self.slowed if s.run == run and s.from_s <= from_s and s.to_s >= to_s
+                )
+                last = found[-1] if found else None
+                if factor == 1.0:
+                    continue
+                if last is not None and last.run == run and last.to_s == from_s:
+                    share = (last.to_s - last.from_s) / (to_s - last.from_s)
+                    mean = math.exp(share * math.log(last.factor) + (1 - share) * math.log(factor))
+                    found[-1] = Slowed(run, last.from_s, to_s, mean)
+                else:
+                    found.append(Slowed(run, from_s, to_s, factor))
+        return found
+
+    def centred(self) -> UsualSpeed:
+        """The same, against an engine that made these moves."""
+        return replace(self, at=self.at - self.shift, moves=np.zeros(len(COEFFICIENTS)))
+
+
+def usual_speed(
+    engine: EngineParams,
+    sources: Sequence[Source],
+    known: Array | None = None,
+    saturations: Sequence[Saturation] = (),
+) -> UsualSpeed:
+    """The usual speed by all runs together. Stretches that `sources` call slowed already are found anew.
+
+    `known` is the covariance of the logarithms of the engine's COEFFICIENTS, as far as its fit knows them;
+    `saturations` are throughputs that say how fast a full batch was in some spans.
+    """
+    runs = [
+        b for number, source in enumerate(sources) if (b := blocks_of(engine, source, number)) is not None
+    ]
+    if not runs:
+        return UsualSpeed.exact()
+    shape = pd.concat([source.rows for source in sources])[["prompt_tokens", "output_tokens"]].mean()
+    full = full_batch_shares(engine, float(shape.iloc[0]), float(shape.iloc[1]))
+    accepted: list[tuple[int, int, int]] = []  # run, first block, one after the last
+    while True:
+        look = _Look(runs, accepted, _Known(full, known, seen_full(engine, runs, saturations)))
+        found = look.best()
+        if found is None or len(accepted) == SPEEDS.most_stretches:
+            return look.usual()
+        accepted.append(found)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known beside the blocks: shares of the full batch that is asked, covariance of the moves, throughputs."""
+
+    full: Array
+    covariance: Array | None
+    seen_full: list[SeenFull]
+
+
+class _Look:
+    """The model with the stretches accepted so far, and every further one."""
+
+    def __init__(
+        self,
+        runs: Sequence[Blocks],
+        accepted: Sequence[tuple[int, int, int]],
+        known: _Known,
+    ) -> None:
+        self.runs, self.accepted, self.seen_full = runs, accepted, known.seen_full
+        self.tried = [None, *self._stretches()]
+        shares = np.vstack([*(b.shares for b in runs), *(one.shares for one in self.seen_full)])
+        fixed = np.hstack([shares, *(self._inside(*one)[:, None] for one in accepted)])
+        ratio = np.concatenate([*(b.ratio for b in runs), *([one.ratio] for one in self.seen_full)])
+        stretches = len(accepted) + 1
+        mean = np.concatenate([np.zeros(len(COEFFICIENTS)), np.full(stretches, SPEEDS.slowed_mean)])
+        target = np.concatenate([known.full, np.zeros(stretches)])
+        others = np.full(stretches, SPEEDS.slowed_spread)
+        moves = (
+            np.diag(np.square(SPEEDS.coefficients))
+            if known.covariance is None
+            else SPEEDS.believed**2 * known.covariance
+        )
+        precision = np.linalg.inv(block_diag(moves, np.diag(np.square(others))))
+        further = np.array([self._inside(*one) if one else np.zeros(len(ratio)) for one in self.tried])
+        prior = np.full(len(self.tried), 0.5 / max(len(self.tried) - 1, 1))
+        prior[0] = 0.5
+        parts = []
+        for wander, memory_s, chance in SPEEDS.wanders():
+            left = np.linalg.cholesky(self._covariance(wander, memory_s))
+            solved = np.linalg.solve(left, np.column_stack([ratio, fixed, further.T]))
+            y, base, more = solved[:, 0], solved[:, 1 : 1 + fixed.shape[1]], solved[:, 1 + fixed.shape[1] :]
+            constant = np.log(chance) - np.log(np.diag(left)).sum()
+            parts.append(_solve(y, base, more, mean, precision, target, constant + np.log(prior)))
+        self.log, self.mean, self.variance, self.solution, self.covariances = (
+            np.array([part[k] for part in parts]) for k in range(5)
+        )
+        self.log -= self.log.max()
+        self.weight = np.exp(self.log) / np.exp(self.log).sum()  # wanders, stretches
+
+    def best(self) -> tuple[int, int, int] | None:
+        """The likeliest further stretch, when that there is one is likely enough."""
+        of = self.weight.sum(axis=0)
+        if 1 - of[0] < SPEEDS.likely or len(of) < 2:
+            return None
+        return self.tried[1 + int(of[1:].argmax())]
+
+    def usual(self) -> UsualSpeed:
+        """The mixture over all wanders and further stretches."""
+        spread = np.sqrt(self.variance)
+        low, high = float((self.mean - 4 * spread).min()), float((self.mean + 4 * spread).max())
+        at = np.linspace(max(low, -1.5), min(high, 1.5), 801)
+        density = np.zeros_like(at)
+        for weight, mean, one in zip(
+            self.weight.ravel(), self.mean.ravel(), np.maximum(spread.ravel(), 1e-4), strict=True
+        ):
+            if weight > 1e-6:
+                density += weight * np.exp(-0.5 * ((at - mean) / one) ** 2) / one
+        w = self.weight.sum(axis=1)
+        solution = np.tensordot(self.weight, self.solution, axes=([0, 1], [0, 1]))
+        covariance = np.tensordot(self.weight, self.covariances, axes=([0, 1], [0, 1]))
+        moves, factors = solution[: len(COEFFICIENTS)], solution[len(COEFFICIENTS) : -1]
+        slowed = [
+            self._slowed(run, first, end, move)
+            for (run, first, end), move in zip(self.accepted, factors, strict=True)
+        ]
+        wander = float(w @ [strength for strength, *_ in SPEEDS.wanders()])
+        return UsualSpeed(at, density / density.sum(), tuple(slowed), wander, moves, covariance)
+
+    def _slowed(self, run: int, first: int, end: int, move: float) -> Slowed:
+        blocks = self.runs[run]
+        half = blocks.length_s / 2
+        return Slowed(
+            blocks.run,
+            float(blocks.at_s[first] - half),
+            float(blocks.at_s[end - 1] + half),
+            math.exp(move),
+        )
+
+    def _stretches(self) -> list[tuple[int, int, int]]:
+        """Every stretch of at most SPEEDS.longest_stretch of a run that is not accepted already."""
+        taken = set(self.accepted)
+        return [
+            (number, first, end)
+            for number, blocks in enumerate(self.runs)
+            for first in range(len(blocks.at_s))
+            for end in range(first + 1, len(blocks.at_s) + 1)
+            if self._share(number, first, end) <= SPEEDS.longest_stretch and (number, first, end) not in taken
+        ]
+
+    def _share(self, run: int, first: int, end: int) -> float:
+        """Of a run's blocks, how many lie in this stretch or in one that was accepted."""
+        inside = set(range(first, end))
+        for number, start, stop in self.accepted:
+            inside |= set(range(start, stop)) if number == run else set()
+        return len(inside) / len(self.runs[run].at_s)
+
+    def _inside(self, run: int, first: int, end: int) -> Array:
+        parts = [np.zeros(len(b.at_s)) for b in self.runs]
+        parts[run][first:end] = 1.0
+        return np.concatenate([*parts, np.zeros(len(self.seen_full))])
+
+    def _covariance(self, wander: float, memory_s: float) -> Array:
+        size = sum(len(b.at_s) for b in self.runs)
+        wanders, start = np.zeros((size, size)), 0
+        for b in self.runs:
+            end = start + len(b.at_s)
+            apart = np.abs(b.at_s[:, None] - b.at_s[None, :])
+            wanders[start:end, start:end] = wander**2 * np.exp(-apart / max(memory_s, 1e-3))
+            start = end
+        of = np.vstack([np.eye(size), *(one.blocks for one in self.seen_full)])
+        errors = np.concatenate([*(b.error for b in self.runs), *([one.error] for one in self.seen_full)])
+        return np.asarray(of @ wanders @ of.T + np.diag(errors**2))
+
+
+def _solve(
+    y: Array, base: Array, more: Array, mean: Array, precision: Array, target: Array, log: Array
+) -> tuple[Array, Array, Array, Array, Array]:
+    """For every column of `more` beside `base`: log evidence, mean and variance of `target` . coefficients, the
+    posterior means of them all, and the covariance of COEFFICIENTS. `y` and the columns are whitened; priors are normal."""
+    count, size = more.shape[1], base.shape[1] + 1
+    design = np.empty((count, len(y), size))
+    design[:, :, :-1], design[:, :, -1] = base[None], more.T
+    inside = design.transpose(0, 2, 1) @ design + precision
+    right = design.transpose(0, 2, 1) @ y + precision @ mean
+    solution = np.linalg.solve(inside, right[:, :, None])[:, :, 0]
+    covariance = np.linalg.inv(inside)
+    fit = y @ y + mean @ precision @ mean - (right * solution).sum(axis=1)
+    evidence = -0.5 * (fit + np.linalg.slogdet(inside)[1] - np.linalg.slogdet(precision)[1])
+    variance = np.einsum("i,kij,j->k", target, covariance, target)
+    own = np.asarray(covariance[:, : len(COEFFICIENTS), : len(COEFFICIENTS)], float)
+    return log + evidence, np.asarray(solution @ target), np.asarray(variance), np.asarray(solution), own
