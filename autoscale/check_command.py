@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from analysis.errors import AutoscaleError, BadInput
+from analysis.redact import command_line
 from autoscale.check import CheckResult, Expectation, WatchState, judge_again, prove
 from autoscale.check.watch import clock_of
 from autoscale.kube.cluster import Cluster
@@ -151,11 +152,14 @@ def _scraper(urls: Callable[[], dict[str, str]]) -> Callable[[], list[dict[str, 
 
 
 def _command(load: str, run_dir: Path, fleet: str | None) -> list[str]:
-    words = shlex.split(load)
+    try:
+        words = shlex.split(load)
+    except ValueError as error:
+        raise BadInput(f"the command of --load cannot be read: {error}", expected="quotes in pairs") from None
     if not words or "locust" not in Path(words[0]).name:
         raise BadInput(
             "the load is neither a run directory nor a locust command",
-            value=load,
+            value=command_line(words),
             expected='a path, or "locust -f loadgen/completions.py --rate 5 -t 300s"',
         )
     words = [sys.executable, "-m", "locust", *words[1:]]

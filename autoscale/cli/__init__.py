@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import traceback
 from typing import Annotated, NoReturn
 
 import typer
 
 from analysis.errors import AutoscaleError
+from analysis.redact import redact
 from autoscale.cli import cluster, fleet, runs
 from autoscale.examples import epilog
 
@@ -72,9 +74,10 @@ def main() -> NoReturn:
         code = EXIT_INTERRUPTED
     except BrokenPipeError:
         sys.exit(0)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  # what nobody foresaw is told, too, without its secrets
         if not hasattr(error, "show"):
-            raise
+            sys.exit(redact("".join(traceback.format_exception(error))))
+        error.message = redact(getattr(error, "message", ""))  # type: ignore[attr-defined]  # of a usage error
         error.show()
         sys.exit(getattr(error, "exit_code", 2))
     if code == EXIT_INTERRUPTED:
