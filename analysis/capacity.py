@@ -25,8 +25,7 @@ from analysis.points import operating_points
 from analysis.queueing import ReplicaQueue
 from analysis.run import Run
 from analysis.saturation import Estimate, FittedServer, fit_server, knee_and_saturation
-from analysis.signals import SIGNALS, LeadTime, lead_times
-from analysis.slo import Slo, breaches
+from analysis.slo import Slo
 from analysis.steady import Observed, StageWindow, observe, windows
 
 
@@ -56,7 +55,7 @@ class Capacity:
     next_command: str | None
 
 
-def analyse(run: Run | Observed, slo: Slo | None = None, seed: int = 0) -> Capacity:
+def analyse(run: Run | Observed, slo: Slo | None = None) -> Capacity:
     """The capacity of one replica from a run (or from `observe(run)`), with an SLO or without.
 
     Raises BadRun without requests, TooLittleData when no stage can be used, with the command to run next.
@@ -70,7 +69,7 @@ def analyse(run: Run | Observed, slo: Slo | None = None, seed: int = 0) -> Capac
             "no stage of the run can be used: " + "; ".join(str(w) for w in spans),
             next_step=f"measure again: {_command(observed.header, _spread(1.0, 8.0))}",
         )
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)  # the same run gives the same intervals
     server = fit_server(usable, observed.header, rng)
     knee, saturated = knee_and_saturation(usable, server)
     per_term: dict[str, Estimate] = {}
@@ -101,24 +100,6 @@ def analyse(run: Run | Observed, slo: Slo | None = None, seed: int = 0) -> Capac
         (*_notes(observed, spans, usable), *_weak(per_term, slo, usable)),
         _next(observed.header, usable, server),
     )
-
-
-def signal_leads(observed: Observed, spans: tuple[StageWindow, ...], slo: Slo) -> list[LeadTime]:
-    """How long before the SLO broke each signal had left its calm range; NaN leads when that cannot be seen.
-
-    Calm is the time until the last stage in which the SLO held throughout; the break is the first broken window of
-    15 s after it that is part of a broken span of at least two windows (or the last one of the run).
-    """
-    if observed.series is None:
-        return [LeadTime(signal, np.nan, np.nan) for signal in SIGNALS]
-    broken = [(a, b) for a, b in breaches(slo, observed.table) if b - a >= 30] or breaches(
-        slo, observed.table
-    )[-1:]
-    steady = [w for w in spans if w.state == "steady"]
-    calm = [w for w in steady if not any(a < w.end_s and b > w.start_s for a, b in broken)]
-    calm_until_s = max((w.end_s for w in calm), default=-np.inf)
-    breach_s = min((a for a, _ in broken if a >= calm_until_s - 15), default=np.nan)
-    return lead_times(observed.series, breach_s, calm_until_s)
 
 
 def _at(estimate: Estimate) -> float:
@@ -185,8 +166,8 @@ def _next(header: dict[str, Any], usable: pd.DataFrame, server: FittedServer | N
     return _command(header, _spread(0.5 * guess, max(1.5 * guess, 2 * top)))
 
 
-def _spread(low: float, high: float, steps: int = 6) -> list[float]:
-    return [float(f"{rate:.2g}") for rate in np.linspace(low, high, steps)]
+def _spread(low: float, high: float) -> list[float]:
+    return [float(f"{rate:.2g}") for rate in np.linspace(low, high, 6)]
 
 
 def _command(header: dict[str, Any], rates: list[float]) -> str:

@@ -15,8 +15,6 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-PERCENTILES = (50.0, 95.0, 99.0)
-
 
 @dataclass(frozen=True)
 class Percentile:
@@ -94,19 +92,16 @@ def percentile(values: ArrayLike, at: float, confidence: float = 0.95) -> Percen
     return Percentile(at, float(ordered[rank]), low, high, int(count))
 
 
-def percentile_of_gaps(itl: pd.DataFrame, at: float, confidence: float = 0.95) -> Percentile:
-    """The percentile `at` (0-100) of gaps in s from histogram rows (gap_low_s, gap_high_s, count) of any stages.
+def percentile_of_gaps(itl: pd.DataFrame, at: float) -> Percentile:
+    """The percentile `at` (0-100) of gaps in s, with its 95 % interval, from histogram rows (gap_low_s, gap_high_s, count) of any stages.
 
     Every value is the middle of its bucket, so it errs by half a bucket at most.
     """
     middle_s, cumulative = _gaps(itl)
     count = int(cumulative[-1]) if cumulative.size else 0
-    if count < samples_needed(at, confidence):
+    if count < samples_needed(at):
         return Percentile(at, np.nan, -np.inf, np.inf, count)
-    ranks = [
-        count * at / 100,
-        *stats.binom.ppf([(1 - confidence) / 2, (1 + confidence) / 2], count, at / 100),
-    ]
+    ranks = [count * at / 100, *stats.binom.ppf([0.025, 0.975], count, at / 100)]
     value, low, high = middle_s[np.minimum(np.searchsorted(cumulative, ranks), middle_s.size - 1)]
     return Percentile(at, float(value), float(low), float(high), count)
 
@@ -118,20 +113,6 @@ def gaps_within(itl: pd.DataFrame, bound_s: float) -> tuple[float, int]:
         return np.nan, 0
     inside = int(np.searchsorted(middle_s, bound_s, side="right"))
     return (float(cumulative[inside - 1] / cumulative[-1]) if inside else 0.0), int(cumulative[-1])
-
-
-def summary(table: pd.DataFrame, percentiles: tuple[float, ...] = PERCENTILES) -> pd.DataFrame:
-    """Percentiles of ttft_s, tpot_s and e2e_s over the rows of `latencies`.
-
-    One row per metric and percentile: metric, percentile, value_s, low_s, high_s, count.
-    """
-    rows = [
-        (metric, p, known.value, known.low, known.high, known.count)
-        for metric in ("ttft", "tpot", "e2e")
-        for p in percentiles
-        for known in [percentile(table[f"{metric}_s"], p)]
-    ]
-    return pd.DataFrame(rows, columns=["metric", "percentile", "value_s", "low_s", "high_s", "count"])
 
 
 def in_flight(start_s: ArrayLike, end_s: ArrayLike, at_s: ArrayLike) -> NDArray[np.float64]:

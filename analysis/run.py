@@ -265,10 +265,10 @@ def read_header(path: Path | str) -> dict[str, Any]:
     return dict(redacted(header))
 
 
-def newest(root: Path | str = "runs") -> Path | None:
-    """The run directory below `root` that started last, or None."""
+def newest() -> Path | None:
+    """The run directory below runs/ that started last, or None."""
     started: list[tuple[float, Path]] = []
-    for file in Path(root).glob(f"*/{HEADER}"):
+    for file in Path("runs").glob(f"*/{HEADER}"):
         with suppress(BadRun):
             started.append((read_header(file.parent)["started_at"], file.parent))
     return max(started)[1] if started else None

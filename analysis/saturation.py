@@ -160,13 +160,16 @@ def _wander(fit: pd.DataFrame) -> tuple[float, int]:
     return float(np.sqrt(pooled)), _PRIOR_FREEDOM + freedom
 
 
+_REFITS = 40  # each fits a slowdown: a tenth of DRAWS is enough for its spread
+
+
 def _knee_shares(
-    fit: pd.DataFrame, seats: int, wander: float, rng: np.random.Generator, draws: int = 40
+    fit: pd.DataFrame, seats: int, wander: float, rng: np.random.Generator
 ) -> NDArray[np.float64]:
     """Knee over saturated throughput, for slowdowns refitted to stages moved by their errors."""
     noise = np.sqrt(fit["service_error"].fillna(0.0) ** 2 + wander**2)
     shares = []
-    for _ in range(draws):
+    for _ in range(_REFITS):
         moved = fit.assign(service_s=fit["service_s"] * np.exp(noise * rng.standard_normal(len(fit))))
         jitter = max(1, round(seats * (1 + 0.02 * rng.standard_normal())))
         shares.append(ReplicaQueue(jitter, 1.0, _stretch(_fit_slowdown(moved), jitter)).knee_rps)

@@ -19,7 +19,6 @@ SIGNALS = ("waiting", "running", "kv_usage")
 
 _STALE_STEPS = 2  # a scrape stands in for at most this many missing ones after it
 _LARGEST_OFFSET_S = 1800.0
-_AFTER_BREACH_S = 15.0
 _GRID = 4000  # points of the clock search: 1 s up to an hour, coarser beyond
 
 
@@ -44,20 +43,6 @@ class ClockOffset:
                 f" client's clock; corrected (correlation {self.correlation_at_zero:.2f} -> {self.correlation:.2f})"
             )
         return f"clocks of client and metrics agree (correlation {self.correlation:.2f})"
-
-
-@dataclass(frozen=True)
-class LeadTime:
-    """How long before the SLO broke a signal left the range it had before.
-
-    `level` is the signal's highest value (smoothed) while the SLO held, `lead_s` the time from the signal's last rise
-    through `threshold` to the first window that broke the SLO; negative = the signal came later, NaN = it never rose
-    clearly or the SLO never broke.
-    """
-
-    signal: str
-    threshold: float
-    lead_s: float
 
 
 def per_pod(metrics: pd.DataFrame) -> pd.DataFrame:
@@ -147,57 +132,6 @@ def clock_offset(table: pd.DataFrame, metrics: pd.DataFrame) -> ClockOffset:
     return ClockOffset(offset_s, correlation, zero)
 
 
-def against_load(points: pd.DataFrame) -> pd.DataFrame:
-    """How each signal moves with load, from operating points (`analysis.capacity.operating_points`).
-
-    One row per signal: signal, low and high (means at the lowest and highest rate), per_rps (slope over the stages
-    below saturation, signal per req/s), rank (Spearman correlation with the rate over all stages; 1 = rises with
-    every step), rises_at_rps (the lowest rate whose mean lies above 10 % of the largest; NaN = never).
-    """
-    rows = []
-    for signal in SIGNALS:
-        known = points.dropna(subset=[signal]).sort_values("rate_rps")
-        if known.empty:
-            rows.append((signal, np.nan, np.nan, np.nan, np.nan, np.nan))
-            continue
-        rate, value = known["rate_rps"].to_numpy(), known[signal].to_numpy()
-        below = (known["state"] == "steady").to_numpy()
-        slope = float(np.polyfit(rate[below], value[below], 1)[0]) if below.sum() >= 2 else np.nan
-        varies = len(known) >= 3 and np.ptp(value) > 0
-        rank = float(known["rate_rps"].corr(known[signal], method="spearman")) if varies else np.nan
-        above = rate[value > 0.1 * value.max()] if value.max() > 0 else rate[:0]
-        rows.append((signal, value[0], value[-1], slope, rank, above.min() if above.size else np.nan))
-    columns = ["signal", "low", "high", "per_rps", "rank", "rises_at_rps"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def lead_times(
-    series: pd.DataFrame, breach_s: float, calm_until_s: float, smooth_s: float = 5.0
-) -> list[LeadTime]:
-    """Lead time of each signal before the SLO broke for good at `breach_s`.
-
-    `series` is `fleet(metrics)`. Until `calm_until_s` the load was one that the SLO holds; the threshold of a signal
-    is the highest value of its `smooth_s` mean in that time, and a fifth of the way from there to its highest value
-    until 15 s after the breach, so that noise does not count. The lead counts from the start of the last unbroken time above it before (or after) the breach.
-    """
-    times = series["time_s"].to_numpy()
-    found = []
-    for signal in SIGNALS:
-        values = _smooth(times, series[signal].to_numpy(dtype=float), smooth_s)
-        calm = values[(times <= calm_until_s) & np.isfinite(values)]
-        if not np.isfinite(breach_s) or not calm.size or not np.isfinite(values).any():
-            found.append(LeadTime(signal, np.nan, np.nan))
-            continue
-        near = values[(times <= breach_s + _AFTER_BREACH_S) & np.isfinite(values)]
-        threshold = float(calm.max() + 0.2 * (near.max() - calm.max()))
-        above = (values > threshold) & (times > calm_until_s)
-        starts = times[above & ~np.concatenate([[False], above[:-1]])]
-        before = starts[starts <= breach_s]
-        first = before[-1] if before.size else (starts[0] if starts.size else np.nan)
-        found.append(LeadTime(signal, threshold, float(breach_s - first)))
-    return found
-
-
 def _agreement(at_s: NDArray[np.float64], client: NDArray[np.float64], series: pd.DataFrame) -> float:
     """Correlation over the common time, if that is at least a third of the shorter record and both vary."""
     times, values = series["time_s"].to_numpy(), series["in_system"].to_numpy(dtype=float)
@@ -211,14 +145,3 @@ def _agreement(at_s: NDArray[np.float64], client: NDArray[np.float64], series: p
     if x.size < 10 or x.std() == 0 or y.std() == 0:
         return np.nan
     return float(((x - x.mean()) * (y - y.mean())).mean() / (x.std() * y.std()))
-
-
-def _smooth(times: NDArray[np.float64], values: NDArray[np.float64], window_s: float) -> NDArray[np.float64]:
-    """Trailing mean over `window_s` of what was reported; NaN where nothing was."""
-    known = np.isfinite(values)
-    sums = np.concatenate([[0.0], np.cumsum(np.where(known, values, 0.0))])
-    counts = np.concatenate([[0], np.cumsum(known)])
-    first = np.searchsorted(times, times - window_s, side="right")
-    last = np.arange(1, times.size + 1)
-    number = counts[last] - counts[first]
-    return np.where(number > 0, (sums[last] - sums[first]) / np.maximum(number, 1), np.nan)

@@ -164,19 +164,17 @@ def evaluate(
     return tuple(verdicts)
 
 
-def breaches(
-    slo: Slo, table: pd.DataFrame, window_s: float = 15.0, fewest: int = 10
-) -> list[tuple[float, float]]:
+def breaches(slo: Slo, table: pd.DataFrame, window_s: float) -> list[tuple[float, float]]:
     """Spans (from_s, to_s) in which the SLO was broken, by the due time of the requests of `analysis.latency.latencies`.
 
     Time is cut into windows of `window_s`; one is broken when a percentile term or goodput does not hold in it. Windows
-    with fewer than `fewest` requests say nothing. Broken windows in a row are one span. Gaps (itl) have no time: those
+    with fewer than 10 requests say nothing. Broken windows in a row are one span. Gaps (itl) have no time: those
     terms are left out.
     """
     spans: list[tuple[float, float]] = []
     timed = Slo(tuple(t for t in slo.terms if t.metric in PER_REQUEST), slo.goodput)
     for window, rows in table.groupby(table["due_s"] // window_s):
-        if len(rows) < fewest:
+        if len(rows) < 10:
             continue
         judged = evaluate(timed, rows["ok"], rows["ttft_s"], rows["tpot_s"], rows["e2e_s"])
         if all(verdict.holds for verdict in judged):

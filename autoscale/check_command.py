@@ -15,6 +15,7 @@ from typing import IO, Any
 from analysis.errors import AutoscaleError, BadInput
 from analysis.redact import command_line
 from autoscale.check import CheckResult, Expectation, WatchState, judge_again, prove
+from autoscale.check.phases import Span
 from autoscale.check.watch import clock_of
 from autoscale.kube.cluster import Cluster
 from autoscale.recommendation import Recommendation
@@ -196,6 +197,10 @@ def running(command: list[str], output: int | IO[bytes]) -> Iterator[subprocess.
                 process.kill()
 
 
+def _drawn_name(phase: Span) -> str:
+    return f"{phase.name} (at most)" if phase.at_most else phase.name
+
+
 def _draw(result: CheckResult, load_run: Path | None) -> list[Path]:
     from analysis import plots
     from autoscale.show.pages import run_page
@@ -203,7 +208,7 @@ def _draw(result: CheckResult, load_run: Path | None) -> list[Path]:
     files = [result.run_dir / "check.json", result.run_dir / "measured.yaml"]
     past = result.judgement.history
     rows = [
-        (f"{out.before} to {out.after} replicas", {p.name: p.seconds for p in out.phases})
+        (f"{out.before} to {out.after} replicas", {_drawn_name(p): p.seconds for p in out.phases})
         for out in past.scale_outs
     ]
     if rows:

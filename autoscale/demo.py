@@ -39,6 +39,7 @@ STAGES = (
 )
 SPEED = 60.0  # of the control plane while the scale-out is checked: a ten-minute start takes 10 s
 CHECK_S = 90.0  # at most
+START_S = 30.0  # that a process of the demo may take to be up
 QUIET, BUSY = 0.6, 3.0  # rates in multiples of what one replica serves within the SLO
 MORE = 0.5  # replicas' worth of load beyond what minReplicas serve, for the check
 PROMETHEUS = """
@@ -212,16 +213,16 @@ def _follow(process: subprocess.Popen[bytes], expected_s: float, progress: Calla
         )
 
 
-def _wait_for(file: Path, process: subprocess.Popen[bytes], timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
+def _wait_for(file: Path, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_S
     while not file.exists():
         if process.poll() is not None or time.monotonic() > deadline:
             raise SourceUnavailable("the load generator did not start", next_step=f"see {file.parent}.log")
         time.sleep(0.1)
 
 
-def _until_ready(url: str, process: subprocess.Popen[bytes], timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
+def _until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_S
     while process.poll() is None and time.monotonic() < deadline:
         try:
             if requests.get(url, timeout=1).ok:

@@ -35,7 +35,7 @@ class Failure(NamedTuple):
     traceback: str | None
 
 
-def listen(heard: Callable[[Exception], None]) -> None:
+def hear_of(heard: Callable[[Exception], None]) -> None:
     """From now on call `heard(error)`, in a greenlet, for each exception of this package that nobody caught."""
     hub = gevent.get_hub()
     as_before = hub.handle_error

@@ -39,6 +39,7 @@ class ApiServer(ThreadingHTTPServer):
         self.forbidden: set[str] = set()
         self.absent: set[str] = set()
         self.throttled = 0
+        self.down = False  # connections are cut without an answer
         self.metrics: dict[str, object] = {}  # metric -> {pod: quantity} or an HTTP status
         self.metrics_api = "up"  # up, down, absent
         self.logs: dict[str, str] = {}
@@ -87,6 +88,11 @@ class ApiServer(ThreadingHTTPServer):
             for one in list(self.sockets):
                 with suppress(OSError):
                     one.shutdown(2)
+
+    def outage(self) -> None:
+        """Nobody gets an answer until `down` is False again."""
+        self.down = True
+        self.drop()
 
     def wait_watching(self, resources, timeout_s: float = 10.0) -> None:
         until = time.monotonic() + timeout_s
@@ -157,6 +163,9 @@ class Handler(BaseHTTPRequestHandler):
         query = {key: values[0] for key, values in parse_qs(url.query).items()}
         parts = unquote(url.path).strip("/").split("/")
         server.requests.append(self.path)
+        if server.down:
+            self.close_connection = True
+            return None
         if server.throttled > 0:
             server.throttled -= 1
             return self.refuse(429, "TooManyRequests", "slow down", [("Retry-After", "0")])

@@ -21,7 +21,6 @@ def pareto(
     candidates: pd.DataFrame,
     chosen: str | None = None,
     asked: float | None = None,
-    cost_label: str = "accelerator-hours",
     attainment_label: str = "requests within the SLO (%)",
     annotate: Sequence[str] = (),
     title: str = "Cost against SLO attainment",
@@ -64,7 +63,7 @@ def pareto(
             color=BLACK,
             label=f"chosen: {chosen}",
         )
-    axis.set_xlabel(f"cost ({cost_label})")
+    axis.set_xlabel("cost (accelerator-hours)")
     axis.set_ylabel(attainment_label)
     legend(axis)
     _names(axis, candidates, annotate)
@@ -108,9 +107,8 @@ def curves(
     x_label: str,
     y_label: str,
     title: str,
-    lines: Mapping[str, float] | None = None,
 ) -> Figure:
-    """Lines with intervals as bands: name -> (x, y) or (x, y, low, high); `lines`: name -> a horizontal bound."""
+    """Lines with intervals as bands: name -> (x, y) or (x, y, low, high)."""
     figure, (axis,) = stacked(1, title, height=3.8)
     for (name, values), style in zip(series.items(), cycle(SERIES), strict=False):
         if len(values) == 4:
@@ -130,8 +128,6 @@ def curves(
             label=name,
             markevery=max(np.size(values[0]) // 10, 1),
         )
-    for name, height in (lines or {}).items():
-        axis.axhline(height, **SLO, label=name)
     axis.set_xlabel(x_label)
     axis.set_ylabel(y_label)
     legend(axis)

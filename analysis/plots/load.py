@@ -28,11 +28,11 @@ from analysis.plots.style import (
 )
 
 
-def capacity_curve(capacity: Capacity, title: str = "Latency against load") -> Figure:
+def capacity_curve(capacity: Capacity) -> Figure:
     """TTFT, TPOT and E2E p95 over the offered rate per replica, the SLO's bounds, the knee and the SLO's capacity."""
     points = capacity.points.sort_values("rate_rps")
     metrics = [m for m in ("ttft", "e2e", "tpot") if points[[f"{m}_p50_s", f"{m}_p95_s"]].notna().any().any()]
-    figure, axes = stacked(len(metrics), title, height=2.1)
+    figure, axes = stacked(len(metrics), "Latency against load", height=2.1)
     bounds: dict[str, list[Any]] = {}
     for term in capacity.slo.terms if capacity.slo else ():
         bounds.setdefault(term.metric, []).append(term)

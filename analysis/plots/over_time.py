@@ -107,14 +107,12 @@ def _shade(axes: Sequence[Axes], breaches: Sequence[tuple[float, float]]) -> Non
             )
 
 
-def latency_over_time(
-    table: pd.DataFrame, bounds_s: Mapping[str, float] | None = None, bins: int = 120
-) -> Figure:
+def latency_over_time(table: pd.DataFrame, bounds_s: Mapping[str, float] | None = None) -> Figure:
     """TTFT and E2E of `analysis.latency.latencies` over the due time: median line, band from p5 to p95, SLO bounds."""
     metrics = [m for m in ("ttft", "tpot", "e2e") if table[f"{m}_s"].notna().any()]
     figure, axes = stacked(max(len(metrics), 1), "Latency over time", height=2.0)
     scale, unit = time_unit(float(table["due_s"].max()))
-    width = max(float(table["due_s"].max()), 1e-9) / bins
+    width = max(float(table["due_s"].max()), 1e-9) / 120
     slot = ((table["due_s"] // width) * width + width / 2) / scale
     for axis, metric in zip(axes, metrics, strict=False):
         groups = table.groupby(slot)[f"{metric}_s"].quantile(np.array([0.05, 0.5, 0.95])).unstack().dropna()
@@ -138,16 +136,18 @@ def latency_over_time(
     return figure
 
 
-def phases(
-    rows: Sequence[tuple[str, Mapping[str, float]]], title: str = "Where a scale-out spends its time"
-) -> Figure:
+def phases(rows: Sequence[tuple[str, Mapping[str, float]]]) -> Figure:
     """Stacked horizontal bars: one row per scale-out, (label, phase -> seconds); a phase of NaN s did not end."""
     shortest = 0.004 * max((sum(v for v in p.values() if np.isfinite(v)) for _, p in rows), default=1.0)
     seen = (name for _, parts in rows for name, v in parts.items() if not v < shortest)  # NaN: did not end
     names = list(dict.fromkeys(seen))
     longest = max((sum(v for v in parts.values() if np.isfinite(v)) for _, parts in rows), default=1.0)
     scale, unit = time_unit(longest)
-    figure, (axis,) = stacked(1, title, height=1.2 + 0.42 * max(len(rows), 1) + 0.28 * -(-len(names) // 3))
+    figure, (axis,) = stacked(
+        1,
+        "Where a scale-out spends its time",
+        height=1.2 + 0.42 * max(len(rows), 1) + 0.28 * -(-len(names) // 3),
+    )
     colours = (BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW, GREY, VERMILION)
     for k, name in enumerate(names):
         left = [sum(p.get(n, 0.0) for n in names[:k] if np.isfinite(p.get(n, 0.0))) / scale for _, p in rows]

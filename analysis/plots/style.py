@@ -65,10 +65,10 @@ WIDTH_IN = 6.0  # at 390 px, a phone, text is still 9 px high
 FONT = {"size": 10.5}
 
 
-def save(figure: Figure, path: Path | str, width_px: int = 1200) -> Path:
-    """Write the figure as PNG (`width_px` wide) or SVG, by the path's suffix; returns the path."""
+def save(figure: Figure, path: Path | str) -> Path:
+    """Write the figure as PNG (1200 pixels wide) or SVG, by the path's suffix; returns the path."""
     path = Path(path)
-    dpi = width_px / float(figure.get_figwidth())
+    dpi = 1200 / float(figure.get_figwidth())
     with rc_context({"svg.hashsalt": "llm-autoscale"}):  # the same data give the same bytes
         figure.savefig(path, dpi=dpi, metadata={"Date": None} if path.suffix == ".svg" else {})
     return path

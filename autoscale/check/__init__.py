@@ -1,6 +1,6 @@
 """Prove a scale-out: preflight of an HPA, watch, verdict phase by phase.
 
-`preflight` tells what stands in an HPA's way; `prove` watches a cluster or a fleet through the door
+`diagnose` tells of what `take` saw what stands in an HPA's way; `prove` watches a cluster or a fleet through the door
 (`autoscale.observe`) and judges; `judge_again` judges recorded evidence again.
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 from autoscale.check.criteria.criterion import Criterion
 from autoscale.check.expectation import Expectation
 from autoscale.check.live_view import WatchState
-from autoscale.check.preflight import preflight
+from autoscale.check.preflight import diagnose
+from autoscale.check.snapshot import take
 from autoscale.check.verdict import Judgement
 from autoscale.check.watch import CheckResult, judge_again, prove
 
@@ -19,7 +20,8 @@ __all__ = [
     "Expectation",
     "Judgement",
     "WatchState",
+    "diagnose",
     "judge_again",
-    "preflight",
     "prove",
+    "take",
 ]

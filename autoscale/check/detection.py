@@ -16,15 +16,22 @@ STATUS_LAG_S = (
 )
 
 
+AT_MOST = "at most: the load's start is not known, only the last sample under the target"
+
+
 def excess(timeline: Timeline, sample: MetricSample, size: int | None) -> float:
-    """usage / target of a sample with replicas that report nothing counted as zero, as the HPA does upward; NaN: unknown."""
+    """usage / target of a sample with replicas that report nothing counted as zero, as the HPA does upward; NaN: unknown.
+
+    A pod that does not run yet has no usage for the HPA, whatever the metrics API answers for it.
+    """
     target = timeline.targets_milli().get(sample.metric)
     if not target or math.isnan(sample.usage_milli):
         return NAN
-    counted = len(sample.values_milli) if sample.values_milli else None
-    if counted is None or not size or size <= counted:
+    if not sample.values_milli:
         return sample.usage_milli / target
-    return sample.usage_milli * counted / size / target
+    running = [v for pod, v in sample.values_milli.items() if timeline.ran(pod, sample.time_s)]
+    counted = max(len(running), size or 0)
+    return sum(running) / counted / target if counted else NAN
 
 
 def detection(timeline: Timeline, floor_s: float, decided_s: float, size: int) -> tuple[float, float]:
@@ -106,7 +113,7 @@ def load_start(
         return floor_s, "above target since the decision before"
     if math.isnan(below_s):
         return detected_s, "the metric was above its target from the start"
-    return below_s, "at most: the load's start is not known, only the last sample under the target"
+    return below_s, AT_MOST
 
 
 def _first_queue(timeline: Timeline, gauges: ReplicaGauges, from_s: float, to_s: float) -> float | None:

@@ -60,7 +60,7 @@ class Recorder:
             self._flushed_s = now_s
 
 
-def open_evidence(run_dir: Path, header: Mapping[str, Any]) -> float:
+def open_evidence(run_dir: Path, header: Mapping[str, object]) -> float:
     """Start a run directory, or join the one that the load generator writes; returns its zero in unix s.
 
     Raises BadRun when it already holds a check's evidence.
@@ -140,7 +140,7 @@ def write_replicas(
     runs.write_table(run_dir, "replicas", columns)
 
 
-def write_answer(run_dir: Path, answer: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
+def write_answer(run_dir: Path, answer: Mapping[str, object], measured: Mapping[str, object]) -> None:
     """check.json and, when something was measured, measured.yaml."""
     (run_dir / ANSWER).write_text(json.dumps(redacted(answer), indent=2) + "\n", encoding="utf-8")
     if measured:

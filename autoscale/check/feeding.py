@@ -104,6 +104,8 @@ class ClusterWatch:
                     return "stopped"
                 if now_s - begun_s > timeout_s:
                     return f"timeout of {timeout_s:g} s"
+                if hindered := self.timeline.hindrance.ended(self.timeline.first_s, self.cluster.now_s()):
+                    return hindered
                 if settle_s is not None and settled(self.timeline, self.past, settle_s, self.cluster.now_s()):
                     return f"the scale-out was absorbed {settle_s:g} s ago"
             try:

@@ -23,6 +23,7 @@ class WatchState:
     metrics: Mapping[str, tuple[float, float]]  # name -> (usage, target), in the metric's unit
     desired: int | None
     ready: int
+    hindered: str = ""  # why the HPA cannot act now
 
 
 def state_of(timeline: Timeline, past: History, now_s: float, elapsed_s: float = 0.0) -> WatchState:
@@ -43,6 +44,7 @@ def state_of(timeline: Timeline, past: History, now_s: float, elapsed_s: float =
         metrics={name: (usage.get(name, math.nan), target / 1000) for name, target in targets.items()},
         desired=timeline.size,
         ready=sum(1 for unit in past.replicas if known(unit.ready_s) and not known(unit.deleting_s)),
+        hindered=timeline.hindrance.now(),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from autoscale.check.detection import AT_MOST
 from autoscale.check.records import NAN
 from autoscale.check.replicas import SeenReplica
 
@@ -17,21 +18,28 @@ class Span:
 
     name: str
     start_s: float
-    end_s: float
+    end_s: float  # NaN while it is open
+    watched_s: float  # up to when it was watched: its end, or that of the watch
     covers: tuple[str, ...] = ()
     note: str = ""
     open: bool = False
+    at_most: bool = False  # it began then or later
 
     @property
     def seconds(self) -> float:
-        """Its length in s."""
+        """Its length in s, NaN while it is open."""
         return self.end_s - self.start_s
+
+    @property
+    def so_far_s(self) -> float:
+        """Its length in s as far as it was watched."""
+        return self.watched_s - self.start_s
 
 
 def end_s(phases: tuple[Span, ...], ready_s: float) -> float:
     """The last moment that was reached; what is not back after all replicas were ready does not count."""
     last = phases[-1]
-    return last.start_s if last.open and not math.isnan(ready_s) else last.end_s
+    return last.start_s if last.open and not math.isnan(ready_s) else last.watched_s
 
 
 def chain(moments: list[Moment], start_s: float, watched_s: float) -> tuple[Span, ...]:
@@ -47,7 +55,16 @@ def chain(moments: list[Moment], start_s: float, watched_s: float) -> tuple[Span
         until_s = max(at_s, watched_s if is_open else moment)
         joined = name if len(covers) == 1 else f"{covers[0]}..{covers[-1]}"
         phases.append(
-            Span(joined, at_s, until_s, tuple(covers) if len(covers) > 1 else (), "; ".join(notes), is_open)
+            Span(
+                joined,
+                at_s,
+                NAN if is_open else until_s,
+                until_s,
+                tuple(covers) if len(covers) > 1 else (),
+                "; ".join(notes),
+                is_open,
+                AT_MOST in notes,
+            )
         )
         at_s, covers, notes = until_s, [], []
         if is_open:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from autoscale.check.rules import metrics, nodes, pods, reach, scaling
-from autoscale.check.snapshot import Snapshot, fold, take
-from autoscale.kube.cluster import Cluster, Observation
+from autoscale.check.snapshot import Snapshot, fold
+from autoscale.kube.cluster import Observation
 from autoscale.kube.kinds import plural_of
 from autoscale.kube.objects import mapping
 from autoscale.kube.scaler import Hpa
@@ -32,16 +32,9 @@ STATUS_RULES: tuple[Callable[[Snapshot, Hpa], Iterator[Finding]], ...] = (
 SCALERS = ("HorizontalPodAutoscaler", "ScaledObject")
 
 
-def preflight(cluster: Cluster, namespace: str, hpa_name: str) -> tuple[Finding, ...]:
-    """The findings for one HPA of a live cluster, errors first. Raises ClusterError when it cannot be reached."""
-    return diagnose(take(cluster, namespace, hpa_name), hpa_name)
-
-
-def diagnose_observations(
-    observations: Iterable[Observation], hpa_name: str, until_s: float = float("inf")
-) -> tuple[Finding, ...]:
-    """The findings for one HPA from a recorded stream, as it stood at `until_s`."""
-    return diagnose(fold(observations, until_s), hpa_name)
+def diagnose_observations(observations: Iterable[Observation], hpa_name: str) -> tuple[Finding, ...]:
+    """The findings for one HPA from a recorded stream."""
+    return diagnose(fold(observations), hpa_name)
 
 
 def diagnose(now: Snapshot, hpa_name: str) -> tuple[Finding, ...]:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 from autoscale.check.records import NAN
 from autoscale.check.replicas import SeenReplica, replicas
 from autoscale.check.timeline import Timeline
+from autoscale.kube.vllm_names import signal_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
+COUNTS = ("waiting", "running")
 FAIR_SHARE = 0.5  # a new replica "has its share" at half of what an equal split would give
 
 
@@ -34,10 +36,15 @@ class ReplicaGauges:
         return list(zip(summed.index.to_numpy(float).tolist(), summed.to_numpy(float).tolist(), strict=True))
 
 
+def _of_requests(timeline: Timeline) -> str:
+    """The HPA's first metric that counts requests at a replica, "" for none: the KV cache tells no traffic."""
+    return next((name for name in timeline.targets_milli() if signal_of(name) in COUNTS), "")
+
+
 def _series(timeline: Timeline, gauges: ReplicaGauges | None, pod: str) -> list[tuple[float, float]]:
     if gauges and pod in gauges:
         return gauges.busy(pod)
-    metric = next(iter(timeline.targets_milli()), "")
+    metric = _of_requests(timeline)
     return [
         (s.time_s, s.values_milli[pod] / 1000)
         for s in timeline.samples
@@ -82,9 +89,10 @@ def rounds(
     timeline: Timeline, gauges: ReplicaGauges | None, pods: Sequence[str]
 ) -> Iterable[tuple[float, dict[str, float]]]:
     """(time_s, pod -> load) at every reading: of the replicas themselves when they were scraped (each pod's last
-    value, unless it fell silent), otherwise of the HPA's first metric."""
+    value, unless it fell silent), otherwise of the HPA's
+    first metric that counts requests."""
     if gauges is None:
-        metric = next(iter(timeline.targets_milli()), "")
+        metric = _of_requests(timeline)
         for sample in timeline.samples:
             if sample.metric == metric and sample.values_milli:
                 yield sample.time_s, {pod: value / 1000 for pod, value in sample.values_milli.items()}

@@ -25,6 +25,7 @@ from autoscale.check.replicas import SeenReplica, replicas
 from autoscale.check.routing import ReplicaGauges, fair_share, first_traffic
 from autoscale.check.scalein import ScaleIn, scale_in
 from autoscale.check.timeline import Timeline
+from autoscale.check.trouble.gaps import SHORT_S, sentence
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,14 +52,6 @@ class ScaleOut:
     attributed: float  # share 0-1 of the wall time that lies in a named phase and was watched
     requests_in_breach: int | None  # None: no requests were given
     notes: tuple[str, ...] = ()
-
-    @property
-    def wall_s(self) -> float:
-        """From the load, or the first sign of it, to the last moment that was reached.
-
-        While replicas are not ready, what they wait for counts; a metric that is not back yet does not.
-        """
-        return end_s(self.phases, self.ready_s) - self.phases[0].start_s if self.phases else NAN
 
 
 @dataclass(frozen=True)
@@ -127,9 +120,9 @@ def unseen(timeline: Timeline, load: ClientView, gauges: ReplicaGauges | None) -
     ):
         if resource not in timeline.seen:
             yield f"saw no {needed_for} cannot be told" if resource != "pods" else f"saw no {needed_for}"
-    for gap in timeline.gaps:
-        if gap.lost and gap.to_s - gap.from_s > 1:
-            yield f"{gap.resource} were not watched for {gap.to_s - gap.from_s:.0f} s: {gap.reason}"
+    for gap in timeline.gaps.until(timeline.last_s):
+        if gap.to_s - gap.from_s > SHORT_S:
+            yield f"{sentence(gap)}{'' if gap.lost else ', and told late'}: {gap.reason}"
     if not timeline.samples:
         yield "no value of the HPA's metric was seen"
     if load.requests is None:
@@ -185,7 +178,7 @@ def _scale_out(
         absorbed_s=back_s,
         slo_back_s=slo_back_s,
         attributed=_attributed(timeline, phases, ready_s),
-        requests_in_breach=seen.judged.count(started_s, phases[-1].end_s),
+        requests_in_breach=seen.judged.count(started_s, phases[-1].watched_s),
         notes=tuple(_notes(fresh, made, cancelled)),
     )
 
@@ -222,7 +215,7 @@ def _attributed(timeline: Timeline, phases: tuple[Span, ...], ready_s: float) ->
     start_s, last_s = phases[0].start_s, end_s(phases, ready_s)
     blind_s = sum(
         max(0.0, min(gap.to_s, last_s) - max(gap.from_s, start_s))
-        for gap in timeline.gaps
+        for gap in timeline.gaps.until(timeline.last_s)
         if gap.lost and gap.resource == "pods"
     )
     return 1.0 if last_s <= start_s else max(0.0, 1 - blind_s / (last_s - start_s))

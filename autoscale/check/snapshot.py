@@ -42,6 +42,7 @@ class Snapshot:
     objects: dict[str, dict[str, Object]] = field(default_factory=dict)
     answers: dict[tuple[str, str], MetricAnswer] = field(default_factory=dict)
     hidden: dict[str, ClusterError] = field(default_factory=dict)
+    deleted_s: dict[tuple[str, str], float] = field(default_factory=dict)  # (resource, name) -> when, unix s
 
     def all(self, resource: str) -> list[Object]:
         """The objects of one resource."""
@@ -84,12 +85,10 @@ class Snapshot:
         return self.answers.get((metric, target.scale_selector if target else ""))
 
 
-def fold(observations: Iterable[Observation], until_s: float = float("inf")) -> Snapshot:
-    """The state that a stream tells at `until_s`."""
+def fold(observations: Iterable[Observation]) -> Snapshot:
+    """The state that a stream tells at its end."""
     now = Snapshot(0.0)
     for seen in observations:
-        if seen.time_s > until_s:
-            continue
         now.at_s = max(now.at_s, seen.time_s)
         if seen.resource == "custommetrics":
             answer = seen.object
@@ -104,10 +103,14 @@ def fold(observations: Iterable[Observation], until_s: float = float("inf")) -> 
         elif seen.resource == "gap" and seen.object.get("status"):
             reason = str(seen.object.get("reason", ""))
             now.hidden[seen.object["resource"]] = ClusterError(reason, status=int(seen.object["status"]))
+        elif seen.resource == "gap" and seen.object.get("to_s") is not None:
+            now.hidden.pop(seen.object["resource"], None)  # it was seen again
         elif seen.type in ("ADDED", "MODIFIED", "DELETED"):
             found = now.objects.setdefault(seen.resource, {})
+            now.hidden.pop(seen.resource, None)
             if seen.type == "DELETED":
                 found.pop(seen.object["metadata"]["name"], None)
+                now.deleted_s[seen.resource, seen.object["metadata"]["name"]] = seen.time_s
             else:
                 found[seen.object["metadata"]["name"]] = seen.object
     return now

@@ -13,18 +13,20 @@ from __future__ import annotations
 import math
 import sys
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from analysis.numbers import known
 from autoscale.check import pod_moments
-from autoscale.check.records import NAN, Gap, MetricSample, PodRecord, Resize
+from autoscale.check.records import NAN, MetricSample, PodRecord, Resize
+from autoscale.check.trouble.gaps import Gaps
+from autoscale.check.trouble.hindrance import Hindrance
 from autoscale.kube.cluster import Observation, log_phase, timestamp_s
 from autoscale.kube.kinds import LWS_NAME, SCALED, plural_of
 from autoscale.kube.objects import Object, mapping
 from autoscale.kube.pod import accelerators_of
 from autoscale.kube.quantity import milli
-from autoscale.kube.scaler import Hpa
+from autoscale.kube.scaler import SYNC_PERIOD_S, Hpa
 from autoscale.kube.selectors import selector_text, selects
 
 SAMPLES_KEPT = 40_000  # 3 hours of two metrics every second fit with room
@@ -44,7 +46,8 @@ class Timeline:
         self.pods: dict[str, PodRecord] = {}
         self.decisions: list[Resize] = []
         self.samples: deque[MetricSample] = deque(maxlen=SAMPLES_KEPT)
-        self.gaps: list[Gap] = []
+        self.gaps = Gaps()
+        self.hindrance = Hindrance()
         self.syncs_s: deque[float] = deque(maxlen=64)  # when the HPA was seen to act
         self.nodes: dict[str, Object] = {}
         self.node_seen_s: dict[str, float] = {}
@@ -87,6 +90,11 @@ class Timeline:
         return Hpa(self.hpa).target_name
 
     @property
+    def sizing(self) -> tuple[str, str]:
+        """The resources that tell the size of the target."""
+        return "horizontalpodautoscalers", plural_of(self.kind)
+
+    @property
     def size(self) -> int | None:
         """Replicas that the target is asked to have; None while unknown."""
         return self._size
@@ -99,12 +107,19 @@ class Timeline:
         """The pods of the target, in order of creation."""
         return sorted(filter(self._owned, self.pods.values()), key=lambda pod: (pod.created_s, pod.name))
 
-    def next_sync_s(self, now_s: float, period_s: float = 15.0) -> float:
+    def ran(self, pod: str, at_s: float) -> bool:
+        """Whether the pod of that name ran at a moment; one that was never seen is taken to."""
+        found = self.pods.get(self._named.get(pod, ""))
+        if found is None or (math.isnan(found.started_s) and found.phase != "Pending"):
+            return True
+        return found.started_s <= at_s
+
+    def next_sync_s(self, now_s: float) -> float:
         """When the HPA looks at its metric next; NaN before it was seen to act."""
         if not self.syncs_s:
             return NAN
         last = self.syncs_s[-1]
-        return last + math.ceil(max(now_s - last, 1e-9) / period_s) * period_s
+        return last + math.ceil(max(now_s - last, 1e-9) / SYNC_PERIOD_S) * SYNC_PERIOD_S
 
     def _owned(self, pod: PodRecord) -> bool:
         if self.kind == "LeaderWorkerSet":
@@ -121,6 +136,8 @@ class Timeline:
             self.first_s = seen.time_s
         self.last_s = seen.time_s if math.isnan(self.last_s) else max(self.last_s, seen.time_s)
         self.seen.add(seen.resource)
+        if seen.resource not in ("gap", "custommetrics"):
+            self.gaps.saw(seen.resource, seen.time_s)
         if reader := self._readers.get(seen.resource):
             reader(seen)
 
@@ -153,8 +170,11 @@ class Timeline:
             self.hpa_name = name
         if name != self.hpa_name or seen.type == "DELETED":
             if name == self.hpa_name:
+                self.hindrance.deleted_s = seen.time_s
                 self.note(seen.time_s, "hpa", f"HorizontalPodAutoscaler {name} was deleted")
             return
+        if self.hindrance.read(Hpa(seen.object), seen.time_s, self.moment):
+            self.note(self.hindrance.unreadable_s, "metric", self.hindrance.message)
         before, self.hpa = self.hpa, seen.object
         if early := self._workloads.pop((plural_of(self.kind), self.target_name), None):
             self._workloads.clear()
@@ -306,6 +326,7 @@ class Timeline:
         if self.kind and selector and not self._selector_is_ours(selector):
             return
         values = answer.get("values")
+        self.gaps.asked(answer["metric"], answer, seen.time_s)
         if not values:
             self.samples.append(
                 MetricSample(seen.time_s, answer["metric"], NAN, {} if values == {} else None)
@@ -323,19 +344,14 @@ class Timeline:
         return not own or own == selector
 
     def _gap(self, seen: Observation) -> None:
-        o = seen.object
-        gap = Gap(
-            str(o["resource"]),
-            float(o.get("from_s", seen.time_s)),
-            float(o.get("to_s", seen.time_s)),
-            bool(o.get("lost", True)),
-            str(o.get("reason", "")),
-        )
-        if len(self.gaps) < 2_000:
-            self.gaps.append(gap)
+        gap = self.gaps.add(seen.object, seen.time_s)
         self.note(
             seen.time_s, "gap", f"{gap.resource} not seen for {gap.to_s - gap.from_s:.1f} s: {gap.reason}"
         )
+
+    def hidden(self, resources: Collection[str], from_s: float = -math.inf, to_s: float = math.inf) -> str:
+        """A sentence on a gap in [from_s, to_s] in which changes of one of the resources were lost; "" for none."""
+        return self.gaps.hidden(resources, from_s, to_s, self.last_s)
 
     def _clock(self, seen: Observation) -> None:
         self.clock_offset_s, self.clock_known = float(seen.object["offset_s"]), True

@@ -6,14 +6,14 @@ An outcome is `pass`, `fail` or `not_judged`; what could not be seen is never a 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
 
 from autoscale.check.criteria.criterion import Criterion, span_text
 from autoscale.check.criteria.promptness import scaled_when_it_should
 from autoscale.check.criteria.service import nothing_cut, own_nodes, slo_recovered, traffic_share
 from autoscale.check.expectation import Expectation
+from autoscale.check.phases import end_s
 from autoscale.check.scaleout import History, as_dict, flaps
 from autoscale.check.timeline import Timeline
 
@@ -33,7 +33,7 @@ class Judgement:
         outcomes = {criterion.outcome for criterion in self.criteria}
         return "pass" in outcomes and "fail" not in outcomes
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Everything as JSON can hold it; times in unix seconds."""
         return {"passed": self.passed, **as_dict(self.history), "criteria": as_dict(self.criteria)}
 
@@ -41,20 +41,31 @@ class Judgement:
 def judge(timeline: Timeline, past: History, expect: Expectation | None = None) -> Judgement:
     """Every criterion that the issue of a scale-out raises, in the order in which a reader asks."""
     expect = expect or Expectation()
+    sizes, pods = timeline.hidden(timeline.sizing), timeline.hidden(("pods",))
+    starts = [
+        timeline.hidden(("pods",), out.decided_s, end_s(out.phases, out.ready_s)) for out in past.scale_outs
+    ]
     return Judgement(
         past,
         (
             scaled_when_it_should(timeline),
-            _scaled_to_what_was_predicted(timeline, past, expect),
-            _became_ready(past, expect),
+            _seen(_scaled_to_what_was_predicted(timeline, past, expect), sizes),
+            _seen(_became_ready(past, expect), next(filter(None, starts), "")),
             own_nodes(past),
             traffic_share(timeline, past),
             slo_recovered(past, expect),
-            _no_flapping(timeline, expect),
-            _no_waste(past, expect),
+            _seen(_no_flapping(timeline, expect), sizes, fail_stands=True),
+            _seen(_no_waste(past, expect), pods, fail_stands=True),
             nothing_cut(past),
         ),
     )
+
+
+def _seen(judged: Criterion, blind: str, *, fail_stands: bool = False) -> Criterion:
+    """The criterion, not judged where what it rests on was not seen; `fail_stands`: what was seen is enough to fail."""
+    if not blind or judged.outcome == "not_judged" or (fail_stands and judged.outcome == "fail"):
+        return judged
+    return replace(judged, outcome="not_judged", sentence=f"cannot be told: {blind}")
 
 
 # --- criteria ----------------------------------------------------------------------------------------------------------
@@ -72,7 +83,7 @@ def _scaled_to_what_was_predicted(timeline: Timeline, past: History, expect: Exp
         return Criterion(code, "not_judged", "no scale-out was seen")
     peak = max(out.after for out in past.scale_outs)
     spec = timeline.hpa.get("spec") or {}
-    figures: dict[str, Any] = {
+    figures: dict[str, object] = {
         "peak_replicas": peak,
         "hpa_max": spec.get("maxReplicas"),
         "predicted": expect.peak_replicas,
@@ -113,7 +124,7 @@ def _became_ready(past: History, expect: Expectation) -> Criterion:
         return Criterion(
             code,
             "fail",
-            f"{out.before} -> {out.after}: not all replicas became ready; stuck in {last.name} for {last.seconds:.0f} s"
+            f"{out.before} -> {out.after}: not all replicas became ready; stuck in {last.name} for {last.so_far_s:.0f} s so far"
             + (f" ({why})" if why else ""),
             figures,
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis import run as runs
+from analysis.numbers import known
 from autoscale.check import evidence
 from autoscale.check.client_view import ClientView
 from autoscale.check.expectation import Expectation
@@ -24,7 +25,7 @@ from autoscale.check.scaleout import as_dict, history
 from autoscale.check.snapshot import take
 from autoscale.check.timeline import Timeline
 from autoscale.check.verdict import Judgement, judge
-from autoscale.kube.cluster import Cluster
+from autoscale.kube.cluster import Cluster, ClusterError
 from autoscale.lint.findings import Finding
 
 STOPPERS = {"hpa-not-found", "target-missing", "target-kind-unknown", "target-at-zero"}
@@ -114,12 +115,25 @@ def prove(
         hpa = before.hpa(hpa_name)
         ended = watch.run(timeout_s, settle_s, scale_to, hpa.object if hpa else None)
         if ended != LOST:  # what stands in the way at the end counts; what went away meanwhile was a start
-            findings = diagnose(take(cluster, namespace, hpa_name, cluster.now_s), hpa_name)
+            findings = _findings_at_end(cluster, namespace, hpa_name, run_dir, timeline)
     evidence.write_replicas(run_dir, timeline, started_at, rate, ahead_s)
     runs.merge_parts(run_dir, "metrics")
     runs.update(run_dir, ended_at=time.time())
     load = evidence.load_of(Path(load_run) if load_run else run_dir, slo, rate, ahead_s)
     return _answer(run_dir, timeline, load, findings, expect, weight_bytes, ended)
+
+
+def _findings_at_end(
+    cluster: Cluster, namespace: str, hpa_name: str, run_dir: Path, timeline: Timeline
+) -> tuple[Finding, ...]:
+    """What stands in the way now; of a cluster that does not answer any more, what it told last."""
+    try:
+        now = take(cluster, namespace, hpa_name, cluster.now_s)
+    except ClusterError:
+        return diagnose_observations(evidence.observations(run_dir), hpa_name)
+    if known(timeline.hindrance.deleted_s):
+        now.deleted_s["horizontalpodautoscalers", hpa_name] = timeline.hindrance.deleted_s
+    return diagnose(now, hpa_name)
 
 
 def judge_again(

@@ -131,7 +131,7 @@ def check(
     from autoscale import check_command as checking
     from autoscale.show.terminal.check import check_lines
 
-    with progress.live() as tell:
+    with progress.live() as follow:
         result = checking.run_check(
             fleet=fleet,
             namespace=namespace,
@@ -145,7 +145,7 @@ def check(
             out=out,
             slo=slo,
             profile=profile,
-            progress=tell,
+            progress=follow,
         )
     if as_json:
         show_json(result.result.as_dict())

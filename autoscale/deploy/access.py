@@ -9,10 +9,9 @@ from autoscale.deploy.meta import meta
 from autoscale.deploy.scaling import external_name, metric_name
 from autoscale.deploy.yaml_out import Note
 from autoscale.kube.kinds import LWS_API
+from autoscale.kube.objects import Object
 from autoscale.profiles import Profile
 from autoscale.signal_target import SignalTarget
-
-Object = dict[str, Any]
 
 ACCOUNT = "autoscale-checker"
 READ = ["get", "list", "watch"]

@@ -15,11 +15,10 @@ from autoscale.deploy.monitoring import managed
 from autoscale.deploy.scaling import vllm_metric
 from autoscale.deploy.targets import Plan, decimal
 from autoscale.deploy.yaml_out import Note
+from autoscale.kube.objects import Object
 from autoscale.kube.vllm_names import SIGNALS
 from autoscale.profiles import Profile
 from autoscale.signal_target import SignalTarget
-
-Object = dict[str, Any]
 
 INTERVAL = "30s"
 RECORDS = {

@@ -21,8 +21,8 @@ from autoscale.deploy.meta import MANAGED_BY, OWNER, PART_OF
 from autoscale.kube.api import Api, connect
 from autoscale.kube.cluster import ClusterError
 from autoscale.kube.kinds import object_path
+from autoscale.kube.objects import Object
 
-Object = dict[str, Any]
 Progress = Callable[[float, str], None]
 Action = Literal["create", "update", "unchanged", "refused", "invalid"]
 
@@ -80,21 +80,12 @@ def apply(
     yield f"{len(found)} objects {'checked by the server, nothing was changed' if dry_run else 'applied'}"
 
 
-def preview(
-    documents: Sequence[Object], server: ApplyServer, *, force: bool = False, progress: Progress | None = None
-) -> list[Change]:
+def preview(documents: Sequence[Object], server: ApplyServer, *, force: bool = False) -> list[Change]:
     """What would change, one Change per object in order; nothing is written."""
-    changes = []
-    for index, document in enumerate(documents):
-        if progress:
-            progress(index / len(documents), describe(document))
-        changes.append(_preview_one(document, server, force))
-    return changes
+    return [_preview_one(document, server, force) for document in documents]
 
 
-def commit(
-    documents: Sequence[Object], server: ApplyServer, *, force: bool = False, progress: Progress | None = None
-) -> list[Change]:
+def commit(documents: Sequence[Object], server: ApplyServer, *, force: bool = False) -> list[Change]:
     """Apply all objects, after a preview in which none is invalid or refused.
 
     Raises BadInput while placeholders are left, NotAchieved (before writing anything) when the server refuses an object
@@ -110,9 +101,7 @@ def commit(
     for change in changes:
         if change.action in ("refused", "invalid"):
             raise NotAchieved(f"nothing was applied: {change.name} is {change.action}: {change.reason}")
-    for index, (document, change) in enumerate(zip(documents, changes, strict=True)):
-        if progress:
-            progress(index / len(documents), f"{change.action} {change.name}")
+    for document, change in zip(documents, changes, strict=True):
         if change.action != "unchanged":
             path = api_path(document)
             server.apply(path, _wanted(document, server.get(path)), dry_run=False)

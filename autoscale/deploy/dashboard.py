@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
-Object = dict[str, Any]
+from autoscale.kube.objects import Object
 
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 VLLM = '{namespace="$namespace"}'

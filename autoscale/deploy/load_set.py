@@ -10,8 +10,7 @@ from typing import Any
 
 from autoscale.deploy.meta import MANAGED_BY, OWNER
 from autoscale.deploy.yaml_out import Note
-
-Object = dict[str, Any]
+from autoscale.kube.objects import Object
 
 IMAGE = "registry.example.com/llm-autoscale:latest"
 NAMESPACE = "default"

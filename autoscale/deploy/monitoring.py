@@ -10,9 +10,8 @@ from autoscale.deploy.meta import meta
 from autoscale.deploy.scaling import metric_name, vllm_metric
 from autoscale.deploy.targets import Plan
 from autoscale.deploy.yaml_out import Note
+from autoscale.kube.objects import Object
 from autoscale.profiles import Profile
-
-Object = dict[str, Any]
 
 
 def managed(path: MetricsPath) -> bool:

@@ -8,9 +8,8 @@ from autoscale.deploy import sizing
 from autoscale.deploy.choices import Options
 from autoscale.deploy.yaml_out import Note
 from autoscale.hpa import parse_quantity
+from autoscale.kube.objects import Object
 from autoscale.profiles import Profile
-
-Object = dict[str, Any]
 
 WEIGHTS_CLAIM = "hdml-static-pvc"
 GCSFUSE_ACCOUNT = "vllm-gcsfuse"

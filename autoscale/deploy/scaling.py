@@ -12,12 +12,11 @@ from autoscale.deploy.yaml_out import Note, plain_yaml
 from autoscale.hpa import HpaSpec, format_milli
 from autoscale.hpa import parse_quantity as parse
 from autoscale.kube.kinds import LWS_API
+from autoscale.kube.objects import Object
 from autoscale.kube.scaler import hpa_object, pods_metric
 from autoscale.kube.vllm_names import hpa_metric_name, prometheus_name
 from autoscale.profiles import Profile
 from autoscale.signal_target import SignalTarget
-
-Object = dict[str, Any]
 
 KEDA_POLL_S = 15
 AUTOSCALING_METRIC = "vllm"  # name of the AutoscalingMetric object: it is part of the HPA's metric names

@@ -6,17 +6,14 @@ volume and its claim.
 
 from __future__ import annotations
 
-from typing import Any
-
 from autoscale.deploy import sizing
 from autoscale.deploy.choices import Options
 from autoscale.deploy.meta import meta
 from autoscale.deploy.pod import WEIGHTS_CLAIM
 from autoscale.deploy.yaml_out import Note
 from autoscale.hpa import parse_quantity
+from autoscale.kube.objects import Object
 from autoscale.profiles import Profile
-
-Object = dict[str, Any]
 
 CLASS = "hyperdisk-ml"
 PRODUCER_CLAIM = "producer-pvc"

@@ -10,9 +10,8 @@ from autoscale.deploy.choices import Options
 from autoscale.deploy.meta import meta
 from autoscale.deploy.yaml_out import Note
 from autoscale.kube.kinds import LWS_API, LWS_LABEL
+from autoscale.kube.objects import Object
 from autoscale.profiles import Profile
-
-Object = dict[str, Any]
 
 
 def workload(profile: Profile, options: Options, replicas: int, max_replicas: int) -> Object:

@@ -6,10 +6,8 @@ that is committed under manifests/.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from analysis.errors import BadInput
 from autoscale.deploy import (
@@ -28,10 +26,10 @@ from autoscale.deploy.choices import PATHS, MetricsPath, Options
 from autoscale.deploy.meta import MANAGED_BY, OWNER
 from autoscale.deploy.targets import Plan
 from autoscale.deploy.yaml_out import dump, dump_all, plain_yaml
+from autoscale.kube.objects import Object
 from autoscale.profiles import Profile, load, names, overlay
 from autoscale.recommendation import Recommendation
 
-Object = dict[str, Any]
 File = tuple[str, str]  # path below the set's directory, text
 
 GENERATED = "Written by `autoscale manifests`; change the profile or the options and write it again."
@@ -100,14 +98,14 @@ def write_set(
     return files
 
 
-def reference_files(recommendations: Mapping[str, Recommendation] | None = None) -> dict[str, str]:
+def reference_files() -> dict[str, str]:
     """Everything under manifests/, path -> text: one set per profile, the load generator's, and the dashboard.
 
-    `recommendations` maps profile names to recommendations; profiles without one carry their tutorial's target.
+    The targets are those of the tutorials.
     """
     found: dict[str, str] = {"README.md": readme.overview([load(name) for name in names()])}
     for name in names():
-        for path, text in write_set(load(name), (recommendations or {}).get(name)):
+        for path, text in write_set(load(name)):
             found[f"{name}/{path}"] = text
     for path, text in load_files():
         found[f"locust/{path}"] = text

@@ -102,12 +102,10 @@ class HpaSpec:
     stored: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def from_manifest(
-        cls, manifest: dict[str, Any], *, downscale_stabilization_s: int = 300, tolerance: float = 0.1
-    ) -> HpaSpec:
+    def from_manifest(cls, manifest: dict[str, Any]) -> HpaSpec:
         """The HPA that an API server would store for this autoscaling/v2 object; `stored` is its spec with defaults.
 
-        The keywords are the controller manager's flags. Raises BadInput, naming the field, for what an API server
+        The controller manager's flags are at their defaults. Raises BadInput, naming the field, for what an API server
         refuses, and for metric types that are not modelled here (Resource, ContainerResource, Object, Value targets).
         """
         stored = stored_spec(manifest)
@@ -129,8 +127,6 @@ class HpaSpec:
             max_replicas=stored["maxReplicas"],
             metrics=_targets(stored["metrics"]),
             behavior=behavior and HpaBehavior(_rules(behavior["scaleUp"]), _rules(behavior["scaleDown"])),
-            downscale_stabilization_s=downscale_stabilization_s,
-            tolerance=tolerance,
             stored=stored,
         )
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import builtins
 import gzip
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
 from typing import Any, Protocol
@@ -30,7 +31,8 @@ class Observation:
               pods, nodes, events), or one of the observer's own:
               `custommetrics`  what the custom metrics API answered: metric, labelSelector, values {pod: quantity},
                                or values null with answer (HTTP status) and message
-              `gap`            what was not seen: resource, from_s, to_s, lost (false: only late), reason
+              `gap`            what was not seen: resource, from_s, to_s (null while it lasts), lost (false: only
+                               late), reason, and status where the API server refused (403, 404)
               `clock`          offset_s = observer's clock minus API server's, with low_s and high_s
               `logs`           lines of one container that tell a start-up phase: pod, lines [{time, text}]
     type      ADDED, MODIFIED, DELETED as in a watch; QUERY for custommetrics; MISSED for gap; MEASURED for clock;
@@ -105,6 +107,11 @@ def timestamp_s(text: str | None) -> float | None:
     if not text:
         return None
     return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+
+
+def utc_text(time_s: float) -> str:
+    """Unix seconds as a time of day in UTC, 17:30:13Z; "?" for NaN."""
+    return "?" if math.isnan(time_s) else f"{datetime.fromtimestamp(time_s, UTC):%H:%M:%S}Z"
 
 
 _BULK = ("managedFields", "kubectl.kubernetes.io/last-applied-configuration")

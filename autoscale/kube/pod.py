@@ -59,6 +59,16 @@ class Pod:
         return self._condition("Ready").get("status") == "True"
 
     @property
+    def unready_s(self) -> float | None:
+        """Since when its condition Ready does not hold, unix s; None where it holds or was never written."""
+        return None if self.ready else timestamp_s(self._condition("Ready").get("lastTransitionTime"))
+
+    @property
+    def node(self) -> str:
+        """The node it runs on, "" before it was scheduled."""
+        return str(mapping(self.object.get("spec")).get("nodeName") or "")
+
+    @property
     def without_node(self) -> str:
         """Why the scheduler found no node, "" when it did or does not say."""
         scheduled = self._condition("PodScheduled")

@@ -6,6 +6,7 @@ Reading never raises: what is missing or of another type is absent, whatever an 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,8 +17,10 @@ from autoscale.kube.quantity import milli_or_none
 from autoscale.kube.vllm_names import signal_of
 
 DEFAULT_TOLERANCE = 0.1  # the controller manager's --horizontal-pod-autoscaler-tolerance
+SYNC_PERIOD_S = 15.0  # ... --horizontal-pod-autoscaler-sync-period
 KIND = "HorizontalPodAutoscaler"
 API = "autoscaling/v2"
+UNREADABLE_REASON = re.compile("FailedGet[A-Za-z]+Metric")
 Direction = Literal["scaleUp", "scaleDown"]
 DIRECTIONS: tuple[Direction, ...] = ("scaleUp", "scaleDown")
 
@@ -96,6 +99,17 @@ class Hpa:
     def active_reason(self) -> str:
         """Reason of the condition ScalingActive, also while it holds; "" before the first sync."""
         return str(self.conditions.get("ScalingActive", {}).get("reason") or "")
+
+    @property
+    def unreadable(self) -> str:
+        """The controller's words while it reads none of the metrics, "" while it reads one or has not tried.
+
+        ScalingActive is also False where one of several metrics is missing and the others ask for less.
+        """
+        active = self.conditions.get("ScalingActive", {})
+        shown = [mapping(entry).get("type") for entry in items(self.status.get("currentMetrics"))]
+        failed = active.get("status") == "False" and UNREADABLE_REASON.fullmatch(self.active_reason)
+        return "" if not failed or any(shown) else str(active.get("message") or self.active_reason)
 
     def metric_names(self, kind: str) -> list[str]:
         """Names of the metrics of one type."""

@@ -2,8 +2,10 @@
 
 watch ends, connection drops    watch again from the last version; `gap` says how late changes were seen
 410 Gone                        list again; differences become ADDED, MODIFIED and DELETED; `gap` says what is lost
-429, 5xx, no answer             wait (Retry-After, or 0.5 s doubling to 30 s, jittered) and go on
-403, 404                        `gap` names it once; tried again every minute, so that a late grant or CRD is seen
+429, 5xx, no answer             wait (Retry-After, or 0.5 s doubling to 5 s, jittered) and go on
+403                             `gap` names it once; tried again at once, then up to a minute apart: a server that just
+                                started refuses for a moment, and a late grant is seen
+404                             as 403, but every minute where the kind was never seen: a CRD that is not installed
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from autoscale.kube.objects import Object
 WATCH_S = 60  # a watch is renewed this often, so that a dead connection is noticed soon
 HIDDEN_RETRY_S = 60.0
 LATE_WORTH_TELLING_S = 2.0
-LONGEST_WAIT_S = 30.0
+LONGEST_WAIT_S = 5.0  # after an outage nobody is blind for longer
 
 
 class Watched(Protocol):
@@ -79,6 +81,10 @@ class Watcher(threading.Thread):
         self.reason = ""
         self.failures = 0
         self.hidden = False
+        self.gap_told = False  # that it began
+        self.resumed_from_s: float | None = (
+            None  # the watch goes on after this gap, unless its version expired
+        )
         self.read_logs: set[str] = set()
         self._answer: Any = None
 
@@ -94,6 +100,7 @@ class Watcher(threading.Thread):
             except DROPPED as error:
                 self._blind(f"the connection dropped: {error}")
                 self._wait(self._backoff_s())
+            self._still_blind()
 
     def interrupt(self) -> None:
         """Make a blocked read return."""
@@ -158,12 +165,14 @@ class Watcher(threading.Thread):
     def _event(self, event: Object) -> None:
         kind, found = event["type"], event["object"]
         if kind == "ERROR":
+            self.blind_since_s = self.resumed_from_s
             raise ClusterError(
                 f"the watch of {self.resource} ended: {found.get('message')}", status=found.get("code")
             )
         if kind != "BOOKMARK":
             self._tell(kind, slim(self.resource, found))
         self.version = _version(found) or self.version
+        self.resumed_from_s = None
 
     # --- telling ---
 
@@ -201,12 +210,25 @@ class Watcher(threading.Thread):
 
     def _seeing_again(self, *, lost: bool) -> None:
         """Say what was not seen, now that the server answers again."""
-        since_s, self.blind_since_s, self.hidden = self.blind_since_s, None, False
+        since_s, self.blind_since_s = self.blind_since_s, None
+        told, self.gap_told, self.hidden = self.gap_told, False, False
         now_s = self.cluster.now_s()
-        if since_s is not None and self.seen_once and (lost or now_s - since_s >= LATE_WORTH_TELLING_S):
+        self.resumed_from_s = None if lost else since_s
+        if since_s is None:
+            return
+        if told or (self.seen_once and (lost or now_s - since_s >= LATE_WORTH_TELLING_S)):
             self._gap(since_s, now_s, lost=lost)
 
-    def _gap(self, from_s: float, to_s: float, *, lost: bool, status: int | None = None) -> None:
+    def _still_blind(self) -> None:
+        """Say once that it has not been seen for a while: the watch may end before it is seen again."""
+        since_s = self.blind_since_s
+        if since_s is None or self.gap_told or not self.seen_once:
+            return
+        if self.cluster.now_s() - since_s >= LATE_WORTH_TELLING_S:
+            self._gap(since_s, None, lost=True)
+
+    def _gap(self, from_s: float, to_s: float | None, *, lost: bool, status: int | None = None) -> None:
+        """Tell a gap; to_s None: it lasts."""
         facts: dict[str, Any] = {
             "resource": self.resource,
             "from_s": from_s,
@@ -214,7 +236,10 @@ class Watcher(threading.Thread):
             "lost": lost,
             "reason": self.reason,
         }
-        self._put(Observation(to_s, "gap", "MISSED", facts | ({"status": status} if status else {})))
+        self.gap_told = to_s is None
+        self._put(
+            Observation(self.cluster.now_s(), "gap", "MISSED", facts | ({"status": status} if status else {}))
+        )
 
     def _put(self, seen: Observation) -> None:
         while not self.done():
@@ -232,17 +257,20 @@ class Watcher(threading.Thread):
             self.failures += 1
         elif error.status in (403, 404, 405):
             if not self.hidden:
-                now_s = self.cluster.now_s()
-                self._gap(self.blind_since_s or now_s, now_s, lost=True, status=error.status)
-            self.hidden, self.version = True, None
-            self._wait(HIDDEN_RETRY_S)
+                self._gap(self.blind_since_s or self.cluster.now_s(), None, lost=True, status=error.status)
+                self.failures = 0  # the server answers: what went wrong before is over
+            self.hidden = True
+            if error.status != 403:
+                self.version = None
+            absent = error.status != 403 and not self.seen_once
+            self._wait(HIDDEN_RETRY_S if absent else self._backoff_s(HIDDEN_RETRY_S))
         else:
             asked_s = error.retry_after_s
             self._wait(asked_s if asked_s is not None else self._backoff_s())
 
-    def _backoff_s(self) -> float:
+    def _backoff_s(self, longest_s: float = LONGEST_WAIT_S) -> float:
         self.failures += 1
-        return min(LONGEST_WAIT_S, 0.5 * 2 ** min(self.failures - 1, 10)) * random.uniform(0.5, 1.0)
+        return min(longest_s, 0.5 * 2 ** min(self.failures - 1, 10)) * random.uniform(0.5, 1.0)
 
     def _wait(self, seconds: float) -> None:
         until_s = time.monotonic() + seconds

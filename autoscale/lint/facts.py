@@ -39,7 +39,7 @@ class Facts:
     unseen: frozenset[str] = frozenset()
     by_kind: dict[str, list[Located]] = field(default_factory=dict)
     _first_labels: dict[tuple[str, str | None], list[Located]] | None = None
-    _commands: dict[int, list[list[str]]] = field(default_factory=dict)
+    _commands: dict[int, list[list[str]]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         """Index the objects by kind."""

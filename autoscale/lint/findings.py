@@ -38,7 +38,7 @@ class Finding:
     file: str = ""
     line: int = 0
     column: int = 0
-    evidence: Mapping[str, Any] = dataclasses.field(
+    evidence: Mapping[str, object] = dataclasses.field(
         default_factory=dict, compare=False
     )  # a live cluster's figures
 
@@ -166,7 +166,7 @@ class Report:
         """How many findings have this severity."""
         return sum(finding.severity == severity for finding in self.findings)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The report as plain data for machines."""
         return {
             "errors": self.errors,
@@ -176,7 +176,7 @@ class Report:
             "notes": self.notes,
         }
 
-    def sarif(self) -> dict[str, Any]:
+    def sarif(self) -> dict[str, object]:
         """The report as SARIF 2.1.0, the format in which code hosts show findings beside the lines."""
         first = {finding.code: finding for finding in reversed(self.findings)}
         rules = [
@@ -204,20 +204,20 @@ class Report:
         }
 
 
-def _as_json(finding: Finding) -> dict[str, Any]:
+def _as_json(finding: Finding) -> dict[str, object]:
     """Every field; evidence, which only a live cluster gives, where there is some."""
     found = asdict(finding)
     return found if finding.evidence else {key: value for key, value in found.items() if key != "evidence"}
 
 
-def _sarif_result(finding: Finding, index: Mapping[str, int]) -> dict[str, Any]:
+def _sarif_result(finding: Finding, index: Mapping[str, int]) -> dict[str, object]:
     text = f"{finding.problem} {finding.consequence} Fix: {finding.fix}"
     named = "/".join(part for part in (finding.kind, finding.namespace, finding.name, finding.field) if part)
-    location: dict[str, Any] = {}
+    location: dict[str, object] = {}
     if named:
         location["logicalLocations"] = [{"fullyQualifiedName": named, "kind": "object"}]
     if finding.file:
-        place: dict[str, Any] = {"artifactLocation": {"uri": finding.file.replace("\\", "/")}}
+        place: dict[str, object] = {"artifactLocation": {"uri": finding.file.replace("\\", "/")}}
         if finding.line:
             place["region"] = {"startLine": finding.line, "startColumn": max(1, finding.column)}
         location["physicalLocation"] = place

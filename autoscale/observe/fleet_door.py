@@ -14,7 +14,7 @@ import json
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -37,8 +37,8 @@ class FleetDoor:
 
     tells_queries = True
 
-    def __init__(self, url: str, clock: Callable[[], float] = time.time) -> None:
-        self.url, self._clock = url.rstrip("/"), clock
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
         remember_query(urlsplit(url).query)
         if not self.url.startswith(("http://", "https://")):
             raise BadInput("the fleet's address", value=url, expected="http://HOST:PORT")
@@ -54,11 +54,13 @@ class FleetDoor:
         self._objects: dict[str, dict[str, dict[str, Any]]] = {}
         self._answers: dict[str, dict[str, Any]] = {}
         control_s = float(facts.get("control_s") or 0.0)
-        self._ahead_s = self.started_at + control_s - clock() * self.speed  # control = wall * speed + this
+        self._ahead_s = (
+            self.started_at + control_s - time.time() * self.speed
+        )  # control = wall * speed + this
 
     def now_s(self) -> float:
         """The fleet's control time, unix s."""
-        return self._clock() * self.speed + self._ahead_s
+        return time.time() * self.speed + self._ahead_s
 
     def facts(self) -> dict[str, Any]:
         """What GET /fleet tells: profile, speed, HPA, replicas with their metrics URLs."""

@@ -90,8 +90,7 @@ def recommend(
     cost.check_search(scenario)
     said = _said(of_current, scenario, tell)
     spread = model.spread_at(*(lengths.mean() for lengths in shape(scenario.plan)))
-    scale, hear = (spread[1] - spread[0]) / 2, part(progress, 0.1, 0.88)
-    decision = _decision(scenario, model, scale, current, max_replicas, seeds, jobs, hear)
+    decision = _decision(scenario, model, spread, current, max_replicas, seeds, jobs, progress)
     made = document(
         scenario,
         decision,
@@ -102,14 +101,14 @@ def recommend(
         drift=None if old is None else drift(scenario, old, decision),
     )
     progress(1.0, "writing")
-    target = out or (found[0].path if found else Path("runs") / f"recommend-{system.name}")
-    return Recommended(made, _write(made, target), scenario, decision, model, tuple(found))
+    files = _write(made, out or (found[0].path if found else Path("runs") / f"recommend-{system.name}"))
+    return Recommended(made, files, scenario, decision, model, tuple(found))
 
 
 def _decision(
     scenario: Scenario,
     model: ReplicaModel,
-    step_scale: float,
+    spread: tuple[float, float],
     current: Manifest | None,
     max_replicas: int | None,
     seeds: int,
@@ -124,10 +123,10 @@ def _decision(
         scenario,
         max_replicas=max_replicas,
         current=None if current is None else Given(current),
-        step_scale=step_scale,
+        step_scale=(spread[1] - spread[0]) / 2,
         seeds=seeds,
         jobs=jobs,
-        progress=progress,
+        progress=part(progress, 0.1, 0.88),
     )
     return replace(decision, reasons=(*decision.reasons, *of_runs(model.capacities, one_sided=True)))
 

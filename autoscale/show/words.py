@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from autoscale.check.phases import Span
 from autoscale.recommendation import Answer, Forecast, KubernetesObject, Recommendation
 
 DASH = "–"  # in a page where there is no figure; the terminal has a hyphen
@@ -115,6 +116,13 @@ def change(before: float, after: float) -> str:
     if not (math.isfinite(before) and math.isfinite(after)) or before == 0:
         return DASH
     return f"{after / before - 1:+.1%}"
+
+
+def lasted(phase: Span) -> str:
+    """How long a phase of a scale-out took; of one that had not ended, how long it was watched."""
+    if phase.open:
+        return f"open, {phase.so_far_s:,.1f} s so far"
+    return f"{'at most ' if phase.at_most else ''}{phase.seconds:,.1f} s"
 
 
 # An HPA's behavior

@@ -91,7 +91,7 @@ def _init(environment: Any, runner: Any, **_: Any) -> None:
     try:
         coordinator = Coordinator(environment, endpoint)
         interrupt_politely(lambda: coordinator.begun, coordinator.hurry)
-        failing.listen(coordinator.failed)
+        failing.hear_of(coordinator.failed)
         coordinator.check()
         preload()
     except AutoscaleError as error:

@@ -43,7 +43,7 @@ def init_worker(environment: Any, runner: WorkerRunner, endpoint: str) -> None:
 
     worker = Worker(environment, endpoint, tell)
     environment.llm_worker = worker
-    failing.listen(worker.failed)
+    failing.hear_of(worker.failed)
     locust.runners.MASTER_HEARTBEAT_TIMEOUT = MASTERLESS_S
     pongs: list[tuple[float, float, float]] = []
 

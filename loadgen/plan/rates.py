@@ -119,16 +119,14 @@ def diurnal(
     duration_s: float,
     start_hour: float = 0.0,
     day_s: float = 86400.0,
-    shape: Sequence[float] = DAY_SHAPE,
 ) -> Rate:
     """A daily curve whose highest hour is `peak_rps`; straight lines between the middles of the hours.
 
-    `day_s` other than 86400 compresses the day; `shape` holds equally long parts of a day, of any number, relative to
-    each other only. The default's mean is 0.62 of its peak and its trough 0.28.
+    `day_s` other than 86400 compresses the day. The mean is 0.62 of its peak and its trough 0.28.
     """
     _positive("length of a day in s", day_s)
     _positive("duration of a diurnal curve in s", duration_s)
-    relative = np.asarray(shape, dtype=np.float64) / max(shape)
+    relative = np.asarray(DAY_SHAPE, dtype=np.float64) / max(DAY_SHAPE)
     part_s = day_s / len(relative)
     _few_enough(np.ceil(duration_s / part_s))
     first = int(np.floor(start_hour / 24 * day_s / part_s - 0.5))

@@ -92,7 +92,7 @@ class Client:
         connection.send(exchange)
         self._keep_spares()
 
-    def warm(self, connections: int, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
+    def warm(self, connections: int) -> None:
         """Open so many connections and their spares (called from a greenlet; returns when they are open).
 
         Raises SourceUnavailable with the reason when none can be opened.
@@ -102,11 +102,11 @@ class Client:
         for _ in range(wanted - len(self._idle) - len(self._opening)):
             if not self._connect_spare():
                 break
-        deadline_s = now_s() + timeout_s
+        deadline_s = now_s() + CONNECT_TIMEOUT_S
         while self._opening and now_s() < deadline_s:
             gevent.sleep(0.002)
         if not self._idle and not self.in_flight:
-            reason = self.last_refusal or f"no answer within {timeout_s:g} s"
+            reason = self.last_refusal or f"no answer within {CONNECT_TIMEOUT_S:g} s"
             raise SourceUnavailable(
                 f"cannot connect to {self.target}: {connection_reason(reason)}", next_step=tls_step(reason)
             )

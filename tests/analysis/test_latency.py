@@ -9,7 +9,6 @@ from analysis.latency import (
     percentile,
     percentile_of_gaps,
     samples_needed,
-    summary,
 )
 
 
@@ -84,14 +83,6 @@ def test_gap_percentiles_come_from_the_buckets() -> None:
     assert gaps_within(itl, 0.05) == (0.98, 1000)
     assert np.isnan(percentile_of_gaps(itl.head(0), 50).value)
     assert gaps_within(itl.head(0), 1)[1] == 0
-
-
-def test_summary_has_a_row_per_metric_and_percentile() -> None:
-    table = summary(latencies(requests(due_s=[1.0] * 100)), (50, 95))
-    assert list(zip(table.metric, table.percentile, strict=True)) == [
-        (m, p) for m in ("ttft", "tpot", "e2e") for p in (50, 95)
-    ]
-    assert table.value_s.tolist() == [1, 1, 0.5, 0.5, 3, 3]
 
 
 def test_in_flight_counts_open_intervals() -> None:

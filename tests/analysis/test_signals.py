@@ -3,10 +3,7 @@ import pandas as pd
 import pytest
 
 from analysis import run, signals
-from analysis.capacity import analyse, signal_leads
 from analysis.latency import latencies
-from analysis.slo import breaches, parse_slo
-from analysis.steady import observe, windows
 
 
 def scrapes(rows: list[tuple]) -> pd.DataFrame:
@@ -59,37 +56,3 @@ def test_clocks_that_agree_are_left_alone_and_silence_proves_nothing(sweep_run) 
     assert signals.clock_offset(table, recorded.metrics).offset_s == 0
     flat = recorded.metrics.assign(waiting=0.0, running=0.0)
     assert np.isnan(signals.clock_offset(table, flat).correlation)
-
-
-def test_running_and_kv_follow_the_load_and_waiting_only_overload(sweep_run) -> None:
-    table = signals.against_load(analyse(run.read(sweep_run("sweep_D"))).points).set_index("signal")
-    assert table.loc["waiting", "rises_at_rps"] > 5
-    assert table.loc["running", "rises_at_rps"] < 1.2
-    assert table.loc["running", "per_rps"] == pytest.approx(2.4, abs=0.3)  # Little: time in service, 2.4 s
-    assert table.loc["kv_usage", "rank"] == 1
-
-
-def test_lead_time_is_from_the_signals_rise_to_the_break() -> None:
-    times = np.arange(0.0, 200.0)
-    series = pd.DataFrame(
-        {
-            "time_s": times,
-            "running": np.clip((times - 80) / 5, 1, 10),
-            "waiting": np.where(times >= 130, times - 129, 0.0),
-            "kv_usage": np.full(200, 0.3),
-        }
-    )
-    found = {lead.signal: lead for lead in signals.lead_times(series, 120.0, 80.0, smooth_s=1.0)}
-    # running passes 1 + 0.2 * 9 = 2.8 at 94 s + 1; waiting rises 10 s after the break; KV never does
-    assert found["running"].lead_s == pytest.approx(25, abs=1)
-    assert found["waiting"].lead_s == pytest.approx(-10, abs=2)
-    assert np.isnan(found["kv_usage"].lead_s)
-
-
-def test_a_recorded_overload_is_announced_by_running_before_waiting(sweep_run) -> None:
-    observed, slo = observe(run.read(sweep_run("sweep_A"))), parse_slo("ttft_p95=2s")
-    leads = {lead.signal: lead.lead_s for lead in signal_leads(observed, windows(observed), slo)}
-    assert leads["running"] >= leads["waiting"]
-    first = breaches(slo, observed.table)
-    assert first[0][0] == 45.0  # the client's own stall; the overload stages follow
-    assert first[-1][1] >= 435.0

@@ -4,8 +4,8 @@ import copy
 
 import pytest
 
-from autoscale.check.preflight import diagnose, diagnose_observations, preflight
-from autoscale.check.snapshot import MetricAnswer, Snapshot, fold
+from autoscale.check.preflight import diagnose, diagnose_observations
+from autoscale.check.snapshot import MetricAnswer, Snapshot, fold, take
 from autoscale.kube.cluster import ClusterError, read_observations, timestamp_s
 
 METRIC = "prometheus.googleapis.com|vllm:num_requests_waiting|gauge"
@@ -17,10 +17,11 @@ def failures(fixtures_dir):
     return list(read_observations(fixtures_dir / "kubernetes" / "failures.jsonl.gz"))
 
 
-def at(clock: str) -> float:
-    found = timestamp_s(f"2026-11-20T{clock}Z")
-    assert found
-    return found
+def until(rows, clock: str):
+    """What was recorded until then."""
+    end_s = timestamp_s(f"2026-11-20T{clock}Z")
+    assert end_s
+    return [seen for seen in rows if seen.time_s <= end_s]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,7 @@ def at(clock: str) -> float:
     ],
 )
 def test_a_recorded_case_is_named_with_its_cause(failures, hpa, clock, code, severity, words):
-    found = {f.code: f for f in diagnose_observations(failures, hpa, at(clock))}
+    found = {f.code: f for f in diagnose_observations(until(failures, clock), hpa)}
     assert code in found, f"found only {sorted(found)}"
     assert found[code].severity == severity
     assert words in found[code].cause
@@ -86,8 +87,8 @@ WITH_METRICS = ["miss", "late", "slow", "half", "tol", "twin", "maxed", "part"]
 
 @pytest.mark.parametrize("hpa", WITH_METRICS)
 def test_a_stopped_metrics_server_and_a_deleted_api_are_told_apart(failures, hpa):
-    down = {f.code for f in diagnose_observations(failures, hpa, at(DOWN))}
-    gone = {f.code for f in diagnose_observations(failures, hpa, at(GONE))}
+    down = {f.code for f in diagnose_observations(until(failures, DOWN), hpa)}
+    gone = {f.code for f in diagnose_observations(until(failures, GONE), hpa)}
     assert "metrics-api-down" in down
     assert "metrics-api-absent" not in down
     assert "metrics-api-absent" in gone
@@ -108,7 +109,7 @@ def test_a_working_hpa_has_no_error(fixtures_dir, name):
 @pytest.fixture
 def healthy(fixtures_dir) -> Snapshot:
     rows = read_observations(fixtures_dir / "kubernetes" / "deployment.jsonl.gz")
-    return copy.deepcopy(fold(rows, at("17:32:10")))
+    return copy.deepcopy(fold(until(rows, "17:32:10")))
 
 
 HPA = "vllm-dep-hpa"
@@ -241,14 +242,14 @@ class Door:
 
 def test_preflight_asks_the_cluster_and_diagnoses_what_it_may_see(healthy):
     values = {p["metadata"]["name"]: 4500 for p in healthy.all("pods")}
-    works = preflight(Door(healthy, values=values), "deployment", HPA)
+    works = diagnose(take(Door(healthy, values=values), "deployment", HPA), HPA)
     assert {f.code for f in works if f.severity == "error"} == set()
     of_objects = {f.code for f in works}
-    found = preflight(Door(healthy, forbidden=("nodes",)), "deployment", HPA)
+    found = diagnose(take(Door(healthy, forbidden=("nodes",)), "deployment", HPA), HPA)
     assert {f.code for f in found} - of_objects == {"metrics-api-down", "rbac-missing", "nodes-not-known"}
 
 
 def test_kinds_that_only_the_object_rules_read_are_named_in_one_note(healthy):
-    found = preflight(Door(healthy, forbidden=("services", "configmaps")), "deployment", HPA)
+    found = diagnose(take(Door(healthy, forbidden=("services", "configmaps")), "deployment", HPA), HPA)
     [note] = [f for f in found if f.code == "rbac-missing"]
     assert (note.severity, note.evidence) == ("note", {"resources": ["services", "configmaps"]})

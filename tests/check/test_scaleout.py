@@ -317,7 +317,7 @@ def test_a_history_with_known_times_is_told_within_a_second(seed):
         assert told == pytest.approx(truth[name], abs=1.0), name
     assert out.attributed >= 0.95
     assert past.requests_in_breach == truth["breaches"]
-    inside = (truth["bad_due"] >= out.phases[0].start_s) & (truth["bad_due"] < out.phases[-1].end_s)
+    inside = (truth["bad_due"] >= out.phases[0].start_s) & (truth["bad_due"] < out.phases[-1].watched_s)
     assert out.requests_in_breach == int(inside.sum())
 
 
@@ -530,3 +530,39 @@ def test_requests_that_break_off_during_a_scale_in_are_counted(fixtures_dir):
     past = history(timeline, ClientView(requests=requests, slo=parse_slo("ttft_p95=2s")))
     assert past.scale_ins[0].requests_cut == 1, "one broke off; the others ended well, long before, or after"
     assert judge(timeline, past).criteria[-1].outcome == "fail"
+
+
+def test_a_pod_that_does_not_run_yet_does_not_stretch_metric_to_decision():
+    """The metrics API answers 6 for both pods of a target of 5, but the HPA counts a Pending pod as 0: (6 + 0) / 2.
+    vllm-1 runs from 5.1 s on, so that the metric asks for a third replica 2.9 s before the decision at 8 s."""
+    zero = 1_800_000_000.0
+    scenario = Scenario(0)  # for its way to write objects: a Deployment
+    scenario.observations, scenario.offset_s, scenario.blind = [], 0.0, (0.0, 0.0)
+    scenario.hpa(zero, 2, kind="ADDED")
+    scenario.target(zero, 2, kind="ADDED")
+    old = {"created": zero - 500, "scheduled": zero - 400, "started": zero - 300, "ready": zero - 200}
+    new = {"created": zero - 5, "scheduled": zero - 4, "started": zero + 5.1, "ready": math.inf}
+    scenario.pod(zero, "vllm-0", old, kind="ADDED")
+    scenario.pod(zero, "vllm-1", new, kind="ADDED")
+    scenario.pod(zero + 5.1, "vllm-1", new)
+    for k in range(80):
+        found = {"metric": METRIC, "labelSelector": "", "values": {"vllm-0": "6", "vllm-1": "6"}}
+        scenario.observations.append(Observation(zero + 0.3 + k / 10, "custommetrics", "QUERY", found))
+    scenario.hpa(zero + 8.02, 3, last=zero + 8)
+    scenario.target(zero + 8, 3)
+    rows = sorted(scenario.observations, key=lambda o: o.time_s)
+    (out,) = history(Timeline("h").extend(rows)).scale_outs
+    assert out.decided_s - out.detected_s == pytest.approx(2.9, abs=0.3)
+
+
+def test_a_share_is_not_claimed_of_values_that_never_change():
+    scenario = Scenario(1)
+    ready_s = scenario.truth["ready"]
+    rows = [o for o in scenario.observations if o.resource != "custommetrics" or o.time_s < ready_s]
+    for k in range(120):
+        values = {f"vllm-{r}": "4500m" for r in range(1 + scenario.truth["after"] - 1)}
+        found = {"metric": METRIC, "labelSelector": "", "values": values}
+        rows.append(Observation(ready_s + 1 + k, "custommetrics", "QUERY", found))
+    timeline = Timeline("h").extend(sorted(rows, key=lambda o: o.time_s))
+    verdict = {c.code: c for c in judge(timeline, history(timeline)).criteria}
+    assert verdict["new_replica_gets_its_share"].outcome == "not_judged"

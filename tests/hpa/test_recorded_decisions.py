@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,10 @@ def test_proposals_of_the_replica_calculator(row: dict[str, Any]):
 
 @pytest.mark.parametrize("sequence", recorded("behavior"), ids=lambda sequence: sequence["id"])
 def test_sequences_of_stabilisation_policies_and_limits(sequence: dict[str, Any]):
-    spec = HpaSpec.from_manifest(
-        manifest({"m": "1000"}, sequence["min_replicas"], sequence["max_replicas"], sequence["behavior"]),
+    spec = replace(
+        HpaSpec.from_manifest(
+            manifest({"m": "1000"}, sequence["min_replicas"], sequence["max_replicas"], sequence["behavior"])
+        ),
         downscale_stabilization_s=sequence["controller_downscale_stabilization_seconds"],
         tolerance=0.0,
     )

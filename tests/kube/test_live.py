@@ -191,6 +191,24 @@ def test_a_forbidden_resource_is_named_once_and_the_others_go_on(server, watch):
     assert "forbidden" in gap.object["reason"]
 
 
+def test_a_permission_that_fails_for_a_moment_is_asked_for_again_at_once(server, watch):
+    """As after a restart of the API server: it answers, but knows no roles yet."""
+    server.apply("pods", "ADDED", pod("a"))
+    seen = watch("pods")
+    server.wait_watching(["pods"])
+    server.outage()
+    time.sleep(2.5)
+    server.forbidden, server.down = {"pods"}, False
+    seen.until(lambda rows: any(o.object.get("status") == 403 for o in rows if o.resource == "gap"))
+    server.forbidden = set()
+    server.apply("pods", "ADDED", pod("b"))
+    seen.until(lambda rows: "b" in seen.names("ADDED"), timeout_s=3.0)
+    gaps = [o.object for o in seen.seen if o.resource == "gap"]
+    assert gaps[0]["to_s"] is None, "said while it lasts"
+    assert gaps[-1]["to_s"] - gaps[-1]["from_s"] > 2.0
+    assert not gaps[-1]["lost"], "the watch went on from its last version"
+
+
 def test_a_kind_that_the_cluster_lacks_is_named_and_does_not_stop_the_rest(server, watch):
     server.absent = {"leaderworkersets"}
     server.apply("pods", "ADDED", pod("a"))

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from autoscale.check.preflight import preflight
+from autoscale.check.preflight import diagnose
+from autoscale.check.snapshot import take
 from autoscale.kube.cluster import ClusterError
 from autoscale.kube.kinds import KINDS, plural_of
 from autoscale.lint.linter import lint_files
@@ -187,7 +188,7 @@ def said(findings):
 def both(objects, tmp_path):
     """What lint says of files, what check says of a cluster."""
     (tmp_path / "set.yaml").write_text(yaml.safe_dump_all(objects))
-    live = preflight(Holding(copy.deepcopy(objects)), SPACE, "vllm-hpa")
+    live = diagnose(take(Holding(copy.deepcopy(objects)), SPACE, "vllm-hpa"), "vllm-hpa")
     return lint_files([tmp_path / "set.yaml"]).findings, live
 
 

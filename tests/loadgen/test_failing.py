@@ -25,7 +25,7 @@ from loadgen.run.generator import Generator
 from loadgen.wire.clock import Alarm, now_s
 
 heard = []
-failing.listen(lambda error: heard.append(failing.failure_of(error)))
+failing.hear_of(lambda error: heard.append(failing.failure_of(error)))
 class Odd(Generator):
     def __init__(self): pass
 gevent.spawn(Odd()._check_finished)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 Outcome = Literal["pass", "fail", "not_judged"]
 
@@ -16,7 +16,7 @@ class Criterion:
     code: str
     outcome: Outcome
     sentence: str
-    figures: Mapping[str, Any] = field(default_factory=dict)
+    figures: Mapping[str, object] = field(default_factory=dict)
 
 
 def span_text(interval: tuple[float, float]) -> str:

@@ -17,9 +17,15 @@ PATIENCE_SYNCS = 2  # one sync may read the value just before it rose
 def scaled_when_it_should(timeline: Timeline) -> Criterion:
     """Decided within two syncs and the HPA's own windows."""
     code = "scaled_when_it_should"
+    hindered = timeline.hindrance.now()
     if not timeline.hpa or not timeline.samples:
-        return Criterion(code, "not_judged", "no value of the HPA's metric was seen")
+        return Criterion(code, "not_judged", hindered or "no value of the HPA's metric was seen")
     spans = list(excess_spans(timeline))
+    told_by = ("custommetrics", *timeline.sizing)
+    seen = [span for span in spans if not timeline.hidden(told_by, *span[:2])]
+    if not hindered and not seen and (blind := timeline.hidden(told_by)):
+        return Criterion(code, "not_judged", f"whether the metric asked for replicas cannot be told: {blind}")
+    spans = seen
     if not spans:
         early = [made for made in timeline.decisions if made.by_hpa and made.after > made.before]
         if early:
@@ -28,7 +34,8 @@ def scaled_when_it_should(timeline: Timeline) -> Criterion:
                 "not_judged",
                 f"the HPA scaled out {len(early)} times, but its metric was not seen above the target before",
             )
-        return Criterion(code, "not_judged", "the metric never stood above its target: nothing had to happen")
+        why = hindered or "the metric never stood above its target: nothing had to happen"
+        return Criterion(code, "not_judged", why)
     window_s = Hpa(timeline.hpa).window_s("scaleUp")
     allowed_s = PATIENCE_SYNCS * SYNC_S + window_s + _policy_wait_s(timeline)
     late = [span for span in spans if (span[2] if span[2] is not None else span[1]) - span[0] > allowed_s]
@@ -53,9 +60,8 @@ def scaled_when_it_should(timeline: Timeline) -> Criterion:
         )
     decided = [d - a for a, _, d in spans if d is not None]
     if not decided:
-        return Criterion(
-            code, "not_judged", "the metric stood above its target too briefly to ask for a decision", figures
-        )
+        why = hindered or "the metric stood above its target too briefly to ask for a decision"
+        return Criterion(code, "not_judged", why, figures)
     return Criterion(
         code,
         "pass",
@@ -71,10 +77,11 @@ def excess_spans(timeline: Timeline) -> Iterable[tuple[float, float, float | Non
     """
     bound = 1 + Hpa(timeline.hpa).tolerance("scaleUp")
     most = Hpa(timeline.hpa).max_replicas
+    end_s = timeline.last_s if math.isnan(hindered_s := timeline.hindrance.since_s) else hindered_s
     pending = [made for made in timeline.decisions if made.after > made.before]
     open_s: dict[str, float] = {}
     for sample in [*timeline.samples, None]:
-        at_s = sample.time_s if sample else timeline.last_s
+        at_s = min(sample.time_s, end_s) if sample else end_s
         while pending and (sample is None or pending[0].time_s + STATUS_LAG_S < at_s):
             made = pending.pop(0)
             if open_s:
@@ -91,7 +98,7 @@ def excess_spans(timeline: Timeline) -> Iterable[tuple[float, float, float | Non
         elif (since_s := open_s.pop(sample.metric, None)) is not None and not open_s:
             yield since_s, at_s, None
     if open_s:
-        yield min(open_s.values()), timeline.last_s, None
+        yield min(open_s.values()), end_s, None
 
 
 def _size_at(timeline: Timeline, at_s: float) -> int | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from autoscale.check.criteria.criterion import Criterion, span_text
 from autoscale.check.expectation import Expectation
@@ -69,28 +68,31 @@ def _share_after(timeline: Timeline, past: History, out: ScaleOut, name: str) ->
 
     From PINNED_AFTER_S after ready, or from when the scale-out was absorbed if as much is seen after that: a backlog of
     the older replicas is not the routing's doing. Of a shorter watch the second half counts.
-    None when the scale-in is decided before that, and when it has little and no new request is seen to arrive: a queue
-    that only drains says nothing about routing.
+    None when the scale-in is decided before that, and when no new request is seen to arrive, unless it drains a fair part:
+    a queue of others that only drains says nothing about routing, and a value that never changes shows no traffic.
     """
     unit = next(u for u in out.replicas if u.leader.name == name)
     stop_s = min([s.decided_s for s in past.scale_ins if s.decided_s > unit.ready_s], default=timeline.last_s)
+    if past.gauges is None and timeline.hidden(("custommetrics",), unit.ready_s, stop_s):
+        return None
     if stop_s < min(unit.ready_s + PINNED_AFTER_S, timeline.last_s):
         return None
     from_s = min(unit.ready_s + PINNED_AFTER_S, (unit.ready_s + stop_s) / 2)
     if from_s < out.absorbed_s <= stop_s - PINNED_AFTER_S:  # false for NaN: the next decision came first
         from_s = out.absorbed_s
-    own, everyone, seen, arrivals = 0.0, 0.0, 0, False
+    own, everyone, seen, arrivals, moved = 0.0, 0.0, 0, False, False
     before: dict[str, float] = {}
     for at_s, values in rounds(timeline, past.gauges, [u.leader.name for u in past.replicas]):
         if from_s <= at_s <= stop_s and len(values) > 1 and name in values:
             arrivals |= any(value > before.get(pod, math.inf) for pod, value in values.items())
+            moved |= before.get(name, values[name]) != values[name]
             before = values
             own += values[name]
             everyone += sum(values.values()) / len(values)
             seen += 1
     if not seen or not everyone:
         return None
-    return own / everyone if arrivals or own >= FAIR_SHARE * everyone else None
+    return own / everyone if arrivals or (moved and own >= FAIR_SHARE * everyone) else None
 
 
 def slo_recovered(past: History, expect: Expectation) -> Criterion:
@@ -98,7 +100,7 @@ def slo_recovered(past: History, expect: Expectation) -> Criterion:
     code = "slo_recovered"
     if past.requests_in_breach is None:
         return Criterion(code, "not_judged", "needs requests and an SLO")
-    figures: dict[str, Any] = {
+    figures: dict[str, object] = {
         "requests_in_breach": past.requests_in_breach,
         "predicted_s": expect.recovery_s,
     }

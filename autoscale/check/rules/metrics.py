@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from autoscale.check.snapshot import Snapshot
 from autoscale.kube.objects import items, mapping
-from autoscale.kube.scaler import Hpa
+from autoscale.kube.scaler import UNREADABLE_REASON, Hpa
 from autoscale.lint.findings import Finding, Located
 
 NOTHING_RETURNED = "no metrics returned from custom metrics API"
@@ -22,12 +22,12 @@ def rules(now: Snapshot, hpa: Hpa) -> Iterator[Finding]:
             yield from _whose(now, hpa, metric, answer.values_milli)
     yield from failed.values()
     own_fault = [name for name, each in failed.items() if not each.code.startswith("metrics-api")]
-    if own_fault and len(failed) < len(names):
+    if own_fault and len(failed) < len(hpa.metrics):
         yield Located(hpa.object).finding(
             "error",
             "metric-partial",
             ("spec", "metrics"),
-            f"{len(failed)} of {len(names)} metrics cannot be read ({', '.join(failed)}): the HPA still scales up on "
+            f"{len(failed)} of {len(hpa.metrics)} metrics cannot be read ({', '.join(failed)}): the HPA still scales up on "
             "the others, but it never scales down",
             "",
             "repair that metric, or take it out of the HPA",
@@ -47,9 +47,10 @@ def all_answered(now: Snapshot, hpa: Hpa) -> bool:
 def _failed(now: Snapshot, hpa: Hpa) -> Iterator[tuple[str, Finding]]:
     """(metric, why it cannot be read): by the HPA's condition, else by the API's answer, else by the HPA's status."""
     names, told = hpa.metric_names("Pods"), set()
-    if hpa.active_reason == "FailedGetPodsMetric":
+    if UNREADABLE_REASON.fullmatch(hpa.active_reason):
         message = str(hpa.conditions["ScalingActive"].get("message", ""))
-        metric = next((name for name in names if name in message), names[0] if names else "")
+        every = [metric.name for metric in hpa.metrics]
+        metric = next((name for name in every if name in message), every[0] if every else "")
         told.add(metric)
         yield metric, _unreadable(hpa, metric, message=message)
     for metric in names:
@@ -71,7 +72,11 @@ def _unreadable(
     hpa: Hpa, metric: str, status: int | None = None, absent: bool = False, message: str = ""
 ) -> Finding:
     """Why a metric cannot be read, from the API's status or the words of the HPA."""
-    code, problem, fix = _cause(metric, status, absent, message)
+    code, problem, fix = (
+        _cause(metric, status, absent, message)
+        if metric in hpa.metric_names("Pods")
+        else _not_a_pods_metric(metric, message)
+    )
     return Located(hpa.object).finding(
         "warning" if code == "rbac-missing" else "error",
         code,
@@ -118,10 +123,20 @@ def _cause(metric: str, status: int | None, absent: bool, message: str) -> tuple
             "check the name letter by letter (prometheus.googleapis.com|vllm:num_requests_waiting|gauge), the vLLM version's "
             "metric names, and wait up to 10 minutes for a brand-new metric",
         )
+    return _unexplained(metric, message, "custom.metrics.k8s.io/v1beta2")
+
+
+def _not_a_pods_metric(metric: str, message: str) -> tuple[str, str, str]:
+    """As `_cause`, for metrics that other APIs answer, which the check does not ask."""
+    external = "external metric" in message
+    return _unexplained(metric, message, f"{'external.' if external else ''}metrics.k8s.io/v1beta1")
+
+
+def _unexplained(metric: str, message: str, api: str) -> tuple[str, str, str]:
     return (
         "metric-unreadable",
         f"the HPA cannot read {metric}: {message or 'it does not say why'}",
-        "kubectl describe hpa, then ask the API: kubectl get --raw /apis/custom.metrics.k8s.io/v1beta2",
+        f"kubectl describe hpa, then ask the API: kubectl get --raw /apis/{api}",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from autoscale.check.snapshot import Snapshot
+from autoscale.kube.node import Node
 from autoscale.kube.objects import Object, mapping
 from autoscale.kube.scaler import Hpa
 from autoscale.lint.findings import Finding, Located
@@ -35,9 +36,8 @@ def rules(now: Snapshot, hpa: Hpa) -> Iterator[Finding]:
 
 def _fits(node: Object, labels: tuple[tuple[str, str], ...]) -> bool:
     have = mapping(mapping(node.get("metadata")).get("labels"))
-    return all(have.get(key) == value for key, value in labels) and not mapping(node.get("spec")).get(
-        "unschedulable"
-    )
+    open_to_pods = Node(node).ready and not mapping(node.get("spec")).get("unschedulable")
+    return open_to_pods and all(have.get(key) == value for key, value in labels)
 
 
 def _chips(node: Object, accelerator: str) -> int:

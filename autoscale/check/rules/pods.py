@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from autoscale.check.snapshot import Snapshot
+from autoscale.kube.node import Node
 from autoscale.kube.objects import mapping
 from autoscale.kube.pod import Pod
 from autoscale.kube.scaler import Hpa
@@ -20,7 +21,9 @@ def rules(now: Snapshot, hpa: Hpa) -> Iterator[Finding]:
     yield from _without_node(now, hpa, pods)
     for pod in pods:
         yield from _stuck(pod)
-    yield from _loading(now, hpa, pods)
+    lost = {each.name: each for each in map(Node, now.all("nodes")) if not each.ready}
+    yield from _on_lost_nodes(now, hpa, pods, lost)
+    yield from _loading(now, hpa, [pod for pod in pods if not _lost(now, pod, lost)])
     yield from _groups(now, hpa)
 
 
@@ -68,6 +71,34 @@ def _stuck(pod: Pod) -> Iterator[Finding]:
         )
 
 
+def _lost(now: Snapshot, pod: Pod, lost: Mapping[str, Node]) -> bool:
+    """Whether its node went away: by the node's condition, or where nodes may not be seen by the pod's event."""
+    if pod.ready:
+        return False
+    return pod.node in lost if now.all("nodes") else bool(_event(now, pod.name, "NodeNotReady"))
+
+
+def _on_lost_nodes(now: Snapshot, hpa: Hpa, pods: list[Pod], lost: Mapping[str, Node]) -> Iterator[Finding]:
+    """Pods that cannot be ready because their node is not; one finding per node."""
+    stranded: dict[str, list[str]] = {}
+    for pod in pods:
+        if pod.node and _lost(now, pod, lost):
+            stranded.setdefault(pod.node, []).append(pod.name)
+    for name, names in stranded.items():
+        node = lost.get(name)
+        since = f" for {now.at_s - node.unready_s:.0f} s" if node and node.unready_s else ""
+        yield Located(hpa.object).finding(
+            "error",
+            "node-not-ready",
+            ("spec", "scaleTargetRef"),
+            f"node {name} is not ready{since}{f': {node.reason}' if node and node.reason else ''}; its pods "
+            f"({', '.join(names)}) serve nothing",
+            "",
+            f"kubectl describe node {name}; pods of a lost node are replaced after their toleration, 300 s by default",
+            {"node": name, "pods": names},
+        )
+
+
 def _loading(now: Snapshot, hpa: Hpa, pods: list[Pod]) -> Iterator[Finding]:
     """Pods that run and are not ready: the HPA counts them fully once they report, as 0 before."""
     valued = {name for answer in now.answers.values() for name in answer.values_milli or {}}
@@ -77,7 +108,7 @@ def _loading(now: Snapshot, hpa: Hpa, pods: list[Pod]) -> Iterator[Finding]:
         (False, "have no value yet and count as 0 when the HPA scales up"),
     ):
         ages_s = {
-            pod.name: now.at_s - pod.initialized_s if pod.initialized_s else 0.0
+            pod.name: now.at_s - (pod.unready_s or pod.initialized_s or now.at_s)
             for pod in loading
             if (pod.name in valued) == counted
         }

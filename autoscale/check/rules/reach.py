@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterator
 
 from autoscale.check.snapshot import Snapshot
+from autoscale.kube.cluster import utc_text
 from autoscale.kube.kinds import SCALED, plural_of
 from autoscale.kube.scaler import KIND, Hpa
 from autoscale.lint.findings import Finding, Located, Severity
@@ -34,8 +35,10 @@ def permissions(now: Snapshot, hpa: Hpa | None) -> Iterator[Finding]:
     if others:
         yield _refused(
             "note",
-            f"not allowed to list {', '.join(others)}: the linter's rules on them were not asked",
-            "grant list on them, or run `autoscale lint` on their files",
+            f"not allowed to list {', '.join(others)}: the linter's rules on them were not asked; the scale-out is "
+            "judged without them",
+            "nothing for the check: the written account may not list them on purpose; run `autoscale lint` on the "
+            "manifests' files instead",
             {"resources": others},
         )
 
@@ -55,12 +58,24 @@ def _refused(severity: Severity, problem: str, fix: str, evidence: dict[str, obj
 
 
 def no_hpa(now: Snapshot, name: str) -> Iterator[Finding]:
-    """An HPA that is not there, with the name that comes near."""
+    """An HPA that is not there any more, or never was, with the name that comes near."""
     if "horizontalpodautoscalers" in now.hidden:
         return
     names = sorted(now.objects.get("horizontalpodautoscalers", {}))
+    about = Located({"kind": KIND, "metadata": {"name": name}})
+    if deleted_s := now.deleted_s.get(("horizontalpodautoscalers", name)):
+        yield about.finding(
+            "error",
+            "hpa-deleted",
+            (),
+            f"HorizontalPodAutoscaler {name!r} was deleted at {utc_text(deleted_s)}, while it was watched",
+            "",
+            "apply its manifest again, and find out who deleted it: a controller (KEDA, Argo CD) may do it once more",
+            {"deleted_s": deleted_s},
+        )
+        return
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.3)
-    yield Located({"kind": KIND, "metadata": {"name": name}}).finding(
+    yield about.finding(
         "error",
         "hpa-not-found",
         (),

@@ -106,7 +106,7 @@ class _Race:
     each: Each
     report: Progress
     found: dict[Candidate, Trial] = field(default_factory=dict)
-    raced: set[Candidate] = field(default_factory=set)  # the first setting stands for its line
+    raced: set[Candidate] = field(default_factory=set, init=False)  # the first setting stands for its line
 
     def run(self, lines: Iterable[Line], share: tuple[float, float], text: str) -> None:
         """The lines that are new, some at a time: those beside each other know the same limit."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from analysis.capacity import Capacity
 from analysis.opened import OpenedRun, open_run
 from analysis.run import validate
+from autoscale.show.pages.check_facts import phase_rows
 from autoscale.show.pages.page import Picture, write_page
 from autoscale.show.pages.run_comparison import comparison
 from autoscale.show.pages.run_facts import (
@@ -76,6 +77,7 @@ class RunShown:
     over_time: Picture | None
     capacity: CapacityShown | None
     no_capacity: Capacity | str | None
+    phases: list[tuple[str, str, str, str]]
     events: EventsShown
 
 
@@ -97,6 +99,7 @@ def _shown(seen: OpenedRun) -> RunShown:
         over_time=latency_figure(seen),
         capacity=_capacity(capacity) if capacity else None,
         no_capacity=None if capacity or run.header.get("kind") == "simulated" else seen.analysed,
+        phases=list(phase_rows(seen)),
         events=events_shown(run),
     )
 

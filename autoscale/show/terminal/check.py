@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 from rich.console import Group, RenderableType
@@ -11,8 +10,8 @@ from rich.text import Text
 
 from autoscale.check import CheckResult, WatchState
 from autoscale.show.terminal.findings import SEVERITIES
-from autoscale.show.terminal.layout import number_text, plain_table
-from autoscale.show.words import seconds
+from autoscale.show.terminal.layout import bullet, plain_table
+from autoscale.show.words import lasted, seconds
 
 MARKS = {"pass": ("ok", "green"), "fail": ("FAIL", "red")}
 
@@ -29,17 +28,15 @@ def check_lines(result: CheckResult) -> Iterator[RenderableType]:
             yield Padding(Text(f"fix: {finding.fix}", style="green"), (0, 0, 0, 8))
     past = result.judgement.history
     for k, out in enumerate(past.scale_outs, 1):
-        made = plain_table(f"scale-out {k}: {out.before} to {out.after} replicas", "seconds", "")
+        made = plain_table(f"scale-out {k}: {out.before} to {out.after} replicas", "lasted", "")
         made.columns[2].justify = "left"  # bars
-        longest = max((p.seconds for p in out.phases if math.isfinite(p.seconds)), default=1.0)
+        longest = max((p.so_far_s for p in out.phases), default=0.0) or 1.0
         for phase in out.phases:
-            share = phase.seconds / longest if math.isfinite(phase.seconds) and longest else 0
-            made.add_row(
-                phase.name.replace("_", " "),
-                number_text(phase.seconds),
-                Text("▇" * max(0, round(30 * share)), "cyan"),
-            )
+            bar = "▇" * max(0, round(30 * phase.so_far_s / longest))
+            made.add_row(phase.name.replace("_", " "), lasted(phase), Text(bar, "cyan"))
         yield made
+    for sentence in past.unseen:
+        yield bullet(sentence, "yellow")
     verdict = plain_table("criterion", "", "evidence")
     verdict.columns[2].justify = "left"
     for criterion in result.judgement.criteria:
@@ -59,7 +56,8 @@ def state_line(state: WatchState) -> str:
         f"{name.split('|')[-2] if '|' in name else name} {usage:g} of {target:g}"
         for name, (usage, target) in state.metrics.items()
     )
-    return f"  desired {state.desired}, ready {state.ready}; {metrics or 'no metric yet'}"
+    said = state.hindered or metrics or "no metric yet"
+    return f"  desired {state.desired}, ready {state.ready}; {said}"
 
 
 def live_view(state: WatchState) -> Group:
@@ -69,8 +67,10 @@ def live_view(state: WatchState) -> Group:
     made.add_row("replicas", f"{state.ready} ready, {state.desired} desired")
     for name, (usage, target) in state.metrics.items():
         made.add_row(name, f"{usage:g} of {target:g}")
+    if state.hindered:
+        made.add_row("HPA", state.hindered)
     made.add_row("next HPA sync", seconds(max(0.0, state.next_sync_s - state.time_s)))
     for out in state.past.scale_outs[-1:]:
         for phase in out.phases:
-            made.add_row(f"  {phase.name}", f"{number_text(phase.seconds)} s")
+            made.add_row(f"  {phase.name}", lasted(phase))
     return Group(made)

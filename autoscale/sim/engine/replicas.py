@@ -267,13 +267,13 @@ class _One(NamedTuple):
 
 
 def replay(
-    params: EngineParams, arrivals: Requests, sample_s: NDArray[np.float64] | None = None, seed: int = 0
+    params: EngineParams, arrivals: Requests, sample_s: NDArray[np.float64] | None = None
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """One replica serves `arrivals`: (finished requests by request_id, gauges at the instants `sample_s`).
 
     `sample_s` ascends; the gauge array has the columns of GAUGES, one row per instant.
     """
-    replica = Replicas(params, 1, seed)
+    replica = Replicas(params, 1)
     replica.open(0, 0.0)
     replica.offer(arrivals)
     times = np.zeros(0) if sample_s is None else np.asarray(sample_s, float)

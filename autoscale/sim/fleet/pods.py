@@ -58,23 +58,23 @@ class Pods:
         self._tick = 0
         self._out: list[PodEvent] = []
 
-    def warm(self, replicas: int, now_s: float = 0.0) -> list[PodEvent]:
+    def warm(self, replicas: int) -> list[PodEvent]:
         """Start with `replicas` that are ready already; they draw nothing, and their compile cache is filled."""
-        self._pass(now_s)
+        self._pass(0.0)
         self.desired = replicas
         for _ in range(replicas):
             self._warm += 1
-            replica = self._make(-self._warm, now_s)
+            replica = self._make(-self._warm, 0.0)
             for member in range(self.cold.size):
                 if self._free_nodes > 0:
                     self._free_nodes -= 1
                 else:
                     self._grown += 1
-                self._scheduled(replica, member, now_s)
-                replica.member_started_s[member] = now_s
-            replica.started_s = replica.joined_s = replica.loaded_s = now_s
-            replica.initialised_s = replica.ready_s = now_s
-            self._tell(now_s, "ready", replica)
+                self._scheduled(replica, member, 0.0)
+                replica.member_started_s[member] = 0.0
+            replica.started_s = replica.joined_s = replica.loaded_s = 0.0
+            replica.initialised_s = replica.ready_s = 0.0
+            self._tell(0.0, "ready", replica)
         self._compiled = self._compiled or replicas > 0
         return self._flush()
 
