@@ -7,6 +7,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 UPGRADE ?= --upgrade
+FUZZ_S  ?= 60
 export PYTHONDONTWRITEBYTECODE :=
 
 # What pip says beside errors is about this machine, not about the project. It compiles nothing: most of it would never be
@@ -24,7 +25,7 @@ BUILT  := --no-deps --no-build-isolation --no-index --editable .
 project = { $(HAS_UV) && uv pip install --quiet --python $(1)/bin/python $(BUILT); } || $(call PIP,$(1)) $(BUILT)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults test-lowest test-newest check lint types lock prometheus generated clean
+.PHONY: help demo test test-faults test-lowest test-newest fuzz check lint types lock prometheus generated clean
 
 help:            ## show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -37,6 +38,9 @@ test: $(VENV)/.installed-test prometheus   ## set up and run every test
 
 test-faults: $(VENV)/.installed-test   ## every fault of servers, disks, workers and signals against real load tests (minutes)
 	$(BIN)/pytest -m faults tests/loadgen
+
+fuzz: $(VENV)/.installed-test   ## spoilt inputs to every reader of what others wrote, FUZZ_S seconds (60) each
+	FUZZ_S=$(FUZZ_S) $(BIN)/python -m tests.fuzz
 
 check: lint types test   ## lint, types and every test: what CI runs
 

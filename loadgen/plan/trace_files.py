@@ -43,7 +43,7 @@ class Jsonl:
     sessions: bool = False
 
 
-_DATES = re.compile(r"(?:\d{4}-\d\d?-\d\d?(?:[ T]\d\d(?::\d\d(?::\d\d(?:\.\d*)?)?)?)?\n)*", re.ASCII)
+_DATES = re.compile(r"(?:\d{4}-\d\d?-\d\d?(?:[ T]\d\d(?::\d\d(?::\d\d(?:\.\d{0,18})?)?)?)?\n)*", re.ASCII)
 
 
 def _date_seconds(text: NDArray[np.str_]) -> NDArray[np.float64]:

@@ -219,6 +219,16 @@ def spoilt_runs(draw: st.DrawFn) -> tuple[Any, dict[str, pd.DataFrame], dict[str
     return header, found, torn if draw(st.integers(0, 4)) == 0 else {}
 
 
+def run_of(seed: bytes) -> tuple[Any, dict[str, pd.DataFrame], dict[str, tuple[int, bytes]]]:
+    """A committed finding: parts of the header and columns of the sound run's tables replaced, `rows` of them kept."""
+    changed = json.loads(seed)
+    found = {name: frame.copy() for name, frame in tables().items()}
+    for name, frame in found.items():
+        columns = dict(changed.get(name, {}))
+        found[name] = frame.head(columns.pop("rows", len(frame))).assign(**columns)
+    return RUN_HEADER | changed.get("header", {}), found, {}
+
+
 def take_run(given: tuple[Any, dict[str, pd.DataFrame], dict[str, tuple[int, bytes]]]) -> None:
     """A run directory, looked at and analysed with and without an SLO."""
     header, found, torn = given
@@ -246,13 +256,14 @@ PROFILE = yaml.safe_load(
 TRACES: Sequence[tuple[str, bytes]] = [
     (file.name, file.read_bytes()) for file in sorted((CORPUS / "traces").iterdir())
 ]
+LOAD = (CORPUS / "loads" / "load.yaml").read_bytes()
 TARGETS = {
     "answers": Target(st.tuples(spoilt_bytes(seeds("answers")), st.lists(st.integers(0, 400), max_size=5)), take_answer),
     "pages": Target(spoilt_bytes(seeds("pages")), take_page),
     "manifests": Target(spoilt_document(manifests()), take_manifest),
     "manifest files": Target(spoilt_bytes(seeds("manifests")), take_manifest_text),
     "traces": Target(st.sampled_from(TRACES).flatmap(lambda seed: st.tuples(st.just(seed[0]), spoilt_bytes([seed[1]]))), take_trace),
-    "load files": Target(st.one_of(spoilt_bytes(seeds("loads")), spoilt_document([yaml.safe_load(seeds("loads")[0])])), take_load),
+    "load files": Target(st.one_of(spoilt_bytes(seeds("loads")), spoilt_document([yaml.safe_load(LOAD)])), take_load),
     "profiles": Target(spoilt_document([PROFILE]), take_profile),
     "recommendations": Target(spoilt_document([json.loads(json.dumps(MADE.as_json()))]), take_recommendation),
     "runs": Target(spoilt_runs(), take_run),
