@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -68,7 +69,7 @@ def run_check(
     recommended = read_recommendation(expect) if expect is not None else None
     expected = Expectation.from_recommendation(recommended) if recommended else None
     weight_bytes = _weight_bytes(profile, recommended)
-    load_run = Path(load) if load and Path(load).is_dir() else None
+    load_run = Path(load) if load and os.path.isdir(load) else None  # False for what no path can be
     if replay_dir is not None:
         kept = load_run or (replay_dir / OWN_RUN if (replay_dir / OWN_RUN / "run.json").exists() else None)
         result = judge_again(replay_dir, expect=expected, load_run=kept, slo=slo, weight_bytes=weight_bytes)

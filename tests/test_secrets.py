@@ -252,7 +252,7 @@ def _done(command: list[str], inputs: Inputs) -> subprocess.CompletedProcess[str
                 said += line
                 if line.startswith("fleet"):
                     process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=220)
     return subprocess.CompletedProcess(command, process.returncode, out, said + err)
 
 

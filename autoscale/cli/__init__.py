@@ -6,6 +6,7 @@ no, 2 bad input, 3 a source could not be reached, 130 interrupted. Every verb im
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import sys
@@ -14,7 +15,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from analysis.errors import AutoscaleError
+from analysis.errors import AutoscaleError, BadInput
 from analysis.redact import redact
 from autoscale.cli import cluster, fleet, runs
 from autoscale.examples import epilog
@@ -64,7 +65,7 @@ def main() -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell made a background job ignore SIGINT
         signal.signal(number, signal.default_int_handler)
     try:
-        code = app(standalone_mode=False)
+        code = _called()
     except AutoscaleError as error:
         if "--json" in sys.argv:
             print(json.dumps({"error": type(error).__name__, "sentence": str(error)}))
@@ -83,6 +84,16 @@ def main() -> NoReturn:
     if code == EXIT_INTERRUPTED:
         print("interrupted: what was written so far stays readable", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _called() -> object:
+    """What the verb returns. Raises BadInput for a name that no file can have, wherever it was met."""
+    try:
+        return app(standalone_mode=False)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise BadInput("the name of a file is too long", value=str(error.filename)) from None
 
 
 for verb in VERBS:
