@@ -250,7 +250,7 @@ def read(path: Path | str) -> Run:
 def read_header(path: Path | str) -> dict[str, Any]:
     """The header (run.json) as a dict, without secrets that a hand wrote into it. Raises BadRun with the reason when it is absent or unreadable."""
     file = Path(path) / HEADER
-    if not os.path.exists(file):
+    if not os.path.isfile(file):
         raise BadRun("not a run directory", value=str(path), expected=f"a directory with {HEADER}")
     try:
         header = read_json(file, "run header")

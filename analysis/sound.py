@@ -52,7 +52,9 @@ def _stage_problems(where: str, stages: Any) -> Iterator[tuple[str, object, str]
 
 
 def table_problem(frame: pd.DataFrame) -> tuple[str, object] | None:
-    """A time that is none of a run, as (column, value); NaN says that nothing happened."""
+    """A time that is none of a run, as (column, value); NaN says that nothing happened, and every request was due."""
+    if "due_s" in frame and bool(frame["due_s"].isna().any()):
+        return "due_s", math.nan
     for column in frame.columns:
         if column.endswith("_s") and bool((wrong := frame[column].abs() > LONGEST_S).any()):
             return column, float(frame.loc[wrong, column].iloc[0])
