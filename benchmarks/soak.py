@@ -113,6 +113,10 @@ def soak(duration_s: float, rate: float, fleet_rate: float, out: Path) -> pd.Dat
             for name, command in loads.items()
         }
         processes |= clients
+        while any(
+            not (out / name / run.HEADER).exists() and clients[name].poll() is None for name in clients
+        ):
+            time.sleep(0.1)  # a client takes a while to start
         begun_s = time.monotonic()
         while any(one.poll() is None for one in clients.values()):
             for name, process in processes.items():
