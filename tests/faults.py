@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
 from collections import Counter
 from pathlib import Path
@@ -126,9 +127,16 @@ def _outcome(counted: Counter[str]) -> str:
 
 
 def main() -> int:
-    """Run the tests of every kind, or of the named headings; print and write the table; pytest's exit code."""
+    """Run the tests of every kind, or of the named headings and kinds; print and write the table; pytest's exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # ends the trials, and writes down those so far
+        signal.signal(number, signal.default_int_handler)
     chosen = sys.argv[1:] or list(KINDS)
-    kinds = {kind: tests for where in chosen for kind, tests in KINDS[where].items()}
+    kinds = {
+        kind: tests
+        for where in KINDS
+        for kind, tests in KINDS[where].items()
+        if where in chosen or kind in chosen
+    }
     nodes = dict.fromkeys(str(ROOT / "tests" / test) for tests in kinds.values() for test in tests)
     found = Outcomes()
     options = ["-o", "addopts=--import-mode=importlib --strict-markers", "-q", "-p", "no:cacheprovider"]
