@@ -7,6 +7,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 UPGRADE ?= --upgrade
+FUZZ_S  ?= 60
 export PYTHONDONTWRITEBYTECODE :=
 
 # What pip says beside errors is about this machine, not about the project. It compiles nothing: most of it would never be
@@ -24,7 +25,7 @@ BUILT  := --no-deps --no-build-isolation --no-index --editable .
 project = { $(HAS_UV) && uv pip install --quiet --python $(1)/bin/python $(BUILT); } || $(call PIP,$(1)) $(BUILT)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults test-lowest test-newest check lint types lock prometheus generated clean
+.PHONY: help demo test test-faults test-lowest test-newest fuzz audit check lint types lock prometheus generated clean
 
 help:            ## show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -35,8 +36,11 @@ demo: $(VENV)/.installed prometheus   ## run everything once: fleet, load, colle
 test: $(VENV)/.installed-test prometheus   ## set up and run every test
 	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
-test-faults: $(VENV)/.installed-test   ## every fault of servers, disks, workers and signals against real load tests (minutes)
-	$(BIN)/pytest -m faults tests/loadgen
+test-faults: $(VENV)/.installed-test   ## every fault that was tried, as a table: docs/faults.md (15 minutes)
+	$(BIN)/python -m tests.faults
+
+fuzz: $(VENV)/.installed-test   ## spoilt inputs to every reader of what others wrote, FUZZ_S seconds (60) each
+	FUZZ_S=$(FUZZ_S) $(BIN)/python -m tests.fuzz
 
 check: lint types test   ## lint, types and every test: what CI runs
 
@@ -94,6 +98,13 @@ lock: $(UV_VENV)/.made   ## write requirements/ anew: the newest versions that p
 $(UV_VENV)/.made:
 	@$(HAS_UV) || { $(PYTHON) -m venv $(UV_VENV) && $(call PIP,$(UV_VENV)) uv; }
 	@mkdir -p $(UV_VENV) && touch $@
+
+# Without network uvx finds nothing to run: then the script says so. No dependency of ours: it runs by itself.
+AUDIT_VENV := .venv-audit
+audit:           ## known vulnerabilities of what requirements/ locks; fails where the service does not answer
+	@if $(HAS_UV); then tool="uvx --quiet pip-audit"; \
+	  else $(PYTHON) -m venv --clear $(AUDIT_VENV) && $(call PIP,$(AUDIT_VENV)) pip-audit 2>/dev/null && tool=$(AUDIT_VENV)/bin/pip-audit; fi; \
+	$(PYTHON) tests/audit.py $$tool; status=$$?; rm -rf $(AUDIT_VENV); exit $$status
 
 # --- other versions than the locked ones -----------------------------------------------------------------------------
 

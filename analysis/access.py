@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from analysis.errors import BadInput
-from analysis.redact import remember
+from analysis.redact import remember, remember_query
 
 KEY_VARIABLES = ("OPENAI_API_KEY", "VLLM_API_KEY")
 CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
@@ -72,6 +72,7 @@ class Access:
             user, password, host = parts.username, parts.password, parts.netloc.rpartition("@")[2]
         except ValueError:
             return url, self
+        remember_query(parts.query)
         if user is None and password is None:
             return url, self
         user, password = unquote(user or ""), unquote(password or "")

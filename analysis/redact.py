@@ -2,17 +2,19 @@
 
 Two ways, both always on. A value that was read as a secret (`remember`) is replaced wherever it turns up, whatever its
 spelling; and what looks like a secret is replaced by its place: user info of a URL, a key among its query, the value of
-a header that carries one. Errors, run headers, events and command lines all pass through here.
+a header or of a variable that carries one. Errors, run headers, events, findings, Kubernetes objects that are kept and
+command lines all pass through here.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-from urllib.parse import quote, quote_plus
+from urllib.parse import parse_qsl, quote, quote_plus
 
 HIDDEN = "***"
 SHORTEST = 4  # a shorter value would take half of every sentence with it
@@ -22,7 +24,9 @@ _NAME = (
     r"(?:[\w.-]*(?:api[_-]?key|apikey|access[_-]?key|token(?!s)|secret|passw(?:or)?d|passwd|pwd|credential|signature)"
     r"[\w.-]*|key|sig|auth|authorization|pass)"
 )
-_USER_INFO = re.compile(r"(?<=://)[^\s/?#'\"<>]+@")
+_USER_INFO = re.compile(
+    r"(?i)\b([a-z][a-z0-9+.-]+://?)[^\s/?#'\"<>]+@"
+)  # a path keeps one slash of an address
 _QUERY = re.compile(rf"(?i)([?&;]{_NAME}=)[^&#;\s'\"<>]+")
 _HEADER = re.compile(
     r"(?i)\b((?:proxy-)?authorization|x-[\w-]*(?:key|token|secret|auth)[\w-]*|api-key|apikey|cookie|set-cookie)"
@@ -30,7 +34,21 @@ _HEADER = re.compile(
 )
 _SCHEME = re.compile(r"(?i)\b(bearer|basic)(\s+)(?!token\b|auth)[A-Za-z0-9+/._~-]{8,}=*")
 _SECRET_OPTION = re.compile(rf"(?i)^--?{_NAME}$")
+_SECRET_NAME = re.compile(
+    r"(?i)(?<!per_)(?<!max_)(?<!min_)(?<!num_)TOKEN$|SECRET|PASSWORD|API[-_]?KEY|CREDENTIAL|^(?:proxy-)?AUTHORIZATION$"
+)
+_NAMES_A_PLACE = re.compile(
+    r"(?i:[_-](?:FILE|PATH|DIR|NAME|REF|URL|URI|ENABLED|HEADER|TTL)$)|[a-z](?:File|Path|Dir|Name|Ref)$"
+)
 _FILE_OPTION = re.compile(r"(?i)-file$")
+# In the text of a command; @FILE, $VARIABLE and what stands for a value (NAME, ...) are none.
+_ASSIGNED = re.compile(r"(?<![\w-])([A-Za-z]\w*)=(?![@$*\s])(?:'[^']*'|\"[^\"]*\"|[^\s'\",;&]+)")
+_OPTION_VALUE = re.compile(
+    rf"(?i)(?<!\S)(--{_NAME}(?<!-file)(?:=|\s+))(?!['\"]?(?:[@$]|\.\.\.|(?-i:[A-Z]+)\b|--))('[^']*'|\"[^\"]*\"|[^\s'\",;]+)"
+)
+_HEADER_OPTION = re.compile(
+    r"(?<!\S)(['\"]?--header(?:=|\s+)['\"]?[\w-]+:\s*(?!\s))(?![@$*]|\.\.\.|[A-Z]+\b|value\b)(?:(?<=: )[^'\"\n]+|[^\s'\"]+)"
+)
 _IS_HEADER = re.compile(r"[A-Za-z][\w-]*:(?!\d+(?:/|$))")  # and no HOST:PORT
 
 
@@ -45,6 +63,13 @@ def remember(*values: str) -> None:
     _known.update(dict.fromkeys(ordered))
 
 
+def remember_query(query: str) -> None:
+    """From now on the values of keys in this query of a URL are secrets: a server may repeat them in any form."""
+    for name, value in parse_qsl(query):
+        if _SECRET_OPTION.match(f"-{name}"):
+            remember(value)
+
+
 def hide(text: str) -> str:
     """The text with the remembered values replaced, and nothing else: for pages whose code a pattern could break."""
     for value in _known:
@@ -56,21 +81,59 @@ def hide(text: str) -> str:
 def redact(text: str) -> str:
     """The text with every secret in it replaced by ***."""
     text = hide(text)
-    text = _USER_INFO.sub(f"{HIDDEN}@", text)
+    text = _USER_INFO.sub(rf"\g<1>{HIDDEN}@", text)
     text = _QUERY.sub(rf"\g<1>{HIDDEN}", text)
     text = _HEADER.sub(lambda m: f"{m[1]}{m[2]}{m[3] + ' ' if m[3] else ''}{HIDDEN}", text)
+    text = _ASSIGNED.sub(lambda m: f"{m[1]}={HIDDEN}" if names_a_secret(m[1]) else m[0], text)
+    text = _OPTION_VALUE.sub(rf"\g<1>{HIDDEN}", text)
+    text = _HEADER_OPTION.sub(rf"\g<1>{HIDDEN}", text)
     return _SCHEME.sub(rf"\g<1>\g<2>{HIDDEN}", text)
 
 
+def names_a_secret(name: str) -> bool:
+    """Whether a variable, key or header of this name holds a secret, rather than the place of one."""
+    return bool(_SECRET_NAME.search(name)) and not _NAMES_A_PLACE.search(name)
+
+
 def redacted(content: Any) -> Any:
-    """Plain data (JSON) with every text in it redacted; keys stay."""
+    """Plain data (JSON) with every text in it redacted; keys stay.
+
+    What stands under a key that names a secret is replaced, be it `{"API_KEY": value}` or, as in a container's environment,
+    `{"name": "API_KEY", "value": value}`; a list of texts is read as the words of a command, a text of JSON as what it holds.
+    """
     if isinstance(content, str):
-        return redact(content)
+        return _text(content)
     if isinstance(content, Mapping):
-        return {key: redacted(value) for key, value in content.items()}
+        of_pair = names_a_secret(str(content.get("name") or ""))
+        return {
+            key: _value("", str(value))
+            if _is_plain(value) and (_is_key(str(key), value) or (of_pair and key == "value"))
+            else redacted(value)
+            for key, value in content.items()
+        }
     if isinstance(content, list | tuple):
+        if content and all(isinstance(word, str) for word in content):
+            return list(_words(content))
         return [redacted(value) for value in content]
     return content
+
+
+def _is_key(name: str, value: object) -> bool:
+    """Whether the value under this key is a secret; a number of something per token is none."""
+    return names_a_secret(name) and (isinstance(value, str) or not name.lower().endswith("token"))
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool) and value != ""
+
+
+def _text(text: str) -> str:
+    if text.lstrip()[:1] in ("{", "["):
+        try:
+            return json.dumps(redacted(json.loads(text)))
+        except (ValueError, RecursionError):
+            pass
+    return redact(text)
 
 
 def command_line(argv: Sequence[str]) -> str:

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.errors import BadInput, BadRun
 from analysis.files import json_value, read_json
 from analysis.redact import redacted
+from analysis.sound import LONGEST_S, header_problems, table_problem
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 HEADER = "run.json"
-LATEST_S = 1e11  # a later start is no unix time in seconds: milliseconds, or none at all
 EVENTS = "events.jsonl"
 
 # The server's gauges that an HPA can scale on. Everything else of a signal hangs on its name here.
@@ -248,20 +248,21 @@ def read(path: Path | str) -> Run:
 
 
 def read_header(path: Path | str) -> dict[str, Any]:
-    """The header (run.json) as a dict. Raises BadRun with the reason when it is absent or unreadable."""
+    """The header (run.json) as a dict, without secrets that a hand wrote into it. Raises BadRun with the reason when it is absent or unreadable."""
     file = Path(path) / HEADER
-    if not os.path.exists(file):
+    if not os.path.isfile(file):
         raise BadRun("not a run directory", value=str(path), expected=f"a directory with {HEADER}")
     try:
         header = read_json(file, "run header")
     except BadInput as error:
         raise BadRun(str(error)) from None
-    started = header.get("started_at")
-    if not isinstance(started, int | float) or not abs(started) < LATEST_S:
+    if "started_at" not in header:
         raise BadRun(f"{file} is not a run header", expected="a JSON object with started_at in unix seconds")
     if (version := header.get("schema_version")) != SCHEMA_VERSION:
         raise BadRun(f"{file} has schema_version", value=version, expected=str(SCHEMA_VERSION))
-    return header
+    for field, value, expected in header_problems(header):
+        raise BadRun(f"{file}: {field} is not one of a run", value=value, expected=expected)
+    return dict(redacted(header))
 
 
 def newest() -> Path | None:
@@ -309,6 +310,10 @@ def _request_problems(requests: pd.DataFrame) -> Iterator[str]:
 
 def _read_frame(path: Path, table: str) -> pd.DataFrame:
     frame = _read_arrow(path, table).to_pandas(types_mapper=_nullable_integers)
+    if problem := table_problem(frame):
+        column, value = problem
+        expected = f"seconds since the start, within {LONGEST_S:g} s of it"
+        raise BadRun(f"{column} in the {table} table of {path}", value=value, expected=expected)
     return frame.sort_values(SORT_KEYS[table], kind="stable", ignore_index=True)
 
 
@@ -330,11 +335,10 @@ def _read_arrow(path: Path, table: str) -> pa.Table:
     if not files:
         raise BadRun(f"{path} has no {table}.parquet", next_step=_HOW_TO_GET[table])
     try:
-        tables = [pq.read_table(file) for file in files]
-    except (pa.ArrowInvalid, OSError) as error:
+        schema = arrow_schema(table)
+        return pa.concat_tables([_conform(pq.read_table(file), schema) for file in files])
+    except (pa.ArrowException, OSError) as error:
         raise BadRun(f"cannot read the {table} table of {path}: {error}") from None
-    schema = arrow_schema(table)
-    return pa.concat_tables([_conform(t, schema) for t in tables])
 
 
 def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:

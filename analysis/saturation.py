@@ -67,6 +67,8 @@ def fit_server(usable: pd.DataFrame, header: dict[str, Any], rng: np.random.Gene
     full = usable[usable["state"] == "saturated"]
     full = full[full["busy"] >= _FULL * full["busy"].max()]
     fit = usable.dropna(subset=["busy", "service_s"])
+    if fit.empty:
+        return None
     slowdown = _fit_slowdown(fit)
     wander, wander_freedom = _wander(fit)
     if len(full):

@@ -54,15 +54,17 @@ def per_pod(metrics: pd.DataFrame) -> pd.DataFrame:
     """
     columns = ["time_s", "pod", *SIGNALS]
     frame = metrics.dropna(subset=list(SIGNALS), how="all")
+    frame = frame.dropna(subset=["time_s", "pod", "engine"])
     if frame.empty:
         return pd.DataFrame({c: pd.Series(dtype="float64") for c in columns})
     step_s = scrape_interval_s(frame)
     slot = np.floor(frame["time_s"].to_numpy() / step_s + 1e-9).astype("int64")
     cells = frame.assign(slot=slot).groupby(["pod", "engine", "slot"])[list(SIGNALS)].last()
+    near = np.unique(slot[:, None] + np.arange(_STALE_STEPS + 1))  # not the time in which nobody reported
     filled = []
     for (pod, engine), part in cells.groupby(level=["pod", "engine"]):
         series = part.droplevel([0, 1])
-        slots = np.arange(series.index.min(), series.index.max() + 1 + _STALE_STEPS)
+        slots = near[(near >= series.index.min()) & (near <= series.index.max() + _STALE_STEPS)]
         series = series.reindex(slots).ffill(limit=_STALE_STEPS)
         filled.append(series[series.index <= slot.max()].assign(pod=pod, engine=engine))
     engines = pd.concat(filled).rename_axis("slot").reset_index()
@@ -93,7 +95,7 @@ def scrape_interval_s(metrics: pd.DataFrame) -> float:
     """The usual time in s between scrapes of one engine; 1 when there are too few to tell."""
     gaps = metrics.sort_values("time_s").groupby(["pod", "engine"])["time_s"].diff().dropna()
     gaps = gaps[gaps > 0]
-    return float(round(gaps.median(), 3)) if len(gaps) else 1.0
+    return max(1e-3, float(round(gaps.median(), 3))) if len(gaps) else 1.0
 
 
 def clock_offset(table: pd.DataFrame, metrics: pd.DataFrame) -> ClockOffset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from analysis.errors import AutoscaleError, BadInput
+from analysis.redact import command_line
 from autoscale.check import CheckResult, Expectation, WatchState, judge_again, prove
 from autoscale.check.phases import Span
 from autoscale.check.watch import clock_of
@@ -67,7 +69,7 @@ def run_check(
     recommended = read_recommendation(expect) if expect is not None else None
     expected = Expectation.from_recommendation(recommended) if recommended else None
     weight_bytes = _weight_bytes(profile, recommended)
-    load_run = Path(load) if load and Path(load).is_dir() else None
+    load_run = Path(load) if load and os.path.isdir(load) else None  # False for what no path can be
     if replay_dir is not None:
         kept = load_run or (replay_dir / OWN_RUN if (replay_dir / OWN_RUN / "run.json").exists() else None)
         result = judge_again(replay_dir, expect=expected, load_run=kept, slo=slo, weight_bytes=weight_bytes)
@@ -152,11 +154,14 @@ def _scraper(urls: Callable[[], dict[str, str]]) -> Callable[[], list[dict[str, 
 
 
 def _command(load: str, run_dir: Path, fleet: str | None) -> list[str]:
-    words = shlex.split(load)
+    try:
+        words = shlex.split(load)
+    except ValueError as error:
+        raise BadInput(f"the command of --load cannot be read: {error}", expected="quotes in pairs") from None
     if not words or "locust" not in Path(words[0]).name:
         raise BadInput(
             "the load is neither a run directory nor a locust command",
-            value=load,
+            value=command_line(words),
             expected='a path, or "locust -f loadgen/completions.py --rate 5 -t 300s"',
         )
     words = [sys.executable, "-m", "locust", *words[1:]]

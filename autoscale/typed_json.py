@@ -134,7 +134,7 @@ def _list(parts: tuple[Any, ...], value: Any, place: str) -> tuple[object, ...]:
 def _made(reading: Reading, value: Any, place: str) -> object:
     try:
         return reading.make(value)
-    except (ValueError, BadInput):
+    except (ValueError, OverflowError, BadInput):
         raise BadInput(place, value=value, expected=reading.expected) from None
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import signal
 from importlib.metadata import version
 from socket import socket
 
@@ -9,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from analysis.errors import BadInput
-from autoscale.cli import app
+from autoscale.cli import app, main
 from autoscale.demo import directory
 from autoscale.profiles import load
 from autoscale.sim.http.server import FleetServer
@@ -71,3 +72,38 @@ def test_a_port_that_is_taken_names_the_option():
 def test_a_speed_that_is_none_is_a_sentence(speed):
     with pytest.raises(BadInput, match=f"speed of the control plane: {speed}; expected a number above 0"):
         FleetServer(load("llama-3.1-8b-1xl4"), speed=speed)
+
+
+LONG = "a" * 300  # more than a file's name may have
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        pytest.param(["lint", LONG], 2, "the name of a file is too long", id="manifests"),
+        pytest.param(["report", LONG], 2, "not a run directory", id="a run"),
+        pytest.param(["check", "--replay", LONG], 2, "not a run directory|too long", id="evidence"),
+        pytest.param(["simulate", "--hpa", LONG], 2, "File name too long", id="an HPA"),
+        pytest.param(["manifests", LONG], 2, "unknown profile", id="a profile"),
+        pytest.param(["manifests", "../profiles/llama-3.1-8b-1xl4"], 2, "unknown profile", id="a path without .yaml"),
+        pytest.param(["manifests", "llama-3.1-8b-1xl4", "--out", LONG], 2, "too long", id="a folder to write to"),
+        pytest.param(
+            ["check", "--fleet", "http://127.0.0.1:9", "--load", f"locust -f completions.py {'--rate 1 ' * 40}"],
+            3, "127.0.0.1:9", id="a load, whose command is no path",
+        ),
+    ],
+)  # fmt: skip
+def test_a_name_that_no_file_can_have_is_a_sentence(monkeypatch, capsys, tmp_path, words, code, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["autoscale", *words])
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert ended.value.code == code
+    error = capsys.readouterr().err
+    assert re.search(said, error), error
+    assert len(error.splitlines()) == 1

@@ -19,6 +19,7 @@ import yaml
 
 from analysis import run as runs
 from analysis.errors import BadRun
+from analysis.redact import redacted
 from autoscale.check.client_view import ClientView
 from autoscale.check.replicas import counts
 from autoscale.check.timeline import Timeline
@@ -52,8 +53,8 @@ class Recorder:
         self._file.close()
 
     def write(self, seen: Observation, now_s: float) -> None:
-        """Append one; what is older than two seconds is on disk."""
-        self._file.write(json.dumps(seen.as_dict(), separators=(",", ":")) + "\n")
+        """Append one, without the secrets that it shows; what is older than two seconds is on disk."""
+        self._file.write(json.dumps(redacted(seen.as_dict()), separators=(",", ":")) + "\n")
         if now_s - self._flushed_s > FLUSH_EVERY_S:
             self._file.flush()
             self._flushed_s = now_s
@@ -141,7 +142,7 @@ def write_replicas(
 
 def write_answer(run_dir: Path, answer: Mapping[str, object], measured: Mapping[str, object]) -> None:
     """check.json and, when something was measured, measured.yaml."""
-    (run_dir / ANSWER).write_text(json.dumps(answer, indent=2) + "\n", encoding="utf-8")
+    (run_dir / ANSWER).write_text(json.dumps(redacted(answer), indent=2) + "\n", encoding="utf-8")
     if measured:
         text = _MEASURED_HEAD + yaml.safe_dump(dict(measured), sort_keys=False)
         (run_dir / MEASURED).write_text(text, encoding="utf-8")

@@ -6,15 +6,18 @@ no, 2 bad input, 3 a source could not be reached, 130 interrupted. Every verb im
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import signal
 import sys
+import traceback
 from typing import Annotated, NoReturn
 
 import typer
 
-from analysis.errors import AutoscaleError
+from analysis.errors import AutoscaleError, BadInput
+from analysis.redact import redact
 from autoscale.cli import cluster, fleet, runs
 from autoscale.examples import epilog
 
@@ -65,7 +68,7 @@ def main() -> NoReturn:
     # What it retries is told in the sentence of the end; libraries give it handlers, the Kubernetes client its level.
     logging.getLogger("urllib3").propagate = False
     try:
-        code = app(standalone_mode=False)
+        code = _called()
     except AutoscaleError as error:
         if "--json" in sys.argv:
             print(json.dumps({"error": type(error).__name__, "sentence": str(error)}))
@@ -75,14 +78,25 @@ def main() -> NoReturn:
         code = EXIT_INTERRUPTED
     except BrokenPipeError:
         sys.exit(0)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  # what nobody foresaw is told, too, without its secrets
         if not hasattr(error, "show"):
-            raise
+            sys.exit(redact("".join(traceback.format_exception(error))))
+        error.message = redact(getattr(error, "message", ""))  # type: ignore[attr-defined]  # of a usage error
         error.show()
         sys.exit(getattr(error, "exit_code", 2))
     if code == EXIT_INTERRUPTED:
         print("interrupted: what was written so far stays readable", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _called() -> object:
+    """What the verb returns. Raises BadInput for a name that no file can have, wherever it was met."""
+    try:
+        return app(standalone_mode=False)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise BadInput("the name of a file is too long", value=str(error.filename)) from None
 
 
 for verb in VERBS:

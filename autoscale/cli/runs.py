@@ -138,6 +138,7 @@ def recommend(
     from autoscale.show.pages import recommendation_page
     from autoscale.show.terminal.recommendation import recommendation_lines
 
+    hpa = hpa_in(current) if current else None
     progress.compiled_engine()
     with progress.bar() as report:
         result = find(
@@ -149,7 +150,7 @@ def recommend(
             attainment=attainment,
             max_replicas=max_replicas,
             price=price,
-            current=hpa_in(current) if current else None,
+            current=hpa,
             measured=measured,
             against=against,
             seeds=seeds,

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from analysis.errors import BadInput, SourceUnavailable
+from analysis.redact import remember
 from autoscale.kube.clocks import Clocks
 from autoscale.kube.cluster import ClusterError
 from autoscale.kube.objects import Object
@@ -140,6 +141,8 @@ def connect(context: str | None = None, kubeconfig: str | None = None) -> Any:
                 f"no usable kubeconfig: {error}",
                 next_step="set KUBECONFIG or name a context (gcloud container clusters get-credentials NAME)",
             ) from None
+    keys = (key for key in [*settings.api_key.values(), settings.password or ""] if key)
+    remember(*(key.removeprefix("Bearer ") for key in keys))
     return client.ApiClient(settings)
 
 

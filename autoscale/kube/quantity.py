@@ -18,6 +18,7 @@ _BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
 _DECIMAL_SUFFIX = {exponent: suffix for suffix, exponent in _DECIMAL.items()}
 _SHAPE = re.compile(r"([+-]?)(\d*)(?:\.(\d*))?([eE][+-]?\d+|[numkMGTPE]|[KMGTPE]i|)")
 _NANO = -9
+_MOST_MILLI = 2**63 - 1
 _INT64_DIGITS = 18  # up to here the server keeps an int64; beyond, an arbitrary decimal
 
 
@@ -30,13 +31,10 @@ class Quantity:
 
     @property
     def milli(self) -> int:
-        """The value in milli-units, rounded away from zero as controllers do."""
+        """The value in milli-units, rounded away from zero as controllers do; at most what their 64 bits hold."""
         scaled = self.value * 1000
-        return (
-            -((-scaled.numerator) // scaled.denominator)
-            if scaled > 0
-            else scaled.numerator // scaled.denominator
-        )
+        size = -(-abs(scaled.numerator) // scaled.denominator)
+        return min(size, _MOST_MILLI) * (1 if scaled > 0 else -1)
 
     @property
     def approximate(self) -> float:

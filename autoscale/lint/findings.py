@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from analysis.documents import Key
+from analysis.redact import redact
 from autoscale.kube.kinds import CLUSTER_WIDE
 from autoscale.kube.objects import Object, mapping
 
@@ -40,6 +41,10 @@ class Finding:
     evidence: Mapping[str, object] = dataclasses.field(
         default_factory=dict, compare=False
     )  # a live cluster's figures
+
+    def __post_init__(self) -> None:
+        for part in ("problem", "consequence", "fix"):
+            object.__setattr__(self, part, redact(getattr(self, part)))
 
     @property
     def cause(self) -> str:

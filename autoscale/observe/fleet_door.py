@@ -18,8 +18,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
 
 from analysis.errors import BadInput
+from analysis.redact import remember_query
 from autoscale.kube.cluster import ClusterError, Observation
 from autoscale.kube.quantity import milli
 from autoscale.kube.selectors import selects
@@ -37,6 +39,7 @@ class FleetDoor:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
+        remember_query(urlsplit(url).query)
         if not self.url.startswith(("http://", "https://")):
             raise BadInput("the fleet's address", value=url, expected="http://HOST:PORT")
         facts = self._json("/fleet")

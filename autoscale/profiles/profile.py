@@ -240,7 +240,7 @@ def _content(name_or_path: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     shipped = Path(__file__).parent / f"{name_or_path}.yaml"
     is_path = name_or_path.endswith((".yaml", ".yml"))
     file = Path(name_or_path) if is_path else shipped
-    if not is_path and not file.exists():
+    if not is_path and name_or_path not in names():
         near = difflib.get_close_matches(name_or_path, names(), n=1, cutoff=0.3)
         raise BadInput(
             "unknown profile",

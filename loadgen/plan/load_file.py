@@ -39,7 +39,7 @@ from loadgen.plan.text_files import yaml_text, yaml_value
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**12)]
 Some = Annotated[int, Field(ge=1, le=1_000_000)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -42,11 +43,16 @@ class Jsonl:
     sessions: bool = False
 
 
+_DATES = re.compile(r"(?:\d{4}-\d\d?-\d\d?(?:[ T]\d\d(?::\d\d(?::\d\d(?:\.\d{0,18})?)?)?)?\n)*", re.ASCII)
+
+
 def _date_seconds(text: NDArray[np.str_]) -> NDArray[np.float64]:
     years = text.astype("U4").astype(np.int64)
     if (years < YEARS[0]).any() or (years > YEARS[1]).any():
         raise ValueError("not a year of ours")
     utc = np.char.rstrip(np.char.partition(text, "+")[:, 0], "Z")  # 2024 stamps end in +00:00
+    if not _DATES.fullmatch("\n".join([*utc, ""])):
+        raise ValueError("not times in UTC")  # numpy would leave a time zone out, with a warning
     stamps = utc.astype("datetime64[ns]")
     if np.isnat(stamps).any():
         raise ValueError("not a time")

@@ -21,6 +21,7 @@ from loadgen.wire.openai_body import error_message, stream_facts, whole_facts
 from loadgen.wire.refusals import retry_after
 
 LONGEST_REASON = 500  # characters of what a server said that are kept
+NO_REASON = "the server gave no reason"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ def parse_answer(
     Total: whatever the bytes are, there is an answer with a status, and where it is not ok a reason that can be printed.
     """
     answer = _read_answer(stamps_s, reads, failure)
-    return answer if answer.error is None else replace(answer, error=printable(answer.error))
+    return answer if answer.error is None else replace(answer, error=printable(answer.error) or NO_REASON)
 
 
 def unreadable(error: Exception, reads: Sequence[bytes]) -> ParsedAnswer:

@@ -261,18 +261,62 @@ def test_no_body_is_an_error_of_the_server(server, path, raw, status, part) -> N
     assert part in json.loads(answer[1])["error"]["message"]
 
 
+@pytest.mark.parametrize("path", ["/fleet/scale?replicas=2", "/v1/completions", "/tokenize"])
 @pytest.mark.parametrize(
-    ("origin", "status"),
+    ("origin", "refused"),
     [
-        pytest.param("http://elsewhere.example", 403, id="a page of somewhere else"),
-        pytest.param("null", 403, id="a page without an origin"),
-        pytest.param("own", 200, id="a page of its own"),
+        pytest.param("http://elsewhere.example", True, id="a page of somewhere else"),
+        pytest.param("http://127.0.0.1:1", True, id="a page of another port of this machine"),
+        pytest.param("http://[", True, id="an origin that is none"),
+        pytest.param("null", True, id="a page without an origin"),
+        pytest.param("own", False, id="a page of its own"),
     ],
 )
-def test_only_its_own_pages_may_scale_it(server, origin: str, status: int) -> None:
-    answer = ask(f"{server.url}/fleet/scale?replicas=2", {}, Origin=server.url if origin == "own" else origin)
-    assert answer[0] == status
-    assert status == 200 or "send the request without Origin" in json.loads(answer[1])["error"]
+def test_only_its_own_pages_may_post_to_it(server, path: str, origin: str, refused: bool) -> None:
+    body = {"prompt": "x", "max_tokens": 1}
+    answer = ask(server.url + path, body, Origin=server.url if origin == "own" else origin)
+    assert answer[0] == (403 if refused else 200)
+    assert not refused or "send the request without Origin" in json.loads(answer[1])["error"]
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        pytest.param("attacker.example", 403, id="a name that was made to lead here"),
+        pytest.param("attacker.example:PORT", 403, id="the same with the port"),
+        pytest.param("127.0.0.1.attacker.example", 403, id="a name that begins like an address"),
+        pytest.param("localhost.attacker.example:PORT", 403, id="a name that begins like localhost"),
+        pytest.param("192.0.2.1", 403, id="an address of somewhere else"),
+        pytest.param("", 403, id="no name"),
+        pytest.param("127.0.0.1:PORT", 200, id="its address"),
+        pytest.param("LocalHost:PORT", 200, id="localhost, as somebody may write it"),
+        pytest.param("localhost:1", 200, id="a port that is forwarded here"),
+        pytest.param("[::1]:PORT", 200, id="the other loopback address, forwarded"),
+    ],
+)
+def test_a_fleet_on_loopback_answers_only_to_names_of_this_machine(server, host: str, status: int) -> None:
+    named = host.replace("PORT", str(server.port))
+    pages = [f"{server.url}/fleet", f"{server.url}/v1/models", server.ports.url(0)]
+    for url in pages:
+        answer = ask(url, Host=named)
+        assert answer[0] == status, url
+        assert status == 200 or "is no name of this machine: ask for 127.0.0.1" in answer[1]
+    own = {"Host": named, "Origin": f"http://{named}"}  # the page that a rebound name brought
+    assert ask(f"{server.url}/fleet/scale?replicas=2", {}, **own)[0] == status
+
+
+def test_a_client_of_http_1_0_names_no_host(server) -> None:
+    with socket.create_connection(("127.0.0.1", server.port)) as raw:
+        raw.sendall(b"GET /v1/models HTTP/1.0\r\n\r\n")
+        assert raw.recv(100).startswith(b"HTTP/1.0 200")
+
+
+def test_a_fleet_on_every_address_answers_to_any_name_but_not_to_pages_of_elsewhere() -> None:
+    with FleetThread(FleetServer(L4, host="0.0.0.0", port=0, engine=QUICK)) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        assert ask(f"{url}/fleet", Host="fleet.lab")[0] == 200
+        assert ask(f"{url}/fleet/scale?replicas=1", {}, Host="fleet.lab", Origin="http://fleet.lab")[0] == 200
+        assert ask(f"{url}/fleet/scale?replicas=1", {}, Host="fleet.lab", Origin="http://b.lab")[0] == 403
 
 
 def test_a_connection_too_many_is_told_so(monkeypatch) -> None:
@@ -297,7 +341,7 @@ def answered(server: FleetServer) -> bool:
 def test_requests_of_clients_that_go_away_do_not_wait_for_ever(param, value) -> None:
     """Nothing else comes: the gauges fall because the queue is empty, not because of the next request."""
     body = json.dumps({"prompt": "x", "max_tokens": 1500, param: value}).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: fleet\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     with FleetThread(FleetServer(L4, port=0, engine=QUICK)) as server:
         clients = [socket.create_connection((server.host, server.port)) for _ in range(60)]
         for client in clients:
@@ -314,7 +358,7 @@ def test_requests_of_clients_that_go_away_do_not_wait_for_ever(param, value) -> 
 def test_requests_of_clients_that_go_away_before_a_replica_is_ready_are_forgotten() -> None:
     with FleetThread(FleetServer(L4, port=0, replicas=0, engine=QUICK)) as server:
         body = json.dumps({"prompt": "x", "stream": True}).encode()
-        head = f"POST /v1/completions HTTP/1.1\r\nHost: fleet\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         with socket.create_connection((server.host, server.port)) as client:
             client.sendall(head.encode() + body)
             until(lambda: len(server.gateway.waiting) == 1)

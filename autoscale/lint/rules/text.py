@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from analysis.redact import names_a_secret
 from autoscale.deploy.choices import PLACEHOLDERS
 from autoscale.kube.objects import Object, items, mapping
 from autoscale.lint.facts import Facts
@@ -20,10 +21,6 @@ TOKEN = re.compile(
 NO_SECRET = re.compile(
     r"[$<{]|^(your|my|changeme|example|replace|xxx|todo|\*+|redacted|none|empty|dummy)", re.I
 )
-_SECRET_NAME = re.compile(
-    r"(?<!per_)(?<!max_)(?<!min_)(?<!num_)TOKEN$|SECRET|PASSWORD|API_?KEY|CREDENTIAL", re.I
-)
-_NAMES_A_PLACE = re.compile(r"_(FILE|PATH|DIR|NAME|REF|URL|URI|ENABLED|HEADER|TTL)$", re.I)
 _PLAIN = re.compile(r"[-+]?\d*\.?\d+|true|false|yes|no|on|off|/\S*|https?://[^@\s]*", re.I)
 
 # words that stand for what the reader must put there, as a whole value or as a part of it between / : @ = and commas
@@ -96,7 +93,7 @@ def _secrets_in(container: Object) -> Iterator[tuple[int, str, str]]:
     """(index, name, value) of variables whose name says that they hold a secret, and whose value may be one."""
     for index, entry in enumerate(items(container.get("env"))):
         name, value = str(mapping(entry).get("name") or ""), mapping(entry).get("value")
-        if not value or not _SECRET_NAME.search(name) or _NAMES_A_PLACE.search(name):
+        if not value or not names_a_secret(name):
             continue
         counts = (
             re.search(r"TOKEN$", name, re.I) is not None
@@ -166,7 +163,7 @@ def _placeholders(located: Located) -> Iterator[Finding]:
                 "placeholder",
                 path,
                 f"{word} stands for something that was never filled in"
-                + (f": {text}." if word != text else "."),
+                + (f": {text}." if word != text and not _is_secret(located, path) else "."),
                 "The API server refuses the value, or takes it for a name that does not exist.",
                 "Write the real value.",
             )
@@ -195,8 +192,23 @@ def _not_text(located: Located) -> Iterator[Finding]:
                 path,
                 f"{name} is {'a number or boolean' if simple else 'a mapping or list'}, the API wants text.",
                 "An API server refuses the object.",
-                f'Write it in quotes: "{shown}".' if simple else "Move it out of metadata, beside type.",
+                _in_quotes(located, path, shown) if simple else "Move it out of metadata, beside type.",
             )
+
+
+def _in_quotes(located: Located, path: Path, shown: str) -> str:
+    return "Write it in quotes." if _is_secret(located, path) else f'Write it in quotes: "{shown}".'
+
+
+def _is_secret(located: Located, path: Path) -> bool:
+    """Whether what stands at the path is a secret, by its kind or its name."""
+    if located.kind == "Secret":
+        return True
+    holder: Any = located.object
+    for key in path[:-1]:
+        holder = holder[int(key)] if isinstance(holder, list) else mapping(holder).get(str(key))
+    name = mapping(holder).get("name") if path[-1] == "value" else path[-1]
+    return names_a_secret(str(name))
 
 
 def _texts(located: Located) -> Iterator[tuple[Path, Any]]:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from analysis.errors import BadInput
+from autoscale.sim.http.browsers import only_from_here
 
 MOST_CONNECTIONS = 10_000  # to the gateway at once; fewer where the system allows fewer open files
 FILES_ASIDE = 128  # open files that are not connections to the gateway, the replicas' ports apart
@@ -127,7 +128,7 @@ class MetricsPorts:
         async def healthy(_: web.Request) -> web.Response:
             return web.Response()
 
-        app = web.Application()
+        app = web.Application(middlewares=[only_from_here(self.host, self._sockets[slot].getsockname()[0])])
         app.add_routes([web.get("/metrics", expose), web.get("/health", healthy)])
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=self.stop_within_s / 4)
         await runner.setup()

@@ -26,6 +26,7 @@ from autoscale.sim.engine.replicas import EngineParams
 from autoscale.sim.fleet.control import DEFAULTS, Fleet, FleetOptions
 from autoscale.sim.fleet.replica import FleetReplica, PodEvent
 from autoscale.sim.fleet.simulate import foreign_name, read_hpa, slots_for
+from autoscale.sim.http.browsers import only_from_here
 from autoscale.sim.http.exposition import ReplicaMetrics
 from autoscale.sim.http.fleet_api import FleetApi
 from autoscale.sim.http.gateway import Gateway
@@ -143,7 +144,8 @@ class FleetServer:
             speed=self.speed,
             watcher=self,
         )
-        app = web.Application(client_max_size=MOST_BODY)
+        from_here = only_from_here(self.host, gateway_socket.getsockname()[0])
+        app = web.Application(client_max_size=MOST_BODY, middlewares=[from_here])
         self.gateway.routes(app)
         FleetApi(self).routes(app)
         self._runner = web.AppRunner(

@@ -1,0 +1,65 @@
+"""What must hold of a run directory before anything is computed from it: its header's parts, its tables' times."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LATEST_S = 1e11  # a later start is no unix time in seconds: milliseconds, or none at all
+LONGEST_S = 1e9  # from the start to any moment of a run: 31 years
+_MAPPINGS = ("engine", "load", "lengths")
+
+
+def header_problems(header: Mapping[str, Any]) -> Iterator[tuple[str, object, str]]:
+    """What is wrong in a header: the field, its value, what was expected."""
+    if not _within(header.get("started_at"), LATEST_S):
+        yield "started_at", header.get("started_at"), "unix seconds"
+        return
+    ended = header.get("ended_at")
+    if ended is not None and not (
+        _within(ended, LATEST_S) and abs(ended - header["started_at"]) <= LONGEST_S
+    ):
+        yield "ended_at", ended, f"unix seconds, at most {LONGEST_S:g} s after started_at"
+    for name in _MAPPINGS:
+        if not isinstance(header.get(name) or {}, Mapping):
+            yield name, header[name], "a JSON object"
+            return
+    if not isinstance(header.get("slo") or "", str):
+        yield "slo", header["slo"], "a text such as ttft_p95=2s"
+    yield from _stage_problems("stages", header.get("stages") or [])
+    yield from _stage_problems("load.stages", (header.get("load") or {}).get("stages") or [])
+
+
+def _stage_problems(where: str, stages: Any) -> Iterator[tuple[str, object, str]]:
+    if not isinstance(stages, list):
+        yield where, stages, "a list"
+        return
+    for number, stage in enumerate(stages):
+        if not isinstance(stage, Mapping):
+            yield f"{where}[{number}]", stage, "a JSON object"
+            continue
+        for name in ("start_s", "end_s"):
+            if not _within(stage.get(name), LONGEST_S):
+                yield f"{where}[{number}].{name}", stage.get(name), "seconds since the start"
+        if stage.get("rate") is not None and not _within(stage["rate"], math.inf):
+            yield f"{where}[{number}].rate", stage["rate"], "requests/s, or null"
+        if not isinstance(stage.get("stage", number), int):
+            yield f"{where}[{number}].stage", stage["stage"], "a whole number"
+
+
+def table_problem(frame: pd.DataFrame) -> tuple[str, object] | None:
+    """A time that is none of a run, as (column, value); NaN says that nothing happened, and every request was due."""
+    if "due_s" in frame and bool(frame["due_s"].isna().any()):
+        return "due_s", math.nan
+    for column in frame.columns:
+        if column.endswith("_s") and bool((wrong := frame[column].abs() > LONGEST_S).any()):
+            return column, float(frame.loc[wrong, column].iloc[0])
+    return None
+
+
+def _within(value: object, most: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < most

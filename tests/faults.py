@@ -1,0 +1,154 @@
+"""`make test-faults`: every kind of fault that was tried, the tests that stand for it, and how they ended: docs/faults.md."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LONGEST_S = 600  # of one trial, on a busy machine
+PAGE = ROOT / "docs" / "faults.md"
+LOAD, OBSERVE, TRACES = "loadgen/test_faults.py", "observe/test_prometheus.py", "loadgen/test_trace_input.py"
+SERVE, BOUNDS, SOUND = "sim/test_server.py", "sim/test_bounds.py", "analysis/test_sound.py"
+
+# where: kind -> tests; all their rows count
+KINDS: dict[str, dict[str, tuple[str, ...]]] = {
+    "The server under load": {
+        "resets, cuts, silence, single bytes, no HTTP, errors": ("loadgen/test_client.py::test_each_way_to_fail_has_its_class", "loadgen/test_stream.py::test_classes"),
+        "429, 503 and closed connections in a closed loop": (f"{LOAD}::test_users_wait_after_failures",),
+        "a tokenizer that counts nothing": (f"{LOAD}::test_a_tokenizer_that_counts_nothing_is_not_believed",),
+        "no server, no model, nested model lists, redirections": ("loadgen/test_client.py::test_a_server_that_is_not_one_is_named_before_the_load", "loadgen/test_endpoint.py::test_a_server_that_cannot_be_loaded_is_named_before_the_load"),
+        "a missing or expired key": ("loadgen/test_access.py::test_a_key_that_expires_is_named_after_the_load_and_its_echo_is_hidden", "loadgen/test_access.py::test_a_refused_key_of_the_environment_is_named_before_the_load"),
+        "an odd answer, of sixteen kinds": (f"{LOAD}::test_one_odd_answer_in_ten", f"{LOAD}::test_odd_answers_of_every_kind_are_incomplete_and_the_others_ok"),
+    },
+    "The life of a load test": {
+        "workers that are killed": (f"{LOAD}::test_killed_workers_are_named_and_exit_code_1",),
+        "a full disk": (f"{LOAD}::test_a_full_disk_stops_the_run_and_keeps_what_was_written",),
+        "a limit on file sizes": (f"{LOAD}::test_a_file_size_limit_keeps_every_row_so_far",),
+        "a run directory that is deleted": (f"{LOAD}::test_a_deleted_run_directory_ends_the_run",),
+        "parts of an older run": (f"{LOAD}::test_parts_of_an_older_run_are_refused",),
+        "too few descriptors": (f"{LOAD}::test_without_descriptors_requests_are_connection_errors_and_a_failing_server_is_not_hammered",),
+        "Ctrl-C and SIGTERM: in the load, in the grace, near the end": (f"{LOAD}::test_an_interrupt_at_any_time_leaves_a_row_for_each_request_that_was_due", f"{LOAD}::test_an_interrupt_before_the_load_is_one_sentence"),
+        "an exception that nobody foresaw": (f"{LOAD}::test_a_half_that_breaks_ends_the_run_and_keeps_what_was_recorded", f"{LOAD}::test_an_exception_that_nobody_foresaw_and_an_interrupt_in_the_grace_end_the_run"),
+    },
+    "Collecting": {
+        "bad answers of a Prometheus or its proxy": (f"{OBSERVE}::test_a_bad_answer_is_a_sentence", "observe/test_collect.py::test_a_page_that_is_not_prometheus_is_named"),
+        "values that are no numbers": (f"{OBSERVE}::test_warnings_and_values_that_are_no_numbers_are_notes",),
+        "a Prometheus that is not there": ("observe/test_collect.py::test_an_unreachable_prometheus_is_a_source_unavailable",),
+        "a step that is refused": (f"{OBSERVE}::test_a_fractional_step_is_a_number_and_becomes_whole_where_it_is_refused",),
+        "two servers that tell the same pods": (f"{OBSERVE}::test_twin_servers_tell_a_pod_once_and_the_fuller_is_taken",),
+        "counters that fall, pods that vanish": (f"{OBSERVE}::test_a_counter_that_falls", "observe/test_collect.py::test_scraping_survives_a_pod_that_goes_away_and_a_restart"),
+        "windows that cannot be": (f"{OBSERVE}::test_a_window_that_cannot_be_is_a_sentence",),
+        "a private certificate": (f"{OBSERVE}::test_a_private_certificate_is_named_and_trusted_on_request",),
+        "token files and addresses that cannot be": (f"{OBSERVE}::test_bad_options_are_bad_input",),
+        "pages of metrics that are none": ("observe/test_pages.py::test_a_page_without_a_row_says_what_is_there", "observe/test_pages.py::test_a_number_that_cannot_be_is_none_and_is_said", "observe/test_collect.py::test_scraping_something_else_is_refused"),
+    },
+    "Files": {
+        "run directories that cannot be": (f"{SOUND}::test_a_run_that_cannot_be_is_a_sentence_or_a_page",),
+        "runs that are incomplete": ("pages/test_run_page.py::test_an_incomplete_run_gives_a_page_that_says_what_is_missing",),
+        "traces that cannot be meant": (f"{TRACES}::test_a_trace_that_cannot_be_meant_is_one_sentence", f"{TRACES}::test_only_regular_files_are_read"),
+        "months between two rows of a trace": (f"{TRACES}::test_months_without_a_gap_are_counted_in_few_bins",),
+        "load files that cannot be meant": (f"{TRACES}::test_a_load_file_that_cannot_be_meant_is_one_sentence",),
+        "YAML and JSON: nested, aliased, broken, of other kinds": ("analysis/test_files.py::test_yaml_that_is_no_mapping_is_one_sentence", "analysis/test_files.py::test_json_that_is_no_object_is_one_sentence", "analysis/test_files.py::test_a_path_that_is_no_text_file_is_one_sentence"),
+        "names that no file can have": ("test_first_screen.py::test_a_name_that_no_file_can_have_is_a_sentence",),
+        "recommendations of another form": ("recommend/test_cost.py::test_a_recommendation_of_another_form_is_refused",),
+        "what the fuzzers found": ("fuzz/test_fuzz.py::test_a_seed_is_answered_or_refused_with_a_sentence",),
+    },
+    "The simulator": {
+        "prompts beyond the model's length or the cache": (f"{BOUNDS}::test_the_models_length_bounds_a_request_as_in_vllm", f"{BOUNDS}::test_a_request_beyond_the_cache_is_refused_alike"),
+        "a cold start without end": (f"{BOUNDS}::test_a_cold_start_without_end_is_refused_in_the_profile",),
+        "a maximum of a thousand million replicas": (f"{BOUNDS}::test_a_max_of_a_thousand_million_changes_nothing_and_takes_no_memory", f"{BOUNDS}::test_more_replicas_than_are_simulated_are_refused_when_they_are_asked_for"),
+        "targets beyond 64 bits": (f"{BOUNDS}::test_a_target_that_nothing_reaches_keeps_the_fleet_small",),
+        "a queue that no memory holds": (f"{BOUNDS}::test_a_queue_that_no_memory_holds_ends_the_simulation",),
+        "traffic that nobody would wait for": ("recommend/test_cost.py::test_what_nobody_would_wait_for_is_refused_with_what_would_fit", "recommend/test_cost.py::test_a_search_that_would_take_days_is_refused_before_it_begins", "recommend/test_cost.py::test_a_peak_that_is_none_is_refused"),
+    },
+    "The fleet over HTTP": {
+        "requests that would cost it too much": (f"{SERVE}::test_what_would_cost_the_server_too_much_or_is_no_request_gets_a_sentence", f"{SERVE}::test_no_body_is_an_error_of_the_server"),
+        "clients that go away": (f"{SERVE}::test_requests_of_clients_that_go_away_do_not_wait_for_ever", f"{SERVE}::test_requests_of_clients_that_go_away_before_a_replica_is_ready_are_forgotten"),
+        "more connections than it takes": (f"{SERVE}::test_a_connection_too_many_is_told_so",),
+        "web pages of elsewhere": (f"{SERVE}::test_only_its_own_pages_may_post_to_it", f"{SERVE}::test_a_fleet_on_loopback_answers_only_to_names_of_this_machine"),
+        "signals with streams under way": (f"{SERVE}::test_a_signal_ends_it_with_streams_under_way",),
+    },
+    "Secrets": {
+        "a secret in every input of every verb": ("test_secrets.py::test_no_secret_is_said_or_written",),
+        "on Locust's pages and in its exports": ("loadgen/test_access.py::test_locusts_pages_and_downloads_show_no_secret",),
+        "markup in what a run holds": ("pages/test_run_page.py::test_texts_of_a_run_cannot_become_markup",),
+    },
+}  # fmt: skip
+
+
+class Outcomes:
+    """A plugin of pytest: how each test ended, by its name without the row."""
+
+    def __init__(self) -> None:
+        self.of: dict[str, Counter[str]] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or report.outcome != "passed":
+            name = report.nodeid.partition("[")[0].removeprefix("tests/")
+            self.of.setdefault(name, Counter())[report.outcome] += 1
+
+
+def shown() -> dict[str, str]:
+    """Kind -> outcome, as the page has them."""
+    if not PAGE.exists():
+        return {}
+    return dict(re.findall(r"^\| (.+) \| (.+) \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def table(outcomes: dict[str, str]) -> str:
+    """The page: a row per kind, with its outcome."""
+    lines = [
+        "# Faults",
+        "",
+        "What was done to this software on purpose, and what became of it; each against real processes, servers and files.",
+        "*held*: it ended by itself, said why in a sentence, lost nothing that was measured, left nothing behind. The number is",
+        "that of the trials. Written by `make test-faults`; the tests of each kind are named in `tests/faults.py`.",
+    ]
+    for where, kinds in KINDS.items():
+        lines += ["", f"## {where}", "", "| fault | outcome |", "|---|---|"]
+        lines += [f"| {kind} | {outcomes.get(kind, 'not tried')} |" for kind in kinds]
+    return "\n".join([*lines, ""])
+
+
+def _outcome(counted: Counter[str]) -> str:
+    if not counted:
+        return "not tried"
+    if counted["failed"]:
+        return f"{counted['failed']} of {counted.total()} did not hold"
+    held = f"held, {counted['passed']}" if counted["passed"] else ""
+    skipped = f"{counted['skipped']} cannot be tried here" if counted["skipped"] else ""
+    return "; ".join(part for part in (held, skipped) if part)
+
+
+def main() -> int:
+    """Run the tests of every kind, or of the named headings and kinds; print and write the table; pytest's exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # ends the trials, and writes down those so far
+        signal.signal(number, signal.default_int_handler)
+    chosen = sys.argv[1:] or list(KINDS)
+    kinds = {
+        kind: tests
+        for where in KINDS
+        for kind, tests in KINDS[where].items()
+        if where in chosen or kind in chosen
+    }
+    nodes = dict.fromkeys(str(ROOT / "tests" / test) for tests in kinds.values() for test in tests)
+    found = Outcomes()
+    options = ["-o", "addopts=--import-mode=importlib --strict-markers", "-q", "-p", "no:cacheprovider"]
+    code = pytest.main([*options, f"--timeout={LONGEST_S}", *nodes], plugins=[found])
+    said = {
+        kind: _outcome(sum((found.of.get(test, Counter()) for test in tests), Counter()))
+        for kind, tests in kinds.items()
+    }
+    PAGE.write_text(table(shown() | said), encoding="utf-8")
+    print(PAGE.read_text(encoding="utf-8"))
+    return int(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
