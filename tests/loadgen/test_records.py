@@ -1,6 +1,7 @@
 """Batches, parts and accounts of a run directory, without any network."""
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def test_a_run_of_three_workers_one_of_them_lost_is_one_directory_with_every_pla
     writer.add("w2", batch(range(2, 30, 3), "w2"))
     assert len(run.read(tmp_path / "run").requests) == 25  # readable while it is written
     lost = writer.account_for(plan, 3.0, {0: "w0", 1: "w1", 2: "w2"}, lambda i: f"worker w{i} was lost")
-    requests = writer.finish(ended_at=1.0).requests
+    requests = writer.finish(ended_at=time.time()).requests
     assert lost == 5
     assert sorted(requests["request_id"]) == list(range(30))
     dropped = requests[requests["status"] == "dropped"]
@@ -92,7 +93,7 @@ def test_a_row_that_does_not_fit_into_the_table_takes_no_other_with_it(tmp_path,
     packed.rows[2] = packed.rows[2]._replace(**{column: value})
     writer = RunWriter(tmp_path / "run", {"kind": "live"})
     writer.add("w0", packed)
-    requests = writer.finish(ended_at=1.0).requests.set_index("request_id")
+    requests = writer.finish(ended_at=time.time()).requests.set_index("request_id")
     assert requests["status"].tolist() == ["ok", "ok", "incomplete", "ok", "ok"]
     assert requests["error"][2].startswith("its record does not fit into the table: ")
     assert requests["due_s"][2] == pytest.approx(0.2)
@@ -108,7 +109,7 @@ def test_rows_that_cannot_be_written_are_kept_and_tried_again(tmp_path):
     assert writer.unwritten == 2
     (tmp_path / "away").rename(tmp_path / "run")
     writer.add("w0", batch(range(5, 6), "w0"))
-    finished = writer.finish(ended_at=1.0)
+    finished = writer.finish(ended_at=time.time())
     assert sorted(finished.requests["request_id"]) == list(range(6))
     assert finished.header["unwritten"] == 0
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
@@ -128,7 +129,7 @@ def test_gaps_of_workers_merge_exactly(tmp_path):
     writer = RunWriter(tmp_path / "run", {"kind": "live"})
     writer.add("w0", batch(range(5), "w0"))
     writer.add("w1", batch(range(5, 9), "w1"))
-    itl = writer.finish(ended_at=1.0).itl
+    itl = writer.finish(ended_at=time.time()).itl
     histogram = Histogram.from_edges(itl["gap_low_s"].to_numpy(), itl["count"].to_numpy(dtype=np.int64))
     assert len(histogram) == 18
     assert histogram.quantile(0.5) == pytest.approx(0.01, rel=1e-3)
