@@ -61,14 +61,14 @@ class Finder:
     def hear(self, done: Done) -> None:
         """A request ended."""
         exchange = done.exchange
-        if exchange.stage != self._number or done.answer.status == "cancelled":
+        if exchange.stage != self._number:
             return
-        due_s = exchange.due_s - self._generator.clock.zero_s
-        self._seen.append(
-            ProbeRequest(due_s, done.answer.status == "ok", done.ttft_s, done.tpot_s, done.e2e_s)
-        )
         answer = done.answer
         self._rows.append((exchange.due_s, exchange.sent_s, answer.first_s, answer.last_s))
+        if answer.status == "cancelled":
+            return
+        due_s = exchange.due_s - self._generator.clock.zero_s
+        self._seen.append(ProbeRequest(due_s, answer.status == "ok", done.ttft_s, done.tpot_s, done.e2e_s))
         self._gaps.add(done.gaps_s)
 
     def sampled(self, samples: Sequence[ClientSample]) -> None:
@@ -92,14 +92,17 @@ class Finder:
                 ended += f", and the client was the limit at {limited_rps:.4g}/s" if limited_rps else ""
                 break
             probe, stands = self._probe(rate, min(limit_s, self._budget_s - spent_s - LEAD_S))
+            self._tried.append((probe, stands))
+            self._drain()  # the last requests count, in what the client did and in what the server broke
+            stands = self._judged_again(probe, stands)
+            self._tried[-1] = (probe, stands)
             limit = "" if stands.verdict == "holds" else self._client_limit(probe)
             if limit:
                 stands = ProbeStanding("unclear", f"the client was the limit: {limit}", stands.requests)
-            self._tried.append((probe, stands))
+                self._tried[-1] = (probe, stands)
             self._say(f"{probe.rate_rps:.4g}/s {stands.verdict}: {stands.reason}")
-            self._drain()
             if limit and limited_rps == rate:
-                ended = f"the client was the limit at {rate:.4g}/s, twice ({limit})"
+                ended = f"the client was the limit at {rate:.4g}/s, twice"
                 break
             limited_rps = rate if limit else None
         return ended
@@ -164,6 +167,15 @@ class Finder:
         self._first_id = self._next_id(probe)
         return probe, stands
 
+    def _judged_again(self, probe: Probe, stands: ProbeStanding) -> ProbeStanding:
+        """An undecided probe with its last answers: they can show a breach, no more, since the load was over by then."""
+        if stands.verdict != "unclear":
+            return stands
+        again = capacity_search.standing(
+            self._slo, probe.rate_rps, probe.start_s, probe.end_s, self._seen, (), (), self._gaps, over=True
+        )
+        return again if again.verdict == "breaks" else stands
+
     def _next_id(self, probe: Probe) -> int:
         """The first id after the probe's; conversations begin anew with each probe."""
         last = max((int(chunk.request_id[-1]) for chunk in probe.arrivals()), default=probe.first_id - 1)
@@ -194,6 +206,7 @@ class Finder:
             gevent.sleep(0.02)
         for exchange in list(client.in_flight):
             exchange.give_up("cancelled", "the probe was over")
+        gevent.sleep(0.02)  # they are heard of
 
     def _elapsed_s(self) -> float:
         return self._generator.clock.elapsed(now_s())

@@ -13,7 +13,8 @@ from a quarter of its longest time on, half once a rate broke (breaches come in 
     holds    in flight does not grow (half of those bounds), at least LEAST requests were judged over twice the median
              E2E, and every term either has so few breaches that a server which just breaks it would show them in 1 of
              20 cases (59 requests without a breach for a p95, 299 for a p99), or lies below half of its bound
-    unclear  neither; at the end of the probe's time the observed percentiles decide, if LEAST requests were judged
+    unclear  neither; at the end of the probe's time the observed percentiles decide, if LEAST requests were judged. So is
+             a probe in which the client was the limit, or the server died: it neither held nor broke
 
 A request without an answer counts as a breach as soon as it has waited longer than a bound.
 """
@@ -42,6 +43,8 @@ WARM_LEAST_S = 2.0
 SURE_BREAK, SURE_HOLD = 0.005, 0.05
 GROWTH_SHARE = 0.10
 GROWTH_DEVIATIONS = 4.0
+CLIENT_STEP = "give the client a core of its own or another machine"
+TIME_STEP = "search with a longer --find-capacity"
 LOWEST = 1 / 64  # of the first rate: below it the search gives up
 
 
@@ -102,7 +105,10 @@ def next_rate(tried: Sequence[tuple[float, str]], first_rps: float) -> float | N
     if broke is None:
         return 2 * max(rate for rate, _ in tried)
     if held is None:
-        return broke / 2 if broke / 2 >= LOWEST * first_rps else None
+        rate = broke / 2
+        while [tried_rps for tried_rps, _ in tried].count(rate) > 1:  # not decided, twice
+            rate /= 2
+        return rate if rate >= LOWEST * first_rps else None
     if broke / held <= 1 + TOLERANCE:
         return held if [rate for rate, _ in tried].count(held) == 1 else None
     middle = (held + broke) / 2
@@ -185,17 +191,24 @@ def found_capacity(
     return FoundCapacity(slo, first_rps, budget_s, held, (held, broke), ended, tuple(tried))
 
 
-def capacity_sentence(found: Mapping[str, Any]) -> str:
-    """What a search found, from the block `find_capacity` of run.json, in one sentence."""
+def capacity_sentence(found: Mapping[str, Any], client: Sequence[Mapping[str, Any]]) -> str:
+    """What a search found: what held, what broke, what was not decided and why, and the next step.
+
+    From the blocks `find_capacity` and client.stages of run.json.
+    """
     held, broke = found["bracket_rps"]
-    if held is None:
-        rates_tried = [p["rate"] for p in found["probes"]]
-        below = (
-            "no rate was judged" if broke is None else f"every rate down to {min(rates_tried):.3g}/s broke it"
-        )
-        return f"capacity not found: {below} ({found['slo']}); {found['ended']}"
-    until = "none broke" if broke is None else f"{broke:.4g}/s broke it"
-    return f"highest rate that holds {found['slo']}: {held:.4g} requests/s ({until}); {found['ended']}"
+    parts, steps = _undecided(found, client)
+    if held is not None:
+        until = "none broke" if broke is None else f"{broke:.4g}/s broke it"
+        known = f"highest rate that holds {found['slo']}: {held:.4g} requests/s ({until})"
+    elif not found["probes"]:
+        known = f"capacity not found ({found['slo']}): no rate was tried"
+    elif broke is None:
+        known = f"capacity not found ({found['slo']}): no rate was decided"
+    else:
+        known = f"capacity not found ({found['slo']}): {'' if parts else 'every rate down to '}{broke:.4g}/s broke it"
+    step = f". Next: {', and '.join(steps)}" if steps else ""
+    return f"{'; '.join([known, *parts, found['ended']])}{step}"
 
 
 def parse_budget(text: str) -> float:
@@ -211,6 +224,23 @@ def parse_budget(text: str) -> float:
             "--find-capacity", value=text, expected="a time of at least 20 s, for example 10m or 600s"
         )
     return budget_s
+
+
+def _undecided(found: Mapping[str, Any], client: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
+    """For each rate between what held and what broke that was tried and not decided, why; and what would decide them."""
+    held, broke = found["bracket_rps"]
+    limits = {stage["stage"]: [r["sentence"] for r in stage["reasons"]] for stage in client}
+    decided = {p["rate"] for p in found["probes"] if p["verdict"] != "unclear"}
+    reasons: dict[float, str] = {}
+    steps: dict[str, None] = {}
+    for probe in found["probes"]:
+        rate = probe["rate"]
+        if rate in decided or rate < (held or 0.0) or rate > (broke or math.inf):
+            continue
+        limit = limits.get(probe["stage"])
+        reasons[rate] = f"the client was the limit ({'; '.join(limit)})" if limit else probe["reason"]
+        steps[CLIENT_STEP if limit else TIME_STEP] = None
+    return [f"{rate:.4g}/s was not decided: {reason}" for rate, reason in sorted(reasons.items())], [*steps]
 
 
 def _overdue(slo: Slo, waiting: Sequence[Waiting], now_s: float) -> list[ProbeRequest]:

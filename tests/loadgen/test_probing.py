@@ -2,12 +2,14 @@
 
 import heapq
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from analysis.errors import BadInput
 from analysis.histogram import Histogram
+from analysis.run import read, read_header
 from analysis.slo import parse_slo
 from loadgen.plan.traffic import LoadPlan
 from loadgen.run import capacity_search as probing
@@ -20,6 +22,7 @@ from loadgen.run.capacity_search import (
 )
 from loadgen.run.options import LoadOptions
 from loadgen.run.probes import Probe, Probes
+from loadgen.run.summary import summary_table
 
 SLO = parse_slo("ttft_p95=1s")
 
@@ -28,6 +31,7 @@ NEXT = [
     ("double while nothing breaks", [(4, "holds"), (8, "holds")], 16),
     ("an unclear probe does not stop the doubling", [(4, "unclear")], 8),
     ("halve when the first one breaks", [(4, "breaks")], 2),
+    ("a rate that was not decided twice is left for a lower one", [(3, "unclear"), (3, "unclear"), (6, "breaks")], 1.5),
     ("then bisect", [(4, "holds"), (8, "breaks")], 6),
     ("between the highest that held and the lowest that broke", [(4, "holds"), (8, "breaks"), (6, "holds")], 7),
     ("until 5 % apart, 8 / 7.7; then once more", [(8, "breaks"), (7.7, "holds")], 7.7),
@@ -41,6 +45,62 @@ NEXT = [
 @pytest.mark.parametrize(("tried", "rate"), [n[1:] for n in NEXT], ids=[n[0] for n in NEXT])
 def test_the_next_rate(tried, rate):
     assert next_rate(tried, 4) == (None if rate is None else pytest.approx(rate))
+
+
+RECORDED = Path(__file__).parents[1] / "fixtures" / "vllm" / "run_findcap"
+SAID = [
+    (
+        "nothing below what broke was decided: the client's limit is told from too few requests",
+        {},
+        "capacity not found (ttft_p95=500ms): 12/s broke it; 3/s was not decided: the client was the limit (requests were "
+        "sent late: p95 76 ms after due (bound 12 ms)); 6/s was not decided: 12 requests judged, 20 are needed; the time of "
+        "60 s was over. Next: give the client a core of its own or another machine, and search with a longer --find-capacity",
+    ),
+    (
+        "every probe broke",
+        {"unclear": "breaks", "bracket": [None, 3.0]},
+        "capacity not found (ttft_p95=500ms): every rate down to 3/s broke it; the time of 60 s was over",
+    ),
+    (
+        "held between: what lies below is settled",
+        {"holds": 6.0, "bracket": [6.0, 12.0]},
+        "highest rate that holds ttft_p95=500ms: 6 requests/s (12/s broke it); the time of 60 s was over",
+    ),
+    (
+        "held below: what lies between was not decided",
+        {"holds": 3.0, "bracket": [3.0, 12.0]},
+        "highest rate that holds ttft_p95=500ms: 3 requests/s (12/s broke it); 6/s was not decided: 12 requests judged, 20 "
+        "are needed; the time of 60 s was over. Next: search with a longer --find-capacity",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changed", "said"), [s[1:] for s in SAID], ids=[s[0] for s in SAID])
+def test_a_recorded_search_says_what_is_known(changed, said):
+    header = read_header(RECORDED)
+    found = header["find_capacity"]
+    for probe in found["probes"]:
+        if probe["verdict"] == "unclear":
+            probe["verdict"] = changed.get("unclear", "unclear")
+        if probe["rate"] == changed.get("holds"):
+            probe["verdict"] = "holds"
+    found["bracket_rps"] = changed.get("bracket", found["bracket_rps"])
+    assert probing.capacity_sentence(found, header["client"]["stages"]) == said
+
+
+def test_delivered_is_what_was_answered():
+    table = summary_table(read(RECORDED)).splitlines()
+    heads = table[2].split()[:5]
+    assert heads == ["stage", "offered/s", "sent/s", "delivered/s", "ok"]
+    requests = read(RECORDED).requests
+    for number, (line, stage) in enumerate(zip(table[3:7], read_header(RECORDED)["stages"], strict=True)):
+        mine = requests[requests["stage"] == number]
+        length_s = stage["end_s"] - stage["start_s"]
+        _, _, sent, delivered, ok = line.split()[:5]
+        assert int(ok) == (mine["status"] == "ok").sum()
+        assert float(delivered) == pytest.approx(int(ok) / length_s, abs=0.006)
+        assert float(sent) == pytest.approx(mine["sent_s"].notna().sum() / length_s, abs=0.006)
+    assert max(map(len, table[2:7])) <= 100
 
 
 def seen(n, late=0, failed=0, rate=10.0, late_s=2.0, usual_s=0.4):
