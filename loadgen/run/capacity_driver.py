@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from analysis.histogram import Histogram
-from analysis.slo import parse_slo
+from analysis.slo import parse_slo, stage_needed_s
 from loadgen.plan.traffic import LoadPlan
 from loadgen.run import capacity_search, client_health
 from loadgen.run.capacity_search import FoundCapacity, ProbeRequest, ProbeStanding, Waiting
@@ -53,6 +53,7 @@ class Finder:
             tuple[float, ...]
         ] = []  # due, sent, first and last token, in s on the client's clock
         self._samples: list[ClientSample] = []
+        self._lives_s: list[float] = []  # median E2E of each probe with answers
         self._gaps = Histogram()
         self._number = 0
         self._first_id = 0
@@ -85,14 +86,15 @@ class Finder:
             rate = limited_rps or capacity_search.next_rate(tried, self._first_rps)
             if rate is None:
                 break
-            spent_s = self._elapsed_s()
-            lengths = sorted(p.end_s - p.start_s for p, _ in self._tried)
-            if self._budget_s - spent_s < (lengths[len(lengths) // 2] if lengths else 0.0):
-                ended = f"the time of {self._budget_s:g} s was over"
+            left_s, needed_s = self._budget_s - self._elapsed_s(), self._needed_s(rate)
+            if left_s < needed_s:
+                ended = f"of {self._budget_s:g} s {max(left_s, 0):.0f} s were left, and a step at {rate:.4g}/s takes {needed_s:.0f} s"
                 ended += f", and the client was the limit at {limited_rps:.4g}/s" if limited_rps else ""
                 break
-            probe, stands = self._probe(rate, min(limit_s, self._budget_s - spent_s - LEAD_S))
+            probe, stands = self._probe(rate, limit_s, left_s - LEAD_S)
             self._tried.append((probe, stands))
+            if lasting := [r.e2e_s for r in self._seen if r.ok]:
+                self._lives_s.append(float(np.median(lasting)))
             self._drain()  # the last requests count, in what the client did and in what the server broke
             stands = self._judged_again(probe, stands)
             self._tried[-1] = (probe, stands)
@@ -125,13 +127,22 @@ class Finder:
         """The probes so far."""
         return [probe for probe, _ in self._tried]
 
-    def _probe(self, rate_rps: float, limit_s: float) -> tuple[Probe, ProbeStanding]:
+    def _needed_s(self, rate_rps: float) -> float:
+        """How long the next step has to be, at least, in s; 0 before the first."""
+        if not self._tried:
+            return 0.0
+        lengths = sorted(p.end_s - p.start_s for p, _ in self._tried)
+        life_s = min(self._lives_s, default=0.0)
+        return max(lengths[len(lengths) // 2], stage_needed_s(life_s, rate_rps, self._slo))
+
+    def _probe(self, rate_rps: float, limit_s: float, most_s: float) -> tuple[Probe, ProbeStanding]:
+        """Offers a rate until it is decided, for `limit_s` or as long as a stage needs, and `most_s` at most."""
         generator = self._generator
         self._number = len(self._tried)
         self._seen, self._rows, self._gaps = [], [], Histogram()
         generator.client.warm(min(WARM, math.ceil(rate_rps)))
         start_s = self._elapsed_s() + LEAD_S
-        planned = Probe(self._number, rate_rps, start_s, start_s + limit_s, self._first_id, self._plan)
+        planned = Probe(self._number, rate_rps, start_s, start_s + most_s, self._first_id, self._plan)
         self._current = planned
         generator.offer(planned)
         least_s = capacity_search.least_s([(p.rate_rps, s.verdict) for p, s in self._tried], limit_s)
@@ -143,7 +154,7 @@ class Finder:
             at_s = self._elapsed_s()
             if at_s > start_s:
                 levels.append((at_s, len(generator.client.in_flight)))
-            over = at_s >= planned.end_s
+            over = at_s >= min(planned.end_s, start_s + max(limit_s, self._stage_s(rate_rps)))
             if not over and ticks % LOOK_EVERY:
                 continue
             stands = capacity_search.standing(
@@ -166,6 +177,11 @@ class Finder:
         probe = replace(planned, end_s=end_s)
         self._first_id = self._next_id(probe)
         return probe, stands
+
+    def _stage_s(self, rate_rps: float) -> float:
+        """How long the present probe has to be, by what its requests took so far."""
+        lasting = [r.e2e_s for r in self._seen if r.ok]
+        return stage_needed_s(float(np.median(lasting)) if lasting else 0.0, rate_rps, self._slo)
 
     def _judged_again(self, probe: Probe, stands: ProbeStanding) -> ProbeStanding:
         """An undecided probe with its last answers: they can show a breach, no more, since the load was over by then."""

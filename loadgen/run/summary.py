@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from analysis import run
 from analysis.histogram import Histogram
 from analysis.slo import evaluate, parse_slo
-from loadgen.run.capacity_search import capacity_sentence
+from loadgen.run.capacity_answer import capacity_sentence
 from loadgen.wire.refusals import UNAUTHORIZED, rate_limit_sentence, unauthorized
 
 if TYPE_CHECKING:

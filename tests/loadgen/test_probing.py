@@ -13,6 +13,7 @@ from analysis.run import read, read_header
 from analysis.slo import parse_slo
 from loadgen.plan.traffic import LoadPlan
 from loadgen.run import capacity_search as probing
+from loadgen.run.capacity_answer import capacity_sentence
 from loadgen.run.capacity_search import (
     ProbeRequest,
     Waiting,
@@ -85,7 +86,7 @@ def test_a_recorded_search_says_what_is_known(changed, said):
         if probe["rate"] == changed.get("holds"):
             probe["verdict"] = "holds"
     found["bracket_rps"] = changed.get("bracket", found["bracket_rps"])
-    assert probing.capacity_sentence(found, header["client"]["stages"]) == said
+    assert capacity_sentence(found, header["client"]["stages"]) == said
 
 
 def test_delivered_is_what_was_answered():
@@ -118,7 +119,10 @@ STANDS = [
     ("far below the bound: 100 without a breach", seen(120), [], FLAT, 12, False, "holds"),
     ("0.9 s of 1 s, no breach of 100: 0.95^100 < 5 %", seen(120, usual_s=0.9), [], FLAT, 12, False, "holds"),
     ("0.9 s of 1 s, no breach of 40: 0.95^40 = 13 %", seen(60, usual_s=0.9), [], FLAT, 6, False, "unclear"),
-    ("0.9 s of 1 s, no breach of 40, time over", seen(60, usual_s=0.9), [], FLAT, 6, True, "holds"),
+    ("0.9 s of 1 s, no breach of 40, time over: a p95 needs 59", seen(60, usual_s=0.9), [], FLAT, 6, True, "unclear"),
+    ("0.9 s of 1 s, one breach of 100, time over", seen(120, late=1, usual_s=0.9), [], FLAT, 12, True, "holds"),
+    ("no breach of 60 in 8 s, which are not ten times 1 s", seen(80, usual_s=0.9), [], FLAT, 8, False, "unclear"),
+    ("the same, time over", seen(80, usual_s=0.9), [], FLAT, 8, True, "unclear"),
     ("20 of 100 too late", seen(120, late=20), [], FLAT, 12, False, "breaks"),
     ("20 of 100 failed", seen(120, failed=20), [], FLAT, 12, False, "breaks"),
     ("7 of 100: could be chance", seen(120, late=7), [], FLAT, 12, False, "unclear"),
@@ -137,6 +141,13 @@ def test_how_a_probe_stands(rows, waiting, levels, now_s, over, verdict):
     levels = [level for level in levels if level[0] <= now_s]
     stands = standing(SLO, 10.0, 0.0, now_s, rows, waiting, levels, Histogram(), over=over)
     assert stands.verdict == verdict, stands.reason
+
+
+def test_a_probe_that_was_too_short_says_how_long_it_should_be():
+    few = standing(SLO, 10.0, 0.0, 6.0, seen(60, usual_s=0.9), [], FLAT[:24], Histogram(), over=True)
+    assert few.reason == "40 requests judged, 59 are needed: 10 s at this rate"
+    short = standing(SLO, 10.0, 0.0, 8.0, seen(80, usual_s=0.9), [], FLAT[:32], Histogram(), over=True)
+    assert short.reason == "8 s are less than 10 times what a request takes (1.0 s)"
 
 
 def test_gaps_are_judged_from_their_histogram():
