@@ -247,6 +247,7 @@ def test_what_is_no_budget_is_refused(text):
 WRONG = [
     ({"slo": None}, "without --slo"),
     ({"stages": "1:10"}, "--find-capacity and --stages"),
+    ({"interleave": "20s"}, "--find-capacity and --interleave"),
     ({"load": "x.yaml"}, "--find-capacity and --load"),
     ({"run_time": 60}, "--find-capacity and --run-time"),
     ({"stop_when": "slo"}, "--find-capacity and --stop-when"),
