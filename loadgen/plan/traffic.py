@@ -192,18 +192,7 @@ class LoadPlan:
                 value=" and ".join(named) or None,
                 expected=f"exactly one of {', '.join(given)}",
             )
-        if time_unit is not None and trace is None:
-            raise BadInput(
-                "--trace-time-unit without a trace",
-                value=time_unit,
-                next_step="leave it out; a load file says time_unit itself, under trace",
-            )
-        if interleave_s is not None and stages is None:
-            raise BadInput(
-                "--interleave without --stages",
-                value=f"{interleave_s:g} s",
-                next_step="name the stages; a load file says interleave_s itself, beside stages",
-            )
+        _check_companions(stages, trace, time_unit, interleave_s)
         if load_file is not None:
             return LoadPlan.from_file(load_file).until(duration_s)
         recorded = None
@@ -333,3 +322,21 @@ class LoadPlan:
 
 def _generator(seed: int, purpose: int) -> np.random.Generator:
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence((seed, purpose))))
+
+
+def _check_companions(
+    stages: str | None, trace: Path | str | None, time_unit: str | None, interleave_s: float | None
+) -> None:
+    """Raises BadInput for an option that stands without the one that it speaks of."""
+    if time_unit is not None and trace is None:
+        raise BadInput(
+            "--trace-time-unit without a trace",
+            value=time_unit,
+            next_step="leave it out; a load file says time_unit itself, under trace",
+        )
+    if interleave_s is not None and stages is None:
+        raise BadInput(
+            "--interleave without --stages",
+            value=f"{interleave_s:g} s",
+            next_step="name the stages; a load file says interleave_s itself, beside stages",
+        )
