@@ -20,12 +20,11 @@ import pandas as pd
 
 from analysis.errors import TooLittleData
 from analysis.holding import holds
-from analysis.latency import samples_needed
 from analysis.points import operating_points
 from analysis.queueing import ReplicaQueue
 from analysis.run import Run
 from analysis.saturation import Estimate, FittedServer, fit_server, knee_and_saturation
-from analysis.slo import Slo
+from analysis.slo import Slo, samples_needed
 from analysis.steady import Observed, StageWindow, observe, windows
 
 

@@ -8,12 +8,14 @@ latency: they are NaN here and a breach in `analysis.slo`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, log
+from math import ceil
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
+
+from analysis.slo import CONFIDENCE, samples_needed
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Percentile:
     """A percentile of `count` samples with its distribution-free interval.
 
     `value` is NaN when the samples are too few to know it; `low` and `high` are order statistics that hold the true
-    percentile with the asked confidence, -inf or inf where no sample bounds it.
+    percentile with 95 % confidence, -inf or inf where no sample bounds it.
     """
 
     percentile: float
@@ -88,12 +90,7 @@ def left(requests: pd.DataFrame, table: pd.DataFrame) -> NDArray[np.float64]:
     return np.where(np.isfinite(sent), np.where(table["ok"], last, gone), np.nan)
 
 
-def samples_needed(percentile: float, confidence: float = 0.95) -> int:
-    """The samples that have, with `confidence`, at least one beyond the percentile: p50 5, p95 59, p99 299, p99.9 2995."""
-    return ceil(log(1 - confidence) / log(percentile / 100))
-
-
-def percentile(values: ArrayLike, at: float, confidence: float = 0.95, *, unserved: int = 0) -> Percentile:
+def percentile(values: ArrayLike, at: float, *, unserved: int = 0) -> Percentile:
     """The percentile `at` (0-100) of the finite values, with a binomial (order statistic) interval.
 
     `unserved` further requests have no value because they were not served: they took longer than any that was, so that
@@ -108,11 +105,11 @@ def percentile(values: ArrayLike, at: float, confidence: float = 0.95, *, unserv
     if samples.size:
         samples = np.append(samples, np.full(unserved, np.inf))
     count, share = samples.size, at / 100
-    if count < samples_needed(at, confidence):
+    if count < samples_needed(at):
         return Percentile(at, np.nan, -np.inf, np.inf, int(count))
     rank = max(ceil(count * share - 1e-9) - 1, 0)
-    below = int(stats.binom.ppf((1 - confidence) / 2, count, share)) - 1
-    above = int(stats.binom.ppf((1 + confidence) / 2, count, share))
+    below = int(stats.binom.ppf((1 - CONFIDENCE) / 2, count, share)) - 1
+    above = int(stats.binom.ppf((1 + CONFIDENCE) / 2, count, share))
     wanted = [index for index in (below, rank, above) if 0 <= index < count]
     ordered = np.partition(samples, wanted)
     low = float(ordered[below]) if below >= 0 else -np.inf
@@ -129,7 +126,10 @@ def percentile_of_gaps(itl: pd.DataFrame, at: float) -> Percentile:
     count = int(cumulative[-1]) if cumulative.size else 0
     if count < samples_needed(at):
         return Percentile(at, np.nan, -np.inf, np.inf, count)
-    ranks = [count * at / 100, *stats.binom.ppf([0.025, 0.975], count, at / 100)]
+    ranks = [
+        count * at / 100,
+        *stats.binom.ppf([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], count, at / 100),
+    ]
     value, low, high = middle_s[np.minimum(np.searchsorted(cumulative, ranks), middle_s.size - 1)]
     return Percentile(at, float(value), float(low), float(high), count)
 

@@ -19,6 +19,16 @@ def known(x: float) -> bool:
     return x == x  # the only place
 
 
+def parse_seconds(text: str) -> float:
+    """Seconds in `20s`, `600`, `10m` or `1h`; NaN for anything else."""
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1.0)
+    try:
+        return float(number) * unit
+    except ValueError:
+        return math.nan
+
+
 def plain(value: Any, skip: Collection[str] = ()) -> Any:
     """The value as JSON can hold it: what is not finite becomes null, records mappings, tuples and arrays lists.
 

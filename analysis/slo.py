@@ -5,6 +5,7 @@ token after due), itl (gap between streamed events). A term bounds one percentil
 that this share of the requests keeps every bound at once; with it, a term may go without percentile (`ttft=2s`).
 
 Requests that failed or were dropped have no latency, so they are in no percentile; they are a breach in every share.
+How many requests a percentile needs, and how long a stage, stands here too.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil, log
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +27,11 @@ if TYPE_CHECKING:
 
 METRICS = ("ttft", "tpot", "itl", "e2e")
 PER_REQUEST = ("ttft", "tpot", "e2e")  # a gap belongs to a stream, not to a request: itl has percentiles only
+
+CONFIDENCE = 0.95  # of percentiles
+STEADY_LIVES = 10  # of a request (median E2E) in a stage, by which time the way to its steady state is short
+WARM_UP_SHARE = 1 / 3  # of a stage, at most, that is cut before its percentiles are taken
+HIGHEST_PERCENTILE = 99.9  # that is asked of a stage: beyond it no stage is long enough
 
 _UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "m": 60.0}
 _EXAMPLE = "terms such as ttft_p95=2s, tpot_p99=100ms, e2e_p95=30s, itl_p99=200ms, goodput=99%"
@@ -246,3 +253,24 @@ def _duration(seconds: float) -> str:
     if seconds >= 1:
         return f"{seconds:g}s"
     return f"{seconds * 1e3:g}ms"
+
+
+def samples_needed(percentile: float) -> int:
+    """The samples that have, with 95 % confidence, at least one beyond the percentile: p50 5, p95 59, p99 299, p99.9 2995."""
+    return ceil(log(1 - CONFIDENCE) / log(percentile / 100))
+
+
+def requests_needed(slo: Slo | None) -> int:
+    """The requests without which a stage cannot show the SLO's highest percentile, or its goodput; for a median without any.
+
+    Gaps between tokens are not asked for: a few requests have enough of them.
+    """
+    asked = [t.percentile for t in slo.terms if t.percentile and t.metric != "itl"] if slo else []
+    if slo is not None and slo.goodput is not None:
+        asked.append(100 * slo.goodput)
+    return samples_needed(min(max(asked, default=50.0), HIGHEST_PERCENTILE))
+
+
+def stage_needed_s(life_s: float, rate_rps: float, slo: Slo | None) -> float:
+    """The shortest stage in s that says something at `rate_rps`, where a request takes `life_s` (median E2E)."""
+    return max(STEADY_LIVES * life_s, requests_needed(slo) / (1 - WARM_UP_SHARE) / max(rate_rps, 1e-9))

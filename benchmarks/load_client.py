@@ -128,7 +128,7 @@ def short(streamed: bool) -> Callable[[Bench], Iterator[Figure]]:
 
 
 def rate(b: Bench) -> Iterator[Figure]:
-    """Delivered rate, lateness and arrivals, judged from the server's log."""
+    """Sent rate, lateness and arrivals, judged from the server's log."""
     gaps_of = {"poisson": stats.expon().cdf, "gamma:0.5": stats.gamma(4, scale=0.25).cdf}
     for per_s in (50, 200, 500):
         name = f"rate {per_s}"
@@ -138,7 +138,7 @@ def rate(b: Bench) -> Iterator[Figure]:
             options += ["--output-tokens", "fixed:2", "--prompt-tokens", "fixed:16"]
             recorded, truth, _ = b.both((), *options)
             off = abs(len(truth) / len(recorded.requests) - 1) * 100
-            yield Figure(name, f"{arrivals}: delivered off plan by (%)", off, 0.5)
+            yield Figure(name, f"{arrivals}: sent off plan by (%)", off, 0.5)
             lags.append(send_lag_ms(recorded))
             received_s = np.sort(truth["received_s"])
             if arrivals in gaps_of:

@@ -5,7 +5,7 @@
 The load client sends --rate requests/s to the truth server; a second one --fleet-rate requests/s to `autoscale serve`.
 Every 5 s memory (resident, MB), open descriptors and threads of each process are read from /proc (Linux), written to
 OUT/soak.csv and drawn in OUT/soak.png. At the end a line per process: its slope per hour, from the second quarter on, and
-per client delivered against planned.
+per client sent and answered against planned.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def slopes(samples: pd.DataFrame, duration_s: float) -> Iterator[str]:
         yield f"{name:<16} {'; '.join(parts)}"
 
 
-def delivered(name: str, path: Path, planned: float) -> str:
+def accounted(name: str, path: Path, planned: float) -> str:
     """Sent and answered requests of a client against its plan."""
     requests = run.read(path).requests
     counted = requests["status"].value_counts().to_dict()
@@ -187,7 +187,7 @@ def main() -> int:
     for line in slopes(samples, duration_s):
         print(line)
     for name, rate in (("client", options.rate), ("fleet client", options.fleet_rate)):
-        print(delivered(name, options.out / name, rate * duration_s))
+        print(accounted(name, options.out / name, rate * duration_s))
     return 0
 
 

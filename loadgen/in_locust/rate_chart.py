@@ -1,6 +1,6 @@
-"""Offered against delivered load as a chart (SVG) and as a table. Pure; loadgen.in_locust.web puts them into Locust's pages.
+"""Offered against sent load as a chart (SVG) and as a table. Pure; loadgen.in_locust.web puts them into Locust's pages.
 
-Both take rows of (end of the interval in s, offered, delivered in requests/s), intervals one after the other from 0.
+Both take rows of (end of the interval in s, offered, sent in requests/s), intervals one after the other from 0.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ import math
 from collections.abc import Sequence
 
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 1100, 300, 60, 12, 40  # of the chart, in pixels
-OFFERED, DELIVERED = "#999", "#0b8"
+OFFERED, SENT = "#999", "#0b8"
 
 
 def rate_rows(rates: Sequence[tuple[float, float, float]]) -> list[dict[str, str | float]]:
-    """Rows for the tab from (end of the interval in s, offered, delivered in requests/s)."""
+    """Rows for the tab from (end of the interval in s, offered, sent in requests/s)."""
     return [
         {
             "name": -end_s,  # by which Locust sorts: the newest first
             "time": round(end_s, 3),
             "offered": round(offered, 3),
-            "delivered": round(delivered, 3),
-            "missing": round(100 * delivered / offered, 2) if offered else "-",
+            "sent": round(sent, 3),
+            "missing": round(100 * sent / offered, 2) if offered else "-",
         }
-        for end_s, offered, delivered in rates
+        for end_s, offered, sent in rates
     ]
 
 
@@ -31,7 +31,7 @@ def chart(rates: Sequence[tuple[float, float, float]]) -> str:
     if not rates:
         return "<p>Nothing was sampled yet.</p>"
     last_s = rates[-1][0]
-    highest = max(max(offered, delivered) for _, offered, delivered in rates) or 1.0
+    highest = max(max(offered, sent) for _, offered, sent in rates) or 1.0
     bottom, right = HEIGHT - BOTTOM, WIDTH - LEFT
 
     def x(at_s: float) -> float:
@@ -57,7 +57,7 @@ def chart(rates: Sequence[tuple[float, float, float]]) -> str:
     )
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="100%" role="img" fill="currentColor" font-size="12">'
-        f"{grid}{line(1, OFFERED)}{line(2, DELIVERED)}</svg>"
+        f"{grid}{line(1, OFFERED)}{line(2, SENT)}</svg>"
     )
 
 

@@ -1,4 +1,4 @@
-"""Our part of Locust's pages: the options in the form of the web UI, and offered against delivered load.
+"""Our part of Locust's pages: the options in the form of the web UI, and offered against sent load.
 
 The web UI has the rates as a tab with a table and, there and below Locust's own charts, as a chart; the HTML report (--html
 and "Download Report") ends with the chart. Locust's charts have fixed lines (requests per second, percentiles, users) and
@@ -17,15 +17,15 @@ import locust.html
 from locust.web import WebUI
 
 from analysis.redact import hide
-from loadgen.in_locust.rate_chart import DELIVERED, OFFERED, chart, rate_rows
+from loadgen.in_locust.rate_chart import OFFERED, SENT, chart, rate_rows
 from loadgen.run.account import Owner
 
-KEY = "offered-delivered"
+KEY = "offered-sent"
 COLUMNS = {
     "time": "Until (s)",
     "offered": "Offered (requests/s)",
-    "delivered": "Delivered (requests/s)",
-    "missing": "Delivered of offered (%)",
+    "sent": "Sent (requests/s)",
+    "missing": "Sent of offered (%)",
 }
 ROWS = 60  # intervals in the table and points in the chart, at most about
 # Shown on the tabs named here; Locust keeps the tab in the address.
@@ -67,7 +67,7 @@ def extend(web_ui: WebUI, owner: OwnerOrNone, base_path: str) -> None:
     app = web_ui.app
     assert app is not None
     structure = [{"key": key, "title": title} for key, title in COLUMNS.items()]
-    web_ui.template_args["extended_tabs"] = [{"title": "Offered/delivered", "key": KEY}]
+    web_ui.template_args["extended_tabs"] = [{"title": "Offered/sent", "key": KEY}]
     web_ui.template_args["extended_tables"] = [{"key": KEY, "structure": structure}]
 
     @app.route(f"{base_path}/{KEY}")
@@ -117,7 +117,7 @@ def section(owner: Owner | None) -> str:
     if owner is None:
         return ""
     return (
-        f'<div style="font:14px sans-serif"><h3>Offered against delivered load (requests/s)</h3>{chart(owner.rates(ROWS))}'
+        f'<div style="font:14px sans-serif"><h3>Offered against sent load (requests/s)</h3>{chart(owner.rates(ROWS))}'
         f'<p><span style="color:{OFFERED}">&#9632;</span> offered by the plan '
-        f'<span style="color:{DELIVERED}">&#9632;</span> delivered (sent). Run {html.escape(str(owner.path))}</p></div>'
+        f'<span style="color:{SENT}">&#9632;</span> sent. Run {html.escape(str(owner.path))}</p></div>'
     )

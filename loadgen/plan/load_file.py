@@ -6,7 +6,7 @@
     output_tokens: lognormal:129,0.9
     repeat: 2                              # the whole load, this many times
     load:                                  # one after another, joined without gaps
-      - stages: 1:60,2:60                  # RATE:SECONDS
+      - {stages: "1:60,2:60", interleave_s: 20}  # RATE:SECONDS; cut into pieces that take turns
       - ramp: {from_rps: 2, to_rps: 8, duration_s: 300}
       - spike: {base_rps: 2, peak_rps: 20, at_s: 60, hold_s: 30, duration_s: 300}
       - sum:                               # at the same time, added
@@ -110,6 +110,7 @@ class Segment(_Section):
     """One part of the load: exactly one of these."""
 
     stages: str | None = Field(None, description="RATE:SECONDS,RATE:SECONDS,... in requests/s")
+    interleave_s: Positive | None = Field(None, description="stages are cut into pieces that take turns")
     constant: Constant | None = None
     ramp: Ramp | None = None
     spike: Spike | None = None
@@ -120,19 +121,23 @@ class Segment(_Section):
 
     @model_validator(mode="after")
     def _one(self) -> Segment:
-        if sum(value is not None for _, value in self) != 1:
-            raise ValueError(f"needs exactly one of {', '.join(type(self).model_fields)}")
+        kinds = [name for name in type(self).model_fields if name != "interleave_s"]
+        if sum(getattr(self, name) is not None for name in kinds) != 1:
+            raise ValueError(f"needs exactly one of {', '.join(kinds)}")
+        if self.interleave_s is not None and self.stages is None:
+            raise ValueError("interleave_s goes with stages only")
         return self
 
-    def rate(self) -> Rate:
-        """The segment as a rate programme."""
+    def rate(self, seed: int) -> Rate:
+        """The segment as a rate programme; `seed` draws the order of pieces that take turns."""
         if self.stages is not None:
-            return rates.parse_stages(self.stages, "stages")
+            steps = rates.parse_stages(self.stages, "stages")
+            return steps if self.interleave_s is None else rates.interleaved(steps, self.interleave_s, seed)
         if self.curve is not None:
             times, values = zip(*self.curve.points, strict=True)
             return rates.points(times, values)
         if self.sum is not None:
-            return rates.summed(part.rate() for part in self.sum)
+            return rates.summed(part.rate(seed) for part in self.sum)
         kind, section = next((name, section) for name, section in self if section is not None)
         return _RATES[kind](**section.model_dump(exclude_none=True))
 
@@ -228,7 +233,7 @@ class LoadFile(_Section):
         """The rate of `load`; None with a trace. Raises BadInput when a part does not hold together."""
         if self.load is None:
             return None
-        return rates.repeated(rates.joined(segment.rate() for segment in self.load), self.repeat)
+        return rates.repeated(rates.joined(segment.rate(self.seed) for segment in self.load), self.repeat)
 
     def trace_path(self) -> str:
         """The trace's path as written."""

@@ -59,6 +59,31 @@ def parse_stages(text: str, name: str = "--stages") -> Rate:
     return steps(stages)
 
 
+def interleaved(stages: Rate, piece_s: float, seed: int) -> Rate:
+    """The steps in pieces that take turns: each cut into equal pieces of at most `piece_s` seconds, and one piece of each
+    in every round, in an order that `seed` draws anew for each round. A drift of the server then meets all rates alike.
+
+    Raises BadInput when there is nothing to take turns.
+    """
+    if not 0 < piece_s < np.inf:
+        raise BadInput(
+            "--interleave", value=piece_s, expected="the length of a piece above 0 s, for example 20s"
+        )
+    lengths = np.diff(stages.edges_s)
+    _few_enough(float(np.sum(np.ceil(lengths / piece_s))))
+    counts = np.ceil(lengths / piece_s - 1e-9).astype(np.int64)
+    if len(counts) < 2 or counts.max() < 2:
+        raise BadInput(
+            "stages that take turns: nothing is cut",
+            value=f"{piece_s:g} s",
+            expected="at least two stages, of which one is longer than a piece",
+            next_step="name more stages or shorter pieces",
+        )
+    rng = np.random.default_rng((seed, 4))
+    order = [k for turn in range(counts.max()) for k in rng.permutation(np.flatnonzero(counts > turn))]
+    return steps([(float(stages.level_rps[k]), float(lengths[k] / counts[k])) for k in order])
+
+
 def constant(rate_rps: float, duration_s: float) -> Rate:
     """The same rate throughout."""
     return steps([(rate_rps, duration_s)])

@@ -174,12 +174,14 @@ class LoadPlan:
         shared_prefix_tokens: int = 0,
         seed: int = 0,
         duration_s: float | None = None,
+        interleave_s: float | None = None,
     ) -> LoadPlan:
         """The plan that command-line options describe; exactly one of rate, stages, load_file and trace says how much.
 
         Lengths default to `fixed:512` and `fixed:128`, with a trace to `trace`. `duration_s` cuts the plan; a rate
         without it lasts UNTIL_STOPPED_S. A load file is complete in itself: only `duration_s` applies to it. `time_unit`
-        (s, ms, us, ns) is that of the trace's timestamps where it is not the format's own.
+        (s, ms, us, ns) is that of the trace's timestamps where it is not the format's own; `interleave_s` cuts `stages`
+        into pieces that take turns (loadgen.plan.rates.interleaved).
         Raises BadInput with the option's value, what was expected and the next step.
         """
         given = {"--rate": rate, "--stages": stages, "--load": load_file, "--trace": trace}
@@ -190,12 +192,7 @@ class LoadPlan:
                 value=" and ".join(named) or None,
                 expected=f"exactly one of {', '.join(given)}",
             )
-        if time_unit is not None and trace is None:
-            raise BadInput(
-                "--trace-time-unit without a trace",
-                value=time_unit,
-                next_step="leave it out; a load file says time_unit itself, under trace",
-            )
+        _check_companions(stages, trace, time_unit, interleave_s)
         if load_file is not None:
             return LoadPlan.from_file(load_file).until(duration_s)
         recorded = None
@@ -204,6 +201,8 @@ class LoadPlan:
             programme = recorded.rate
         elif stages is not None:
             programme = rates.parse_stages(stages)
+            if interleave_s is not None:
+                programme = rates.interleaved(programme, interleave_s, seed)
         else:
             assert rate is not None
             if not 0 < rate < math.inf:
@@ -323,3 +322,21 @@ class LoadPlan:
 
 def _generator(seed: int, purpose: int) -> np.random.Generator:
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence((seed, purpose))))
+
+
+def _check_companions(
+    stages: str | None, trace: Path | str | None, time_unit: str | None, interleave_s: float | None
+) -> None:
+    """Raises BadInput for an option that stands without the one that it speaks of."""
+    if time_unit is not None and trace is None:
+        raise BadInput(
+            "--trace-time-unit without a trace",
+            value=time_unit,
+            next_step="leave it out; a load file says time_unit itself, under trace",
+        )
+    if interleave_s is not None and stages is None:
+        raise BadInput(
+            "--interleave without --stages",
+            value=f"{interleave_s:g} s",
+            next_step="name the stages; a load file says interleave_s itself, beside stages",
+        )

@@ -21,7 +21,6 @@ from loadgen.plan.traffic import LoadPlan
 from loadgen.run.capacity_search import FoundCapacity
 from loadgen.run.client_health import judge_client
 from loadgen.run.client_samples import sample_columns
-from loadgen.run.delivery import DeliveredRate, Delivery
 from loadgen.run.endpoint.server_facts import ServerFacts
 from loadgen.run.header import ClientBlock, FirstHeader, LastHeader, PausesBlock, Stage, WorkerBlock
 from loadgen.run.measured import Pause
@@ -29,6 +28,7 @@ from loadgen.run.messages import Offset, WorkerReport
 from loadgen.run.options import LoadOptions
 from loadgen.run.probes import Probe, Probes
 from loadgen.run.records import RunWriter, disk_bytes, free_bytes
+from loadgen.run.sending import Sending, SentRate
 from loadgen.run.stopping import Watch, parse_rules
 from loadgen.wire.refusals import rate_limited
 
@@ -52,7 +52,7 @@ class Owner:
         self.probes: tuple[Probe, ...] = ()  # and the rates that it tried
         self.stopped: str | None = None  # why the run ended early: a rule of --stop-when, a fault
         planned = options.open_loop and options.find_capacity is None
-        self._delivery = Delivery(self.plan if planned else None)
+        self._sending = Sending(self.plan if planned else None)
         self._watch = Watch(parse_rules(options.stop_when, options.slo))
         self.lost: dict[str, float] = {}  # worker -> when it was found to be gone, in s since the start
         self._last_report_s: dict[str, float] = {}
@@ -79,7 +79,7 @@ class Owner:
 
     def shortage(self) -> str | None:
         """A sentence when the disk may be full before the end of the plan; None = there is room enough, or nobody knows."""
-        if not self._delivery.planned:
+        if not self._sending.planned:
             return None
         needed = disk_bytes(self.plan.expected_requests, self.plan.duration_s, len(self.workers))
         free = free_bytes(self.path)
@@ -108,14 +108,14 @@ class Owner:
         self._watch.add(measured.rows, now_s)
         if samples:
             self._watch.level(worker, int(samples[-1].in_flight), now_s)
-        self._delivery.add(worker, samples)
+        self._sending.add(worker, samples)
         self._last_report_s[worker] = now_s
         if reason := self.writer.trouble or self._watch.reason():
             self.stop(reason, now_unix_s)
 
-    def rates(self, most: int) -> list[DeliveredRate]:
-        """What was offered and delivered in about `most` intervals so far."""
-        return self._delivery.rates(most)
+    def rates(self, most: int) -> list[SentRate]:
+        """What was offered and sent in about `most` intervals so far."""
+        return self._sending.rates(most)
 
     def worker_lost(self, worker: str, now_unix_s: float) -> None:
         """Note that a worker is gone; its requests are accounted for at the end."""
@@ -177,14 +177,14 @@ class Owner:
             health = judge_client(
                 interim.requests,  # type: ignore[arg-type]  # a DataFrame maps column names to columns
                 stages,
-                sample_columns(self._delivery.samples),
+                sample_columns(self._sending.samples),
                 self.options.max_in_flight if self.options.open_loop else None,
             )
             status = interim.requests["http_status"].to_numpy(dtype=float, na_value=math.nan)
             limited = rate_limited(status, interim.requests["error"])
         cpu_s = {
             worker: round(sum(sample.cpu_s for sample in samples), 3)
-            for worker, samples in sorted(self._delivery.samples.items())
+            for worker, samples in sorted(self._sending.samples.items())
         }
         return ClientBlock(health, self.lost, unsent, limited, cpu_s)
 
@@ -196,7 +196,7 @@ class Owner:
                 "before its first report" if last_s is None else f"after its last report at {last_s:.1f} s"
             )
             return f"worker {worker} was lost {since}"
-        sent = self._delivery.sent(worker)
+        sent = self._sending.sent(worker)
         if sent > self._rows.get(worker, 0):
             return f"worker {worker} left no record of it; it may have been sent"
         return f"the {'run' if self.found is None else 'probe'} ended while the request waited for a seat"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from analysis.histogram import Histogram
-from analysis.slo import parse_slo
+from analysis.slo import parse_slo, stage_needed_s
 from loadgen.plan.traffic import LoadPlan
 from loadgen.run import capacity_search, client_health
 from loadgen.run.capacity_search import FoundCapacity, ProbeRequest, ProbeStanding, Waiting
@@ -53,6 +53,7 @@ class Finder:
             tuple[float, ...]
         ] = []  # due, sent, first and last token, in s on the client's clock
         self._samples: list[ClientSample] = []
+        self._lives_s: list[float] = []  # median E2E of each probe with answers
         self._gaps = Histogram()
         self._number = 0
         self._first_id = 0
@@ -61,14 +62,14 @@ class Finder:
     def hear(self, done: Done) -> None:
         """A request ended."""
         exchange = done.exchange
-        if exchange.stage != self._number or done.answer.status == "cancelled":
+        if exchange.stage != self._number:
             return
-        due_s = exchange.due_s - self._generator.clock.zero_s
-        self._seen.append(
-            ProbeRequest(due_s, done.answer.status == "ok", done.ttft_s, done.tpot_s, done.e2e_s)
-        )
         answer = done.answer
         self._rows.append((exchange.due_s, exchange.sent_s, answer.first_s, answer.last_s))
+        if answer.status == "cancelled":
+            return
+        due_s = exchange.due_s - self._generator.clock.zero_s
+        self._seen.append(ProbeRequest(due_s, answer.status == "ok", done.ttft_s, done.tpot_s, done.e2e_s))
         self._gaps.add(done.gaps_s)
 
     def sampled(self, samples: Sequence[ClientSample]) -> None:
@@ -85,21 +86,25 @@ class Finder:
             rate = limited_rps or capacity_search.next_rate(tried, self._first_rps)
             if rate is None:
                 break
-            spent_s = self._elapsed_s()
-            lengths = sorted(p.end_s - p.start_s for p, _ in self._tried)
-            if self._budget_s - spent_s < (lengths[len(lengths) // 2] if lengths else 0.0):
-                ended = f"the time of {self._budget_s:g} s was over"
+            left_s, needed_s = self._budget_s - self._elapsed_s(), self._needed_s(rate)
+            if left_s < needed_s:
+                ended = f"of {self._budget_s:g} s {max(left_s, 0):.0f} s were left, and a step at {rate:.4g}/s takes {needed_s:.0f} s"
                 ended += f", and the client was the limit at {limited_rps:.4g}/s" if limited_rps else ""
                 break
-            probe, stands = self._probe(rate, min(limit_s, self._budget_s - spent_s - LEAD_S))
+            probe, stands = self._probe(rate, limit_s, left_s - LEAD_S)
+            self._tried.append((probe, stands))
+            if lasting := [r.e2e_s for r in self._seen if r.ok]:
+                self._lives_s.append(float(np.median(lasting)))
+            self._drain()  # the last requests count, in what the client did and in what the server broke
+            stands = self._judged_again(probe, stands)
+            self._tried[-1] = (probe, stands)
             limit = "" if stands.verdict == "holds" else self._client_limit(probe)
             if limit:
                 stands = ProbeStanding("unclear", f"the client was the limit: {limit}", stands.requests)
-            self._tried.append((probe, stands))
+                self._tried[-1] = (probe, stands)
             self._say(f"{probe.rate_rps:.4g}/s {stands.verdict}: {stands.reason}")
-            self._drain()
             if limit and limited_rps == rate:
-                ended = f"the client was the limit at {rate:.4g}/s, twice ({limit})"
+                ended = f"the client was the limit at {rate:.4g}/s, twice"
                 break
             limited_rps = rate if limit else None
         return ended
@@ -122,13 +127,22 @@ class Finder:
         """The probes so far."""
         return [probe for probe, _ in self._tried]
 
-    def _probe(self, rate_rps: float, limit_s: float) -> tuple[Probe, ProbeStanding]:
+    def _needed_s(self, rate_rps: float) -> float:
+        """How long the next step has to be, at least, in s; 0 before the first."""
+        if not self._tried:
+            return 0.0
+        lengths = sorted(p.end_s - p.start_s for p, _ in self._tried)
+        life_s = min(self._lives_s, default=0.0)
+        return max(lengths[len(lengths) // 2], stage_needed_s(life_s, rate_rps, self._slo))
+
+    def _probe(self, rate_rps: float, limit_s: float, most_s: float) -> tuple[Probe, ProbeStanding]:
+        """Offers a rate until it is decided, for `limit_s` or as long as a stage needs, and `most_s` at most."""
         generator = self._generator
         self._number = len(self._tried)
         self._seen, self._rows, self._gaps = [], [], Histogram()
         generator.client.warm(min(WARM, math.ceil(rate_rps)))
         start_s = self._elapsed_s() + LEAD_S
-        planned = Probe(self._number, rate_rps, start_s, start_s + limit_s, self._first_id, self._plan)
+        planned = Probe(self._number, rate_rps, start_s, start_s + most_s, self._first_id, self._plan)
         self._current = planned
         generator.offer(planned)
         least_s = capacity_search.least_s([(p.rate_rps, s.verdict) for p, s in self._tried], limit_s)
@@ -140,7 +154,7 @@ class Finder:
             at_s = self._elapsed_s()
             if at_s > start_s:
                 levels.append((at_s, len(generator.client.in_flight)))
-            over = at_s >= planned.end_s
+            over = at_s >= min(planned.end_s, start_s + max(limit_s, self._stage_s(rate_rps)))
             if not over and ticks % LOOK_EVERY:
                 continue
             stands = capacity_search.standing(
@@ -163,6 +177,20 @@ class Finder:
         probe = replace(planned, end_s=end_s)
         self._first_id = self._next_id(probe)
         return probe, stands
+
+    def _stage_s(self, rate_rps: float) -> float:
+        """How long the present probe has to be, by what its requests took so far."""
+        lasting = [r.e2e_s for r in self._seen if r.ok]
+        return stage_needed_s(float(np.median(lasting)) if lasting else 0.0, rate_rps, self._slo)
+
+    def _judged_again(self, probe: Probe, stands: ProbeStanding) -> ProbeStanding:
+        """An undecided probe with its last answers: they can show a breach, no more, since the load was over by then."""
+        if stands.verdict != "unclear":
+            return stands
+        again = capacity_search.standing(
+            self._slo, probe.rate_rps, probe.start_s, probe.end_s, self._seen, (), (), self._gaps, over=True
+        )
+        return again if again.verdict == "breaks" else stands
 
     def _next_id(self, probe: Probe) -> int:
         """The first id after the probe's; conversations begin anew with each probe."""
@@ -194,6 +222,7 @@ class Finder:
             gevent.sleep(0.02)
         for exchange in list(client.in_flight):
             exchange.give_up("cancelled", "the probe was over")
+        gevent.sleep(0.02)  # they are heard of
 
     def _elapsed_s(self) -> float:
         return self._generator.clock.elapsed(now_s())

@@ -10,10 +10,11 @@ from a quarter of its longest time on, half once a rate broke (breaches come in 
     breaks   a term of the SLO has so many breaches that a server which just holds it would show them in 1 of 200 cases;
              or the number in flight grows: between the first and the last third of the window by more than a tenth of
              what was offered in between, and by more than four standard deviations of a Poisson number
-    holds    in flight does not grow (half of those bounds), at least LEAST requests were judged over twice the median
-             E2E, and every term either has so few breaches that a server which just breaks it would show them in 1 of
+    holds    in flight does not grow (half of those bounds), at least LEAST requests were judged, the probe lasts for
+             STEADY_LIVES times the median E2E, and every term either has so few breaches that a server which just breaks it would show them in 1 of
              20 cases (59 requests without a breach for a p95, 299 for a p99), or lies below half of its bound
-    unclear  neither; at the end of the probe's time the observed percentiles decide, if LEAST requests were judged
+    unclear  neither; at the end of the probe's time the observed percentiles decide, if the probe was long enough for
+             them (analysis.slo). So is a probe in which the client was the limit, or the server died: it neither held nor broke
 
 A request without an answer counts as a breach as soon as it has waited longer than a bound.
 """
@@ -21,21 +22,22 @@ A request without an answer counts as a breach as soon as it has waited longer t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import bdtr
 
 from analysis.errors import BadInput
 from analysis.histogram import Histogram
-from analysis.slo import Slo, Verdict, evaluate
+from analysis.numbers import parse_seconds
+from analysis.slo import STEADY_LIVES, Slo, Verdict, evaluate, requests_needed, stage_needed_s
 from loadgen.run.probes import Probe
 
 TOLERANCE = 0.05  # of the rate: the bracket in which the search ends
 LEAST = 20  # requests judged, without which a probe says nothing
-PROBE_SHARE = 0.1  # of the budget that one probe may take ...
+PROBE_SHARE = 0.1  # of the budget that one probe takes while it is undecided, or as long as it needs ...
 PROBE_LEAST_S, PROBE_MOST_S = 10.0, 120.0  # ... within these
 DECIDE_SHARE = 0.25, 0.5  # of a probe's time, before which it is not judged: until a rate broke, and then
 WARM_LEAST_S = 2.0
@@ -102,7 +104,10 @@ def next_rate(tried: Sequence[tuple[float, str]], first_rps: float) -> float | N
     if broke is None:
         return 2 * max(rate for rate, _ in tried)
     if held is None:
-        return broke / 2 if broke / 2 >= LOWEST * first_rps else None
+        rate = broke / 2
+        while [tried_rps for tried_rps, _ in tried].count(rate) > 1:  # not decided, twice
+            rate /= 2
+        return rate if rate >= LOWEST * first_rps else None
     if broke / held <= 1 + TOLERANCE:
         return held if [rate for rate, _ in tried].count(held) == 1 else None
     middle = (held + broke) / 2
@@ -122,7 +127,7 @@ def least_s(tried: Sequence[tuple[float, str]], limit_s: float) -> float:
 
 
 def probe_limit_s(budget_s: float) -> float:
-    """How long one probe of a search may take."""
+    """How long one probe of a search may take, where it need not be longer to say something."""
     return min(max(PROBE_SHARE * budget_s, PROBE_LEAST_S), PROBE_MOST_S)
 
 
@@ -161,15 +166,28 @@ def standing(
     drift, bound = _drift(levels, from_s, rate_rps)
     if drift > bound:
         return ProbeStanding("breaks", f"in flight grew by {drift:.0f} (bound {bound:.0f})", len(rows))
+    lasted_s = now_s - start_s
     if over:
         broken = [v for v in verdicts if not v.holds]
+        if short := _too_short(slo, rate_rps, lasted_s, len(rows), 0.0 if broken else e2e_s):
+            return ProbeStanding("unclear", short, len(rows))
         return ProbeStanding(
             "breaks" if broken else "holds", ", ".join(map(_said, broken or verdicts)), len(rows)
         )
-    settled = drift <= bound / 2 and now_s - from_s >= max(2 * e2e_s, WARM_LEAST_S)
+    settled = drift <= bound / 2 and lasted_s >= STEADY_LIVES * e2e_s and now_s - from_s >= WARM_LEAST_S
     if settled and all(_surely_holds(slo, verdict, len(rows)) for verdict in verdicts):
         return ProbeStanding("holds", ", ".join(map(_said, verdicts)), len(rows))
     return ProbeStanding("unclear", ", ".join(map(_said, verdicts)), len(rows))
+
+
+def _too_short(slo: Slo, rate_rps: float, lasted_s: float, judged: int, e2e_s: float) -> str:
+    """Why a probe of that length and with so many requests decides nothing; nothing where it does."""
+    needed, asked_s = requests_needed(slo), stage_needed_s(e2e_s, rate_rps, slo)
+    if judged < needed:
+        return f"{judged} requests judged, {needed} are needed: {asked_s:.0f} s at this rate"
+    if lasted_s < STEADY_LIVES * e2e_s:
+        return f"{lasted_s:.0f} s are less than {STEADY_LIVES} times what a request takes ({e2e_s:.1f} s)"
+    return ""
 
 
 def gaps_quantile(gaps: Histogram) -> Callable[[float], float]:
@@ -185,27 +203,9 @@ def found_capacity(
     return FoundCapacity(slo, first_rps, budget_s, held, (held, broke), ended, tuple(tried))
 
 
-def capacity_sentence(found: Mapping[str, Any]) -> str:
-    """What a search found, from the block `find_capacity` of run.json, in one sentence."""
-    held, broke = found["bracket_rps"]
-    if held is None:
-        rates_tried = [p["rate"] for p in found["probes"]]
-        below = (
-            "no rate was judged" if broke is None else f"every rate down to {min(rates_tried):.3g}/s broke it"
-        )
-        return f"capacity not found: {below} ({found['slo']}); {found['ended']}"
-    until = "none broke" if broke is None else f"{broke:.4g}/s broke it"
-    return f"highest rate that holds {found['slo']}: {held:.4g} requests/s ({until}); {found['ended']}"
-
-
 def parse_budget(text: str) -> float:
     """Seconds in `10m`, `600`, `90s` or `1h`. Raises BadInput."""
-    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
-    number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1.0)
-    try:
-        budget_s = float(number) * unit
-    except ValueError:
-        budget_s = math.nan
+    budget_s = parse_seconds(text)
     if not PROBE_LEAST_S * 2 <= budget_s < math.inf:
         raise BadInput(
             "--find-capacity", value=text, expected="a time of at least 20 s, for example 10m or 600s"

@@ -36,6 +36,11 @@ LOAD = Group(
         Option("--rate", "open loop: offered requests/s for the whole run", "R", type=float),
         Option("--arrivals", "constant | poisson | gamma:CV (default poisson)", "HOW", "poisson"),
         Option("--stages", "open loop in steps of rate:seconds, for example 1:60,2:60,4:60", "R:S,..."),
+        Option(
+            "--interleave",
+            "cut --stages into pieces of this length (20s), which take turns in an order drawn by --seed",
+            "TIME",
+        ),
         Option("--load", "open loop from a YAML file: stages, ramps, spikes, sine, trace, lengths", "FILE"),
         Option("--trace", "open loop: replay a recorded trace", "FILE"),
         Option(

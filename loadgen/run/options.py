@@ -12,6 +12,7 @@ from typing import Any
 
 from analysis.access import Access, access
 from analysis.errors import BadInput
+from analysis.numbers import parse_seconds
 from analysis.slo import parse_slo
 from loadgen.plan.own_prompts import read_prompts
 from loadgen.plan.traffic import LoadPlan
@@ -40,6 +41,7 @@ class LoadOptions:
     rate: float | None = None
     arrivals: str = "poisson"
     stages: str | None = None
+    interleave: str | None = None
     load: str | None = None
     trace: str | None = None
     trace_time_unit: str | None = None
@@ -122,6 +124,10 @@ class LoadOptions:
         if self.find_capacity is not None:  # the rates are found on the way; this is their room in time
             return offered(rate=self.first_rps, duration_s=parse_budget(self.find_capacity))
         if not self.open_loop:
+            if self.interleave is not None:
+                raise BadInput(
+                    "--interleave without --stages", value=self.interleave, next_step="name the stages"
+                )
             return offered(rate=1000.0)
         return offered(
             rate=self.rate,
@@ -130,7 +136,18 @@ class LoadOptions:
             trace=self.trace,
             time_unit=self.trace_time_unit,
             duration_s=float(self.run_time) if self.run_time else None,
+            interleave_s=self._interleave_s(),
         )
+
+    def _interleave_s(self) -> float | None:
+        if self.interleave is None:
+            return None
+        piece_s = parse_seconds(self.interleave)
+        if not 0 < piece_s < math.inf:
+            raise BadInput(
+                "--interleave", value=self.interleave, expected="a length above 0 s, for example 20s"
+            )
+        return piece_s
 
     @property
     def first_rps(self) -> float:
@@ -189,7 +206,7 @@ class LoadOptions:
                 "--find-capacity without --slo",
                 next_step="say what has to hold, for example --slo ttft_p95=2s",
             )
-        for name in ("stages", "load", "trace", "stop_when", "run_time"):
+        for name in ("stages", "interleave", "load", "trace", "stop_when", "run_time"):
             if getattr(self, name) is not None:
                 raise BadInput(
                     f"--find-capacity and --{name.replace('_', '-')}",

@@ -1,4 +1,4 @@
-"""The table at the end of a run: what was offered, what was delivered, how long it took, and whether to believe it. Pure."""
+"""The table at the end of a run: what was offered, sent and delivered (answered), how long it took, and whether to believe it. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from analysis import run
 from analysis.histogram import Histogram
 from analysis.slo import evaluate, parse_slo
-from loadgen.run.capacity_search import capacity_sentence
+from loadgen.run.capacity_answer import capacity_sentence
 from loadgen.wire.refusals import UNAUTHORIZED, rate_limit_sentence, unauthorized
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def summary_table(recorded: run.Run) -> str:
     requests = recorded.requests
     verdicts = {v["stage"]: v for v in header["client"]["stages"]}
     lines.append(
-        f"{'stage':>5} {'offered/s':>10} {'delivered/s':>12} {'ok':>8} {'failed':>7} {'dropped':>8} "
+        f"{'stage':>5} {'offered/s':>10} {'sent/s':>8} {'delivered/s':>12} {'ok':>8} {'failed':>7} {'dropped':>8} "
         f"{'tokens/s':>10} {'tokens/event':>13}  client"
     )
     latencies = [
@@ -76,8 +76,8 @@ def _rates(
     per_second = f"{tokens / duration_s:.1f}" if tokens or not ok else "-"  # without usage nobody knows
     per_event = f"{tokens / events:.2f}" if tokens and events else "-"
     return (
-        f"{number:>5} {offered:>10} {sent / duration_s:>12.2f} {ok:>8} {len(status) - ok - dropped:>7} {dropped:>8} "
-        f"{per_second:>10} {per_event:>13}  {verdict.get('verdict', '-')}"
+        f"{number:>5} {offered:>10} {sent / duration_s:>8.2f} {ok / duration_s:>12.2f} {ok:>8} "
+        f"{len(status) - ok - dropped:>7} {dropped:>8} {per_second:>10} {per_event:>13}  {verdict.get('verdict', '-')}"
     )
 
 
@@ -144,7 +144,7 @@ def _latency(number: int, name: str, values_s: list[float], counted: int) -> str
 
 def _warnings(header: Mapping[str, Any], requests: pd.DataFrame) -> Iterable[str]:
     if header.get("find_capacity"):
-        yield from _wrapped(capacity_sentence(header["find_capacity"]))
+        yield from _folded(capacity_sentence(header["find_capacity"], header["client"]["stages"]))
     if header.get("stopped"):
         yield from _wrapped(f"stopped early: {header['stopped']}")
     for stage in header["client"]["stages"]:

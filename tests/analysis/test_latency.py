@@ -8,8 +8,8 @@ from analysis.latency import (
     latencies,
     percentile,
     percentile_of_gaps,
-    samples_needed,
 )
+from analysis.slo import parse_slo, requests_needed, samples_needed, stage_needed_s
 
 
 def requests(**columns: list) -> pd.DataFrame:
@@ -47,10 +47,28 @@ def test_no_latency_is_nan_never_zero(status: str, tokens: int | None, missing: 
     assert [name for name in ("ttft_s", "e2e_s", "tpot_s") if np.isnan(row[name])] == missing
 
 
+SHORTEST = [
+    ("ten times what a request takes, where requests are many", 6.0, 50.0, "ttft_p95=2s", 60.0),
+    ("59 requests for a p95 after a third of warm-up: 88.5 at 1/s", 0.2, 1.0, "ttft_p95=2s", 88.5),
+    ("299 for a p99", 0.2, 1.0, "ttft_p50=2s,e2e_p99=9s", 448.5),
+    ("gaps are plenty in few requests: a p50 needs 5", 0.2, 1.0, "itl_p99=100ms,ttft_p50=1s", 7.5),
+    ("a goodput of 95 % is a p95 of requests", 0.2, 1.0, "ttft=2s,goodput=0.95", 88.5),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("life_s", "rate_rps", "slo", "shortest_s"), [s[1:] for s in SHORTEST], ids=[s[0] for s in SHORTEST])  # fmt: skip
+def test_how_long_a_stage_must_be(life_s: float, rate_rps: float, slo: str, shortest_s: float) -> None:
+    assert stage_needed_s(life_s, rate_rps, parse_slo(slo)) == pytest.approx(shortest_s)
+
+
+def test_no_stage_is_asked_for_every_request() -> None:
+    assert requests_needed(parse_slo("ttft=2s,goodput=1")) == samples_needed(99.9)
+    assert requests_needed(None) == samples_needed(50)
+
+
 def test_samples_needed_are_the_textbook_numbers() -> None:
     # smallest n with 0.95^n <= 0.05, 0.99^n <= 0.05; 459 is the 99 % number of Wilks
     assert [samples_needed(p) for p in (50, 95, 99)] == [5, 59, 299]
-    assert samples_needed(99, confidence=0.99) == 459
 
 
 def test_too_few_samples_give_no_number_and_say_so() -> None:

@@ -226,7 +226,7 @@ def test_locusts_pages_and_downloads_show_no_secret(started):
         "/stats/failures/csv",
         "/exceptions/csv",
     ]
-    pages += ["/exceptions", "/logs", "/offered-delivered"]
+    pages += ["/exceptions", "/logs", "/offered-sent"]
     content = [get(address, page) for page in pages]
     assert found(SECRETS, *content) == []
     assert b"api_key_file" not in content[0]

@@ -157,7 +157,7 @@ def started(tmp_path_factory):
                 process.wait()
 
 
-def test_the_web_form_starts_a_run_and_shows_offered_against_delivered(started):
+def test_the_web_form_starts_a_run_and_shows_offered_against_sent(started):
     process, folder, address = started["web"]
     form = None
     while form is None:
@@ -193,10 +193,10 @@ def test_the_web_form_starts_a_run_and_shows_offered_against_delivered(started):
     due, sent = (np.histogram(recorded.requests[c], range(4))[0] for c in ("due_s", "sent_s"))
     assert [row["offered"] for row in shown["data"]] == due.tolist()
     # sent is sampled twice a second and interpolated: the sum is right, each second by a sample's worth
-    assert sum(row["delivered"] for row in shown["data"]) == pytest.approx(sent.sum(), abs=20)
-    assert get(address, "/offered-delivered").decode().count("<polyline") == 2
-    assert '"offered-delivered"' in form
-    assert 'id="offered-delivered"' in form
+    assert sum(row["sent"] for row in shown["data"]) == pytest.approx(sent.sum(), abs=20)
+    assert get(address, "/offered-sent").decode().count("<polyline") == 2
+    assert '"offered-sent"' in form
+    assert 'id="offered-sent"' in form
     rows = {
         row["Name"]: row for row in csv.DictReader(get(address, "/stats/requests/csv").decode().splitlines())
     }

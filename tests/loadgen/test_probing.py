@@ -2,15 +2,18 @@
 
 import heapq
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from analysis.errors import BadInput
 from analysis.histogram import Histogram
+from analysis.run import read, read_header
 from analysis.slo import parse_slo
 from loadgen.plan.traffic import LoadPlan
 from loadgen.run import capacity_search as probing
+from loadgen.run.capacity_answer import capacity_sentence
 from loadgen.run.capacity_search import (
     ProbeRequest,
     Waiting,
@@ -20,6 +23,7 @@ from loadgen.run.capacity_search import (
 )
 from loadgen.run.options import LoadOptions
 from loadgen.run.probes import Probe, Probes
+from loadgen.run.summary import summary_table
 
 SLO = parse_slo("ttft_p95=1s")
 
@@ -28,6 +32,7 @@ NEXT = [
     ("double while nothing breaks", [(4, "holds"), (8, "holds")], 16),
     ("an unclear probe does not stop the doubling", [(4, "unclear")], 8),
     ("halve when the first one breaks", [(4, "breaks")], 2),
+    ("a rate that was not decided twice is left for a lower one", [(3, "unclear"), (3, "unclear"), (6, "breaks")], 1.5),
     ("then bisect", [(4, "holds"), (8, "breaks")], 6),
     ("between the highest that held and the lowest that broke", [(4, "holds"), (8, "breaks"), (6, "holds")], 7),
     ("until 5 % apart, 8 / 7.7; then once more", [(8, "breaks"), (7.7, "holds")], 7.7),
@@ -41,6 +46,62 @@ NEXT = [
 @pytest.mark.parametrize(("tried", "rate"), [n[1:] for n in NEXT], ids=[n[0] for n in NEXT])
 def test_the_next_rate(tried, rate):
     assert next_rate(tried, 4) == (None if rate is None else pytest.approx(rate))
+
+
+RECORDED = Path(__file__).parents[1] / "fixtures" / "vllm" / "run_findcap"
+SAID = [
+    (
+        "nothing below what broke was decided: the client's limit is told from too few requests",
+        {},
+        "capacity not found (ttft_p95=500ms): 12/s broke it; 3/s was not decided: the client was the limit (requests were "
+        "sent late: p95 76 ms after due (bound 12 ms)); 6/s was not decided: 12 requests judged, 20 are needed; the time of "
+        "60 s was over. Next: give the client a core of its own or another machine, and search with a longer --find-capacity",
+    ),
+    (
+        "every probe broke",
+        {"unclear": "breaks", "bracket": [None, 3.0]},
+        "capacity not found (ttft_p95=500ms): every rate down to 3/s broke it; the time of 60 s was over",
+    ),
+    (
+        "held between: what lies below is settled",
+        {"holds": 6.0, "bracket": [6.0, 12.0]},
+        "highest rate that holds ttft_p95=500ms: 6 requests/s (12/s broke it); the time of 60 s was over",
+    ),
+    (
+        "held below: what lies between was not decided",
+        {"holds": 3.0, "bracket": [3.0, 12.0]},
+        "highest rate that holds ttft_p95=500ms: 3 requests/s (12/s broke it); 6/s was not decided: 12 requests judged, 20 "
+        "are needed; the time of 60 s was over. Next: search with a longer --find-capacity",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changed", "said"), [s[1:] for s in SAID], ids=[s[0] for s in SAID])
+def test_a_recorded_search_says_what_is_known(changed, said):
+    header = read_header(RECORDED)
+    found = header["find_capacity"]
+    for probe in found["probes"]:
+        if probe["verdict"] == "unclear":
+            probe["verdict"] = changed.get("unclear", "unclear")
+        if probe["rate"] == changed.get("holds"):
+            probe["verdict"] = "holds"
+    found["bracket_rps"] = changed.get("bracket", found["bracket_rps"])
+    assert capacity_sentence(found, header["client"]["stages"]) == said
+
+
+def test_delivered_is_what_was_answered():
+    table = summary_table(read(RECORDED)).splitlines()
+    heads = table[2].split()[:5]
+    assert heads == ["stage", "offered/s", "sent/s", "delivered/s", "ok"]
+    requests = read(RECORDED).requests
+    for number, (line, stage) in enumerate(zip(table[3:7], read_header(RECORDED)["stages"], strict=True)):
+        mine = requests[requests["stage"] == number]
+        length_s = stage["end_s"] - stage["start_s"]
+        _, _, sent, delivered, ok = line.split()[:5]
+        assert int(ok) == (mine["status"] == "ok").sum()
+        assert float(delivered) == pytest.approx(int(ok) / length_s, abs=0.006)
+        assert float(sent) == pytest.approx(mine["sent_s"].notna().sum() / length_s, abs=0.006)
+    assert max(map(len, table[2:7])) <= 100
 
 
 def seen(n, late=0, failed=0, rate=10.0, late_s=2.0, usual_s=0.4):
@@ -58,7 +119,10 @@ STANDS = [
     ("far below the bound: 100 without a breach", seen(120), [], FLAT, 12, False, "holds"),
     ("0.9 s of 1 s, no breach of 100: 0.95^100 < 5 %", seen(120, usual_s=0.9), [], FLAT, 12, False, "holds"),
     ("0.9 s of 1 s, no breach of 40: 0.95^40 = 13 %", seen(60, usual_s=0.9), [], FLAT, 6, False, "unclear"),
-    ("0.9 s of 1 s, no breach of 40, time over", seen(60, usual_s=0.9), [], FLAT, 6, True, "holds"),
+    ("0.9 s of 1 s, no breach of 40, time over: a p95 needs 59", seen(60, usual_s=0.9), [], FLAT, 6, True, "unclear"),
+    ("0.9 s of 1 s, one breach of 100, time over", seen(120, late=1, usual_s=0.9), [], FLAT, 12, True, "holds"),
+    ("no breach of 60 in 8 s, which are not ten times 1 s", seen(80, usual_s=0.9), [], FLAT, 8, False, "unclear"),
+    ("the same, time over", seen(80, usual_s=0.9), [], FLAT, 8, True, "unclear"),
     ("20 of 100 too late", seen(120, late=20), [], FLAT, 12, False, "breaks"),
     ("20 of 100 failed", seen(120, failed=20), [], FLAT, 12, False, "breaks"),
     ("7 of 100: could be chance", seen(120, late=7), [], FLAT, 12, False, "unclear"),
@@ -77,6 +141,13 @@ def test_how_a_probe_stands(rows, waiting, levels, now_s, over, verdict):
     levels = [level for level in levels if level[0] <= now_s]
     stands = standing(SLO, 10.0, 0.0, now_s, rows, waiting, levels, Histogram(), over=over)
     assert stands.verdict == verdict, stands.reason
+
+
+def test_a_probe_that_was_too_short_says_how_long_it_should_be():
+    few = standing(SLO, 10.0, 0.0, 6.0, seen(60, usual_s=0.9), [], FLAT[:24], Histogram(), over=True)
+    assert few.reason == "40 requests judged, 59 are needed: 10 s at this rate"
+    short = standing(SLO, 10.0, 0.0, 8.0, seen(80, usual_s=0.9), [], FLAT[:32], Histogram(), over=True)
+    assert short.reason == "8 s are less than 10 times what a request takes (1.0 s)"
 
 
 def test_gaps_are_judged_from_their_histogram():
@@ -176,6 +247,7 @@ def test_what_is_no_budget_is_refused(text):
 WRONG = [
     ({"slo": None}, "without --slo"),
     ({"stages": "1:10"}, "--find-capacity and --stages"),
+    ({"interleave": "20s"}, "--find-capacity and --interleave"),
     ({"load": "x.yaml"}, "--find-capacity and --load"),
     ({"run_time": 60}, "--find-capacity and --run-time"),
     ({"stop_when": "slo"}, "--find-capacity and --stop-when"),

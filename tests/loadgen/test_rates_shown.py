@@ -1,4 +1,4 @@
-"""Offered against delivered load, as the web UI and the HTML report show it."""
+"""Offered against sent load, as the web UI and the HTML report show it."""
 
 import re
 
@@ -7,7 +7,7 @@ import pytest
 
 from loadgen.in_locust import rate_chart
 from loadgen.plan.traffic import LoadPlan
-from loadgen.run.delivery import DueCounter
+from loadgen.run.sending import DueCounter
 
 RATES = [(1.0, 20.0, 20.0), (2.0, 60.0, 45.0), (2.5, 0.0, 0.0)]
 
@@ -23,12 +23,12 @@ def test_the_ticks_of_an_axis_are_few_round_and_inside(highest):
 
 def test_a_chart_has_a_step_per_interval_and_rate():
     lines = re.findall(r'points="([^"]*)"', rate_chart.chart(RATES))
-    offered, delivered = ([tuple(map(float, p.split(","))) for p in line.split()] for line in lines)
-    assert [x for x, _ in offered] == [x for x, _ in delivered]
+    offered, sent = ([tuple(map(float, p.split(","))) for p in line.split()] for line in lines)
+    assert [x for x, _ in offered] == [x for x, _ in sent]
     heights = [offered[-1][1] - y for _, y in offered]  # 0, 20 and 60 requests/s above the axis
     assert heights[0] == heights[1] == pytest.approx(heights[2] / 3, abs=0.1)
     assert heights[-1] == 0
-    assert delivered[2][1] > offered[2][1]  # 45 lies below 60
+    assert sent[2][1] > offered[2][1]  # 45 lies below 60
 
 
 def test_the_table_counts_what_is_missing_and_divides_by_no_zero():

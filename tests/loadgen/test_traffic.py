@@ -14,6 +14,7 @@ from scipy import integrate, stats
 from analysis.errors import BadInput
 from loadgen.plan import load_file, rates
 from loadgen.plan.traffic import UNTIL_STOPPED_S, Arrivals, LoadPlan, parse_arrivals
+from loadgen.run.options import LoadOptions
 
 ROOT = Path(__file__).parents[2]
 
@@ -347,6 +348,70 @@ def written(tmp_path: Path, text: str) -> Path:
     file = tmp_path / "load.yaml"
     file.write_text(text)
     return file
+
+
+def test_stages_in_pieces_take_turns():
+    plan = LoadPlan.from_options(stages="1:60,2:60,4:60,6:60,8:60", interleave_s=20)
+    rows = plan.stages
+    assert [row["stage"] for row in rows] == list(range(15))
+    assert [row["end_s"] - row["start_s"] for row in rows] == pytest.approx([20] * 15)
+    rounds = [[row["rate"] for row in rows[i : i + 5]] for i in (0, 5, 10)]
+    assert all(sorted(turn) == [1, 2, 4, 6, 8] for turn in rounds)
+    assert len({tuple(turn) for turn in rounds}) == 3
+    assert plan.expected_requests == pytest.approx(60 * 21)
+    due_s = everything(plan).due_s
+    for row in rows:
+        inside = int(np.sum((due_s >= row["start_s"]) & (due_s < row["end_s"])))
+        assert inside == pytest.approx(20 * row["rate"], abs=5 * math.sqrt(20 * row["rate"]))
+    other = LoadPlan.from_options(stages="1:60,2:60,4:60,6:60,8:60", interleave_s=20, seed=1)
+    assert [row["rate"] for row in other.stages] != [row["rate"] for row in rows]
+
+
+def test_pieces_of_a_stage_are_equally_long_and_short_stages_take_fewer_turns():
+    rate = rates.interleaved(rates.steps([(1, 50), (2, 20), (3, 30)]), 20, seed=3)
+    pieces = list(zip(rate.level_rps.tolist(), np.diff(rate.edges_s).tolist(), strict=True))
+    assert sorted(pieces) == pytest.approx(np.array([(1, 50 / 3)] * 3 + [(2, 20)] + [(3, 15)] * 2))
+    assert sorted(level for level, _ in pieces[:3]) == [1, 2, 3]
+
+
+def test_a_drift_of_the_server_meets_all_rates_alike_when_stages_take_turns():
+    # the mean time at which a rate is offered, over 40 seeds: the middle of the run, for every rate
+    stages = rates.steps([(rate, 60) for rate in (1, 2, 4, 6, 8)])
+    middles = {rate: [] for rate in (1.0, 2.0, 4.0, 6.0, 8.0)}
+    for seed in range(40):
+        rate = rates.interleaved(stages, 20, seed)
+        for level, start_s in zip(rate.level_rps.tolist(), rate.edges_s[:-1].tolist(), strict=True):
+            middles[level].append(start_s + 10)
+    # a piece lies within its round of 100 s: sd 28 s, of the mean of 120 pieces 2.6 s
+    assert [float(np.mean(times)) for times in middles.values()] == pytest.approx([150] * 5, abs=4 * 2.6)
+
+
+def test_stages_of_a_load_file_take_turns_as_those_of_the_command_line(tmp_path):
+    text = "seed: 5\nload:\n  - stages: 1:60,2:60\n    interleave_s: 20\n"
+    plan = LoadPlan.from_options(load_file=written(tmp_path, text))
+    assert plan.stages == LoadPlan.from_options(stages="1:60,2:60", interleave_s=20, seed=5).stages
+
+
+NO_TURNS = [
+    ({"rate": 3.0, "interleave": "20s"}, "--interleave without --stages"),
+    ({"interleave": "20s"}, "--interleave without --stages"),
+    ({"stages": "1:60,2:60", "interleave": "soon"}, "--interleave: 'soon'; expected a length above 0 s"),
+    ({"stages": "1:60,2:60", "interleave": "60s"}, "nothing is cut.*60 s.*Name more stages or shorter pieces"),
+    ({"stages": "1:60", "interleave": "20s"}, "at least two stages"),
+    ({"stages": "1:60,2:60", "interleave": "1e-9"}, "pieces with a rate of their own"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "said"), NO_TURNS)
+def test_what_cannot_take_turns_is_refused(options, said):
+    with pytest.raises(BadInput, match=said):
+        LoadOptions(**options).plan()
+
+
+def test_interleave_s_goes_with_stages_only(tmp_path):
+    text = "load:\n  - constant: {rate_rps: 1, duration_s: 60}\n    interleave_s: 20\n"
+    with pytest.raises(BadInput, match="interleave_s goes with stages only"):
+        LoadPlan.from_options(load_file=written(tmp_path, text))
 
 
 def test_a_load_file_joins_its_parts_without_gaps(tmp_path):

@@ -18,10 +18,9 @@ from scipy import stats
 
 from analysis.capacity import Capacity
 from analysis.holding import UNMEASURED
-from analysis.latency import samples_needed
 from analysis.run import Run
 from analysis.saturation import Estimate
-from analysis.slo import Slo, meets
+from analysis.slo import Slo, meets, stage_needed_s
 from analysis.steady import Observed, StageWindow
 from autoscale.profiles import Profile
 from autoscale.recommend.choice.scenario import Scenario
@@ -145,12 +144,10 @@ def _too_short(capacity: Capacity, observed: Observed, life_s: float, slo: Slo) 
 
 
 def stage_length_s(observed: Observed, slo: Slo | None) -> float:
-    """How long a stage should be: ten requests' lives, and long enough for the percentile that is asked."""
+    """How long stages of such a run should be, in tens of seconds: for its mean rate, and the median E2E of all requests."""
     life_s = float(observed.table["e2e_s"].median())
     rate_rps = len(observed.table) / max(float(observed.table["due_s"].max()), 1.0)
-    percentile = max((t.percentile or 0.0 for t in (slo.terms if slo else ())), default=0.0) or 50.0
-    needed = samples_needed(min(percentile, 99.9)) / max(rate_rps, 1e-9)
-    return float(math.ceil(max(10 * life_s, 1.5 * needed, 20.0) / 10) * 10)
+    return float(math.ceil(max(stage_needed_s(life_s, rate_rps, slo), 20.0) / 10) * 10)
 
 
 def _widened(capacity: Capacity, life_s: float) -> Capacity:

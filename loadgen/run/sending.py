@@ -1,4 +1,4 @@
-"""Offered against delivered load of a run that goes on: what the plan has due, and what the workers' samples say was sent."""
+"""Offered against sent load of a run that goes on: what the plan has due, and what the workers' samples say was sent."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from loadgen.plan.traffic import LoadPlan
 from loadgen.run.vitals import ClientSample
 
 
-class DeliveredRate(NamedTuple):
-    """One interval: its end in s since the start, and requests/s that were offered and delivered (sent) in it."""
+class SentRate(NamedTuple):
+    """One interval: its end in s since the start, and requests/s that were offered and sent in it."""
 
     end_s: float
     offered_rps: float
-    delivered_rps: float
+    sent_rps: float
 
 
-class Delivery:
+class Sending:
     """Holds the samples of all workers; `plan` is None where the load follows no plan of its own (users, a search)."""
 
     def __init__(self, plan: LoadPlan | None) -> None:
@@ -47,11 +47,11 @@ class Delivery:
         samples = self._samples.get(worker)
         return samples[-1].sent if samples else 0
 
-    def rates(self, most: int) -> list[DeliveredRate]:
+    def rates(self, most: int) -> list[SentRate]:
         """About `most` intervals so far.
 
-        Offered are the requests that the plan's draw has due in the interval, so that a client which keeps up delivers
-        them all. A closed loop offers what it delivers; so does a search, whose plan is its probes.
+        Offered are the requests that the plan's draw has due in the interval, so that a client which keeps up sends
+        them all. A closed loop offers what it sends; so does a search, whose plan is its probes.
         """
         samples = [own for own in self._samples.values() if own]
         until_s = min((own[-1].time_s for own in samples), default=0.0)
@@ -66,10 +66,10 @@ class Delivery:
         sent = np.zeros(len(edges_s))
         for own in samples:
             sent += np.interp(edges_s, [0.0, *(s.time_s for s in own)], [0, *(s.sent for s in own)])
-        delivered = np.diff(sent) / np.diff(edges_s)
-        offered = delivered if self._due is None else np.diff(self._due.until(edges_s)) / np.diff(edges_s)
-        rows = zip(edges_s[1:].tolist(), offered.tolist(), delivered.tolist(), strict=True)
-        return [DeliveredRate(*row) for row in rows]
+        sent_rps = np.diff(sent) / np.diff(edges_s)
+        offered = sent_rps if self._due is None else np.diff(self._due.until(edges_s)) / np.diff(edges_s)
+        rows = zip(edges_s[1:].tolist(), offered.tolist(), sent_rps.tolist(), strict=True)
+        return [SentRate(*row) for row in rows]
 
 
 class DueCounter:
