@@ -6,6 +6,7 @@ Keys override those of the base, with one exception: another model takes none of
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from autoscale.profiles.model_config import BYTES, read_model_config
 
 SIZES = ("params", "layers", "hidden", "weight_bytes", "kv_bytes_per_token", "kv_heads")
 USUAL = {"active_params": None, "weight_dtype": "bf16"}  # of a model that says nothing else
+LIMITS = ("max_model_len", "max_num_batched_tokens", "max_num_seqs", "block_size")  # flags of vLLM
+RELEASE = re.compile(r"\d+(\.\d+)+")  # versions of which an image is published
 OF_THE_MODEL = ("kv_tokens", "step")  # of the engine: known of one model on one accelerator
 
 
@@ -51,7 +54,8 @@ def profile_content(name_or_path: str, seen: tuple[str, ...] = ()) -> dict[str, 
     if base in seen:
         raise BadInput(f"profile {file} extends itself", value=base)
     below = profile_content(base, (*seen, base)) if base is not None else {}
-    return merged(_without_the_other(below, content, file), _with_config(content, file))
+    whole = merged(_without_the_other(below, content, file), _with_config(content, file))
+    return merged(whole, {"deploy": deploy}) if (deploy := _follows(below, content)) else whole
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -110,3 +114,19 @@ def _without_the_other(base: dict[str, Any], content: dict[str, Any], file: Path
         engine = {k: v for k, v in _section(base, "engine").items() if k not in OF_THE_MODEL}
         base = base | ({"engine": engine} if engine else {})
     return base
+
+
+def _follows(base: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
+    """What of `deploy` follows from the limits and the version that a file states, where it does not say it itself."""
+    engine, own = _section(content, "engine"), _section(content, "deploy")
+    inherited = _section(base, "deploy")
+    deploy: dict[str, Any] = {}
+    passed = inherited.get("pass_limits", [])
+    stated = [name for name in LIMITS if name in engine]
+    if stated and "pass_limits" not in own and isinstance(passed, list):
+        deploy["pass_limits"] = [name for name in LIMITS if name in (*passed, *stated)]
+    repository, _, tag = str(inherited.get("image", "")).rpartition(":")
+    old, new = _section(base, "engine").get("vllm_version"), str(engine.get("vllm_version"))
+    if "image" not in own and tag.removeprefix("v") == old and RELEASE.fullmatch(new):
+        deploy["image"] = f"{repository}:{tag.removesuffix(str(old))}{new}"
+    return deploy

@@ -174,8 +174,8 @@ class Deploy(_Section):
     max_replicas: Count = 2
     tutorial_target: Positive  # the tutorial's averageValue for num_requests_waiting
     extra_args: list[str] = []
-    # engine limits that vLLM is given as arguments; the others are its defaults
-    pass_limits: list[Literal["max_model_len", "max_num_batched_tokens", "max_num_seqs"]] = []
+    # engine limits that vLLM is given as arguments, the others are its defaults; in a file: those that it states
+    pass_limits: list[Literal["max_model_len", "max_num_batched_tokens", "max_num_seqs", "block_size"]] = []
     # in the image: joins leader and workers to one Ray cluster
     serving_script: str = "/vllm-workspace/examples/online_serving/multi-node-serving.sh"
     requests: dict[str, str] = {}  # cpu and memory of one pod, as quantities
