@@ -238,7 +238,7 @@ def profile(
     out: Annotated[Path | None, typer.Option(help="The profile .yaml; default prints it.")] = None,
 ) -> None:
     """Write the profile of a measured server. Its own limits and version, and the step time calibrated on its run."""
-    from autoscale.recommend.measured_profile import Given, measured_profile
+    from autoscale.recommend.measured_profile import UserFacts, measured_profile
     from autoscale.recommend.model.learning import learn, runs_of, slo_of, system_of
 
     if out is not None and out.suffix not in (".yaml", ".yml"):
@@ -249,7 +249,7 @@ def profile(
     progress.compiled_engine()
     with progress.bar() as report:
         model = learn(found, system, slo_of(slo, found, system), report)
-    written = measured_profile(found[0], model, str(named), Given(price, accelerator, model_config))
+    written = measured_profile(found[0], model, str(named), UserFacts(price, accelerator, model_config))
     if out is None:
         print(written.text, end="")
         return

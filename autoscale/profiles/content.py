@@ -16,7 +16,7 @@ from autoscale.profiles.model_config import BYTES, read_model_config
 
 SIZES = ("params", "layers", "hidden", "weight_bytes", "kv_bytes_per_token", "kv_heads")
 USUAL = {"active_params": None, "weight_dtype": "bf16"}  # of a model that says nothing else
-LIMITS = ("max_model_len", "max_num_batched_tokens", "max_num_seqs", "block_size")  # flags of vLLM
+FLAGS = ("max_model_len", "max_num_batched_tokens", "max_num_seqs", "block_size")  # flags of vLLM
 RELEASE = re.compile(r"\d+(\.\d+)+")  # versions of which an image is published
 OF_THE_MODEL = ("kv_tokens", "step")  # of the engine: known of one model on one accelerator
 
@@ -122,9 +122,9 @@ def _follows(base: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
     inherited = _section(base, "deploy")
     deploy: dict[str, Any] = {}
     passed = inherited.get("pass_limits", [])
-    stated = [name for name in LIMITS if name in engine]
+    stated = [name for name in FLAGS if name in engine]
     if stated and "pass_limits" not in own and isinstance(passed, list):
-        deploy["pass_limits"] = [name for name in LIMITS if name in (*passed, *stated)]
+        deploy["pass_limits"] = [name for name in FLAGS if name in (*passed, *stated)]
     repository, _, tag = str(inherited.get("image", "")).rpartition(":")
     old, new = _section(base, "engine").get("vllm_version"), str(engine.get("vllm_version"))
     if "image" not in own and tag.removeprefix("v") == old and RELEASE.fullmatch(new):

@@ -13,16 +13,15 @@ import yaml
 from analysis.errors import BadInput
 from analysis.run import Run
 from autoscale.profiles import Profile, load
+from autoscale.profiles.content import SIZES, USUAL
 from autoscale.profiles.model_config import read_model_config
 from autoscale.recommend.model.limits import LIMITS
 from autoscale.recommend.model.replica_model import ReplicaModel
 from autoscale.sim.engine.replicas import EngineParams
 
-MODEL_SIZES = ("params", "active_params", "layers", "hidden", "weight_bytes", "weight_dtype", "kv_bytes_per_token", "kv_heads")  # fmt: skip
-
 
 @dataclass(frozen=True)
-class Given:
+class UserFacts:
     """What a run cannot tell. Price per chip hour; the chip's name as the cluster's operator calls it; `model_config` is a
     config.json. None: as the base says."""
 
@@ -39,7 +38,7 @@ class MeasuredProfile:
     open_points: tuple[str, ...]
 
 
-def measured_profile(run: Run, model: ReplicaModel, base: str, given: Given) -> MeasuredProfile:
+def measured_profile(run: Run, model: ReplicaModel, base: str, given: UserFacts) -> MeasuredProfile:
     """The profile of the server of one run, with the model that was learnt from it, extending `base` (a name or a path).
 
     Raises BadInput where no run is behind the model, or `given` does not tell what it should.
@@ -60,7 +59,7 @@ def measured_profile(run: Run, model: ReplicaModel, base: str, given: Given) -> 
     return MeasuredProfile(text, open_points)
 
 
-def _content(run: Run, base: str, system: Profile, engine: EngineParams, given: Given) -> dict[str, Any]:
+def _content(run: Run, base: str, system: Profile, engine: EngineParams, given: UserFacts) -> dict[str, Any]:
     facts = _facts(run)
     served = str(run.header.get("model") or system.model.id)
     limits = {
@@ -92,20 +91,20 @@ def _content(run: Run, base: str, system: Profile, engine: EngineParams, given: 
     return content
 
 
-def _model(served: str, system: Profile, given: Given) -> dict[str, Any]:
+def _model(served: str, system: Profile, given: UserFacts) -> dict[str, Any]:
     """The model with all its sizes: of its config.json, or the base's where nothing else is known."""
     if given.model_config is not None:
-        told = read_model_config(given.model_config)
+        told = read_model_config(given.model_config, system.model.kv_dtype)
         if missing := [name for name in ("params", "weight_bytes", "kv_bytes_per_token") if name not in told]:
             raise BadInput(
                 f"{given.model_config} does not tell {', '.join(missing)}",
                 next_step="write a profile with them and the config (docs/profiles.md), and name it with --profile",
             )
-        return {"id": served, **told}
-    return {"id": served} | {name: getattr(system.model, name) for name in MODEL_SIZES}
+        return {"id": served, "kv_dtype": system.model.kv_dtype, **told}
+    return {"id": served} | {name: getattr(system.model, name) for name in (*SIZES, *USUAL, "kv_dtype")}
 
 
-def _open_points(run: Run, system: Profile, given: Given) -> Iterator[str]:
+def _open_points(run: Run, system: Profile, given: UserFacts) -> Iterator[str]:
     facts, base = _facts(run), system.name
     unread = [name for name in (*LIMITS, "max_model_len", "vllm_version") if not facts.get(name)]
     if unread:

@@ -9,7 +9,7 @@ from analysis.errors import BadInput
 from analysis.run import Run, read
 from autoscale.deploy import objects
 from autoscale.profiles import load
-from autoscale.recommend.measured_profile import Given, measured_profile
+from autoscale.recommend.measured_profile import UserFacts, measured_profile
 from autoscale.recommend.model.learning import learn
 from autoscale.recommend.model.replica_model import ReplicaModel
 from autoscale.sim.engine.replicas import EngineParams
@@ -30,7 +30,7 @@ def learnt(sweep: Run) -> ReplicaModel:
 
 @pytest.fixture(scope="module")
 def file(sweep: Run, learnt: ReplicaModel) -> Path:
-    given = Given(price=0.7, accelerator="a card of one's own")
+    given = UserFacts(price=0.7, accelerator="a card of one's own")
     written = sweep.path.parent / "mine.yaml"
     written.write_text(measured_profile(sweep, learnt, BASE, given).text)
     return written
@@ -63,7 +63,7 @@ def test_what_nobody_measured_is_named_with_what_gives_it(
     assert "--model-config" in said
     assert "autoscale check" in said
     assert "--price" not in said
-    nothing = measured_profile(sweep, learnt, BASE, Given())
+    nothing = measured_profile(sweep, learnt, BASE, UserFacts())
     assert list(nothing.open_points) == yaml.safe_load(nothing.text)["predictions"]
     assert any("--price" in sentence for sentence in nothing.open_points)
     assert any("--accelerator" in sentence for sentence in nothing.open_points)
@@ -71,4 +71,4 @@ def test_what_nobody_measured_is_named_with_what_gives_it(
 
 def test_a_config_that_is_no_json_is_refused(sweep: Run, learnt: ReplicaModel, file: Path) -> None:
     with pytest.raises(BadInput, match="not JSON"):
-        measured_profile(sweep, learnt, BASE, Given(model_config=file))
+        measured_profile(sweep, learnt, BASE, UserFacts(model_config=file))
