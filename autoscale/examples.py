@@ -47,6 +47,17 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "autoscale predict runs/first --prompt-tokens fixed:1000 --output-tokens fixed:200 --rates 1,2,4 --slo ttft_p95=2s",
         ),
     ),
+    "profile": (
+        (
+            "the server of a run, as a profile for recommend, simulate and manifests",
+            "autoscale profile --from-run runs/first --out my-model.yaml",
+        ),
+        (
+            "of a model and a card that no profile knows",
+            "autoscale profile --from-run runs/first --profile llama-3.1-8b-1xl4 --model-config config.json "
+            "--accelerator l40s-48gb --price 1.2 --out my-model.yaml",
+        ),
+    ),
     "simulate": (
         (
             "an HPA beside three standing replicas",

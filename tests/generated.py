@@ -51,6 +51,10 @@ def profile_schema() -> dict[str, Any]:
         "type": "string",
         "description": "profile whose keys this one overrides",
     }
+    schema["$defs"]["Model"]["properties"]["config"] = {
+        "type": "string",
+        "description": "config.json of the model, relative to this file: gives the sizes that are not stated here",
+    }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

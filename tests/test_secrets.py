@@ -93,6 +93,11 @@ ASKED: dict[str, dict[str, Asked]] = {
         "a run": (lambda i: [str(i.run), *LENGTHS, "--json"], {0, 1, 2}),
         "no profile": (lambda i: [str(i.run), *LENGTHS, "--profile", i.at("pod.yaml")], {2}),
     },
+    "profile": {
+        "a run": (lambda i: ["--from-run", str(i.run), "--accelerator", "l4", "--out", i.at("out/mine.yaml")], {0, 2}),
+        "a run on the terminal": (lambda i: ["--from-run", str(i.run)], {0, 2}),
+        "no config": (lambda i: ["--from-run", str(i.run), "--model-config", i.at("pod.yaml")], {2}),
+    },
     "report": {
         "a run": (lambda i: [str(i.run), "--out", i.at("out/run.html")], {0}),
         "no run": (lambda i: [f"http://{LOGIN}h{ASKS}"], {2}),

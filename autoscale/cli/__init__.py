@@ -35,6 +35,7 @@ VERBS = (  # in the order of --help
     runs.collect,
     runs.recommend,
     runs.predict,
+    runs.profile,
     runs.report,
     cluster.manifests,
     cluster.lint,

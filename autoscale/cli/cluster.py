@@ -76,19 +76,24 @@ def lint(
         int | None,
         typer.Option(help="Most nodes of the accelerator pool, to check maxReplicas against.", min=0),
     ] = None,
+    recommendation: Annotated[
+        Path | None, typer.Option(help="recommendation.json whose measured engine the servers shall have.")
+    ] = None,
     sarif: Annotated[bool, typer.Option("--sarif", help="Print SARIF.")] = False,
     as_json: Json = False,
 ) -> None:
     """Find what kubectl accepts and the HPA never forgives. Metrics that cannot arrive, targets that cannot fire."""
     from autoscale.lint.linter import lint_cluster, lint_files
+    from autoscale.recommendation import read_recommendation
     from autoscale.show.terminal.findings import finding_lines
 
     if cluster == bool(paths):
         raise BadInput("lint needs files or --cluster", expected="one of the two")
+    measured = read_recommendation(recommendation).model_error.engine if recommendation else None
     if cluster:
-        result = lint_cluster(namespace, context, max_nodes=max_nodes)
+        result = lint_cluster(namespace, context, max_nodes=max_nodes, measured=measured)
     else:
-        result = lint_files(paths or [], max_nodes=max_nodes)
+        result = lint_files(paths or [], max_nodes=max_nodes, measured=measured)
     if sarif:
         show_json(result.sarif())
     elif as_json:

@@ -224,3 +224,37 @@ def report(
     with progress.bar() as shown:
         capacity = capacity_of_run(path, shown)
     print(run_page(path, compare, out or path / "run.html", capacity))
+
+
+def profile(
+    from_run: Annotated[Path, typer.Option(help="Run directory of one replica.")],
+    profile: MaybeProfile = None,
+    slo: RunSlo = None,
+    price: Price = None,
+    accelerator: Annotated[str | None, typer.Option(help="Name of the accelerator.")] = None,
+    model_config: Annotated[
+        Path | None, typer.Option(help="config.json of the model, where the base profile's is another.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The profile .yaml; default prints it.")] = None,
+) -> None:
+    """Write the profile of a measured server. Its own limits and version, and the step time calibrated on its run."""
+    from autoscale.recommend.measured_profile import UserFacts, measured_profile
+    from autoscale.recommend.model.learning import learn, runs_of, slo_of, system_of
+
+    if out is not None and out.suffix not in (".yaml", ".yml"):
+        raise BadInput("name of a profile file", value=str(out), expected="one that ends in .yaml")
+    found = runs_of([from_run])
+    named = profile or found[0].header.get("profile") or system_of(None, found).name
+    system = system_of(str(named), found)
+    progress.compiled_engine()
+    with progress.bar() as report:
+        model = learn(found, system, slo_of(slo, found, system), report)
+    written = measured_profile(found[0], model, str(named), UserFacts(price, accelerator, model_config))
+    if out is None:
+        print(written.text, end="")
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(written.text, encoding="utf-8")
+    for sentence in written.open_points:
+        print(f"  not measured: {sentence}")
+    show_paths([out])

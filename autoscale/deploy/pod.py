@@ -49,6 +49,8 @@ def engine_arguments(profile: Profile, options: Options) -> list[tuple[str, str]
         given.append(("--download-dir", "/data"))
     flags = {limit: "--" + limit.replace("_", "-") for limit in deploy.pass_limits}
     given += [(flag, str(getattr(engine, limit))) for limit, flag in flags.items()]
+    if profile.model.kv_dtype != "bf16":
+        given.append(("--kv-cache-dtype", profile.model.kv_dtype))
     if options.drain and sizing.version_of(profile) >= sizing.SHUTDOWN_TIMEOUT_SINCE:
         given.append(("--shutdown-timeout", str(sizing.drain(profile, options.longest_output_s).value)))
     return given + [(argument, "") for argument in deploy.extra_args]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -32,11 +32,13 @@ VLLM_FLAGS = {"max-num-seqs", "max-num-batched-tokens", "gpu-memory-utilization"
 
 @dataclass
 class Facts:
-    """One set of objects with indexes; `unseen` are kinds that could not be read, `max_nodes` the node pool's bound."""
+    """One set of objects with indexes; `unseen` are kinds that could not be read, `max_nodes` the node pool's bound,
+    `measured` the engine of the recommendation that the set shall carry."""
 
     objects: Sequence[Located]
     max_nodes: int | None = None
     unseen: frozenset[str] = frozenset()
+    measured: Mapping[str, object] = field(default_factory=dict)
     by_kind: dict[str, list[Located]] = field(default_factory=dict)
     _first_labels: dict[tuple[str, str | None], list[Located]] | None = None
     _commands: dict[int, list[list[str]]] = field(default_factory=dict, init=False)

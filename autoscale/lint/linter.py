@@ -8,7 +8,7 @@ The rules are pure; each module of them looks at one thing, and they are listed 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from autoscale.kube.objects import Object
@@ -69,20 +69,27 @@ KNOWN = frozenset(
 )
 
 
-def lint_files(paths: Sequence[Path], *, max_nodes: int | None = None) -> Report:
-    """Findings on files and directories; `max_nodes` is the accelerator node pool's maximum, when known.
+def lint_files(
+    paths: Sequence[Path], *, max_nodes: int | None = None, measured: Mapping[str, object] | None = None
+) -> Report:
+    """Findings on files and directories; `max_nodes` is the accelerator node pool's maximum, when known, `measured` the
+    engine of the recommendation that they shall carry.
 
     Broken YAML is a finding. Raises BadInput for a path that does not exist or holds nothing to lint.
     """
     loaded = read_manifests(paths)
-    report = lint_objects(loaded.objects, max_nodes=max_nodes)
+    report = lint_objects(loaded.objects, max_nodes=max_nodes, measured=measured)
     return Report(
         ordered(loaded.findings + report.findings), loaded.notes + report.notes, len(loaded.objects)
     )
 
 
 def lint_cluster(
-    namespace: str | None = None, context: str | None = None, *, max_nodes: int | None = None
+    namespace: str | None = None,
+    context: str | None = None,
+    *,
+    max_nodes: int | None = None,
+    measured: Mapping[str, object] | None = None,
 ) -> Report:
     """Findings on a live cluster, all namespaces when `namespace` is None; only reads.
 
@@ -92,7 +99,7 @@ def lint_cluster(
     from autoscale.lint.live import snapshot
 
     objects, unseen, notes = snapshot(Api(connect(context)), namespace)
-    report = lint_objects(objects, max_nodes=max_nodes, unseen=unseen)
+    report = lint_objects(objects, max_nodes=max_nodes, unseen=unseen, measured=measured)
     return Report(report.findings, notes + report.notes, report.objects)
 
 
@@ -101,12 +108,13 @@ def lint_objects(
     *,
     max_nodes: int | None = None,
     unseen: Iterable[str] = (),
+    measured: Mapping[str, object] | None = None,
 ) -> Report:
     """Findings on objects, plain or with their place; `unseen` are kinds that could not be read."""
     located = [item if isinstance(item, Located) else Located(item) for item in objects]
     findings: list[Finding] = []
     for one_set in sets(located):
-        facts = Facts(one_set, max_nodes, frozenset(unseen))
+        facts = Facts(one_set, max_nodes, frozenset(unseen), measured or {})
         for rule in RULES:
             findings += rule(facts)
     return Report(ordered(findings), _unknown_kinds(located), len(located))

@@ -8,15 +8,14 @@ base and overrides keys. Numbers carry their sources as comments in the YAML; wh
 
 from __future__ import annotations
 
-import difflib
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from analysis.errors import BadInput
-from analysis.files import read_yaml
 from autoscale.kube.vllm_names import MetricsPath
+from autoscale.profiles.content import merged, profile_content
+from autoscale.profiles.model_config import KvDtype
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -38,6 +37,7 @@ class Model(_Section):
     weight_bytes: Positive
     weight_dtype: Literal["bf16", "fp8"] = "bf16"
     kv_bytes_per_token: Positive
+    kv_dtype: KvDtype = "bf16"  # fp8 is passed to vLLM as --kv-cache-dtype
     kv_heads: Count | None = None  # None: a latent that every tensor-parallel rank holds whole (MLA)
 
 
@@ -174,8 +174,8 @@ class Deploy(_Section):
     max_replicas: Count = 2
     tutorial_target: Positive  # the tutorial's averageValue for num_requests_waiting
     extra_args: list[str] = []
-    # engine limits that vLLM is given as arguments; the others are its defaults
-    pass_limits: list[Literal["max_model_len", "max_num_batched_tokens", "max_num_seqs"]] = []
+    # engine limits that vLLM is given as arguments, the others are its defaults; in a file: those that it states
+    pass_limits: list[Literal["max_model_len", "max_num_batched_tokens", "max_num_seqs", "block_size"]] = []
     # in the image: joins leader and workers to one Ray cluster
     serving_script: str = "/vllm-workspace/examples/online_serving/multi-node-serving.sh"
     requests: dict[str, str] = {}  # cpu and memory of one pod, as quantities
@@ -199,18 +199,13 @@ class Profile(_Section):
     predictions: list[str] = []  # numbers here that nobody measured, each as a sentence
 
 
-def names() -> list[str]:
-    """Names of the profiles that come with the package, sorted."""
-    return sorted(file.stem for file in Path(__file__).parent.glob("*.yaml"))
-
-
 def load(name_or_path: str) -> Profile:
     """The profile of that name, or read from a YAML file of the user's.
 
     Raises BadInput naming the nearest profile, or the file and the field that is wrong.
     """
     try:
-        return Profile.model_validate(_content(name_or_path))
+        return Profile.model_validate(profile_content(name_or_path))
     except ValidationError as error:
         raise _refused(f"profile {name_or_path}, field", error) from None
 
@@ -221,7 +216,7 @@ def overlay(profile: Profile, changes: dict[str, Any]) -> Profile:
     Raises BadInput when a key does not exist or a value is not valid.
     """
     try:
-        return Profile.model_validate(_merge(profile.model_dump(), changes))
+        return Profile.model_validate(merged(profile.model_dump(), changes))
     except ValidationError as error:
         raise _refused("cannot set", error) from None
 
@@ -234,42 +229,3 @@ def _refused(what: str, error: ValidationError) -> BadInput:
     return BadInput(
         f"{what} {field}: {first['msg']}", value=None if isinstance(value, dict | list) else value
     )
-
-
-def _content(name_or_path: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
-    shipped = Path(__file__).parent / f"{name_or_path}.yaml"
-    is_path = name_or_path.endswith((".yaml", ".yml"))
-    file = Path(name_or_path) if is_path else shipped
-    if not is_path and name_or_path not in names():
-        near = difflib.get_close_matches(name_or_path, names(), n=1, cutoff=0.3)
-        raise BadInput(
-            "unknown profile",
-            value=name_or_path,
-            expected=f"one of {', '.join(names())} or a path to a .yaml file",
-            next_step=f"did you mean {near[0]}?" if near else None,
-        )
-    content = read_yaml(file, "profile file")
-    if "kind" in content and "apiVersion" in content:
-        raise BadInput(
-            f"{file} is a Kubernetes {content['kind']}, not a profile",
-            expected=f"one of {', '.join(names())} or a file as in docs/profiles.md",
-        )
-    base = content.pop("extends", None)
-    content.setdefault("name", file.stem)
-    if base is None:
-        return content
-    if not isinstance(base, str):
-        raise BadInput(
-            f"profile {file}, field extends", value=base, expected="the name of a profile or a path"
-        )
-    if base in seen:
-        raise BadInput(f"profile {file} extends itself", value=base)
-    return _merge(_content(base, (*seen, base)), content)
-
-
-def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in changes.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from analysis.errors import BadInput
 from analysis.run import STATUSES
-from autoscale.profiles import profile
+from autoscale.profiles import load, names
 from autoscale.sim.engine import kernels, state
 from autoscale.sim.engine.arrivals import CHUNK
 from autoscale.sim.engine.replicas import EngineParams, Replicas, replay
@@ -484,7 +484,7 @@ def test_misuse_is_refused(misuse, says, chunk):
         misuse(chunk)
 
 
-@pytest.mark.parametrize("name", profile.names())
+@pytest.mark.parametrize("name", names())
 def test_every_shipped_profile_makes_an_engine_that_serves_a_request(name, chunk):
-    done, _ = replay(EngineParams.from_profile(profile.load(name)), chunk([0.0], 1000, 100))
+    done, _ = replay(EngineParams.from_profile(load(name)), chunk([0.0], 1000, 100))
     assert status(done) == ["ok"]

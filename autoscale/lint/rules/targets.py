@@ -27,11 +27,21 @@ from autoscale.lint.scalers import Metric, Scaler, behavior_of
 DEFAULT_SEATS = 1024  # vLLM's largest default of --max-num-seqs, on H100-class chips
 ROUNDS = 4  # a queue of so many times the seats waits for as many generations: no client does
 
+# limit of the engine in a recommendation -> its flag, and vLLM's defaults, which are not written down
+MEASURED = {
+    "max_num_seqs": ("max-num-seqs", (256, DEFAULT_SEATS)),
+    "max_num_batched_tokens": ("max-num-batched-tokens", (2048, 8192, 16384)),
+    "block_size": ("block-size", (16,)),
+    "num_blocks": ("num-gpu-blocks-override", None),  # None: by memory, unless it is given
+}
+
 
 def rules(facts: Facts) -> Iterator[Finding]:
     """Findings on the metrics and targets of every HPA and ScaledObject."""
     for scaler in facts.scalers:
         yield from _targets(scaler, facts)
+        for server in facts.servers_by_owner.get(scaler.key, ()):
+            yield from _as_measured(server, facts)
         for metric in scaler.metrics:
             yield from _divided(scaler, metric, facts)
             yield from _whose(scaler, metric, facts)
@@ -218,4 +228,23 @@ def _whose(scaler: Scaler, metric: Metric, facts: Facts) -> Iterator[Finding]:
             f"External metric {metric.name} has no selector: the name alone chooses the series.",
             f"The series of {everything} are added up: another model's load scales this one.",
             "Add metric.selector.matchLabels that only this model's series carry.",
+        )
+
+
+def _as_measured(server: VllmServer, facts: Facts) -> Iterator[Finding]:
+    """A target holds for the server that was measured: its seats, token budget and blocks."""
+    for name, (flag, defaults) in MEASURED.items():
+        measured, given = facts.measured.get(name), server.number(flag)
+        if not isinstance(measured, int) or given == measured:
+            continue
+        if given is None and (defaults is None or measured in defaults):
+            continue
+        yield server.owner.finding(
+            "warning",
+            "not-as-measured",
+            server.path,
+            f"The recommendation is for a server with {name} {measured}; "
+            + (f"--{flag} is {given} here." if given is not None else f"--{flag} is not given here."),
+            "Target and forecast hold for another server: replicas come too early or too late.",
+            f"Pass --{flag} {measured}, or measure this server and run `autoscale recommend` on that run.",
         )
