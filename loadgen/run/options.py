@@ -120,14 +120,11 @@ class LoadOptions:
             output_tokens=self.output_tokens,
             shared_prefix_tokens=self.shared_prefix_tokens,
             seed=self.seed,
+            interleave_s=self._interleave_s(),
         )
         if self.find_capacity is not None:  # the rates are found on the way; this is their room in time
             return offered(rate=self.first_rps, duration_s=parse_budget(self.find_capacity))
         if not self.open_loop:
-            if self.interleave is not None:
-                raise BadInput(
-                    "--interleave without --stages", value=self.interleave, next_step="name the stages"
-                )
             return offered(rate=1000.0)
         return offered(
             rate=self.rate,
@@ -136,7 +133,6 @@ class LoadOptions:
             trace=self.trace,
             time_unit=self.trace_time_unit,
             duration_s=float(self.run_time) if self.run_time else None,
-            interleave_s=self._interleave_s(),
         )
 
     def _interleave_s(self) -> float | None:
