@@ -123,7 +123,9 @@ class LoadOptions:
             interleave_s=self._interleave_s(),
         )
         if self.find_capacity is not None:  # the rates are found on the way; this is their room in time
-            return offered(rate=self.first_rps, duration_s=parse_budget(self.find_capacity))
+            return offered(
+                rate=self.first_rps, duration_s=parse_budget(self.find_capacity), interleave_s=None
+            )
         if not self.open_loop:
             return offered(rate=1000.0)
         return offered(
