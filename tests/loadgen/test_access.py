@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -211,10 +212,15 @@ def test_a_missing_key_is_named_and_the_user_of_an_address_is_one():
         assert found(SECRETS, repr(login), str(login)) == []
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def test_locusts_pages_and_downloads_show_no_secret(started):
     process, folder, server = started["web"]
     address = f"http://127.0.0.1:{server.web}"
-    until(folder, lambda: "Starting web interface" in (folder / "log").read_text())
+    until(folder, lambda: listens(server.web))
     shown = json.loads(get(address, "/swarm", {"user_count": 1, "spawn_rate": 1, "host": f"http://127.0.0.1:{server.server_port}"}))  # fmt: skip
     assert shown["success"]
     until(folder, lambda: bool(list((folder / "run").glob("requests.*"))))
