@@ -46,6 +46,26 @@ def test_an_exception_in_a_greenlet_and_one_in_the_hub_are_told_once_each():
     assert "Traceback" not in said.stderr
 
 
+RESOLVED = """
+import socket
+import gevent.socket
+from loadgen import failing
+
+heard = []
+failing.hear_of(heard.append)
+try:
+    gevent.socket.getaddrinfo("nosuch.invalid", 80)
+except socket.gaierror:
+    gevent.sleep(0.1)
+    print(len(heard))
+"""
+
+
+def test_what_a_thread_of_gevent_raised_for_its_caller_is_not_told():
+    said = subprocess.run([sys.executable, "-c", RESOLVED], capture_output=True, text=True, timeout=60)
+    assert (said.stdout, said.stderr) == ("0\n", "")
+
+
 def test_an_error_that_was_foreseen_keeps_its_sentence_and_code():
     assert failing.failure_of(BadInput("no")) == ("no", 2, None)
 
