@@ -45,8 +45,8 @@ class Percentile:
 def latencies(requests: pd.DataFrame) -> pd.DataFrame:
     """Latencies per planned request, in s; same rows and order as `requests`.
 
-    Columns: stage, due_s, sent_s, first_token_s, last_token_s, left_s (see `left`), prompt_tokens, output_tokens (float),
-    status, ok;
+    Columns: stage, due_s, sent_s, first_token_s, last_token_s, left_s (when it left the server), prompt_tokens, output_tokens
+    (float), status, ok;
     ttft_s, e2e_s from the due time, ttft_sent_s, e2e_sent_s from the send time, tpot_s = (last - first token) /
     (streamed output tokens - 1). All latencies are NaN for requests that did not complete; tpot_s also for a single token.
     """
@@ -56,7 +56,7 @@ def latencies(requests: pd.DataFrame) -> pd.DataFrame:
     table["status"] = requests["status"].to_numpy()
     ok = (requests["status"] == "ok").to_numpy(dtype=bool)
     table["ok"] = ok
-    table["left_s"] = left(requests, table)
+    table["left_s"] = _left(table)
     first = np.where(ok, table["first_token_s"], np.nan)
     last = np.where(ok, table["last_token_s"], np.nan)
     table["ttft_s"], table["e2e_s"] = first - table["due_s"], last - table["due_s"]
@@ -71,12 +71,12 @@ def latencies(requests: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def left(requests: pd.DataFrame, table: pd.DataFrame) -> NDArray[np.float64]:
+def _left(table: pd.DataFrame) -> NDArray[np.float64]:
     """When each request left the server, in s since the run's start; NaN where it was never sent.
 
     A completed one with its last token. What was cancelled, timed out or cut at the end of the grace time occupied the
-    server until then: `ended_s` where the run has it, else the last moment of the run. An answer that broke off ends with
-    its last token; a refused or failed one came and went.
+    server until the last moment of the run, as far as anybody knows. An answer that broke off ends with its last token;
+    a refused or failed one came and went.
     """
     sent, last = table["sent_s"].to_numpy(), table["last_token_s"].to_numpy()
     moments = table[["sent_s", "last_token_s"]].to_numpy()
@@ -84,9 +84,6 @@ def left(requests: pd.DataFrame, table: pd.DataFrame) -> NDArray[np.float64]:
     status = table["status"].to_numpy()
     given_up = (status == "cancelled") | (status == "timeout")
     gone = np.where(given_up, final_s, np.fmax(sent, last))
-    if "ended_s" in requests:
-        ended = requests["ended_s"].to_numpy(dtype="float64", na_value=np.nan)
-        gone = np.where(~table["ok"] & np.isfinite(ended), ended, gone)
     return np.where(np.isfinite(sent), np.where(table["ok"], last, gone), np.nan)
 
 

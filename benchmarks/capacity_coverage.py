@@ -31,10 +31,11 @@ from analysis.slo import parse_slo
 from autoscale.profiles import load
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.model.learning import learn
+from autoscale.recommend.model.limits import LIMITS
 from autoscale.recommend.model.one_replica import capacity
 from autoscale.recommend.model.replaying import Offered
 from autoscale.sim.engine.replicas import replay
-from benchmarks.target_coverage import SHARES, Server, saturated, server
+from benchmarks.target_coverage import SHARES, Server, rows_of, saturated, scrapes_of, server
 from loadgen.plan import rates
 from loadgen.plan.lengths import parse_lengths
 from loadgen.plan.traffic import LoadPlan, parse_arrivals
@@ -92,7 +93,6 @@ def measured(truth: Server, k: int, stage_s: float, slo: str, path: Path) -> run
         {"stage": j, "start_s": j * stage_s, "end_s": (j + 1) * stage_s, "rate": share * guess}
         for j, share in enumerate(SHARES)
     ]
-    limits = ("num_blocks", "block_size", "max_num_seqs", "max_num_batched_tokens")
     runs.create(
         path,
         {
@@ -100,22 +100,13 @@ def measured(truth: Server, k: int, stage_s: float, slo: str, path: Path) -> run
             "ended_at": 1e9 + float(done["last_token_s"].max()),
             "stages": stages,
             "slo": slo,
-            "engine": {name: getattr(truth.engine, name) for name in limits},
+            "engine": {name: getattr(truth.engine, name) for name in LIMITS},
             "lengths": {"prompt_tokens": truth.prompt, "output_tokens": truth.output},
         },
     )
-    rows = pd.DataFrame({name: done[name] for name in ("first_token_s", "last_token_s")}).assign(
-        request_id=np.arange(len(due_s)),
-        stage=(due_s // stage_s).astype(int),
-        due_s=due_s,
-        sent_s=due_s,
-        prompt_tokens=prompt,
-        output_tokens=output,
-        status="ok",
-    )
-    runs.write_table(path, "requests", rows)
-    gauges = {name: series[name] for name in ("waiting", "running", "kv_usage", "preemptions_total")}
-    runs.write_table(path, "metrics", pd.DataFrame({"time_s": times, "pod": "a", "engine": "0", **gauges}))
+    rows = rows_of(done, due_s, (due_s // stage_s).astype(np.int64), 0.0)
+    runs.write_table(path, "requests", rows.assign(request_id=np.arange(len(rows))))
+    runs.write_table(path, "metrics", scrapes_of(series, times))
     return runs.read(path)
 
 

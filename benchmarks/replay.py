@@ -16,11 +16,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from analysis import run
 from autoscale.recommend.model.calibrate import calibrate
+from autoscale.recommend.model.limits import LIMITS
 from autoscale.recommend.model.replica_model import ReplicaModel
 from autoscale.sim.engine.replicas import EngineParams
 from tests.recorded_sweeps import ENGINE, sweep_to_run
-
-LIMITS = ("num_blocks", "block_size", "max_num_seqs", "max_num_batched_tokens")
 
 
 def calibrated(recorded: run.Run) -> ReplicaModel:

@@ -47,7 +47,9 @@ from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.settings import Candidate
 from autoscale.recommend.choice.space import build_space
 from autoscale.recommend.effort import CHOOSING
+from autoscale.recommend.model.coefficients import scaled
 from autoscale.recommend.model.learning import learn
+from autoscale.recommend.model.limits import LIMITS
 from autoscale.recommend.model.one_replica import capacity
 from autoscale.recommend.model.replaying import Offered, full_batch
 from autoscale.sim.engine.replicas import EngineParams, replay
@@ -108,8 +110,7 @@ def measured(truth: Server, k: int, path: Path) -> runs.Run:
         count = rng.poisson(share * guess * STAGE_S)
         due_s = np.sort(rng.uniform(0, STAGE_S, count))
         slower = math.exp(WANDER * rng.standard_normal())
-        names = ("base_s", "per_sequence_s", "per_kv_token_s", "per_prefill_token_s")
-        engine = replace(truth.engine, **{name: getattr(truth.engine, name) * slower for name in names})
+        engine = scaled(truth.engine, slower)
         sizes = (
             lengths.parse_lengths(truth.prompt).draw(rng, count),
             lengths.parse_lengths(truth.output).draw(rng, count),
@@ -118,18 +119,17 @@ def measured(truth: Server, k: int, path: Path) -> runs.Run:
         end_s = max(STAGE_S, float(done["last_token_s"].max())) + PAUSE_S
         times = np.arange(0.5, end_s, 1.0)
         series = replay(engine, Offered.at(due_s, *sizes), times)[1]
-        tables.append(_rows(done, due_s, stage, start_s))
-        scrapes.append(_scrapes(series, times + start_s))
+        tables.append(rows_of(done, due_s, stage, start_s))
+        scrapes.append(scrapes_of(series, times + start_s))
         stages.append({"stage": stage, "start_s": start_s, "end_s": start_s + STAGE_S, "rate": share * guess})
         start_s += end_s
-    limits = ("num_blocks", "block_size", "max_num_seqs", "max_num_batched_tokens")
     runs.create(
         path,
         {
             "started_at": 1e9,
             "ended_at": 1e9 + start_s,
             "stages": stages,
-            "engine": {name: getattr(truth.engine, name) for name in limits},
+            "engine": {name: getattr(truth.engine, name) for name in LIMITS},
             "lengths": {"prompt_tokens": truth.prompt, "output_tokens": truth.output},
         },
     )
@@ -139,7 +139,10 @@ def measured(truth: Server, k: int, path: Path) -> runs.Run:
     return runs.read(path)
 
 
-def _rows(done: NDArray[Any], due_s: NDArray[np.float64], stage: int, start_s: float) -> pd.DataFrame:
+def rows_of(
+    done: NDArray[Any], due_s: NDArray[np.float64], stage: int | NDArray[np.int64], start_s: float
+) -> pd.DataFrame:
+    """Requests that were all answered, due `start_s` later than their engine was offered them."""
     return pd.DataFrame(
         {
             "stage": stage,
@@ -154,7 +157,8 @@ def _rows(done: NDArray[Any], due_s: NDArray[np.float64], stage: int, start_s: f
     )
 
 
-def _scrapes(series: NDArray[Any], times: NDArray[np.float64]) -> pd.DataFrame:
+def scrapes_of(series: NDArray[Any], times: NDArray[np.float64]) -> pd.DataFrame:
+    """An engine's gauges as a run holds them."""
     names = ("waiting", "running", "kv_usage", "preemptions_total")
     return pd.DataFrame({"time_s": times, "pod": "a", "engine": "0", **{n: series[n] for n in names}})
 

@@ -244,8 +244,8 @@ def profile(
     if out is not None and out.suffix not in (".yaml", ".yml"):
         raise BadInput("name of a profile file", value=str(out), expected="one that ends in .yaml")
     found = runs_of([from_run])
-    named = profile or found[0].header.get("profile") or system_of(None, found).name
-    system = system_of(str(named), found)
+    system = system_of(profile, found)
+    named = profile or found[0].header.get("profile") or system.name
     progress.compiled_engine()
     with progress.bar() as report:
         model = learn(found, system, slo_of(slo, found, system), report)

@@ -207,16 +207,14 @@ class Speeds:
     fewest_blocks: int = 5
     # Of a block's ratio (logarithm), beside what its requests show: the regression is no replay
     least_error: float = 0.01
-    # Prior of the moves of the coefficients (logarithms), and of what a neighbour does
+    # Prior of the moves of the coefficients (logarithms), before a fit says how well it knows them
     coefficients: tuple[float, ...] = (0.3, 1.0, 1.0, 0.8)
-    # How much wider than the fit says its errors are: the requests were used for both
-    believed: float = 1.0
+    # Prior of what a neighbour does (logarithm), and the probability from which on there is one
     slowed_mean: float = 0.35
     slowed_spread: float = 0.13
+    likely: float = 0.8
     # Of a run that its stretches may take, each and together: more is what is usual; and their number
     longest_stretch: float = 0.5
-    # Probability from which on there is a stretch
-    likely: float = 0.8
     most_stretches: int = 3
     # Wander (logarithm) with its prior probability, and its memory in s
     strengths: tuple[tuple[float, float], ...] = (

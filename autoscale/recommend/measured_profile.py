@@ -17,6 +17,7 @@ from autoscale.profiles.content import SIZES, USUAL
 from autoscale.profiles.model_config import read_model_config
 from autoscale.recommend.model.limits import LIMITS
 from autoscale.recommend.model.replica_model import ReplicaModel
+from autoscale.sim.engine.params import COEFFICIENTS
 from autoscale.sim.engine.replicas import EngineParams
 
 
@@ -69,7 +70,7 @@ def _content(run: Run, base: str, system: Profile, engine: EngineParams, given: 
     }
     if facts.get("max_model_len"):
         limits["max_model_len"] = int(facts["max_model_len"])
-    step = {name: float(getattr(engine, name)) for name in ("base_s", "per_sequence_s", "per_kv_token_s", "per_prefill_token_s")}  # fmt: skip
+    step = {name: float(getattr(engine, name)) for name in COEFFICIENTS}
     content: dict[str, Any] = {
         "extends": base if not base.endswith((".yaml", ".yml")) else str(Path(base).resolve()),
         "title": f"{_plain(served)}, as measured in {_plain(run.path.name)}",
@@ -95,7 +96,7 @@ def _model(served: str, system: Profile, given: UserFacts) -> dict[str, Any]:
     """The model with all its sizes: of its config.json, or the base's where nothing else is known."""
     if given.model_config is not None:
         told = read_model_config(given.model_config, system.model.kv_dtype)
-        if missing := [name for name in ("params", "weight_bytes", "kv_bytes_per_token") if name not in told]:
+        if missing := [name for name in SIZES if name not in told]:
             raise BadInput(
                 f"{given.model_config} does not tell {', '.join(missing)}",
                 next_step="write a profile with them and the config (docs/profiles.md), and name it with --profile",

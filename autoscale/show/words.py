@@ -30,6 +30,7 @@ QUANTITIES = {
     "ttft_p50_s": "TTFT p50 (s)",
     "ttft_p95_s": "TTFT p95 (s)",
     "tpot_p50_s": "TPOT p50 (s)",
+    "tpot_p95_s": "TPOT p95 (s)",
     "running": "running (requests)",
     "waiting": "waiting (requests)",
     "kv_usage": "KV used (share)",

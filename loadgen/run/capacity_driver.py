@@ -93,8 +93,8 @@ class Finder:
                 break
             probe, stands = self._probe(rate, limit_s, left_s - LEAD_S)
             self._tried.append((probe, stands))
-            if lasting := [r.e2e_s for r in self._seen if r.ok]:
-                self._lives_s.append(float(np.median(lasting)))
+            if life_s := self._life_s():
+                self._lives_s.append(life_s)
             self._drain()  # the last requests count, in what the client did and in what the server broke
             stands = self._judged_again(probe, stands)
             self._tried[-1] = (probe, stands)
@@ -180,8 +180,12 @@ class Finder:
 
     def _stage_s(self, rate_rps: float) -> float:
         """How long the present probe has to be, by what its requests took so far."""
+        return stage_needed_s(self._life_s(), rate_rps, self._slo)
+
+    def _life_s(self) -> float:
+        """Median E2E of the present probe's answers; 0 before any."""
         lasting = [r.e2e_s for r in self._seen if r.ok]
-        return stage_needed_s(float(np.median(lasting)) if lasting else 0.0, rate_rps, self._slo)
+        return float(np.median(lasting)) if lasting else 0.0
 
     def _judged_again(self, probe: Probe, stands: ProbeStanding) -> ProbeStanding:
         """An undecided probe with its last answers: they can show a breach, no more, since the load was over by then."""

@@ -10,6 +10,7 @@ from analysis.slo import parse_slo
 from autoscale.profiles import Profile, load, overlay
 from autoscale.recommend.choice import seeds
 from autoscale.recommend.choice.scenario import Scenario
+from autoscale.recommend.model.limits import LIMITS
 from autoscale.sim.engine.replicas import EngineParams
 from autoscale.sim.fleet.run_writer import write_run
 from autoscale.sim.fleet.simulate import simulate
@@ -44,8 +45,7 @@ def swept(path: Path, plan: LoadPlan = SWEEP, replicas: int = 1, engine: EngineP
         static_replicas=replicas, keep=True,
     )  # fmt: skip
     write_run(outcome, path, plan=plan)
-    limits = ("num_blocks", "block_size", "max_num_seqs", "max_num_batched_tokens")
-    runs.update(path, engine={name: getattr(engine, name) for name in limits})
+    runs.update(path, engine={name: getattr(engine, name) for name in LIMITS})
     return path
 
 

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from autoscale.recommend.effort import SPEEDS
 from autoscale.recommend.model import step_time
-from autoscale.recommend.model.coefficients import COEFFICIENTS, full_batch_shares
+from autoscale.recommend.model.coefficients import full_batch_shares
 from autoscale.recommend.model.replaying import Source, replayed
 from autoscale.recommend.model.uncertainty import Saturation
+from autoscale.sim.engine.params import COEFFICIENTS
 from autoscale.sim.engine.replicas import EngineParams
 
 Array = NDArray[np.float64]

@@ -26,7 +26,7 @@ from analysis.run import Run
 from analysis.saturation import Estimate
 from autoscale.recommend.effort import DOUBTING, REFINING, SPEEDS
 from autoscale.recommend.model import step_time
-from autoscale.recommend.model.coefficients import COEFFICIENTS, drawn, full_batch_shares, scaled
+from autoscale.recommend.model.coefficients import drawn, full_batch_shares, scaled
 from autoscale.recommend.model.refine import refined
 from autoscale.recommend.model.replaying import (
     Source,
@@ -40,6 +40,7 @@ from autoscale.recommend.model.replica_model import ReplicaModel
 from autoscale.recommend.model.speeds import UsualSpeed, usual_speed
 from autoscale.recommend.model.uncertainty import Saturation, anchored, explained
 from autoscale.recommend.progress import Progress, silent
+from autoscale.sim.engine.params import COEFFICIENTS
 from autoscale.sim.engine.replicas import EngineParams
 
 COUNTS = ("waiting", "preemptions")  # below one, a relative error has no scale

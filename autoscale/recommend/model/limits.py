@@ -12,13 +12,13 @@ from analysis.run import Run
 from autoscale.profiles import Profile
 from autoscale.sim.engine.replicas import EngineParams
 
-LIMITS = ("num_blocks", "block_size", "max_num_seqs", "max_num_batched_tokens")
 WORDS = {
     "num_blocks": "KV blocks",
     "block_size": "block size",
     "max_num_seqs": "seats (max_num_seqs)",
     "max_num_batched_tokens": "token budget (max_num_batched_tokens)",
 }
+LIMITS = tuple(WORDS)  # that a run may tell
 QUEUED = 20  # samples with a queue, from which on they tell the seats
 LEVEL = 0.4  # of them, at the most requests that ever ran: there it levels off
 FREE = 0.1  # of those, with room in the KV cache: it was not what kept the others waiting

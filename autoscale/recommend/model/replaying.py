@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -53,15 +53,14 @@ class Sent:
     times: NDArray[np.float64]
 
 
-class Stretch(Protocol):
-    """A stretch of a run, in s since its start, in which steps took `factor` times as long."""
+@dataclass(frozen=True)
+class Slowed:
+    """A stretch of a run, in s since its start, in which steps took `factor` times as long as usual."""
 
-    @property
-    def from_s(self) -> float: ...
-    @property
-    def to_s(self) -> float: ...
-    @property
-    def factor(self) -> float: ...
+    run: int
+    from_s: float
+    to_s: float
+    factor: float
 
 
 MOST_SAMPLES, SAMPLES_PER_STAGE = 100, 15  # of a replay's gauges, at least: their means hardly move with more
@@ -75,7 +74,7 @@ class Source:
     rows: pd.DataFrame
     metrics: pd.DataFrame | None
     windows: dict[int, tuple[float, float]]
-    slowed: tuple[Stretch, ...] = ()
+    slowed: tuple[Slowed, ...] = ()
 
     @cached_property
     def sent(self) -> Sent:
@@ -162,7 +161,9 @@ class Replayed:
 def replayed(engine: EngineParams, source: Source) -> Replayed:
     """The requests of a run, sent when they were sent and given up when they were, through the engine model."""
     sent = source.sent
-    done, series = replay(engine, sent.offered, sent.times, pace=_pace(source.slowed), given_up=sent.given_up)
+    done, series = replay(
+        engine, sent.offered, sent.times, pace=pace_of(source.slowed), given_up=sent.given_up
+    )
     gauges = pd.DataFrame(
         {name: series[name] for name in ("waiting", "running", "kv_usage", "preemptions_total")}
     ).assign(time_s=sent.times)
@@ -180,7 +181,7 @@ def replayed(engine: EngineParams, source: Source) -> Replayed:
     return Replayed(frame, stage_figures(frame, gauges, source.windows))
 
 
-def _pace(slowed: Sequence[Stretch]) -> list[tuple[float, float]]:
+def pace_of(slowed: Sequence[Slowed]) -> list[tuple[float, float]]:
     """(time in s, how many times as long a step takes from then on); where stretches overlap both slow it."""
     edges = sorted({edge for s in slowed for edge in (s.from_s, s.to_s)})
     return [

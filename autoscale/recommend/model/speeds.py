@@ -21,27 +21,15 @@ from itertools import pairwise
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.linalg import block_diag
 
 from autoscale.recommend.effort import SPEEDS
-from autoscale.recommend.model.blocks import Blocks, SeenFull, blocks_of, seen_full
-from autoscale.recommend.model.coefficients import COEFFICIENTS, full_batch_shares
-from autoscale.recommend.model.replaying import Source
+from autoscale.recommend.model.blocks import Array, Blocks, SeenFull, blocks_of, seen_full
+from autoscale.recommend.model.coefficients import full_batch_shares
+from autoscale.recommend.model.replaying import Slowed, Source, pace_of
 from autoscale.recommend.model.uncertainty import Saturation
+from autoscale.sim.engine.params import COEFFICIENTS
 from autoscale.sim.engine.replicas import EngineParams
-
-Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Slowed:
-    """A stretch of a run, in s since its start, in which steps took `factor` times as long as usual."""
-
-    run: int
-    from_s: float
-    to_s: float
-    factor: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,14 +37,12 @@ class UsualSpeed:
     """What is known of the usual time of a full batch's step, as the logarithm of its ratio to the engine's.
 
     `weight` per `at`, adding up to 1; `moves` what the requests say of each coefficient (logarithms of the ratios to the
-    engine's) with its `covariance`; `slowed` the stretches that were more likely slowed than not; `wander` the most likely
-    standard deviation of the speed (a logarithm).
+    engine's) with its `covariance`; `slowed` the stretches that were likely enough slowed.
     """
 
     at: Array
     weight: Array
     slowed: tuple[Slowed, ...] = ()
-    wander: float = 0.0
     moves: Array = field(default_factory=lambda: np.zeros(len(COEFFICIENTS)))
     covariance: Array = field(default_factory=lambda: np.zeros((len(COEFFICIENTS), len(COEFFICIENTS))))
 
@@ -82,11 +68,7 @@ class UsualSpeed:
         """The stretches in order; those that overlap or touch as one, with their mean factor."""
         found: list[Slowed] = []
         for run in sorted({s.run for s in self.slowed}):
-            edges = sorted({edge for s in self.slowed if s.run == run for edge in (s.from_s, s.to_s)})
-            for from_s, to_s in pairwise(edges):
-                factor = math.prod(
-                    s.factor for s in self.slowed if s.run == run and s.from_s <= from_s and s.to_s >= to_s
-                )
+            for (from_s, factor), (to_s, _) in pairwise(pace_of([s for s in self.slowed if s.run == run])):
                 last = found[-1] if found else None
                 if factor == 1.0:
                     continue
@@ -121,9 +103,10 @@ def usual_speed(
         return UsualSpeed.exact()
     shape = pd.concat([source.rows for source in sources])[["prompt_tokens", "output_tokens"]].mean()
     full = full_batch_shares(engine, float(shape.iloc[0]), float(shape.iloc[1]))
+    beside = _Known(full, known, seen_full(engine, runs, saturations))
     accepted: list[tuple[int, int, int]] = []  # run, first block, one after the last
     while True:
-        look = _Look(runs, accepted, _Known(full, known, seen_full(engine, runs, saturations)))
+        look = _Look(runs, accepted, beside)
         found = look.best()
         if found is None or len(accepted) == SPEEDS.most_stretches:
             return look.usual()
@@ -157,11 +140,7 @@ class _Look:
         mean = np.concatenate([np.zeros(len(COEFFICIENTS)), np.full(stretches, SPEEDS.slowed_mean)])
         target = np.concatenate([known.full, np.zeros(stretches)])
         others = np.full(stretches, SPEEDS.slowed_spread)
-        moves = (
-            np.diag(np.square(SPEEDS.coefficients))
-            if known.covariance is None
-            else SPEEDS.believed**2 * known.covariance
-        )
+        moves = np.diag(np.square(SPEEDS.coefficients)) if known.covariance is None else known.covariance
         precision = np.linalg.inv(block_diag(moves, np.diag(np.square(others))))
         further = np.array([self._inside(*one) if one else np.zeros(len(ratio)) for one in self.tried])
         prior = np.full(len(self.tried), 0.5 / max(len(self.tried) - 1, 1))
@@ -197,7 +176,6 @@ class _Look:
         ):
             if weight > 1e-6:
                 density += weight * np.exp(-0.5 * ((at - mean) / one) ** 2) / one
-        w = self.weight.sum(axis=1)
         solution = np.tensordot(self.weight, self.solution, axes=([0, 1], [0, 1]))
         covariance = np.tensordot(self.weight, self.covariances, axes=([0, 1], [0, 1]))
         moves, factors = solution[: len(COEFFICIENTS)], solution[len(COEFFICIENTS) : -1]
@@ -205,8 +183,7 @@ class _Look:
             self._slowed(run, first, end, move)
             for (run, first, end), move in zip(self.accepted, factors, strict=True)
         ]
-        wander = float(w @ [strength for strength, *_ in SPEEDS.wanders()])
-        return UsualSpeed(at, density / density.sum(), tuple(slowed), wander, moves, covariance)
+        return UsualSpeed(at, density / density.sum(), tuple(slowed), moves, covariance)
 
     def _slowed(self, run: int, first: int, end: int, move: float) -> Slowed:
         blocks = self.runs[run]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.optimize import lsq_linear
 
 from analysis.errors import TooLittleData
-from autoscale.recommend.model.coefficients import COEFFICIENTS
+from autoscale.sim.engine.params import COEFFICIENTS
 
 # Against the data: one prior row per coefficient, this large beside the mean row of a stage
 PRIOR_WEIGHT = 0.02

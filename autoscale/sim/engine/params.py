@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from autoscale.profiles.profile import Profile
 
 
+COEFFICIENTS = ("base_s", "per_sequence_s", "per_kv_token_s", "per_prefill_token_s")  # of a step's time
+
+
 @dataclass(frozen=True)
 class EngineParams:
     """One replica in numbers. A step of one stage takes base + per_sequence*B + per_kv_token*KV + per_prefill_token*P.
@@ -41,14 +44,9 @@ class EngineParams:
     prefix_hit_fraction: float = 0.0  # of every prompt, at least; requests may bring more as prefix_tokens
 
     def __post_init__(self) -> None:
-        for name, low in (
-            ("base_s", 0),
-            ("per_sequence_s", 0),
-            ("per_kv_token_s", 0),
-            ("per_prefill_token_s", 0),
-        ):
+        for name in COEFFICIENTS:
             value = getattr(self, name)
-            if not (math.isfinite(value) and value >= low):
+            if not (math.isfinite(value) and value >= 0):
                 raise BadInput(
                     f"engine parameter {name}", value=value, expected="a finite number of seconds >= 0"
                 )
