@@ -234,7 +234,7 @@ def _bars_of_error(axis: Axes, part: pd.DataFrame, colour: str) -> None:
     axis.errorbar(
         part["cost"],
         100 * part["attainment"],
-        yerr=[100 * low, 100 * high],
+        yerr=100 * np.array([low, high]),
         fmt="none",
         ecolor=colour,
         alpha=0.5,

@@ -107,8 +107,9 @@ class ReplicaModel:
 
     def median_error(self) -> dict[str, float]:
         """Median absolute relative error over the stages, per figure; NaN where nothing was measured."""
-        of = self.replay["figure"]
-        return {f: float(self.replay.loc[of == f, "error"].abs().median()) for f in FIGURES}
+        known = self.replay.dropna(subset="error")
+        medians = known["error"].abs().groupby(known["figure"]).median()
+        return {f: float(medians.get(f, math.nan)) for f in FIGURES}
 
     def untrusted(self) -> list[str]:
         """Why the model must not be used to extrapolate, one sentence each; empty when it reproduces its run."""

@@ -126,5 +126,5 @@ class ArrivalQueue:
 
 
 def _column(values: Any, dtype: Any) -> NDArray[Any]:
-    """The one kind of array that the kernels were compiled for: contiguous, writable, of that type."""
-    return np.require(values, dtype, ["C", "W"])
+    """A copy, as the one kind of array that the kernels were compiled for: contiguous, writable, of that type."""
+    return np.array(values, dtype, order="C")
