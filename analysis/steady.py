@@ -34,6 +34,7 @@ _LOST_REQUESTS, _LOST_SHARE = (
     3,
     0.02,
 )  # without a connection, from which a stage is that of a server in trouble
+LOST = ("connection_error", "incomplete")  # statuses of requests whose connection broke, or that got none
 _QUEUED = 5.0  # times the quickest first tokens: a stage whose median is more had a queue
 _CELL_S = 0.1  # resolution of the queue's state in time
 
@@ -242,10 +243,15 @@ def _judge(stage: Any, rows: pd.DataFrame, full_share: float, growth: float) -> 
     return "unusable", f"latency kept drifting (by {drift:+.0%} over its second half)", np.nan, np.nan
 
 
+def server_died(lost: int, requests: int) -> bool:
+    """Whether so many of the requests ended as LOST that their server died, or was restarted."""
+    return lost >= _LOST_REQUESTS and lost >= _LOST_SHARE * requests
+
+
 def _died(stage: Any, rows: pd.DataFrame) -> str:
     """A sentence when connections were lost in the stage: the server died, or was restarted; else nothing."""
-    lost = rows[rows["status"].isin(("connection_error", "incomplete"))]
-    if len(lost) < _LOST_REQUESTS or len(lost) < _LOST_SHARE * len(rows):
+    lost = rows[rows["status"].isin(LOST)]
+    if not server_died(len(lost), len(rows)):
         return ""
     first_s, last_s = lost["left_s"].min() - stage.start_s, lost["left_s"].max() - stage.start_s
     return (

@@ -213,6 +213,8 @@ class Speeds:
     slowed_mean: float = 0.35
     slowed_spread: float = 0.13
     likely: float = 0.8
+    # Logarithm from which on it is a neighbour; what is less may be the server's own wander
+    neighbour: float = 0.14
     # Of a run that its stretches may take, each and together: more is what is usual; and their number
     longest_stretch: float = 0.5
     most_stretches: int = 3
@@ -226,6 +228,8 @@ class Speeds:
         (0.15, 0.1),
     )
     memories_s: tuple[float, ...] = (5.0, 20.0, 80.0, 300.0)
+    # Probability of an explanation below which it is left out
+    negligible: float = 1e-6
     # How far a server's speed (logarithm) is from that of another day, and the s of a run that show half of that variance
     unseen: float = 0.03
     shown_s: float = 60.0
