@@ -103,7 +103,7 @@ def calibrate(
         intervals=_intervals(engine, factors),
         confounded=tuple(step_time.confounded(seen)),
         usual=usual.against(factors_moved),
-        error=math.hypot(_model_error(pd.concat(table, ignore_index=True)), _unseen(sources)),
+        error=math.hypot(_model_error(pd.concat(table, ignore_index=True)), _unseen(usual, sources)),
         replay=pd.concat(table, ignore_index=True),
         stages_used=tuple(sorted({int(s) for s in np.unique(seen.stage)})),
     )
@@ -137,10 +137,11 @@ def _model_error(replay: pd.DataFrame) -> float:
     )
 
 
-def _unseen(sources: Sequence[Source]) -> float:
-    """Standard error (a logarithm) of the speed, because runs this short do not show how much it wanders."""
+def _unseen(usual: UsualSpeed, sources: Sequence[Source]) -> float:
+    """Standard error (a logarithm) of the speed, because runs this short do not show how far it wanders: as far again as they
+    show."""
     seen_s = sum(end - start for source in sources for start, end in source.windows.values())
-    return SPEEDS.unseen / math.sqrt(1 + seen_s / SPEEDS.shown_s)
+    return usual.wander / math.sqrt(1 + seen_s / SPEEDS.shown_s)
 
 
 def _unslowed(

@@ -59,7 +59,8 @@ class UsualSpeed:
     ratios to the engine's.
 
     `weight` per part, adding up to 1, with its `means` (parts, 4) and `covariances` (parts, 4, 4); `full` what each
-    coefficient adds to a full batch's step; `slowed` the stretches that were likely enough slowed.
+    coefficient adds to a full batch's step; `slowed` the stretches that were likely enough slowed; `wander` how far the
+    server's speed moved meanwhile (standard deviation of its logarithm).
     """
 
     weight: Array
@@ -67,6 +68,7 @@ class UsualSpeed:
     covariances: Array
     full: Array
     slowed: tuple[Slowed, ...] = ()
+    wander: float = 0.0
 
     @staticmethod
     def exact() -> UsualSpeed:
@@ -179,22 +181,21 @@ def _mixture(looks: Sequence[_Look]) -> UsualSpeed:
     for look, later in pairwise(looks):
         look.log[:, look.tried.index(later.accepted[-1])] = -np.inf  # stands in the later look
     highest = max(float(look.log.max()) for look in looks)
-    parts: list[tuple[float, Array, Array]] = []  # weight, mean, covariance
+    strengths = [strength for strength, *_ in SPEEDS.wanders()]
+    parts: list[tuple[float, Array, Array, float]] = []  # weight, mean, covariance, wander
     for look in looks:
-        for wander, further in np.argwhere(look.log - highest > math.log(SPEEDS.negligible)):
-            solution = look.solution[wander, further]
+        for which, further in np.argwhere(look.log - highest > math.log(SPEEDS.negligible)):
+            solution = look.solution[which, further]
             levels = look.levels(solution[len(COEFFICIENTS) :], int(further))
-            weight = math.exp(look.log[wander, further] - highest)
-            mean, covariance = solution[: len(COEFFICIENTS)], look.covariances[wander, further]
-            parts += [(weight * share, mean + slower, covariance) for share, slower in levels]
-    weights = np.array([part[0] for part in parts])
-    return UsualSpeed(
-        weights / weights.sum(),
-        np.array([part[1] for part in parts]),
-        np.array([part[2] for part in parts]),
-        looks[-1].full,
-        looks[-1].slowed(),
-    )
+            weight = math.exp(look.log[which, further] - highest)
+            mean, covariance = solution[: len(COEFFICIENTS)], look.covariances[which, further]
+            parts += [
+                (weight * share, mean + slower, covariance, strengths[which]) for share, slower in levels
+            ]
+    weights, means, covariances, wanders = (np.array(column) for column in zip(*parts, strict=True))
+    weights /= weights.sum()
+    wander = math.sqrt(weights @ wanders**2)
+    return UsualSpeed(weights, means, covariances, looks[-1].full, looks[-1].slowed(), wander)
 
 
 class _Look:

@@ -103,7 +103,7 @@ def tried_figure(result: Recommended) -> Picture | None:
 
 def _margins(judged: Judged[Setting], base: float) -> tuple[float, float, float]:
     low, high = judged.interval("margin")
-    return base + judged.mean("margin"), base + low, min(base + high, 1.0)
+    return base + judged.mean("margin"), base + low, min(base + high, 1.0)  # NaN stays NaN
 
 
 def simulated_figure(result: Recommended) -> Picture | None:
