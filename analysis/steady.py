@@ -1,9 +1,11 @@
 """Which part of each stage can be trusted, and for what.
 
-    steady      below saturation: the warm-up is cut, latencies do not drift; good for percentiles at this rate
-    saturated   requests were queued for at least half of the stage: the server gave all it has; good for its
-                throughput, not for percentiles (they grow with the stage's length)
+    steady      below the knee: the warm-up is cut, latencies do not drift; good for percentiles at this rate
+    queued      requests were queued for at least half of the stage: the batch was full; good for its throughput, not
+                for percentiles (they grow with the stage's length)
     unusable    neither; the reason says why
+
+A rate, not a stage, is *saturated*: above it requests pile up (`Capacity.saturated`). A stage may be queued below it.
 
 A stage in which the client was late is set aside whatever its state: its load is not the one that was asked for.
 """
@@ -25,7 +27,7 @@ from analysis.errors import TooLittleData
 from analysis.latency import in_flight, latencies
 from analysis.run import Run
 
-FULL_SHARE = 0.5  # queued at least this share of the time = saturated; also the definition of the knee
+FULL_SHARE = 0.5  # queued at least this share of the time; also the definition of the knee
 _LATE_S = (
     0.05  # a send is late when it lags the plan by more than this and a tenth of the stage's median TTFT
 )
@@ -222,7 +224,7 @@ def _judge(stage: Any, rows: pd.DataFrame, full_share: float, growth: float) -> 
     if full_share >= FULL_SHARE or growing:
         grows = f"and the backlog grew by {growth:.2g} req/s" if growing else "and the queue stood"
         return (
-            "saturated",
+            "queued",
             f"requests were queued {full_share:.0%} of the time {grows}",
             stage.start_s,
             stage.end_s,
