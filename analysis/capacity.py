@@ -35,7 +35,7 @@ class Capacity:
     `points` is `analysis.points.operating_points`; `per_term` the highest rate that holds each term of the SLO alone;
     `capacity` the rate that holds them all, or the knee without an SLO; `binds` the term that sets it ("saturation"
     when all would hold up to there); `wander` how far the server's speed moved between stages (relative standard
-    deviation); `settled` whether the saturated stages were long enough for a full batch; `notes` sentences on what was set aside and what disagrees; `next_command` is a sweep that would close
+    deviation); `settled` whether the queued stages were long enough for a full batch; `notes` sentences on what was set aside and what disagrees; `next_command` is a sweep that would close
     an open interval, None when nothing is open.
     """
 
@@ -155,10 +155,10 @@ def _weak(per_term: dict[str, Estimate], slo: Slo | None, usable: pd.DataFrame) 
 def _next(header: dict[str, Any], usable: pd.DataFrame, server: FittedServer | None) -> str | None:
     """The sweep that would close what is open, as a command; None when both sides of the knee were measured."""
     states = set(usable["state"])
-    if states == {"steady", "saturated"}:
+    if states == {"steady", "queued"}:
         return None
     replicas = float(usable["replicas"].max())
-    if "saturated" in states:
+    if "queued" in states:
         top = float(usable["throughput_rps"].max()) * replicas
         return _command(header, _spread(0.3 * top, 1.2 * top))
     top = float(usable["throughput_rps"].max()) * replicas

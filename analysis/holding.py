@@ -1,7 +1,7 @@
 """The highest rate at which one replica holds a term of an SLO.
 
 Requests measured below saturation, moved to another rate by the fitted slowdown, wait in the fitted queue; the rate is
-where the share that breaks its bound reaches what the term allows. Without a saturated stage, and for gaps, it is the
+where the share that breaks its bound reaches what the term allows. Without a queued stage, and for gaps, it is the
 bracket between the last stage that holds and the first that does not.
 """
 
@@ -122,7 +122,7 @@ def _requests_without_wait(
     rate_rps (of the stage), first (TTFT in s, not relative), spent (E2E), tpot.
     """
     states = set(usable["state"])
-    chosen = [w for w in spans if w.usable and w.state == ("steady" if "steady" in states else "saturated")]
+    chosen = [w for w in spans if w.usable and w.state == ("steady" if "steady" in states else "queued")]
     rates = usable.set_index("stage")["rate_rps"].to_dict()
     parts = []
     for window in chosen:

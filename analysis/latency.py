@@ -53,10 +53,11 @@ def latencies(requests: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame({"stage": requests["stage"].to_numpy(dtype="int64", na_value=-1)})
     for column in ("due_s", "sent_s", "first_token_s", "last_token_s", "prompt_tokens", "output_tokens"):
         table[column] = requests[column].to_numpy(dtype="float64", na_value=np.nan)
+    given_up = requests["given_up_s"] if "given_up_s" in requests else pd.Series(np.nan, requests.index)
     table["status"] = requests["status"].to_numpy()
     ok = (requests["status"] == "ok").to_numpy(dtype=bool)
     table["ok"] = ok
-    table["left_s"] = _left(table)
+    table["left_s"] = _left(table, np.asarray(given_up.to_numpy(dtype="float64", na_value=np.nan)))
     first = np.where(ok, table["first_token_s"], np.nan)
     last = np.where(ok, table["last_token_s"], np.nan)
     table["ttft_s"], table["e2e_s"] = first - table["due_s"], last - table["due_s"]
@@ -71,19 +72,20 @@ def latencies(requests: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _left(table: pd.DataFrame) -> NDArray[np.float64]:
+def _left(table: pd.DataFrame, given_up_s: NDArray[np.float64]) -> NDArray[np.float64]:
     """When each request left the server, in s since the run's start; NaN where it was never sent.
 
     A completed one with its last token. What was cancelled, timed out or cut at the end of the grace time occupied the
-    server until the last moment of the run, as far as anybody knows. An answer that broke off ends with its last token;
-    a refused or failed one came and went.
+    server until the client gave it up; where nobody noted when, until the last moment of the run, as far as anybody
+    knows. An answer that broke off ends with its last token; a refused or failed one came and went.
     """
     sent, last = table["sent_s"].to_numpy(), table["last_token_s"].to_numpy()
     moments = table[["sent_s", "last_token_s"]].to_numpy()
     final_s = float(np.nanmax(moments)) if np.isfinite(moments).any() else np.nan
     status = table["status"].to_numpy()
     given_up = (status == "cancelled") | (status == "timeout")
-    gone = np.where(given_up, final_s, np.fmax(sent, last))
+    until_s = np.where(np.isfinite(given_up_s), np.fmax(sent, given_up_s), final_s)
+    gone = np.where(given_up, until_s, np.fmax(sent, last))
     return np.where(np.isfinite(sent), np.where(table["ok"], last, gone), np.nan)
 
 

@@ -1,9 +1,10 @@
-"""Numbers as the whole project reads them: NaN is "no data", quantiles of the normal distribution, plain JSON."""
+"""Numbers as the whole project reads them: NaN is "no data", quantiles of the normal distribution, means over
+seeds with their interval, plain JSON."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -12,6 +13,10 @@ import numpy as np
 # Quantiles of the standard normal distribution.
 Z95 = 1.6448536269514722
 Z99 = 2.3263478740408408
+
+
+CONFIDENCE = 0.95  # of intervals over seeds
+FEWEST_SEEDS = 3  # below which there is no interval
 
 
 def known(x: float) -> bool:
@@ -45,3 +50,39 @@ def plain(value: Any, skip: Collection[str] = ()) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item, skip) for item in value]
     return value
+
+
+def mean_interval(
+    values: Sequence[float], least: float = -math.inf, most: float = math.inf
+) -> tuple[float, float]:
+    """(low, high) of the mean, within [least, most] (0 to infinity, 0 to 1, or everything); NaN with fewer than FEWEST_SEEDS
+    values or unknown ones. Values that are all alike have the mean twice.
+
+    A t interval where the values are unbounded; of times, counts and costs on their logarithm, of shares on their logit
+    (the delta method), so that its ends are possible values, too.
+    """
+    from scipy.special import expit, logit, stdtrit  # slow to load, and few ask
+
+    mean = float(np.mean(values)) if len(values) else math.nan
+    if len(values) < FEWEST_SEEDS or not math.isfinite(mean):
+        return math.nan, math.nan
+    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    half = float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2)) * error
+    if error == 0 or not least < mean < most:
+        return mean, mean
+    if math.isfinite(most):
+        share = (mean - least) / (most - least)
+        steepness = share * (1 - share) * (most - least)
+        ends = expit(logit(share) + np.array([-half, half]) / steepness)
+        return least + float(ends[0]) * (most - least), least + float(ends[1]) * (most - least)
+    if math.isfinite(least):
+        factor = math.exp(min(half / (mean - least), 700.0))
+        return least + (mean - least) / factor, least + (mean - least) * factor
+    return mean - half, mean + half
+
+
+def seeds_too_few(seeds: int) -> str:
+    """What stands in the place of an interval that so few seeds do not give; empty where they do."""
+    if seeds >= FEWEST_SEEDS:
+        return ""
+    return f"{seeds} seed{'s' * (seeds != 1)}: too few"

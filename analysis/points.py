@@ -43,7 +43,7 @@ def operating_points(
     that were sent were not served.
 
     Throughput counts every request by the share of its time in service that lies in the window, so that requests cut
-    by the window's ends are no noise. In saturated stages the window is the time in which requests were queued.
+    by the window's ends are no noise. In queued stages the window is the time in which requests were queued.
     """
     tokens = observed.table.loc[observed.table["ok"], "output_tokens"].mean()
     asked = sorted({*PERCENTILES, *percentiles})
@@ -104,8 +104,8 @@ def _point(
 ) -> dict[str, object]:
     rows = observed.rows(window.stage)
     replicas = window.replicas
-    saturated = window.state == "saturated"
-    if saturated:
+    queued = window.state == "queued"
+    if queued:
         edges, inside = _queued_time(observed, window)
         sample = rows
     else:
@@ -118,9 +118,7 @@ def _point(
     error = known.error if known else np.nan
     margin = stats.t.ppf(0.975, known.freedom) * error if known else np.nan
     service_s, service_error = _service(observed, sample, mean_tokens)
-    if (
-        saturated and known
-    ):  # Little's law: requests that were preempted spent part of their time in the queue
+    if queued and known:  # Little's law: requests that were preempted spent part of their time in the queue
         service_s, service_error = known.busy / known.rate_rps, known.error
     point: dict[str, object] = {
         "stage": window.stage,
@@ -128,8 +126,7 @@ def _point(
         "usable": window.usable,
         "client_limited": bool(window.client),
         "planned_rps": window.planned_rps / replicas,
-        "rate_rps": (len(sample) / (edges[-1] - edges[0]) if not saturated else window.offered_rps)
-        / replicas,
+        "rate_rps": (len(sample) / (edges[-1] - edges[0]) if not queued else window.offered_rps) / replicas,
         "throughput_rps": rate,
         "throughput_low": rate * (1 - margin),
         "throughput_high": rate * (1 + margin),

@@ -62,6 +62,7 @@ TABLES: dict[str, dict[str, str]] = {
         "prompt_tokens_asked": "int32",
         "output_tokens_asked": "int32",
         "hidden_tokens": "int64",  # of output_tokens: reasoning that was not streamed; null = none known
+        "given_up_s": "float64",  # when the client gave it up (timeout, cancelled); null = it did not, or nobody noted
     },
     "itl": {"stage": "int32", "gap_low_s": "float64", "gap_high_s": "float64", "count": "int64"},
     "metrics": {

@@ -58,13 +58,13 @@ class FittedServer:
     knee_share: NDArray[np.float64]  # draws of knee / saturated throughput
     wander: float
     measured: bool  # False = extrapolated from below
-    settled: bool  # saturated stages lasted several times as long as a request is served
+    settled: bool  # queued stages lasted several times as long as a request is served
     how: str
 
 
 def fit_server(usable: pd.DataFrame, header: dict[str, Any], rng: np.random.Generator) -> FittedServer | None:
     """The queue that fits the operating points; None when nothing tells where it saturates."""
-    full = usable[usable["state"] == "saturated"]
+    full = usable[usable["state"] == "queued"]
     full = full[full["busy"] >= _FULL * full["busy"].max()]
     fit = usable.dropna(subset=["busy", "service_s"])
     if fit.empty:
@@ -90,7 +90,7 @@ def fit_server(usable: pd.DataFrame, header: dict[str, Any], rng: np.random.Gene
             + (1 - share) ** 2 / (wander_freedom + len(full) - 1)
         )
         error = float(np.hypot(error, _TRANSIENT * turnover))
-        how = f"from {len(full)} saturated stage{'s' * (len(full) > 1)}"
+        how = f"from {len(full)} stage{'s' * (len(full) > 1)} with a queue"
     else:
         extrapolated = _extrapolated_seats(fit, header)
         if extrapolated is None or len(fit) < 2:
@@ -111,13 +111,13 @@ def knee_and_saturation(usable: pd.DataFrame, server: FittedServer | None) -> tu
     steady = usable.loc[usable["state"] == "steady", "throughput_rps"]
     held = float(steady.max()) if len(steady) else 0.0
     if server is None:
-        open_above = Estimate(np.nan, held, np.inf, "no stage was saturated")
+        open_above = Estimate(np.nan, held, np.inf, "no stage had a queue")
         return open_above, open_above
     replica = server.replica
     low, high = quantiles(server.saturated)
     knee_low, knee_high = quantiles(server.saturated * server.knee_share)
     if not server.measured:
-        how = f"no stage was saturated; extrapolated {server.how}"
+        how = f"no stage had a queue; extrapolated {server.how}"
         knee = max(replica.knee_rps, held)
         return (
             Estimate(knee, min(held, knee), np.inf, how),

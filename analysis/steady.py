@@ -1,9 +1,11 @@
 """Which part of each stage can be trusted, and for what.
 
-    steady      below saturation: the warm-up is cut, latencies do not drift; good for percentiles at this rate
-    saturated   requests were queued for at least half of the stage: the server gave all it has; good for its
-                throughput, not for percentiles (they grow with the stage's length)
+    steady      below the knee: the warm-up is cut, latencies do not drift; good for percentiles at this rate
+    queued      requests were queued for at least half of the stage: the batch was full; good for its throughput, not
+                for percentiles (they grow with the stage's length)
     unusable    neither; the reason says why
+
+A rate, not a stage, is *saturated*: above it requests pile up (`Capacity.saturated`). A stage may be queued below it.
 
 A stage in which the client was late is set aside whatever its state: its load is not the one that was asked for.
 """
@@ -25,7 +27,7 @@ from analysis.errors import TooLittleData
 from analysis.latency import in_flight, latencies
 from analysis.run import Run
 
-FULL_SHARE = 0.5  # queued at least this share of the time = saturated; also the definition of the knee
+FULL_SHARE = 0.5  # queued at least this share of the time; also the definition of the knee
 _LATE_S = (
     0.05  # a send is late when it lags the plan by more than this and a tenth of the stage's median TTFT
 )
@@ -34,6 +36,7 @@ _LOST_REQUESTS, _LOST_SHARE = (
     3,
     0.02,
 )  # without a connection, from which a stage is that of a server in trouble
+LOST = ("connection_error", "incomplete")  # statuses of requests whose connection broke, or that got none
 _QUEUED = 5.0  # times the quickest first tokens: a stage whose median is more had a queue
 _CELL_S = 0.1  # resolution of the queue's state in time
 
@@ -221,7 +224,7 @@ def _judge(stage: Any, rows: pd.DataFrame, full_share: float, growth: float) -> 
     if full_share >= FULL_SHARE or growing:
         grows = f"and the backlog grew by {growth:.2g} req/s" if growing else "and the queue stood"
         return (
-            "saturated",
+            "queued",
             f"requests were queued {full_share:.0%} of the time {grows}",
             stage.start_s,
             stage.end_s,
@@ -242,10 +245,15 @@ def _judge(stage: Any, rows: pd.DataFrame, full_share: float, growth: float) -> 
     return "unusable", f"latency kept drifting (by {drift:+.0%} over its second half)", np.nan, np.nan
 
 
+def server_died(lost: int, requests: int) -> bool:
+    """Whether so many of the requests ended as LOST that their server died, or was restarted."""
+    return lost >= _LOST_REQUESTS and lost >= _LOST_SHARE * requests
+
+
 def _died(stage: Any, rows: pd.DataFrame) -> str:
     """A sentence when connections were lost in the stage: the server died, or was restarted; else nothing."""
-    lost = rows[rows["status"].isin(("connection_error", "incomplete"))]
-    if len(lost) < _LOST_REQUESTS or len(lost) < _LOST_SHARE * len(rows):
+    lost = rows[rows["status"].isin(LOST)]
+    if not server_died(len(lost), len(rows)):
         return ""
     first_s, last_s = lost["left_s"].min() - stage.start_s, lost["left_s"].max() - stage.start_s
     return (

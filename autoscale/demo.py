@@ -243,13 +243,11 @@ def _free_port() -> int:
 
 
 def _recommend(out: Path, profile: str, progress: Progress) -> Recommended:
-    from analysis.capacity import analyse
-    from analysis.run import read
-    from analysis.slo import parse_slo
     from autoscale.recommend import recommend
+    from autoscale.recommend.model.learning import learn, runs_of, system_of
 
-    run = read(out / "load")
-    capacity = analyse(run, parse_slo(SLO))
+    runs = runs_of([out / "load"])
+    capacity = learn(runs, system_of(profile, runs), SLO).capacities[0]
     rates = [
         rate for rate in (capacity.capacity.value, capacity.capacity.low, capacity.knee.value) if known(rate)
     ]

@@ -53,14 +53,14 @@ def capacity_curve(capacity: Capacity) -> Figure:
 
 
 def signal_against_load(points: pd.DataFrame, capacity: Capacity | None = None) -> Figure:
-    """Waiting, running and KV usage over the offered rate, one panel each; filled markers = below saturation."""
+    """Waiting, running and KV usage over the offered rate, one panel each; filled markers = without a lasting queue."""
     figure, axes = stacked(3, "What each signal says about load", height=1.9)
     ordered = points.dropna(subset=["rate_rps"]).sort_values("rate_rps")
     for axis, (signal, label) in zip(axes, LABELS.items(), strict=True):
         known = ordered.dropna(subset=[signal])
         style = STYLES[signal]
         axis.plot(known["rate_rps"], known[signal], color=style["color"], linestyle=style["linestyle"])
-        for state, face in (("steady", style["color"]), ("saturated", "white")):
+        for state, face in (("steady", style["color"]), ("queued", "white")):
             part = known[known["state"] == state]
             axis.plot(
                 part["rate_rps"],

@@ -177,8 +177,8 @@ class Doubting:
     slope_noise: float = 0.1
     # Of the engine model's throughput, beside the error of what was measured
     model_error: float = 0.02
-    # How many stages of a replay that error is worth beforehand
-    error_known: float = 2.0
+    # How many stages of a replay that error is worth beforehand: little, so that a run that is reproduced counts
+    error_known: float = 0.5
     # Engines that are drawn, and effective ones that must agree with the measured throughput
     draws: int = 1000
     fewest_draws: int = 20
@@ -213,6 +213,8 @@ class Speeds:
     slowed_mean: float = 0.35
     slowed_spread: float = 0.13
     likely: float = 0.8
+    # Logarithm from which on it is a neighbour; what is less may be the server's own wander
+    neighbour: float = 0.14
     # Of a run that its stretches may take, each and together: more is what is usual; and their number
     longest_stretch: float = 0.5
     most_stretches: int = 3
@@ -226,8 +228,9 @@ class Speeds:
         (0.15, 0.1),
     )
     memories_s: tuple[float, ...] = (5.0, 20.0, 80.0, 300.0)
-    # How far a server's speed (logarithm) is from that of another day, and the s of a run that show half of that variance
-    unseen: float = 0.03
+    # Probability of an explanation below which it is left out
+    negligible: float = 1e-6
+    # The s of a run that show half of how far the server's speed goes (variance)
     shown_s: float = 60.0
     # Bounds of what the requests may multiply a coefficient by
     least_factor: float = 0.1

@@ -46,7 +46,7 @@ def _one_sided(capacity: Capacity) -> Reason | None:
         if len(usable) == 1
         else f"all {len(usable)} usable stages were {usable[0].state}"
     )
-    if usable[0].state == "saturated":
+    if usable[0].state == "queued":
         what = "latencies below the knee are the model's, nothing was measured there"
     else:
         what = "where the replica saturates is the model's, nothing was measured there"

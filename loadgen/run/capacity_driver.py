@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from analysis.histogram import Histogram
 from analysis.slo import parse_slo, stage_needed_s
+from analysis.steady import LOST
 from loadgen.plan.traffic import LoadPlan
 from loadgen.run import capacity_search, client_health
 from loadgen.run.capacity_search import FoundCapacity, ProbeRequest, ProbeStanding, Waiting
@@ -69,7 +70,8 @@ class Finder:
         if answer.status == "cancelled":
             return
         due_s = exchange.due_s - self._generator.clock.zero_s
-        self._seen.append(ProbeRequest(due_s, answer.status == "ok", done.ttft_s, done.tpot_s, done.e2e_s))
+        latencies_s = done.ttft_s, done.tpot_s, done.e2e_s
+        self._seen.append(ProbeRequest(due_s, answer.status == "ok", *latencies_s, answer.status in LOST))
         self._gaps.add(done.gaps_s)
 
     def sampled(self, samples: Sequence[ClientSample]) -> None:
@@ -98,11 +100,15 @@ class Finder:
             self._drain()  # the last requests count, in what the client did and in what the server broke
             stands = self._judged_again(probe, stands)
             self._tried[-1] = (probe, stands)
-            limit = "" if stands.verdict == "holds" else self._client_limit(probe)
+            told = stands.verdict == "holds" or capacity_search.died(self._seen)
+            limit = "" if told else self._client_limit(probe)
             if limit:
                 stands = ProbeStanding("unclear", f"the client was the limit: {limit}", stands.requests)
                 self._tried[-1] = (probe, stands)
             self._say(f"{probe.rate_rps:.4g}/s {stands.verdict}: {stands.reason}")
+            if capacity_search.died(self._seen):
+                ended = f"the server died at {rate:.4g}/s"
+                break
             if limit and limited_rps == rate:
                 ended = f"the client was the limit at {rate:.4g}/s, twice"
                 break
@@ -188,7 +194,10 @@ class Finder:
         return float(np.median(lasting)) if lasting else 0.0
 
     def _judged_again(self, probe: Probe, stands: ProbeStanding) -> ProbeStanding:
-        """An undecided probe with its last answers: they can show a breach, no more, since the load was over by then."""
+        """A probe with its last answers: they can show that the server died, and where it was undecided a breach, no more,
+        since the load was over by then."""
+        if gone := capacity_search.died(self._seen):
+            return gone
         if stands.verdict != "unclear":
             return stands
         again = capacity_search.standing(

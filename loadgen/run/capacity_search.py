@@ -14,7 +14,7 @@ from a quarter of its longest time on, half once a rate broke (breaches come in 
              STEADY_LIVES times the median E2E, and every term either has so few breaches that a server which just breaks it would show them in 1 of
              20 cases (59 requests without a breach for a p95, 299 for a p99), or lies below half of its bound
     unclear  neither; at the end of the probe's time the observed percentiles decide, if the probe was long enough for
-             them (analysis.slo). So is a probe in which the client was the limit, or the server died: it neither held nor broke
+             them (analysis.slo). So is a probe in which the client was the limit, or the server died (then the search ends): it neither held nor broke
 
 A request without an answer counts as a breach as soon as it has waited longer than a bound.
 """
@@ -33,6 +33,7 @@ from analysis.errors import BadInput
 from analysis.histogram import Histogram
 from analysis.numbers import parse_seconds
 from analysis.slo import STEADY_LIVES, Slo, Verdict, evaluate, requests_needed, stage_needed_s
+from analysis.steady import server_died
 from loadgen.run.probes import Probe
 
 TOLERANCE = 0.05  # of the rate: the bracket in which the search ends
@@ -48,13 +49,14 @@ LOWEST = 1 / 64  # of the first rate: below it the search gives up
 
 
 class ProbeRequest(NamedTuple):
-    """One request of a probe; latencies in s from the due time, NaN = none (yet)."""
+    """One request of a probe; latencies in s from the due time, NaN = none (yet). `lost`: its connection broke or got none."""
 
     due_s: float
     ok: bool
     ttft_s: float
     tpot_s: float
     e2e_s: float
+    lost: bool = False
 
 
 class Waiting(NamedTuple):
@@ -153,11 +155,13 @@ def standing(
     from_s = start_s + max(WARM_LEAST_S, min(2 * e2e_s, (now_s - start_s) / 2))
     rows = [s for s in seen if s.due_s >= from_s]
     rows += _overdue(slo, [w for w in waiting if w.due_s >= from_s], now_s)
+    if gone := died(seen):
+        return gone
     if now_s - from_s < least_s and not over:
         return ProbeStanding("unclear", f"judged from {least_s:.0f} s after the warm-up", len(rows))
     if len(rows) < LEAST:
         return ProbeStanding("unclear", f"{len(rows)} requests judged, {LEAST} are needed", len(rows))
-    _, ok, ttft, tpot, e2e = zip(*rows, strict=True)
+    _, ok, ttft, tpot, e2e, _ = zip(*rows, strict=True)
     verdicts = evaluate(slo, ok, ttft, tpot, e2e, gaps.share_within, gaps_quantile(gaps))
     for verdict in verdicts:
         breaches, n = _breaches(verdict, len(rows))
@@ -178,6 +182,15 @@ def standing(
     if settled and all(_surely_holds(slo, verdict, len(rows)) for verdict in verdicts):
         return ProbeStanding("holds", ", ".join(map(_said, verdicts)), len(rows))
     return ProbeStanding("unclear", ", ".join(map(_said, verdicts)), len(rows))
+
+
+def died(seen: Sequence[ProbeRequest]) -> ProbeStanding | None:
+    """Where the server died while these requests were answered: that nothing was decided."""
+    lost = sum(s.lost for s in seen)
+    if not server_died(lost, len(seen)):
+        return None
+    reason = f"the server died: {lost} of {len(seen)} requests lost their connection or got none"
+    return ProbeStanding("unclear", reason, len(seen))
 
 
 def _too_short(slo: Slo, rate_rps: float, lasted_s: float, judged: int, e2e_s: float) -> str:

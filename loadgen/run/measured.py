@@ -44,6 +44,7 @@ class RequestRow(NamedTuple):
     prompt_tokens_asked: int | None
     output_tokens_asked: int | None
     hidden_tokens: int | None
+    given_up_s: float
 
 
 class GapCounts(NamedTuple):
@@ -135,6 +136,7 @@ class Batch:
                 answer.error,
                 *exchange.asked,
                 answer.hidden_tokens,
+                exchange.given_up_s - zero,
             )
         )
         if len(done.gaps_s):
@@ -175,6 +177,7 @@ def dropped(arrivals: Arrivals, stages: NDArray[np.int32], worker: str, reason: 
             int(p),
             int(o),
             None,
+            NAN,
         )
         for i, stage, due, p, o in zip(
             arrivals.request_id,

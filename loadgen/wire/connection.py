@@ -274,6 +274,7 @@ class Connection:
         """End the exchange from this side; the server sees the connection close."""
         if self.exchange is not None:
             self.exchange.failure = (status, error)
+            self.exchange.given_up_s = now_s()
         self._over(keep=False)
 
     def _over(self, keep: bool) -> None:

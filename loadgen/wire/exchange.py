@@ -46,6 +46,7 @@ class Exchange:
     times_s: NDArray[np.float64] | None = None
     waits_s: NDArray[np.float64] | None = None
     failure: tuple[str, str] | None = None
+    given_up_s: float = math.nan  # when this side ended it
     connection: Carrier | None = None
     clock: KernelClock | None = None
 

@@ -17,8 +17,8 @@ def stages(sweep_run):
 
 def test_recorded_stages_are_steady_below_the_knee_and_saturated_above(stages) -> None:
     # A: 3.9 and 6.4 req/s were offered to a server that completes about 3; D: 5.3 to one that completes about 5.1
-    assert [w.state for w in stages["sweep_A"]] == ["steady"] * 6 + ["saturated"] * 2
-    assert [w.state for w in stages["sweep_D"]] == ["steady"] * 6 + ["saturated"]
+    assert [w.state for w in stages["sweep_A"]] == ["steady"] * 6 + ["queued"] * 2
+    assert [w.state for w in stages["sweep_D"]] == ["steady"] * 6 + ["queued"]
 
 
 def test_only_the_step_in_which_the_client_stalled_is_set_aside(stages) -> None:
@@ -48,7 +48,7 @@ def test_the_client_sees_saturation_without_the_servers_metrics(sweep_run) -> No
     path = sweep_run("sweep_A")
     (path / "metrics.parquet").unlink()
     windows = steady.windows(steady.observe(run.read(path)))
-    assert [w.state for w in windows[6:]] == ["saturated"] * 2
+    assert [w.state for w in windows[6:]] == ["queued"] * 2
     assert all(np.isnan(w.little_ratio) for w in windows)
 
 

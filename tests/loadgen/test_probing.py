@@ -104,11 +104,11 @@ def test_delivered_is_what_was_answered():
     assert max(map(len, table[2:7])) <= 100
 
 
-def seen(n, late=0, failed=0, rate=10.0, late_s=2.0, usual_s=0.4):
-    """`n` requests from 0 s on, of which the last `late` took too long and `failed` more failed."""
+def seen(n, late=0, failed=0, rate=10.0, late_s=2.0, usual_s=0.4, lost=False):
+    """`n` requests from 0 s on, of which the last `late` took too long and `failed` more failed, or lost their connection."""
     rows = [ProbeRequest(i / rate, True, usual_s, 0.01, 1.0) for i in range(n - late - failed)]
     rows += [ProbeRequest((n - i) / rate, True, late_s, 0.01, 3.0) for i in range(late)]
-    return rows + [ProbeRequest((n - i) / rate, False, math.nan, math.nan, math.nan) for i in range(failed)]
+    return rows + [ProbeRequest((n - i) / rate, False, math.nan, math.nan, math.nan, lost) for i in range(failed)]  # fmt: skip
 
 
 FLAT = [(t / 4, 10) for t in range(400)]
@@ -125,6 +125,8 @@ STANDS = [
     ("the same, time over", seen(80, usual_s=0.9), [], FLAT, 8, True, "unclear"),
     ("20 of 100 too late", seen(120, late=20), [], FLAT, 12, False, "breaks"),
     ("20 of 100 failed", seen(120, failed=20), [], FLAT, 12, False, "breaks"),
+    ("20 of 100 lost their connection: the server died", seen(120, failed=20, lost=True), [], FLAT, 12, True, "unclear"),
+    ("one lost connection is a breach", seen(120, failed=1, lost=True, usual_s=0.9), [], FLAT, 12, True, "holds"),
     ("7 of 100: could be chance", seen(120, late=7), [], FLAT, 12, False, "unclear"),
     ("7 of 100, time over", seen(120, late=7), [], FLAT, 12, True, "breaks"),
     ("20 still without an answer after 2 s", seen(100), [Waiting(8.0, False)] * 20, FLAT, 12, False, "breaks"),

@@ -143,8 +143,8 @@ def only(path: Path, *stages: int) -> Path:
     ("stages", "sentence"),
     [
         pytest.param((2,), "the only usable stage was steady", id="one stage, below the knee"),
-        pytest.param((6,), "the only usable stage was saturated", id="one stage, all stages saturated"),
-        pytest.param((0, 1, 2, 3), "all 4 usable stages were steady", id="no stage saturated"),
+        pytest.param((6,), "the only usable stage was queued", id="one stage, all stages queued"),
+        pytest.param((0, 1, 2, 3), "all 4 usable stages were steady", id="no stage queued"),
     ],
 )
 def test_a_run_on_one_side_of_the_knee_says_what_rests_on_the_model(

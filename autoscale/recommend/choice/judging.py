@@ -11,6 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from scipy import stats
 
+from analysis.numbers import mean_interval
 from autoscale.recommend.choice.settings import Setting
 from autoscale.recommend.effort import CHOOSING
 
@@ -24,6 +25,10 @@ FIGURES = (  # of a trial, that results show
     "flaps",
     "longest_breach_s",
 )
+BOUNDS = {
+    "attainment": (0.0, 1.0),
+    "margin": (-1.0, 1.0),
+}  # of figures; the others are times, counts and hours
 S = TypeVar("S", bound=Setting)
 S_co = TypeVar("S_co", bound=Setting, covariant=True)
 
@@ -87,16 +92,8 @@ class Judged(Generic[S_co]):
         return float(np.std(values, ddof=1)) if len(values) > 2 else 0.0
 
     def interval(self, figure: str) -> tuple[float, float]:
-        """95 % t interval of the mean over seeds; the single value twice when there is one trial."""
-        values = self._whole(figure)
-        if not values:
-            return (math.nan, math.nan)
-        mean, spread = float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-        if spread == 0:
-            return (mean, mean)
-        quantile = float(stats.t.ppf((1 + CHOOSING.confidence) / 2, len(values) - 1))
-        half = quantile * spread / math.sqrt(len(values))
-        return (mean - half, mean + half)
+        """95 % interval of the mean over seeds, of possible values; NaN with fewer than analysis.numbers.FEWEST_SEEDS trials."""
+        return mean_interval(self._whole(figure), *BOUNDS.get(figure, (0.0, math.inf)))
 
     def lower(self, figure: str) -> float:
         """The value that the mean over seeds exceeds with 95 % confidence (one-sided t)."""

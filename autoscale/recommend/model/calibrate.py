@@ -26,7 +26,7 @@ from analysis.run import Run
 from analysis.saturation import Estimate
 from autoscale.recommend.effort import DOUBTING, REFINING, SPEEDS
 from autoscale.recommend.model import step_time
-from autoscale.recommend.model.coefficients import drawn, full_batch_shares, scaled
+from autoscale.recommend.model.coefficients import drawn, scaled
 from autoscale.recommend.model.refine import refined
 from autoscale.recommend.model.replaying import (
     Source,
@@ -88,7 +88,8 @@ def calibrate(
     )
     progress(0.85, "intervals")
     usual = usual_speed(engine, sources, known.of_a_step, _saturations(engine, sources, measured, full))
-    engine = _moved(engine, usual, sources)
+    factors_moved = _moves(usual)
+    engine = drawn(engine, np.append(factors_moved, 1.0))
     progress(0.95, "speeds of the stages")
     table = [
         _compare(m, replayed(engine, source).figures).assign(run=i)
@@ -101,8 +102,8 @@ def calibrate(
         shape=_mean_lengths(pd.concat([source.rows for source in sources])),
         intervals=_intervals(engine, factors),
         confounded=tuple(step_time.confounded(seen)),
-        usual=usual.centred(),
-        error=math.hypot(_model_error(pd.concat(table, ignore_index=True)), _unseen(sources)),
+        usual=usual.against(factors_moved),
+        error=math.hypot(_model_error(pd.concat(table, ignore_index=True)), _unseen(usual, sources)),
         replay=pd.concat(table, ignore_index=True),
         stages_used=tuple(sorted({int(s) for s in np.unique(seen.stage)})),
     )
@@ -116,12 +117,10 @@ def _sources(
     return [source_of(*one) for one in zip(runs, out, seen_by, strict=True)]
 
 
-def _moved(engine: EngineParams, usual: UsualSpeed, sources: Sequence[Source]) -> EngineParams:
-    """The engine with the coefficients moved as the requests say, and at the usual speed."""
-    shape = _mean_lengths(pd.concat([source.rows for source in sources]))
+def _moves(usual: UsualSpeed) -> NDArray[np.float64]:
+    """What the requests say that the engine's COEFFICIENTS have to be multiplied by, at the usual speed."""
     factors = np.clip(1 + usual.moves, SPEEDS.least_factor, SPEEDS.most_factor)
-    whole = float(full_batch_shares(engine, *shape) @ factors)
-    return drawn(engine, np.append(factors * math.exp(usual.shift) / whole, 1.0))
+    return np.asarray(factors * math.exp(usual.whole.shift) / (usual.full @ factors))
 
 
 def _model_error(replay: pd.DataFrame) -> float:
@@ -138,10 +137,11 @@ def _model_error(replay: pd.DataFrame) -> float:
     )
 
 
-def _unseen(sources: Sequence[Source]) -> float:
-    """Standard error (a logarithm) of the speed, because runs this short do not show how much it wanders."""
+def _unseen(usual: UsualSpeed, sources: Sequence[Source]) -> float:
+    """Standard error (a logarithm) of the speed, because runs this short do not show how far it wanders: as far again as they
+    show."""
     seen_s = sum(end - start for source in sources for start, end in source.windows.values())
-    return SPEEDS.unseen / math.sqrt(1 + seen_s / SPEEDS.shown_s)
+    return usual.wander / math.sqrt(1 + seen_s / SPEEDS.shown_s)
 
 
 def _unslowed(
@@ -160,7 +160,7 @@ def _unslowed(
             replace(source, slowed=tuple(s for s in usual.slowed if s.run == number))
             for number, source in enumerate(sources)
         ]
-        engine = refined([scaled(engine, math.exp(usual.quantile(0.5)))], sources, measured)
+        engine = refined([scaled(engine, math.exp(usual.whole.quantile(0.5)))], sources, measured)
     return engine, sources
 
 

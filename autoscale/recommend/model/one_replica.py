@@ -16,14 +16,18 @@ from autoscale.recommend.answer import Point
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.settings import Standing
 from autoscale.recommend.effort import DOUBTING
+from autoscale.recommend.model.coefficients import FACTORS, drawn, full_batch_shares
 from autoscale.recommend.model.replaying import full_batch
 from autoscale.recommendation import Reason
+from autoscale.sim.engine.params import COEFFICIENTS
+from autoscale.sim.engine.replicas import EngineParams
 from autoscale.sim.fleet.outcome import Outcome
 from loadgen.plan import lengths, rates
 from loadgen.plan.lengths import Lengths
 from loadgen.plan.traffic import LoadPlan, parse_arrivals
 
 REQUESTS, MANY_REQUESTS = 2000, 20_000  # of one steady rate
+MOVED = 0.03  # by which a coefficient is moved to see what it does to a figure
 
 
 def idle_verdict(scenario: Scenario) -> Reason | None:
@@ -57,6 +61,32 @@ def capacity(scenario: Scenario) -> Point:
     binding = min(outcome.verdicts, key=lambda v: v.share_within - v.asked)
     signals = {name: float(rows[name].mean()) for name in SIGNALS}
     return Point(rate_rps=rate, **signals, binding=binding.name)
+
+
+def weights_at(scenario: Scenario, rate: float) -> NDArray[np.float64]:
+    """What each of COEFFICIENTS adds to the figure of the SLO that binds at this rate, as shares of what all of them add.
+
+    The full batch's where that figure does not follow the step time.
+    """
+
+    def figure(engine: EngineParams) -> list[float]:
+        verdicts = _steady(replace(scenario, engine=engine), rate).verdicts
+        return [v.share_within if v.name == "goodput" else math.log(max(v.value, 1e-9)) for v in verdicts]
+
+    binding = [v.share_within - v.asked for v in _steady(scenario, rate).verdicts]
+    which = int(np.argmin(binding))
+    moved = []
+    for k in range(len(COEFFICIENTS)):
+        ends = [
+            figure(drawn(scenario.engine, 1 + sign * MOVED * (np.arange(len(FACTORS)) == k)))[which]
+            for sign in (1, -1)
+        ]
+        moved.append(ends[0] - ends[1])
+    shares = np.abs(np.array(moved))
+    if not np.isfinite(shares).all() or shares.sum() <= 0:
+        prompt, output = shape(scenario.plan)
+        return full_batch_shares(scenario.engine, prompt.mean(), output.mean())
+    return shares / shares.sum()
 
 
 def roughly_holding_rps(scenario: Scenario) -> float:

@@ -22,8 +22,8 @@ from analysis.queueing import ReplicaQueue
 from analysis.saturation import Estimate
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.effort import DOUBTING
-from autoscale.recommend.model.coefficients import FACTORS, capacity_ratios, drawn, full_batch_shares, scaled
-from autoscale.recommend.model.one_replica import capacity, idle_verdict, roughly_holding_rps
+from autoscale.recommend.model.coefficients import FACTORS, capacity_ratios, drawn, scaled
+from autoscale.recommend.model.one_replica import capacity, idle_verdict, roughly_holding_rps, weights_at
 from autoscale.recommend.model.replaying import FIGURES, Offered, full_batch
 from autoscale.recommend.model.speeds import UsualSpeed
 from autoscale.sim.engine.replicas import EngineParams, replay
@@ -133,7 +133,7 @@ class ReplicaModel:
         rng = np.random.default_rng(0)
         own = capacity_ratios(self.engine, self.factors, *self.shape)
         there = capacity_ratios(self.engine, self.factors, prompt_tokens, output_tokens) / own
-        draws = rng.choice(there, DRAWS) * np.exp(-self.usual.draw(rng, DRAWS))
+        draws = rng.choice(there, DRAWS) * np.exp(-self.usual.whole.draw(rng, DRAWS))
         low, middle, high = np.quantile(
             draws * np.exp(self.error * rng.standard_normal(DRAWS)), [0.025, 0.5, 0.975]
         )
@@ -176,12 +176,15 @@ class ReplicaModel:
         if not self.fitted:
             return Estimate(rate, rate, rate, "simulated with the profile's prior"), point.binding
         rng = np.random.default_rng(0)
-        slowness = self.usual.draw(rng, DRAWS) + self.error * rng.standard_normal(DRAWS)
-        slow = np.quantile(slowness, DOUBTING.looked_at)
-        middle = self._rate(scenario, self.engine)
-        speeds = np.array([self._rate(scenario, scaled(self.engine, math.exp(x))) for x in slow]) / middle
-        shapes = np.array([self._rate(scenario, e) for e in self._equally_fast()]) / middle
-        draws = np.interp(slowness, slow, speeds) * rng.choice(shapes, DRAWS)
+        weights = weights_at(fitted, rate)
+        slowness = self.usual.along(weights).draw(rng, DRAWS) + self.error * rng.standard_normal(DRAWS)
+        slow = np.unique(np.append(np.quantile(slowness, DOUBTING.looked_at), 0.0))
+        speeds = np.array([self._rate(scenario, scaled(self.engine, math.exp(x))) for x in slow])
+        speeds /= np.interp(0.0, slow, speeds)
+        shapes = np.array([self._rate(scenario, e) for e in self._equally_fast(weights)])
+        draws = (
+            np.interp(slowness, slow, speeds) * rng.choice(shapes, DRAWS) / self._rate(scenario, self.engine)
+        )
         low, high = (float(q) for q in np.quantile(draws, [0.025, 0.975]))
         found = Estimate(
             rate, rate * min(low, 1.0), rate * max(high, 1.0), "the run, replayed by the calibrated engine"
@@ -193,18 +196,16 @@ class ReplicaModel:
         other = replace(scenario, engine=engine)
         return 0.0 if idle_verdict(other) is not None else roughly_holding_rps(other)
 
-    def _equally_fast(self) -> list[EngineParams]:
-        """Engines that share out a step's time otherwise, as far as the requests leave that open, each with the full
-        batch's time of the fitted one at the run's own lengths."""
-        rng = np.random.default_rng(0)
-        drawn_moves = rng.multivariate_normal(np.zeros(4), self.usual.covariance, DRAWS)
-        possible = drawn_moves[(1 + drawn_moves > 0).all(axis=1)]
-        factors = 1 + (possible if len(possible) >= DOUBTING.slo_engines else np.zeros((1, 4)))
+    def _equally_fast(self, weights: NDArray[np.float64]) -> list[EngineParams]:
+        """Engines that share out a step's time otherwise, as far as the requests leave that open, each with the time of the
+        fitted one where the coefficients weigh so much."""
+        moves = self.usual.draw(np.random.default_rng(0), DRAWS)
+        possible = moves[(1 + moves > 0).all(axis=1)]
+        factors = 1 + (possible if len(possible) >= DOUBTING.slo_engines else np.zeros((1, len(weights))))
         factors = factors[: DOUBTING.slo_engines]
-        shares = full_batch_shares(self.engine, *self.shape)
         overheads = self._some(len(factors))[: len(factors), -1]
         return [
-            drawn(self.engine, np.append(f / (shares @ f), overhead))
+            drawn(self.engine, np.append(f / (weights @ f), overhead))
             for f, overhead in zip(factors, overheads, strict=True)
         ]
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -33,26 +33,14 @@ from autoscale.sim.engine.replicas import EngineParams
 
 
 @dataclass(frozen=True, eq=False)
-class UsualSpeed:
-    """What is known of the usual time of a full batch's step, as the logarithm of its ratio to the engine's.
-
-    `weight` per `at`, adding up to 1; `moves` what the requests say of each coefficient (logarithms of the ratios to the
-    engine's) with its `covariance`; `slowed` the stretches that were likely enough slowed.
-    """
+class Slowness:
+    """A distribution of a step's time, as the logarithm of its ratio to the engine's: `weight` per `at`, adding up to 1."""
 
     at: Array
     weight: Array
-    slowed: tuple[Slowed, ...] = ()
-    moves: Array = field(default_factory=lambda: np.zeros(len(COEFFICIENTS)))
-    covariance: Array = field(default_factory=lambda: np.zeros((len(COEFFICIENTS), len(COEFFICIENTS))))
-
-    @staticmethod
-    def exact() -> UsualSpeed:
-        """The engine's own."""
-        return UsualSpeed(np.zeros(1), np.ones(1))
 
     def quantile(self, share: float) -> float:
-        """The slowness (logarithm) below which lies this share."""
+        """The slowness below which lies this share."""
         return float(np.interp(share, np.cumsum(self.weight) - self.weight / 2, self.at))
 
     @property
@@ -63,6 +51,59 @@ class UsualSpeed:
     def draw(self, rng: np.random.Generator, count: int) -> Array:
         """So many values."""
         return np.asarray(rng.choice(self.at, count, p=self.weight))
+
+
+@dataclass(frozen=True, eq=False)
+class UsualSpeed:
+    """What is known of the usual time of a step: a mixture of normal distributions of the logarithms of the coefficients'
+    ratios to the engine's.
+
+    `weight` per part, adding up to 1, with its `means` (parts, 4) and `covariances` (parts, 4, 4); `full` what each
+    coefficient adds to a full batch's step; `slowed` the stretches that were likely enough slowed; `wander` how far the
+    server's speed moved meanwhile (standard deviation of its logarithm).
+    """
+
+    weight: Array
+    means: Array
+    covariances: Array
+    full: Array
+    slowed: tuple[Slowed, ...] = ()
+    wander: float = 0.0
+
+    @staticmethod
+    def exact() -> UsualSpeed:
+        """The engine's own."""
+        size = len(COEFFICIENTS)
+        return UsualSpeed(np.ones(1), np.zeros((1, size)), np.zeros((1, size, size)), np.full(size, 1 / size))
+
+    def along(self, shares: Array) -> Slowness:
+        """Of a step to whose time the coefficients add these shares."""
+        mean = self.means @ shares
+        spread = np.sqrt(np.einsum("i,kij,j->k", shares, self.covariances, shares))
+        low, high = float((mean - 4 * spread).min()), float((mean + 4 * spread).max())
+        if high - low < 1e-9:
+            return Slowness(np.array([low]), np.ones(1))
+        at = np.linspace(max(low, -1.5), min(high, 1.5), 801)
+        least = np.maximum(spread, 1e-4)[:, None]
+        density = self.weight @ (np.exp(-0.5 * ((at - mean[:, None]) / least) ** 2) / least)
+        return Slowness(at, density / density.sum())
+
+    @property
+    def whole(self) -> Slowness:
+        """Of a full batch's step."""
+        return self.along(self.full)
+
+    @property
+    def moves(self) -> Array:
+        """The mean logarithms of the coefficients' ratios to the engine's."""
+        return np.asarray(self.weight @ self.means)
+
+    def draw(self, rng: np.random.Generator, count: int) -> Array:
+        """So many of the logarithms of the coefficients' ratios, shape (count, 4)."""
+        parts = rng.choice(len(self.weight), count, p=self.weight)
+        roots = np.linalg.cholesky(self.covariances + 1e-12 * np.eye(len(COEFFICIENTS)))
+        normal = rng.standard_normal((count, len(COEFFICIENTS)))
+        return np.asarray(self.means[parts] + np.einsum("nij,nj->ni", roots[parts], normal))
 
     def merged(self) -> list[Slowed]:
         """The stretches in order; those that overlap or touch as one, with their mean factor."""
@@ -80,9 +121,15 @@ class UsualSpeed:
                     found.append(Slowed(run, from_s, to_s, factor))
         return found
 
-    def centred(self) -> UsualSpeed:
-        """The same, against an engine that made these moves."""
-        return replace(self, at=self.at - self.shift, moves=np.zeros(len(COEFFICIENTS)))
+    def against(self, factors: Array) -> UsualSpeed:
+        """The same, against an engine whose coefficients were multiplied by these factors."""
+        full = self.full * factors
+        return replace(
+            self,
+            means=(1 + self.means) / factors - 1,
+            covariances=self.covariances / np.outer(factors, factors),
+            full=full / full.sum(),
+        )
 
 
 def usual_speed(
@@ -105,12 +152,15 @@ def usual_speed(
     full = full_batch_shares(engine, float(shape.iloc[0]), float(shape.iloc[1]))
     beside = _Known(full, known, seen_full(engine, runs, saturations))
     accepted: list[tuple[int, int, int]] = []  # run, first block, one after the last
+    chance, looks = 0.0, []
     while True:
-        look = _Look(runs, accepted, beside)
+        look = _Look(runs, accepted, beside, chance)
+        looks.append(look)
         found = look.best()
         if found is None or len(accepted) == SPEEDS.most_stretches:
-            return look.usual()
-        accepted.append(found)
+            return _mixture(looks)
+        accepted = [*accepted, found]
+        chance += look.prior_of(found)
 
 
 @dataclass(frozen=True)
@@ -122,41 +172,69 @@ class _Known:
     seen_full: list[SeenFull]
 
 
+def _mixture(looks: Sequence[_Look]) -> UsualSpeed:
+    """Everything that was looked at, each explanation with its probability, but for what is too unlikely to matter.
+
+    A stretch is accepted when it is likely, not certain: what does without it keeps its share. One that is slower by less
+    than a neighbour makes it is the server's own wander: either of the two speeds may be the usual one.
+    """
+    for look, later in pairwise(looks):
+        look.log[:, look.tried.index(later.accepted[-1])] = -np.inf  # stands in the later look
+    highest = max(float(look.log.max()) for look in looks)
+    strengths = [strength for strength, *_ in SPEEDS.wanders()]
+    parts: list[tuple[float, Array, Array, float]] = []  # weight, mean, covariance, wander
+    for look in looks:
+        for which, further in np.argwhere(look.log - highest > math.log(SPEEDS.negligible)):
+            solution = look.solution[which, further]
+            levels = look.levels(solution[len(COEFFICIENTS) :], int(further))
+            weight = math.exp(look.log[which, further] - highest)
+            mean, covariance = solution[: len(COEFFICIENTS)], look.covariances[which, further]
+            parts += [
+                (weight * share, mean + slower, covariance, strengths[which]) for share, slower in levels
+            ]
+    weights, means, covariances, wanders = (np.array(column) for column in zip(*parts, strict=True))
+    weights /= weights.sum()
+    wander = math.sqrt(weights @ wanders**2)
+    return UsualSpeed(weights, means, covariances, looks[-1].full, looks[-1].slowed(), wander)
+
+
 class _Look:
-    """The model with the stretches accepted so far, and every further one."""
+    """The model with the stretches accepted so far, and every further one.
+
+    `log` the logarithm of the evidence of each explanation (wanders, stretches), `chance` that of the accepted stretches'
+    prior probability among it; `solution` and `covariances` the moves' and stretches' posterior there.
+    """
 
     def __init__(
         self,
         runs: Sequence[Blocks],
         accepted: Sequence[tuple[int, int, int]],
         known: _Known,
+        chance: float,
     ) -> None:
-        self.runs, self.accepted, self.seen_full = runs, accepted, known.seen_full
+        self.runs, self.accepted, self.seen_full, self.full = runs, accepted, known.seen_full, known.full
         self.tried = [None, *self._stretches()]
         shares = np.vstack([*(b.shares for b in runs), *(one.shares for one in self.seen_full)])
         fixed = np.hstack([shares, *(self._inside(*one)[:, None] for one in accepted)])
         ratio = np.concatenate([*(b.ratio for b in runs), *([one.ratio] for one in self.seen_full)])
         stretches = len(accepted) + 1
         mean = np.concatenate([np.zeros(len(COEFFICIENTS)), np.full(stretches, SPEEDS.slowed_mean)])
-        target = np.concatenate([known.full, np.zeros(stretches)])
         others = np.full(stretches, SPEEDS.slowed_spread)
         moves = np.diag(np.square(SPEEDS.coefficients)) if known.covariance is None else known.covariance
         precision = np.linalg.inv(block_diag(moves, np.diag(np.square(others))))
         further = np.array([self._inside(*one) if one else np.zeros(len(ratio)) for one in self.tried])
-        prior = np.full(len(self.tried), 0.5 / max(len(self.tried) - 1, 1))
-        prior[0] = 0.5
+        self.prior = np.full(len(self.tried), math.log(0.5 / max(len(self.tried) - 1, 1)))
+        self.prior[0] = math.log(0.5)
         parts = []
-        for wander, memory_s, chance in SPEEDS.wanders():
+        for wander, memory_s, share in SPEEDS.wanders():
             left = np.linalg.cholesky(self._covariance(wander, memory_s))
             solved = np.linalg.solve(left, np.column_stack([ratio, fixed, further.T]))
             y, base, more = solved[:, 0], solved[:, 1 : 1 + fixed.shape[1]], solved[:, 1 + fixed.shape[1] :]
-            constant = np.log(chance) - np.log(np.diag(left)).sum()
-            parts.append(_solve(y, base, more, mean, precision, target, constant + np.log(prior)))
-        self.log, self.mean, self.variance, self.solution, self.covariances = (
-            np.array([part[k] for part in parts]) for k in range(5)
-        )
-        self.log -= self.log.max()
-        self.weight = np.exp(self.log) / np.exp(self.log).sum()  # wanders, stretches
+            constant = chance + math.log(share) - np.log(np.diag(left)).sum()
+            parts.append(_solve(y, base, more, mean, precision, constant + self.prior))
+        self.log, self.solution, self.covariances = (np.array([part[k] for part in parts]) for k in range(3))
+        likely = np.exp(self.log - self.log.max())
+        self.weight = likely / likely.sum()
 
     def best(self) -> tuple[int, int, int] | None:
         """The likeliest further stretch, when that there is one is likely enough."""
@@ -165,25 +243,35 @@ class _Look:
             return None
         return self.tried[1 + int(of[1:].argmax())]
 
-    def usual(self) -> UsualSpeed:
-        """The mixture over all wanders and further stretches."""
-        spread = np.sqrt(self.variance)
-        low, high = float((self.mean - 4 * spread).min()), float((self.mean + 4 * spread).max())
-        at = np.linspace(max(low, -1.5), min(high, 1.5), 801)
-        density = np.zeros_like(at)
-        for weight, mean, one in zip(
-            self.weight.ravel(), self.mean.ravel(), np.maximum(spread.ravel(), 1e-4), strict=True
-        ):
-            if weight > 1e-6:
-                density += weight * np.exp(-0.5 * ((at - mean) / one) ** 2) / one
-        solution = np.tensordot(self.weight, self.solution, axes=([0, 1], [0, 1]))
-        covariance = np.tensordot(self.weight, self.covariances, axes=([0, 1], [0, 1]))
-        moves, factors = solution[: len(COEFFICIENTS)], solution[len(COEFFICIENTS) : -1]
-        slowed = [
-            self._slowed(run, first, end, move)
-            for (run, first, end), move in zip(self.accepted, factors, strict=True)
-        ]
-        return UsualSpeed(at, density / density.sum(), tuple(slowed), moves, covariance)
+    def prior_of(self, stretch: tuple[int, int, int]) -> float:
+        """Logarithm of the prior probability of a further stretch."""
+        return float(self.prior[self.tried.index(stretch)])
+
+    def levels(self, slower: Array, further: int) -> list[tuple[float, float]]:
+        """(share of the undisturbed time, how much slower it was (logarithm) than outside all stretches), adding up to 1.
+
+        `slower` is that of the accepted stretches and of the further one; what a neighbour makes is not undisturbed.
+        """
+        stretches = dict(zip(self.accepted, slower[:-1].tolist(), strict=True))
+        if (one := self.tried[further]) is not None:
+            stretches[one] = float(slower[-1])
+        blocks = sum(len(b.at_s) for b in self.runs)
+        level, disturbed = np.zeros(blocks), np.zeros(blocks, bool)
+        for stretch, move in stretches.items():
+            inside = self._inside(*stretch)[:blocks]
+            if move < SPEEDS.neighbour:
+                level += move * inside
+            else:
+                disturbed |= inside > 0
+        values, counts = np.unique(level[~disturbed].round(6), return_counts=True)
+        if not len(values):
+            return [(1.0, 0.0)]
+        return [(float(c / counts.sum()), float(v)) for v, c in zip(values, counts, strict=True)]
+
+    def slowed(self) -> tuple[Slowed, ...]:
+        """The accepted stretches."""
+        moves = np.tensordot(self.weight, self.solution, axes=([0, 1], [0, 1]))[len(COEFFICIENTS) : -1]
+        return tuple(self._slowed(*one, move) for one, move in zip(self.accepted, moves, strict=True))
 
     def _slowed(self, run: int, first: int, end: int, move: float) -> Slowed:
         blocks = self.runs[run]
@@ -232,19 +320,17 @@ class _Look:
 
 
 def _solve(
-    y: Array, base: Array, more: Array, mean: Array, precision: Array, target: Array, log: Array
-) -> tuple[Array, Array, Array, Array, Array]:
-    """For every column of `more` beside `base`: log evidence, mean and variance of `target` . coefficients, the
-    posterior means of them all, and the covariance of COEFFICIENTS. `y` and the columns are whitened; priors are normal."""
+    y: Array, base: Array, more: Array, mean: Array, precision: Array, log: Array
+) -> tuple[Array, Array, Array]:
+    """For every column of `more` beside `base`: log evidence, the posterior means of all coefficients, and the covariance of
+    COEFFICIENTS. `y` and the columns are whitened; priors are normal."""
     count, size = more.shape[1], base.shape[1] + 1
     design = np.empty((count, len(y), size))
     design[:, :, :-1], design[:, :, -1] = base[None], more.T
     inside = design.transpose(0, 2, 1) @ design + precision
     right = design.transpose(0, 2, 1) @ y + precision @ mean
     solution = np.linalg.solve(inside, right[:, :, None])[:, :, 0]
-    covariance = np.linalg.inv(inside)
     fit = y @ y + mean @ precision @ mean - (right * solution).sum(axis=1)
     evidence = -0.5 * (fit + np.linalg.slogdet(inside)[1] - np.linalg.slogdet(precision)[1])
-    variance = np.einsum("i,kij,j->k", target, covariance, target)
-    own = np.asarray(covariance[:, : len(COEFFICIENTS), : len(COEFFICIENTS)], float)
-    return log + evidence, np.asarray(solution @ target), np.asarray(variance), np.asarray(solution), own
+    own = np.linalg.inv(inside)[:, : len(COEFFICIENTS), : len(COEFFICIENTS)]
+    return log + evidence, np.asarray(solution), np.asarray(own, float)

@@ -36,7 +36,7 @@ def capacity_figures(result: Recommended) -> Iterator[Picture]:
                 plots.signal_against_load(capacity.points, capacity),
                 "Waiting, running and KV usage against the offered rate",
                 "A signal is worth scaling on when it rises clearly before the capacity is reached. Hollow markers: "
-                "stages in which the replica was saturated.",
+                "stages in which requests were queued at least half of the time.",
             )
 
 
@@ -103,7 +103,7 @@ def tried_figure(result: Recommended) -> Picture | None:
 
 def _margins(judged: Judged[Setting], base: float) -> tuple[float, float, float]:
     low, high = judged.interval("margin")
-    return base + judged.mean("margin"), base + low, min(base + high, 1.0)
+    return base + judged.mean("margin"), base + low, min(base + high, 1.0)  # NaN stays NaN
 
 
 def simulated_figure(result: Recommended) -> Picture | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from analysis import plots
-from analysis.numbers import known
+from analysis.numbers import known, seeds_too_few
 from autoscale.recommend import Recommended
 from autoscale.recommendation import Estimated, Forecast, Recommendation
 from autoscale.show import words
@@ -26,16 +26,16 @@ from autoscale.show.words import DASH, number, share, span
 from autoscale.typed_json import as_plain
 
 TONES = {"autoscale": "yes", "do_not_autoscale": "", "infeasible": "no", "need_more_data": ""}
-FIGURES = {  # label -> (key, how it is written, smallest and largest possible value)
-    "requests within every bound": ("slo_attainment", lambda v: share(v, 2), 0.0, 1.0),
-    "TTFT p99": ("ttft_p99_s", span, 0.0, math.inf),
-    "TPOT p99": ("tpot_p99_s", span, 0.0, math.inf),
-    "longest time over the SLO": ("longest_breach_s", span, 0.0, math.inf),
-    "replica-hours": ("replica_hours", lambda v: number(v, ",.1f"), 0.0, math.inf),
-    "accelerator-hours": ("accelerator_hours", lambda v: number(v, ",.1f"), 0.0, math.inf),
-    "cost": ("cost", lambda v: number(v, ",.2f"), 0.0, math.inf),
-    "scale-outs in vain": ("wasted_scale_outs", lambda v: number(v, ".1f"), 0.0, math.inf),
-    "changes of mind within 10 min": ("flaps", lambda v: number(v, ".1f"), 0.0, math.inf),
+FIGURES = {  # label -> (key, how it is written)
+    "requests within every bound": ("slo_attainment", lambda v: share(v, 2)),
+    "TTFT p99": ("ttft_p99_s", span),
+    "TPOT p99": ("tpot_p99_s", span),
+    "longest time over the SLO": ("longest_breach_s", span),
+    "replica-hours": ("replica_hours", lambda v: number(v, ",.1f")),
+    "accelerator-hours": ("accelerator_hours", lambda v: number(v, ",.1f")),
+    "cost": ("cost", lambda v: number(v, ",.2f")),
+    "scale-outs in vain": ("wasted_scale_outs", lambda v: number(v, ".1f")),
+    "changes of mind within 10 min": ("flaps", lambda v: number(v, ".1f")),
 }
 SHOWN_CANDIDATES = 20
 
@@ -118,8 +118,8 @@ def _comparison(made: Recommendation) -> ComparedRow | None:
     if not settings:
         return None
     rows = []
-    for label, (figure, form, least, most) in FIGURES.items():
-        cells = [_cell(getattr(forecast, figure), form, least, most) for forecast in settings.values()]
+    for label, (figure, form) in FIGURES.items():
+        cells = [_cell(getattr(forecast, figure), form, forecast.seeds) for forecast in settings.values()]
         if any(text != DASH for text, _ in cells):
             rows.append((label, cells))
     counts = sorted({forecast.seeds for forecast in settings.values()})
@@ -139,14 +139,12 @@ def _label(setting: str) -> str:
     return setting.replace("-", "\N{NON-BREAKING HYPHEN}")
 
 
-def _cell(
-    figure: Estimated | None, form: Callable[[float], str], least: float, most: float
-) -> tuple[str, str]:
+def _cell(figure: Estimated | None, form: Callable[[float], str], seeds: int) -> tuple[str, str]:
     if figure is None or not known(figure.value):
         return DASH, ""
     if not (known(figure.low) and known(figure.high)):
-        return form(figure.value), ""
-    low, high = (form(min(max(end, least), most)) for end in (figure.low, figure.high))
+        return form(figure.value), seeds_too_few(seeds)
+    low, high = form(figure.low), form(figure.high)
     return form(figure.value), "" if low == high else f"{low} to {high}"
 
 

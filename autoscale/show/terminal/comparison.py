@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
+from analysis.numbers import seeds_too_few
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.show.terminal.layout import money_text, number_text, plain_table
 from autoscale.show.words import seconds
@@ -22,10 +23,10 @@ def comparison_table(
         "SLO": lambda f: "kept" if f["holds"] else "broken",
         "requests in bounds": lambda f: number_text(f["attainment"], ".2%"),
         "  95 % interval": lambda f: (
-            f"{number_text(f['attainment_low'], '.2%')} to {number_text(f['attainment_high'], '.2%')}"
-            if f["seeds"] > 1
-            else "- (one seed)"
+            seeds_too_few(f["seeds"])
+            or f"{number_text(f['attainment_low'], '.2%')} to {number_text(f['attainment_high'], '.2%')}"
         ),
+        "  seeds": lambda f: str(f["seeds"]),
         "TTFT p99": lambda f: seconds(f["ttft_p99_s"]),
         "TPOT p99": lambda f: seconds(f["tpot_p99_s"]),
         "longest time over SLO": lambda f: seconds(f["longest_breach_s"]),

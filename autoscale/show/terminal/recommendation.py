@@ -9,7 +9,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from analysis.numbers import known
+from analysis.numbers import known, seeds_too_few
 from autoscale.recommendation import Estimated, Forecast, Recommendation
 from autoscale.show import words
 from autoscale.show.terminal.layout import bullet, money_text, number_text, plain_table
@@ -82,21 +82,23 @@ def _rate(rate: Estimated) -> str:
 
 def _comparison(compared: Mapping[str, Forecast]) -> Table:
     made = plain_table(
-        "", "SLO", "in bounds", "TTFT p99", "TPOT p99", "accelerator-h", "cost", "wasted", "flaps"
+        "", "SLO", "in bounds", "TTFT p99", "TPOT p99", "accelerator-h", "cost", "wasted", "flaps", "seeds"
     )
     for name, forecast in compared.items():
         hours = forecast.accelerator_hours
-        spread = (hours.high - hours.low) / 2 if known(hours.high) else 0.0
+        low, high = (number_text(end, ",.1f") for end in (hours.low, hours.high))
+        between = seeds_too_few(forecast.seeds) or ("" if low == high else f"{low} to {high}")
         made.add_row(
             name,
             Text("kept", "green") if forecast.holds else Text("broken", "red"),
             number_text(forecast.slo_attainment.value, ".2%"),
             words.seconds(forecast.ttft_p99_s.value),
             words.seconds(forecast.tpot_p99_s.value),
-            number_text(hours.value) + (f" ±{spread:,.1f}" if spread else ""),
+            number_text(hours.value) + (f" ({between})" if between else ""),
             money_text(forecast.cost.value if forecast.cost else None),
             number_text(forecast.wasted_scale_outs.value, ".1f"),
             number_text(forecast.flaps.value, ".1f"),
+            str(forecast.seeds),
         )
     return made
 
