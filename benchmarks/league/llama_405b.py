@@ -30,15 +30,16 @@ def entries(shared: Path) -> Iterator[Entry]:
             "ttft_p50_s": run["median_ttft_ms"] / 1e3,
             "rate_rps": run["request_throughput"],
         }
-        name = f"405B FP8 8xH100 ShareGPT {run['request_rate']:g}/s"
+        name = f"405B FP8 8xH100 vLLM 0.6.3 ShareGPT {run['request_rate']:g}/s"
         yield Entry(name, "open loop, 405B", DSTACK, True, measured, partial(sharegpt, run))
     lines = (
         (shared / "calibration" / "datacrunch_h200_llama405b_sglang_online.jsonl").read_text().splitlines()
     )
     for run in map(json.loads, lines):
         if run["dataset_name"] == "random" and run["request_rate"] <= 2:
+            tokens = run["total_output_tokens"] / run["completed"] - 1
             measured = {
-                "tpot_s": run["median_itl_ms"] / 1e3,
+                "tpot_s": (run["mean_e2e_latency_ms"] - run["median_ttft_ms"]) / 1e3 / tokens,
                 "e2e_mean_s": run["mean_e2e_latency_ms"] / 1e3,
                 "ttft_p50_s": run["median_ttft_ms"] / 1e3,
             }

@@ -24,7 +24,7 @@ def entries(shared: Path) -> Iterator[Entry]:
             measured = {"tpot_s": row.tpot_s}
             if (
                 row.backend == "vllm" and row.clients <= 8
-            ):  # beyond, the TTFT is a queue of clients that start together
+            ):  # beyond, prompts queue for each other, as clients drift
                 measured["ttft_mean_s"] = row.ttft_s
             family = f"closed loop, {row.backend} {row.model_path.split('/')[1]}"
             yield Entry(name, family, row.source, False, measured, partial(predict, row))
