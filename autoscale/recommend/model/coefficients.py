@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoscale.sim.engine.params import COEFFICIENTS, STEP_TIMES
+from autoscale.sim.engine.params import COEFFICIENTS, SHAPE, STEP_TIMES
 from autoscale.sim.engine.replicas import EngineParams
 
 FACTORS = (*COEFFICIENTS, "request_overhead_s")
@@ -20,6 +20,12 @@ def drawn(engine: EngineParams, factors: NDArray[np.float64]) -> EngineParams:
         n: float(getattr(engine, n) * f) for n, f in zip(FACTORS, factors, strict=True)
     }
     return replace(engine, **changes)
+
+
+def straight(engine: EngineParams) -> EngineParams:
+    """The engine whose step time is a line in sequences, KV tokens and prompt tokens."""
+    bends: dict[str, Any] = dict.fromkeys(SHAPE, 0.0)
+    return replace(engine, **bends)
 
 
 def scaled(engine: EngineParams, factor: float) -> EngineParams:
