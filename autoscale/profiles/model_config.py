@@ -35,8 +35,11 @@ class _Config(BaseModel):
     attention_bias: bool = False
     kv_lora_rank: Size | None = None  # MLA
     qk_rope_head_dim: Size | None = None
+    qk_nope_head_dim: Size | None = None
+    v_head_dim: Size | None = None
     num_local_experts: Size | None = None
     num_experts: Size | None = None
+    n_routed_experts: Size | None = None
     num_experts_per_tok: Size | None = None
     moe_intermediate_size: Size | None = None
     shared_expert_intermediate_size: Size | None = None
@@ -58,7 +61,15 @@ class _Config(BaseModel):
 
     @property
     def experts(self) -> int:
-        return self.num_experts or self.num_local_experts or 0
+        return self.num_experts or self.num_local_experts or self.n_routed_experts or 0
+
+    @property
+    def attention_width(self) -> int:
+        """Heads x values of one; of a latent the mean of queries and values, as they are multiplied."""
+        if self.kv_lora_rank and self.qk_nope_head_dim and self.v_head_dim:
+            queries = self.qk_nope_head_dim + (self.qk_rope_head_dim or 0)
+            return self.num_attention_heads * (queries + self.v_head_dim) // 2
+        return self.num_attention_heads * self.width
 
 
 def read_model_config(path: Path, kv_dtype: KvDtype = "bf16") -> dict[str, Any]:
@@ -75,6 +86,12 @@ def read_model_config(path: Path, kv_dtype: KvDtype = "bf16") -> dict[str, Any]:
             expected="a config.json as on Hugging Face's hub",
         ) from None
     told: dict[str, Any] = {"layers": config.num_hidden_layers, "hidden": config.hidden_size}
+    if config.vocab_size and not config.tie_word_embeddings:
+        told["embedding_rows"] = config.vocab_size
+    if config.attention_width != config.hidden_size:
+        told["attention_width"] = config.attention_width
+    if config.experts and config.num_experts_per_tok:
+        told["expert_share"] = config.num_experts_per_tok / config.experts
     told |= _cache(config, kv_dtype)
     if inner is content:  # beside a text_config there are other towers, whose parameters are not counted
         told |= _weights(config)

@@ -1,64 +1,107 @@
 """What is expected of a served system before it is measured: step time and KV capacity, from data sheets.
 
-A step reads the weights and the KV cache once, pays for every layer's launches and collectives, and computes prompts at a
-fraction of the chip's peak. The constants were found on published vLLM and SGLang runs (3-10 % mean error of TPOT there);
-expect 5-15 % on systems that were not among them.
+docs/method.md, section 2, derives the step time from the constants below, which are the same for all models and chips.
+`python -m benchmarks.prior_fit` fits them and prints what they miss on models and chips that were left out.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 from autoscale.profiles.profile import Profile, StepTime
 
-LAYER_S = 70e-6  # launches and collectives per layer: 5.6 ms of a 70B model's step
-EXPERT_LAYER_S = 15e-6  # more of it when tokens are sent to experts
-SEQUENCE_S = 50e-6  # sampling and bookkeeping per sequence
-PREFILL_EFFICIENCY = {"bf16": 0.72, "fp8": 0.55}  # of the peak FLOP/s
-RING_BYTES_S = 350e9  # all-reduce throughput between the chips of one tensor-parallel group
 ACTIVATION_BYTES = 2
+ATTENTION_COMPUTE = (
+    0.6  # of the BF16 peak, by a prompt's causal attention (FlashAttention-3 paper, figure 5: 0.5 to 0.65)
+)
 
 
-def step_time(profile: Profile) -> StepTime:
+@dataclass(frozen=True)
+class Constants:
+    """What a data sheet does not say; times in s, the others shares of a data sheet's figure."""
+
+    weight_bandwidth: float  # of the memory's, when weights are read
+    cache_bandwidth: float  # of the memory's, when the KV cache is read
+    bf16_compute: float  # of the peak FLOP/s, by the linear layers
+    fp8_compute: float
+    link_bandwidth: float  # of a link's, by an all-reduce of long prompts
+    step_s: float  # per step, whatever is in it: scheduling, input and output of the batch
+    sequence_s: float  # and per sequence
+    layer_s: float  # per layer: about ten kernels that start one after the other
+    latent_layer_s: float  # more of it where the KV cache is a latent (MLA) that must be projected
+    hop_s: float  # per all-reduce and doubling of the chips in it
+    activation_passes: float  # per token and layer: how often its hidden state is moved through memory
+
+
+FITTED = (
+    Constants(  # on 194 rows by `python -m benchmarks.prior_fit`, the latent's layer on 15 of DeepSeek-R1
+        weight_bandwidth=0.8183,
+        cache_bandwidth=0.7352,
+        bf16_compute=0.5252,
+        fp8_compute=0.5608,
+        link_bandwidth=0.7699,
+        step_s=1116e-6,
+        sequence_s=8.094e-6,
+        layer_s=28.23e-6,
+        latent_layer_s=32.92e-6,
+        hop_s=4.967e-6,
+        activation_passes=8.724,
+    )
+)
+
+
+def step_time(profile: Profile, constants: Constants = FITTED) -> StepTime:
     """Step time of one pipeline stage in s; the profile's own when it has one."""
     if profile.engine.step is not None:
         return profile.engine.step
-    model, chip, replica = profile.model, profile.accelerator, profile.replica
+    model, chip, replica, c = profile.model, profile.accelerator, profile.replica, constants
     stages, ranks = replica.pipeline_parallel, replica.tensor_parallel
     layers = model.layers / stages
-    active = (model.active_params or model.params) / stages
-    flops_s = chip.flops_s.get(model.weight_dtype, chip.flops_s["bf16"])
-    ring_bytes = 2 * layers * model.hidden * ACTIVATION_BYTES * 2 * (ranks - 1) / ranks
-    weights_s = model.weight_bytes / stages / ranks / chip.bandwidth_bytes_s
-    read_s, read_per_sequence_s = _weights_read(
-        weights_s, (model.active_params or model.params) / model.params
+    attention = (model.attention_width or model.hidden) * layers
+
+    read_bytes_s = ranks * chip.bandwidth_bytes_s * c.weight_bandwidth
+    looked_up_bytes = (model.embedding_rows or 0) * model.hidden * ACTIVATION_BYTES
+    weights_s = (model.weight_bytes - looked_up_bytes) / stages / read_bytes_s
+    experts, share = _experts(profile)
+    eta = (
+        c.fp8_compute
+        if model.weight_dtype in chip.flops_s and model.weight_dtype == "fp8"
+        else c.bf16_compute
     )
-    layer_s = LAYER_S if model.active_params is None else LAYER_S + EXPERT_LAYER_S
+    flops_s = ranks * eta * chip.flops_s.get(model.weight_dtype, chip.flops_s["bf16"])
+    compute_s = 2 * (model.active_params or model.params) / stages / flops_s
+
+    moved_bytes = layers * model.hidden * ACTIVATION_BYTES
+    reduced_bytes = 2 * moved_bytes * 2 * (ranks - 1) / ranks  # two ring all-reduces per layer
+    pass_s = reduced_bytes / (chip.link_bytes_s * c.link_bandwidth) + c.activation_passes * moved_bytes / (
+        chip.bandwidth_bytes_s * c.weight_bandwidth
+    )
+    layer_s = c.layer_s + 2 * c.hop_s * math.log2(ranks) + (0.0 if model.kv_heads else c.latent_layer_s)
     return StepTime(
-        base_s=read_s + layer_s * layers,
-        per_sequence_s=read_per_sequence_s + SEQUENCE_S / stages,
-        per_kv_token_s=kv_bytes_per_chip(profile) / chip.bandwidth_bytes_s,
-        per_prefill_token_s=2 * active / ranks / flops_s / PREFILL_EFFICIENCY[model.weight_dtype]
-        + ring_bytes / RING_BYTES_S,
+        base_s=c.step_s + layers * layer_s + (1 - experts) * weights_s,
+        per_sequence_s=c.sequence_s / stages + pass_s,
+        per_kv_token_s=kv_bytes_per_chip(profile) / chip.bandwidth_bytes_s / c.cache_bandwidth,
+        per_prefill_token_s=compute_s + pass_s,
+        compute_share=compute_s / (compute_s + pass_s),
+        ridge_tokens=weights_s / compute_s,
+        experts_s=experts * weights_s,
+        expert_share=share,
+        per_prefill_pair_s=4 * attention / ranks / chip.flops_s["bf16"] / ATTENTION_COMPUTE,
     )
 
 
-def _weights_read(all_s: float, active: float) -> tuple[float, float]:
-    """(base, per sequence) of the time to read the weights, `all_s` for all of them.
+def _experts(profile: Profile) -> tuple[float, float]:
+    """(share of the weights that are experts, share of the experts that one token wakes); (0, 0) of a dense model.
 
-    A token wakes the share `active` of a mixture of experts; B tokens wake 1 - (1 - active)^B of it. The line comes
-    nearest to that curve, in relative error, over batches of 4 to 64; beyond, it tells too much.
+    With E of the parameters in experts of which a token wakes the share s, active = params - (1 - s) E.
     """
-    if active >= 1:
-        return all_s, 0.0
-    batches = [4 * 16 ** (k / 8) for k in range(9)]
-    woken = [1 - (1 - active) ** batch for batch in batches]
-    weights = [1 / share**2 for share in woken]
-    total = sum(weights)
-    x = sum(w * b for w, b in zip(weights, batches, strict=True)) / total
-    y = sum(w * s for w, s in zip(weights, woken, strict=True)) / total
-    slope = sum(w * (b - x) * (s - y) for w, b, s in zip(weights, batches, woken, strict=True)) / sum(
-        w * (b - x) ** 2 for w, b in zip(weights, batches, strict=True)
-    )
-    return all_s * (y - slope * x), all_s * slope
+    model = profile.model
+    if model.active_params is None or model.active_params >= model.params:
+        return 0.0, 0.0
+    active = model.active_params / model.params
+    share = min(model.expert_share or active, active)
+    return (1 - active) / (1 - share), share
 
 
 def kv_tokens(profile: Profile) -> int:

@@ -20,6 +20,7 @@ from autoscale.profiles.model_config import KvDtype
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Section(BaseModel):
@@ -39,6 +40,11 @@ class Model(_Section):
     kv_bytes_per_token: Positive
     kv_dtype: KvDtype = "bf16"  # fp8 is passed to vLLM as --kv-cache-dtype
     kv_heads: Count | None = None  # None: a latent that every tensor-parallel rank holds whole (MLA)
+    embedding_rows: Count | None = (
+        None  # of an input embedding that is looked up, not read; None: tied to the head, or not known
+    )
+    expert_share: Share | None = None  # experts per token / experts; None: active_params / params
+    attention_width: Count | None = None  # attention heads x values of one; None: hidden
 
 
 class Accelerator(_Section):
@@ -48,6 +54,7 @@ class Accelerator(_Section):
     bandwidth_bytes_s: Positive
     flops_s: dict[str, Positive]
     visible_gib: Positive
+    link_bytes_s: Positive = 450e9  # to the other chips of a tensor-parallel group, one direction
     usable_cap_gib: Positive | None = (
         None  # runtimes that reserve more than gpu_memory_utilization says (TPU)
     )
@@ -70,12 +77,22 @@ class Replica(_Section):
 
 
 class StepTime(_Section):
-    """Step time of one pipeline stage in s: base + per_sequence*B + per_kv_token*KV + per_prefill_token*P."""
+    """Step time of one pipeline stage in s: base + per_sequence*B + per_kv_token*KV + per_prefill_token*P, and its bends.
+
+    Without the last five it is that line. docs/method.md, section 2, derives them.
+    """
 
     base_s: Positive
     per_sequence_s: NotNegative
     per_kv_token_s: NotNegative
     per_prefill_token_s: NotNegative
+    compute_share: Share = (
+        0.0  # of per_prefill_token_s: hidden behind reading the weights until ridge_tokens are computed
+    )
+    ridge_tokens: NotNegative = 0.0
+    experts_s: NotNegative = 0.0  # to read all experts; a token wakes expert_share of them
+    expert_share: Share = 0.0
+    per_prefill_pair_s: NotNegative = 0.0  # a prompt token and one that it attends to
 
 
 class Engine(_Section):

@@ -17,7 +17,7 @@ from autoscale.profiles.content import SIZES, USUAL
 from autoscale.profiles.model_config import read_model_config
 from autoscale.recommend.model.limits import LIMITS
 from autoscale.recommend.model.replica_model import ReplicaModel
-from autoscale.sim.engine.params import COEFFICIENTS
+from autoscale.sim.engine.params import COEFFICIENTS, SHAPE
 from autoscale.sim.engine.replicas import EngineParams
 
 
@@ -70,7 +70,7 @@ def _content(run: Run, base: str, system: Profile, engine: EngineParams, given: 
     }
     if facts.get("max_model_len"):
         limits["max_model_len"] = int(facts["max_model_len"])
-    step = {name: float(getattr(engine, name)) for name in COEFFICIENTS}
+    step = {name: float(getattr(engine, name)) for name in (*COEFFICIENTS, *SHAPE)}
     content: dict[str, Any] = {
         "extends": base if not base.endswith((".yaml", ".yml")) else str(Path(base).resolve()),
         "title": f"{_plain(served)}, as measured in {_plain(run.path.name)}",

@@ -38,6 +38,7 @@ QWEN_30B_A3B = {  # Qwen/Qwen3-30B-A3B
 DEEPSEEK = {  # deepseek-ai/DeepSeek-R1
     "model_type": "deepseek_v3", "num_hidden_layers": 61, "hidden_size": 7168, "num_attention_heads": 128,
     "num_key_value_heads": 128, "kv_lora_rank": 512, "qk_rope_head_dim": 64, "vocab_size": 129280,
+    "qk_nope_head_dim": 128, "v_head_dim": 128, "n_routed_experts": 256, "num_experts_per_tok": 8,
     "intermediate_size": 18432, "quantization_config": {"quant_method": "fp8"},
 }  # fmt: skip
 
@@ -91,6 +92,23 @@ def test_a_latent_is_told_by_the_config_and_the_rest_is_asked_for(tmp_path: Path
     r1 = load("deepseek-r1-2x8h100").model
     model = configured(tmp_path, DEEPSEEK, params=671e9, active_params=37e9, weight_bytes=688.6e9).model
     assert model.model_copy(update={"id": r1.id}) == r1
+
+
+@pytest.mark.parametrize(
+    ("config", "width", "share"),
+    [
+        pytest.param(LLAMA_70B, None, None, id="64 heads x 128 are the hidden size"),
+        pytest.param(
+            QWEN_30B_A3B, 32 * 128, 8 / 128, id="32 heads x 128, twice the hidden size; 8 of 128 experts"
+        ),
+        pytest.param(MIXTRAL, None, 2 / 8, id="2 of 8 experts"),
+    ],
+)
+def test_a_config_tells_the_width_of_attention_and_the_experts_of_a_token(
+    tmp_path: Path, config: dict[str, Any], width: int | None, share: float | None
+) -> None:
+    model = configured(tmp_path, config).model
+    assert (model.attention_width, model.expert_share) == (width, share)
 
 
 @pytest.mark.parametrize(

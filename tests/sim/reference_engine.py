@@ -103,14 +103,24 @@ class Engine:
     def step_s(self, plan):
         p, stages = self.p, self.p.pipeline_stages
         kv = sum(job.computed + tokens for job, tokens in plan)
-        chunks = [tokens for job, tokens in plan if job.fresh]
+        chunks = [(job.computed, tokens) for job, tokens in plan if job.fresh]
+        computed = sum(tokens for _, tokens in chunks)
         lane = -(-len(plan) // stages)
-        prefill = max(-(-sum(chunks) // stages), min(max(chunks, default=0), p.max_num_batched_tokens))
+        prefill = max(
+            -(-computed // stages),
+            min(max((tokens for _, tokens in chunks), default=0), p.max_num_batched_tokens),
+        )
+        pairs = sum(before + k + 1 for before, tokens in chunks for k in range(tokens))
+        batch = (len(plan) - len(chunks)) * lane / len(plan) + prefill
+        hidden = p.compute_share * min(batch, p.ridge_tokens)
+        decoding = p.compute_share * (batch - prefill)
         return stages * (
             p.base_s
             + p.per_sequence_s * lane
             + p.per_kv_token_s * kv * lane / len(plan)
-            + p.per_prefill_token_s * prefill
+            + p.per_prefill_token_s * (prefill + decoding - hidden)
+            + p.experts_s * (1 - (1 - p.expert_share) ** batch)
+            + p.per_prefill_pair_s * (pairs * prefill / computed if computed else 0)
         )
 
     def run(self, jobs, until_s=math.inf):

@@ -15,6 +15,19 @@ reference = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(reference)
 
 
+def random_shape(rng):
+    """Half of the cases are linear; the others have a ridge among their batch sizes, experts and attention of prompts."""
+    if rng.integers(2):
+        return {}
+    return {
+        "compute_share": float(rng.choice([0, 0.7, 1])),
+        "ridge_tokens": float(rng.uniform(0, 20)),
+        "experts_s": float(rng.choice([0, 0.02])),
+        "expert_share": float(rng.uniform(0, 0.5)),
+        "per_prefill_pair_s": float(rng.choice([0, 1e-5])),
+    }
+
+
 def random_case(seed, chunk):
     """Small limits, so that seats, budget and blocks all run short; a third of the cases preempt."""
     rng = np.random.default_rng(seed)
@@ -29,6 +42,7 @@ def random_case(seed, chunk):
         per_sequence_s=float(rng.uniform(0, 0.01)),
         per_kv_token_s=float(rng.choice([0, 1e-4])),
         per_prefill_token_s=float(rng.choice([0, 1e-3])),
+        **random_shape(rng),
         num_blocks=-(-(longest_prompt + longest_output) // block_size) + 1 + int(rng.integers(0, 20)),
         max_num_seqs=seats,
         max_num_batched_tokens=seats + int(rng.integers(0, 30)),

@@ -26,7 +26,7 @@ from analysis.run import Run
 from analysis.saturation import Estimate
 from autoscale.recommend.effort import DOUBTING, REFINING, SPEEDS
 from autoscale.recommend.model import step_time
-from autoscale.recommend.model.coefficients import drawn, scaled
+from autoscale.recommend.model.coefficients import drawn, scaled, straight
 from autoscale.recommend.model.refine import refined
 from autoscale.recommend.model.replaying import (
     Source,
@@ -172,16 +172,19 @@ def _starts(
     scheduling_known: bool,
 ) -> list[EngineParams]:
     """Where the refinement starts: from the quietest stage, as the engine schedules and, unless that is known, the other way, and
-    from the regression (which sees the whole pass; parameters are per pipeline stage)."""
+    from the regression (which sees the whole pass; parameters are per pipeline stage). A server need not be the chip of its
+    profile: the prior's bends come last, for a run that no line explains."""
     kept = [source.rows for source in sources]
     start = np.array([getattr(prior, name) for name in COEFFICIENTS])
     coefficients = step_time.fit(seen, start)
-    quiet = _from_quiet(prior, kept, measured)
+    line = straight(prior)
+    quiet = _from_quiet(line, kept, measured)
     other = [replace(engine, async_scheduling=not prior.async_scheduling) for engine in quiet]
     return [
         *quiet,
         *(other if not scheduling_known else ()),
-        _with(prior, coefficients / prior.pipeline_stages, _overhead(kept, seen, coefficients)),
+        _with(line, coefficients / prior.pipeline_stages, _overhead(kept, seen, coefficients)),
+        *(_from_quiet(prior, kept, measured) if line != prior else ()),
     ]
 
 

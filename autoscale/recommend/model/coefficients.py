@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoscale.sim.engine.params import COEFFICIENTS
+from autoscale.sim.engine.params import COEFFICIENTS, SHAPE, STEP_TIMES
 from autoscale.sim.engine.replicas import EngineParams
 
 FACTORS = (*COEFFICIENTS, "request_overhead_s")
@@ -22,9 +22,15 @@ def drawn(engine: EngineParams, factors: NDArray[np.float64]) -> EngineParams:
     return replace(engine, **changes)
 
 
+def straight(engine: EngineParams) -> EngineParams:
+    """The engine whose step time is a line in sequences, KV tokens and prompt tokens."""
+    bends: dict[str, Any] = dict.fromkeys(SHAPE, 0.0)
+    return replace(engine, **bends)
+
+
 def scaled(engine: EngineParams, factor: float) -> EngineParams:
     """The engine with all its step times multiplied."""
-    return replace(engine, **{name: getattr(engine, name) * factor for name in COEFFICIENTS})
+    return replace(engine, **{name: getattr(engine, name) * factor for name in STEP_TIMES})
 
 
 def full_batch_shares(

@@ -20,6 +20,7 @@ from analysis.run import Run
 from analysis.saturation import Estimate
 from analysis.slo import parse_slo
 from autoscale.profiles import Profile
+from autoscale.profiles.prior_error import prior_error
 from autoscale.recommend.choice.traffic import scenario_of
 from autoscale.recommend.model.learning import learn, run_lengths, runs_of, slo_of, system_of
 from autoscale.recommend.model.replica_model import DrawnRequests, ReplicaModel
@@ -118,7 +119,7 @@ def predict(
         binds=binds,
         limit=_limit(model.engine, full.seats),
         points=pd.DataFrame(points),
-        notes=(*_growing(rates, full.saturated), *_notes(model, requests)),
+        notes=(*_growing(rates, full.saturated), *_notes(model, requests, system)),
         verify=_verify(found, prompt, output, full.knee.value),
     )
 
@@ -176,10 +177,12 @@ def _growing(rates_rps: Sequence[float], saturated: Estimate) -> list[str]:
     ]
 
 
-def _notes(model: ReplicaModel, requests: DrawnRequests) -> list[str]:
+def _notes(model: ReplicaModel, requests: DrawnRequests, system: Profile) -> list[str]:
     if not model.fitted:
+        error = prior_error(system).step
         return [
-            "no run: the step time is the profile's prior from data sheets, expect 5 to 15 % error; measure a sweep first"
+            f"no run: the step time is the profile's prior from data sheets, which missed published ones by {error.median:.0%} "
+            f"(median; every tenth by more than {error.p90:.0%}); measure a sweep first"
         ]
     notes = [note for capacity in model.capacities for note in capacity.notes]
     for what, asked, seen in zip(("prompts", "outputs"), requests.mean, model.shape, strict=True):

@@ -10,21 +10,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.errors import BadInput
+from autoscale.sim.engine import step_time
 from autoscale.sim.engine.state import PARAMS
 
 if TYPE_CHECKING:
     from autoscale.profiles.profile import Profile
 
 
-COEFFICIENTS = ("base_s", "per_sequence_s", "per_kv_token_s", "per_prefill_token_s")  # of a step's time
+COEFFICIENTS = (
+    "base_s",
+    "per_sequence_s",
+    "per_kv_token_s",
+    "per_prefill_token_s",
+)  # of a step's time, as a run moves them
+SHAPE = (
+    "compute_share",
+    "ridge_tokens",
+    "experts_s",
+    "expert_share",
+    "per_prefill_pair_s",
+)  # of it, as the data sheet tells
+STEP_TIMES = (*COEFFICIENTS, "experts_s", "per_prefill_pair_s")  # all that grow with a slower replica
 
 
 @dataclass(frozen=True)
 class EngineParams:
     """One replica in numbers. A step of one stage takes base + per_sequence*B + per_kv_token*KV + per_prefill_token*P.
 
-    B sequences, KV their tokens in the cache, P prompt tokens computed in the step; all of one micro-batch. A token takes
-    the sum over the stages. `request_overhead_s` passes before a request reaches the scheduler (and its waiting gauge).
+    B sequences, KV their tokens in the cache, P prompt tokens computed in the step; all of one micro-batch. SHAPE bends
+    that line (step_time.stage_s): the share `compute_share` of per_prefill_token_s is hidden behind reading the weights
+    until `ridge_tokens` are computed, a token wakes `expert_share` of experts that are read in `experts_s`, and a prompt
+    token attends to the tokens before it. A token takes the sum over the stages. `request_overhead_s` passes before a
+    request reaches the scheduler (and its waiting gauge).
     """
 
     base_s: float
@@ -32,6 +49,11 @@ class EngineParams:
     per_kv_token_s: float
     per_prefill_token_s: float
     num_blocks: int  # the null block included
+    compute_share: float = 0.0
+    ridge_tokens: float = 0.0
+    experts_s: float = 0.0
+    expert_share: float = 0.0
+    per_prefill_pair_s: float = 0.0
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 2048
     block_size: int = 16
@@ -44,11 +66,13 @@ class EngineParams:
     prefix_hit_fraction: float = 0.0  # of every prompt, at least; requests may bring more as prefix_tokens
 
     def __post_init__(self) -> None:
-        for name in COEFFICIENTS:
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
+        for name in (*COEFFICIENTS, *SHAPE):
+            value, most = getattr(self, name), 1.0 if name.endswith("_share") else math.inf
+            if not (math.isfinite(value) and 0 <= value <= most):
                 raise BadInput(
-                    f"engine parameter {name}", value=value, expected="a finite number of seconds >= 0"
+                    f"engine parameter {name}",
+                    value=value,
+                    expected="a share of 0 to 1" if most == 1 else "a finite number >= 0",
                 )
         if self.base_s + self.per_sequence_s <= 0:
             raise BadInput(
@@ -88,10 +112,7 @@ class EngineParams:
 
         step, engine = prior.step_time(profile), profile.engine
         return cls(
-            base_s=step.base_s,
-            per_sequence_s=step.per_sequence_s,
-            per_kv_token_s=step.per_kv_token_s,
-            per_prefill_token_s=step.per_prefill_token_s,
+            **step.model_dump(),
             num_blocks=prior.kv_tokens(profile) // engine.block_size + 1,
             max_num_seqs=engine.max_num_seqs,
             max_num_batched_tokens=engine.max_num_batched_tokens,
@@ -109,14 +130,16 @@ class EngineParams:
         return (self.num_blocks - 1) * self.block_size
 
     def step_s(self, sequences: float, kv_tokens: float, prefill_tokens: float = 0.0) -> float:
-        """Seconds of one pass through all stages when the load is spread evenly over the micro-batches."""
+        """Seconds of one pass through all stages when the load is spread evenly over the micro-batches.
+
+        The prompt tokens are those of one prompt, computed from its start.
+        """
         stages = self.pipeline_stages
-        lane = max(sequences / stages, min(sequences, 1.0))
-        return stages * (
-            self.base_s
-            + self.per_sequence_s * lane
-            + self.per_kv_token_s * kv_tokens * (lane / sequences if sequences else 0.0)
-            + self.per_prefill_token_s * prefill_tokens / stages
+        lane, prefill = max(sequences / stages, min(sequences, 1.0)), prefill_tokens / stages
+        kv = kv_tokens * (lane / sequences if sequences else 0.0)
+        stage_s = step_time.stage_s.py_func
+        return stages * float(
+            stage_s(self, lane, lane + prefill, prefill, prefill * (prefill_tokens + 1) / 2, kv)
         )
 
 

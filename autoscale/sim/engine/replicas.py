@@ -18,7 +18,7 @@ from analysis.errors import BadInput
 from autoscale.sim.engine import kernels, state
 from autoscale.sim.engine.arrivals import ArrivalQueue, Lent, Requests
 from autoscale.sim.engine.gauges import GAUGES, fill_gauges
-from autoscale.sim.engine.params import COEFFICIENTS, EngineParams, packed
+from autoscale.sim.engine.params import STEP_TIMES, EngineParams, packed
 from autoscale.sim.engine.routing import ROUTINGS
 
 PROGRESS = np.dtype([("request_id", "i8"), ("slot", "i4"), ("tokens_out", "i4")], align=True)
@@ -73,7 +73,7 @@ class Replicas:
 
     def pace(self, factor: float) -> None:
         """From now on steps take `factor` times as long as the parameters say."""
-        for name in COEFFICIENTS:
+        for name in STEP_TIMES:
             self._state.params[0][name] = factor * getattr(self.params, name)
 
     # --- which slots take traffic ---

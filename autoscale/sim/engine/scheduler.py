@@ -20,6 +20,7 @@ from typing import Any
 from autoscale.sim.engine.lifecycle import complete, preempt_last
 from autoscale.sim.engine.linked import append_running, blocks_for, remove_waiting, sift_down, sift_up
 from autoscale.sim.engine.state import DECODE, NONE, PREFILL, WAITING, State, compiled
+from autoscale.sim.engine.step_time import pairs_of, stage_s
 
 
 @compiled
@@ -69,22 +70,22 @@ def _finish_step(s: State, i: int) -> None:
 
 
 @compiled
-def _time_step(p: Any, e: Any, at_s: float, sequences: int, tokens: int, largest: int, context: int) -> None:
+def _time_step(
+    p: Any, e: Any, at_s: float, sequences: int, tokens: int, largest: int, context: int, pairs: float
+) -> None:
     """When the step ends: `sequences` in all, `tokens` of prompts in it, the longest chunk and the tokens behind them.
 
     Micro-batches move through the stages in lockstep: a pass takes every stage as long as the fullest one needs.
     """
     lane = (sequences + p.stages - 1) // p.stages
     share = lane / sequences
-    lane_tokens = max((tokens + p.stages - 1) // p.stages, min(largest, p.token_budget))
-    stage_s = (
-        p.base_s
-        + p.per_sequence_s * lane
-        + p.per_kv_token_s * (e.kv_tokens + context) * share
-        + p.per_prefill_token_s * lane_tokens
+    prefill = max((tokens + p.stages - 1) // p.stages, min(largest, p.token_budget))
+    lane_pairs = pairs * prefill / tokens if tokens > 0 else 0.0
+    time_s = stage_s(
+        p, lane, e.decoding * share + prefill, prefill, lane_pairs, (e.kv_tokens + context) * share
     )
     e.anchor_s, e.anchor_steps = at_s, e.steps
-    e.first_s = p.stages * stage_s
+    e.first_s = p.stages * time_s
     e.growth_s = p.stages * p.per_kv_token_s * share * e.decoding
     e.end_s = at_s + e.first_s
 
@@ -100,7 +101,7 @@ def _form_step(s: State, i: int, at_s: float, known: int) -> bool:
         need -= preempt_last(s, i)
     e.free_blocks -= need
     budget = p.token_budget * p.stages - e.decoding
-    sequences, tokens, largest, context = e.decoding, 0, 0, 0
+    sequences, tokens, largest, context, pairs = e.decoding, 0, 0, 0, 0.0
     r = e.first_prefill
     if r != NONE:
         q = requests[r]
@@ -113,6 +114,7 @@ def _form_step(s: State, i: int, at_s: float, known: int) -> bool:
             q.computed += chunk
             budget -= chunk
             sequences, tokens, largest, context = sequences + 1, chunk, chunk, q.computed
+            pairs = pairs_of(chunk, q.computed)
     if e.preemptions == preemptions:
         while known > 0 and budget > 0 and e.running + e.late_seats < p.max_num_seqs:
             r = e.wait_head
@@ -137,9 +139,10 @@ def _form_step(s: State, i: int, at_s: float, known: int) -> bool:
             tokens += chunk
             largest = max(largest, chunk)
             context += q.computed
+            pairs += pairs_of(chunk, q.computed)
     if sequences == 0:
         return False
-    _time_step(p, e, at_s, sequences, tokens, largest, context)
+    _time_step(p, e, at_s, sequences, tokens, largest, context, pairs)
     e.stable = 1 if tokens == 0 and e.preemptions == preemptions and e.late_seats == 0 else 0
     e.waiting_formed = e.waiting
     return True

@@ -1,0 +1,1 @@
+"""Public measurements beside predictions that were frozen before they were compared."""
