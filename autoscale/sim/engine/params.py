@@ -104,6 +104,13 @@ class EngineParams:
         )
 
     @property
+    def max_batches(self) -> int:
+        """Batches that one engine keeps in flight (vLLM's max_concurrent_batches with pipeline parallelism)."""
+        if self.pipeline_stages == 1:
+            return 1
+        return self.pipeline_stages + self.async_scheduling
+
+    @property
     def kv_tokens(self) -> int:
         """Tokens that the KV cache of one engine holds."""
         return (self.num_blocks - 1) * self.block_size
@@ -127,6 +134,7 @@ def packed(params: EngineParams, routing: int, wait_for_ready: bool) -> NDArray[
         name = _PACKED.get(field.name, field.name)
         if name in (PARAMS.names or ()):
             record[0][name] = getattr(params, field.name)
+    record[0]["max_batches"] = params.max_batches
     record[0]["routing"], record[0]["wait_for_ready"] = routing, wait_for_ready
     return record
 
