@@ -13,6 +13,7 @@ is so many calls later as there are stages, and its next batch starts when the o
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from autoscale.sim.engine.batches import finish_batch, form_batch
 from autoscale.sim.engine.state import NONE, WAITING, State, compiled
@@ -36,19 +37,25 @@ def _next_lane(s: State, i: int) -> int:
 
 
 @compiled
+def _pass_stages(s: State, i: int, b: Any, lane: Any, at_s: float) -> None:
+    """When the batch, scheduled at `at_s`, leaves the last stage."""
+    p = s.params[0]
+    needed_s = stage_s(p, b.sequences, b.kv_tokens, b.prefill_tokens)
+    end_s = max(at_s, lane.end_s) if b.decodes > 0 else at_s
+    for j in range(p.stages):
+        end_s = max(end_s, s.stage_ends[i, j]) + needed_s
+        s.stage_ends[i, j] = end_s
+    b.end_s, lane.end_s = end_s, end_s
+
+
+@compiled
 def _schedule(s: State, i: int, at_s: float) -> None:
     """Form one batch and send it through the stages."""
     p, e = s.params[0], s.engines[i]
     e.untold = 0
     k = _next_lane(s, i)
     if form_batch(s, i, k, e.waiting):
-        b, lane = s.batches[i, (e.oldest + e.queued) % p.max_batches], s.lanes[k]
-        end_s = max(at_s, lane.end_s) if b.decodes > 0 else at_s
-        needed_s = stage_s(p, b.sequences, b.kv_tokens, b.prefill_tokens)
-        for j in range(p.stages):
-            end_s = max(end_s, s.stage_ends[i, j]) + needed_s
-            s.stage_ends[i, j] = end_s
-        b.end_s, lane.end_s = end_s, end_s
+        _pass_stages(s, i, s.batches[i, (e.oldest + e.queued) % p.max_batches], s.lanes[k], at_s)
     e.queued += 1
 
 
@@ -56,6 +63,14 @@ def _schedule(s: State, i: int, at_s: float) -> None:
 def _show(s: State, i: int) -> None:
     e = s.engines[i]
     e.shown_waiting, e.shown_running, e.shown_free = e.waiting, e.running, e.free_blocks
+
+
+@compiled
+def _pop_empty(s: State, i: int) -> None:
+    e = s.engines[i]
+    e.oldest = (e.oldest + 1) % s.params[0].max_batches
+    e.queued -= 1
+    _show(s, i)
 
 
 @compiled
@@ -74,9 +89,99 @@ def _fill_queue(s: State, i: int, at_s: float) -> None:
         if oldest.lane != NONE:
             e.end_s = oldest.end_s
             return
-        e.oldest = (e.oldest + 1) % p.max_batches
-        e.queued -= 1
-        _show(s, i)
+        _pop_empty(s, i)
+
+
+@compiled
+def _limit_lanes(s: State, i: int) -> bool:
+    """Up to which step every lane only decodes, all its sequences go on and their blocks are free; False when none is sure."""
+    p, e = s.params[0], s.engines[i]
+    lanes = range(i * p.stages, (i + 1) * p.stages)
+    decoding = 0
+    for k in lanes:
+        decoding += s.lanes[k].decoding
+    if decoding == 0 or decoding > e.free_blocks:
+        return False
+    most = e.free_blocks // decoding * p.block_size - 1  # every sequence opens one block in block_size steps
+    for k in lanes:
+        lane = s.lanes[k]
+        lane.before = lane.formed
+        lane.limit = lane.formed + most
+        if lane.decoding > 0:
+            lane.limit = min(lane.limit, (s.heaps[k, 0] >> 32) - 1)
+    return True
+
+
+@compiled
+def _opened(s: State, k: int) -> int:
+    """Blocks that lane `k` opened since its limit was set."""
+    size, lane = s.params[0].block_size, s.lanes[k]
+    steps = lane.formed - lane.before
+    blocks = steps // size * lane.decoding
+    for step in range(lane.formed - steps % size, lane.formed):
+        blocks += s.phases[k, step % size]
+    return blocks
+
+
+@compiled
+def _again(s: State, i: int, b: Any, k: int, at_s: float) -> None:
+    """The batch's place in the queue goes to the next one of lane `k`, which only decodes."""
+    p, lane = s.params[0], s.lanes[k]
+    lane.formed += 1
+    b.lane, b.step, b.kv_tokens, b.prefill_tokens = k, lane.formed, lane.kv_tokens, 0
+    b.sequences, b.decodes, b.tokens = lane.decoding, lane.decoding, lane.decoding
+    lane.kv_tokens += lane.decoding
+    _pass_stages(s, i, b, lane, at_s)
+
+
+@compiled
+def _cycle(s: State, i: int, until_s: float) -> bool:
+    """Turns of a full queue before `until_s` that change nothing but tokens; False if there are none.
+
+    What is popped makes place for what is scheduled next, so the ring turns and every batch stays where it is.
+    """
+    p, e = s.params[0], s.engines[i]
+    if e.waiting + e.stale + e.untold > 0 or e.first_prefill != NONE or e.queued < p.max_batches:
+        return False
+    if not _limit_lanes(s, i):
+        return False
+    slot, at_s, last = e.oldest, e.end_s, NONE
+    turns = 0
+    while True:
+        b = s.batches[i, slot]
+        k = i * p.stages + (e.schedules + 1) % p.stages if p.async_scheduling else b.lane
+        decodes = k != NONE and s.lanes[k].decoding > 0
+        if b.lane != NONE and (b.end_s >= until_s or b.ends_head != NONE):
+            break
+        if decodes and s.lanes[k].formed >= s.lanes[k].limit:
+            break
+        if b.lane != NONE:
+            at_s = b.end_s
+            s.lanes[b.lane].steps += 1
+            e.generation_tokens += b.tokens
+        e.schedules += 1
+        b.number = e.schedules
+        last = NONE
+        if decodes:
+            _again(s, i, b, k, at_s)
+            last = k
+        else:
+            b.lane = NONE
+        slot = slot + 1 if slot + 1 < p.max_batches else 0
+        turns += 1
+    if turns == 0:
+        return False
+    for k in range(i * p.stages, (i + 1) * p.stages):
+        e.free_blocks -= _opened(s, k)
+    e.oldest = slot
+    _show(s, i)
+    if last != NONE:  # shown before it was scheduled
+        e.shown_free += s.phases[last, (s.lanes[last].formed - 1) % p.block_size]
+    e.end_s = s.batches[i, slot].end_s
+    if s.batches[i, slot].lane == NONE:
+        _pop_empty(s, i)
+        _fill_queue(s, i, at_s)
+    return True
 
 
 @compiled
@@ -90,6 +195,9 @@ def run_pipeline(s: State, i: int, until_s: float) -> None:
             at_s = requests[e.first_transit].enter_s
         if at_s >= until_s:
             return
+        enter_s = requests[e.first_transit].enter_s if e.first_transit != NONE else math.inf
+        if not idle and _cycle(s, i, min(until_s, enter_s)):
+            continue
         if not idle:
             finish_batch(s, i)
             _show(s, i)

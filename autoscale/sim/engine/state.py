@@ -121,6 +121,8 @@ LANE = np.dtype(  # sequences that decode together: all of them with one stage, 
         ("steps", "i8"),  # and how many of them are over
         ("decoding", "i8"),  # sequences that its next batch decodes
         ("kv_tokens", "i8"),  # that these attend to in it
+        ("before", "i8"),  # formed, when the limit was set
+        ("limit", "i8"),  # up to here nothing but tokens changes
     ],
     align=True,
 )
