@@ -17,9 +17,8 @@ from autoscale.sim.engine.state import DECODE, NONE, PREFILL, State, compiled
 
 
 @compiled
-def _admit(s: State, i: int, b: Any, known: int, budget: int) -> int:
+def _admit(p: Any, e: Any, requests: Any, b: Any, known: int, budget: int) -> int:
     """Prompts of the first `known` waiting requests as far as seats, blocks and `budget` go; returns the first, or NONE."""
-    p, e, requests = s.params[0], s.engines[i], s.requests
     size, first = p.block_size, NONE
     r = e.wait_head
     while known > 0 and budget > 0 and e.running + e.late_seats < p.max_num_seqs:
@@ -53,103 +52,109 @@ def _admit(s: State, i: int, b: Any, known: int, budget: int) -> int:
 
 
 @compiled
-def _take_prompts(s: State, i: int, b: Any, lane: int, known: int, preemptions: int) -> int:
-    """Chunks of prompts into the batch; returns the first running request that got one: those behind it did, too."""
-    p, e = s.params[0], s.engines[i]
-    budget = p.token_budget - b.decodes
-    first = NONE
-    r = e.run_tail
-    if r != NONE and s.requests[r].state == PREFILL:
-        q = s.requests[r]
-        chunk = min(q.prompt + q.out - q.computed, budget)
-        blocks = blocks_for(q.computed + chunk, p.block_size) - blocks_for(q.computed, p.block_size)
-        if blocks > e.free_blocks:
-            preempt_last(s, i, lane)
-        else:
-            e.free_blocks -= blocks
-            q.computed += chunk
-            q.batch = b.number
-            budget -= chunk
-            first = r
-            b.sequences += 1
-            b.prefill_tokens += chunk
-            b.kv_tokens += q.computed
-    if e.preemptions == preemptions:
-        admitted = _admit(s, i, b, known, budget)
-        if first == NONE:
-            first = admitted
-    return first
+def _next_chunk(p: Any, e: Any, q: Any, b: Any) -> bool:
+    """The next chunk of a prompt that has begun; False when there are no blocks for it."""
+    chunk = min(q.prompt + q.out - q.computed, p.token_budget - b.decodes)
+    blocks = blocks_for(q.computed + chunk, p.block_size) - blocks_for(q.computed, p.block_size)
+    if blocks > e.free_blocks:
+        return False
+    e.free_blocks -= blocks
+    q.computed += chunk
+    q.batch = b.number
+    b.sequences += 1
+    b.prefill_tokens += chunk
+    b.kv_tokens += q.computed
+    return True
 
 
 @compiled
-def _append_end(s: State, b: Any, r: int) -> None:
-    s.requests[r].ends_with = NONE
+def _append_end(requests: Any, b: Any, r: int) -> None:
+    requests[r].ends_with = NONE
     if b.ends_tail == NONE:
         b.ends_head = r
     else:
-        s.requests[b.ends_tail].ends_with = r
+        requests[b.ends_tail].ends_with = r
     b.ends_tail = r
 
 
 @compiled
-def _join_lane(s: State, b: Any, r: int) -> None:
+def _join_lane(p: Any, lane: Any, heap: Any, phases: Any, requests: Any, b: Any, r: int) -> None:
     """The batch computes the last of the request's prompt, and so brings its next token."""
-    q, lane = s.requests[r], s.lanes[b.lane]
+    q = requests[r]
     q.state, q.lane, q.first_step = DECODE, b.lane, b.step
     q.finish_step = b.step + q.target - q.out - 1
     b.tokens += 1
     if q.finish_step == b.step:
-        _append_end(s, b, r)
+        _append_end(requests, b, r)
         return
-    sift_up(s.heaps[b.lane], lane.decoding, (q.finish_step << 32) | r)
+    sift_up(heap, lane.decoding, (q.finish_step << 32) | r)
     lane.decoding += 1
     lane.kv_tokens += q.prompt + q.out + 1
-    s.phases[b.lane, (1 + q.finish_step - q.prompt - q.target) % s.params[0].block_size] += 1
+    phases[(1 + q.finish_step - q.prompt - q.target) % p.block_size] += 1
 
 
 @compiled
-def step_lane(s: State, b: Any, steps: int) -> None:
+def step_lane(p: Any, lane: Any, heap: Any, phases: Any, requests: Any, b: Any, steps: int) -> None:
     """The batch's lane has been scheduled so many times more, the last time for some of its sequences."""
-    lane, heap, size = s.lanes[b.lane], s.heaps[b.lane], s.params[0].block_size
     lane.formed += steps
     lane.kv_tokens += steps * lane.decoding
     while lane.decoding > 0 and heap[0] >> 32 == lane.formed:
         r = heap[0] & 0xFFFFFFFF
-        q = s.requests[r]
+        q = requests[r]
         lane.decoding -= 1
         sift_down(heap, lane.decoding, 0, heap[lane.decoding])
         lane.kv_tokens -= q.prompt + q.target
-        s.phases[b.lane, (1 + q.finish_step - q.prompt - q.target) % size] -= 1
-        _append_end(s, b, r)
+        phases[(1 + q.finish_step - q.prompt - q.target) % p.block_size] -= 1
+        _append_end(requests, b, r)
 
 
 @compiled
-def form_batch(s: State, i: int, lane_index: int, known: int) -> bool:
-    """Schedule once: the lane's sequences, then chunks of prompts, the first `known` waiting requests as candidates.
+def behind(p: Any, e: Any) -> int:
+    """The place behind the batches in flight."""
+    place = e.oldest + e.queued
+    return int(place - p.max_batches if place >= p.max_batches else place)
+
+
+@compiled
+def drop_oldest(p: Any, e: Any) -> None:
+    e.oldest = e.oldest + 1 if e.oldest + 1 < p.max_batches else 0
+    e.queued -= 1
+
+
+@compiled
+def form_batch(s: State, i: int, k: int, known: int) -> bool:
+    """Schedule once: the sequences of lane `k`, then chunks of prompts, the first `known` waiting requests as candidates.
 
     The batch is the one behind those in flight; False when it is empty.
     """
-    p, e, lane = s.params[0], s.engines[i], s.lanes[lane_index]
+    p, e, lane, requests, phases = s.params[0], s.engines[i], s.lanes[k], s.requests, s.phases[k]
     preemptions = e.preemptions
-    need = s.phases[lane_index, lane.formed % p.block_size]
+    need = phases[lane.formed % p.block_size]
     while need > e.free_blocks:
-        need -= preempt_last(s, i, lane_index)
+        need -= preempt_last(s, i, k)
     e.free_blocks -= need
     e.schedules += 1
-    b = s.batches[i, (e.oldest + e.queued) % p.max_batches]
+    b = s.batches[i, behind(p, e)]
     b.number, b.lane, b.ends_head, b.ends_tail = e.schedules, NONE, NONE, NONE
     b.sequences, b.decodes, b.tokens = lane.decoding, lane.decoding, lane.decoding
     b.kv_tokens, b.prefill_tokens = lane.kv_tokens, 0
-    r = _take_prompts(s, i, b, lane_index, known, preemptions)
+    first = e.run_tail
+    if first != NONE and (requests[first].state != PREFILL or not _next_chunk(p, e, requests[first], b)):
+        if requests[first].state == PREFILL:
+            preempt_last(s, i, k)
+        first = NONE
+    if e.preemptions == preemptions and e.waiting > 0:
+        admitted = _admit(p, e, requests, b, known, p.token_budget - b.decodes - b.prefill_tokens)
+        first = admitted if first == NONE else first
     if b.sequences == 0:
         return False
-    b.lane, b.step = lane_index, lane.formed + 1
-    step_lane(s, b, 1)
-    while r != NONE:
-        q = s.requests[r]
+    b.lane, b.step = k, lane.formed + 1
+    step_lane(p, lane, s.heaps[k], phases, requests, b, 1)
+    while first != NONE:  # what got a chunk is the end of the running list
+        q = requests[first]
         if q.computed == q.prompt + q.out:
-            _join_lane(s, b, r)
-        r = q.after
+            _join_lane(p, lane, s.heaps[k], phases, requests, b, first)
+        first = q.after
     return True
 
 
@@ -198,5 +203,4 @@ def finish_batch(s: State, i: int) -> None:
         after = s.requests[r].ends_with
         complete(s, i, r, b.end_s)
         r = after
-    e.oldest = (e.oldest + 1) % p.max_batches
-    e.queued -= 1
+    drop_oldest(p, e)

@@ -188,7 +188,7 @@ def read_progress(s: State, out: Any) -> int:
             o = out[n]
             o.request_id = q.request_id
             o.slot = q.engine // s.params[0].data_parallel
-            o.tokens_out = tokens_out(s, r)
+            o.tokens_out = tokens_out(s.lanes, q)
             n += 1
         r = q.newer
     return n

@@ -74,28 +74,26 @@ def end_request(s: State, r: int, tokens: int, last_s: float, end_s: float, stat
 
 
 @compiled
-def tokens_out(s: State, r: int) -> int:
-    """Output tokens that the request has produced by now."""
-    q = s.requests[r]
+def tokens_out(lanes: Any, q: Any) -> int:
+    """Output tokens that request `q` has produced by now."""
     if q.state != DECODE:
-        return q.out
-    return max(q.out, q.target - (q.finish_step - s.lanes[q.lane].steps))
+        return int(q.out)
+    return int(max(q.out, q.target - (q.finish_step - lanes[q.lane].steps)))
 
 
 @compiled
-def _held_tokens(s: State, r: int) -> int:
+def _held_tokens(lanes: Any, q: Any) -> int:
     """Tokens of a running request that have been given blocks."""
-    q = s.requests[r]
     if q.state != DECODE:
-        return q.computed
-    return q.prompt + q.target - 1 - max(q.finish_step - s.lanes[q.lane].formed, 0)
+        return int(q.computed)
+    return int(q.prompt + q.target - 1 - max(q.finish_step - lanes[q.lane].formed, 0))
 
 
 @compiled
 def _leave_running(s: State, i: int, r: int) -> None:
     """Take a request from its lane, seat and blocks."""
     p, e, q = s.params[0], s.engines[i], s.requests[r]
-    held = _held_tokens(s, r)
+    held = _held_tokens(s.lanes, q)
     lane = s.lanes[q.lane]
     if q.state == DECODE and q.finish_step > lane.formed:
         heap_remove(s.heaps[q.lane], lane.decoding, (q.finish_step << 32) | r)
@@ -114,18 +112,18 @@ def brings_token(b: Any, q: Any) -> bool:
 
 
 @compiled
-def _not_ending(s: State, b: Any, r: int) -> None:
+def _not_ending(requests: Any, b: Any, r: int) -> None:
     """The request does not end with this batch after all."""
     before, other = NONE, b.ends_head
     while other != NONE and other != r:
-        before, other = other, s.requests[other].ends_with
+        before, other = other, requests[other].ends_with
     if other == NONE:
         return
-    after = s.requests[r].ends_with
+    after = requests[r].ends_with
     if before == NONE:
         b.ends_head = after
     else:
-        s.requests[before].ends_with = after
+        requests[before].ends_with = after
     if after == NONE:
         b.ends_tail = before
 
@@ -141,15 +139,15 @@ def preempt_last(s: State, i: int, lane: int) -> int:
     q = s.requests[r]
     formed = s.lanes[q.lane].formed
     decodes = q.state == DECODE and q.lane == lane and q.finish_step > formed
-    needed = 1 if decodes and _held_tokens(s, r) % p.block_size == 0 else 0
-    out = tokens_out(s, r)
+    needed = 1 if decodes and _held_tokens(s.lanes, q) % p.block_size == 0 else 0
+    out = tokens_out(s.lanes, q)
     _leave_running(s, i, r)
     q.stale = 0
     for k in range(e.queued):
         b = s.batches[i, (e.oldest + k) % p.max_batches]
         if b.number == q.batch or brings_token(b, q):
             q.stale = b.number
-            _not_ending(s, b, r)
+            _not_ending(s.requests, b, r)
     if q.stale:
         e.stale += 1
     q.finish_step = min(q.finish_step, formed)
@@ -185,12 +183,12 @@ def remove_request(s: State, r: int, at_s: float, status: int) -> None:
         return
     i = q.engine
     e = s.engines[i]
-    tokens = tokens_out(s, r)
+    tokens = tokens_out(s.lanes, q)
     for k in range(e.queued):
         b = s.batches[i, (e.oldest + k) % s.params[0].max_batches]
         if brings_token(b, q):
             b.tokens -= 1
-            _not_ending(s, b, r)
+            _not_ending(s.requests, b, r)
     if q.state != TRANSIT:
         e.untold = 1
     if q.state == TRANSIT or q.state == WAITING:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from autoscale.sim.engine.batches import finish_batch, form_batch
+from autoscale.sim.engine.batches import behind, drop_oldest, finish_batch, form_batch
 from autoscale.sim.engine.state import NONE, WAITING, State, compiled
 from autoscale.sim.engine.step_time import stage_s
 
@@ -37,14 +37,13 @@ def _next_lane(s: State, i: int) -> int:
 
 
 @compiled
-def _pass_stages(s: State, i: int, b: Any, lane: Any, at_s: float) -> None:
+def _pass_stages(p: Any, stage_ends: Any, b: Any, lane: Any, at_s: float) -> None:
     """When the batch, scheduled at `at_s`, leaves the last stage."""
-    p = s.params[0]
     needed_s = stage_s(p, b.sequences, b.kv_tokens, b.prefill_tokens)
     end_s = max(at_s, lane.end_s) if b.decodes > 0 else at_s
     for j in range(p.stages):
-        end_s = max(end_s, s.stage_ends[i, j]) + needed_s
-        s.stage_ends[i, j] = end_s
+        end_s = max(end_s, stage_ends[j]) + needed_s
+        stage_ends[j] = end_s
     b.end_s, lane.end_s = end_s, end_s
 
 
@@ -55,22 +54,13 @@ def _schedule(s: State, i: int, at_s: float) -> None:
     e.untold = 0
     k = _next_lane(s, i)
     if form_batch(s, i, k, e.waiting):
-        _pass_stages(s, i, s.batches[i, (e.oldest + e.queued) % p.max_batches], s.lanes[k], at_s)
+        _pass_stages(p, s.stage_ends[i], s.batches[i, behind(p, e)], s.lanes[k], at_s)
     e.queued += 1
 
 
 @compiled
-def _show(s: State, i: int) -> None:
-    e = s.engines[i]
+def _show(e: Any) -> None:
     e.shown_waiting, e.shown_running, e.shown_free = e.waiting, e.running, e.free_blocks
-
-
-@compiled
-def _pop_empty(s: State, i: int) -> None:
-    e = s.engines[i]
-    e.oldest = (e.oldest + 1) % s.params[0].max_batches
-    e.queued -= 1
-    _show(s, i)
 
 
 @compiled
@@ -89,7 +79,8 @@ def _fill_queue(s: State, i: int, at_s: float) -> None:
         if oldest.lane != NONE:
             e.end_s = oldest.end_s
             return
-        _pop_empty(s, i)
+        drop_oldest(p, e)
+        _show(e)
 
 
 @compiled
@@ -124,14 +115,12 @@ def _opened(s: State, k: int) -> int:
 
 
 @compiled
-def _again(s: State, i: int, b: Any, k: int, at_s: float) -> None:
-    """The batch's place in the queue goes to the next one of lane `k`, which only decodes."""
-    p, lane = s.params[0], s.lanes[k]
+def _again(b: Any, lane: Any) -> None:
+    """The batch's place in the queue goes to the next one of the lane, which only decodes."""
     lane.formed += 1
-    b.lane, b.step, b.kv_tokens, b.prefill_tokens = k, lane.formed, lane.kv_tokens, 0
+    b.step, b.kv_tokens, b.prefill_tokens = lane.formed, lane.kv_tokens, 0
     b.sequences, b.decodes, b.tokens = lane.decoding, lane.decoding, lane.decoding
     lane.kv_tokens += lane.decoding
-    _pass_stages(s, i, b, lane, at_s)
 
 
 @compiled
@@ -145,7 +134,7 @@ def _cycle(s: State, i: int, until_s: float) -> bool:
         return False
     if not _limit_lanes(s, i):
         return False
-    slot, at_s, last = e.oldest, e.end_s, NONE
+    slot, at_s, last, stage_ends = e.oldest, e.end_s, NONE, s.stage_ends[i]
     turns = 0
     while True:
         b = s.batches[i, slot]
@@ -163,8 +152,9 @@ def _cycle(s: State, i: int, until_s: float) -> bool:
         b.number = e.schedules
         last = NONE
         if decodes:
-            _again(s, i, b, k, at_s)
-            last = k
+            _again(b, s.lanes[k])
+            b.lane, last = k, k
+            _pass_stages(p, stage_ends, b, s.lanes[k], at_s)
         else:
             b.lane = NONE
         slot = slot + 1 if slot + 1 < p.max_batches else 0
@@ -174,12 +164,13 @@ def _cycle(s: State, i: int, until_s: float) -> bool:
     for k in range(i * p.stages, (i + 1) * p.stages):
         e.free_blocks -= _opened(s, k)
     e.oldest = slot
-    _show(s, i)
+    _show(e)
     if last != NONE:  # shown before it was scheduled
         e.shown_free += s.phases[last, (s.lanes[last].formed - 1) % p.block_size]
     e.end_s = s.batches[i, slot].end_s
     if s.batches[i, slot].lane == NONE:
-        _pop_empty(s, i)
+        drop_oldest(p, e)
+        _show(e)
         _fill_queue(s, i, at_s)
     return True
 
@@ -200,7 +191,7 @@ def run_pipeline(s: State, i: int, until_s: float) -> None:
             continue
         if not idle:
             finish_batch(s, i)
-            _show(s, i)
+            _show(e)
         while e.first_transit != NONE and requests[e.first_transit].enter_s <= at_s:
             q = requests[e.first_transit]
             q.state = WAITING

@@ -109,7 +109,7 @@ def _jump(s: State, k: int, until_s: float) -> bool:
     b.step += done
     e.free_blocks = free
     e.generation_tokens += done * lane.decoding
-    step_lane(s, b, done)
+    step_lane(s.params[0], lane, s.heaps[k], s.phases[k], s.requests, b, done)
     e.end_s = _end_of(e, i + done)
     e.shown_waiting = e.waiting_formed
     e.shown_running = e.running
