@@ -21,16 +21,14 @@ from autoscale.sim.engine.step_time import stage_s
 
 
 @compiled
-def _next_lane(s: State, i: int) -> int:
+def _next_lane(p: Any, e: Any, lanes: Any, first: int) -> int:
     """The lane of the next call of the scheduler: that which has sequences and is not in flight, if there is one."""
-    p, e = s.params[0], s.engines[i]
-    first = i * p.stages
     if p.async_scheduling:
         return first + (e.schedules + 1) % p.stages
     free = NONE
     for k in range(first, first + p.stages):
-        if s.lanes[k].formed == s.lanes[k].steps:
-            if s.lanes[k].decoding > 0:
+        if lanes[k].formed == lanes[k].steps:
+            if lanes[k].decoding > 0:
                 return k
             free = k
     return free
@@ -48,17 +46,6 @@ def _pass_stages(p: Any, stage_ends: Any, b: Any, lane: Any, at_s: float) -> Non
 
 
 @compiled
-def _schedule(s: State, i: int, at_s: float) -> None:
-    """Form one batch and send it through the stages."""
-    p, e = s.params[0], s.engines[i]
-    e.untold = 0
-    k = _next_lane(s, i)
-    if form_batch(s, i, k, e.waiting):
-        _pass_stages(p, s.stage_ends[i], s.batches[i, behind(p, e)], s.lanes[k], at_s)
-    e.queued += 1
-
-
-@compiled
 def _show(e: Any) -> None:
     e.shown_waiting, e.shown_running, e.shown_free = e.waiting, e.running, e.free_blocks
 
@@ -69,7 +56,11 @@ def _fill_queue(s: State, i: int, at_s: float) -> None:
     p, e = s.params[0], s.engines[i]
     while True:
         if e.running + e.waiting > 0 or e.untold == 1:
-            _schedule(s, i, at_s)
+            e.untold = 0
+            k = _next_lane(p, e, s.lanes, i * p.stages)
+            if form_batch(s, i, k, e.waiting):
+                _pass_stages(p, s.stage_ends[i], s.batches[i, behind(p, e)], s.lanes[k], at_s)
+            e.queued += 1
             if e.queued < p.max_batches and e.running + e.waiting > 0:
                 continue
         elif e.queued == 0:
@@ -84,34 +75,33 @@ def _fill_queue(s: State, i: int, at_s: float) -> None:
 
 
 @compiled
-def _limit_lanes(s: State, i: int) -> bool:
+def _limit_lanes(p: Any, e: Any, lanes: Any, heaps: Any, first: int) -> bool:
     """Up to which step every lane only decodes, all its sequences go on and their blocks are free; False when none is sure."""
-    p, e = s.params[0], s.engines[i]
-    lanes = range(i * p.stages, (i + 1) * p.stages)
     decoding = 0
-    for k in lanes:
-        decoding += s.lanes[k].decoding
+    for k in range(first, first + p.stages):
+        decoding += lanes[k].decoding
     if decoding == 0 or decoding > e.free_blocks:
         return False
     most = e.free_blocks // decoding * p.block_size - 1  # every sequence opens one block in block_size steps
-    for k in lanes:
-        lane = s.lanes[k]
+    for k in range(first, first + p.stages):
+        lane = lanes[k]
         lane.before = lane.formed
         lane.limit = lane.formed + most
         if lane.decoding > 0:
-            lane.limit = min(lane.limit, (s.heaps[k, 0] >> 32) - 1)
+            lane.limit = min(lane.limit, (heaps[k, 0] >> 32) - 1)
     return True
 
 
 @compiled
-def _opened(s: State, k: int) -> int:
-    """Blocks that lane `k` opened since its limit was set."""
-    size, lane = s.params[0].block_size, s.lanes[k]
+def _opened(size: int, lane: Any, phases: Any) -> int:
+    """Blocks that a lane opened since its limit was set."""
     steps = lane.formed - lane.before
     blocks = steps // size * lane.decoding
-    for step in range(lane.formed - steps % size, lane.formed):
-        blocks += s.phases[k, step % size]
-    return blocks
+    at = lane.before % size
+    for _ in range(steps % size):
+        blocks += phases[at]
+        at = at + 1 if at + 1 < size else 0
+    return int(blocks)
 
 
 @compiled
@@ -132,7 +122,7 @@ def _cycle(s: State, i: int, until_s: float) -> bool:
     p, e = s.params[0], s.engines[i]
     if e.waiting + e.stale + e.untold > 0 or e.first_prefill != NONE or e.queued < p.max_batches:
         return False
-    if not _limit_lanes(s, i):
+    if s.batches[i, e.oldest].ends_head != NONE or not _limit_lanes(p, e, s.lanes, s.heaps, i * p.stages):
         return False
     slot, at_s, last, stage_ends = e.oldest, e.end_s, NONE, s.stage_ends[i]
     turns = 0
@@ -162,7 +152,7 @@ def _cycle(s: State, i: int, until_s: float) -> bool:
     if turns == 0:
         return False
     for k in range(i * p.stages, (i + 1) * p.stages):
-        e.free_blocks -= _opened(s, k)
+        e.free_blocks -= _opened(p.block_size, s.lanes[k], s.phases[k])
     e.oldest = slot
     _show(e)
     if last != NONE:  # shown before it was scheduled

@@ -22,44 +22,41 @@ from autoscale.sim.engine.step_time import growth_s, stage_s
 
 
 @compiled
-def _form_step(s: State, i: int, at_s: float, known: int) -> bool:
-    """Schedule one step at `at_s`, with the first `known` waiting requests as candidates; False when it is empty."""
-    p, e = s.params[0], s.engines[i]
-    preemptions = e.preemptions
-    if not form_batch(s, i, i, known):
-        return False
-    b = s.batches[i, 0]
-    e.queued = 1
-    e.anchor_s, e.anchor_steps = at_s, s.lanes[i].steps
+def _time_step(p: Any, e: Any, b: Any, steps: int, at_s: float) -> None:
+    """When the step that was formed at `at_s` ends."""
+    e.anchor_s, e.anchor_steps = at_s, steps
     e.first_s = stage_s(p, b.sequences, b.kv_tokens, b.prefill_tokens)
     e.growth_s = growth_s(p, b.decodes)
     e.end_s = at_s + e.first_s
-    e.stable = 1 if b.prefill_tokens == 0 and e.preemptions == preemptions and e.late_seats == 0 else 0
-    e.waiting_formed = e.waiting
-    return True
 
 
 @compiled
 def _next_step(s: State, i: int, at_s: float) -> None:
     """Form the step that starts at `at_s`, or fall idle."""
-    e = s.engines[i]
+    p, e = s.params[0], s.engines[i]
     # Asynchronous scheduling decided this step when the last one began: it knows who waited then, and not yet what the
     # last step freed.
-    known = min(e.waiting, e.waiting_formed) if s.params[0].async_scheduling else e.waiting
-    unknown = e.waiting - known
-    some = _form_step(s, i, at_s, known)
+    known = min(e.waiting, e.waiting_formed) if p.async_scheduling else e.waiting
+    unknown, late_seats, preemptions = e.waiting - known, e.late_seats, e.preemptions
+    some = form_batch(s, i, i, known)
     e.free_blocks += e.late_blocks
     e.late_blocks = 0
     e.late_seats = 0
     while not some and e.waiting > 0:
-        some = _form_step(s, i, at_s, e.waiting)
-    if not some:
+        unknown, late_seats, preemptions = 0, 0, e.preemptions
+        some = form_batch(s, i, i, e.waiting)
+    if some:
+        b = s.batches[i, 0]
+        _time_step(p, e, b, s.lanes[i].steps, at_s)
+        e.queued = 1
+        plain = b.prefill_tokens == 0 and e.preemptions == preemptions and late_seats == 0
+        e.stable = 1 if plain and unknown == 0 else 0
+        e.waiting_formed = e.waiting
+    else:
         e.end_s = math.inf
         e.stable = 0
         e.waiting_formed = 0
         e.shown_waiting, e.shown_running, e.shown_free = 0, 0, e.free_blocks  # what was aborted has left
-    elif unknown > 0:
-        e.stable = 0
 
 
 @compiled
