@@ -1,4 +1,5 @@
-"""A second, slow engine to hold the fast one against: one step at a time, in plain lists, as the scheduler is described.
+"""A second, slow engine of one stage to hold the fast one against: one step at a time, in plain lists, as the scheduler is
+described.
 
 It shares nothing with autoscale.sim but the parameters.
 """
@@ -67,7 +68,7 @@ class Engine:
 
     def schedule(self, candidates):
         """Tokens to compute per job in this step: a list of (job, tokens)."""
-        budget = self.p.max_num_batched_tokens * self.p.pipeline_stages
+        budget = self.p.max_num_batched_tokens
         plan, preempted, i = [], False, 0
         while i < len(self.running):
             job = self.running[i]
@@ -101,16 +102,11 @@ class Engine:
         return plan
 
     def step_s(self, plan):
-        p, stages = self.p, self.p.pipeline_stages
+        p = self.p
         kv = sum(job.computed + tokens for job, tokens in plan)
-        chunks = [tokens for job, tokens in plan if job.fresh]
-        lane = -(-len(plan) // stages)
-        prefill = max(-(-sum(chunks) // stages), min(max(chunks, default=0), p.max_num_batched_tokens))
-        return stages * (
-            p.base_s
-            + p.per_sequence_s * lane
-            + p.per_kv_token_s * kv * lane / len(plan)
-            + p.per_prefill_token_s * prefill
+        prefill = sum(tokens for job, tokens in plan if job.fresh)
+        return (
+            p.base_s + p.per_sequence_s * len(plan) + p.per_kv_token_s * kv + p.per_prefill_token_s * prefill
         )
 
     def run(self, jobs, until_s=math.inf):

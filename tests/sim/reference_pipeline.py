@@ -152,10 +152,7 @@ class Core:
         kv = sum(job.computed + tokens for job, tokens in plan)
         prefill = sum(tokens for job, tokens in plan if job.prefills)
         stage_s = (
-            p.base_s
-            + p.per_sequence_s * len(plan)
-            + p.per_kv_token_s * kv
-            + p.per_prefill_token_s * prefill
+            p.base_s + p.per_sequence_s * len(plan) + p.per_kv_token_s * kv + p.per_prefill_token_s * prefill
         )
         end_s = max([self.now_s, *(job.sampled_s for job, _ in plan if not job.prefills)])
         for j in range(p.pipeline_stages):

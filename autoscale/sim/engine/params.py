@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from analysis.errors import BadInput
 from autoscale.sim.engine.state import PARAMS
+from autoscale.sim.engine.step_time import stage_s
 
 if TYPE_CHECKING:
     from autoscale.profiles.profile import Profile
@@ -23,7 +24,7 @@ COEFFICIENTS = ("base_s", "per_sequence_s", "per_kv_token_s", "per_prefill_token
 class EngineParams:
     """One replica in numbers. A step of one stage takes base + per_sequence*B + per_kv_token*KV + per_prefill_token*P.
 
-    B sequences, KV their tokens in the cache, P prompt tokens computed in the step; all of one micro-batch. A token takes
+    B sequences, KV their tokens in the cache, P prompt tokens computed in the step; all of one batch. A token takes
     the sum over the stages. `request_overhead_s` passes before a request reaches the scheduler (and its waiting gauge).
     """
 
@@ -116,15 +117,11 @@ class EngineParams:
         return (self.num_blocks - 1) * self.block_size
 
     def step_s(self, sequences: float, kv_tokens: float, prefill_tokens: float = 0.0) -> float:
-        """Seconds of one pass through all stages when the load is spread evenly over the micro-batches."""
-        stages = self.pipeline_stages
-        lane = max(sequences / stages, min(sequences, 1.0))
-        return stages * (
-            self.base_s
-            + self.per_sequence_s * lane
-            + self.per_kv_token_s * kv_tokens * (lane / sequences if sequences else 0.0)
-            + self.per_prefill_token_s * prefill_tokens / stages
-        )
+        """Seconds of one pass through all stages, with everything spread evenly over as many batches as there are stages
+        (one for a single sequence): no time is lost while a stage waits for another."""
+        batches = min(max(sequences, 1.0), float(self.pipeline_stages))
+        one_s = stage_s(self, sequences / batches, kv_tokens / batches, prefill_tokens / batches)
+        return self.pipeline_stages * one_s
 
 
 def packed(params: EngineParams, routing: int, wait_for_ready: bool) -> NDArray[Any]:

@@ -89,7 +89,10 @@ ENGINE = np.dtype(
         ("oldest", "i8"),  # place of the oldest batch in flight
         ("queued", "i8"),  # batches in flight
         ("free_blocks", "i8"),
-        ("late_blocks", "i8"),  # freed by the last step, seen one step later (asynchronous scheduling of one stage)
+        (
+            "late_blocks",
+            "i8",
+        ),  # freed by the last step, seen one step later (asynchronous scheduling of one stage)
         ("late_seats", "i8"),
         ("running", "i8"),
         ("waiting", "i8"),
@@ -106,7 +109,10 @@ ENGINE = np.dtype(
         ("in_flight", "i8"),
         ("run_head", "i8"),
         ("run_tail", "i8"),
-        ("first_prefill", "i8"),  # sequences whose prefill is not over are the tail of the running list from here
+        (
+            "first_prefill",
+            "i8",
+        ),  # sequences whose prefill is not over are the tail of the running list from here
         ("wait_head", "i8"),
         ("wait_tail", "i8"),
         ("first_transit", "i8"),  # requests not yet in the scheduler: the waiting list's tail from here
@@ -149,23 +155,26 @@ REQUEST = np.dtype(
         ("sent_s", "f8"),
         ("enter_s", "f8"),
         ("first_s", "f8"),
-        ("lane", "i8"),
         ("first_step", "i8"),  # of its lane: the steps that bring a token of its present run
         ("finish_step", "i8"),
-        ("prompt", "i8"),
-        ("target", "i8"),
-        ("prefix", "i8"),
-        ("out", "i8"),  # tokens generated before the current prefill or decode run
-        ("computed", "i8"),  # tokens whose KV is computed, while being prefilled
         ("batch", "i8"),  # number of the one that computes the last scheduled chunk of its prompt
-        ("stale", "i8"),  # number of the last batch in flight that knows it from before its preemption; 0: none
-        ("state", "i8"),
-        ("engine", "i8"),
-        ("ends_with", "i8"),  # the next request whose last token is in the same batch
-        ("before", "i8"),
-        ("after", "i8"),
-        ("older", "i8"),  # all requests in flight in the order they were due
-        ("newer", "i8"),
+        (
+            "stale",
+            "i8",
+        ),  # number of the last batch in flight that knows it from before its preemption; 0: none
+        ("prompt", "i4"),
+        ("target", "i4"),
+        ("prefix", "i4"),
+        ("out", "i4"),  # tokens generated before the current prefill or decode run
+        ("computed", "i4"),  # tokens whose KV is computed, while being prefilled
+        ("state", "i4"),
+        ("engine", "i4"),
+        ("lane", "i4"),
+        ("ends_with", "i4"),  # the next request whose last token is in the same batch
+        ("before", "i4"),
+        ("after", "i4"),
+        ("older", "i4"),  # all requests in flight in the order they were due
+        ("newer", "i4"),
     ],
     align=True,
 )
