@@ -1,4 +1,5 @@
-"""A second, slow engine to hold the fast one against: one step at a time, in plain lists, as the scheduler is described.
+"""A second, slow engine of one stage to hold the fast one against: one step at a time, in plain lists, as the scheduler is
+described.
 
 It shares nothing with autoscale.sim but the parameters.
 """
@@ -67,7 +68,7 @@ class Engine:
 
     def schedule(self, candidates):
         """Tokens to compute per job in this step: a list of (job, tokens)."""
-        budget = self.p.max_num_batched_tokens * self.p.pipeline_stages
+        budget = self.p.max_num_batched_tokens
         plan, preempted, i = [], False, 0
         while i < len(self.running):
             job = self.running[i]
@@ -101,26 +102,20 @@ class Engine:
         return plan
 
     def step_s(self, plan):
-        p, stages = self.p, self.p.pipeline_stages
+        p = self.p
         kv = sum(job.computed + tokens for job, tokens in plan)
         chunks = [(job.computed, tokens) for job, tokens in plan if job.fresh]
-        computed = sum(tokens for _, tokens in chunks)
-        lane = -(-len(plan) // stages)
-        prefill = max(
-            -(-computed // stages),
-            min(max((tokens for _, tokens in chunks), default=0), p.max_num_batched_tokens),
-        )
+        prefill = sum(tokens for _, tokens in chunks)
         pairs = sum(before + k + 1 for before, tokens in chunks for k in range(tokens))
-        batch = (len(plan) - len(chunks)) * lane / len(plan) + prefill
-        hidden = p.compute_share * min(batch, p.ridge_tokens)
-        decoding = p.compute_share * (batch - prefill)
-        return stages * (
+        decoding = len(plan) - len(chunks)
+        hidden = p.compute_share * min(decoding + prefill, p.ridge_tokens)
+        return (
             p.base_s
-            + p.per_sequence_s * lane
-            + p.per_kv_token_s * kv * lane / len(plan)
-            + p.per_prefill_token_s * (prefill + decoding - hidden)
-            + p.experts_s * (1 - (1 - p.expert_share) ** batch)
-            + p.per_prefill_pair_s * (pairs * prefill / computed if computed else 0)
+            + p.per_sequence_s * len(plan)
+            + p.per_kv_token_s * kv
+            + p.per_prefill_token_s * (prefill + p.compute_share * decoding - hidden)
+            + p.experts_s * (1 - (1 - p.expert_share) ** (decoding + prefill))
+            + p.per_prefill_pair_s * pairs
         )
 
     def run(self, jobs, until_s=math.inf):

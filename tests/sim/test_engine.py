@@ -57,7 +57,7 @@ params_strategy = st.builds(
     per_kv_token_s=st.sampled_from([0.0, 1e-5]),
     per_prefill_token_s=st.sampled_from([0.0, 1e-3]),
     block_size=st.sampled_from([4, 16]),
-    pipeline_stages=st.integers(1, 2),
+    pipeline_stages=st.integers(1, 3),
     data_parallel=st.integers(1, 2),
     request_overhead_s=st.sampled_from([0.0, 0.05]),
     async_scheduling=st.booleans(),
@@ -73,17 +73,22 @@ def check_books(replicas):
     for i, e in enumerate(s.engines):
         mine = held[held["engine"] == i]
         running = mine[mine["state"] >= state.PREFILL]
-        out = np.where(
-            running["state"] == state.DECODE, running["target"] - (running["finish_step"] - e["steps"]), 0
-        )
-        tokens = np.where(running["state"] == state.DECODE, running["prompt"] + out, running["computed"])
+        decodes = running["state"] == state.DECODE
+        last = (
+            running["prompt"] + running["target"] - 1
+        )  # tokens that have blocks when the last one is scheduled
+        to_come = running["finish_step"] - s.lanes["formed"][running["lane"]]
+        tokens = np.where(decodes, last - np.maximum(to_come, 0), running["computed"])
         assert e["free_blocks"] + e["late_blocks"] + (-(-tokens // p.block_size)).sum() == p.num_blocks - 1
         assert e["free_blocks"] >= 0
         assert len(running) == e["running"] <= p.max_num_seqs
         assert (mine["state"] == state.WAITING).sum() == e["waiting"]
-        assert tokens[running["state"] == state.DECODE].sum() == e["kv_tokens"]
+        assert (mine["stale"] > 0).sum() == e["stale"]
         assert len(mine) == e["in_flight"]
-        assert s.phases[i].sum() == e["decoding"] == e["heap_size"]
+        for k in range(i * p.pipeline_stages, (i + 1) * p.pipeline_stages):
+            its = decodes & (running["lane"] == k) & (to_come > 0)
+            assert (tokens[its] + 1).sum() == s.lanes["kv_tokens"][k]
+            assert s.phases[k].sum() == its.sum() == s.lanes["decoding"][k]
         if math.isinf(e["end_s"]):  # idle: no step will come to correct what the gauges show
             assert e["shown_waiting"] == e["shown_running"] == 0
             assert e["shown_free"] == e["free_blocks"] + e["late_blocks"] == p.num_blocks - 1
@@ -261,10 +266,12 @@ def test_a_hit_fraction_is_the_least_that_every_prompt_finds_cached(chunk):
 
 
 def test_stages_add_up_per_token_and_share_the_load():
-    """One sequence: the sum of both stages; eight: each micro-batch of four passes two stages."""
+    """One sequence: the sum of both stages; eight: each batch of four, with its half of the prompts, passes two stages."""
     p = replace(FREE, per_sequence_s=1e-3, pipeline_stages=2)
     assert p.step_s(1, 0) == pytest.approx(2 * 0.021)
     assert p.step_s(8, 0) == pytest.approx(2 * (0.02 + 4e-3))
+    prompts = replace(p, per_prefill_token_s=1e-4)
+    assert prompts.step_s(8, 0, 100) == pytest.approx(2 * (0.02 + 4e-3 + 0.005))
 
 
 def test_a_prompt_waits_for_blocks_for_all_of_it_though_its_first_chunk_would_fit(chunk):

@@ -47,7 +47,6 @@ def random_case(seed, chunk):
         max_num_seqs=seats,
         max_num_batched_tokens=seats + int(rng.integers(0, 30)),
         block_size=block_size,
-        pipeline_stages=int(rng.choice([1, 1, 2, 3])),
         request_overhead_s=float(rng.choice([0, 0.013])),
         async_scheduling=bool(rng.integers(2)),
     )

@@ -149,27 +149,32 @@ def reset_slot(s: State, slot: int) -> None:
     for i in range(slot * p.data_parallel, (slot + 1) * p.data_parallel):
         e = s.engines[i]
         e.end_s = math.inf
-        e.anchor_s, e.first_s, e.growth_s, e.anchor_steps, e.steps = 0.0, 0.0, 0.0, 0, 0
+        e.anchor_s, e.first_s, e.growth_s, e.anchor_steps = 0.0, 0.0, 0.0, 0
+        e.schedules, e.oldest, e.queued, e.untold, e.stale = 0, 0, 0, 0, 0
         e.free_blocks, e.shown_free = p.num_blocks - 1, p.num_blocks - 1
-        e.late_blocks, e.late_seats, e.kv_tokens, e.decoding, e.running, e.waiting = 0, 0, 0, 0, 0, 0
+        e.late_blocks, e.late_seats, e.running, e.waiting = 0, 0, 0, 0
         e.waiting_formed, e.shown_waiting, e.shown_running = 0, 0, 0
         e.preemptions, e.prompt_tokens, e.generation_tokens, e.completed, e.in_flight = 0, 0, 0, 0, 0
-        e.heap_size, e.stable = 0, 0
+        e.stable = 0
         e.run_head, e.run_tail, e.first_prefill = NONE, NONE, NONE
         e.wait_head, e.wait_tail, e.first_transit = NONE, NONE, NONE
-        s.phases[i, :] = 0
+        s.stage_ends[i, :] = 0.0
+        for k in range(i * p.stages, (i + 1) * p.stages):
+            lane = s.lanes[k]
+            lane.end_s, lane.formed, lane.steps, lane.decoding, lane.kv_tokens = 0.0, 0, 0, 0, 0
+            s.phases[k, :] = 0
 
 
 @compiled
 def next_event_s(s: State) -> float:
-    """When the next step ends, request enters a scheduler, or deadline passes; inf when nothing is under way."""
+    """When the next step ends, request enters an idle scheduler, or deadline passes; inf when nothing is under way."""
     c = s.clock[0]
     soonest = s.requests[c.oldest].due_s + s.params[0].request_timeout_s if c.oldest != NONE else math.inf
     for i in range(c.engines):
         e = s.engines[i]
-        soonest = min(soonest, e.end_s)
-        if e.first_transit != NONE:
+        if math.isinf(e.end_s) and e.first_transit != NONE:
             soonest = min(soonest, s.requests[e.first_transit].enter_s)
+        soonest = min(soonest, e.end_s)
     return soonest
 
 
@@ -183,7 +188,7 @@ def read_progress(s: State, out: Any) -> int:
             o = out[n]
             o.request_id = q.request_id
             o.slot = q.engine // s.params[0].data_parallel
-            o.tokens_out = tokens_out(s.engines[q.engine], q)
+            o.tokens_out = tokens_out(s.lanes, q)
             n += 1
         r = q.newer
     return n

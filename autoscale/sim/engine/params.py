@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.errors import BadInput
-from autoscale.sim.engine import step_time
 from autoscale.sim.engine.state import PARAMS
+from autoscale.sim.engine.step_time import stage_s
 
 if TYPE_CHECKING:
     from autoscale.profiles.profile import Profile
@@ -37,7 +37,7 @@ STEP_TIMES = (*COEFFICIENTS, "experts_s", "per_prefill_pair_s")  # all that grow
 class EngineParams:
     """One replica in numbers. A step of one stage takes base + per_sequence*B + per_kv_token*KV + per_prefill_token*P.
 
-    B sequences, KV their tokens in the cache, P prompt tokens computed in the step; all of one micro-batch. SHAPE bends
+    B sequences, KV their tokens in the cache, P prompt tokens computed in the step; all of one batch. SHAPE bends
     that line (step_time.stage_s): the share `compute_share` of per_prefill_token_s is hidden behind reading the weights
     until `ridge_tokens` are computed, a token wakes `expert_share` of experts that are read in `experts_s`, and a prompt
     token attends to the tokens before it. A token takes the sum over the stages. `request_overhead_s` passes before a
@@ -125,22 +125,25 @@ class EngineParams:
         )
 
     @property
+    def max_batches(self) -> int:
+        """Batches that one engine keeps in flight (vLLM's max_concurrent_batches with pipeline parallelism)."""
+        if self.pipeline_stages == 1:
+            return 1
+        return self.pipeline_stages + self.async_scheduling
+
+    @property
     def kv_tokens(self) -> int:
         """Tokens that the KV cache of one engine holds."""
         return (self.num_blocks - 1) * self.block_size
 
     def step_s(self, sequences: float, kv_tokens: float, prefill_tokens: float = 0.0) -> float:
-        """Seconds of one pass through all stages when the load is spread evenly over the micro-batches.
-
-        The prompt tokens are those of one prompt, computed from its start.
-        """
-        stages = self.pipeline_stages
-        lane, prefill = max(sequences / stages, min(sequences, 1.0)), prefill_tokens / stages
-        kv = kv_tokens * (lane / sequences if sequences else 0.0)
-        stage_s = step_time.stage_s.py_func
-        return stages * float(
-            stage_s(self, lane, lane + prefill, prefill, prefill * (prefill_tokens + 1) / 2, kv)
-        )
+        """Seconds of one pass through all stages, with everything spread evenly over as many batches as there are stages
+        (one for a single sequence): no time is lost while a stage waits for another. The prompt tokens are those of one
+        prompt, computed from its start."""
+        batches = min(max(sequences, 1.0), float(self.pipeline_stages))
+        each, prefill = sequences / batches, prefill_tokens / batches
+        pairs = prefill * (prefill_tokens + 1) / 2
+        return self.pipeline_stages * stage_s(self, each, each + prefill, prefill, pairs, kv_tokens / batches)
 
 
 def packed(params: EngineParams, routing: int, wait_for_ready: bool) -> NDArray[Any]:
@@ -150,6 +153,7 @@ def packed(params: EngineParams, routing: int, wait_for_ready: bool) -> NDArray[
         name = _PACKED.get(field.name, field.name)
         if name in (PARAMS.names or ()):
             record[0][name] = getattr(params, field.name)
+    record[0]["max_batches"] = params.max_batches
     record[0]["routing"], record[0]["wait_for_ready"] = routing, wait_for_ready
     return record
 

@@ -49,6 +49,7 @@ class Replicas:
             raise BadInput("connections", value=connections, expected="at least 1, with random routing only")
         self.params, self.slots = params, slots
         engines = slots * params.data_parallel
+        lanes = engines * params.pipeline_stages
         self._state = state.State(
             params=packed(params, ROUTINGS.index(routing), wait_for_ready=no_ready == "wait"),
             clock=np.zeros(1, state.CLOCK),
@@ -56,8 +57,11 @@ class Replicas:
             open_list=np.zeros(slots, np.int64),
             connections=np.full(connections or 0, state.NONE, np.int64),
             engines=np.zeros(engines, state.ENGINE),
-            heaps=np.empty((engines, params.max_num_seqs), np.int64),
-            phases=np.zeros((engines, params.block_size), np.int32),
+            lanes=np.zeros(lanes, state.LANE),
+            heaps=np.empty((lanes, params.max_num_seqs), np.int64),
+            phases=np.zeros((lanes, params.block_size), np.int32),
+            batches=np.zeros((engines, params.max_batches), state.BATCH),
+            stage_ends=np.zeros((engines, params.pipeline_stages)),
             requests=np.zeros(0, state.REQUEST),
             finished=np.zeros(0, state.FINISHED),
         )

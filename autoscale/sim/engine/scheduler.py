@@ -1,15 +1,13 @@
 """The compiled scheduler: how one vLLM engine moves from step to step, and many of them through one virtual time.
 
-A step of an engine is formed at the end of the one before: running sequences get one token each, then prompts are
-prefilled in chunks (vLLM V1, `Scheduler.schedule`). While a step only decodes and nothing can be admitted, the next ones
-look the same, and the engine jumps over them:
+An engine of several stages keeps several batches in flight (`pipeline`). With one stage, a step is formed at the end of the
+one before. While it only decodes and nothing can be admitted, the next ones look the same, and the engine jumps over them:
 
     end of the i-th step after an anchor     E(i) = anchor + i * first + growth * i (i - 1) / 2
 
 `growth` is the time that the sequences' next tokens add to a step by the KV cache they leave behind. A jump ends before
-the first of: a completion (a heap of finish steps), a request that enters, a step whose new blocks are not free. New
-blocks per step come from a table: how many decoding sequences open a block when `steps % block_size` has a given value.
-Ends are always computed from the anchor, so results do not depend on how often the caller looks.
+the first of: a completion, a request that enters, a step whose new blocks are not free. Ends are always computed from the
+anchor, so results do not depend on how often the caller looks.
 """
 
 from __future__ import annotations
@@ -17,158 +15,48 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from autoscale.sim.engine.lifecycle import complete, preempt_last
-from autoscale.sim.engine.linked import append_running, blocks_for, remove_waiting, sift_down, sift_up
-from autoscale.sim.engine.state import DECODE, NONE, PREFILL, WAITING, State, compiled
-from autoscale.sim.engine.step_time import pairs_of, stage_s
+from autoscale.sim.engine.batches import batch_s, finish_batch, form_batch, step_lane
+from autoscale.sim.engine.pipeline import run_pipeline
+from autoscale.sim.engine.state import NONE, WAITING, State, compiled
+from autoscale.sim.engine.step_time import growth_s
 
 
 @compiled
-def _finish_step(s: State, i: int) -> None:
-    """Hand out the tokens of the step in progress, let completed requests go, move the gauges."""
-    p, e = s.params[0], s.engines[i]
-    heap = s.heaps[i]
-    at_s = e.end_s
-    e.steps += 1
-    e.generation_tokens += e.decoding
-    e.kv_tokens += e.decoding
-    while e.heap_size > 0 and heap[0] >> 32 == e.steps:
-        r = heap[0] & 0xFFFFFFFF
-        q = s.requests[r]
-        e.heap_size -= 1
-        sift_down(heap, e.heap_size, 0, heap[e.heap_size])
-        e.decoding -= 1
-        e.kv_tokens -= q.prompt + q.target
-        s.phases[i, (1 + q.finish_step - q.prompt - q.target) % p.block_size] -= 1
-        complete(s, i, r, at_s)
-    r = e.first_prefill
-    while r != NONE:
-        q = s.requests[r]
-        after = q.after
-        if q.computed < q.prompt + q.out:
-            break  # a prompt in chunks: only the last of the list
-        e.first_prefill = after
-        q.out += 1
-        e.generation_tokens += 1
-        if math.isnan(q.first_s):
-            q.first_s = at_s
-            e.prompt_tokens += q.prompt
-        if q.out == q.target:
-            complete(s, i, r, at_s)
-        else:
-            q.state = DECODE
-            q.finish_step = e.steps + q.target - q.out
-            sift_up(heap, e.heap_size, (q.finish_step << 32) | r)
-            e.heap_size += 1
-            e.decoding += 1
-            e.kv_tokens += q.prompt + q.out
-            s.phases[i, (1 + q.finish_step - q.prompt - q.target) % p.block_size] += 1
-        r = after
-    e.shown_waiting = e.waiting_formed
-    e.shown_running = e.running
-    e.shown_free = e.free_blocks + e.late_blocks
-
-
-@compiled
-def _time_step(
-    p: Any, e: Any, at_s: float, sequences: int, tokens: int, largest: int, context: int, pairs: float
-) -> None:
-    """When the step ends: `sequences` in all, `tokens` of prompts in it, the longest chunk and the tokens behind them.
-
-    Micro-batches move through the stages in lockstep: a pass takes every stage as long as the fullest one needs.
-    """
-    lane = (sequences + p.stages - 1) // p.stages
-    share = lane / sequences
-    prefill = max((tokens + p.stages - 1) // p.stages, min(largest, p.token_budget))
-    lane_pairs = pairs * prefill / tokens if tokens > 0 else 0.0
-    time_s = stage_s(
-        p, lane, e.decoding * share + prefill, prefill, lane_pairs, (e.kv_tokens + context) * share
-    )
-    e.anchor_s, e.anchor_steps = at_s, e.steps
-    e.first_s = p.stages * time_s
-    e.growth_s = p.stages * p.per_kv_token_s * share * e.decoding
+def _time_step(p: Any, e: Any, b: Any, steps: int, at_s: float) -> None:
+    """When the step that was formed at `at_s` ends."""
+    e.anchor_s, e.anchor_steps = at_s, steps
+    e.first_s = batch_s(p, b)
+    e.growth_s = growth_s(p, b.decodes)
     e.end_s = at_s + e.first_s
-
-
-@compiled
-def _form_step(s: State, i: int, at_s: float, known: int) -> bool:
-    """Schedule one step at `at_s`, with the first `known` waiting requests as candidates; False when it is empty."""
-    p, e, requests = s.params[0], s.engines[i], s.requests
-    size = p.block_size
-    preemptions = e.preemptions
-    need = s.phases[i, e.steps % size]
-    while need > e.free_blocks:
-        need -= preempt_last(s, i)
-    e.free_blocks -= need
-    budget = p.token_budget * p.stages - e.decoding
-    sequences, tokens, largest, context, pairs = e.decoding, 0, 0, 0, 0.0
-    r = e.first_prefill
-    if r != NONE:
-        q = requests[r]
-        chunk = min(q.prompt + q.out - q.computed, budget)
-        blocks = blocks_for(q.computed + chunk, size) - blocks_for(q.computed, size)
-        if blocks > e.free_blocks:
-            preempt_last(s, i)
-        else:
-            e.free_blocks -= blocks
-            q.computed += chunk
-            budget -= chunk
-            sequences, tokens, largest, context = sequences + 1, chunk, chunk, q.computed
-            pairs = pairs_of(chunk, q.computed)
-    if e.preemptions == preemptions:
-        while known > 0 and budget > 0 and e.running + e.late_seats < p.max_num_seqs:
-            r = e.wait_head
-            q = requests[r]
-            full = q.prompt + q.out
-            if blocks_for(full, size) > e.free_blocks:
-                break
-            cached = min(q.prefix, full - 1) // size * size
-            chunk = min(full - cached, budget)
-            q.computed = cached + chunk
-            e.free_blocks -= blocks_for(q.computed, size)
-            budget -= chunk
-            remove_waiting(e, requests, r)
-            append_running(e, requests, r)
-            if e.first_prefill == NONE:
-                e.first_prefill = r
-            q.state = PREFILL
-            known -= 1
-            e.waiting -= 1
-            e.running += 1
-            sequences += 1
-            tokens += chunk
-            largest = max(largest, chunk)
-            context += q.computed
-            pairs += pairs_of(chunk, q.computed)
-    if sequences == 0:
-        return False
-    _time_step(p, e, at_s, sequences, tokens, largest, context, pairs)
-    e.stable = 1 if tokens == 0 and e.preemptions == preemptions and e.late_seats == 0 else 0
-    e.waiting_formed = e.waiting
-    return True
 
 
 @compiled
 def _next_step(s: State, i: int, at_s: float) -> None:
     """Form the step that starts at `at_s`, or fall idle."""
-    e = s.engines[i]
+    p, e = s.params[0], s.engines[i]
     # Asynchronous scheduling decided this step when the last one began: it knows who waited then, and not yet what the
     # last step freed.
-    known = min(e.waiting, e.waiting_formed) if s.params[0].async_scheduling else e.waiting
-    unknown = e.waiting - known
-    some = _form_step(s, i, at_s, known)
+    known = min(e.waiting, e.waiting_formed) if p.async_scheduling else e.waiting
+    unknown, late_seats, preemptions = e.waiting - known, e.late_seats, e.preemptions
+    some = form_batch(s, i, i, known)
     e.free_blocks += e.late_blocks
     e.late_blocks = 0
     e.late_seats = 0
     while not some and e.waiting > 0:
-        some = _form_step(s, i, at_s, e.waiting)
-    if not some:
+        unknown, late_seats, preemptions = 0, 0, e.preemptions
+        some = form_batch(s, i, i, e.waiting)
+    if some:
+        b = s.batches[i, 0]
+        _time_step(p, e, b, s.lanes[i].steps, at_s)
+        e.queued = 1
+        plain = b.prefill_tokens == 0 and e.preemptions == preemptions and late_seats == 0
+        e.stable = 1 if plain and unknown == 0 else 0
+        e.waiting_formed = e.waiting
+    else:
         e.end_s = math.inf
         e.stable = 0
         e.waiting_formed = 0
         e.shown_waiting, e.shown_running, e.shown_free = 0, 0, e.free_blocks  # what was aborted has left
-    elif unknown > 0:
-        e.stable = 0
 
 
 @compiled
@@ -179,16 +67,16 @@ def _end_of(e: Any, i: int) -> float:
 @compiled
 def _jump(s: State, k: int, until_s: float) -> bool:
     """Complete all steps of engine `k` that end before `until_s` and look like the one in progress; False if none."""
-    e = s.engines[k]
-    most = (s.heaps[k, 0] >> 32) - 1 - e.steps
-    if most <= 0:
+    e, lane, b = s.engines[k], s.lanes[k], s.batches[k, 0]
+    most = (s.heaps[k, 0] >> 32) - 1 - lane.steps
+    if b.ends_head != NONE or most <= 0:
         return False
-    i = e.steps - e.anchor_steps + 1  # the step in progress, counted from the anchor
+    i = lane.steps - e.anchor_steps + 1  # the step in progress, counted from the anchor
     if _end_of(e, i + most - 1) >= until_s:
         left = until_s - e.anchor_s
         if e.growth_s * left > 1e-9 * e.first_s * e.first_s:
-            b = e.first_s - 0.5 * e.growth_s
-            last = int((math.sqrt(b * b + 2.0 * e.growth_s * left) - b) / e.growth_s)
+            half = e.first_s - 0.5 * e.growth_s
+            last = int((math.sqrt(half * half + 2.0 * e.growth_s * left) - half) / e.growth_s)
         else:
             last = int(left / e.first_s)
         last = max(min(last, i + most - 1), i - 1)
@@ -201,12 +89,12 @@ def _jump(s: State, k: int, until_s: float) -> bool:
             return False
     # Every decoding sequence opens one block in `size` steps; then the rest step by step until blocks run out.
     size = s.params[0].block_size
-    rounds = min(most // size, e.free_blocks // e.decoding)
-    free = e.free_blocks - rounds * e.decoding
+    rounds = min(most // size, e.free_blocks // lane.decoding)
+    free = e.free_blocks - rounds * lane.decoding
     done = rounds * size
-    newest = s.phases[k, (e.steps + done) % size]
+    newest = s.phases[k, (lane.steps + done) % size]
     while done < most:
-        opened = s.phases[k, (e.steps + done + 1) % size]
+        opened = s.phases[k, (lane.steps + done + 1) % size]
         if opened > free:
             break
         free -= opened
@@ -214,10 +102,11 @@ def _jump(s: State, k: int, until_s: float) -> bool:
         done += 1
     if done == 0:
         return False
-    e.steps += done
+    lane.steps += done
+    b.step += done
     e.free_blocks = free
-    e.kv_tokens += done * e.decoding
-    e.generation_tokens += done * e.decoding
+    e.generation_tokens += done * lane.decoding
+    step_lane(s.params[0], lane, s.heaps[k], s.phases[k], s.requests, b, done)
     e.end_s = _end_of(e, i + done)
     e.shown_waiting = e.waiting_formed
     e.shown_running = e.running
@@ -228,6 +117,9 @@ def _jump(s: State, k: int, until_s: float) -> bool:
 @compiled
 def run_engine(s: State, i: int, until_s: float) -> None:
     """Everything that happens on engine `i` before `until_s`."""
+    if s.params[0].stages > 1:
+        run_pipeline(s, i, until_s)
+        return
     e = s.engines[i]
     while True:
         enter_s = math.inf
@@ -251,5 +143,8 @@ def run_engine(s: State, i: int, until_s: float) -> None:
                 jumped = _jump(s, i, min(until_s, enter_s))
             if not jumped:
                 at_s = e.end_s
-                _finish_step(s, i)
+                s.batches[i, 0].end_s = at_s
+                finish_batch(s, i)
+                e.shown_waiting, e.shown_running = e.waiting_formed, e.running
+                e.shown_free = e.free_blocks + e.late_blocks
                 _next_step(s, i, at_s)

@@ -42,6 +42,8 @@ _SOURCES = (
     "lifecycle.py",
     "routing.py",
     "step_time.py",
+    "batches.py",
+    "pipeline.py",
     "scheduler.py",
     "kernels.py",
     "arrivals.py",
@@ -70,6 +72,7 @@ PARAMS = np.dtype(
         ("num_blocks", "i8"),
         ("max_model_len", "i8"),
         ("stages", "i8"),
+        ("max_batches", "i8"),  # in flight at once
         ("data_parallel", "i8"),
         ("max_num_seqs", "i8"),
         ("token_budget", "i8"),
@@ -82,20 +85,25 @@ PARAMS = np.dtype(
 )
 ENGINE = np.dtype(
     [
-        ("end_s", "f8"),  # end of the step in progress; inf = idle
+        ("end_s", "f8"),  # end of the oldest batch in flight; inf = idle
         ("anchor_s", "f8"),
         ("first_s", "f8"),
         ("growth_s", "f8"),
         ("anchor_steps", "i8"),
-        ("steps", "i8"),  # completed
+        ("schedules", "i8"),  # calls of the scheduler, those that found nothing to do included
+        ("oldest", "i8"),  # place of the oldest batch in flight
+        ("queued", "i8"),  # batches in flight
         ("free_blocks", "i8"),
-        ("late_blocks", "i8"),  # freed by the last step, seen one step later (asynchronous scheduling)
+        (
+            "late_blocks",
+            "i8",
+        ),  # freed by the last step, seen one step later (asynchronous scheduling of one stage)
         ("late_seats", "i8"),
-        ("kv_tokens", "i8"),  # of decoding sequences, the one being computed included
-        ("decoding", "i8"),
         ("running", "i8"),
         ("waiting", "i8"),
         ("waiting_formed", "i8"),  # left waiting when the step in progress was formed
+        ("untold", "i8"),  # 1: requests have ended since the last call of the scheduler
+        ("stale", "i8"),  # waiting requests with output of before their preemption in flight
         ("shown_waiting", "i8"),  # gauges: as of the last completed step
         ("shown_running", "i8"),
         ("shown_free", "i8"),
@@ -104,14 +112,45 @@ ENGINE = np.dtype(
         ("generation_tokens", "i8"),
         ("completed", "i8"),
         ("in_flight", "i8"),
-        ("heap_size", "i8"),
         ("run_head", "i8"),
         ("run_tail", "i8"),
-        ("first_prefill", "i8"),  # sequences being prefilled are the tail of the running list from here
+        (
+            "first_prefill",
+            "i8",
+        ),  # sequences whose prefill is not over are the tail of the running list from here
         ("wait_head", "i8"),
         ("wait_tail", "i8"),
         ("first_transit", "i8"),  # requests not yet in the scheduler: the waiting list's tail from here
         ("stable", "i8"),  # the step in progress only decodes, and nothing but an event changes that
+    ],
+    align=True,
+)
+LANE = np.dtype(  # sequences that decode together: all of them with one stage, else those of one batch
+    [
+        ("end_s", "f8"),  # when its last batch leaves the last stage
+        ("formed", "i8"),  # its batches so far
+        ("steps", "i8"),  # and how many of them are over
+        ("decoding", "i8"),  # sequences that its next batch decodes
+        ("kv_tokens", "i8"),  # that these attend to in it
+        ("before", "i8"),  # formed, when the limit was set
+        ("limit", "i8"),  # up to here nothing but tokens changes
+    ],
+    align=True,
+)
+BATCH = np.dtype(
+    [
+        ("end_s", "f8"),
+        ("number", "i8"),  # of the call of the scheduler that formed it
+        ("lane", "i8"),  # NONE: that call found nothing to do
+        ("step", "i8"),  # of its lane
+        ("sequences", "i8"),
+        ("decodes", "i8"),  # of them without a prompt to compute
+        ("kv_tokens", "i8"),
+        ("prefill_tokens", "i8"),
+        ("prefill_pairs", "f8"),  # of a prompt token and one that it attends to
+        ("tokens", "i8"),  # of output that it brings
+        ("ends_head", "i8"),  # requests whose last token is among them
+        ("ends_tail", "i8"),
     ],
     align=True,
 )
@@ -122,18 +161,26 @@ REQUEST = np.dtype(
         ("sent_s", "f8"),
         ("enter_s", "f8"),
         ("first_s", "f8"),
+        ("first_step", "i8"),  # of its lane: the steps that bring a token of its present run
         ("finish_step", "i8"),
-        ("prompt", "i8"),
-        ("target", "i8"),
-        ("prefix", "i8"),
-        ("out", "i8"),  # tokens generated before the current prefill or decode run
-        ("computed", "i8"),  # tokens whose KV is computed, while being prefilled
-        ("state", "i8"),
-        ("engine", "i8"),
-        ("before", "i8"),
-        ("after", "i8"),
-        ("older", "i8"),  # all requests in flight in the order they were due
-        ("newer", "i8"),
+        ("batch", "i8"),  # number of the one that computes the last scheduled chunk of its prompt
+        (
+            "stale",
+            "i8",
+        ),  # number of the last batch in flight that knows it from before its preemption; 0: none
+        ("prompt", "i4"),
+        ("target", "i4"),
+        ("prefix", "i4"),
+        ("out", "i4"),  # tokens generated before the current prefill or decode run
+        ("computed", "i4"),  # tokens whose KV is computed, while being prefilled
+        ("state", "i4"),
+        ("engine", "i4"),
+        ("lane", "i4"),
+        ("ends_with", "i4"),  # the next request whose last token is in the same batch
+        ("before", "i4"),
+        ("after", "i4"),
+        ("older", "i4"),  # all requests in flight in the order they were due
+        ("newer", "i4"),
     ],
     align=True,
 )
@@ -173,7 +220,10 @@ FINISHED = np.dtype(
 
 
 class State(NamedTuple):
-    """Everything a set of replicas consists of, as arrays; `heaps` holds finish step << 32 | request, per engine."""
+    """Everything a set of replicas consists of, as arrays; an engine has as many lanes as stages.
+
+    `heaps` holds finish step << 32 | request of the sequences that a lane's next batch decodes.
+    """
 
     params: Any
     clock: Any
@@ -181,7 +231,10 @@ class State(NamedTuple):
     open_list: Any  # numbers of the open slots
     connections: Any  # slot of each keep-alive connection
     engines: Any
-    heaps: Any
-    phases: Any  # per engine: decoding sequences by the steps % block_size at which they need a block
+    lanes: Any
+    heaps: Any  # per lane
+    phases: Any  # per lane: decoding sequences by the formed % block_size at which they need a block
+    batches: Any  # per engine: a ring of those in flight
+    stage_ends: Any  # per engine and stage: when it has done all that it was given
     requests: Any
     finished: Any

@@ -2,17 +2,17 @@
 
 The linear layers read their weights or compute, whichever takes longer; attention reads the KV cache; tokens of a mixture
 of experts wake more of its weights the more they are. docs/method.md derives the shape, `autoscale/profiles/prior.py` its
-numbers.
+numbers. All stages of a pipeline take the same time: the embedding of the first and the sampling of the last are not
+told apart.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from autoscale.sim.engine.state import compiled
+from autoscale.sim.engine.state import compilable
 
 
-@compiled
 def stage_s(p: Any, sequences: float, tokens: float, prefill: float, pairs: float, kv_tokens: float) -> float:
     """Seconds of one stage of an engine with parameters `p` (EngineParams, or the record made of them).
 
@@ -33,7 +33,14 @@ def stage_s(p: Any, sequences: float, tokens: float, prefill: float, pairs: floa
     return float(step_s)
 
 
-@compiled
 def pairs_of(chunk: int, computed: int) -> float:
     """Pairs of a token of the chunk and one that it attends to (itself too), when `computed` tokens lie behind its end."""
     return float(chunk) * (float(computed) - 0.5 * (float(chunk) - 1.0))
+
+
+def growth_s(p: Any, sequences: float) -> float:
+    """By how many seconds each pass of a batch that only decodes takes longer than the one before."""
+    return float(p.per_kv_token_s * sequences)
+
+
+compilable(stage_s, pairs_of, growth_s)
