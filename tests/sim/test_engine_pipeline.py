@@ -111,3 +111,33 @@ def test_looking_more_often_changes_no_bit(seed, chunk):
     once, _ = replay(params, arrivals)
     often, _ = replay(params, arrivals, np.sort(rng.uniform(0, np.nanmax(once["end_s"]), 200)))
     assert once.tobytes() == often.tobytes()
+
+
+ALIKE = EngineParams(0.02, 0, 0, 0, 1001, max_num_seqs=8, max_num_batched_tokens=64, pipeline_stages=2)
+
+
+def test_a_request_that_finds_one_lane_joins_it_and_the_lanes_stay_as_they_are(chunk):
+    """Both stages are idle half of the time, yet the second request waits for the first one's pass of 2 x 20 ms.
+
+    It enters at 10 ms, joins the pass from 40 ms to 80 ms, and both then have a token every 40 ms.
+    """
+    done, _ = replay(ALIKE, chunk([0.0, 0.01], 10, [3, 3]))
+    assert done["first_token_s"].tolist() == pytest.approx([0.04, 0.08])
+    assert done["last_token_s"].tolist() == pytest.approx([0.12, 0.16])
+
+
+def test_a_prompt_beyond_the_budget_fills_the_second_lane_at_once(chunk):
+    """128 tokens, 64 a batch: the second chunk follows the first one stage behind: 20 ms later than one chunk alone, 60 ms."""
+    done, _ = replay(ALIKE, chunk([0.0], 128, 1))
+    assert done["first_token_s"][0] == pytest.approx(0.06)
+
+
+def test_a_lane_with_a_prompt_holds_up_the_lane_behind_it(chunk):
+    """A prompt of 64 tokens at 1 ms each: its batch takes 84 ms on each stage, and the other lane's next token waits for it."""
+    params = EngineParams(
+        0.02, 0, 0, 1e-3, 1001, max_num_seqs=8, max_num_batched_tokens=64, pipeline_stages=2
+    )
+    done, _ = replay(params, chunk([0.0, 0.0], [64, 64], [2, 2]))
+    # batch 1: 0 - 84 - 168 ms; batch 2: 84 - 168 - 252; decode 1 enters at 168: 188 on stage 0, stage 1 is free at 252: 272
+    assert done["first_token_s"].tolist() == pytest.approx([0.168, 0.252])
+    assert done["last_token_s"].tolist() == pytest.approx([0.272, 0.292])
