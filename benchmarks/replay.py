@@ -7,16 +7,20 @@ beforehand.
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from analysis import run
+from autoscale.recommend.model.blocks import blocks_of
 from autoscale.recommend.model.calibrate import calibrate
 from autoscale.recommend.model.limits import LIMITS
+from autoscale.recommend.model.replaying import Slowed, replayed, source_of, stage_figures
 from autoscale.recommend.model.replica_model import ReplicaModel
 from autoscale.sim.engine.replicas import EngineParams
 from tests.recorded_sweeps import ENGINE, sweep_to_run
@@ -32,13 +36,36 @@ def figures(of: ReplicaModel, side: str) -> pd.DataFrame:
     return of.replay.pivot(index="stage", columns="figure", values=side)
 
 
+def queue_at_own_speed(of: ReplicaModel, recorded: run.Run) -> pd.DataFrame:
+    """Mean waiting per stage: measured, and replayed with every block of time as fast as its requests show it.
+
+    What is left between the two is the scheduler's; what this replay takes away from the error was the server's wander.
+    """
+    source = source_of(recorded, set(), recorded.metrics)
+    blocks = blocks_of(of.engine, source, 0)
+    assert blocks is not None
+    half = blocks.length_s / 2
+    paces = tuple(
+        Slowed(0, at - half, at + half, float(np.exp(ratio)))
+        for at, ratio in zip(blocks.at_s, blocks.ratio, strict=True)
+    )
+    sides = {
+        "measured": stage_figures(source.rows, source.metrics, source.windows),
+        "modelled": replayed(of.engine, replace(source, slowed=paces)).figures,
+    }
+    return pd.DataFrame({name: figures["waiting"] for name, figures in sides.items()})
+
+
 def main() -> None:
     pd.set_option("display.width", 200, "display.max_columns", 20)
     with TemporaryDirectory() as folder:
-        found = calibrated(run.read(sweep_to_run("sweep_D", Path(folder) / "D")))
+        recorded = run.read(sweep_to_run("sweep_D", Path(folder) / "D"))
+        found = calibrated(recorded)
+        queue = queue_at_own_speed(found, recorded)
     print(found.engine, "\n")
     for side in ("measured", "modelled", "error"):
         print(side, figures(found, side).round(4), sep="\n", end="\n\n")
+    print("waiting, replayed at the speed of every block of time", queue.round(2), sep="\n", end="\n\n")
     print("median |error|", pd.Series(found.median_error()).round(3), sep="\n")
 
 
