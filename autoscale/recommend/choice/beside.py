@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis.run import SIGNALS
+from autoscale.recommend.answer import Point
 from autoscale.recommend.choice.choice import choose
-from autoscale.recommend.choice.judging import Each, Judge, Judged, Panel, confirm
+from autoscale.recommend.choice.judging import Each, Judge, Judged, Panel, confirm, shown_over
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.search import Tried, loosest, static_fleet
-from autoscale.recommend.choice.settings import Candidate, Standing
-from autoscale.recommend.choice.space import Line, Space
+from autoscale.recommend.choice.settings import Behavior, Candidate, Standing
+from autoscale.recommend.choice.space import Line, Space, tutorial_setting
 from autoscale.recommend.effort import CHOOSING
 
 
@@ -33,7 +34,7 @@ class Fleets:
 def standing_fleets(
     scenario: Scenario, panel: Panel, start: int, limit: int, seeds: Sequence[int], each: Each
 ) -> Fleets | None:
-    """The fewest standing replicas that hold, looked for from `start` on; None when not even `limit` do."""
+    """The fewest standing replicas that hold over the seeds, looked for from `start` on; None when not even `limit` do."""
     count, tried = static_fleet(panel, start, limit)
     if count is None:
         return None
@@ -42,10 +43,28 @@ def standing_fleets(
     fewest = count - 1 if nearly else count
     static = None
     for replicas in range(fewest, min(limit, fewest + CHOOSING.fleet_beyond) + 1):
-        if (judged := confirm(scenario, [Standing(replicas)], seeds, each)[0]).holds:
+        if (judged := shown_over(scenario, [Standing(replicas)], seeds, each)[0]).holds:
             static = judged
             break
     return Fleets(count, static.cost if static else tried[count].accelerator_hours, static)
+
+
+def rules_of_others(
+    scenario: Scenario, point: Point, cap: int, seeds: Sequence[int], each: Each
+) -> tuple[Judged[Candidate], dict[str, Judged[Candidate]]]:
+    """The tutorial's HPA, and the HPAs of guides and of a rule of thumb, over the seeds."""
+    running = max(1.0, float(round(CHOOSING.thumb * point.running)))
+    settings = {
+        # llm-d, keda-epp-queue: queue 1, running 16 by AverageValue, Kubernetes' own pace
+        "KEDA guide": Candidate((("waiting", 1), ("running", 16)), Behavior(), 1, cap),
+        f"{CHOOSING.thumb:.0%} of the batch": Candidate(
+            (("running", running),), Behavior(1800), min(2, cap), cap
+        ),
+    }
+    tutorial, *others = shown_over(
+        scenario, [tutorial_setting(scenario, cap), *settings.values()], seeds, each
+    )
+    return tutorial, dict(zip(settings, others, strict=True))
 
 
 def each_alone(

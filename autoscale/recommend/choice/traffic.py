@@ -8,6 +8,7 @@ from pathlib import Path
 from analysis.errors import BadInput
 from analysis.slo import parse_slo
 from autoscale.profiles import Profile
+from autoscale.recommend.choice.promise import Promise
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.model.one_replica import capacity, idle_verdict
 from autoscale.recommend.progress import Tell, unheard
@@ -27,6 +28,7 @@ def scenario_of(
     peak_rps: float | None = None,
     slo: str | None = None,
     attainment: float | None = None,
+    promise: Promise | None = None,
     engine: EngineParams | None = None,
     lengths: tuple[str, str] | None = None,
     time_unit: str | None = None,
@@ -57,6 +59,7 @@ def scenario_of(
         plan=plan,
         slo=parse_slo(slo or profile.workload.slo),
         attainment=attainment if attainment is not None else profile.workload.attainment,
+        promise=promise or Promise(),
     )
     if traffic is not None or peak_rps is not None or idle_verdict(scenario) is not None:
         return scenario
