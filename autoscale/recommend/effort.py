@@ -75,14 +75,14 @@ class Choosing:
     # least, as many as take this long, so many at most: 64 allow no failure where 95 % of the days are promised, 200 four
     own_seeds: int = 5001
     own_at_least: int = 64
-    confirm_s: float = 12.0
+    confirm_s: float = 5.0
     own_at_most: int = 200
     # ... of long traffic, whose every seed has many days, so many
     own_of_many_days: int = 16
     # So many of them at a time; the first of them run to the end, so that every row has figures
     seeds_at_once: int = 8
     # Settings that are confirmed at most
-    confirmed_at_most: int = 12
+    confirmed_at_most: int = 8
     # One-sided: how sure it is that the promise is kept; also of the intervals of figures (two-sided)
     confidence: float = 0.95
 
@@ -107,8 +107,8 @@ class Choosing:
     traffic_off: float = 0.05
     # Neighbours are judged over seeds from this one on: as many as all of them take this long, so many at least and most
     near_seeds: int = 301
-    neighbours_s: float = 12.0
-    neighbour_seeds: tuple[int, int] = (2, 8)
+    neighbours_s: float = 5.0
+    neighbour_seeds: tuple[int, int] = (2, 6)
     # By how much traffic may grow and starts may last longer until the choice breaks: what is tried
     moves: tuple[float, ...] = (0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0)
 
@@ -138,9 +138,10 @@ class Choosing:
     stop_margin: float = 0.02
     # Requests whose arrivals a process keeps drawn, about 30 bytes each
     kept_requests: int = 4_000_000
-    # About what a request, a second of traffic (syncs every 15 s) and a request that is only drawn take of a processor,
+    # About what a trial, a request, a second of traffic (syncs every 15 s) and a request that is only drawn take of a processor,
     # in s; measured
-    request_s: float = 1.2e-6
+    setup_s: float = 0.015
+    request_s: float = 1.6e-6
     traffic_s: float = 1e-6
     draw_s: float = 0.3e-6
 

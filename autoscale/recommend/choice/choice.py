@@ -120,5 +120,4 @@ def _instead(judged: Judged[Candidate], space: Space) -> Candidate | None:
     worst = min(t.margin for t in judged.trials)
     if judged.wasted and worst >= 0:
         return space.calmer(judged.setting)
-    short = CHOOSING.by_far if judged.given_up else -worst
-    return space.tighter(judged.setting, 1 + min(int(short / CHOOSING.a_step), CHOOSING.most_steps))
+    return space.tighter(judged.setting, judged.steps_short)

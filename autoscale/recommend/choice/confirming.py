@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from autoscale.recommend.choice.judging import Each, Judge, Judged, confirm, shown_over
+from autoscale.recommend.choice.judging import Each, Judge, Judged, Trial, confirm, shown_over
 from autoscale.recommend.choice.settings import Candidate
 from autoscale.recommend.choice.space import Space
 from autoscale.recommend.effort import CHOOSING
@@ -22,7 +22,7 @@ class Trials:
     """On what the choice is made.
 
     judge       the scenario
-    around      what it must hold under, too: itself on other seeds, more traffic, slower starts
+    around      what it should hold under, too: the scenario itself first, more traffic, slower starts
     also        the replica as fitted, where the scenario's is slower
     seeds       what competes was judged over these
     near, own   seeds of neighbours, and of the choice alone
@@ -46,12 +46,15 @@ class Confirming:
     waiting: dict[Candidate, Judged[Candidate]] = field(default_factory=dict)
     failed: list[Judged[Candidate]] = field(default_factory=list)
     steady: dict[Candidate, float] = field(default_factory=dict)
-    _known: set[Candidate] = field(default_factory=set)
+    _latest: list[Judged[Candidate]] = field(default_factory=list)  # that failed
+    _looked: dict[Candidate, Judged[Candidate]] = field(default_factory=dict)  # over the first seeds
+    _known: set[Candidate] = field(default_factory=set)  # over all
 
     def best(self, judged: Sequence[Judged[Candidate]]) -> Judged[Candidate] | None:
         """The setting that holds over its own seeds, of those judged over `seeds`; None when none does.
 
-        What fails makes room for its next tighter target; at most `confirmed_at_most` are looked at.
+        What fails makes room for a tighter target of its line, by as much as it failed; at most `confirmed_at_most` are
+        looked at.
         """
         self.waiting |= {j.setting: j for j in judged if j.holds}
         self._known |= {j.setting for j in judged}
@@ -59,9 +62,11 @@ class Confirming:
             if not self.waiting:
                 return None
             first = self._steadiest()
-            if (sure := self.sure(first.setting)) is not None:
+            if first is not None and (sure := self.sure(first.setting)) is not None:
                 return sure
-            self._judge([s for s in [self.space.tighter(first.setting)] if s is not None], math.inf)
+            afters = [self.space.tighter(j.setting, j.steps_short) for j in self._latest]
+            self._judge([after for after in afters if after is not None], math.inf)
+            self._latest.clear()
         return None
 
     def sure(self, setting: Candidate) -> Judged[Candidate] | None:
@@ -69,38 +74,48 @@ class Confirming:
         own = shown_over(self.trials.judge, [setting], self.trials.own, self.trials.each)[0]
         if own.holds and self._as_fitted(setting):
             return own
-        self.waiting.pop(setting, None)
-        self.failed.append(own)
+        self._failed(own)
         return None
+
+    def _failed(self, judged: Judged[Candidate]) -> None:
+        self.waiting.pop(judged.setting, None)
+        self.failed.append(judged)
+        self._latest.append(judged)
 
     def _as_fitted(self, setting: Candidate) -> bool:
         trials = self.trials
         return trials.also is None or confirm(trials.also, [setting], trials.seeds, trials.each)[0].holds
 
-    def _steadiest(self) -> Judged[Candidate]:
-        """Of the settings that cost about as much as the cheapest, the one with the steadiest neighbours."""
+    def _steadiest(self) -> Judged[Candidate] | None:
+        """Of the settings that cost about as much as the cheapest, the one with the steadiest neighbours.
+
+        Those that break themselves on the neighbours' seeds wait no longer; None when all do.
+        """
         cheapest = min(self.waiting.values(), key=lambda j: j.cost)
         limit_h = (1 + CHOOSING.alike) * cheapest.cost
         self._judge(self.space.safer(cheapest.setting), limit_h)
         alike = sorted((j for j in self.waiting.values() if j.cost <= limit_h), key=lambda j: j.cost)
         some = alike[:: max(1, math.ceil(len(alike) / CHOOSING.plateau))]
         self._mark([j.setting for j in some if j.setting not in self.steady])
-        return max(some, key=lambda j: (self.steady[j.setting], -j.cost))
+        left = [j for j in some if j.setting in self.waiting]
+        return max(left, key=lambda j: (self.steady[j.setting], -j.cost), default=None)
 
     def _judge(self, settings: Sequence[Candidate], limit_h: float) -> None:
         """Let those wait that hold over the seeds and cost no more; two seeds show what is dearer."""
         trials, first = self.trials, CHOOSING.first_look
         new = [s for s in settings if s not in self._known]
-        self._known |= set(new)
-        looked = confirm(trials.judge, new, trials.seeds[:first], trials.each, math.inf)
-        good = [j for j in looked if j.holds and j.cost <= limit_h]
+        unseen = [s for s in new if s not in self._looked]
+        looked = confirm(trials.judge, unseen, trials.seeds[:first], trials.each, math.inf)
+        self._looked |= {j.setting: j for j in looked}
+        good = [j for j in (self._looked[s] for s in new) if j.holds and j.cost <= limit_h]
+        self._known |= {j.setting for j in good}
         rest = confirm(trials.judge, [j.setting for j in good], trials.seeds[first:], trials.each, math.inf)
         for one, more in zip(good, rest, strict=True):
             if (full := one.and_over(more.trials)).holds:
                 self.waiting[full.setting] = full
 
     def _mark(self, settings: Sequence[Candidate]) -> None:
-        """How many trials of a setting's neighbours hold, as a share."""
+        """How many trials of a setting's neighbours hold, as a share; what breaks by itself has failed."""
         trials = self.trials
         asked = [
             (setting, judge, neighbour, seed)
@@ -108,10 +123,13 @@ class Confirming:
             for judge, neighbour in self._neighbours(setting)
             for seed in trials.near
         ]
-        held = list(trials.each(_holds, [(judge, n, seed) for _, judge, n, seed in asked]))
+        found = list(trials.each(_trial, [(judge, n, seed) for _, judge, n, seed in asked]))
         for setting in settings:
-            own = [good for (of, *_), good in zip(asked, held, strict=True) if of == setting]
-            self.steady[setting] = sum(own) / len(own)
+            near = [made for (of, *_), made in zip(asked, found, strict=True) if of == setting]
+            self.steady[setting] = sum(made.holds for made in near) / len(near)
+            itself = Judged(setting, tuple(near[: len(trials.near)]))  # the first of `around`
+            if itself.failing:
+                self._failed(itself)
 
     def _neighbours(self, setting: Candidate) -> list[tuple[Judge, Candidate]]:
         """The setting under other circumstances, and riskier settings beside it."""
@@ -132,6 +150,6 @@ def riskier_than(setting: Candidate, space: Space) -> list[Candidate]:
     return found
 
 
-def _holds(task: tuple[Judge, Candidate, int]) -> bool:
+def _trial(task: tuple[Judge, Candidate, int]) -> Trial:
     judge, setting, seed = task
-    return judge(setting, seed, math.inf).holds
+    return judge(setting, seed, math.inf)

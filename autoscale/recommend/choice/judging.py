@@ -165,6 +165,18 @@ class Judged(Generic[S_co]):
         """Mean accelerator-hours."""
         return self.mean("accelerator_hours")
 
+    @property
+    def steps_short(self) -> int:
+        """Steps of a target to where it may hold: one, and more when it breaks the SLO on average."""
+        short = -float(np.mean([-CHOOSING.by_far if t.stopped else t.margin for t in self.trials]))
+        return 1 + min(max(0, int(short / CHOOSING.a_step)), CHOOSING.most_steps)
+
+    @property
+    def failing(self) -> bool:
+        """Whether so many periods broke the SLO that those to come would have to be lucky."""
+        promise = self.trials[0].promise
+        return self.broken > 1 + promise.lost(self.periods) / 2
+
     def may_hold(self, seeds: int) -> bool:
         """Whether it would hold over that many seeds, were there no failure in those to come."""
         promise, each = self.trials[0].promise, self.trials[0].periods
@@ -201,12 +213,15 @@ def shown_over(
     """Every setting over all seeds, in the order given, but for those that cannot hold any more over so many.
 
     They are judged some seeds at a time, so that all have seen the same first ones; these run to the end, whatever
-    happens, and later ones until the SLO cannot be kept.
+    happens, and later ones until the SLO cannot be kept. What breaks it twice as often as it might is given up early.
     """
     judged: dict[S, Judged[S]] = {setting: Judged(setting, ()) for setting in settings}
-    for first in range(0, len(seeds), CHOOSING.seeds_at_once):
-        going = [j for j in judged.values() if not j.trials or j.may_hold(len(seeds))]
-        part = seeds[first : first + CHOOSING.seeds_at_once]
+    look = CHOOSING.first_look
+    for first in (0, look, *range(CHOOSING.seeds_at_once, len(seeds), CHOOSING.seeds_at_once)):
+        going = [j for j in judged.values() if not j.trials or (j.may_hold(len(seeds)) and not j.failing)]
+        part = seeds[
+            first : look if first == 0 else CHOOSING.seeds_at_once * (first // CHOOSING.seeds_at_once + 1)
+        ]
         limit = None if first == 0 else math.inf
         for more in confirm(judge, [j.setting for j in going], part, each, limit):
             judged[more.setting] = judged[more.setting].and_over(more.trials)

@@ -49,7 +49,8 @@ def trial_s(plan: LoadPlan) -> float:
     """About what one trial takes, in s of a processor."""
     offered, drawn = plan.expected_requests, plan.drawn_requests
     return (
-        CHOOSING.request_s * offered
+        CHOOSING.setup_s
+        + CHOOSING.request_s * offered
         + CHOOSING.draw_s * (drawn - offered)
         + CHOOSING.traffic_s * plan.duration_s
     )
