@@ -63,8 +63,8 @@ class Choosing:
     by_far: float = 0.015
     # Standard deviations between seeds that the search asks for beyond the SLO: first, and once nothing found held
     caution: tuple[float, ...] = (0.3, 1.0)
-    # Seeds that what competes for the choice is judged over, and after how many of them the hopeless are given up
-    judging_seeds: int = 8
+    # Seeds that what competes for the choice is judged over, of long traffic fewer; after so many the hopeless are given up
+    judging_seeds: tuple[int, int] = (8, 4)
     first_look: int = 2
     # Settings looked at for each that may be judged in full
     looks: int = 4
@@ -79,6 +79,9 @@ class Choosing:
     own_at_most: int = 200
     # ... of long traffic, whose every seed has many days, so many
     own_of_many_days: int = 16
+    # HPAs that the choice is set beside see the first of them, as many as take this long for each, so many at least
+    beside_s: float = 5.0
+    beside_at_least: int = 16
     # So many of them at a time; the first of them run to the end, so that every row has figures
     seeds_at_once: int = 8
     # Settings that are confirmed at most
@@ -101,7 +104,7 @@ class Choosing:
     # --- plateaus ---
     # Settings that cost so much more than the cheapest are as cheap; so many of them have their neighbours judged
     alike: float = 0.03
-    plateau: int = 4
+    plateau: int = 3
     # A neighbour: a target by so much looser, traffic by so much more
     target_off: float = 0.10
     traffic_off: float = 0.05

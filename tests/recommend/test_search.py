@@ -221,7 +221,7 @@ def test_the_choice_holds_over_seeds_that_it_was_not_chosen_on(monkeypatch) -> N
 
 
 def test_of_settings_that_cost_the_same_the_one_with_steady_neighbours_is_chosen() -> None:
-    """0.5 holds and is the cheapest, but 0.55 breaks; 0.45 costs half a per mille more, and what is 10 % looser holds."""
+    """0.5 holds and is the cheapest, but 0.55 breaks; what is tighter costs a per mille more, and 10 % looser it holds."""
 
     def judge(setting: Candidate, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
         value, low = setting.targets[-1][1], setting.min_replicas
@@ -231,7 +231,7 @@ def test_of_settings_that_cost_the_same_the_one_with_steady_neighbours_is_chosen
     start = Candidate((("kv_usage", 0.5),), SPACE.behaviors[1], 1, 8)
     best = confirmed(judge, confirm(judge, [start], range(1, 9)))
     assert best is not None
-    assert best.setting.targets == (("kv_usage", 0.45),)
+    assert 1.1 * best.setting.targets[-1][1] <= 0.5
 
 
 def test_a_failure_that_eight_seeds_did_not_show_is_found_on_the_own_ones() -> None:
@@ -239,7 +239,8 @@ def test_a_failure_that_eight_seeds_did_not_show_is_found_on_the_own_ones() -> N
 
     def judge(setting: Candidate, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
         value = setting.targets[-1][1]
-        return trial(0.03 if value <= 0.5 or seed % 12 else -0.08, 100 * (1 - value))
+        kept = value <= 0.5 or seed % 12
+        return trial(0.03 if kept else -0.08, 100 * (1 - value) + 5 * setting.min_replicas)
 
     setting = Candidate((("kv_usage", 0.6),), SPACE.behaviors[1], 1, 8)
     judged = confirm(judge, [setting], range(1, 9))

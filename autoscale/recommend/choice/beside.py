@@ -126,7 +126,8 @@ def _of_one_signal(
     near = sorted((i for i in of if not i[1].stopped), key=lambda item: -item[1].margin)[:2]
     behavior = max(space.behaviors, key=lambda b: b.down_window_s or 0)
     tightest = space.line(((), signal), behavior, space.min_replicas[0]).settings[0]
-    return [*judged, *confirm(scenario, dict.fromkeys([tightest, *(s for s, _ in near)]), seeds, each)]
+    few = seeds[: CHOOSING.first_look]
+    return [*judged, *confirm(scenario, dict.fromkeys([tightest, *(s for s, _ in near)]), few, each)]
 
 
 def _to_the_end(judged: Sequence[Judged[Candidate]]) -> list[Judged[Candidate]]:
@@ -146,6 +147,6 @@ def least_bad(
     keeping.sort(key=lambda item: item[1].accelerator_hours)
     near = sorted((i for i in found if not i[1].stopped), key=lambda item: -item[1].margin)
     settings = list(dict.fromkeys(setting for setting, _ in [*keeping[:2], *near[:2]]))
-    whole = [*confirm(scenario, settings, seeds, each), *judged]
+    whole = [*confirm(scenario, settings, seeds[: CHOOSING.first_look], each), *judged]
     kept = [j for j in whole if j.mean("margin") >= 0]
     return min(kept, key=lambda j: j.cost) if kept else max(whole, key=lambda j: j.mean("margin"))

@@ -30,7 +30,14 @@ from autoscale.recommend.choice.judging import Each, Judge, Judged, Panel, Trial
 from autoscale.recommend.choice.reasons import alternatives, reasons, too_few
 from autoscale.recommend.choice.scenario import Kept, Scenario
 from autoscale.recommend.choice.search import ranked, search, static_fleet
-from autoscale.recommend.choice.seeds import interval_looks, neighbour_seeds, own_seeds, panel_size
+from autoscale.recommend.choice.seeds import (
+    beside,
+    interval_looks,
+    judging_seeds,
+    neighbour_seeds,
+    own_seeds,
+    panel_size,
+)
 from autoscale.recommend.choice.settings import Candidate, Choice, Given, Standing
 from autoscale.recommend.choice.space import Space, build_space
 from autoscale.recommend.choice.why_not import why_not
@@ -97,7 +104,7 @@ def choose_setting(
             step_scale,
             max_replicas,
             current,
-            seeds=range(1, CHOOSING.judging_seeds + 1),
+            seeds=judging_seeds(scenario.plan),
             own=own_seeds(scenario.plan, scenario.promise, seeds),
             each=each,
             report=progress,
@@ -147,7 +154,8 @@ def _decided(ask: _Question, slower: float) -> Decision:
 
 def _compared(ask: _Question, scenario: Scenario, fleets: Fleets, cap: int) -> Decision:
     """The standing fleet as the answer, beside whatever it is compared with."""
-    tutorial, guides = rules_of_others(scenario, ask.point, cap, ask.own, ask.each)
+    seeds = beside(scenario.plan, ask.own)
+    tutorial, guides = rules_of_others(scenario, ask.point, cap, seeds, ask.each)
     return Decision(
         answer="do_not_autoscale",
         reasons=(),
@@ -156,7 +164,7 @@ def _compared(ask: _Question, scenario: Scenario, fleets: Fleets, cap: int) -> D
         static=fleets.static,
         tutorial=tutorial,
         guides=guides,
-        current=shown_over(scenario, [ask.current], ask.own, ask.each)[0] if ask.current else None,
+        current=shown_over(scenario, [ask.current], seeds, ask.each)[0] if ask.current else None,
     )
 
 
@@ -247,8 +255,9 @@ def _hunt(ask: _Question, panel: Panel, space: Space, fleets: Fleets, also: Judg
         careful = replace(panel, caution=caution, spread=spread)
         found = search(careful, space, fleets.cost_h, each, part(ask.report, start, 0.3, "searching {}"))
         tried |= dict(found)
-        looked = choose(scenario, found, space, ask.seeds, each)
+        looked = choose(scenario, found, space, ask.seeds, each, widen=space.wide)
         judged += looked
+        ask.report(start + 0.3, "confirming")
         if (best := confirming.best(looked)) is not None:
             break
         spread = max([spread, *(j.deviation("margin") for j in judged)])

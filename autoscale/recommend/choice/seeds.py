@@ -24,6 +24,17 @@ def own_seeds(plan: LoadPlan, promise: Promise, least: int = CHOOSING.own_at_lea
     return range(CHOOSING.own_seeds, CHOOSING.own_seeds + count)
 
 
+def judging_seeds(plan: LoadPlan) -> range:
+    """Seeds that what competes for the choice is judged over."""
+    short, long = CHOOSING.judging_seeds
+    return range(1, (short if is_wide(plan) else long) + 1)
+
+
+def beside(plan: LoadPlan, own: range) -> range:
+    """The seeds of the choice that an HPA beside it sees."""
+    return own[: max(CHOOSING.beside_at_least, int(CHOOSING.beside_s / trial_s(plan)))]
+
+
 def panel_size(plan: LoadPlan) -> int:
     """Over how many seeds the search looks at a setting."""
     return max(1, min(CHOOSING.panel_most, int(CHOOSING.panel_s / trial_s(plan))))

@@ -17,7 +17,7 @@ from loadgen.plan import rates
 from loadgen.plan.traffic import LoadPlan
 
 DEFAULT_PEAK = 4.0  # peak of the default traffic, in multiples of one replica's capacity
-DEFAULT_REQUESTS = 250_000  # more than this of the default day is not simulated
+DEFAULT_REQUESTS = 120_000  # more than this of the default day is not simulated
 PEAK_HOUR = 14.5  # of rates.DAY_SHAPE
 
 
@@ -68,7 +68,7 @@ def scenario_of(
 
 
 def default_traffic(peak_rps: float, prompt: str, output: str) -> LoadPlan:
-    """The default day in bursts; of a busy service the hours around its peak, about 250,000 requests of it."""
+    """The default day in bursts; of a busy service the hours around its peak, about 120,000 requests of it."""
     plan = LoadPlan.default_traffic(peak_rps, prompt, output)
     share = DEFAULT_REQUESTS / plan.expected_requests
     if share >= 1:
