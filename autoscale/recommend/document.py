@@ -11,6 +11,7 @@ from analysis.numbers import known
 from autoscale.kube.vllm_names import hpa_metric_name
 from autoscale.recommend.answer import Alternative, Decision
 from autoscale.recommend.choice.judging import Judged, Trial
+from autoscale.recommend.choice.promise import lower_share
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.seeds import period_s
 from autoscale.recommend.choice.settings import Candidate, Setting, quantity
@@ -18,7 +19,6 @@ from autoscale.recommend.model.replica_model import ReplicaModel
 from autoscale.recommendation import (
     AskedSlo,
     BestOfSignal,
-    Drift,
     EngineModel,
     Estimated,
     EstimatedRate,
@@ -31,7 +31,6 @@ from autoscale.recommendation import (
     ReplicaCapacity,
     Robustness,
     Tried,
-    WorthOfARun,
 )
 from autoscale.signal_target import SignalTarget
 
@@ -44,13 +43,11 @@ def document(
     spread: tuple[float, float] | None = None,
     notes: Sequence[str] = (),
     provenance: Provenance | None = None,
-    drift: Drift | None = None,
-    measuring: WorthOfARun | None = None,
 ) -> Recommendation:
     """The whole recommendation.
 
     `spread` is the interval of the model's capacity relative to its value, `notes` what was set aside or disagrees in
-    its runs; `measuring` what a run would be worth where there is none.
+    its runs.
     """
     setting = decision.chosen.setting if decision.chosen else None
     binding = decision.capacity.binding if decision.capacity else None
@@ -68,7 +65,6 @@ def document(
         slower_than_fitted=decision.slower,
         predicted_as_fitted=_forecast(scenario, decision.expected),
         robust=_robust(decision),
-        measuring=measuring,
         static_fleet=_forecast(scenario, decision.static),
         tutorial_default=_forecast(scenario, decision.tutorial),
         guides={
@@ -85,7 +81,6 @@ def document(
             _tried(candidate, trial, decision.why_not.get(candidate)) for candidate, trial in decision.tried
         ),
         traffic=scenario.plan.describe(),
-        drift=drift,
     )
 
 
@@ -152,9 +147,13 @@ def _forecast(scenario: Scenario, judged: Judged[Setting] | None) -> Forecast | 
         judged.holds,
         len(judged.trials),
         slo_attainment=of("attainment"),
-        days_kept=Estimated(1 - judged.broken / judged.periods, judged.shown, 1.0),
+        days_kept=Estimated(
+            1 - judged.broken / judged.periods,
+            lower_share(judged.periods - judged.broken, judged.periods),
+            1 - lower_share(judged.broken, judged.periods),
+        ),
         periods=judged.periods,
-        worst_stretch_s=max(t.longest_breach_s for t in judged.trials),
+        worst_stretch_s=judged.longest_breach_s,
         replica_hours=of("replica_hours"),
         accelerator_hours=of("accelerator_hours"),
         ttft_p99_s=of("ttft_p99_s"),

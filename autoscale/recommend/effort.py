@@ -72,11 +72,11 @@ class Choosing:
     judged_at_most: int = 16
     singles_at_most: int = 4
     # What may be the answer, and every row beside it, is judged over seeds of their own from this one on: so many at
-    # least, as many as take this long, so many at most: 64 allow no failure where 95 % of the days are promised, 200 four
+    # least, as many as take this long, so many at most: 64 allow no failure where 95 % of the days are promised, 153 three
     own_seeds: int = 5001
     own_at_least: int = 64
-    confirm_s: float = 5.0
-    own_at_most: int = 200
+    confirm_s: float = 4.0
+    own_at_most: int = 153
     # ... of long traffic, whose every seed has many days, so many
     own_of_many_days: int = 16
     # HPAs that the choice is set beside see the first of them, as many as take this long for each, so many at least

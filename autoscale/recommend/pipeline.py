@@ -92,16 +92,17 @@ def recommend(
         tell=tell,
     )
     cost.check_search(scenario)
-    said = _said(of_current, scenario, tell)
-    spread = _spread(model, scenario)
+    said, spread = _said(of_current, scenario, tell), _spread(model, scenario)
     decision = _decision(scenario, model, spread, current, max_replicas, seeds, jobs, progress)
-    made = document(
-        scenario,
-        decision,
-        model,
-        spread=spread,
-        notes=[*said, *(note for capacity in model.capacities for note in capacity.notes)],
-        provenance=_provenance(found, scenario, traffic, command),
+    made = replace(
+        document(
+            scenario,
+            decision,
+            model,
+            spread=spread,
+            notes=[*said, *(note for capacity in model.capacities for note in capacity.notes)],
+            provenance=_provenance(found, scenario, traffic, command),
+        ),
         drift=None if old is None else drift(scenario, old, decision),
         measuring=None if model.fitted else worth_of_a_run(decision),
     )

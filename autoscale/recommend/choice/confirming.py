@@ -43,12 +43,14 @@ class Confirming:
 
     space: Space
     trials: Trials
-    waiting: dict[Candidate, Judged[Candidate]] = field(default_factory=dict)
-    failed: list[Judged[Candidate]] = field(default_factory=list)
-    steady: dict[Candidate, float] = field(default_factory=dict)
-    _latest: list[Judged[Candidate]] = field(default_factory=list)  # that failed
-    _looked: dict[Candidate, Judged[Candidate]] = field(default_factory=dict)  # over the first seeds
-    _known: set[Candidate] = field(default_factory=set)  # over all
+    waiting: dict[Candidate, Judged[Candidate]] = field(default_factory=dict, init=False)
+    failed: list[Judged[Candidate]] = field(default_factory=list, init=False)
+    steady: dict[Candidate, float] = field(default_factory=dict, init=False)
+    _latest: list[Judged[Candidate]] = field(default_factory=list, init=False)  # that failed
+    _looked: dict[Candidate, Judged[Candidate]] = field(
+        default_factory=dict, init=False
+    )  # over the first seeds
+    _known: set[Candidate] = field(default_factory=set, init=False)  # over all
 
     def best(self, judged: Sequence[Judged[Candidate]]) -> Judged[Candidate] | None:
         """The setting that holds over its own seeds, of those judged over `seeds`; None when none does.

@@ -146,6 +146,11 @@ class Judged(Generic[S_co]):
         return float(np.mean(ordered[:count])) if count else math.nan
 
     @property
+    def longest_breach_s(self) -> float:
+        """The longest stretch over the SLO in any trial that ran to its end, in s; NaN when none did."""
+        return max(self._whole("longest_breach_s"), default=math.nan)
+
+    @property
     def given_up(self) -> bool:
         """Whether a trial was stopped before its end."""
         return any(t.stopped for t in self.trials)

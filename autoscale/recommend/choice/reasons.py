@@ -76,7 +76,7 @@ def _promise(scenario: Scenario, chosen: Judged[Choice]) -> str:
         if scenario.plan.duration_s >= DAY_S
         else f"repetitions of {scenario.plan.duration_s / 3600:.1f} h"
     )
-    worst_s = max(t.longest_breach_s for t in chosen.trials)
+    worst_s = chosen.longest_breach_s
     stretch = f"never over it for longer than {worst_s / 60:.0f} min" if worst_s else "never over it"
     return (
         f"the SLO is kept in {chosen.periods - chosen.broken} of {chosen.periods} {period} that nothing was chosen on, which "

@@ -21,6 +21,8 @@ def own_seeds(plan: LoadPlan, promise: Promise, least: int = CHOOSING.own_at_lea
     days = max(1, int(plan.duration_s // DAY_S))
     least = max(least if days == 1 else CHOOSING.own_of_many_days, math.ceil(promise.needed / days))
     count = max(least, min(CHOOSING.own_at_most, int(CHOOSING.confirm_s / trial_s(plan))))
+    while count > least and promise.failures(count * days - days) == promise.failures(count * days):
+        count -= 1  # more of them would only make failures likelier
     return range(CHOOSING.own_seeds, CHOOSING.own_seeds + count)
 
 
