@@ -84,8 +84,8 @@ class Choosing:
     beside_at_least: int = 16
     # So many of them at a time; the first of them run to the end, so that every row has figures
     seeds_at_once: int = 8
-    # Settings that are confirmed at most
-    confirmed_at_most: int = 8
+    # Rounds of confirming at most; each looks at up to `plateau` settings
+    confirmed_at_most: int = 20
     # One-sided: how sure it is that the promise is kept; also of the intervals of figures (two-sided)
     confidence: float = 0.95
 

@@ -46,6 +46,7 @@ class Confirming:
     waiting: dict[Candidate, Judged[Candidate]] = field(default_factory=dict, init=False)
     failed: list[Judged[Candidate]] = field(default_factory=list, init=False)
     steady: dict[Candidate, float] = field(default_factory=dict, init=False)
+    _hard: list[int] = field(default_factory=list, init=False)  # own seeds that broke what failed
     _latest: list[Judged[Candidate]] = field(default_factory=list, init=False)  # that failed
     _looked: dict[Candidate, Judged[Candidate]] = field(
         default_factory=dict, init=False
@@ -55,8 +56,8 @@ class Confirming:
     def best(self, judged: Sequence[Judged[Candidate]]) -> Judged[Candidate] | None:
         """The setting that holds over its own seeds, of those judged over `seeds`; None when none does.
 
-        What fails makes room for a tighter target of its line, by as much as it failed; at most `confirmed_at_most` are
-        looked at.
+        What fails makes room for a tighter target of its line, the further the more of the line have failed; at most
+        `confirmed_at_most` are looked at.
         """
         self.waiting |= {j.setting: j for j in judged if j.holds}
         self._known |= {j.setting for j in judged}
@@ -66,18 +67,37 @@ class Confirming:
             first = self._steadiest()
             if first is not None and (sure := self.sure(first.setting)) is not None:
                 return sure
-            afters = [self.space.tighter(j.setting, j.steps_short) for j in self._latest]
+            afters = [self.space.tighter(j.setting, self._steps(j)) for j in self._latest]
             self._judge([after for after in afters if after is not None], math.inf)
             self._latest.clear()
         return None
 
     def sure(self, setting: Candidate) -> Judged[Candidate] | None:
         """The setting over its own seeds; None, and no longer waiting, when it does not hold."""
-        own = shown_over(self.trials.judge, [setting], self.trials.own, self.trials.each)[0]
+        trials = self.trials
+        own = shown_over(trials.judge, [setting], trials.own, trials.each)[0]
         if own.holds and self._as_fitted(setting):
             return own
         self._failed(own)
+        broke = [seed for seed, made in zip(trials.own, own.trials, strict=False) if not made.holds]
+        self._hard += [seed for seed in broke if seed not in self._hard]
         return None
+
+    def _steps(self, failed: Judged[Candidate]) -> int:
+        """Steps to the next target after one that failed."""
+        before = sum(
+            replace(j.setting, targets=failed.setting.targets) == failed.setting for j in self.failed
+        )
+        return failed.steps_short + before // 2
+
+    def _screen(self, judged: Sequence[Judged[Candidate]]) -> None:
+        """Those that break so many of the own seeds that broke others that they cannot hold over all have failed."""
+        trials, hard = self.trials, self._hard[-CHOOSING.seeds_at_once :]
+        if not hard:
+            return
+        for one in confirm(trials.judge, [j.setting for j in judged], hard, trials.each, math.inf):
+            if not one.may_hold(len(trials.own)):
+                self._failed(one)
 
     def _failed(self, judged: Judged[Candidate]) -> None:
         self.waiting.pop(judged.setting, None)
@@ -91,13 +111,16 @@ class Confirming:
     def _steadiest(self) -> Judged[Candidate] | None:
         """Of the settings that cost about as much as the cheapest, the one with the steadiest neighbours.
 
-        Those that break themselves on the neighbours' seeds wait no longer; None when all do.
+        Those that break themselves on the neighbours' seeds, or on own seeds that broke others, wait no longer; None
+        when all do.
         """
         cheapest = min(self.waiting.values(), key=lambda j: j.cost)
         limit_h = (1 + CHOOSING.alike) * cheapest.cost
         self._judge(self.space.safer(cheapest.setting), limit_h)
         alike = sorted((j for j in self.waiting.values() if j.cost <= limit_h), key=lambda j: j.cost)
         some = alike[:: max(1, math.ceil(len(alike) / CHOOSING.plateau))]
+        self._screen(some)
+        some = [j for j in some if j.setting in self.waiting]
         self._mark([j.setting for j in some if j.setting not in self.steady])
         left = [j for j in some if j.setting in self.waiting]
         return max(left, key=lambda j: (self.steady[j.setting], -j.cost), default=None)
