@@ -94,18 +94,15 @@ def recommend(
     cost.check_search(scenario)
     said, spread = _said(of_current, scenario, tell), _spread(model, scenario)
     decision = _decision(scenario, model, spread, current, max_replicas, seeds, jobs, progress)
-    made = replace(
-        document(
-            scenario,
-            decision,
-            model,
-            spread=spread,
-            notes=[*said, *(note for capacity in model.capacities for note in capacity.notes)],
-            provenance=_provenance(found, scenario, traffic, command),
-        ),
-        drift=None if old is None else drift(scenario, old, decision),
-        measuring=None if model.fitted else worth_of_a_run(decision),
+    made = document(
+        scenario,
+        decision,
+        model,
+        spread=spread,
+        notes=[*said, *(note for capacity in model.capacities for note in capacity.notes)],
+        provenance=_provenance(found, scenario, traffic, command),
     )
+    made = _beside(made, scenario, decision, model, old)
     progress(1.0, "writing")
     files = _write(made, out or (found[0].path if found else Path("runs") / f"recommend-{system.name}"))
     return Recommended(made, files, scenario, decision, model, tuple(found))
@@ -143,6 +140,21 @@ def _decision(
         progress=part(progress, 0.1, 0.88),
     )
     return replace(decision, reasons=(*decision.reasons, *of_runs(model.capacities, one_sided=True)))
+
+
+def _beside(
+    made: Recommendation,
+    scenario: Scenario,
+    decision: Decision,
+    model: ReplicaModel,
+    old: Recommendation | None,
+) -> Recommendation:
+    """The document with what became of an older one, and what a run would be worth where there is none."""
+    return replace(
+        made,
+        drift=None if old is None else drift(scenario, old, decision),
+        measuring=None if model.fitted else worth_of_a_run(decision),
+    )
 
 
 def _said(of_current: str | None, scenario: Scenario, tell: Tell) -> list[str]:

@@ -152,8 +152,8 @@ def test_the_reasons_name_the_pace_and_compare_it_with_the_start(small) -> None:
     assert found.chosen is not None
     said = {}
     for behavior in (Behavior(1800), Behavior(120), Behavior(300, up_window_s=60), Behavior()):
-        setting = replace(found.chosen.setting, behavior=behavior)  # type: ignore[type-var]
-        decided = replace(found, chosen=replace(found.chosen, setting=setting))
+        setting = Candidate((("waiting", 5),), behavior, 1, 4)
+        decided = replace(found, answer="autoscale", chosen=replace(found.chosen, setting=setting))
         said[behavior.name] = {r.code: r.sentence for r in reasons(small(PEAKS, cold_s=240), decided)}
     assert "30 min, longer than the 4 min that a replica" in said["down 30 min"]["behavior"]
     assert "2 min, shorter than the 4 min that a replica" in said["down 2 min"]["behavior"]
