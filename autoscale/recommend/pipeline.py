@@ -91,7 +91,6 @@ def recommend(
         time_unit=time_unit,
         tell=tell,
     )
-    cost.check_search(scenario)
     said, spread = _said(of_current, scenario, tell), _spread(model, scenario)
     decision = _decision(scenario, model, spread, current, max_replicas, seeds, jobs, progress)
     made = document(
@@ -102,8 +101,8 @@ def recommend(
         notes=[*said, *(note for capacity in model.capacities for note in capacity.notes)],
         provenance=_provenance(found, scenario, traffic, command),
     )
-    made = _beside(made, scenario, decision, model, old)
     progress(1.0, "writing")
+    made = _beside(made, scenario, decision, model, old)
     files = _write(made, out or (found[0].path if found else Path("runs") / f"recommend-{system.name}"))
     return Recommended(made, files, scenario, decision, model, tuple(found))
 
@@ -126,6 +125,7 @@ def _decision(
     progress: Progress,
 ) -> Decision:
     """The answer with what its runs leave open among the reasons; need_more_data when the model reproduces no run."""
+    cost.check_search(scenario)
     if model.untrusted():  # the command that it gives settles the one-sided runs, too
         open_ = (*more_data(model), *of_runs(model.capacities, one_sided=False))
         return Decision("need_more_data", open_, None)

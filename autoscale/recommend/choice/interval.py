@@ -35,7 +35,7 @@ def target_interval(
     """The interval of the chosen setting's last target; targets fixed beside it keep their one value.
 
     It holds the chosen target, the best ones for the replica as fitted, for both ends of its step time's 95 % interval
-    (`step_scale`: relative half width) and for 5 % more traffic at its slow end (`more`: that traffic's arrivals), and
+    (`step_scale`: relative half width) and for 5 % more traffic (`more`: its arrivals), and
     those that are not told apart from the best of the fitted one. Each is judged over two panels of so many seeds that
     nothing was chosen on (one when a panel is a single seed): what the traffic's chance does to the best target is part
     of the interval, too.
@@ -44,7 +44,7 @@ def target_interval(
     (fixed, signal), value = family_of(setting), _target(setting)
     line = space.line((fixed, signal), setting.behavior, setting.min_replicas, setting.max_replicas)
     scales = [0.0, step_scale, -step_scale] if step_scale else [0.0]
-    busier = at_traffic(at_speed(scenario, CHOOSING.one_sided * step_scale), CHOOSING.traffic_off, more)
+    busier = at_traffic(scenario, CHOOSING.traffic_off, more)
     # long traffic: little differs between seeds, and each is dear
     looks = CHOOSING.interval_seeds if panel > 1 else CHOOSING.interval_seeds[:1]
     worlds = [*(at_speed(scenario, scale) for scale in scales), busier]
