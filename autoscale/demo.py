@@ -259,7 +259,6 @@ def _recommend(out: Path, profile: str, progress: Progress) -> Recommended:
         traffic=traffic,
         slo=SLO,
         out=out,
-        seeds=4,
         command="autoscale demo",
         progress=lambda f, text: progress(0.46 + 0.24 * f, text),
     )

@@ -62,13 +62,18 @@ class EstimatedRate(Estimated):
 class Forecast:
     """What a setting does on the traffic: means over `seeds` simulations. Shares 0-1, times in s, cost in the price's unit.
 
-    The last three are not predicted yet; where a file holds them, a check holds the cluster to them.
+    `days_kept` is the share of the simulated `periods` that kept the SLO, its `low` end what they show with 95 %
+    confidence; `worst_stretch_s` the longest time over the SLO in any of them. The last three are not predicted yet;
+    where a file holds them, a check holds the cluster to them.
     """
 
     setting: str
     holds: bool
     seeds: int
     slo_attainment: Estimated = Estimated()
+    days_kept: Estimated = Estimated()
+    periods: int = 0
+    worst_stretch_s: float = math.nan
     replica_hours: Estimated = Estimated()
     accelerator_hours: Estimated = Estimated()
     ttft_p99_s: Estimated = Estimated()
@@ -96,11 +101,15 @@ class BestOfSignal:
 
 @dataclass(frozen=True)
 class AskedSlo:
-    """The SLO, the share that must keep every bound where one was given, and the term that binds first."""
+    """What was asked: the SLO, the share that must keep every bound where one was given, the term that binds first; the
+    share of periods of `period_s` that must keep it, and the longest stretch over it where one was given."""
 
     text: str = ""
     attainment: float | None = None
     binding: str | None = None
+    days_kept: float | None = None
+    longest_breach_s: float | None = None
+    period_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -179,7 +188,8 @@ class Reason:
 
 @dataclass(frozen=True)
 class Tried:
-    """A setting that the search looked at, on its first seed; `stopped` says why it was not run to its end."""
+    """A setting that the search looked at, on its own seeds; `stopped` says why it was not run to its end, `why_not` why
+    one that held there for less than what is recommended is not recommended."""
 
     setting: str
     family: str
@@ -188,6 +198,27 @@ class Tried:
     margin: float
     accelerator_hours: float
     wasted_scale_outs: int
+    why_not: Annotated[str | None, LeftOut] = None
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """How far things may move until the recommended setting breaks, each held by `simulations`: shares of traffic and of
+    a start, and that start in s."""
+
+    traffic: float
+    start: float
+    start_s: float
+    simulations: int
+
+
+@dataclass(frozen=True)
+class WorthOfARun:
+    """What measuring one replica for so many minutes would save at most, when the recommendation rests on no run."""
+
+    minutes: float
+    accelerator_hours: float
+    sentence: str
 
 
 @dataclass(frozen=True)
@@ -211,6 +242,7 @@ class Recommendation:
 
     predicted            the recommended setting on replicas that are `slower_than_fitted`, by that share
     predicted_as_fitted  the same on replicas as fitted, where that differs
+    guides               HPAs by the rules of others
     hpa                  autoscaling/v2, as `autoscale recommend` writes it to hpa.yaml; None when nothing scales
     """
 
@@ -227,8 +259,11 @@ class Recommendation:
     predicted: Forecast | None = None
     slower_than_fitted: float = 0.0
     predicted_as_fitted: Forecast | None = None
+    robust: Robustness | None = None
+    measuring: Annotated[WorthOfARun | None, LeftOut] = None
     static_fleet: Forecast | None = None
     tutorial_default: Forecast | None = None
+    guides: Mapping[str, Forecast] = field(default_factory=dict)
     current: Forecast | None = None
     best_hpa: Forecast | None = None
     alternatives: Mapping[str, BestOfSignal] = field(default_factory=dict)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from analysis.errors import BadInput
 
 if TYPE_CHECKING:
+    from autoscale.recommend.choice.promise import Promise
     from autoscale.recommendation import KubernetesObject
 
 
@@ -38,6 +39,24 @@ def rates_of(text: str | None) -> list[float]:
         raise BadInput(
             "rates", value=text, expected="requests/s separated by commas, for example 1,2,4"
         ) from None
+
+
+def promise_of(days_kept: str | None, longest_breach: str | None) -> Promise:
+    """What is promised of days: "95%" or "0.95" of them keep the SLO, with no stretch over it longer than "10m"."""
+    from analysis.numbers import parse_seconds
+    from autoscale.recommend.choice.promise import Promise
+
+    given: dict[str, float] = {}
+    if days_kept is not None:
+        try:
+            given["days_kept"] = float(days_kept.rstrip("%")) / (100 if days_kept.endswith("%") else 1)
+        except ValueError:
+            raise BadInput("--days-kept", value=days_kept, expected="a share such as 95%") from None
+    if longest_breach is not None:
+        given["longest_breach_s"] = parse_seconds(longest_breach)
+        if not given["longest_breach_s"] >= 0:
+            raise BadInput("--longest-breach", value=longest_breach, expected="a time such as 10m or 600s")
+    return Promise(**given)
 
 
 def told_apart(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:

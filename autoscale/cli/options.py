@@ -67,6 +67,17 @@ Attainment = Annotated[
     float | None,
     typer.Option(help="Share of requests that must keep every bound; default the SLO's percentiles."),
 ]
+DaysKept = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SHARE",
+        help="Share of days (of shorter traffic: of its repetitions) that keep the SLO, 50% to 99%; default 95%.",
+    ),
+]
+LongestBreach = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="Longest stretch over the SLO in a day that keeps it, such as 10m."),
+]
 MaxReplicas = Annotated[
     int | None,
     typer.Option(help="Most replicas; default what the traffic needs and a quarter more.", min=1),
@@ -81,7 +92,7 @@ Against = Annotated[
     Path | None, typer.Option(help="An older recommendation.json: does its target still hold?")
 ]
 ConfirmingSeeds = Annotated[
-    int, typer.Option(help="Seeds that confirm the figures, at least: short traffic gets more.", min=2)
+    int, typer.Option(help="Simulations that confirm the answer, at least: short traffic gets more.", min=2)
 ]
 Jobs = Annotated[int | None, typer.Option(help="Processes; default one per core.", min=1)]
 ResultsDirectory = Annotated[

@@ -11,7 +11,7 @@ import typer
 
 from analysis.errors import BadInput
 from analysis.redact import command_line
-from autoscale.cli.inputs import hpa_in, rates_of, run_path
+from autoscale.cli.inputs import hpa_in, promise_of, rates_of, run_path
 from autoscale.cli.options import (
     Against,
     ApiKeyFile,
@@ -19,11 +19,13 @@ from autoscale.cli.options import (
     CaFile,
     ConfirmingSeeds,
     CurrentHpa,
+    DaysKept,
     Explain,
     Headers,
     Insecure,
     Jobs,
     Json,
+    LongestBreach,
     MaxReplicas,
     MaybeProfile,
     MeasuredFile,
@@ -122,12 +124,14 @@ def recommend(
     peak: Peak = None,
     slo: RunSlo = None,
     attainment: Attainment = None,
+    days_kept: DaysKept = None,
+    longest_breach: LongestBreach = None,
     max_replicas: MaxReplicas = None,
     price: Price = None,
     current: CurrentHpa = None,
     measured: MeasuredFile = None,
     against: Against = None,
-    seeds: ConfirmingSeeds = 4,
+    seeds: ConfirmingSeeds = 64,
     jobs: Jobs = None,
     out: ResultsDirectory = None,
     explain: Explain = False,
@@ -139,6 +143,7 @@ def recommend(
     from autoscale.show.terminal.recommendation import recommendation_lines
 
     hpa = hpa_in(current) if current else None
+    promise = promise_of(days_kept, longest_breach)
     progress.compiled_engine()
     with progress.bar() as report:
         result = find(
@@ -148,6 +153,7 @@ def recommend(
             peak_rps=peak,
             slo=slo,
             attainment=attainment,
+            promise=promise,
             max_replicas=max_replicas,
             price=price,
             current=hpa,

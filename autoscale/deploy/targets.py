@@ -73,8 +73,19 @@ def plan(profile: Profile, recommendation: Recommendation | None) -> Plan:
                 )
             if len({target.signal for target in targets}) < len(targets):
                 raise BadInput("recommendation names a metric twice", value=[t.signal for t in targets])
-            source = "Derived from a measured or simulated run of this system; see recommendation.json."
+            source = f"Derived from a measured or simulated run of this system{_kept(recommendation)}; see recommendation.json."
             return Plan(targets, low, high, recommendation.behavior, source)
+
+
+def _kept(recommendation: Recommendation) -> str:
+    """What the simulations behind a recommendation kept."""
+    found = recommendation.predicted
+    if found is None or not found.periods:
+        return ""
+    return (
+        f": {found.slo_attainment.value:.2%} of the requests in bounds, the SLO kept in {found.days_kept.value:.1%} of "
+        f"{found.periods} periods, at worst {found.worst_stretch_s / 60:.0f} min over it at a stretch"
+    )
 
 
 def _bounds(recommendation: Recommendation, low_default: int, high_default: int) -> tuple[int, int]:

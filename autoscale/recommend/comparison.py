@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autoscale.recommend.choice.judging import FIGURES, Judged
+from autoscale.recommend.choice.promise import Promise
 from autoscale.recommend.choice.scenario import Scenario, trial_of
 from autoscale.recommend.choice.settings import Setting
 from autoscale.recommend.progress import Progress, silent
@@ -14,14 +15,17 @@ from autoscale.sim.fleet.outcome import Outcome
 
 @dataclass(frozen=True)
 class Compared:
-    """One setting's simulations, one per seed from 0 on."""
+    """One setting's simulations, one per seed from 0 on, and what they are held to."""
 
     setting: Setting
     outcomes: tuple[Outcome, ...]
+    promise: Promise
 
     def figures(self) -> dict[str, float | bool | int]:
         """Means over the seeds (FIGURES, cost, lost_ and rejected_requests), the 95 % interval of the attainment, whether it holds."""
-        judged = Judged(self.setting, tuple(trial_of(outcome, None) for outcome in self.outcomes))
+        judged = Judged(
+            self.setting, tuple(trial_of(outcome, None, self.promise) for outcome in self.outcomes)
+        )
         low, high = judged.interval("attainment")
         count = len(self.outcomes)
         return {
@@ -51,5 +55,5 @@ def compare(
         for seed in range(seeds):
             progress((i + seed / seeds) / len(settings), f"{name}, seed {seed}")
             outcomes.append(scenario.outcome(setting, seed, keep=keep_first and seed == 0))
-        found[name] = Compared(setting, tuple(outcomes))
+        found[name] = Compared(setting, tuple(outcomes), scenario.promise)
     return found

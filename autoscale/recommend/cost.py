@@ -1,8 +1,8 @@
 """What simulations will take, before they begin: an estimate, and a refusal of what nobody would wait for. Pure.
 
-    seconds = simulations * (requests * REQUEST_S + ticks * (TICK_S + replicas * REPLICA_S))
+    seconds = simulations * (requests * REQUEST_S + thinned * DRAW_S + ticks * (TICK_S + replicas * REPLICA_S))
 
-with a tick per scrape and per sync of the HPA. The constants are of one core of a laptop and on the high side: an HPA that
+with a tick per scrape and per sync of the HPA; `thinned` are requests of a trace that are drawn and left out. The constants are of one core of a laptop and on the high side: an HPA that
 changes its size all the time takes longer than one that stays.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 from analysis.errors import BadInput
 from autoscale.recommend.choice.scenario import Scenario
 
-REQUEST_S, TICK_S, REPLICA_S = 10e-6, 4e-6, 0.1e-6
+REQUEST_S, DRAW_S, TICK_S, REPLICA_S = 10e-6, 0.6e-6, 4e-6, 0.1e-6
 MOST_S = 1800.0  # of everything that one command simulates in a row
 MOST_EACH_S = 200.0  # of one simulation of a search, which makes hundreds: 20 million requests
 WORTH_SAYING_S = 30.0
@@ -21,7 +21,8 @@ def seconds_each(scenario: Scenario, replicas: int) -> float:
     """Estimated seconds of one simulation with about so many replicas."""
     plan, path = scenario.plan, scenario.profile.metric_path
     ticks = plan.duration_s * (1 / path.scrape_interval_s + 1 / path.sync_period_s)
-    return plan.expected_requests * REQUEST_S + ticks * (TICK_S + replicas * REPLICA_S)
+    thinned = plan.drawn_requests - plan.expected_requests
+    return plan.expected_requests * REQUEST_S + thinned * DRAW_S + ticks * (TICK_S + replicas * REPLICA_S)
 
 
 def check_cost(scenario: Scenario, replicas: int, simulations: int) -> str | None:

@@ -11,13 +11,14 @@ from analysis.numbers import known
 from autoscale.kube.vllm_names import hpa_metric_name
 from autoscale.recommend.answer import Alternative, Decision
 from autoscale.recommend.choice.judging import Judged, Trial
+from autoscale.recommend.choice.promise import lower_share
 from autoscale.recommend.choice.scenario import Scenario
+from autoscale.recommend.choice.seeds import period_s
 from autoscale.recommend.choice.settings import Candidate, Setting, quantity
 from autoscale.recommend.model.replica_model import ReplicaModel
 from autoscale.recommendation import (
     AskedSlo,
     BestOfSignal,
-    Drift,
     EngineModel,
     Estimated,
     EstimatedRate,
@@ -28,6 +29,7 @@ from autoscale.recommendation import (
     Recommendation,
     ReplayedFigure,
     ReplicaCapacity,
+    Robustness,
     Tried,
 )
 from autoscale.signal_target import SignalTarget
@@ -41,7 +43,6 @@ def document(
     spread: tuple[float, float] | None = None,
     notes: Sequence[str] = (),
     provenance: Provenance | None = None,
-    drift: Drift | None = None,
 ) -> Recommendation:
     """The whole recommendation.
 
@@ -54,7 +55,7 @@ def document(
         answer=decision.answer,
         profile=scenario.profile.name,
         provenance=provenance or Provenance(),
-        slo=AskedSlo(str(scenario.slo), scenario.attainment, binding),
+        slo=_asked(scenario, binding),
         metrics=_metrics(scenario, decision),
         min_replicas=setting.min_replicas if setting else None,
         max_replicas=setting.max_replicas if setting else None,
@@ -63,8 +64,12 @@ def document(
         predicted=_forecast(scenario, decision.chosen),
         slower_than_fitted=decision.slower,
         predicted_as_fitted=_forecast(scenario, decision.expected),
+        robust=_robust(decision),
         static_fleet=_forecast(scenario, decision.static),
         tutorial_default=_forecast(scenario, decision.tutorial),
+        guides={
+            name: made for name, judged in decision.guides.items() if (made := _forecast(scenario, judged))
+        },
         current=_forecast(scenario, decision.current),
         best_hpa=_forecast(scenario, decision.best_hpa),
         alternatives={a.signal: _best(a) for a in decision.alternatives},
@@ -72,10 +77,30 @@ def document(
         model_error=_engine_model(scenario, model),
         reasons=decision.reasons,
         notes=tuple(notes),
-        candidates=tuple(_tried(candidate, trial) for candidate, trial in decision.tried),
+        candidates=tuple(
+            _tried(candidate, trial, decision.why_not.get(candidate)) for candidate, trial in decision.tried
+        ),
         traffic=scenario.plan.describe(),
-        drift=drift,
     )
+
+
+def _asked(scenario: Scenario, binding: str | None) -> AskedSlo:
+    promise = scenario.promise
+    return AskedSlo(
+        str(scenario.slo),
+        scenario.attainment,
+        binding,
+        promise.days_kept,
+        promise.longest_breach_s,
+        period_s(scenario.plan),
+    )
+
+
+def _robust(decision: Decision) -> Robustness | None:
+    robust = decision.robust
+    if robust is None:
+        return None
+    return Robustness(robust.traffic, robust.start, robust.start_s, robust.seeds)
 
 
 def _measured(model: ReplicaModel) -> MeasuredCapacity | None:
@@ -122,6 +147,13 @@ def _forecast(scenario: Scenario, judged: Judged[Setting] | None) -> Forecast | 
         judged.holds,
         len(judged.trials),
         slo_attainment=of("attainment"),
+        days_kept=Estimated(
+            1 - judged.broken / judged.periods,
+            lower_share(judged.periods - judged.broken, judged.periods),
+            1 - lower_share(judged.broken, judged.periods),
+        ),
+        periods=judged.periods,
+        worst_stretch_s=judged.longest_breach_s,
         replica_hours=of("replica_hours"),
         accelerator_hours=of("accelerator_hours"),
         ttft_p99_s=of("ttft_p99_s"),
@@ -184,7 +216,7 @@ def _best(alternative: Alternative) -> BestOfSignal:
     )
 
 
-def _tried(candidate: Candidate, trial: Trial) -> Tried:
+def _tried(candidate: Candidate, trial: Trial, why_not: str | None) -> Tried:
     return Tried(
         candidate.label,
         candidate.family,
@@ -193,4 +225,5 @@ def _tried(candidate: Candidate, trial: Trial) -> Tried:
         trial.margin,
         trial.accelerator_hours,
         trial.wasted_scale_outs,
+        why_not,
     )

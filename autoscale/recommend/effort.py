@@ -59,25 +59,61 @@ class Choosing:
     panel_most: int = 6
     # First seed of panels; those of judging lie below, those of confirming above
     panel_seeds: int = 1000
-    # Of all requests: seeds differ by less, so that a panel which misses by more on average is over
+    # Of all requests: a setting that missed by more in the search is no guess worth a look
     by_far: float = 0.015
     # Standard deviations between seeds that the search asks for beyond the SLO: first, and once nothing found held
     caution: tuple[float, ...] = (0.3, 1.0)
-    # Seeds after which the hopeless are given up
+    # Seeds that what competes for the choice is judged over, of long traffic fewer; after so many the hopeless are given up
+    judging_seeds: tuple[int, int] = (8, 4)
     first_look: int = 2
     # Settings looked at for each that may be judged in full
     looks: int = 4
     # Settings judged in full at most for a choice, and for each signal alone
     judged_at_most: int = 16
     singles_at_most: int = 4
-    # The choice is confirmed over seeds of its own from this one on, as many as take this long, so many at most
+    # What may be the answer, and every row beside it, is judged over seeds of their own from this one on: so many at
+    # least, as many as take this long, so many at most: 64 allow no failure where 95 % of the days are promised, 153 three
     own_seeds: int = 5001
-    confirm_s: float = 2.0
-    own_at_most: int = 56
-    # Settings that are confirmed at most
-    confirmed_at_most: int = 12
-    # One-sided: how sure it is that a mean over seeds keeps the SLO; also of the intervals of figures (two-sided)
+    own_at_least: int = 64
+    confirm_s: float = 4.0
+    own_at_most: int = 153
+    # ... of long traffic, whose every seed has many days, so many
+    own_of_many_days: int = 16
+    # HPAs that the choice is set beside see the first of them, as many as take this long for each, so many at least
+    beside_s: float = 5.0
+    beside_at_least: int = 16
+    # So many of them at a time; the first of them run to the end, so that every row has figures
+    seeds_at_once: int = 8
+    # Rounds of confirming at most; each looks at up to `plateau` settings
+    confirmed_at_most: int = 20
+    # One-sided: how sure it is that the promise is kept; also of the intervals of figures (two-sided)
     confidence: float = 0.95
+
+    # --- what is promised ---
+    # Share of the periods (days, or traffic that is shorter) that keep the SLO, and the most that can be asked for:
+    # 299 periods without a failure show 99 %
+    days_kept: float = 0.95
+    days_kept_most: float = 0.99
+    # The worst 5 % of the trials have, on average, at most so many times the breaches that the SLO allows
+    worst_share: float = 0.05
+    worst_overrun: float = 2.0
+
+    # A rule of thumb that the choice is set beside: of the batch at the SLO's limit
+    thumb: float = 0.8
+
+    # --- plateaus ---
+    # Settings that cost so much more than the cheapest are as cheap; so many of them have their neighbours judged
+    alike: float = 0.03
+    plateau: int = 3
+    # A neighbour: a target by so much looser, traffic by so much more
+    target_off: float = 0.10
+    traffic_off: float = 0.05
+    # Neighbours are judged over seeds from this one on: as many as all of them take this long, so many at least and most
+    near_seeds: int = 301
+    neighbours_s: float = 5.0
+    neighbour_seeds: tuple[int, int] = (2, 6)
+    # By how much traffic may grow and starts may last longer until the choice breaks: what is tried
+    moves: tuple[float, ...] = (0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0)
 
     # --- what comes next ---
     # Of all requests: about what one step of a target changes, at least; and so many steps are skipped at most
@@ -105,9 +141,12 @@ class Choosing:
     stop_margin: float = 0.02
     # Requests whose arrivals a process keeps drawn, about 30 bytes each
     kept_requests: int = 4_000_000
-    # About what a request and a second of traffic take of a processor, in s (syncs every 15 s; measured)
-    request_s: float = 1.2e-6
+    # About what a trial, a request, a second of traffic (syncs every 15 s) and a request that is only drawn take of a processor,
+    # in s; measured
+    setup_s: float = 0.015
+    request_s: float = 1.6e-6
     traffic_s: float = 1e-6
+    draw_s: float = 0.3e-6
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from analysis.capacity import Capacity
+from analysis.numbers import known
+from autoscale.recommend.answer import Decision
+from autoscale.recommend.choice.reasons import hours
 from autoscale.recommend.model.replica_model import ReplicaModel
-from autoscale.recommendation import Reason
+from autoscale.recommendation import Reason, WorthOfARun
+
+# Half width of the 95 % interval of a data sheet's step time: its p90 error over published rows is 10 % (docs/method.md,
+# section 2), 1.960 / 1.645 of that is 95 %
+PRIOR_ERROR = 0.119
+SWEEP_MIN = 10.0  # that fixes one replica's speed to a few per cent (docs/method.md, section 5)
+
+
+def worth_of_a_run(decision: Decision) -> WorthOfARun | None:
+    """What a sweep of one replica would save of an answer that rests on a data sheet; None without an answer."""
+    chosen = decision.chosen
+    if chosen is None or not known(decision.as_fitted_h):
+        return None
+    saves = max(0.0, chosen.cost - decision.as_fitted_h)
+    of = f"of {hours(chosen.cost)}"
+    gain = f"to save {hours(saves)} accelerator-hours {of}" if saves >= 0.05 else "to know it"
+    sentence = f"prediction, no run: measure one replica for {SWEEP_MIN:.0f} minutes {gain}"
+    return WorthOfARun(SWEEP_MIN, saves, sentence)
 
 
 def more_data(model: ReplicaModel) -> Iterator[Reason]:

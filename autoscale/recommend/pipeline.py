@@ -15,15 +15,17 @@ from analysis.run import Run
 from autoscale.recommend import cost
 from autoscale.recommend.answer import Decision
 from autoscale.recommend.choice.decide import choose_setting
+from autoscale.recommend.choice.promise import Promise
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.settings import Given, Manifest
 from autoscale.recommend.choice.traffic import scenario_of
 from autoscale.recommend.document import document
 from autoscale.recommend.drift import drift
+from autoscale.recommend.effort import CHOOSING
 from autoscale.recommend.model.learning import learn, run_lengths, runs_of, slo_of, system_of
 from autoscale.recommend.model.one_replica import shape
 from autoscale.recommend.model.replica_model import ReplicaModel
-from autoscale.recommend.open_points import more_data, of_runs
+from autoscale.recommend.open_points import PRIOR_ERROR, more_data, of_runs, worth_of_a_run
 from autoscale.recommend.progress import Progress, Tell, part, silent, unheard
 from autoscale.recommendation import Provenance, Recommendation
 from autoscale.recommendation import read_recommendation as read_recommendation
@@ -51,12 +53,13 @@ def recommend(
     peak_rps: float | None = None,
     slo: str | None = None,
     attainment: float | None = None,
+    promise: Promise | None = None,
     max_replicas: int | None = None,
     price: float | None = None,
     current: Manifest | None = None,
     measured: Path | None = None,
     against: Path | None = None,
-    seeds: int = 4,
+    seeds: int = CHOOSING.own_at_least,
     jobs: int | None = None,
     out: Path | None = None,
     command: str = "",
@@ -84,12 +87,11 @@ def recommend(
         attainment=attainment,
         engine=model.engine,
         lengths=run_lengths(found),
+        promise=promise,
         time_unit=time_unit,
         tell=tell,
     )
-    cost.check_search(scenario)
-    said = _said(of_current, scenario, tell)
-    spread = model.spread_at(*(lengths.mean() for lengths in shape(scenario.plan)))
+    said, spread = _said(of_current, scenario, tell), _spread(model, scenario)
     decision = _decision(scenario, model, spread, current, max_replicas, seeds, jobs, progress)
     made = document(
         scenario,
@@ -98,11 +100,18 @@ def recommend(
         spread=spread,
         notes=[*said, *(note for capacity in model.capacities for note in capacity.notes)],
         provenance=_provenance(found, scenario, traffic, command),
-        drift=None if old is None else drift(scenario, old, decision),
     )
     progress(1.0, "writing")
+    made = _beside(made, scenario, decision, model, old)
     files = _write(made, out or (found[0].path if found else Path("runs") / f"recommend-{system.name}"))
     return Recommended(made, files, scenario, decision, model, tuple(found))
+
+
+def _spread(model: ReplicaModel, scenario: Scenario) -> tuple[float, float]:
+    """The 95 % interval of one replica's capacity relative to the model's: what runs leave open, or the prior's error."""
+    if model.fitted:
+        return model.spread_at(*(lengths.mean() for lengths in shape(scenario.plan)))
+    return 1 - PRIOR_ERROR, 1 + PRIOR_ERROR
 
 
 def _decision(
@@ -116,6 +125,7 @@ def _decision(
     progress: Progress,
 ) -> Decision:
     """The answer with what its runs leave open among the reasons; need_more_data when the model reproduces no run."""
+    cost.check_search(scenario)
     if model.untrusted():  # the command that it gives settles the one-sided runs, too
         open_ = (*more_data(model), *of_runs(model.capacities, one_sided=False))
         return Decision("need_more_data", open_, None)
@@ -124,11 +134,27 @@ def _decision(
         max_replicas=max_replicas,
         current=None if current is None else Given(current),
         step_scale=(spread[1] - spread[0]) / 2,
+        basis="the run" if model.fitted else "the prediction's error",
         seeds=seeds,
         jobs=jobs,
         progress=part(progress, 0.1, 0.88),
     )
     return replace(decision, reasons=(*decision.reasons, *of_runs(model.capacities, one_sided=True)))
+
+
+def _beside(
+    made: Recommendation,
+    scenario: Scenario,
+    decision: Decision,
+    model: ReplicaModel,
+    old: Recommendation | None,
+) -> Recommendation:
+    """The document with what became of an older one, and what a run would be worth where there is none."""
+    return replace(
+        made,
+        drift=None if old is None else drift(scenario, old, decision),
+        measuring=None if model.fitted else worth_of_a_run(decision),
+    )
 
 
 def _said(of_current: str | None, scenario: Scenario, tell: Tell) -> list[str]:

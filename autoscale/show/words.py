@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from autoscale.check.phases import Span
-from autoscale.recommendation import Answer, Forecast, KubernetesObject, Recommendation
+from autoscale.recommendation import Answer, Forecast, KubernetesObject, Recommendation, Tried
 
 DASH = "–"  # in a page where there is no figure; the terminal has a hyphen
 
@@ -40,19 +40,68 @@ QUANTITIES = {
 
 def settings(made: Recommendation) -> dict[str, Forecast]:
     """What the recommendation was compared with, itself included, each under its name; what there is none of is absent."""
-    roles = {
+    roles: dict[str, Forecast | None] = {
         "recommended": made.predicted,
-        "tutorial default": made.tutorial_default,
         "standing fleet": made.static_fleet,
+        "tutorial default": made.tutorial_default,
+        **made.guides,
         "best HPA": made.best_hpa,
         "current HPA": made.current,
     }
     return {name: forecast for name, forecast in roles.items() if forecast is not None}
 
 
-def became(holds: bool, stopped: str | None) -> str:
+def promised(made: Recommendation) -> str:
+    """What is asked of periods: "SLO kept in 95% of days, no longer than 10 min over it"."""
+    slo = made.slo
+    if slo.days_kept is None:
+        return ""
+    longest = "" if slo.longest_breach_s is None else f", over it for {span(slo.longest_breach_s)} at most"
+    return f"kept in {100 * slo.days_kept:.3g}% of {periods(made)}{longest}"
+
+
+def periods(made: Recommendation) -> str:
+    """What a promise is about: days, or the whole traffic where that is shorter."""
+    period_s = made.slo.period_s
+    return "days" if period_s is None or period_s >= 86_400 else f"simulations of {span(period_s)}"
+
+
+def robust(made: Recommendation) -> str:
+    """How far things may move until the recommended setting breaks: "robust to +10% traffic, to a start of 52 min"."""
+    found = made.robust
+    if found is None:
+        return ""
+    parts = [f"+{100 * found.traffic:.3g}% traffic"] if found.traffic else []
+    parts += [f"to a start of {span(found.start_s)}"] if found.start else []
+    return f"robust to {', '.join(parts)}" if parts else "a little more traffic, or longer starts, break it"
+
+
+def careful(made: Recommendation) -> str:
+    """Of what replicas the figures are, where not as fitted: "3.2% slower than fitted, as slow as the run allows"."""
+    if not made.slower_than_fitted:
+        return ""
+    slower = f"{made.slower_than_fitted:.1%} slower than"
+    if made.model_error.replay_median_error is None:
+        return f"{slower} predicted, as slow as the prediction's error allows"
+    return f"{slower} fitted, as slow as the run allows"
+
+
+def judged_over(made: Recommendation) -> str:
+    """How many periods the recommended setting was judged over, and what they show."""
+    if made.predicted is None or not made.predicted.periods:
+        return ""
+    kept = made.predicted.days_kept
+    return (
+        f"days kept: of {made.predicted.periods:,} {periods(made)}, all on the same seeds; the recommended setting keeps "
+        f"{100 * kept.low:.1f}% at least, with 95% confidence"
+    )
+
+
+def became(tried: Tried) -> str:
     """What became of a setting that the search tried."""
-    return "holds" if holds else f"stopped: {stopped}" if stopped else "breaks"
+    if tried.why_not:
+        return f"held in the search; {tried.why_not}"
+    return "holds" if tried.holds else f"stopped: {tried.stopped}" if tried.stopped else "breaks"
 
 
 # Numbers

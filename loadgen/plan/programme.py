@@ -102,6 +102,11 @@ class Rate:
         waves = tuple(replace(w, end_s=min(w.end_s, end_s)) for w in self.waves if w.start_s < end_s)
         return Rate(edges, self.level_rps[keep], self.slope_rps_s[keep], waves)
 
+    def times(self, factor: float) -> Rate:
+        """The programme at so many times its rates."""
+        waves = tuple(replace(w, amplitude_rps=w.amplitude_rps * factor) for w in self.waves)
+        return Rate(self.edges_s, self.level_rps * factor, self.slope_rps_s * factor, waves)
+
     def means(self) -> Floats:
         """Mean requests/s of each piece, shape (k,)."""
         return np.diff(self.integral(self.edges_s)) / np.diff(self.edges_s)

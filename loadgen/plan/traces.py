@@ -131,6 +131,10 @@ class Trace:
         """The same trace, ended at `duration_s` of the run."""
         return replace(self, end_s=duration_s, rate=self.rate.until(duration_s))
 
+    def times(self, factor: float) -> Trace:
+        """The same trace at so many times its rates."""
+        return replace(self, rate_scale=self.rate_scale * factor, rate=self.rate.times(factor))
+
     def describe(self) -> dict[str, object]:
         """What was read and how, for run.json."""
         return {name: value for name, value in asdict(replace(self, rate=_NO_RATE)).items() if name != "rate"}

@@ -66,6 +66,11 @@ class LoadPlan:
         return self.programme.requests
 
     @property
+    def drawn_requests(self) -> float:
+        """Requests that are read or drawn to offer these: of a trace that is thinned, all of it."""
+        return self.expected_requests / (1.0 if self.trace is None else min(1.0, self.trace.rate_scale))
+
+    @property
     def stages(self) -> list[dict[str, float]]:
         """One stage per piece of the programme, one in all for a trace: stage, start_s, end_s, rate (mean, req/s)."""
         edges, means = self.programme.edges_s, self.programme.means()
@@ -283,6 +288,13 @@ class LoadPlan:
         shorter = None if self.trace is None else self.trace.until(duration_s)
         programme = self.programme.until(duration_s) if shorter is None else shorter.rate
         return replace(self, programme=programme, trace=shorter)
+
+    def times(self, factor: float) -> LoadPlan:
+        """The same plan at so many times its rates."""
+        if self.trace is None:
+            return replace(self, programme=self.programme.times(factor))
+        more = self.trace.times(factor)
+        return replace(self, programme=more.rate, trace=more)
 
     def within(self, most_tokens: int | None) -> LoadPlan:
         """The same plan with requests cut to so many tokens; None: as they are."""

@@ -18,7 +18,7 @@ from analysis.slo import parse_slo
 from autoscale.cli import app
 from autoscale.profiles import load, overlay
 from autoscale.recommend import Recommended, scenario_of
-from autoscale.recommend.answer import Alternative, Decision, Point, TargetInterval
+from autoscale.recommend.answer import Alternative, Decision, Point, Robust, TargetInterval
 from autoscale.recommend.choice.judging import Judged, Trial
 from autoscale.recommend.choice.settings import Behavior, Candidate, Given, Standing
 from autoscale.recommend.document import document
@@ -29,6 +29,7 @@ from autoscale.show.pages import recommendation_page
 
 SLO = "ttft_p95=2s,tpot_p95=100ms"
 CHOSEN = Candidate((("waiting", 2.0), ("kv_usage", 0.34)), Behavior(1800), 1, 3)
+CHEAPER = replace(CHOSEN, behavior=Behavior(600))
 POINT = Point(4.0, 1.5, 20.0, 0.34, "ttft_p95")
 HOSTILE = "<script>alert('x')</script>"
 
@@ -43,8 +44,11 @@ def trial(margin: float, hours: float, stopped: str = "") -> Trial:
         tpot_p99_s=0.05,
         wasted_scale_outs=0,
         flaps=0,
-        longest_breach_s=0.0,
+        longest_breach_s=180.0 if margin < 0.045 else 0.0,
         peak_replicas=2,
+        kept=int(margin >= 0),
+        periods=1,
+        overrun=1 - margin / 0.05,
         stopped=stopped,
     )
 
@@ -66,9 +70,13 @@ DECISIONS = {
         tried=(
             (CHOSEN, trial(0.04, 3.0)),
             (Candidate((("running", 40.0),), Behavior(), 1, 3), trial(-0.01, 2.5)),
+            (CHEAPER, trial(0.03, 2.9)),
             (Candidate((("running", 80.0),), Behavior(), 1, 3), trial(-0.4, 0.3, "breaches")),
         ),
         alternatives=(Alternative("running", None, "no target of running alone keeps the SLO"),),
+        robust=Robust(0.1, 0.2, 312.0, 6),
+        guides={"KEDA guide": judged(replace(CHOSEN, min_replicas=2), [-0.2, 0.01], 5.0)},
+        why_not={CHEAPER: "broke the SLO in 3 of 64 periods on seeds of its own"},
     ),
     "do_not_autoscale": Decision(
         "do_not_autoscale",
@@ -144,8 +152,8 @@ def recommendation(scenario, decision, *, run=None, files=(), drift=None) -> Rec
         decision,
         model,
         provenance=Provenance((str(found.path),) if found else (), scenario.profile.name),
-        drift=drift,
     )
+    made = replace(made, drift=drift)
     return Recommended(made, list(files), scenario, decision, model, (found,) if run else ())
 
 
@@ -206,13 +214,24 @@ def test_the_manifest_can_be_copied_from_the_page(full):
 def test_the_comparison_holds_the_numbers_of_the_document(full):
     result, found = full
     table = found.table("recommended waiting 2, kv_usage 340m, 1\N{NON-BREAKING HYPHEN}3, down 30 min")
-    assert [cell.split(" ")[0] for cell in table[0][1:]] == ["recommended", "tutorial", "standing", "current"]
-    assert table[1] == ["SLO", "kept", "broken", "kept", "broken"]
+    assert [cell.split(" ")[0] for cell in table[0][1:]] == [
+        "recommended",
+        "standing",
+        "tutorial",
+        "KEDA",
+        "current",
+    ]
+    assert table[1] == ["SLO", "kept", "kept", "broken", "broken", "kept"]
     figures = {row[0]: row[1:] for row in table}
     # hours 3.0, 3.1, 3.2: mean 3.1, t(0.975, 2) 4.303 * 0.1 / sqrt(3) = 0.248
     assert figures["accelerator-hours"][0] == "3.1 2.9 to 3.4"
     assert result.document.predicted.slo_attainment.high <= 1
-    assert {row[1] for row in figures.values() if row[0] != row[1]} <= {"–", "broken"} | {table[0][2]}
+    stopped = {row[2] for name, row in figures.items() if name not in ("", "days that keep the SLO")}
+    assert stopped == {"–", "broken"}
+    assert figures["days that keep the SLO"][2].startswith(
+        "0.0%"
+    )  # a repetition that was stopped is not kept
+    assert figures["longest time over the SLO, at worst"][0] == "3 min"
     assert "every simulation was stopped once the SLO could not be kept" in found.text
 
 
@@ -243,7 +262,19 @@ def test_a_stopped_setting_shows_no_figures_that_it_did_not_reach(full):
     rows = {row[0]: row[1:] for row in found.table("margin (points)")}
     assert rows["running 80, 1\N{NON-BREAKING HYPHEN}3, default"] == ["–", "–", "stopped: breaches"]
     assert rows["running 40, 1\N{NON-BREAKING HYPHEN}3, default"] == ["2.5", "-1.00", "breaks"]
-    assert "1 of 3 were stopped early" in found.text
+    assert "1 of 4 were stopped early" in found.text
+
+
+def test_what_held_for_less_is_listed_with_why_it_is_not_chosen(full):
+    _, found = full
+    rows = {row[0]: row[1:] for row in found.table("margin (points)")}
+    why = rows["waiting 2, kv_usage 340m, 1\N{NON-BREAKING HYPHEN}3, down 10 min"][-1]
+    assert why == "held in the search; broke the SLO in 3 of 64 periods on seeds of its own"
+
+
+def test_the_answer_says_how_far_things_may_move(full):
+    _, found = full
+    assert "Robust to +10% traffic, to a start of 5 min" in found.text
 
 
 def test_reasons_cannot_become_markup(full):

@@ -26,7 +26,7 @@ def peak(small):
     """The decision on a long peak, with an HPA that is there already."""
     scenario = small(PEAKS, "ttft_p95=10s")
     manifest = Candidate((("waiting", 50),), Behavior(), 1, 4).manifest(scenario.profile)
-    return choose_setting(scenario, current=Given(manifest), seeds=2, jobs=1)
+    return choose_setting(scenario, current=Given(manifest), jobs=1)
 
 
 def test_a_long_peak_is_worth_scaling_for(peak) -> None:
@@ -48,7 +48,7 @@ def test_a_long_peak_is_worth_scaling_for(peak) -> None:
 
 def test_short_bursts_under_a_long_start_are_left_to_a_standing_fleet(small) -> None:
     """Two bursts of five minutes against a start of thirty: a new replica would come when its burst is over."""
-    found = choose_setting(small("0.3:900,4:300,0.3:900,4:300,0.3:900", cold_s=1800), seeds=2, jobs=1)
+    found = choose_setting(small("0.3:900,4:300,0.3:900,4:300,0.3:900", cold_s=1800), jobs=1)
     assert found.answer == "do_not_autoscale"
     assert found.chosen == found.static
     assert found.static is not None
@@ -62,14 +62,14 @@ def test_short_bursts_under_a_long_start_are_left_to_a_standing_fleet(small) -> 
 
 def test_an_slo_that_an_idle_replica_misses_is_infeasible(small) -> None:
     """A prompt of 64 tokens needs a step of 50 ms at least: 40 ms cannot be kept."""
-    found = choose_setting(small(PEAKS, "ttft_p95=40ms"), seeds=2, jobs=1)
+    found = choose_setting(small(PEAKS, "ttft_p95=40ms"), jobs=1)
     assert found.answer == "infeasible"
     assert [r.code for r in found.reasons] == ["slo_idle"]
     assert "ttft_p95" in found.reasons[0].sentence
 
 
 def test_too_small_a_maximum_is_infeasible_and_the_number_needed_is_named(small) -> None:
-    found = choose_setting(small(PEAKS), max_replicas=2, seeds=2, jobs=1)
+    found = choose_setting(small(PEAKS), max_replicas=2, jobs=1)
     assert found.answer == "infeasible"
     assert [r.code for r in found.reasons] == ["max_too_few"]
     assert "maxReplicas 2 is too few" in found.reasons[0].sentence
@@ -108,7 +108,7 @@ def test_the_current_hpa_is_judged_beside_the_choice(peak) -> None:
 
 def test_a_signal_that_cannot_hold_is_given_with_what_it_attains(small) -> None:
     """Every second request finds the batch full at 1.4 req/s: waiting 0.3 s is broken before a queue is seen."""
-    found = choose_setting(small(PEAKS, "ttft_p95=300ms", cold_s=240), seeds=2, jobs=1)
+    found = choose_setting(small(PEAKS, "ttft_p95=300ms", cold_s=240), jobs=1)
     queue = next(a for a in found.alternatives if a.signal == "waiting")
     assert queue.judged is not None
     assert isinstance(queue.judged.setting, Candidate)
@@ -119,7 +119,7 @@ def test_a_signal_that_cannot_hold_is_given_with_what_it_attains(small) -> None:
 
 def test_the_answer_does_not_depend_on_the_number_of_processes(small) -> None:
     scenario = small("0.3:300,4:600,0.3:300", "ttft_p95=10s")
-    assert choose_setting(scenario, seeds=1, jobs=1) == choose_setting(scenario, seeds=1, jobs=2)
+    assert choose_setting(scenario, jobs=1) == choose_setting(scenario, jobs=2)
 
 
 def test_arrivals_that_are_kept_are_drawn_once_and_are_the_plans_own(small) -> None:
@@ -139,21 +139,21 @@ def test_a_task_of_a_worker_carries_neither_the_plan_nor_what_was_drawn_of_it(sm
     alone, kept = scenario(three, 1), Kept(scenario.plan)
     keeping = replace(scenario, kept=kept)
     list(kept.under(1))
-    parcel = workers._parcel((keeping, three, 1), kept)
+    parcel = workers._parcel((keeping, three, 1), [kept])
     assert b"LoadPlan" in pickle.dumps(keeping)
     assert b"LoadPlan" not in parcel
     monkeypatch.setattr(workers, "_known", {})
-    workers._start(scenario.plan)
+    workers._start([Kept(scenario.plan)])
     assert workers._run(parcel) == alone
 
 
 def test_the_reasons_name_the_pace_and_compare_it_with_the_start(small) -> None:
-    found = choose_setting(small(PEAKS, "ttft_p95=10s", cold_s=240), seeds=2, jobs=1)
+    found = choose_setting(small(PEAKS, "ttft_p95=10s", cold_s=240), jobs=1)
     assert found.chosen is not None
     said = {}
     for behavior in (Behavior(1800), Behavior(120), Behavior(300, up_window_s=60), Behavior()):
-        setting = replace(found.chosen.setting, behavior=behavior)  # type: ignore[type-var]
-        decided = replace(found, chosen=replace(found.chosen, setting=setting))
+        setting = Candidate((("waiting", 5),), behavior, 1, 4)
+        decided = replace(found, answer="autoscale", chosen=replace(found.chosen, setting=setting))
         said[behavior.name] = {r.code: r.sentence for r in reasons(small(PEAKS, cold_s=240), decided)}
     assert "30 min, longer than the 4 min that a replica" in said["down 30 min"]["behavior"]
     assert "2 min, shorter than the 4 min that a replica" in said["down 2 min"]["behavior"]

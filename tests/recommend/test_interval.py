@@ -6,8 +6,9 @@ from itertools import pairwise
 
 import pytest
 
+from autoscale.recommend.choice.circumstances import at_speed
 from autoscale.recommend.choice.decide import choose_setting
-from autoscale.recommend.choice.interval import at_speed, best_targets, target_interval
+from autoscale.recommend.choice.interval import best_targets, target_interval
 from autoscale.recommend.choice.judging import Judged, Trial, confirm
 from autoscale.recommend.choice.settings import Behavior, Candidate, Setting
 from autoscale.recommend.choice.space import Line, build_space
@@ -31,7 +32,10 @@ class Formula:
         hours = 100 - min(value, self.flat)
         stopped = "cost" if cost_limit_h is not None and hours > cost_limit_h else ""
         margin = 0.01 if value <= self.limit else -0.01
-        return Trial(margin, 0.95 + margin, hours, hours, 1.0, 0.05, 0, 0, 0.0, 4, stopped)
+        kept = int(margin >= 0)
+        return Trial(
+            margin, 0.95 + margin, hours, hours, 1.0, 0.05, 0, 0, 0.0, 4, kept, 1, 0.0, stopped=stopped
+        )
 
 
 @pytest.mark.parametrize("near", [1, 12, 20, 40])
@@ -57,7 +61,7 @@ def test_where_no_target_holds_there_is_no_best() -> None:
 def decided(small):
     """A setting for the replica as fitted, and what may be chosen around it."""
     scenario = small(PEAKS, "ttft_p95=10s")
-    found = choose_setting(scenario, seeds=2, jobs=1)
+    found = choose_setting(scenario, jobs=1)
     space = build_space(
         scenario, capacity(scenario), found.static.setting.replicas, found.static.setting.replicas + 1
     )
@@ -76,7 +80,7 @@ def test_the_interval_grows_with_what_is_unknown_about_the_replica(decided) -> N
 
 def test_the_choice_holds_for_a_replica_as_slow_as_the_run_allows(small, decided) -> None:
     scenario = small(PEAKS, "ttft_p95=10s")
-    careful = choose_setting(scenario, seeds=2, jobs=1, step_scale=0.2)
+    careful = choose_setting(scenario, jobs=1, step_scale=0.2)
     assert careful.slower == pytest.approx(CHOOSING.one_sided * 0.2)
     assert careful.chosen is not None
     assert careful.expected is not None
@@ -94,7 +98,7 @@ def test_the_choice_holds_for_a_replica_as_slow_as_the_run_allows(small, decided
 def test_when_nothing_holds_for_the_slow_replica_the_answer_is_of_the_fitted_one_and_says_so(small) -> None:
     """An idle replica answers within 60 ms; at four times the step it misses 150 ms whatever the fleet."""
     scenario = small("0.2:600,0.8:900,0.2:600", "ttft_p95=150ms")
-    found = choose_setting(scenario, seeds=2, jobs=1, step_scale=3.0)
+    found = choose_setting(scenario, jobs=1, step_scale=3.0)
     assert found.thin
     assert found.slower == 0
     assert found.chosen is not None

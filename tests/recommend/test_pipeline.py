@@ -38,7 +38,6 @@ def recommended(sweep_run, tmp_path_factory):
                 traffic=folder / "load.yaml",
                 measured=folder / "measured.yaml",
                 slo="ttft_p95=3s",
-                seeds=2,
                 jobs=1,
             )
         return made[name]

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis.run import SIGNALS
+from autoscale.recommend.answer import Point
 from autoscale.recommend.choice.choice import choose
-from autoscale.recommend.choice.judging import Each, Judge, Judged, Panel, confirm
+from autoscale.recommend.choice.judging import Each, Judge, Judged, Panel, confirm, shown_over
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.search import Tried, loosest, static_fleet
-from autoscale.recommend.choice.settings import Candidate, Standing
-from autoscale.recommend.choice.space import Line, Space
+from autoscale.recommend.choice.settings import Behavior, Candidate, Standing
+from autoscale.recommend.choice.space import Line, Space, tutorial_setting
 from autoscale.recommend.effort import CHOOSING
 
 
@@ -33,7 +34,7 @@ class Fleets:
 def standing_fleets(
     scenario: Scenario, panel: Panel, start: int, limit: int, seeds: Sequence[int], each: Each
 ) -> Fleets | None:
-    """The fewest standing replicas that hold, looked for from `start` on; None when not even `limit` do."""
+    """The fewest standing replicas that hold over the seeds, looked for from `start` on; None when not even `limit` do."""
     count, tried = static_fleet(panel, start, limit)
     if count is None:
         return None
@@ -42,10 +43,28 @@ def standing_fleets(
     fewest = count - 1 if nearly else count
     static = None
     for replicas in range(fewest, min(limit, fewest + CHOOSING.fleet_beyond) + 1):
-        if (judged := confirm(scenario, [Standing(replicas)], seeds, each)[0]).holds:
+        if (judged := shown_over(scenario, [Standing(replicas)], seeds, each)[0]).holds:
             static = judged
             break
     return Fleets(count, static.cost if static else tried[count].accelerator_hours, static)
+
+
+def rules_of_others(
+    scenario: Scenario, point: Point, cap: int, seeds: Sequence[int], each: Each
+) -> tuple[Judged[Candidate], dict[str, Judged[Candidate]]]:
+    """The tutorial's HPA, and the HPAs of guides and of a rule of thumb, over the seeds."""
+    running = max(1.0, float(round(CHOOSING.thumb * point.running)))
+    settings = {
+        # llm-d, keda-epp-queue: queue 1, running 16 by AverageValue, Kubernetes' own pace
+        "KEDA guide": Candidate((("waiting", 1), ("running", 16)), Behavior(), 1, cap),
+        f"{CHOOSING.thumb:.0%} of the batch": Candidate(
+            (("running", running),), Behavior(1800), min(2, cap), cap
+        ),
+    }
+    tutorial, *others = shown_over(
+        scenario, [tutorial_setting(scenario, cap), *settings.values()], seeds, each
+    )
+    return tutorial, dict(zip(settings, others, strict=True))
 
 
 def each_alone(
@@ -107,7 +126,8 @@ def _of_one_signal(
     near = sorted((i for i in of if not i[1].stopped), key=lambda item: -item[1].margin)[:2]
     behavior = max(space.behaviors, key=lambda b: b.down_window_s or 0)
     tightest = space.line(((), signal), behavior, space.min_replicas[0]).settings[0]
-    return [*judged, *confirm(scenario, dict.fromkeys([tightest, *(s for s, _ in near)]), seeds, each)]
+    few = seeds[: CHOOSING.first_look]
+    return [*judged, *confirm(scenario, dict.fromkeys([tightest, *(s for s, _ in near)]), few, each)]
 
 
 def _to_the_end(judged: Sequence[Judged[Candidate]]) -> list[Judged[Candidate]]:
@@ -127,6 +147,6 @@ def least_bad(
     keeping.sort(key=lambda item: item[1].accelerator_hours)
     near = sorted((i for i in found if not i[1].stopped), key=lambda item: -item[1].margin)
     settings = list(dict.fromkeys(setting for setting, _ in [*keeping[:2], *near[:2]]))
-    whole = [*confirm(scenario, settings, seeds, each), *judged]
+    whole = [*confirm(scenario, settings, seeds[: CHOOSING.first_look], each), *judged]
     kept = [j for j in whole if j.mean("margin") >= 0]
     return min(kept, key=lambda j: j.cost) if kept else max(whole, key=lambda j: j.mean("margin"))

@@ -1,8 +1,7 @@
-"""The cheapest setting that holds with confidence, of those that a search found on its own seeds.
+"""What competes for the choice, of what a search found on its own seeds.
 
 What was found is judged again over fresh seeds, cheapest first and the same seeds for all (common random numbers); one
-that fails is followed by its next tighter target. The choice is the cheapest whose attainment holds with confidence,
-not the luckiest.
+that fails is followed by its next tighter target. Which of them is chosen, and that it holds, is for confirming.py.
 """
 
 from __future__ import annotations
@@ -26,17 +25,16 @@ def choose(
     seeds: Sequence[int],
     each: Each = map,
     most: int = CHOOSING.judged_at_most,
-    spread: float = 0.0,
     widen: bool = True,
 ) -> list[Judged[Candidate]]:
     """Settings judged over the seeds, cheapest first, until none that is left could be cheaper than one that holds.
 
     A setting that breaks the SLO makes room for its next tighter target (several steps on when it is far off), one that
     starts replicas in vain for the next longer scale-down window, and, to `widen` the search, one that holds for what
-    should cost a little less (Space.cheaper). Each is judged over two seeds first; those that break the SLO by more
-    than `spread`, what margins differ by between seeds, and those that cost more than the best did over these two, go
-    no further. Settings that did the same in the search are one, the simplest. At most `most` settings are judged in
-    full. Those that hold come first, the cheapest first.
+    should cost a little less (Space.cheaper). Each is judged over two seeds first; those that break the SLO in one of
+    them, and those that cost more than the best did over these two, go no further. Settings that did the same in the
+    search are one, the simplest. At most `most` settings are judged in full. Those that hold come first, the cheapest
+    first.
     """
     queue = _Queue.of(found, space, widen)
     judged: dict[Candidate, Judged[Candidate]] = {}
@@ -50,11 +48,7 @@ def choose(
             break
         looked = confirm(judge, batch, first, each, math.inf)
         usual = Judged(best.setting, best.trials[: len(first)]).cost if best else math.inf
-        hopeful = [
-            j
-            for j in looked
-            if not j.given_up and not j.wasted and j.mean("margin") >= -spread and j.cost < usual
-        ]
+        hopeful = [j for j in looked if j.holds and j.cost < usual]
         more = confirm(judge, [j.setting for j in hopeful], rest, each) if rest else []
         in_full += len(hopeful)
         whole = {j.setting: j.and_over(m.trials) for j, m in zip(hopeful, more, strict=bool(rest))}
@@ -123,57 +117,7 @@ class _Queue:
 
 def _instead(judged: Judged[Candidate], space: Space) -> Candidate | None:
     """What to try where a setting failed; None at the end of the line or of the windows."""
-    if judged.wasted and judged.mean("margin") >= 0:
+    worst = min(t.margin for t in judged.trials)
+    if judged.wasted and worst >= 0:
         return space.calmer(judged.setting)
-    short = CHOOSING.by_far if judged.given_up else -judged.lower("margin")
-    return space.tighter(judged.setting, 1 + min(int(short / CHOOSING.a_step), CHOOSING.most_steps))
-
-
-def confirmed(
-    judge: Judge,
-    judged: Sequence[Judged[Candidate]],
-    space: Space,
-    seeds: Sequence[int],
-    own: Sequence[int],
-    each: Each = map,
-    also: Judge | None = None,
-) -> list[Judged[Candidate]]:
-    """`judged` (by `choose` over `seeds`) that may hold, cheapest first, one that holds with confidence in front.
-
-    The cheapest of many that held is the luckiest of them, in part: it must hold over seeds of its own, too, and over
-    all of them with confidence. Its own seeds are taken as many at a time as there were seeds before, until it is
-    certain either way, and it must not be hopeless under the judge `also`. What fails makes room for its next tighter
-    target; at most `confirmed_at_most` are looked at, and none is returned when none of them holds.
-    """
-    every = len(seeds) + len(own)
-    waiting = {j.setting: j for j in judged if len(j.trials) == len(seeds) and j.may_hold(every)}
-    for _ in range(CHOOSING.confirmed_at_most):
-        if not waiting:
-            break
-        best = waiting.pop(min(waiting, key=lambda s: waiting[s].cost))
-        sure = _over_own_seeds(judge, best, len(seeds), own, each)
-        if sure is not None and not (also and confirm(also, [best.setting], seeds, each)[0].hopeless):
-            return [sure, *(j for j in waiting.values() if j.holds)]
-        after = space.tighter(best.setting)
-        if after is not None and after not in waiting:
-            next_ = confirm(judge, [after], seeds, each)[0]
-            if next_.may_hold(every):
-                waiting[after] = next_
-    return []
-
-
-def _over_own_seeds(
-    judge: Judge, best: Judged[Candidate], at_once: int, own: Sequence[int], each: Each
-) -> Judged[Candidate] | None:
-    """The setting over its first and as many of its own seeds as it takes to be certain; None: it does not hold."""
-    every = len(best.trials) + len(own)
-    alone = Judged(best.setting, ())
-    for first in range(0, len(own), at_once):
-        again = confirm(judge, [best.setting], own[first : first + at_once], each)[0]
-        alone = alone.and_over(again.trials)
-        both = best.and_over(alone.trials)
-        if both.holds and alone.mean("margin") >= 0:
-            return both
-        if both.wasted or not both.may_hold(every):
-            return None
-    return None
+    return space.tighter(judged.setting, judged.steps_short)

@@ -1,30 +1,46 @@
 """From a scenario to an answer: autoscale, do not autoscale, infeasible, or need more data; with reasons and intervals.
 
 decide      one replica -> the answer for a replica as slow as the run allows (or, when none holds, as fitted)
-_decided    standing fleets -> what may be chosen -> hunt -> each signal alone -> interval of the target
-_hunt       search (search.py) -> choice on fresh seeds -> confirmation on seeds of its own (choice.py)
+_decided    standing fleets -> what may be chosen -> hunt -> each signal alone -> what it is compared with -> _around
+_hunt       search (search.py) -> what competes (choice.py) -> the steadiest that holds on seeds of its own (confirming.py)
+_around     interval of the target (interval.py) -> how far things may move (circumstances.py)
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 
 from autoscale.recommend.answer import Decision, Point
-from autoscale.recommend.choice.beside import Fleets, each_alone, least_bad, standing_fleets
-from autoscale.recommend.choice.choice import choose, confirmed
-from autoscale.recommend.choice.interval import at_speed, target_interval
-from autoscale.recommend.choice.judging import Each, Judge, Judged, Panel, Trial, confirm
+from autoscale.recommend.choice.beside import (
+    Fleets,
+    each_alone,
+    least_bad,
+    rules_of_others,
+    standing_fleets,
+)
+from autoscale.recommend.choice.choice import choose
+from autoscale.recommend.choice.circumstances import at_slow_starts, at_speed, at_traffic, robustness
+from autoscale.recommend.choice.confirming import Confirming, Trials
+from autoscale.recommend.choice.interval import target_interval
+from autoscale.recommend.choice.judging import Each, Judge, Judged, Panel, Trial, confirm, shown_over
 from autoscale.recommend.choice.reasons import alternatives, reasons, too_few
 from autoscale.recommend.choice.scenario import Kept, Scenario
-from autoscale.recommend.choice.search import ranked, search
-from autoscale.recommend.choice.seeds import interval_looks, own_seeds, panel_size
-from autoscale.recommend.choice.settings import Candidate, Given, Standing
-from autoscale.recommend.choice.space import Space, build_space, tutorial_setting
+from autoscale.recommend.choice.search import ranked, search, static_fleet
+from autoscale.recommend.choice.seeds import (
+    beside,
+    interval_looks,
+    judging_seeds,
+    neighbour_seeds,
+    own_seeds,
+    panel_size,
+)
+from autoscale.recommend.choice.settings import Candidate, Choice, Given, Standing
+from autoscale.recommend.choice.space import Space, build_space
+from autoscale.recommend.choice.why_not import why_not
 from autoscale.recommend.choice.workers import workers
 from autoscale.recommend.effort import CHOOSING
 from autoscale.recommend.model.one_replica import capacity, idle_verdict
@@ -37,20 +53,20 @@ class _Question:
     """What is asked, and with what it is answered.
 
     fitted      the scenario with the replica as fitted; its arrivals are kept
+    more        arrivals of more traffic, kept
     point       that replica's capacity
     step_scale  relative half-width of its step time's 95 % interval
-    seeds       confirm the figures of what a choice is compared with
-    more        ... of what competes for the choice
-    own         ... of the choice, on which nothing was chosen
+    seeds       judge what competes for the choice
+    own         confirm the choice, on which nothing was chosen, and whatever it is compared with
     """
 
     fitted: Scenario
+    more: Kept
     point: Point
     step_scale: float
     max_replicas: int | None
     current: Given | None
     seeds: range
-    more: range
     own: range
     each: Each
     report: Progress
@@ -62,33 +78,34 @@ def choose_setting(
     max_replicas: int | None = None,
     current: Given | None = None,
     step_scale: float = 0.0,
-    seeds: int = 4,
+    basis: str = "the run",
+    seeds: int = CHOOSING.own_at_least,
     jobs: int | None = None,
     progress: Progress = silent,
 ) -> Decision:
-    """The cheapest setting that holds the SLO under the scenario, or why there is none.
+    """The cheapest setting that keeps what the scenario promises, or why there is none.
 
     `step_scale` is the relative half-width of the step time's 95 % interval (ReplicaModel.spread_at): the choice must
     hold for a replica that is as slow as that allows, too, so all figures are of such a one; the target's interval
-    covers it. `max_replicas` None: as many as the traffic needs and a quarter more. `seeds` confirm the figures of what
-    it is compared with; what competes for the choice is judged over twice as many, the choice over up to
-    `own_at_most` more where traffic is short. Same arguments, same answer.
+    covers it; `basis` says what leaves it open. `max_replicas` None: as many as the traffic needs and a quarter more. The choice, and whatever it is
+    compared with, is judged over the same seeds, so many at least: more where traffic is short, and what the promise
+    needs to be shown. Same arguments, same answer.
     """
     progress(0.0, "one replica")
     if (idle := idle_verdict(scenario)) is not None:
         return Decision("infeasible", (idle,), None)
-    point, own = capacity(scenario), own_seeds(scenario.plan, seeds)
     kept = Kept(scenario.plan)
-    with workers(kept, jobs) as each:
+    more = Kept(scenario.plan.times(1 + CHOOSING.traffic_off), CHOOSING.kept_requests / 4)
+    with workers((kept, more), jobs) as each:
         question = _Question(
             replace(scenario, kept=kept),
-            point,
+            more,
+            capacity(scenario),
             step_scale,
             max_replicas,
             current,
-            seeds=range(1, seeds + 1),
-            more=range(1, min(2 * seeds, len(own)) + 1),
-            own=own,
+            seeds=judging_seeds(scenario.plan),
+            own=own_seeds(scenario.plan, scenario.promise, seeds),
             each=each,
             report=progress,
         )
@@ -97,6 +114,7 @@ def choose_setting(
             found = replace(_decided(question, 0.0), thin=True)
     if found.answer == "infeasible":
         return found
+    found = replace(found, basis=basis)
     return replace(found, reasons=tuple(reasons(at_speed(scenario, found.slower), found)))
 
 
@@ -107,41 +125,82 @@ def _decided(ask: _Question, slower: float) -> Decision:
     panel = Panel(scenario, panel_size(scenario.plan))
     ask.report(0.05, "standing fleets")
     limit = ask.max_replicas or CHOOSING.fleet_limit
-    fleets = standing_fleets(scenario, panel, start, limit, [*ask.more, *ask.own[: len(ask.more)]], each)
+    fleets = standing_fleets(scenario, panel, start, limit, ask.own, each)
     if fleets is None:
         return Decision("infeasible", (too_few(scenario, ask.max_replicas, start),), ask.point)
     cap = ask.max_replicas or fleets.standing + max(1, math.ceil(fleets.standing * CHOOSING.spare))
     space = build_space(scenario, ask.point, fleets.standing, cap)
     hunt = _hunt(ask, panel, space, fleets, also=ask.fitted if slower else None)
-    if not hunt.holding and fleets.static is None:
+    if not hunt.best and fleets.static is None:
         return Decision("infeasible", (too_few(scenario, ask.max_replicas, start),), ask.point)
     ask.report(0.75, "each signal alone")
-    found, known = ranked(hunt.tried.items()), [*hunt.holding, *(j for j in hunt.judged if not j.holds)]
-    singles = each_alone(scenario, panel, found, known, space, ask.more, each)
+    found = ranked(hunt.tried.items())
+    singles = each_alone(scenario, panel, found, hunt.known(), space, ask.seeds, each)
     best = hunt.best_with(singles.values())
-    tutorial = confirm(scenario, [tutorial_setting(scenario, cap)], ask.seeds, each)[0]
-    made = Decision(
+    made = _compared(ask, scenario, fleets, cap)
+    made = replace(
+        made,
+        slower=slower,
+        tried=tuple(found),
+        best_hpa=best or least_bad(scenario, found, [*hunt.judged, *singles.values()], ask.seeds, each),
+    )
+    if best is not None and _worth(best, fleets.static):
+        made = replace(made, answer="autoscale", chosen=best)
+    made = _around(ask, scenario, made, space)
+    made = replace(made, why_not=why_not(made, [*hunt.judged, *singles.values()], hunt.confirming))
+    ask.report(1.0, "done")
+    return replace(made, alternatives=tuple(alternatives(made, singles)))
+
+
+def _compared(ask: _Question, scenario: Scenario, fleets: Fleets, cap: int) -> Decision:
+    """The standing fleet as the answer, beside whatever it is compared with."""
+    seeds = beside(scenario.plan, ask.own)
+    tutorial, guides = rules_of_others(scenario, ask.point, cap, seeds, ask.each)
+    return Decision(
         answer="do_not_autoscale",
         reasons=(),
         capacity=ask.point,
         chosen=fleets.static,
-        slower=slower,
         static=fleets.static,
         tutorial=tutorial,
-        current=confirm(scenario, [ask.current], ask.seeds, each)[0] if ask.current else None,
-        tried=tuple(found),
-        best_hpa=best
-        or least_bad(scenario, found, [*hunt.judged, *singles.values(), tutorial], ask.seeds, each),
+        guides=guides,
+        current=shown_over(scenario, [ask.current], seeds, ask.each)[0] if ask.current else None,
     )
+
+
+def _around(ask: _Question, scenario: Scenario, made: Decision, space: Space) -> Decision:
+    """The answer with the interval of its target, how far things may move, and what the replica as fitted would do."""
     ask.report(0.85, "interval of the target")
-    if best is not None and _worth(best, fleets.static):
+    chosen, each = made.chosen, ask.each
+    if chosen is None:
+        return made
+    if made.answer == "autoscale":
+        assert made.best_hpa is not None
         looks = interval_looks(scenario.plan)
-        interval = target_interval(ask.fitted, best, space, ask.step_scale, looks, each)
-        made = replace(made, answer="autoscale", chosen=best, interval=interval)
-    if slower and made.chosen:
-        made = replace(made, expected=confirm(ask.fitted, [made.chosen.setting], ask.more, each)[0])
-    ask.report(1.0, "done")
-    return replace(made, alternatives=tuple(alternatives(made, singles)))
+        interval = target_interval(ask.fitted, made.best_hpa, space, ask.step_scale, looks, each, ask.more)
+        made = replace(made, interval=interval)
+    ask.report(0.92, "how far things may move")
+    near = _near(scenario.plan, 2 * len(CHOOSING.moves))
+    made = replace(made, robust=robustness(scenario, chosen.setting, near, each, ask.more))
+    if not made.slower:
+        return made
+    expected = confirm(ask.fitted, [chosen.setting], ask.seeds, each)[0]
+    return replace(made, expected=expected, as_fitted_h=_as_fitted_h(ask, made, expected))
+
+
+def _as_fitted_h(ask: _Question, made: Decision, expected: Judged[Choice]) -> float:
+    """Accelerator-hours that would do for the replica as fitted: on the chosen line, or of a standing fleet."""
+    panel = Panel(ask.fitted, panel_size(ask.fitted.plan))
+    limit = made.static.setting.replicas if made.static else CHOOSING.fleet_limit
+    count, tried = static_fleet(panel, max(1, limit - 1), limit)
+    hours = [expected.cost * (1 - made.interval.saved), made.chosen.cost if made.chosen else math.inf]
+    return min([*hours, *([tried[count].accelerator_hours] if count else [])])
+
+
+def _near(plan: LoadPlan, neighbours: int) -> range:
+    """Seeds of neighbours, which nothing else is judged on."""
+    first = CHOOSING.near_seeds
+    return range(first, first + neighbour_seeds(plan, neighbours))
 
 
 def _worth(best: Judged[Candidate], static: Judged[Standing] | None) -> bool:
@@ -151,41 +210,58 @@ def _worth(best: Judged[Candidate], static: Judged[Standing] | None) -> bool:
 
 @dataclass(frozen=True)
 class _Hunt:
-    """What a search tried, what was judged over seeds, and what holds for sure, the choice first."""
+    """What a search tried, what was judged over seeds, what was confirmed, and the choice, if any."""
 
     tried: dict[Candidate, Trial]
     judged: list[Judged[Candidate]]
-    holding: list[Judged[Candidate]]
-    sure: Callable[
-        [Sequence[Judged[Candidate]]], list[Judged[Candidate]]
-    ]  # of those that held, what holds for sure
+    confirming: Confirming
+    best: Judged[Candidate] | None
+
+    def known(self) -> list[Judged[Candidate]]:
+        """The choice, then what competed with it."""
+        return [
+            *([self.best] if self.best else []),
+            *self.confirming.waiting.values(),
+            *self.confirming.failed,
+        ]
 
     def best_with(self, others: Iterable[Judged[Candidate]]) -> Judged[Candidate] | None:
-        """The choice, or one of the others that is cheaper and as sure; None when nothing holds."""
-        best = self.holding[0] if self.holding else None
-        cheaper = [j for j in others if best is not None and j.holds and j.cost < best.cost]
-        better = self.sure(cheaper)
-        return better[0] if better and best is not None and better[0].cost < best.cost else best
+        """The choice, or one of the others that is cheaper by more than what is told apart, and as sure."""
+        best = self.best
+        limit_h = math.inf if best is None else best.cost * (1 - CHOOSING.alike)
+        looked = {j.setting for j in self.confirming.failed}
+        for one in sorted((j for j in others if j.holds and j.setting not in looked), key=lambda j: j.cost):
+            if (
+                best is not None
+                and one.cost < limit_h
+                and (sure := self.confirming.sure(one.setting)) is not None
+            ):
+                return sure
+        return best
 
 
 def _hunt(ask: _Question, panel: Panel, space: Space, fleets: Fleets, also: Judge | None) -> _Hunt:
     """The search and what it leads to; when nothing that it found holds, it searches once more for what holds by more."""
-    scenario, each, seeds = panel.judge, ask.each, ask.more
-    sure = partial(confirmed, scenario, space=space, seeds=seeds, own=ask.own, each=each, also=also)
+    scenario, each = panel.judge, ask.each
+    assert isinstance(scenario, Scenario)
+    around = [scenario, at_traffic(scenario, CHOOSING.traffic_off, ask.more), at_slow_starts(scenario)]
+    near = _near(scenario.plan, CHOOSING.plateau * (len(around) + 3))
+    confirming = Confirming(space, Trials(scenario, around, ask.seeds, near, ask.own, each, also))
     spread = fleets.static.deviation("margin") if fleets.static else 0.0
     tried: dict[Candidate, Trial] = {}
     judged: list[Judged[Candidate]] = []
+    best = None
     for start, caution in zip((0.1, 0.4), CHOOSING.caution, strict=True):
         careful = replace(panel, caution=caution, spread=spread)
         found = search(careful, space, fleets.cost_h, each, part(ask.report, start, 0.3, "searching {}"))
         tried |= dict(found)
-        between = max(spread, CHOOSING.by_far) if space.wide else spread
-        looked = choose(scenario, found, space, seeds, each, spread=between)
+        looked = choose(scenario, found, space, ask.seeds, each, widen=space.wide)
         judged += looked
-        if holding := sure(looked):
-            return _Hunt(tried, judged, holding, sure)
+        ask.report(start + 0.3, "confirming")
+        if (best := confirming.best(looked)) is not None:
+            break
         spread = max([spread, *(j.deviation("margin") for j in judged)])
-    return _Hunt(tried, judged, [], sure)
+    return _Hunt(tried, judged, confirming, best)
 
 
 def _peak_rps(plan: LoadPlan) -> float:

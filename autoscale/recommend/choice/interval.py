@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 
 from autoscale.recommend.answer import TargetInterval
+from autoscale.recommend.choice.circumstances import at_speed, at_traffic
 from autoscale.recommend.choice.judging import Each, Judge, Judged, Panel, Trial
-from autoscale.recommend.choice.scenario import Scenario
+from autoscale.recommend.choice.scenario import Kept, Scenario
 from autoscale.recommend.choice.search import Tried, loosest
 from autoscale.recommend.choice.settings import Candidate
 from autoscale.recommend.choice.space import Line, Space, family_of
 from autoscale.recommend.effort import CHOOSING
-from autoscale.recommend.model.coefficients import scaled
 
 End = Tried | None
 
@@ -31,22 +30,26 @@ def target_interval(
     step_scale: float,
     panel: int,
     each: Each = map,
+    more: Kept | None = None,
 ) -> TargetInterval:
     """The interval of the chosen setting's last target; targets fixed beside it keep their one value.
 
-    It holds the chosen target, the best ones for the replica as fitted and for both ends of its step time's 95 %
-    interval (`step_scale`: relative half width), and those that are not told apart from the best of the fitted one.
-    Each is judged over two panels of so many seeds that nothing was chosen on (one when a panel is a single seed): what
-    the traffic's chance does to the best target is part of the interval, too.
+    It holds the chosen target, the best ones for the replica as fitted, for both ends of its step time's 95 % interval
+    (`step_scale`: relative half width) and for 5 % more traffic (`more`: its arrivals), and
+    those that are not told apart from the best of the fitted one. Each is judged over two panels of so many seeds that
+    nothing was chosen on (one when a panel is a single seed): what the traffic's chance does to the best target is part
+    of the interval, too.
     """
     setting = chosen.setting
     (fixed, signal), value = family_of(setting), _target(setting)
     line = space.line((fixed, signal), setting.behavior, setting.min_replicas, setting.max_replicas)
     scales = [0.0, step_scale, -step_scale] if step_scale else [0.0]
+    busier = at_traffic(scenario, CHOOSING.traffic_off, more)
     # long traffic: little differs between seeds, and each is dear
     looks = CHOOSING.interval_seeds if panel > 1 else CHOOSING.interval_seeds[:1]
-    judges = [Panel(at_speed(scenario, scale), panel) for scale in scales for _ in looks]
-    found = list(each(partial(best_targets, line, value), judges, looks * len(scales)))
+    worlds = [*(at_speed(scenario, scale) for scale in scales), busier]
+    judges = [Panel(world, panel) for world in worlds for _ in looks]
+    found = list(each(partial(best_targets, line, value), judges, looks * len(worlds)))
     fitted, others = found[: len(looks)], found[len(looks) :]
     ends = [end for both in fitted for end in both] + [best for _, best in others]
     targets = [value, *(_target(end[0]) for end in ends if end is not None)]
@@ -60,11 +63,6 @@ def target_interval(
         best[0] if best else None,
         saved,
     )
-
-
-def at_speed(scenario: Scenario, scale: float) -> Scenario:
-    """The scenario with steps that take (1 + scale) times as long."""
-    return replace(scenario, engine=scaled(scenario.engine, 1 + scale)) if scale else scenario
 
 
 def best_targets(line: Line, near: float, judge: Judge, seed: int) -> tuple[End, End]:

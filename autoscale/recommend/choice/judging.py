@@ -12,6 +12,7 @@ import numpy as np
 from scipy import stats
 
 from analysis.numbers import mean_interval
+from autoscale.recommend.choice.promise import Promise, lower_share
 from autoscale.recommend.choice.settings import Setting
 from autoscale.recommend.effort import CHOOSING
 
@@ -24,10 +25,12 @@ FIGURES = (  # of a trial, that results show
     "wasted_scale_outs",
     "flaps",
     "longest_breach_s",
+    "days_kept",
 )
 BOUNDS = {
     "attainment": (0.0, 1.0),
     "margin": (-1.0, 1.0),
+    "days_kept": (0.0, 1.0),
 }  # of figures; the others are times, counts and hours
 S = TypeVar("S", bound=Setting)
 S_co = TypeVar("S_co", bound=Setting, covariant=True)
@@ -40,8 +43,12 @@ Each = Callable[..., Iterator[Any]]
 class Trial:
     """What one simulation of one setting with one seed gave.
 
-    margin            smallest over the SLO's terms of share within the bound minus share asked; >= 0 holds
+    margin            smallest over the SLO's terms of share within the bound minus share asked, of all requests and of
+                      the period that decides (Promise); >= 0 holds
     attainment        share of all requests that keep every bound
+    kept, periods     periods that kept the SLO, of so many
+    overrun           breaches of the worst period, in multiples of what the SLO allows
+    promise           what it is held to
     stopped           "" ran to the end; "breaches" or "cost": stopped early, the other figures are partial
     """
 
@@ -55,11 +62,20 @@ class Trial:
     flaps: int
     longest_breach_s: float
     peak_replicas: int
+    kept: int
+    periods: int
+    overrun: float
+    promise: Promise = Promise()  # noqa: RUF009 -- frozen
     stopped: str = ""
 
     @property
+    def days_kept(self) -> float:
+        """Share of the periods that kept the SLO."""
+        return self.kept / self.periods
+
+    @property
     def holds(self) -> bool:
-        """Whether the SLO held and no replica was started in vain."""
+        """Whether the promise was kept and no replica was started in vain."""
         return not self.stopped and self.margin >= 0 and self.wasted_scale_outs == 0
 
 
@@ -95,21 +111,42 @@ class Judged(Generic[S_co]):
         """95 % interval of the mean over seeds, of possible values; NaN with fewer than analysis.numbers.FEWEST_SEEDS trials."""
         return mean_interval(self._whole(figure), *BOUNDS.get(figure, (0.0, math.inf)))
 
-    def lower(self, figure: str) -> float:
-        """The value that the mean over seeds exceeds with 95 % confidence (one-sided t)."""
-        values = [float(getattr(t, figure)) for t in self.trials]
-        spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-        return float(np.mean(values)) - doubt(spread, len(values))
-
     @property
     def wasted(self) -> int:
         """Replicas that were started in vain, over all trials."""
         return sum(t.wasted_scale_outs for t in self.trials)
 
     @property
-    def hopeless(self) -> bool:
-        """Whether more seeds would not help: replicas started in vain, or the SLO broken on average."""
-        return self.given_up or self.wasted > 0 or self.mean("margin") < 0
+    def periods(self) -> int:
+        """Periods of all trials."""
+        return sum(t.periods for t in self.trials)
+
+    @property
+    def broken(self) -> int:
+        """Periods that broke the SLO; of a trial that was stopped, all."""
+        return sum(t.periods if t.stopped else t.periods - t.kept for t in self.trials)
+
+    @property
+    def in_vain(self) -> int:
+        """Trials in which a replica was started in vain."""
+        return sum(t.wasted_scale_outs > 0 for t in self.trials)
+
+    @property
+    def shown(self) -> float:
+        """The share of periods that keep the SLO at least, with 95 % confidence."""
+        return lower_share(self.periods - self.broken, self.periods)
+
+    @property
+    def worst(self) -> float:
+        """Mean overrun of the worst 5 % of the trials (one at least)."""
+        ordered = sorted((math.inf if t.stopped else t.overrun for t in self.trials), reverse=True)
+        count = math.ceil(CHOOSING.worst_share * len(ordered))
+        return float(np.mean(ordered[:count])) if count else math.nan
+
+    @property
+    def longest_breach_s(self) -> float:
+        """The longest stretch over the SLO in any trial that ran to its end, in s; NaN when none did."""
+        return max(self._whole("longest_breach_s"), default=math.nan)
 
     @property
     def given_up(self) -> bool:
@@ -118,20 +155,35 @@ class Judged(Generic[S_co]):
 
     @property
     def holds(self) -> bool:
-        """Whether the lower bound of the margin is at least 0 and nothing was wasted in any trial."""
-        return not self.hopeless and self.lower("margin") >= 0
+        """Whether the trials show what was promised: enough periods kept, the worst of them bounded, little in vain.
+
+        Where there are fewer than could show it (Promise.needed) it is what they do not speak against.
+        """
+        if self.given_up or not self.may_hold(len(self.trials)):
+            return False
+        return self.mean("margin") >= 0 and self.worst <= CHOOSING.worst_overrun
 
     @property
     def cost(self) -> float:
         """Mean accelerator-hours."""
         return self.mean("accelerator_hours")
 
+    @property
+    def steps_short(self) -> int:
+        """Steps of a target to where it may hold: one, and more when it breaks the SLO on average."""
+        short = -float(np.mean([-CHOOSING.by_far if t.stopped else t.margin for t in self.trials]))
+        return 1 + min(max(0, int(short / CHOOSING.a_step)), CHOOSING.most_steps)
+
+    @property
+    def failing(self) -> bool:
+        """Whether so many periods broke the SLO that those to come would have to be lucky."""
+        promise = self.trials[0].promise
+        return self.broken > 1 + promise.lost(self.periods) / 2
+
     def may_hold(self, seeds: int) -> bool:
-        """Whether it would hold with confidence over that many seeds, were its mean one standard error better than seen."""
-        if self.given_up or self.wasted:
-            return False
-        spread = self.deviation("margin")
-        return self.mean("margin") + spread / math.sqrt(len(self.trials)) >= doubt(spread, seeds)
+        """Whether it would hold over that many seeds, were there no failure in those to come."""
+        promise, each = self.trials[0].promise, self.trials[0].periods
+        return self.broken <= promise.failures(seeds * each) and self.in_vain <= promise.lost(seeds)
 
     def and_over(self, more: Sequence[Trial]) -> Judged[S_co]:
         """The same setting with the trials of further seeds."""
@@ -139,11 +191,6 @@ class Judged(Generic[S_co]):
 
     def _whole(self, figure: str) -> list[float]:
         return [float(getattr(t, figure)) for t in self.trials if not t.stopped]
-
-
-def doubt(spread: float, seeds: int) -> float:
-    """How far a mean over so many seeds that differ by `spread` may be too high, with 95 % confidence (one-sided t)."""
-    return float(stats.t.ppf(CHOOSING.confidence, max(seeds - 1, 1))) * spread / math.sqrt(seeds)
 
 
 def confirm(
@@ -163,6 +210,27 @@ def confirm(
     ]
 
 
+def shown_over(
+    judge: Judge, settings: Iterable[S], seeds: Sequence[int], each: Each = map
+) -> list[Judged[S]]:
+    """Every setting over all seeds, in the order given, but for those that cannot hold any more over so many.
+
+    They are judged some seeds at a time, so that all have seen the same first ones; these run to the end, whatever
+    happens, and later ones until the SLO cannot be kept. What breaks it twice as often as it might is given up early.
+    """
+    judged: dict[S, Judged[S]] = {setting: Judged(setting, ()) for setting in settings}
+    look = CHOOSING.first_look
+    for first in (0, look, *range(CHOOSING.seeds_at_once, len(seeds), CHOOSING.seeds_at_once)):
+        going = [j for j in judged.values() if not j.trials or (j.may_hold(len(seeds)) and not j.failing)]
+        part = seeds[
+            first : look if first == 0 else CHOOSING.seeds_at_once * (first // CHOOSING.seeds_at_once + 1)
+        ]
+        limit = None if first == 0 else math.inf
+        for more in confirm(judge, [j.setting for j in going], part, each, limit):
+            judged[more.setting] = judged[more.setting].and_over(more.trials)
+    return list(judged.values())
+
+
 def _one(judge: Judge, cost_limit_h: float | None, pair: tuple[Setting, int]) -> Trial:
     return judge(*pair, cost_limit_h=cost_limit_h)
 
@@ -172,9 +240,8 @@ class Panel:
     """A judge that sees a setting over several seeds as one trial: means, and the sum of what was wasted.
 
     Short traffic is cheap to simulate and differs much between seeds: a search on one seed would find what suits that
-    seed. The panel ends with the first trial that is stopped, or as soon as the SLO is broken by far on average. Its
-    margin is the mean less `caution` standard deviations between seeds, since what just holds here does not hold with
-    confidence over others; up to two seeds do not tell their own deviation: `spread` stands for it.
+    seed. The panel ends with the first trial that is stopped or breaks the SLO. Its margin is that of its worst seed
+    less `caution` times `spread`, what margins deviate by between seeds: what just holds here breaks under others.
     """
 
     judge: Judge
@@ -189,17 +256,20 @@ class Panel:
             trials.append(self.judge(setting, CHOOSING.panel_seeds + seed * self.size + k, cost_limit_h))
             if trials[-1].stopped:
                 return trials[-1]
-            if k < self.size - 1 and np.mean([t.margin for t in trials]) < -CHOOSING.by_far:
+            if cost_limit_h is not None and not trials[-1].holds:
                 break
         of = Judged(setting, tuple(trials))
         figures: dict[str, Any] = {f.name: of.mean(f.name) for f in fields(Trial) if f.name not in _COUNTED}
-        figures["margin"] -= self.caution * (of.deviation("margin") if self.size > 2 else self.spread)
+        figures["margin"] = min(t.margin for t in trials) - self.caution * self.spread
         return Trial(
             **figures,
             wasted_scale_outs=of.wasted,
             flaps=sum(t.flaps for t in trials),
             peak_replicas=max(t.peak_replicas for t in trials),
+            kept=of.periods - of.broken,
+            periods=of.periods,
+            promise=trials[0].promise,
         )
 
 
-_COUNTED = ("wasted_scale_outs", "flaps", "peak_replicas", "stopped")
+_COUNTED = ("wasted_scale_outs", "flaps", "peak_replicas", "kept", "periods", "promise", "stopped")

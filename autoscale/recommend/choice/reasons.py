@@ -8,6 +8,7 @@ from autoscale.recommend.answer import Alternative, Decision, Point
 from autoscale.recommend.choice.judging import Judged
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.search import static_fleet
+from autoscale.recommend.choice.seeds import DAY_S
 from autoscale.recommend.choice.settings import Behavior, Candidate, Choice, Setting, Standing, quantity
 from autoscale.recommend.effort import CHOOSING
 from autoscale.recommendation import Reason
@@ -34,6 +35,8 @@ def reasons(scenario: Scenario, decision: Decision) -> Iterator[Reason]:
     if decision.slower or decision.thin:
         yield _caution(decision)
     if decision.chosen is not None:
+        yield Reason("promise", _promise(scenario, decision.chosen))
+    if decision.chosen is not None:
         if decision.tutorial is not None:
             yield Reason("tutorial", _against(decision.chosen, decision.tutorial, "the tutorial's default"))
         if decision.current is not None:
@@ -45,14 +48,14 @@ def _caution(decision: Decision) -> Reason:
     if decision.thin:
         return Reason(
             "thin",
-            "for a replica as slow as the run allows no fleet holds the SLO: the answer is that of the replica as fitted; "
+            f"for a replica as slow as {decision.basis} allows no fleet holds the SLO: the answer is that of the replica as fitted; "
             "a longer or quieter sweep would tell whether it can be trusted",
         )
     chosen, expected = decision.chosen, decision.expected
     assert chosen is not None
     assert expected is not None
     text = (
-        f"chosen and compared for replicas {decision.slower:.1%} slower than fitted, as slow as the run allows with 95% "
+        f"chosen and compared for replicas {decision.slower:.1%} slower than fitted, as slow as {decision.basis} allows with 95% "
         f"confidence; as fitted: {expected.mean('attainment'):.2%} within every bound for {hours(expected.cost)} "
         "accelerator-hours"
     )
@@ -64,6 +67,21 @@ def _caution(decision: Decision) -> Reason:
             "sweep can win"
         )
     return Reason("careful", text)
+
+
+def _promise(scenario: Scenario, chosen: Judged[Choice]) -> str:
+    """What the simulations of the choice show of the promise."""
+    period = (
+        "days"
+        if scenario.plan.duration_s >= DAY_S
+        else f"repetitions of {scenario.plan.duration_s / 3600:.1f} h"
+    )
+    worst_s = chosen.longest_breach_s
+    stretch = f"never over it for longer than {worst_s / 60:.0f} min" if worst_s else "never over it"
+    return (
+        f"the SLO is kept in {chosen.periods - chosen.broken} of {chosen.periods} {period} that nothing was chosen on, which "
+        f"shows {chosen.shown:.1%} of them; {stretch}; in the worst 5% with {chosen.worst:.2g} times the breaches that it allows"
+    )
 
 
 def _why(decision: Decision, point: Point, cold_min: float) -> Iterator[Reason]:

@@ -11,37 +11,43 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
+from analysis.numbers import known
 from analysis.slo import Slo
 from autoscale.profiles import Profile
 from autoscale.recommend.choice.judging import Trial
+from autoscale.recommend.choice.promise import Promise
 from autoscale.recommend.choice.settings import Setting
 from autoscale.recommend.effort import CHOOSING
 from autoscale.sim.engine.replicas import EngineParams
-from autoscale.sim.fleet.outcome import Outcome, Tally
+from autoscale.sim.fleet.outcome import Outcome
 from autoscale.sim.fleet.simulate import FleetOptions, foreign_name, read_hpa, simulate, slots_for
+from autoscale.sim.fleet.tally import Period, Tally
 from loadgen.plan.arrivals import Arrivals
 from loadgen.plan.traffic import LoadPlan
 
 
 class Kept:
-    """A plan's arrivals, each seed drawn once while there is room: the last ones used. Pickled as what is to be drawn."""
+    """A plan's arrivals, each seed drawn once while there is room for so many requests: the last ones used.
 
-    def __init__(self, plan: LoadPlan) -> None:
-        self.plan = plan
+    Pickled as what is to be drawn.
+    """
+
+    def __init__(self, plan: LoadPlan, room: float = CHOOSING.kept_requests) -> None:
+        self.plan, self.room = plan, room
         self._drawn: dict[int, list[Arrivals]] = {}  # seed -> arrivals, the last used last
 
     def under(self, seed: int) -> Iterable[Arrivals]:
         """The arrivals of a seed."""
         seeded, size = replace(self.plan, seed=seed).arrivals(), self.plan.expected_requests
-        if 2 * size > CHOOSING.kept_requests:
+        if 2 * size > self.room:
             return seeded
         self._drawn[seed] = known = self._drawn.pop(seed, None) or list(seeded)
-        while len(self._drawn) * size > CHOOSING.kept_requests:
+        while len(self._drawn) * size > self.room:
             del self._drawn[next(iter(self._drawn))]
         return known
 
-    def __reduce__(self) -> tuple[type[Kept], tuple[LoadPlan]]:
-        return Kept, (self.plan,)
+    def __reduce__(self) -> tuple[type[Kept], tuple[LoadPlan, float]]:
+        return Kept, (self.plan, self.room)
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,7 @@ class Scenario:
     plan: LoadPlan
     slo: Slo
     attainment: float | None = None
+    promise: Promise = Promise()  # noqa: RUF009 -- frozen
     options: FleetOptions = FleetOptions()  # noqa: RUF009 -- frozen
 
     kept: Kept | None = field(default=None, compare=False, repr=False)  # arrivals of `plan` that trials share
@@ -71,7 +78,7 @@ class Scenario:
 
     def __call__(self, setting: Setting, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
         """One trial of a setting (judging.Judge)."""
-        return trial_of(self.outcome(setting, seed, cost_limit_h=cost_limit_h), self.attainment)
+        return trial_of(self.outcome(setting, seed, cost_limit_h=cost_limit_h), self.attainment, self.promise)
 
     def outcome(
         self, setting: Setting, seed: int, *, keep: bool = False, cost_limit_h: float | None = None
@@ -134,11 +141,12 @@ class Scenario:
         return [(1 - share + CHOOSING.stop_margin) * expected for share in asked]
 
 
-def trial_of(outcome: Outcome, attainment: float | None) -> Trial:
+def trial_of(outcome: Outcome, attainment: float | None, promise: Promise) -> Trial:
     """The figures of an outcome that the search compares."""
-    margin = outcome.margin if attainment is None else outcome.attainment - attainment
+    margins = [_margin(period, attainment, promise, outcome) for period in outcome.periods]
+    whole = outcome.margin if attainment is None else outcome.attainment - attainment
     return Trial(
-        margin=margin,
+        margin=min(whole, sorted(margins)[promise.lost(len(margins))]),
         attainment=outcome.attainment,
         accelerator_hours=outcome.accelerator_hours,
         replica_hours=outcome.replica_hours,
@@ -148,5 +156,29 @@ def trial_of(outcome: Outcome, attainment: float | None) -> Trial:
         flaps=outcome.flaps,
         longest_breach_s=outcome.longest_breach_s,
         peak_replicas=outcome.peak_replicas,
+        kept=sum(margin >= 0 for margin in margins),
+        periods=len(margins),
+        overrun=max(_overrun(period, attainment) for period in outcome.periods),
+        promise=promise,
         stopped=outcome.stopped,
     )
+
+
+def _asked(period: Period, attainment: float | None) -> list[tuple[float, float]]:
+    """Shares within the bounds and shares asked; none where nothing was due."""
+    shares = period.shares if attainment is None else ((period.attainment, attainment),)
+    return [(share, asked) for share, asked in shares if known(share)]
+
+
+def _margin(period: Period, attainment: float | None, promise: Promise, outcome: Outcome) -> float:
+    """Smallest share within a bound minus the share asked; a stretch that is too long counts by its excess of the period."""
+    margin = min((share - asked for share, asked in _asked(period, attainment)), default=0.0)
+    if promise.longest_breach_s is None:
+        return margin
+    excess_s = promise.longest_breach_s - period.longest_breach_s
+    return min(margin, excess_s * len(outcome.periods) / outcome.duration_s) if excess_s < 0 else margin
+
+
+def _overrun(period: Period, attainment: float | None) -> float:
+    asked = _asked(period, attainment)
+    return max(((1 - share) / max(1 - goal, 1e-9) for share, goal in asked), default=0.0)

@@ -95,12 +95,35 @@ class Space:
             for above in [v for v in self.targets[signal] if v > value + 1e-9][:2]
         ]
         window_s = _window_s(setting.behavior)
-        shorter = sorted((b for b in self.behaviors if _window_s(b) < window_s), key=_window_s)[-2:]
+        shorter = self._shorter(window_s)[-2:]
         low, high = setting.min_replicas, setting.max_replicas
         lower = [replace(setting, min_replicas=low - 1)] if low > self.min_replicas[0] else []
         lower += [replace(setting, max_replicas=m) for m in self.lower_max if low < m < high]
         calmer = [] if setting.behavior.up_window_s else [_calmer(setting.behavior)]
         return [*looser, *(replace(setting, behavior=b) for b in [*shorter, *calmer]), *lower]
+
+    def safer(self, setting: Candidate) -> list[Candidate]:
+        """What should keep more for a little more: tighter targets, longer windows, one replica more at least."""
+        tighter = [self.tighter(setting, steps) for steps in (1, 2)]
+        longer = sorted(self._longer(setting), key=_window_s)[:2]
+        calm = [replace(setting, behavior=behavior) for behavior in longer]
+        more = [
+            replace(one, min_replicas=one.min_replicas + 1)
+            for one in (setting, *calm)
+            if one.min_replicas + 1 < one.max_replicas
+        ]
+        return list(dict.fromkeys([*(s for s in tighter if s is not None), *calm, *more]))
+
+    def shorter(self, setting: Candidate) -> Candidate | None:
+        """The same with the next shorter scale-down window; None at the shortest."""
+        below = self._shorter(_window_s(setting.behavior))
+        return replace(setting, behavior=below[-1]) if below else None
+
+    def _shorter(self, window_s: int) -> list[Behavior]:
+        return sorted((b for b in self.behaviors if _window_s(b) < window_s), key=_window_s)
+
+    def _longer(self, setting: Candidate) -> list[Behavior]:
+        return [b for b in self.behaviors if _window_s(b) > _window_s(setting.behavior)]
 
     def tighter(self, setting: Candidate, steps: int = 1) -> Candidate | None:
         """The next tighter setting of the same line, or that many steps on; None at its end."""
@@ -110,7 +133,7 @@ class Space:
 
     def calmer(self, setting: Candidate) -> Candidate | None:
         """The same with the next longer scale-down window; None at the longest."""
-        longer = [b for b in self.behaviors if _window_s(b) > _window_s(setting.behavior)]
+        longer = self._longer(setting)
         return replace(setting, behavior=min(longer, key=_window_s)) if longer else None
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from analysis.errors import BadInput
 from analysis.slo import parse_slo
 from autoscale.profiles import Profile
+from autoscale.recommend.choice.promise import Promise
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.model.one_replica import capacity, idle_verdict
 from autoscale.recommend.progress import Tell, unheard
@@ -16,7 +17,7 @@ from loadgen.plan import rates
 from loadgen.plan.traffic import LoadPlan
 
 DEFAULT_PEAK = 4.0  # peak of the default traffic, in multiples of one replica's capacity
-DEFAULT_REQUESTS = 250_000  # more than this of the default day is not simulated
+DEFAULT_REQUESTS = 120_000  # more than this of the default day is not simulated
 PEAK_HOUR = 14.5  # of rates.DAY_SHAPE
 
 
@@ -27,6 +28,7 @@ def scenario_of(
     peak_rps: float | None = None,
     slo: str | None = None,
     attainment: float | None = None,
+    promise: Promise | None = None,
     engine: EngineParams | None = None,
     lengths: tuple[str, str] | None = None,
     time_unit: str | None = None,
@@ -57,6 +59,7 @@ def scenario_of(
         plan=plan,
         slo=parse_slo(slo or profile.workload.slo),
         attainment=attainment if attainment is not None else profile.workload.attainment,
+        promise=promise or Promise(),
     )
     if traffic is not None or peak_rps is not None or idle_verdict(scenario) is not None:
         return scenario
@@ -65,7 +68,7 @@ def scenario_of(
 
 
 def default_traffic(peak_rps: float, prompt: str, output: str) -> LoadPlan:
-    """The default day in bursts; of a busy service the hours around its peak, about 250,000 requests of it."""
+    """The default day in bursts; of a busy service the hours around its peak, about 120,000 requests of it."""
     plan = LoadPlan.default_traffic(peak_rps, prompt, output)
     share = DEFAULT_REQUESTS / plan.expected_requests
     if share >= 1:

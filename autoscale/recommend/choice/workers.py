@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
@@ -17,20 +17,21 @@ from typing import Any
 
 from autoscale.recommend.choice.judging import Each
 from autoscale.recommend.choice.scenario import Kept
-from loadgen.plan.traffic import LoadPlan
 
 _known: dict[str, object] = {}  # in a worker: what parcels leave out, by name
 
 
 @contextmanager
-def workers(kept: Kept, jobs: int | None) -> Iterator[Each]:
-    """What maps a function over trials of that traffic: so many processes (None: one per core), or this one alone."""
+def workers(kept: Sequence[Kept], jobs: int | None) -> Iterator[Each]:
+    """What maps a function over trials of such traffic: so many processes (None: one per core), or this one alone."""
     jobs = jobs or os.cpu_count() or 1
     if jobs == 1:
         yield map
         return
     context = get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_start, initargs=(kept.plan,)) as executor:
+    with ProcessPoolExecutor(
+        jobs, mp_context=context, initializer=_start, initargs=(tuple(kept),)
+    ) as executor:
 
         def side_by_side(job: Callable[..., Any], *items: Any) -> Iterator[Any]:
             parcels = [_parcel((job, *one), kept) for one in zip(*items, strict=False)]
@@ -39,18 +40,21 @@ def workers(kept: Kept, jobs: int | None) -> Iterator[Each]:
         yield side_by_side
 
 
-def _start(plan: LoadPlan) -> None:
-    _known.update(_outside(Kept(plan)))
+def _start(kept: Sequence[Kept]) -> None:
+    _known.update(_outside(kept))
 
 
-def _outside(kept: Kept) -> dict[str, object]:
-    return {"plan": kept.plan, "kept": kept}
+def _outside(kept: Sequence[Kept]) -> dict[str, object]:
+    named: dict[str, object] = {}
+    for number, one in enumerate(kept):
+        named |= {f"plan {number}": one.plan, f"kept {number}": one}
+    return named
 
 
 class _Packer(pickle.Pickler):
     """Pickles all but the traffic that the workers know."""
 
-    def __init__(self, file: io.BytesIO, kept: Kept) -> None:
+    def __init__(self, file: io.BytesIO, kept: Sequence[Kept]) -> None:
         super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
         self._names = {id(thing): name for name, thing in _outside(kept).items()}
 
@@ -67,7 +71,7 @@ class _Opener(pickle.Unpickler):
         return _known[name]
 
 
-def _parcel(task: tuple[Any, ...], kept: Kept) -> bytes:
+def _parcel(task: tuple[Any, ...], kept: Sequence[Kept]) -> bytes:
     file = io.BytesIO()
     _Packer(file, kept).dump(task)
     return file.getvalue()

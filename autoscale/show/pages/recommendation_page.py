@@ -28,9 +28,10 @@ from autoscale.typed_json import as_plain
 TONES = {"autoscale": "yes", "do_not_autoscale": "", "infeasible": "no", "need_more_data": ""}
 FIGURES = {  # label -> (key, how it is written)
     "requests within every bound": ("slo_attainment", lambda v: share(v, 2)),
+    "days that keep the SLO": ("days_kept", lambda v: share(v, 1)),
     "TTFT p99": ("ttft_p99_s", span),
     "TPOT p99": ("tpot_p99_s", span),
-    "longest time over the SLO": ("longest_breach_s", span),
+    "longest time over the SLO, on average": ("longest_breach_s", span),
     "replica-hours": ("replica_hours", lambda v: number(v, ",.1f")),
     "accelerator-hours": ("accelerator_hours", lambda v: number(v, ",.1f")),
     "cost": ("cost", lambda v: number(v, ",.2f")),
@@ -57,6 +58,8 @@ def recommendation_page(result: Recommended, out: Path) -> Path:
         targets=list(_targets(result)),
         behavior=list(words.pace_each_way(made.behavior)),
         comparison=_comparison(made),
+        promised=words.promised(made),
+        robust=words.robust(made),
         manifest=yaml.safe_dump(made.as_json()["hpa"], sort_keys=False) if made.hpa else None,
         capacity=list(capacity_figures(result)),
         pareto=tried_figure(result),
@@ -122,6 +125,9 @@ def _comparison(made: Recommendation) -> ComparedRow | None:
         cells = [_cell(getattr(forecast, figure), form, forecast.seeds) for forecast in settings.values()]
         if any(text != DASH for text, _ in cells):
             rows.append((label, cells))
+        if figure == "longest_breach_s":
+            worst = [(span(f.worst_stretch_s), "") for f in settings.values()]
+            rows.append(("longest time over the SLO, at worst", worst))
     counts = sorted({forecast.seeds for forecast in settings.values()})
     return ComparedRow(
         heads=[(name, _label(forecast.setting)) for name, forecast in settings.items()],
@@ -129,7 +135,7 @@ def _comparison(made: Recommendation) -> ComparedRow | None:
         rows=rows,
         unknown=[name for name, forecast in settings.items() if not known(forecast.accelerator_hours.value)],
         seeds=f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0]),
-        slower=share(made.slower_than_fitted, 1) if made.slower_than_fitted else "",
+        slower=words.careful(made),
         priced=any(forecast.cost and known(forecast.cost.value) for forecast in settings.values()),
     )
 
@@ -177,7 +183,7 @@ def _candidates(made: Recommendation) -> TriedShown:
                 _label(row.setting),
                 number(row.accelerator_hours, ",.1f") if whole else DASH,
                 f"{100 * row.margin:+.2f}" if whole else DASH,
-                words.became(row.holds, row.stopped),
+                words.became(row),
             )
         )
     return TriedShown(

@@ -36,6 +36,8 @@ def recommendation_lines(made: Recommendation, *, explain: bool = False) -> Iter
     compared = {name: forecast for name, forecast in words.settings(made).items() if name != "best HPA"}
     if compared:
         yield _comparison(compared)
+        if note := words.judged_over(made):
+            yield Text(f"  {note}", style="dim")
         for name, forecast in compared.items():
             yield Text(f"  {name}: {forecast.setting}", style="dim")
     yield Text("\nWhy", style="bold")
@@ -48,6 +50,8 @@ def recommendation_lines(made: Recommendation, *, explain: bool = False) -> Iter
 
 
 def _answer(made: Recommendation) -> Iterator[Text]:
+    if made.measuring:
+        yield Text(made.measuring.sentence, style="bold")
     for target in made.metrics:
         low, high = target.interval or (target.quantity, target.quantity)
         yield Text.assemble(
@@ -61,11 +65,12 @@ def _answer(made: Recommendation) -> Iterator[Text]:
         yield Text(
             f"minReplicas {made.min_replicas}, maxReplicas {made.max_replicas}, {words.pace(made.behavior)}"
         )
-    yield Text(f"SLO {made.slo.text}   profile {made.profile}", style="dim")
+    if robust := words.robust(made):
+        yield Text(robust)
+    yield Text(f"SLO {made.slo.text}, {words.promised(made)}   profile {made.profile}", style="dim")
     yield Text(f"traffic {made.provenance.traffic}", style="dim")
-    if made.slower_than_fitted:
-        slower = f"{made.slower_than_fitted:.1%} slower than fitted"
-        yield Text(f"figures for replicas {slower}, as slow as the run allows", style="dim")
+    if slower := words.careful(made):
+        yield Text(f"figures for replicas {slower}", style="dim")
     if measured := made.capacity_rps.measured:
         knee, slo = _rate(measured.knee), _rate(measured.slo)
         yield Text(f"one replica: knee {knee}, holds the SLO up to {slo}", style="dim")
@@ -82,7 +87,17 @@ def _rate(rate: Estimated) -> str:
 
 def _comparison(compared: Mapping[str, Forecast]) -> Table:
     made = plain_table(
-        "", "SLO", "in bounds", "TTFT p99", "TPOT p99", "accelerator-h", "cost", "wasted", "flaps", "seeds"
+        "",
+        "SLO",
+        "in bounds",
+        "days kept",
+        "worst stretch",
+        "TTFT p99",
+        "TPOT p99",
+        "accelerator-h",
+        "cost",
+        "wasted",
+        "seeds",
     )
     for name, forecast in compared.items():
         hours = forecast.accelerator_hours
@@ -92,12 +107,13 @@ def _comparison(compared: Mapping[str, Forecast]) -> Table:
             name,
             Text("kept", "green") if forecast.holds else Text("broken", "red"),
             number_text(forecast.slo_attainment.value, ".2%"),
+            number_text(forecast.days_kept.value, ".1%"),
+            words.span(forecast.worst_stretch_s) if forecast.periods else "-",
             words.seconds(forecast.ttft_p99_s.value),
             words.seconds(forecast.tpot_p99_s.value),
             number_text(hours.value) + (f" ({between})" if between else ""),
             money_text(forecast.cost.value if forecast.cost else None),
             number_text(forecast.wasted_scale_outs.value, ".1f"),
-            number_text(forecast.flaps.value, ".1f"),
             str(forecast.seeds),
         )
     return made
@@ -126,6 +142,6 @@ def _path(made: Recommendation) -> Iterator[RenderableType]:
             number_text(row.margin, "+.2%"),
             number_text(row.accelerator_hours),
             str(row.wasted_scale_outs),
-            words.became(row.holds, row.stopped),
+            words.became(row),
         )
     yield tried

@@ -13,88 +13,13 @@ from numpy.typing import NDArray
 
 from analysis.histogram import Histogram
 from analysis.numbers import known
-from analysis.run import STATUSES
-from analysis.slo import Slo, Verdict, meets
+from analysis.slo import Slo, Verdict
 from autoscale.profiles.profile import Profile
-from autoscale.sim.engine.state import REFUSED
 from autoscale.sim.fleet.replica import FleetReplica, PodEvent, pod_name
+from autoscale.sim.fleet.tally import Period, Tally
 
 if TYPE_CHECKING:
     from autoscale.sim.fleet.control import Fleet
-
-METRICS = ("ttft", "tpot", "e2e")
-MINUTE_S = 60.0
-
-
-class Tally:
-    """Counts and histograms of finished requests; its size does not grow with the number of requests.
-
-    A request that did not finish well is a breach of every bound. One that the model or the cache is too short for is
-    counted apart and judged by nothing: the server refuses it at once, however many replicas there are. `least_accelerator_hours` is what the run will have
-    taken at least, kept up to date by the fleet for those who stop a run by its cost.
-    """
-
-    def __init__(self, slo: Slo, duration_s: float) -> None:
-        self.slo = slo
-        self.terms = [t for t in slo.terms if t.percentile is not None and t.metric in METRICS]
-        self.requests = 0  # finished, one way or another, the rejected ones not counted
-        self.rejected = 0
-        self.ok = 0
-        self.good = 0  # kept every bound
-        self.judged = np.zeros(len(self.terms), np.int64)
-        self.within = np.zeros(len(self.terms), np.int64)
-        self.output_tokens = 0
-        self.latency = {metric: Histogram() for metric in METRICS}
-        minutes = math.ceil(duration_s / MINUTE_S)
-        self.due_by_minute = np.zeros(minutes, np.int64)
-        self.breaches_by_minute = np.zeros((len(self.terms), minutes), np.int64)
-        self.least_accelerator_hours = 0.0
-
-    def add(self, finished: NDArray[Any]) -> NDArray[Any]:
-        """Count a batch of finished requests (engine.FINISHED) and hand it back."""
-        self._count(finished[finished["slot"] != REFUSED])
-        self.rejected += int((finished["slot"] == REFUSED).sum())
-        return finished
-
-    def _count(self, finished: NDArray[Any]) -> None:
-        if len(finished) == 0:
-            return
-        ok = finished["status"] == STATUSES.index("ok")
-        ttft = finished["first_token_s"] - finished["due_s"]
-        e2e = finished["last_token_s"] - finished["due_s"]
-        more = finished["output_tokens"] - 1
-        with np.errstate(divide="ignore", invalid="ignore"):
-            decode = finished["last_token_s"] - finished["first_token_s"]
-            tpot = np.where(more > 0, decode / more, np.nan)
-        values = {"ttft": ttft, "tpot": tpot, "e2e": e2e}
-        self.requests += len(finished)
-        self.ok += int(ok.sum())
-        self.good += int(meets(self.slo, ok, ttft, tpot, e2e).sum())
-        self.output_tokens += int(finished["output_tokens"].sum())
-        minute = (finished["due_s"] / MINUTE_S).astype(np.int64)
-        low = int(minute.min())
-        width = int(minute.max()) - low + 1
-        self.due_by_minute[low : low + width] += np.bincount(minute - low, minlength=width)
-        for k, term in enumerate(self.terms):
-            seconds = values[term.metric]
-            within = ok & (seconds <= term.bound_s)
-            judged = ~ok | np.isfinite(seconds)
-            self.judged[k] += int(judged.sum())
-            self.within[k] += int(within.sum())
-            breach = minute[judged & ~within] - low
-            if len(breach):
-                self.breaches_by_minute[k, low : low + width] += np.bincount(breach, minlength=width)
-        for metric, seconds in values.items():
-            self.latency[metric].add(seconds[ok & np.isfinite(seconds)])
-
-    def longest_breach_s(self) -> float:
-        """The longest time in a row, in whole minutes, in which the requests that were due broke the SLO's share."""
-        over = np.zeros(len(self.due_by_minute), bool)
-        for k, term in enumerate(self.terms):
-            assert term.percentile is not None
-            over |= self.breaches_by_minute[k] > (1 - term.percentile / 100) * self.due_by_minute
-        ends = np.flatnonzero(np.diff(np.concatenate([[0], over.astype(np.int8), [0]])))
-        return float((ends[1::2] - ends[::2]).max()) * MINUTE_S if len(ends) else 0.0
 
 
 class FleetRecorder:
@@ -181,6 +106,7 @@ class Outcome:
     wasted_scale_outs   replicas that were removed before they were ready
     flaps               changes of direction within `flap_s`
     longest_breach_s    longest time in a row in which the due requests broke the SLO's share
+    periods             the same of every day, or of the whole traffic where that is shorter
     cost                accelerator-hours at the profile's price; NaN without a price
     replicas            rows of time_s, desired, created, scheduled, ready, one per change
     decisions           rows of time_s, before, after, why
@@ -206,6 +132,7 @@ class Outcome:
     wasted_scale_outs: int
     flaps: int
     longest_breach_s: float
+    periods: tuple[Period, ...]
     peak_replicas: int
     output_tokens: int
     latency: Mapping[str, Histogram]
@@ -275,6 +202,7 @@ class Outcome:
             wasted_scale_outs=recorder.wasted,
             flaps=_flaps(recorder.decisions, flap_s),
             longest_breach_s=tally.longest_breach_s(),
+            periods=tally.periods(unserved),
             peak_replicas=max((row[1] for row in recorder.replicas), default=0),
             output_tokens=tally.output_tokens,
             latency=tally.latency,

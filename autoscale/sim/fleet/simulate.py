@@ -16,7 +16,8 @@ from autoscale.profiles.profile import Profile
 from autoscale.sim.engine.replicas import EngineParams, Replicas
 from autoscale.sim.fleet.control import DEFAULTS, MOST_REPLICAS, Fleet, FleetOptions
 from autoscale.sim.fleet.metric_path import exported_signal
-from autoscale.sim.fleet.outcome import FleetRecorder, Outcome, Tally
+from autoscale.sim.fleet.outcome import FleetRecorder, Outcome
+from autoscale.sim.fleet.tally import Tally
 from autoscale.sim.fleet.ticks import Quiet
 from loadgen.plan.traffic import Arrivals
 

@@ -1,0 +1,180 @@
+"""The choice: of settings that cost about the same the one on a plateau, held to the promise over seeds of its own.
+
+The cheapest of many that held is the luckiest of them, in part, and may lie on an edge: a target a little looser, a
+little more traffic, a slower start, and it breaks. So among those within 3 % of the cheapest the one goes first whose
+neighbours hold, too; and it is judged over seeds that nothing was chosen on, all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from autoscale.recommend.choice.judging import Each, Judge, Judged, Trial, confirm, shown_over
+from autoscale.recommend.choice.settings import Candidate
+from autoscale.recommend.choice.space import Space
+from autoscale.recommend.effort import CHOOSING
+
+
+@dataclass(frozen=True)
+class Trials:
+    """On what the choice is made.
+
+    judge       the scenario
+    around      what it should hold under, too: the scenario itself first, more traffic, slower starts
+    also        the replica as fitted, where the scenario's is slower
+    seeds       what competes was judged over these
+    near, own   seeds of neighbours, and of the choice alone
+    """
+
+    judge: Judge
+    around: Sequence[Judge]
+    seeds: Sequence[int]
+    near: Sequence[int]
+    own: Sequence[int]
+    each: Each = map
+    also: Judge | None = None
+
+
+@dataclass
+class Confirming:
+    """What waits to be confirmed, what was, and how steady each is: the share of its neighbours' trials that held."""
+
+    space: Space
+    trials: Trials
+    waiting: dict[Candidate, Judged[Candidate]] = field(default_factory=dict, init=False)
+    failed: list[Judged[Candidate]] = field(default_factory=list, init=False)
+    steady: dict[Candidate, float] = field(default_factory=dict, init=False)
+    _hard: list[int] = field(default_factory=list, init=False)  # own seeds that broke what failed
+    _latest: list[Judged[Candidate]] = field(default_factory=list, init=False)  # that failed
+    _looked: dict[Candidate, Judged[Candidate]] = field(
+        default_factory=dict, init=False
+    )  # over the first seeds
+    _known: set[Candidate] = field(default_factory=set, init=False)  # over all
+
+    def best(self, judged: Sequence[Judged[Candidate]]) -> Judged[Candidate] | None:
+        """The setting that holds over its own seeds, of those judged over `seeds`; None when none does.
+
+        What fails makes room for a tighter target of its line, the further the more of the line have failed; at most
+        `confirmed_at_most` are looked at.
+        """
+        self.waiting |= {j.setting: j for j in judged if j.holds}
+        self._known |= {j.setting for j in judged}
+        for _ in range(CHOOSING.confirmed_at_most):
+            if not self.waiting:
+                return None
+            first = self._steadiest()
+            if first is not None and (sure := self.sure(first.setting)) is not None:
+                return sure
+            afters = [self.space.tighter(j.setting, self._steps(j)) for j in self._latest]
+            self._judge([after for after in afters if after is not None], math.inf)
+            self._latest.clear()
+        return None
+
+    def sure(self, setting: Candidate) -> Judged[Candidate] | None:
+        """The setting over its own seeds; None, and no longer waiting, when it does not hold."""
+        trials = self.trials
+        own = shown_over(trials.judge, [setting], trials.own, trials.each)[0]
+        if own.holds and self._as_fitted(setting):
+            return own
+        self._failed(own)
+        broke = [seed for seed, made in zip(trials.own, own.trials, strict=False) if not made.holds]
+        self._hard += [seed for seed in broke if seed not in self._hard]
+        return None
+
+    def _steps(self, failed: Judged[Candidate]) -> int:
+        """Steps to the next target after one that failed."""
+        before = sum(
+            replace(j.setting, targets=failed.setting.targets) == failed.setting for j in self.failed
+        )
+        return failed.steps_short + before // 2
+
+    def _screen(self, judged: Sequence[Judged[Candidate]]) -> None:
+        """Those that break so many of the own seeds that broke others that they cannot hold over all have failed."""
+        trials, hard = self.trials, self._hard[-CHOOSING.seeds_at_once :]
+        if not hard:
+            return
+        for one in confirm(trials.judge, [j.setting for j in judged], hard, trials.each, math.inf):
+            if not one.may_hold(len(trials.own)):
+                self._failed(one)
+
+    def _failed(self, judged: Judged[Candidate]) -> None:
+        self.waiting.pop(judged.setting, None)
+        self.failed.append(judged)
+        self._latest.append(judged)
+
+    def _as_fitted(self, setting: Candidate) -> bool:
+        trials = self.trials
+        return trials.also is None or confirm(trials.also, [setting], trials.seeds, trials.each)[0].holds
+
+    def _steadiest(self) -> Judged[Candidate] | None:
+        """Of the settings that cost about as much as the cheapest, the one with the steadiest neighbours.
+
+        Those that break themselves on the neighbours' seeds, or on own seeds that broke others, wait no longer; None
+        when all do.
+        """
+        cheapest = min(self.waiting.values(), key=lambda j: j.cost)
+        limit_h = (1 + CHOOSING.alike) * cheapest.cost
+        self._judge(self.space.safer(cheapest.setting), limit_h)
+        alike = sorted((j for j in self.waiting.values() if j.cost <= limit_h), key=lambda j: j.cost)
+        some = alike[:: max(1, math.ceil(len(alike) / CHOOSING.plateau))]
+        self._screen(some)
+        some = [j for j in some if j.setting in self.waiting]
+        self._mark([j.setting for j in some if j.setting not in self.steady])
+        left = [j for j in some if j.setting in self.waiting]
+        return max(left, key=lambda j: (self.steady[j.setting], -j.cost), default=None)
+
+    def _judge(self, settings: Sequence[Candidate], limit_h: float) -> None:
+        """Let those wait that hold over the seeds and cost no more; two seeds show what is dearer."""
+        trials, first = self.trials, CHOOSING.first_look
+        new = [s for s in settings if s not in self._known]
+        unseen = [s for s in new if s not in self._looked]
+        looked = confirm(trials.judge, unseen, trials.seeds[:first], trials.each, math.inf)
+        self._looked |= {j.setting: j for j in looked}
+        good = [j for j in (self._looked[s] for s in new) if j.holds and j.cost <= limit_h]
+        self._known |= {j.setting for j in good}
+        rest = confirm(trials.judge, [j.setting for j in good], trials.seeds[first:], trials.each, math.inf)
+        for one, more in zip(good, rest, strict=True):
+            if (full := one.and_over(more.trials)).holds:
+                self.waiting[full.setting] = full
+
+    def _mark(self, settings: Sequence[Candidate]) -> None:
+        """How many trials of a setting's neighbours hold, as a share; what breaks by itself has failed."""
+        trials = self.trials
+        asked = [
+            (setting, judge, neighbour, seed)
+            for setting in settings
+            for judge, neighbour in self._neighbours(setting)
+            for seed in trials.near
+        ]
+        found = list(trials.each(_trial, [(judge, n, seed) for _, judge, n, seed in asked]))
+        for setting in settings:
+            near = [made for (of, *_), made in zip(asked, found, strict=True) if of == setting]
+            self.steady[setting] = sum(made.holds for made in near) / len(near)
+            itself = Judged(setting, tuple(near[: len(trials.near)]))  # the first of `around`
+            if itself.failing:
+                self._failed(itself)
+
+    def _neighbours(self, setting: Candidate) -> list[tuple[Judge, Candidate]]:
+        """The setting under other circumstances, and riskier settings beside it."""
+        return [
+            *((judge, setting) for judge in self.trials.around),
+            *((self.trials.judge, riskier) for riskier in riskier_than(setting, self.space)),
+        ]
+
+
+def riskier_than(setting: Candidate, space: Space) -> list[Candidate]:
+    """Its neighbours that keep less: a looser target, the next shorter window, one replica fewer at least."""
+    *fixed, (signal, value) = setting.targets
+    found = [replace(setting, targets=(*fixed, (signal, round(value * (1 + CHOOSING.target_off), 3))))]
+    if (shorter := space.shorter(setting)) is not None:
+        found.append(shorter)
+    if setting.min_replicas > 1:
+        found.append(replace(setting, min_replicas=setting.min_replicas - 1))
+    return found
+
+
+def _trial(task: tuple[Judge, Candidate, int]) -> Trial:
+    judge, setting, seed = task
+    return judge(setting, seed, math.inf)

@@ -1,0 +1,137 @@
+"""Who kept the SLO in a simulation: counts of finished requests, of the whole traffic, by minute and by period.
+
+A period is what a promise speaks of: a day, or the whole traffic where that is shorter. The rest of a day at the end
+belongs to the last one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.histogram import Histogram
+from analysis.run import STATUSES
+from analysis.slo import Slo, meets
+from autoscale.sim.engine.state import REFUSED
+
+METRICS = ("ttft", "tpot", "e2e")
+MINUTE_S = 60.0
+MINUTES_OF_A_DAY = 1440
+
+
+@dataclass(frozen=True)
+class Period:
+    """One period of a simulation, by the due time of its requests.
+
+    shares            per term of the SLO the share within its bound, NaN without a request, and the share asked
+    attainment        share that kept every bound, NaN without a request
+    longest_breach_s  longest time in a row, in whole minutes, in which the due requests broke the SLO's share
+    """
+
+    shares: tuple[tuple[float, float], ...]
+    attainment: float
+    longest_breach_s: float
+
+
+class Tally:
+    """Counts and histograms of finished requests; its size does not grow with the number of requests.
+
+    A request that did not finish well is a breach of every bound. One that the model or the cache is too short for is
+    counted apart and judged by nothing: the server refuses it at once, however many replicas there are. `least_accelerator_hours` is what the run will have
+    taken at least, kept up to date by the fleet for those who stop a run by its cost.
+    """
+
+    def __init__(self, slo: Slo, duration_s: float) -> None:
+        self.slo = slo
+        self.terms = [t for t in slo.terms if t.percentile is not None and t.metric in METRICS]
+        self.requests = 0  # finished, one way or another, the rejected ones not counted
+        self.rejected = 0
+        self.ok = 0
+        self.good = 0  # kept every bound
+        self.judged = np.zeros(len(self.terms), np.int64)
+        self.within = np.zeros(len(self.terms), np.int64)
+        self.output_tokens = 0
+        self.latency = {metric: Histogram() for metric in METRICS}
+        minutes = math.ceil(duration_s / MINUTE_S)
+        self.due_by_minute = np.zeros(minutes, np.int64)
+        self.good_by_minute = np.zeros(minutes, np.int64)
+        self.judged_by_minute = np.zeros((len(self.terms), minutes), np.int64)
+        self.breaches_by_minute = np.zeros((len(self.terms), minutes), np.int64)
+        self.least_accelerator_hours = 0.0
+
+    def add(self, finished: NDArray[Any]) -> NDArray[Any]:
+        """Count a batch of finished requests (engine.FINISHED) and hand it back."""
+        self._count(finished[finished["slot"] != REFUSED])
+        self.rejected += int((finished["slot"] == REFUSED).sum())
+        return finished
+
+    def _count(self, finished: NDArray[Any]) -> None:
+        if len(finished) == 0:
+            return
+        ok = finished["status"] == STATUSES.index("ok")
+        ttft = finished["first_token_s"] - finished["due_s"]
+        e2e = finished["last_token_s"] - finished["due_s"]
+        more = finished["output_tokens"] - 1
+        with np.errstate(divide="ignore", invalid="ignore"):
+            decode = finished["last_token_s"] - finished["first_token_s"]
+            tpot = np.where(more > 0, decode / more, np.nan)
+        values = {"ttft": ttft, "tpot": tpot, "e2e": e2e}
+        self.requests += len(finished)
+        self.ok += int(ok.sum())
+        good = meets(self.slo, ok, ttft, tpot, e2e)
+        self.good += int(good.sum())
+        self.output_tokens += int(finished["output_tokens"].sum())
+        minute = (finished["due_s"] / MINUTE_S).astype(np.int64)
+        low = int(minute.min())
+        width = int(minute.max()) - low + 1
+        here, minute = slice(low, low + width), minute - low
+        self.due_by_minute[here] += np.bincount(minute, minlength=width)
+        self.good_by_minute[here] += np.bincount(minute[good], minlength=width)
+        for k, term in enumerate(self.terms):
+            seconds = values[term.metric]
+            within = ok & (seconds <= term.bound_s)
+            judged = ~ok | np.isfinite(seconds)
+            self.judged[k] += int(judged.sum())
+            self.within[k] += int(within.sum())
+            self.judged_by_minute[k, here] += np.bincount(minute[judged], minlength=width)
+            self.breaches_by_minute[k, here] += np.bincount(minute[judged & ~within], minlength=width)
+        for metric, seconds in values.items():
+            self.latency[metric].add(seconds[ok & np.isfinite(seconds)])
+
+    def longest_breach_s(self, minutes: slice = slice(None)) -> float:
+        """The longest time in a row, in whole minutes, in which the requests that were due broke the SLO's share."""
+        due, good = self.due_by_minute[minutes], self.good_by_minute[minutes]
+        over = np.zeros(len(due), bool)
+        for k, term in enumerate(self.terms):
+            assert term.percentile is not None
+            over |= self.breaches_by_minute[k, minutes] > (1 - term.percentile / 100) * due
+        if self.slo.goodput is not None:
+            over |= due - good > (1 - self.slo.goodput) * due
+        ends = np.flatnonzero(np.diff(np.concatenate([[0], over.astype(np.int8), [0]])))
+        return float((ends[1::2] - ends[::2]).max()) * MINUTE_S if len(ends) else 0.0
+
+    def periods(self, unserved: int = 0) -> tuple[Period, ...]:
+        """The periods in order; requests that did not finish are breaches of the last one."""
+        count = max(1, len(self.due_by_minute) // MINUTES_OF_A_DAY)
+        found = []
+        for i in range(count):
+            last = i == count - 1
+            minutes = slice(i * MINUTES_OF_A_DAY, None if last else (i + 1) * MINUTES_OF_A_DAY)
+            lost = unserved if last else 0
+            due = int(self.due_by_minute[minutes].sum()) + lost
+            good = int(self.good_by_minute[minutes].sum())
+            attainment = good / due if due else math.nan
+            shares = []
+            for k, term in enumerate(self.terms):
+                assert term.percentile is not None
+                judged = int(self.judged_by_minute[k, minutes].sum()) + lost
+                within = judged - lost - int(self.breaches_by_minute[k, minutes].sum())
+                shares.append((within / judged if judged else math.nan, term.percentile / 100))
+            if self.slo.goodput is not None:
+                shares.append((attainment, self.slo.goodput))
+            found.append(Period(tuple(shares), attainment, self.longest_breach_s(minutes)))
+        return tuple(found)
