@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
-from scipy import stats
 
 from analysis.numbers import mean_interval
 from autoscale.recommend.choice.promise import Promise, lower_share
