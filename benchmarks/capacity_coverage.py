@@ -17,6 +17,7 @@ import json
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,10 @@ from analysis import run as runs
 from analysis.slo import parse_slo
 from autoscale.profiles import load
 from autoscale.recommend.choice.scenario import Scenario
+from autoscale.recommend.model.coefficients import scaled
 from autoscale.recommend.model.learning import learn
 from autoscale.recommend.model.limits import LIMITS
-from autoscale.recommend.model.one_replica import capacity
+from autoscale.recommend.model.one_replica import capacity, roughly_holding_rps
 from autoscale.recommend.model.replaying import Offered
 from autoscale.sim.engine.replicas import replay
 from benchmarks.target_coverage import SHARES, Server, rows_of, saturated, scrapes_of, server
@@ -112,13 +114,26 @@ def measured(truth: Server, k: int, stage_s: float, slo: str, path: Path) -> run
 
 def truth_rps(truth: Server, slo: str) -> float:
     """The highest rate that the undisturbed server holds."""
+    return capacity(_scenario(truth, slo)).rate_rps
+
+
+def steepness(truth: Server, slo: str) -> float:
+    """By how many per cent that rate moves when every step takes 1 % longer or less."""
+    asked = _scenario(truth, slo)
+    ends = [
+        roughly_holding_rps(replace(asked, engine=scaled(truth.engine, factor))) for factor in (0.98, 1.02)
+    ]
+    return float(np.log(ends[0] / ends[1]) / np.log(1.02 / 0.98))
+
+
+def _scenario(truth: Server, slo: str) -> Scenario:
     plan = LoadPlan(
         rates.constant(1.0, 600.0),
         parse_arrivals("poisson"),
         parse_lengths(truth.prompt),
         parse_lengths(truth.output),
     )
-    return capacity(Scenario(PROFILE, truth.engine, plan, parse_slo(slo))).rate_rps
+    return Scenario(PROFILE, truth.engine, plan, parse_slo(slo))
 
 
 def one(k: int, stage_s: float) -> dict[str, Any]:
@@ -135,6 +150,7 @@ def one(k: int, stage_s: float) -> dict[str, Any]:
         "neighbour": neighbour,
         "slo": slo,
         "truth": truth_rps(truth, slo),
+        "steepness": steepness(truth, slo),
         "value": said.value,
         "low": said.low,
         "high": said.high,
@@ -159,6 +175,7 @@ def summary(path: Path) -> None:
                 holds=("holds", "mean"),
                 median_error=("error", "median"),
                 median_half_width=("half_width", "median"),
+                median_steepness=("steepness", "median"),
             )
             .round(3)
             .to_string(),

@@ -34,6 +34,9 @@ from loadgen.plan.traffic import LoadPlan, parse_arrivals
 LIVES = 3.0  # of a request (median E2E) that a stage must last to say something by itself
 SHORT_ERROR = 1.5  # relative error of a rate from stages as long as one request; it falls as they get longer
 HALF = 0.4  # of a run that was slower than the rest: from there on nobody can tell which is usual
+FLAT = (
+    2.0  # times as wide as the throughput's interval, from which on a rate's is said to lie on a flat curve
+)
 SURE = 0.95  # confidence with which a stage holds or breaks a bound
 
 
@@ -57,6 +60,7 @@ def agreed(
     found = found or Estimate(np.nan, 0.0, _lowest(capacity), "not held even by an idle replica")
     if _only_overloaded(capacity, model):
         found = Estimate(np.nan, 0.0, full.saturated.high, UNMEASURED)
+    notes += _flat(found, full.saturated, binds)
     found, more = _against_stages(found, capacity, observed, model, life_s, slo)
     found, unsure = _either_speed(found, scenario, observed, model)
     more += unsure
@@ -69,6 +73,19 @@ def agreed(
         per_term={},
         notes=(*notes, *more),
     )
+
+
+def _flat(found: Estimate, saturated: Estimate, binds: str) -> list[str]:
+    """That the bound lies where its curve is flat, so that the rate is known much worse than the speed."""
+    if not (found.known and 0 < found.low < found.high < math.inf and saturated.low < saturated.high):
+        return []
+    steeper = math.log(found.high / found.low) / math.log(saturated.high / saturated.low)
+    if steeper < FLAT:
+        return []
+    return [
+        f"{binds} hardly changes with the rate near its bound: what is open about the server's speed counts {steeper:.1f} "
+        "times in the rate; choose a bound further from what a full batch takes, or measure longer"
+    ]
 
 
 def _only_overloaded(capacity: Capacity, model: ReplicaModel) -> bool:
