@@ -8,17 +8,17 @@
     sessions   {"session_id", "timestamp" or "delay", "input_length", "output_length"}    ms; loadgen.plan.conversations
     servegen   client_id,window_start_s,rate_rps,cv,dist,param1,param2                    windows of 600 s per client, drawn
 
-Plain or gzipped; the format is told from the header or the keys, the unit of the times as loadgen.plan.time_units says.
-A file is read in pieces, so memory stays bounded (a trace with prefix blocks keeps the set of block ids seen; sessions
-are held whole, to be put in order). On the way from the file to the plan a request passes, in order (loadgen.plan.reshaping):
+Plain or gzipped; the format is told from the header or the keys, the unit of the times as loadgen.plan.time_units says. Read in
+pieces, so memory stays bounded (but all ids of prefix blocks are kept, and whole sessions, to be put in order). On the way
+from the file to the plan a request passes, in order (loadgen.plan.reshaping):
 
     read -> origin (first stamp = 0) -> spread (stamps in coarse buckets) -> window (from_s, to_s of the trace)
          -> time_scale -> rate_scale -> prefixes -> repeat -> ids
 
-spread: when stamps repeat and no two different ones are closer than 0.1 s, the clock was coarse: requests are spread evenly
-at random over the smallest distance (at most 10 s; `bucket_s` overrides, 0 switches it off). Mooncake's conversation stamps come in steps of 3 s, which would otherwise be bursts nobody sent.
-rate_scale below 1 keeps that share of requests; above 1 adds copies, each moved by up to half of `jitter_s` either way and
-with prefix blocks of its own. Both keep the shape of the rate over times longer than the jitter.
+spread: when stamps repeat and no two different ones are closer than 0.1 s (Mooncake's conversations: 3 s), the clock was coarse:
+requests are spread at random over the smallest distance (at most 10 s; `bucket_s` overrides, 0 switches it off). rate_scale
+below 1 keeps that share of requests; above 1 adds copies, each moved by up to half of `jitter_s` either way and with prefix
+blocks of its own. Both keep the shape of the rate over times longer than the jitter.
 """
 
 from __future__ import annotations
@@ -115,8 +115,7 @@ class Trace:
 
     @staticmethod
     def open(path: Path | str, format: str | None = None, **options: Any) -> Trace:
-        """The trace in `path`, checked from the first to the last row; options are the fields from time_scale to
-        turn_tokens.
+        """The trace in `path`, checked from first to last row; options are the fields from time_scale to turn_tokens.
 
         Raises BadInput naming the line and column of a malformed row, when the window holds no request, or when the
         rate can only come from a wrong unit.

@@ -105,7 +105,7 @@ def stage_s(step, decoding=0, prefill=0, context=0, kv_tokens=0):
     """One stage of a step: `decoding` sequences and one prompt of which `prefill` tokens come after `context`."""
     pairs = sum(context + k + 1 for k in range(prefill))
     sequences = decoding + (prefill > 0)
-    return shape.stage_s.py_func(step, sequences, decoding + prefill, prefill, pairs, kv_tokens)
+    return shape.stage_s(step, sequences, decoding + prefill, prefill, pairs, kv_tokens)
 
 
 def test_below_the_ridge_a_step_reads_its_weights_and_above_it_computes():

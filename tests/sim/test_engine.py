@@ -150,7 +150,8 @@ def test_requests_blocks_and_seats_are_conserved_through_openings_closings_and_a
     assert (table["end_s"] >= table["due_s"]).all()
     for early, late in (("due_s", "sent_s"), ("sent_s", "first_token_s"), ("first_token_s", "last_token_s")):
         assert (ok[early] <= ok[late]).all()
-    if params.data_parallel == 1 and math.isinf(params.request_timeout_s):
+    # With several stages one that is preempted in flight is passed over until its batch is back.
+    if params.data_parallel == params.pipeline_stages == 1 and math.isinf(params.request_timeout_s):
         for slot in range(slots):  # first come, first served: preempted ones return to the head
             served = np.sort(ok[ok["slot"] == slot], order=["sent_s", "request_id"])
             assert (np.diff(served["first_token_s"]) >= 0).all()
