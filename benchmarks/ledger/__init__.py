@@ -1,0 +1,73 @@
+"""Predictions for real servers beside what happened, all of them: `python -m benchmarks.ledger` prints the table.
+
+`ledger.jsonl` grows by a line whenever a benchmark on a real server ends (`benchmarks.one_gpu`); no line is ever changed
+or left out. An entry: at, commit, machine, load_average (of the last minute, others' work included), vllm, server,
+learnt_from and predicted_for (lengths), client_late_p95_s, saturated_rps, recommend, and `figures`: rate_rps, figure,
+predicted, low, high (95 %; null where none is given), measured.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+LEDGER = Path(__file__).with_name("ledger.jsonl")
+
+
+def read(file: Path = LEDGER) -> list[dict[str, Any]]:
+    """All entries, oldest first."""
+    return (
+        [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+    )
+
+
+def append(file: Path, entry: Mapping[str, Any]) -> None:
+    """Add one line."""
+    with file.open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(entry, default=float) + "\n")
+
+
+def error(figure: Mapping[str, Any]) -> float:
+    """(predicted - measured) / measured; NaN where either is nothing."""
+    predicted, measured = figure["predicted"], figure["measured"]
+    if not predicted or not measured or not math.isfinite(predicted):
+        return math.nan
+    return float(predicted / measured - 1)
+
+
+def as_text(entries: Iterable[Mapping[str, Any]]) -> str:
+    """A Markdown table: a row per entry with its errors at the predicted rates, and whether the intervals held."""
+    names = ("ttft_p50_s", "ttft_p95_s", "tpot_p50_s", "tpot_p95_s", "running")
+    lines = [
+        "| when | machine | learnt from -> predicted | "
+        + " | ".join(names)
+        + " | intervals held | client late p95 |",
+        "|" + "---|" * (len(names) + 5),
+    ]
+    for entry in entries:
+        cells = []
+        for name in names:
+            errors = [error(f) for f in entry["figures"] if f["figure"] == name]
+            cells.append(", ".join("-" if math.isnan(e) else f"{100 * e:+.0f} %" for e in errors))
+        judged = [f for f in entry["figures"] if f["low"] is not None and f["high"] is not None]
+        held = sum(f["low"] <= f["measured"] <= f["high"] for f in judged)
+        lines.append(
+            f"| {entry['at'][:16]} | {entry['machine']}, load {entry['load_average']:.1f} | {entry['learnt_from']} ->"
+            f" {entry['predicted_for']} | " + " | ".join(cells) + f" | {held} of {len(judged)} |"
+            f" {1000 * entry['client_late_p95_s']:.0f} ms |"
+        )
+    return "\n".join(lines)
+
+
+def summary(entries: Iterable[Mapping[str, Any]]) -> str:
+    """The median absolute error per figure over everything in the ledger."""
+    errors: dict[str, list[float]] = {}
+    for entry in entries:
+        for figure in entry["figures"]:
+            if not math.isnan(error(figure)):
+                errors.setdefault(figure["figure"], []).append(abs(error(figure)))
+    return ", ".join(f"{name} {100 * median(found):.0f} % (n={len(found)})" for name, found in errors.items())

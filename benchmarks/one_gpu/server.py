@@ -1,0 +1,134 @@
+"""vLLM and a Prometheus beside it, started and stopped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from socket import socket
+
+import requests
+
+from analysis.errors import SourceUnavailable
+from autoscale.check_command import running
+
+MODEL_SCRIPT = Path(__file__).with_name("model.py")
+START_S = 600.0  # compiling a model's graphs takes minutes
+SCRAPES = """
+global: {{scrape_interval: 1s, scrape_timeout: 1s}}
+scrape_configs:
+  - job_name: vllm
+    static_configs: [{{targets: ['{target}'], labels: {{pod: 'one'}}}}]
+"""
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a server of this machine is: the model's size, vLLM's options, the profile it extends, lengths of both mixes."""
+
+    size: str
+    options: tuple[str, ...]
+    base: str
+    lengths: tuple[
+        tuple[str, str], tuple[str, str]
+    ]  # (prompt, answer) of the measured mix and of the predicted one
+    slo: str
+    users: int  # of the closed loop that finds where the server is full
+    engine: dict[str, object]  # what the server does not tell
+
+
+CPU = Device(
+    "tiny",
+    (
+        *("--max-model-len", "2048", "--block-size", "32", "--num-gpu-blocks-override", "81"),
+        *("--max-num-seqs", "16", "--max-num-batched-tokens", "512", "--enforce-eager"),
+        *("--gpu-memory-utilization", "0.2"),  # of the memory: others use the machine too
+    ),
+    "llama-3.1-8b-1xl4",
+    (("uniform:48,96", "uniform:96,160"), ("uniform:96,160", "uniform:48,80")),
+    "ttft_p95=1s,tpot_p95=100ms",
+    16,
+    {"async_scheduling": False},
+)
+GPU = Device(
+    "8b",
+    ("--max-model-len", "8192"),
+    "llama-3.1-8b-1xh100",
+    (("uniform:256,768", "uniform:64,192"), ("uniform:1000,3000", "uniform:25,75")),
+    "ttft_p95=2s,tpot_p95=100ms",
+    256,
+    {},
+)
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on."""
+    with socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def vllm(python: Path, device: Device, out: Path) -> Iterator[str]:
+    """A vLLM with the device's model on the loopback interface; yields its URL. Its log is vllm.log in `out`."""
+    model = out / "model"
+    subprocess.run([python, MODEL_SCRIPT, model, device.size], check=True)
+    port = free_port()
+    command = [
+        str(python),
+        "-m",
+        "vllm.entrypoints.cli.main",
+        "serve",
+        str(model),
+        "--served-model-name",
+        "random",
+    ]
+    command += [
+        "--load-format",
+        "dummy",
+        "--no-enable-prefix-caching",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    os.environ.update(HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1", VLLM_HOST_IP="127.0.0.1")
+    with (out / "vllm.log").open("wb") as log, running([*command, *device.options], log) as server:
+        _until(f"http://127.0.0.1:{port}/health", server, START_S, "vllm.log")
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def prometheus(url: str, out: Path) -> Iterator[str]:
+    """A Prometheus that scrapes the server every second; yields its URL. Raises SourceUnavailable where none is installed."""
+    program = shutil.which("prometheus")
+    if program is None:
+        raise SourceUnavailable(
+            "prometheus is not installed", next_step="make prometheus, or apt install prometheus"
+        )
+    home, port = out / "prometheus", free_port()
+    home.mkdir()
+    (home / "prometheus.yml").write_text(SCRAPES.format(target=url.removeprefix("http://")), encoding="utf-8")
+    command = [program, f"--config.file={home / 'prometheus.yml'}", f"--storage.tsdb.path={home / 'data'}"]
+    command += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"]
+    with running(command, subprocess.DEVNULL) as server:
+        _until(f"http://127.0.0.1:{port}/-/ready", server, 60.0, "Prometheus' own log")
+        yield f"http://127.0.0.1:{port}"
+
+
+def _until(url: str, process: subprocess.Popen[bytes], limit_s: float, log: str) -> None:
+    deadline = time.monotonic() + limit_s
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            if requests.get(url, timeout=2).ok:
+                return
+        except requests.RequestException:
+            pass
+        time.sleep(0.5)
+    ended = "did not answer in time" if process.poll() is None else f"ended with code {process.returncode}"
+    raise SourceUnavailable(f"what should answer at {url} {ended}", next_step=f"see {log}")
