@@ -47,7 +47,9 @@ class Confirming:
     failed: list[Judged[Candidate]] = field(default_factory=list, init=False)
     steady: dict[Candidate, float] = field(default_factory=dict, init=False)
     _hard: list[int] = field(default_factory=list, init=False)  # own seeds that broke what failed
-    _latest: list[Judged[Candidate]] = field(default_factory=list, init=False)  # that failed
+    _latest: dict[Candidate, int] = field(
+        default_factory=dict, init=False
+    )  # that failed: steps to what is tried next
     _looked: dict[Candidate, Judged[Candidate]] = field(
         default_factory=dict, init=False
     )  # over the first seeds
@@ -67,7 +69,7 @@ class Confirming:
             first = self._steadiest()
             if first is not None and (sure := self.sure(first.setting)) is not None:
                 return sure
-            afters = [self.space.tighter(j.setting, self._steps(j)) for j in self._latest]
+            afters = [self.space.tighter(setting, steps) for setting, steps in self._latest.items()]
             self._judge([after for after in afters if after is not None], math.inf)
             self._latest.clear()
         return None
@@ -78,17 +80,10 @@ class Confirming:
         own = shown_over(trials.judge, [setting], trials.own, trials.each)[0]
         if own.holds and self._as_fitted(setting):
             return own
-        self._failed(own)
+        self._failed(own, own.steps_short)
         broke = [seed for seed, made in zip(trials.own, own.trials, strict=False) if not made.holds]
         self._hard += [seed for seed in broke if seed not in self._hard]
         return None
-
-    def _steps(self, failed: Judged[Candidate]) -> int:
-        """Steps to the next target after one that failed."""
-        before = sum(
-            replace(j.setting, targets=failed.setting.targets) == failed.setting for j in self.failed
-        )
-        return failed.steps_short + before // 2
 
     def _screen(self, judged: Sequence[Judged[Candidate]]) -> None:
         """Those that break so many of the own seeds that broke others that they cannot hold over all have failed."""
@@ -97,12 +92,15 @@ class Confirming:
             return
         for one in confirm(trials.judge, [j.setting for j in judged], hard, trials.each, math.inf):
             if not one.may_hold(len(trials.own)):
-                self._failed(one)
+                self._failed(one, 1)  # hard seeds tell nothing of how far it is on average
 
-    def _failed(self, judged: Judged[Candidate]) -> None:
-        self.waiting.pop(judged.setting, None)
+    def _failed(self, judged: Judged[Candidate], steps: int) -> None:
+        """It waits no longer; what is so many steps tighter is tried next, more where much of its line has failed."""
+        setting = judged.setting
+        before = sum(replace(j.setting, targets=setting.targets) == setting for j in self.failed)
+        self.waiting.pop(setting, None)
         self.failed.append(judged)
-        self._latest.append(judged)
+        self._latest[setting] = steps + max(0, before - 1) // 2
 
     def _as_fitted(self, setting: Candidate) -> bool:
         trials = self.trials
@@ -154,7 +152,7 @@ class Confirming:
             self.steady[setting] = sum(made.holds for made in near) / len(near)
             itself = Judged(setting, tuple(near[: len(trials.near)]))  # the first of `around`
             if itself.failing:
-                self._failed(itself)
+                self._failed(itself, itself.steps_short)
 
     def _neighbours(self, setting: Candidate) -> list[tuple[Judge, Candidate]]:
         """The setting under other circumstances, and riskier settings beside it."""
