@@ -36,7 +36,7 @@ from loadgen.plan import rates
 from loadgen.plan.traces import Trace
 
 FRESH = 100_001  # first of the seeds that no recommendation has seen
-SHARED = Path(os.environ.get("AUTOSCALE_SHARED", Path(__file__).parents[2] / "shared")) / "traces"
+SHARED = Path(os.environ.get("AUTOSCALE_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "traces"
 DAY_H = 24.0
 
 

@@ -197,7 +197,7 @@ def _report(title: str, table: pd.DataFrame) -> None:
 
 
 def main() -> None:
-    shared = Path(os.environ.get("AUTOSCALE_SHARED", Path(__file__).parents[2] / "shared"))
+    shared = Path(os.environ.get("AUTOSCALE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
     table = published.vllm_rows(shared)
     served = [published.described(r.model_path, r.system, r.tp_size) for r in table.itertuples()]
     fit = fitted(table, served)

@@ -233,7 +233,7 @@ def errors(shared: Path) -> pd.DataFrame:
 
 
 def main() -> None:
-    shared = Path(os.environ.get("AUTOSCALE_SHARED", Path(__file__).parents[2] / "shared"))
+    shared = Path(os.environ.get("AUTOSCALE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
     table = errors(shared)
     size = (
         table[["prior", "calibrated"]]

@@ -34,7 +34,7 @@ from loadgen.run.vitals import ClientSample
 from loadgen.wire.target import HttpTarget
 
 NUMBERS = dict.fromkeys(ClientSample._fields, 1)
-ROW = RequestRow(7, 0, "w1", 0.5, 0.6, 0.7, 0.8, None, 3, 3, "ok", 200, None, 16, 3, 0)
+ROW = RequestRow(7, 0, "w1", 0.5, 0.6, 0.7, 0.8, None, 3, 3, "ok", 200, None, 16, 3, 0, 1.5)
 BEGIN = Begin(
     LoadOptions(rate=3.0, slo="ttft_p95=2s", most_tokens=64),
     HttpTarget.from_url("https://host/base?version=2", Access()),

@@ -12,7 +12,7 @@ from loadgen.run.stopping import Watch, parse_rules
 def rows(n, status="ok", ttft_s=0.05):
     first_s = 1.0 + ttft_s
     return [
-        RequestRow(i, 0, "w", 1.0, 1.0, first_s, 2.0, 10, 11, 11, status, 200, None, 10, 11, 0)
+        RequestRow(i, 0, "w", 1.0, 1.0, first_s, 2.0, 10, 11, 11, status, 200, None, 10, 11, 0, math.nan)
         for i in range(n)
     ]
 
