@@ -72,7 +72,7 @@ def per_rate(run: Path) -> pd.DataFrame:
     opened = open_run(run)
     rows: dict[float, list[int]] = {}
     for stage in opened.run.header["stages"]:
-        rows.setdefault(float(stage["rate"]), []).append(int(stage["stage"]))
+        rows.setdefault(round(float(stage["rate"]), 3), []).append(int(stage["stage"]))
     return pd.DataFrame(
         [{"rate_rps": rate, **_figures(opened, stages)} for rate, stages in sorted(rows.items())]
     )

@@ -1,0 +1,28 @@
+"""The ledger of predictions on real servers: every line can be read, and none is left out of the table."""
+
+import math
+
+import pytest
+
+from benchmarks.ledger import LEDGER, as_text, error, read
+
+
+def test_every_entry_is_a_row_of_the_table():
+    entries = read()
+    assert len(entries) == len(LEDGER.read_text(encoding="utf-8").splitlines()) >= 1
+    rows = as_text(entries).splitlines()[2:]
+    assert [row.split("|")[1].strip() for row in rows] == [entry["at"][:16] for entry in entries]
+    assert [entry["at"] for entry in entries] == sorted(entry["at"] for entry in entries)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "measured", "expected"),
+    [
+        pytest.param(1.2, 1.0, 0.2, id="a fifth too high"),
+        pytest.param(0.5, 1.0, -0.5, id="half of it"),
+        pytest.param(math.inf, 1.0, math.nan, id="a queue that grows has no error"),
+        pytest.param(0.0, 0.0, math.nan, id="nothing was to be told"),
+    ],
+)
+def test_an_error_is_relative_to_what_was_measured(predicted, measured, expected):
+    assert error({"predicted": predicted, "measured": measured}) == pytest.approx(expected, nan_ok=True)
