@@ -19,7 +19,7 @@ import yaml
 
 import autoscale
 from analysis import run
-from analysis.errors import AutoscaleError
+from analysis.errors import AutoscaleError, BadInput
 from analysis.numbers import known
 from autoscale.demo import directory
 from autoscale.recommend.model.predict import Prediction
@@ -47,7 +47,9 @@ class Plan:
 
     @classmethod
     def of(cls, minutes: float) -> Plan:
-        """The plan that takes about so many minutes of load."""
+        """The plan that takes about so many minutes of load. Raises BadInput when that is no time."""
+        if not 0 < minutes <= 600:
+            raise BadInput("--minutes", value=minutes, expected="above 0, at most 600")
         piece = 60.0 * minutes / (1 + 2 * len(MEASURED) + 2 * len(PREDICTED))
         stage_s = max(2, round(2 * piece / PIECE_S)) * PIECE_S
         return cls(max(piece, 20.0), stage_s, stage_s)
@@ -56,9 +58,8 @@ class Plan:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, predict, load, compare, and add a line to the ledger; 0 when it could be done, however good it was."""
     options = _options(argv)
-    device = CPU if options.cpu else GPU
+    device, plan = CPU if options.cpu else GPU, Plan.of(options.minutes)
     out = directory(options.out)
-    plan = Plan.of(options.minutes)
     with vllm(options.python, device, out) as url, prometheus(url, out) as collector:
         version = str(requests.get(f"{url}/version", timeout=10).json()["version"])
         measured = _measured(out, url, collector, device, plan)
@@ -232,4 +233,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except AutoscaleError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, BadInput) else 3)

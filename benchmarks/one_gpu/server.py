@@ -14,7 +14,7 @@ from socket import socket
 
 import requests
 
-from analysis.errors import SourceUnavailable
+from analysis.errors import BadInput, SourceUnavailable
 from autoscale.check_command import running
 
 MODEL_SCRIPT = Path(__file__).with_name("model.py")
@@ -77,7 +77,15 @@ def free_port() -> int:
 def vllm(python: Path, device: Device, out: Path) -> Iterator[str]:
     """A vLLM with the device's model on the loopback interface; yields its URL. Its log is vllm.log in `out`."""
     model = out / "model"
-    subprocess.run([python, MODEL_SCRIPT, model, device.size], check=True)
+    try:
+        subprocess.run([python, MODEL_SCRIPT, model, device.size], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        raise BadInput(
+            "this Python makes no model",
+            value=str(python),
+            expected="one that has vLLM",
+            next_step="name it with --python",
+        ) from None
     port = free_port()
     command = [
         str(python),
