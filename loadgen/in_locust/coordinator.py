@@ -46,7 +46,7 @@ from loadgen.wire import clock
 
 log = logging.getLogger("loadgen")
 BEGIN_AFTER_S = 0.6  # from the word that all are ready to the start
-SILENT_S = 5  # a worker without heartbeat for longer is lost; a starved one may need Locust's 3 to start
+SILENT_S = 15  # a worker without heartbeat for longer is lost; a machine that starts many processes can starve one for 5
 UNREAD_S = 1.0  # after the end of a worker its last messages may still have to be read
 ENDLESS_S = 30 * 86_400.0  # a plan this long ends when it is stopped
 FAIL_AFTER_S = 0.5  # Locust is still starting when a run fails to begin
@@ -140,10 +140,14 @@ class Coordinator:
         self._tell_all(runner, Start(start_unix_s))
         if isinstance(runner, MasterRunner):
             gevent.spawn(self._watch_workers, runner, owner)
-        duration_s = owner.plan.duration_s
-        if self.options.open_loop and self.options.find_capacity is None and duration_s < ENDLESS_S:
+        duration_s = self._planned_s(owner)
+        if self.options.find_capacity is None and duration_s < ENDLESS_S:
             log.info("Offering load for %g s", duration_s)
             gevent.spawn_later(start_unix_s + duration_s - clock.unix_now_s(), self._plan_is_over, owner)
+
+    def _planned_s(self, owner: Owner) -> float:
+        """How long the load is meant to last, in s; inf for a closed loop without a run time."""
+        return owner.plan.duration_s if self.options.open_loop else float(self.options.run_time or math.inf)
 
     def _tell_all(self, runner: Any, message: Start | End) -> None:
         if isinstance(runner, MasterRunner):
@@ -299,7 +303,7 @@ class Coordinator:
     def _settle(self, owner: Owner, interrupted: bool) -> None:
         chosen = self.options
         elapsed_s = clock.unix_now_s() - owner.started_at
-        planned_s = owner.plan.duration_s if chosen.open_loop else float(chosen.run_time or math.inf)
+        planned_s = self._planned_s(owner)
         broken = interrupted or self._failed or owner.writer.trouble is not None
         natural = elapsed_s >= planned_s - ALMOST_S and chosen.find_capacity is None and not broken
         if natural:
@@ -326,6 +330,10 @@ class Coordinator:
         reason = owner.writer.trouble
         if owner.lost:
             reason = reason or f"lost {', '.join(sorted(owner.lost))} of {len(self._workers.names)} workers"
+        if not finished.has("requests"):
+            reason = (
+                reason or "no request was sent before it ended; a longer run time (-t) leaves time for some"
+            )
         unsent = finished.header["client"]["unsent"]
         if unsent and not reason and unsent > MOST_DROPPED * len(finished.requests):
             share = unsent / len(finished.requests)

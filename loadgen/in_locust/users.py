@@ -32,7 +32,6 @@ from loadgen.run.messages import (
     TO_OWNER,
 )
 from loadgen.run.option_table import add_arguments, in_form
-from loadgen.run.options import LoadOptions
 from loadgen.run.records import preload
 
 log = logging.getLogger("loadgen")
@@ -101,8 +100,8 @@ def _init(environment: Any, runner: Any, **_: Any) -> None:
         sys.stderr.write(f"locust: cannot write temporary files: {error}\n")
         sys.exit(BadInput.exit_code)
     parsed = environment.parsed_options
-    if parsed.headless and LoadOptions.of(parsed).open_loop:
-        # Locust would count from its own start; the plan ends itself
+    if parsed.headless:
+        # Locust would count from its own start, which comes before the load's; the run ends itself
         parsed.offered_time, parsed.run_time = parsed.run_time, None
     if isinstance(runner, LocalRunner):
         environment.llm_worker = Worker(environment, endpoint, coordinator.hear)

@@ -29,7 +29,7 @@ def summary_table(recorded: run.Run) -> str:
     header = recorded.header
     lines = ["", f"Run {recorded.path}"]
     if not recorded.has("requests"):
-        return "\n".join([*lines, "No request was planned: nothing to report.", ""])
+        return "\n".join([*lines, "No request was sent: nothing to report.", ""])
     requests = recorded.requests
     verdicts = {v["stage"]: v for v in header["client"]["stages"]}
     lines.append(

@@ -113,45 +113,76 @@ def exists(group: int) -> bool:
 
 LOAD_FILE = "arrivals: constant\noutput_tokens: fixed:10\nload:\n  - stages: 50:0.2\n"  # unquoted: no number to the base of 60
 
+# In the order of the tests.
 RUNS = {
-    "search": ("completions", "--find-capacity 20s --slo ttft_p90=150ms --rate 40 --output-tokens fixed:8"),
+    "web": ("completions", ""),
+    "killed worker": ("completions", "--rate 40 -t 90s --processes 4 --output-tokens fixed:8"),
     "three machines": (
         "completions",
         "--stages 20:1.5,60:1.5 --output-tokens fixed:8 --slo ttft_p95=2s,itl_p99=1s --stop-when errors=50%,slo,saturated --csv stats",
     ),
-    "closed loop": ("chat", "-u 4 -r 4 -t 3s --output-tokens uniform:2,6"),
-    "one seat": ("completions", "--load load.yaml --max-in-flight 1"),
     "interrupted search": (
         "completions",
         "--find-capacity 10m --slo ttft_p90=150ms --rate 40 --output-tokens fixed:8",
     ),
     "search by workers": ("completions", "--find-capacity 10m --slo ttft_p90=150ms --processes 1"),
-    "killed worker": ("completions", "--rate 40 -t 90s --processes 4 --output-tokens fixed:8"),
+    "closed loop": ("chat", "-u 4 -r 4 -t 3s --output-tokens uniform:2,6"),
+    "one seat": ("completions", "--load load.yaml --max-in-flight 1"),
+    "search": ("completions", "--find-capacity 20s --slo ttft_p90=150ms --rate 40 --output-tokens fixed:8"),
 }
+
+
+class Runs:
+    """The runs by name, each with its directory; `truth` is the truth server's log.
+
+    A run begins when it is asked for, and the next of RUNS with it: most of a run is waiting, but the starts of all of them
+    at once take a small machine's cores for seconds, and seconds are what is tested.
+    """
+
+    def __init__(self, tmp_path_factory: pytest.TempPathFactory, url: str, few: str, truth: Path) -> None:
+        self.folders, self.url, self.few, self.truth = tmp_path_factory, url, few, truth
+        self.running: dict[str, tuple[Any, ...]] = {}
+
+    def __getitem__(self, name: str) -> tuple[Any, ...]:
+        names = list(RUNS)
+        for this in names[names.index(name) :][:2]:
+            if this not in self.running:
+                self._start(this)
+        return self.running[name]
+
+    def _start(self, name: str) -> None:
+        entry, options = RUNS[name]
+        folder = self.folders.mktemp(name.replace(" ", "-"))
+        (folder / "load.yaml").write_text(LOAD_FILE)
+        if name == "web":
+            port = free_port()
+            web = [
+                "--host",
+                self.url,
+                "--run-dir",
+                folder / "run",
+                "--web-host",
+                "127.0.0.1",
+                "--web-port",
+                port,
+            ]
+            self.running[name] = locust(folder, entry, *web), folder, f"http://127.0.0.1:{port}"
+        elif name == "three machines":
+            machines = on_three_machines(self.url, folder, *options.split())
+            self.running |= {machine: (process, folder) for machine, process in machines.items()}
+        else:
+            target = self.few if name == "search" else self.url
+            self.running[name] = start(target, folder, *options.split(), entry=entry), folder
 
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory):
-    """All runs, started together: each is mostly waiting. The tests are in the order in which they end."""
-    runs = {}
+    """Runs against a truth server, and one against a truth server with few seats."""
     logs = tmp_path_factory.mktemp("truth")
     with truth_server(logs / "log.jsonl") as url, truth_server(logs / "seats.jsonl", "--seats", "4") as few:
-        for name, (entry, options) in RUNS.items():
-            folder = tmp_path_factory.mktemp(name.replace(" ", "-"))
-            (folder / "load.yaml").write_text(LOAD_FILE)
-            if name == "three machines":
-                machines = on_three_machines(url, folder, *options.split())
-            else:
-                target = few if name == "search" else url
-                machines = {name: start(target, folder, *options.split(), entry=entry)}
-            runs |= {machine: (process, folder) for machine, process in machines.items()}
-        folder, port = tmp_path_factory.mktemp("web"), free_port()
-        options = ["--host", url, "--run-dir", folder / "run", "--web-host", "127.0.0.1", "--web-port", port]
-        runs["web"] = locust(folder, "completions", *options), folder, f"http://127.0.0.1:{port}"
-        runs["truth"] = logs / "log.jsonl"
+        runs = Runs(tmp_path_factory, url, few, logs / "log.jsonl")
         yield runs
-        del runs["truth"]
-        for process, *_ in runs.values():
+        for process, *_ in runs.running.values():
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
@@ -277,7 +308,7 @@ def test_master_and_workers_on_several_machines_deliver_the_plan_into_one_direct
     # The skew of the second machine is measured; the server's clock shows that both workers' times are the same clock's.
     offsets = sorted(worker["clock_offset_s"] for worker in recorded.header["workers"])
     assert offsets == pytest.approx([-3.0, 0.0], abs=0.05)
-    truth = [json.loads(line) for line in started["truth"].read_text().splitlines()]
+    truth = [json.loads(line) for line in started.truth.read_text().splitlines()]
     received = {t["id"]: t["received_s"] for t in truth}
     tag = recorded.header["request_tag"]
     ahead = requests["request_id"].map(lambda i: received[f"{tag}-{i}"]) - requests["sent_s"]
