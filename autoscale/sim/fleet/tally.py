@@ -65,27 +65,29 @@ class Tally:
 
     def add(self, finished: NDArray[Any]) -> NDArray[Any]:
         """Count a batch of finished requests (engine.FINISHED) and hand it back."""
-        self._count(finished[finished["slot"] != REFUSED])
-        self.rejected += int((finished["slot"] == REFUSED).sum())
+        refused = finished["slot"] == REFUSED
+        rejected = int(refused.sum())
+        self.rejected += rejected
+        self._count(finished[~refused] if rejected else finished)
         return finished
 
     def _count(self, finished: NDArray[Any]) -> None:
         if len(finished) == 0:
             return
         ok = finished["status"] == STATUSES.index("ok")
-        ttft = finished["first_token_s"] - finished["due_s"]
-        e2e = finished["last_token_s"] - finished["due_s"]
-        more = finished["output_tokens"] - 1
+        due_s, first_s, last_s, tokens = (
+            np.ascontiguousarray(finished[name]) for name in ("due_s", "first_token_s", "last_token_s", "output_tokens")
+        )
+        ttft, e2e, more = first_s - due_s, last_s - due_s, tokens - 1
         with np.errstate(divide="ignore", invalid="ignore"):
-            decode = finished["last_token_s"] - finished["first_token_s"]
-            tpot = np.where(more > 0, decode / more, np.nan)
+            tpot = np.where(more > 0, (last_s - first_s) / more, np.nan)
         values = {"ttft": ttft, "tpot": tpot, "e2e": e2e}
         self.requests += len(finished)
         self.ok += int(ok.sum())
         good = meets(self.slo, ok, ttft, tpot, e2e)
         self.good += int(good.sum())
-        self.output_tokens += int(finished["output_tokens"].sum())
-        minute = (finished["due_s"] / MINUTE_S).astype(np.int64)
+        self.output_tokens += int(tokens.sum())
+        minute = (due_s / MINUTE_S).astype(np.int64)
         low = int(minute.min())
         width = int(minute.max()) - low + 1
         here, minute = slice(low, low + width), minute - low
