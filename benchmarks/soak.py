@@ -64,7 +64,7 @@ def started(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
             process.terminate()
 
 
-def until_up(url: str, within_s: float = 120.0) -> None:
+def until_up(url: str, within_s: float = 600.0) -> None:
     end_s = time.monotonic() + within_s
     while True:
         try:

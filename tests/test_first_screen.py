@@ -1,6 +1,8 @@
 """What a newcomer meets first: a version, a demo that always finds a place, addresses that cannot be had."""
 
 import asyncio
+import ctypes
+import os
 import re
 import signal
 from importlib.metadata import version
@@ -13,6 +15,8 @@ from analysis.errors import BadInput
 from autoscale.cli import app, main
 from autoscale.demo import directory
 from autoscale.profiles import load
+from autoscale.recommend.choice.scenario import Scenario
+from autoscale.show import progress
 from autoscale.sim.http.server import FleetServer
 
 
@@ -107,3 +111,21 @@ def test_a_name_that_no_file_can_have_is_a_sentence(monkeypatch, capsys, tmp_pat
     error = capsys.readouterr().err
     assert re.search(said, error), error
     assert len(error.splitlines()) == 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_a_callback_of_the_compiler_swallows_ends_the_command_as_one(monkeypatch, capsys):
+    """The compiler of the simulator calls Python through ctypes, where an exception goes no further; it then breaks."""
+
+    def compile_interrupted(*_):
+        ctypes.CFUNCTYPE(None)(lambda: os.kill(os.getpid(), signal.SIGINT))()
+        raise RuntimeError("no compiled object yet")
+
+    monkeypatch.setattr(Scenario, "outcome", compile_interrupted)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        progress.compiled_engine()
+    assert signal.getsignal(signal.SIGTERM) is before
+    monkeypatch.setattr(Scenario, "outcome", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        progress.compiled_engine()

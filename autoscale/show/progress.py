@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Timer
+from types import FrameType
 from typing import Any
 
 Report = Callable[[float, str], None]
@@ -88,10 +91,42 @@ def compiled_engine() -> None:
     notice.daemon = True
     notice.start()
     try:
-        scenario = scenario_of(load("llama-3.1-8b-1xl4"), peak_rps=1.0)
-        plan = LoadPlan.from_options(
-            rate=0.2, duration_s=60.0, prompt_tokens="fixed:8", output_tokens="fixed:2"
-        )
-        replace(scenario, plan=plan).outcome(Candidate((("waiting", 5.0),), Behavior(), 1, 2), 0)
+        with _interrupts_heard():
+            scenario = scenario_of(load("llama-3.1-8b-1xl4"), peak_rps=1.0)
+            plan = LoadPlan.from_options(
+                rate=0.2, duration_s=60.0, prompt_tokens="fixed:8", output_tokens="fixed:2"
+            )
+            replace(scenario, plan=plan).outcome(Candidate((("waiting", 5.0),), Behavior(), 1, 2), 0)
     finally:
         notice.cancel()
+
+
+@contextmanager
+def _interrupts_heard() -> Iterator[None]:
+    """A signal that a callback of the compiler swallows, and what breaks for it, is the interrupt that it was."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
+        handler = handlers[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+
+    try:
+        for number, handler in handlers.items():
+            if callable(handler):
+                signal.signal(number, hear)
+        yield
+    except Exception:
+        if not heard:
+            raise
+    finally:
+        for number, handler in handlers.items():
+            if callable(handler):
+                signal.signal(number, handler)
+    if heard:
+        raise KeyboardInterrupt

@@ -124,9 +124,14 @@ FAILURES = [
 def test_each_way_to_fail_has_its_class(script, status, tokens):
     with server(*script) as (url, _):
         client = Client(HttpTarget.from_url(url), Limits(idle_timeout_s=0.2))
-        answer = ask(client).answer()
+        exchange = ask(client)
         client.close()
+    answer = exchange.answer()
     assert answer.status == status
+    if status == "timeout":  # 0.2 s after the last byte, and not when the server noticed
+        assert 0.2 <= exchange.given_up_s - exchange.stamps_s[-1] <= now_s() - exchange.stamps_s[-1]
+    else:
+        assert math.isnan(exchange.given_up_s)
     if tokens is not None:
         assert len(answer.token_times_s) == tokens
 
@@ -150,6 +155,7 @@ def test_closing_cancels_what_is_in_flight():
         gevent.sleep(0.1)
         client.close()
     assert [e.answer().status for e in ended] == ["cancelled"]
+    assert ended[0].sent_s + 0.1 <= ended[0].given_up_s <= now_s()
     assert not client.in_flight
 
 

@@ -76,7 +76,8 @@ class Tally:
             return
         ok = finished["status"] == STATUSES.index("ok")
         due_s, first_s, last_s, tokens = (
-            np.ascontiguousarray(finished[name]) for name in ("due_s", "first_token_s", "last_token_s", "output_tokens")
+            np.ascontiguousarray(finished[name])
+            for name in ("due_s", "first_token_s", "last_token_s", "output_tokens")
         )
         ttft, e2e, more = first_s - due_s, last_s - due_s, tokens - 1
         with np.errstate(divide="ignore", invalid="ignore"):
