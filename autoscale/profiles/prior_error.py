@@ -18,6 +18,11 @@ class Error:
     p90: float
     figures: int
 
+    @property
+    def half_width_95(self) -> float:
+        """Half width of the 95 % interval, were the errors normal: 1.960 / 1.645 of the 90th percentile."""
+        return self.p90 * 1.960 / 1.645
+
 
 @dataclass(frozen=True)
 class PriorError:

@@ -11,9 +11,6 @@ from autoscale.recommend.choice.reasons import hours
 from autoscale.recommend.model.replica_model import ReplicaModel
 from autoscale.recommendation import Reason, WorthOfARun
 
-# Half width of the 95 % interval of a data sheet's step time: its p90 error over published rows of today's vLLM is 10 %
-# (docs/method.md, section 2), 1.960 / 1.645 of that is 95 %
-PRIOR_ERROR = 0.119
 SWEEP_MIN = 10.0  # that fixes one replica's speed to a few per cent (docs/method.md, section 5)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from analysis.run import Run
+from autoscale.profiles.prior_error import prior_error
 from autoscale.recommend import cost
 from autoscale.recommend.answer import Decision
 from autoscale.recommend.choice.decide import choose_setting
@@ -25,7 +26,7 @@ from autoscale.recommend.effort import CHOOSING
 from autoscale.recommend.model.learning import learn, run_lengths, runs_of, slo_of, system_of
 from autoscale.recommend.model.one_replica import shape
 from autoscale.recommend.model.replica_model import ReplicaModel
-from autoscale.recommend.open_points import PRIOR_ERROR, more_data, of_runs, worth_of_a_run
+from autoscale.recommend.open_points import more_data, of_runs, worth_of_a_run
 from autoscale.recommend.progress import Progress, Tell, part, silent, unheard
 from autoscale.recommendation import Provenance, Recommendation
 from autoscale.recommendation import read_recommendation as read_recommendation
@@ -111,7 +112,8 @@ def _spread(model: ReplicaModel, scenario: Scenario) -> tuple[float, float]:
     """The 95 % interval of one replica's capacity relative to the model's: what runs leave open, or the prior's error."""
     if model.fitted:
         return model.spread_at(*(lengths.mean() for lengths in shape(scenario.plan)))
-    return 1 - PRIOR_ERROR, 1 + PRIOR_ERROR
+    half = prior_error(scenario.profile).step.half_width_95
+    return 1 - half, 1 + half
 
 
 def _decision(
