@@ -22,6 +22,7 @@ from analysis.numbers import known
 from analysis.run import SIGNALS
 from autoscale.hpa import HpaDecision, HpaSpec, Memory, PodMetric, decide
 from autoscale.profiles.profile import Profile
+from autoscale.sim.engine.gateway import InferenceGateway
 from autoscale.sim.fleet.metric_path import (
     Sample,
     SamplePath,
@@ -53,6 +54,9 @@ class FleetOptions:
     drift           whether HPA syncs drift as the real controller's do
     tail_s          how long after the end requests in flight may still finish
     flap_s          a change of direction within this time counts as a flap
+    gateway         an inference gateway before the replicas; it routes instead of `routing`, and holds requests instead of
+                    `no_ready`
+    patience_s      how long a client waits for the end of its answer
     """
 
     nodes: Nodes = UNLIMITED
@@ -64,6 +68,8 @@ class FleetOptions:
     drift: bool = True
     tail_s: float = 900.0
     flap_s: float = 900.0
+    gateway: InferenceGateway | None = None
+    patience_s: float = math.inf
 
 
 DEFAULTS = FleetOptions()

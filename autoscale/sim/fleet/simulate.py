@@ -130,7 +130,12 @@ def simulate(
 def _replicas(
     profile: Profile, engine: EngineParams | None, options: FleetOptions, slots: int, seed: int
 ) -> Replicas:
-    params = replace(engine or EngineParams.from_profile(profile), max_model_len=profile.engine.max_model_len)
+    engine = engine or EngineParams.from_profile(profile)
+    params = replace(
+        engine,
+        max_model_len=profile.engine.max_model_len,
+        request_timeout_s=min(options.patience_s, engine.request_timeout_s),
+    )
     return Replicas(
         params,
         slots,
@@ -138,6 +143,7 @@ def _replicas(
         routing=options.routing,
         connections=options.connections or None,
         no_ready=options.no_ready,
+        gateway=options.gateway,
     )
 
 
