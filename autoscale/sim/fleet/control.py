@@ -31,6 +31,7 @@ from autoscale.sim.fleet.metric_path import (
     sync_times,
 )
 from autoscale.sim.fleet.pods import Pods
+from autoscale.sim.fleet.readings import seen
 from autoscale.sim.fleet.replica import UNLIMITED, FleetReplica, Nodes, PodEvent, PodLife
 
 NOT_REPORTED = (math.nan, (math.nan, math.nan, math.nan))
@@ -259,7 +260,7 @@ class Fleet:
             ]
             if self.watcher:
                 self.watcher.query(now_s, name, metrics[name], pods)
-        decision = decide(self.spec, self.memory, self.pods.desired, metrics, now_s)
+        decision = decide(self.spec, self.memory, self.pods.desired, metrics, now_s, seen(self.pods))
         self.memory = decision.memory
         if self.watcher:
             self.watcher.sync(now_s, decision)

@@ -46,7 +46,7 @@ def read_hpa(profile: Profile, manifest: Mapping[str, Any]) -> HpaSpec:
     StatefulSet of a LeaderWorkerSet counts the same pods, but its scale is undone at once), or when it scales on a
     metric that the fleet does not export.
     """
-    spec = HpaSpec.from_manifest(dict(manifest))
+    spec = HpaSpec.from_manifest(dict(manifest), scale_to_zero=True)
     deploy = profile.deploy
     if spec.target_kind != deploy.kind:
         raise BadInput(
