@@ -25,6 +25,7 @@ ABOVE: dict[str, set[str]] = {
     "autoscale.recommendation": {"autoscale.signal_target", "autoscale.typed_json"},
     "autoscale.profiles": set(),
     "autoscale.hpa": set(),
+    "autoscale.keda": {"autoscale.hpa"},
     "autoscale.sim.engine": {"autoscale.profiles"},
     "autoscale.sim.fleet": {"autoscale.hpa", "autoscale.profiles", "autoscale.sim.engine"},
     "autoscale.sim.http": {

@@ -92,6 +92,11 @@ def stored_spec(manifest: dict[str, Any], *, scale_to_zero: bool = False) -> dic
     return spec
 
 
+def behavior_fields(given: Any, path: str) -> dict[str, Any]:
+    """A behavior block as it is written, without nulls and defaults. Raises BadInput for what is no field of one."""
+    return dict(_decoded(given, _SPEC["behavior"], path))
+
+
 def _decoded(given: Any, schema: Any, path: str) -> Any:
     """The value with quantities as an API server writes them; nulls are absent. Raises BadInput on a strict mismatch."""
     if isinstance(schema, dict):
