@@ -56,7 +56,7 @@ def _dispatch(s: State, at_s: float) -> None:
 def admit(s: State, r: int, at_s: float) -> None:
     """A request comes to the inference gateway."""
     c, g, q = s.clock[0], s.gate[0], s.requests[r]
-    look(s, at_s)
+    look(s, at_s, True)
     share = np.float64(np.uint64(q.request_id) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(11)) / 2.0**53
     while q.band + 1 < len(s.bands) and share >= s.bands[q.band].below:
         q.band += 1
@@ -108,5 +108,5 @@ def serve_gateway(s: State, at_s: float) -> None:
     """The gateway looks at the pods, ends what has waited too long, and sends on what may go."""
     if _sweep_s(s) <= at_s:
         _evict(s, at_s)
-    look(s, at_s)
+    look(s, at_s, True)
     _dispatch(s, at_s)

@@ -23,17 +23,14 @@ def next_look_s(s: State) -> float:
 
 
 @compiled
-def look(s: State, at_s: float) -> None:
-    """See the pods as they were at the last look at or before `at_s`; what was held meanwhile is counted."""
+def look(s: State, at_s: float, itself: bool) -> None:
+    """See the pods as they were at the last look before `at_s`, or at it `itself`; what was held meanwhile is counted."""
     c, g, p = s.clock[0], s.gate[0], s.params[0]
-    k = int(at_s / g.refresh_s)
-    if (k + 1) * g.refresh_s <= at_s:
-        k += 1
-    if k * g.refresh_s > at_s:
+    k = int(at_s / g.refresh_s) + 1
+    while k * g.refresh_s > at_s or (k * g.refresh_s == at_s and not itself):
         k -= 1
     if k <= g.look:
         return
-    passed_s = (k - g.look) * g.refresh_s
     g.look = k
     seen_s = k * g.refresh_s
     room, most = 0, 0
@@ -51,8 +48,8 @@ def look(s: State, at_s: float) -> None:
         if load_of(s, slot) < 1.0:
             room += 1
     if c.gateway > 0 and c.open_slots > 0:
-        g.held_s += passed_s
-        g.room_s += passed_s * room / c.open_slots
+        g.held_s += g.refresh_s
+        g.room_s += g.refresh_s * room / c.open_slots
         g.most_on_one = max(g.most_on_one, most)
 
 

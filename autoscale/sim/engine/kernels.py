@@ -79,8 +79,10 @@ def advance(s: State, lent: Lent, first: int, until_s: float) -> int:
             serve_gateway(s, at_gateway_s)
         elif deadline_s <= arrival_s:
             if s.gate[0].on:
-                look(s, deadline_s)
+                look(s, deadline_s, True)
             r = c.oldest
+            if r == NONE or s.requests[r].due_s + timeout_s > deadline_s:
+                continue  # it ended meanwhile
             if s.requests[r].engine != NONE:
                 run_engine(s, s.requests[r].engine, deadline_s)
             if c.oldest == r:
@@ -89,7 +91,7 @@ def advance(s: State, lent: Lent, first: int, until_s: float) -> int:
             _arrive(s, chunk, first)
             first += 1
     if s.gate[0].on and until_s < math.inf:
-        look(s, until_s)
+        look(s, until_s, False)
     for i in range(c.engines):
         run_engine(s, i, until_s)
     c.now_s = until_s

@@ -79,6 +79,8 @@ class Replicas:
         self._arrivals = ArrivalQueue(params.prefix_hit_fraction)
         self._controls: list[tuple[float, int, str, int]] = []
         self._control_count = 0
+        self._followed = 0  # of those that finished, how many `ended` has told
+        self._unfollowed: list[NDArray[Any]] = []
 
     def pace(self, factor: float) -> None:
         """From now on steps take `factor` times as long as the parameters say."""
@@ -268,8 +270,17 @@ class Replicas:
         """
         clock = self._state.clock[0]
         done = self._state.finished[: int(clock["finished"])].copy()
-        clock["finished"] = 0
+        if len(done) > self._followed:
+            self._unfollowed.append(done[self._followed :])
+        clock["finished"] = self._followed = 0
         return done
+
+    def ended(self) -> NDArray[Any]:
+        """The same since the last call of this, for one who follows them beside `finished`."""
+        count = int(self._state.clock[0]["finished"])
+        rows = [*self._unfollowed, self._state.finished[self._followed : count].copy()]
+        self._followed, self._unfollowed = count, []
+        return np.concatenate(rows)
 
     def progress(self) -> NDArray[Any]:
         """(request_id, slot, tokens_out) of the requests that replicas hold, oldest first."""
