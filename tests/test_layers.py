@@ -27,7 +27,7 @@ ABOVE: dict[str, set[str]] = {
     "autoscale.hpa": set(),
     "autoscale.keda": {"autoscale.hpa"},
     "autoscale.sim.engine": {"autoscale.profiles"},
-    "autoscale.sim.fleet": {"autoscale.hpa", "autoscale.profiles", "autoscale.sim.engine"},
+    "autoscale.sim.fleet": {"autoscale.hpa", "autoscale.keda", "autoscale.profiles", "autoscale.sim.engine"},
     "autoscale.sim.http": {
         "autoscale.hpa",
         "autoscale.profiles",

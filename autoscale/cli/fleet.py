@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from analysis.redact import command_line
-from autoscale.cli.inputs import hpa_in, told_apart
+from autoscale.cli.inputs import fleet_options, hpa_in, told_apart
 from autoscale.cli.options import DEFAULT_PROFILE, Json, Peak, ProfileName, TimeUnit, Traffic
 from autoscale.cli.printing import show, show_json, show_paths
 from autoscale.show import progress
@@ -77,7 +77,7 @@ def serve(
 
 
 def simulate(
-    hpa: Annotated[Path, typer.Option(help="HPA manifest (autoscaling/v2).")],
+    hpa: Annotated[Path, typer.Option(help="HPA manifest (autoscaling/v2), or KEDA's ScaledObject.")],
     profile: ProfileName = DEFAULT_PROFILE,
     traffic: Traffic = None,
     trace_time_unit: TimeUnit = None,
@@ -89,11 +89,23 @@ def simulate(
     slo: Annotated[
         str | None, typer.Option(help="For example ttft_p95=2s,tpot_p95=100ms; default the profile's.")
     ] = None,
+    gateway: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OPTIONS",
+            help="Requests pass an inference gateway (llm-d's EPP): on, or flow_control=off,ttl=5m and so on.",
+        ),
+    ] = None,
+    client_timeout: Annotated[
+        str | None, typer.Option(metavar="TIME", help="How long clients wait for an answer, such as 5m.")
+    ] = None,
     seeds: Annotated[int, typer.Option(help="Simulations per setting.", min=1)] = 3,
     out: Annotated[Path | None, typer.Option(help="Directory for run directories and plots.")] = None,
     as_json: Json = False,
 ) -> None:
     """Simulate an HPA under some traffic. Beside it other HPAs and standing fleets, all on the same requests."""
+    from dataclasses import replace
+
     from analysis import plots
     from analysis.run import read
     from autoscale.profiles import load
@@ -107,6 +119,7 @@ def simulate(
     scenario = scenario_of(
         load(profile), traffic=traffic, peak_rps=peak, slo=slo, time_unit=trace_time_unit, tell=progress.note
     )
+    scenario = replace(scenario, options=fleet_options(gateway, client_timeout))
     settings: dict[str, Setting] = {
         name: Given(hpa_in(path)) for name, path in told_apart((hpa, *(compare or [])))
     }
@@ -119,7 +132,13 @@ def simulate(
     progress.compiled_engine()
     with progress.bar() as report:
         compared = set_side_by_side(scenario, settings, seeds, keep_first=out is not None, progress=report)
-    content = {name: {**found.figures(), "notes": notes[name]} for name, found in compared.items()}
+    content = {
+        name: {**found.figures(), "notes": [*notes[name], *found.causes()]}
+        for name, found in compared.items()
+    }
+    for name, found in compared.items():
+        for cause in found.causes():
+            progress.note(f"{name}: {cause}")
     paths = []
     if out is not None:
         for name, found in compared.items():

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.errors import BadInput
+from analysis.numbers import parse_seconds
 from autoscale.sim.engine.flow_control import DETECTORS
 from autoscale.sim.engine.state import NONE
 
@@ -140,3 +141,30 @@ def band_records(gateway: InferenceGateway | None) -> NDArray[Any]:
     records["below"] = np.cumsum([share for _, share in given])
     records["head"] = records["tail"] = NONE
     return records
+
+
+def parse_gateway(text: str) -> InferenceGateway:
+    """A gateway from "on", or from options such as `flow_control=off,detector=concurrency,ttl=5m,no_endpoint_ttl=10m`.
+
+    Names are InferenceGateway's, times without their _s; a ttl of 0 never ends. Raises BadInput.
+    """
+    given: dict[str, Any] = {}
+    for part in (part.strip() for part in text.split(",") if part.strip() not in ("", "on")):
+        name, _, value = part.partition("=")
+        field = next((f for f in InferenceGateway.__dataclass_fields__ if f in (name, f"{name}_s")), None)
+        if field is None or field == "bands":
+            names = (f.removesuffix("_s") for f in InferenceGateway.__dataclass_fields__ if f != "bands")
+            raise BadInput("--gateway", value=part, expected=f"on, or NAME=VALUE with {', '.join(names)}")
+        if field == "flow_control" and value in ("on", "off"):
+            given[field] = value == "on"
+        elif field == "detector":
+            given[field] = value
+        elif field.endswith("_s"):
+            seconds = parse_seconds(value)
+            given[field] = math.inf if seconds == 0 and "ttl" in field else seconds
+        else:
+            try:
+                given[field] = float(value)
+            except ValueError:
+                raise BadInput(f"--gateway {name}", value=value, expected="a number") from None
+    return InferenceGateway(**given)

@@ -7,6 +7,7 @@ belongs to the last one.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,11 +63,13 @@ class Tally:
         self.judged_by_minute = np.zeros((len(self.terms), minutes), np.int64)
         self.breaches_by_minute = np.zeros((len(self.terms), minutes), np.int64)
         self.least_accelerator_hours = 0.0
+        self.turned_away: Counter[int] = Counter()  # by the gateway; they are among the finished
 
     def add(self, finished: NDArray[Any]) -> NDArray[Any]:
         """Count a batch of finished requests (engine.FINISHED) and hand it back."""
         self._count(finished[finished["slot"] != REFUSED])
         self.rejected += int((finished["slot"] == REFUSED).sum())
+        self.turned_away.update(finished["slot"][finished["slot"] < REFUSED].tolist())
         return finished
 
     def _count(self, finished: NDArray[Any]) -> None:

@@ -29,7 +29,7 @@ from autoscale.keda.queries import (
     is_scalar,
     labels_of,
 )
-from autoscale.sim.fleet.series import LOOKBACK_S, Labels, Samples, Track
+from autoscale.sim.fleet.signals.series import LOOKBACK_S, Labels, Samples, Track
 
 Element = tuple[Labels, float]
 Vector = list[Element]

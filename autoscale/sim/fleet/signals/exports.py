@@ -16,11 +16,11 @@ from autoscale.profiles.profile import Profile
 from autoscale.sim.engine import flow_control
 from autoscale.sim.engine.replicas import Replicas
 from autoscale.sim.engine.state import DECODE, TRANSIT
-from autoscale.sim.fleet.latencies import HISTOGRAMS, Latencies
 from autoscale.sim.fleet.pods import Pods
-from autoscale.sim.fleet.readings import seen
 from autoscale.sim.fleet.replica import FleetReplica, pod_name
-from autoscale.sim.fleet.series import Labels, Rows
+from autoscale.sim.fleet.signals.latencies import HISTOGRAMS, Latencies
+from autoscale.sim.fleet.signals.readings import seen
+from autoscale.sim.fleet.signals.series import Labels, Rows
 
 Serving = Mapping[int, FleetReplica]  # slot -> replica whose engine is up
 _COUNTERS = {metric: column for column, metric in COLUMN_COUNTERS.items()}
