@@ -6,6 +6,9 @@ import copy
 import re
 from typing import Any
 
+from analysis.errors import BadInput
+from autoscale.hpa import HpaSpec
+from autoscale.keda.refusal import Refusal
 from autoscale.keda.scaled_object import LONGEST_NAME, PAUSED_IN, PAUSED_OUT, ScaledObject
 from autoscale.keda.targets import hpa_target
 from autoscale.kube.quantity import format_milli
@@ -20,8 +23,8 @@ _EXCLUDED = "scaledobject.keda.sh/hpa-excluded-labels"
 def hpa_made(scaled: ScaledObject, version: str = VERSION) -> dict[str, Any]:
     """The HorizontalPodAutoscaler as KEDA of that version creates it.
 
-    One External metric for each trigger, or one composite metric with a formula; minReplicas is never 0. What the API
-    server says of it (a target that became 0 is refused) `autoscale.hpa` knows.
+    One External metric for each trigger, or one composite metric with a formula; minReplicas is never 0. `hpa_spec`
+    tells what an API server makes of it.
     """
     name = scaled.hpa_name or f"keda-hpa-{scaled.name}"
     low, high = scaled.hpa_min_replicas, scaled.max_replica_count
@@ -47,6 +50,14 @@ def hpa_made(scaled: ScaledObject, version: str = VERSION) -> dict[str, Any]:
     if behavior is not None:
         made["spec"]["behavior"] = behavior
     return made
+
+
+def hpa_spec(scaled: ScaledObject) -> HpaSpec:
+    """The same as its controller sees it. Raises Refusal where an API server refuses it (a target that became 0)."""
+    try:
+        return HpaSpec.from_manifest(hpa_made(scaled))
+    except BadInput as problem:
+        raise Refusal("spec", f"makes an HPA that the API server refuses: {problem}") from None
 
 
 def composite_milli(target: str) -> int:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from autoscale.hpa import HpaDecision, HpaSpec, Memory, MetricError, decide
 from autoscale.hpa.calculator import Reading, Seen
 from autoscale.keda.fallback import Pods
-from autoscale.keda.hpa_made import hpa_made
+from autoscale.keda.hpa_made import hpa_spec
 from autoscale.keda.loop_status import NOT_PAUSED, LoopStatus, Step
 from autoscale.keda.scale_loop import Read, hpa_query, poll
 from autoscale.keda.scaled_object import ScaledObject
@@ -32,7 +32,7 @@ class Loops:
 
     @classmethod
     def started(cls, scaled: ScaledObject, created_s: float, replicas: int) -> Loops:
-        """The loops of a new ScaledObject. Raises BadInput where an API server refuses the HPA."""
+        """The loops of a new ScaledObject. Raises Refusal where an API server refuses the HPA."""
         return cls(scaled, created_s, replicas).changed(scaled)[0]
 
     def changed(self, scaled: ScaledObject) -> tuple[Loops, int | None]:
@@ -43,7 +43,7 @@ class Loops:
         status = replace(self.status, built=False, cached={})
         if scaled.paused:
             return replace(self, scaled=scaled, status=status, hpa=None, memory=None), scaled.paused_replicas
-        hpa = HpaSpec.from_manifest(hpa_made(scaled))
+        hpa = hpa_spec(scaled)
         kept = self.hpa is not None and self.hpa.name == hpa.name
         status = replace(status, paused=NOT_PAUSED)
         memory = self.memory if kept else None

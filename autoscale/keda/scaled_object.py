@@ -241,7 +241,9 @@ def _modifiers(given: dict[str, Any] | None, triggers: tuple[Trigger, ...]) -> M
     try:
         formula = compile_formula(text, [trigger.name for trigger in triggers if trigger.name])
     except FormulaError as problem:
-        raise Refusal(f"{where}.formula", str(problem), said=f"{head}{problem}", value=text) from None
+        raise Refusal(
+            f"{where}.formula", str(problem), said=f"{head}{problem.said(text)}", value=text
+        ) from None
     if not _FLOAT.fullmatch(target) or not float(target) > 0:
         cause = (
             f'strconv.ParseFloat: parsing "{target}": invalid syntax'
