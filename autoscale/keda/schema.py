@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
+from analysis.errors import BadInput
 from autoscale.hpa.manifest import behavior_fields
 from autoscale.keda.refusal import Refusal, refused
 
@@ -101,7 +102,10 @@ def _decoded(given: Any, schema: Any, path: str) -> Any:
     elif schema is None or isinstance(schema, int):
         _integer(given, schema, path)
     elif schema == "behavior":
-        return behavior_fields(given, path)
+        try:
+            return behavior_fields(given, path)
+        except BadInput as problem:
+            raise Refusal(path, str(problem)) from None
     elif schema == "strings":
         _strings(given, path)
     elif schema == "boolean" and not isinstance(given, bool):
