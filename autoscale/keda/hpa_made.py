@@ -8,7 +8,7 @@ from typing import Any
 
 from analysis.errors import BadInput
 from autoscale.hpa import HpaSpec
-from autoscale.keda.refusal import Refusal
+from autoscale.keda.refusal import KedaRefusal
 from autoscale.keda.scaled_object import LONGEST_NAME, PAUSED_IN, PAUSED_OUT, ScaledObject
 from autoscale.keda.targets import hpa_target
 from autoscale.kube.quantity import format_milli
@@ -20,8 +20,8 @@ OWNER_LABEL = "scaledobject.keda.sh/name"
 _EXCLUDED = "scaledobject.keda.sh/hpa-excluded-labels"
 
 
-def hpa_made(scaled: ScaledObject, version: str = VERSION) -> dict[str, Any]:
-    """The HorizontalPodAutoscaler as KEDA of that version creates it.
+def hpa_made(scaled: ScaledObject) -> dict[str, Any]:
+    """The HorizontalPodAutoscaler as KEDA creates it.
 
     One External metric for each trigger, or one composite metric with a formula; minReplicas is never 0. `hpa_spec`
     tells what an API server makes of it.
@@ -35,7 +35,7 @@ def hpa_made(scaled: ScaledObject, version: str = VERSION) -> dict[str, Any]:
         "app.kubernetes.io/name": re.sub(r"[\W_]+$", "", name[:LONGEST_NAME])
         if len(name) > LONGEST_NAME
         else name,
-        "app.kubernetes.io/version": version,
+        "app.kubernetes.io/version": VERSION,
         "app.kubernetes.io/part-of": scaled.name,
         "app.kubernetes.io/managed-by": "keda-operator",
         **{key: value for key, value in scaled.labels.items() if key not in excluded},
@@ -53,11 +53,11 @@ def hpa_made(scaled: ScaledObject, version: str = VERSION) -> dict[str, Any]:
 
 
 def hpa_spec(scaled: ScaledObject) -> HpaSpec:
-    """The same as its controller sees it. Raises Refusal where an API server refuses it (a target that became 0)."""
+    """The same as its controller sees it. Raises KedaRefusal where an API server refuses it (a target that became 0)."""
     try:
         return HpaSpec.from_manifest(hpa_made(scaled))
     except BadInput as problem:
-        raise Refusal("spec", f"makes an HPA that the API server refuses: {problem}") from None
+        raise KedaRefusal("spec", f"makes an HPA that the API server refuses: {problem}") from None
 
 
 def composite_milli(target: str) -> int:

@@ -12,7 +12,6 @@ stands between single elements with the same labels, or next to a number or scal
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -144,7 +143,6 @@ Expression = (
     | OrElse
     | FirstOf
 )
-Series = Instant | OverWindow
 Origin = Literal["engine", "router", "gateway", "replicas"]
 
 
@@ -160,14 +158,6 @@ def parts(expression: Expression) -> tuple[Expression, ...]:
         case FirstOf(first=first, second=second):
             return (first, second)
     return ()
-
-
-def series_in(expression: Expression) -> Iterator[Series]:
-    """The series that an expression reads, in the order in which they are written."""
-    if isinstance(expression, Instant | OverWindow):
-        yield expression
-    for part in parts(expression):
-        yield from series_in(part)
 
 
 def one_element(expression: Expression) -> bool:

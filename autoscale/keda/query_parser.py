@@ -32,7 +32,7 @@ from autoscale.keda.queries import (
     origin_of,
     pinned_labels,
 )
-from autoscale.keda.refusal import Refusal
+from autoscale.keda.refusal import KedaRefusal
 from autoscale.kube.promql import Token, selector_of, tokens_of
 
 _LOOSEST = (("or",), COMPARED, ("+", "-"), ("*", "/", "%"), ("^",))
@@ -43,7 +43,7 @@ _SAMPLE = "vllm:num_requests_waiting"
 
 
 def parse_query(text: str, field: str = "query") -> Expression:
-    """The expression of a query that KEDA can read: a vector. Raises Refusal with the shape that would do.
+    """The expression of a query that KEDA can read: a vector. Raises KedaRefusal with the shape that would do.
 
     Whether it has one element for any number of pods: `queries.one_element`.
     """
@@ -64,8 +64,8 @@ class _Parser:
     def __init__(self, tokens: Sequence[Token], text: str, field: str) -> None:
         self.tokens, self.text, self.field, self.place = tokens, text, field, 0
 
-    def refused(self, problem: str, shape: str) -> Refusal:
-        return Refusal(
+    def refused(self, problem: str, shape: str) -> KedaRefusal:
+        return KedaRefusal(
             self.field, f"the query {problem}", value=self.text, expected=f"a shape such as {shape}"
         )
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from autoscale.keda.fallback import Health, Pods
+from autoscale.keda.fallback import Health, TargetPods
 from autoscale.keda.loops import Loops
 from autoscale.keda.prometheus_trigger import Answer, NoElement, PrometheusTrigger, QueryFailed
 from autoscale.keda.scale_loop import Read, read_triggers
@@ -96,7 +96,7 @@ class Replay:
         self.replicas: int | None = row["initial_replicas"]
         self.changes: list[Change] = []
         created_s = self.t0_s + row["scaled_object_created_t"]
-        self.loops = Loops.started(self.scaled(), created_s, self.replicas or 0)
+        self.loops = Loops.started(self.scaled(), created_s)
 
     def scaled(self) -> ScaledObject:
         name = self.row["scaled_object_name"]
@@ -136,7 +136,8 @@ class Replay:
         elif what == "create_target":
             self.replicas = given
         elif what == "delete":
-            self.set(time, self.loops.restored(), "keda-restore")
+            restored = self.row["initial_replicas"] if self.loops.scaled.restore_to_original else None
+            self.set(time, restored, "keda-restore")
             self.loops = dataclasses.replace(self.loops, hpa=None)
         else:
             if what == "ann":
@@ -155,7 +156,7 @@ class Replay:
             query: next((value for t, value in reversed(points) if t <= time), points[0][1])
             for query, points in series.items()
         }
-        reads, pods = read_all(self.loops.scaled, answers, now_s), Pods(self.replicas, ready)
+        reads, pods = read_all(self.loops.scaled, answers, now_s), TargetPods(self.replicas, ready)
         if what == "poll":
             self.loops, step = self.loops.polled(reads, pods, now_s)
             self.set(time, step.scale_to, "keda")

@@ -9,13 +9,13 @@ import pytest
 from analysis.errors import BadInput
 from autoscale.hpa.manifest import stored_spec
 from autoscale.keda.cron import CronTrigger
-from autoscale.keda.fallback import Health, Pods, Target, has_valid_fallback, with_fallback
+from autoscale.keda.fallback import Health, Target, TargetPods, has_valid_fallback, with_fallback
 from autoscale.keda.formula import compile_formula
 from autoscale.keda.hpa_made import hpa_made, hpa_spec
 from autoscale.keda.loop_status import LoopStatus
 from autoscale.keda.metadata import Unreadable
 from autoscale.keda.prometheus_trigger import PrometheusTrigger, QueryFailed, TriggerValue
-from autoscale.keda.refusal import Refusal
+from autoscale.keda.refusal import KedaRefusal
 from autoscale.keda.scale_loop import hpa_query, poll
 from autoscale.keda.scaled_object import Fallback, Modifiers, ScaledObject
 from autoscale.kube.quantity import format_milli
@@ -39,17 +39,19 @@ def refusal_of(row: Row) -> str:
 def test_the_hpa_that_keda_makes(row: Row) -> None:
     refused = refusal_of(row)
     if any(trigger["type"] in ("cpu", "memory") for trigger in row["scaled_object"]["spec"]["triggers"]):
-        with pytest.raises(Refusal, match=r"spec\.triggers\[\d\]\.type: \w+ triggers are not simulated"):
+        with pytest.raises(KedaRefusal, match=r"spec\.triggers\[\d\]\.type: \w+ triggers are not simulated"):
             ScaledObject.from_manifest(row["scaled_object"])
         return
     if refused:
-        with pytest.raises(Refusal) as raised:
+        with pytest.raises(KedaRefusal) as raised:
             ScaledObject.from_manifest(row["scaled_object"])
         assert raised.value.said
         assert refused.endswith(raised.value.said)
         return
     expected = row["expected"]
-    made = hpa_made(ScaledObject.from_manifest(row["scaled_object"]), "main")
+    made = hpa_made(ScaledObject.from_manifest(row["scaled_object"]))
+    assert made["metadata"]["labels"].pop("app.kubernetes.io/version") == "2.20.2"
+    made["metadata"]["labels"]["app.kubernetes.io/version"] = "main"  # the recorder's own build
     metadata = {key: made["metadata"].get(key) for key in ("name", "labels", "annotations")}
     assert {**metadata, "spec": made["spec"]} == expected["hpa"]
     if expected["hpa_admission"]["accepted"]:
@@ -132,7 +134,7 @@ def test_the_fallback_of_one_read(row: Row) -> None:
         name,
         Target(row["target_type"], row["target"]),
         QueryFailed(row["scaler_error"]) if row["scaler_error"] else read,
-        Pods(row["current_replicas"], row["ready_pods"]),
+        TargetPods(row["current_replicas"], row["ready_pods"]),
     )
     metric = {"metric": value.name, "value": format_milli(value.milli or 0), "value_milli": value.milli}
     assert ([] if value.milli is None else [metric]) == expected["metrics"]
@@ -158,9 +160,9 @@ class Sequence:
         annotations = {key: value for key, value in changed.items() if value is not None}
         self.scaled = dataclasses.replace(self.scaled, annotations=annotations)
         before, reads = self.replicas, read_all(self.scaled, self.answers, step["t"])
-        pods = Pods(before, self.row.get("ready_pods", before))
+        pods = TargetPods(before, self.row.get("ready_pods", before))
         if step["op"] == "poll":
-            done = poll(self.scaled, self.status, reads, pods, step["t"], 0.0, self.fails)
+            done = poll(self.scaled, self.status, reads, pods, step["t"], 0.0, scale_fails=self.fails)
         else:
             done = hpa_query(self.scaled, self.status, step["metric"], reads, pods)
         self.status = status = done.status

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from autoscale.keda.fallback import Pods
+from autoscale.keda.fallback import TargetPods
 from autoscale.keda.loops import Loops
 from autoscale.keda.prometheus_trigger import Answer, NoElement, PrometheusTrigger, QueryFailed
 from autoscale.keda.scale_loop import read_triggers
@@ -52,7 +52,7 @@ class World:
 
     def __init__(self, scaled: ScaledObject, replicas: int, ready: int | None = None) -> None:
         self.loops, self.replicas, self.ready = (
-            Loops.started(scaled, math.floor(T0), replicas),
+            Loops.started(scaled, math.floor(T0)),
             replicas,
             ready,
         )
@@ -63,8 +63,8 @@ class World:
         return read_triggers(self.loops.scaled, answers, T0 + after_s)
 
     @property
-    def pods(self) -> Pods:
-        return Pods(self.replicas, self.replicas if self.ready is None else self.ready)
+    def pods(self) -> TargetPods:
+        return TargetPods(self.replicas, self.replicas if self.ready is None else self.ready)
 
     def poll(self, *values: Answer, after_s: float = 0.0) -> int:
         self.loops, step = self.loops.polled(self.reads(values, after_s), self.pods, T0 + after_s)

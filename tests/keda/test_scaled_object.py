@@ -8,7 +8,7 @@ import pytest
 from autoscale.keda.cron import CronTrigger
 from autoscale.keda.loops import Loops
 from autoscale.keda.prometheus_trigger import PrometheusTrigger
-from autoscale.keda.refusal import Refusal
+from autoscale.keda.refusal import KedaRefusal
 from autoscale.keda.scaled_object import API, Fallback, ScaledObject, ScaleTarget
 
 METADATA = {
@@ -169,7 +169,7 @@ SCALING = "spec.advanced.scalingModifiers"
     ],
 )  # fmt: skip
 def test_a_field_is_refused_by_its_name(path: str, value: object, field: str, sentence: str) -> None:
-    with pytest.raises(Refusal, match=sentence) as raised:
+    with pytest.raises(KedaRefusal, match=sentence) as raised:
         ScaledObject.from_manifest(changed(path, value))
     assert raised.value.field == field
     assert str(raised.value).count(". ") < 2, "one sentence and a next step"
@@ -177,8 +177,10 @@ def test_a_field_is_refused_by_its_name(path: str, value: object, field: str, se
 
 def test_what_only_the_hpa_of_it_refuses_is_told_when_the_loops_start() -> None:
     scaled = ScaledObject.from_manifest(changed(f"{FIRST}.metadata.threshold", "0.0001"))  # three decimals: 0
-    with pytest.raises(Refusal, match=r"spec.metrics\[0\].external.target.averageValue: must be positive"):
-        Loops.started(scaled, 0.0, 1)
+    with pytest.raises(
+        KedaRefusal, match=r"spec.metrics\[0\].external.target.averageValue: must be positive"
+    ):
+        Loops.started(scaled, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +197,7 @@ def test_a_paused_object_has_no_hpa_and_a_new_one_without_memory_afterwards() ->
     paused = ScaledObject.from_manifest(
         changed("metadata.annotations", {"autoscaling.keda.sh/paused-replicas": "4"})
     )
-    loops = Loops.started(running, 0.0, 1)
+    loops = Loops.started(running, 0.0)
     assert loops.hpa is not None
     loops, replicas = loops.changed(paused)
     assert (loops.hpa, replicas) == (None, 4)
