@@ -25,7 +25,7 @@ class Health(NamedTuple):
     failing: bool = False
 
 
-class Pods(NamedTuple):
+class TargetPods(NamedTuple):
     """The scale target as a fallback sees it: replicas in its spec, and pods that run and are ready."""
 
     replicas: int
@@ -74,7 +74,7 @@ def with_fallback(
     name: str,
     target: Target,
     read: TriggerValue | QueryFailed,
-    pods: Pods,
+    pods: TargetPods,
 ) -> tuple[Replaced, Mapping[str, Health]]:
     """What a read of the metric `name` is worth, and the failures counted with it."""
     counted = has_valid_fallback(scaled)

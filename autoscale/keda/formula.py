@@ -67,7 +67,7 @@ def compile_formula(text: str, names: Sequence[str]) -> Formula:
     parser = FormulaParser(text, names, _FUNCTIONS)
     root = parser.sequence()
     if parser.token[0] != "end":
-        raise FormulaError(f"unexpected token {parser.token[1]!r}")
+        raise parser.unexpected()
     if _kind(root, {}) == "bool":
         raise FormulaError("invalid argument for float (type bool)")
     formula = Formula(text, tuple(dict.fromkeys(parser.used)), root)

@@ -14,7 +14,18 @@ COMPARISONS = ("==", "!=", "<", "<=", ">", ">=")
 
 
 class FormulaError(ValueError):
-    """A formula that does not compile, or values that it cannot take."""
+    """A formula that does not compile, or values that it cannot take; `at` is where in the text, if anywhere."""
+
+    def __init__(self, problem: str, said: str = "", at: int | None = None) -> None:
+        super().__init__(problem)
+        self._said, self._at = said or problem, at
+
+    def said(self, formula: str) -> str:
+        """expr-lang's sentence, which points into the formula as KEDA wraps it."""
+        head = "" if formula.startswith("float(") else "float("
+        source = f"{head}{formula}{')' if head else ''}"
+        column = 0 if self._at is None else len(head) + self._at
+        return f"{self._said} (1:{column + 1})\n | {source}\n | {'.' * column}^"
 
 
 _TOKEN = re.compile(
@@ -33,7 +44,7 @@ class FormulaParser:
     """Precedence climbing over the tokens; nodes are tuples that begin with what they are."""
 
     def __init__(self, text: str, names: Sequence[str], functions: Collection[str]) -> None:
-        self.tokens = list(_tokens(text))
+        self.tokens, self.starts = _tokens(text)
         self.functions = functions
         self.place, self.names, self.used, self.local = 0, set(names), list[str](), list[str]()
 
@@ -44,9 +55,18 @@ class FormulaParser:
     def take(self, sign: str | None = None) -> str:
         kind, word = self.token
         if sign is not None and word != sign:
-            raise FormulaError(f"unexpected token {word or 'end of formula'!r}, expected {sign!r}")
+            raise self.unexpected(f", expected {sign!r}")
         self.place += kind != "end"
         return word
+
+    def unexpected(self, more: str = "") -> FormulaError:
+        """The error of a token that may not stand there; after the last one comes the bracket of KEDA's wrapper."""
+        kind, word = self.token
+        named = {"number": "Number", "name": "Identifier", "sign": "Operator", "end": "Bracket"}[kind]
+        if word in _BINARY or word in ("(", ")"):
+            named = "Operator" if word in _BINARY else "Bracket"
+        said = f'unexpected token {named}("{word or ")"}")'
+        return FormulaError(f"unexpected {word or 'end of formula'!r}{more}", said, self.starts[self.place])
 
     def sequence(self) -> Node:
         if self.token != ("name", "let"):
@@ -104,7 +124,7 @@ class FormulaParser:
             return "number", float(int(plain, 0) if plain[:2].lower() == "0x" else plain), whole
         if kind == "name":
             return self.named(self.take())
-        raise FormulaError(f"unexpected token {word or 'end of formula'!r}")
+        raise self.unexpected()
 
     def named(self, word: str) -> Node:
         if self.token[1] == "(":
@@ -123,13 +143,14 @@ class FormulaParser:
             return "constant", _WORDS[word]
         if word not in self.local:
             if word not in self.names:
-                raise FormulaError(f"unknown name {word}")
+                raise FormulaError(f"unknown name {word}", at=self.starts[self.place - 1])
             self.used.append(word)
         return "name", word
 
 
-def _tokens(text: str) -> Sequence[tuple[str, str]]:
-    found, place, body = [], 0, text.rstrip()
+def _tokens(text: str) -> tuple[list[tuple[str, str]], list[int]]:
+    """(kind, word) and where each begins; the last is the end."""
+    found, starts, place, body = list[tuple[str, str]](), list[int](), 0, text.rstrip()
     while place < len(body):
         match = _TOKEN.match(body, place)
         assert match is not None, "the last alternative takes any character"
@@ -139,7 +160,8 @@ def _tokens(text: str) -> Sequence[tuple[str, str]]:
                 f"{match[kind]!r} is not simulated: only arithmetic on the triggers' values is"
             )
         found.append((kind, match[kind]))
-    return [*found, ("end", "")]
+        starts.append(match.start(kind))
+    return [*found, ("end", "")], [*starts, len(text)]
 
 
 def _joined(word: str, left: Node, right: Node) -> Node:

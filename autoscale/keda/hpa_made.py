@@ -6,6 +6,9 @@ import copy
 import re
 from typing import Any
 
+from analysis.errors import BadInput
+from autoscale.hpa import HpaSpec
+from autoscale.keda.refusal import KedaRefusal
 from autoscale.keda.scaled_object import LONGEST_NAME, PAUSED_IN, PAUSED_OUT, ScaledObject
 from autoscale.keda.targets import hpa_target
 from autoscale.kube.quantity import format_milli
@@ -17,11 +20,11 @@ OWNER_LABEL = "scaledobject.keda.sh/name"
 _EXCLUDED = "scaledobject.keda.sh/hpa-excluded-labels"
 
 
-def hpa_made(scaled: ScaledObject, version: str = VERSION) -> dict[str, Any]:
-    """The HorizontalPodAutoscaler as KEDA of that version creates it.
+def hpa_made(scaled: ScaledObject) -> dict[str, Any]:
+    """The HorizontalPodAutoscaler as KEDA creates it.
 
-    One External metric for each trigger, or one composite metric with a formula; minReplicas is never 0. What the API
-    server says of it (a target that became 0 is refused) `autoscale.hpa` knows.
+    One External metric for each trigger, or one composite metric with a formula; minReplicas is never 0. `hpa_spec`
+    tells what an API server makes of it.
     """
     name = scaled.hpa_name or f"keda-hpa-{scaled.name}"
     low, high = scaled.hpa_min_replicas, scaled.max_replica_count
@@ -32,7 +35,7 @@ def hpa_made(scaled: ScaledObject, version: str = VERSION) -> dict[str, Any]:
         "app.kubernetes.io/name": re.sub(r"[\W_]+$", "", name[:LONGEST_NAME])
         if len(name) > LONGEST_NAME
         else name,
-        "app.kubernetes.io/version": version,
+        "app.kubernetes.io/version": VERSION,
         "app.kubernetes.io/part-of": scaled.name,
         "app.kubernetes.io/managed-by": "keda-operator",
         **{key: value for key, value in scaled.labels.items() if key not in excluded},
@@ -47,6 +50,14 @@ def hpa_made(scaled: ScaledObject, version: str = VERSION) -> dict[str, Any]:
     if behavior is not None:
         made["spec"]["behavior"] = behavior
     return made
+
+
+def hpa_spec(scaled: ScaledObject) -> HpaSpec:
+    """The same as its controller sees it. Raises KedaRefusal where an API server refuses it (a target that became 0)."""
+    try:
+        return HpaSpec.from_manifest(hpa_made(scaled))
+    except BadInput as problem:
+        raise KedaRefusal("spec", f"makes an HPA that the API server refuses: {problem}") from None
 
 
 def composite_milli(target: str) -> int:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 
 from autoscale.hpa import HpaDecision, HpaSpec, Memory, MetricError, decide
 from autoscale.hpa.calculator import Reading, Seen
-from autoscale.keda.fallback import Pods
-from autoscale.keda.hpa_made import hpa_made
+from autoscale.keda.fallback import TargetPods
+from autoscale.keda.hpa_made import hpa_spec
 from autoscale.keda.loop_status import NOT_PAUSED, LoopStatus, Step
 from autoscale.keda.scale_loop import Read, hpa_query, poll
 from autoscale.keda.scaled_object import ScaledObject
@@ -25,15 +25,14 @@ class Loops:
 
     scaled: ScaledObject
     created_s: float
-    original_replicas: int  # of the target when KEDA met it
     status: LoopStatus = field(default_factory=LoopStatus)
     hpa: HpaSpec | None = None
     memory: Memory | None = None
 
     @classmethod
-    def started(cls, scaled: ScaledObject, created_s: float, replicas: int) -> Loops:
-        """The loops of a new ScaledObject. Raises BadInput where an API server refuses the HPA."""
-        return cls(scaled, created_s, replicas).changed(scaled)[0]
+    def started(cls, scaled: ScaledObject, created_s: float) -> Loops:
+        """The loops of a new ScaledObject. Raises KedaRefusal where an API server refuses the HPA."""
+        return cls(scaled, created_s).changed(scaled)[0]
 
     def changed(self, scaled: ScaledObject) -> tuple[Loops, int | None]:
         """What the reconciler makes of a changed object, and the replicas that paused-replicas sets at once.
@@ -43,21 +42,15 @@ class Loops:
         status = replace(self.status, built=False, cached={})
         if scaled.paused:
             return replace(self, scaled=scaled, status=status, hpa=None, memory=None), scaled.paused_replicas
-        hpa = HpaSpec.from_manifest(hpa_made(scaled))
+        hpa = hpa_spec(scaled)
         kept = self.hpa is not None and self.hpa.name == hpa.name
         status = replace(status, paused=NOT_PAUSED)
         memory = self.memory if kept else None
         return replace(self, scaled=scaled, status=status, hpa=hpa, memory=memory), None
 
-    def restored(self) -> int | None:
-        """The replicas that a deletion of the ScaledObject sets; None where they stay as they are."""
-        return self.original_replicas if self.scaled.restore_to_original else None
-
-    def polled(
-        self, reads: Mapping[str, Read], pods: Pods, now_s: float, scale_fails: bool = False
-    ) -> tuple[Loops, Step]:
+    def polled(self, reads: Mapping[str, Read], pods: TargetPods, now_s: float) -> tuple[Loops, Step]:
         """One poll of the scale loop."""
-        step = poll(self.scaled, self.status, reads, pods, now_s, self.created_s, scale_fails)
+        step = poll(self.scaled, self.status, reads, pods, now_s, self.created_s, scale_fails=False)
         return replace(self, status=step.status), step
 
     def reads_metrics(self, replicas: int) -> bool:
@@ -69,7 +62,7 @@ class Loops:
         )
 
     def synced(
-        self, reads: Mapping[str, Read], pods: Pods, status_replicas: int, now_s: float
+        self, reads: Mapping[str, Read], pods: TargetPods, status_replicas: int, now_s: float
     ) -> tuple[Loops, HpaDecision | None]:
         """One sync of the HPA's controller; None while there is no HPA. `status_replicas` is the target's status."""
         if self.hpa is None:

@@ -1,6 +1,6 @@
 """A trigger's query as a small expression: what of PromQL is simulated.
 
-    query     :=  query + - * / % ^ query  |  query == != < > <= >= [bool] query  |  query or vector(N)
+    query     :=  query + - * / % ^ query  |  query == != < > <= >= [bool] query  |  query or query, vector(N)
               |   sum | avg | min | max | count (query)  |  quantile(Q, query)      no by, or one that all pods share
               |   histogram_quantile(Q, [sum by (le)] (rate(x_bucket[W])))
               |   clamp | clamp_min | clamp_max | ceil | floor | abs | round (query)  |  N  |  vector(N)
@@ -12,7 +12,6 @@ stands between single elements with the same labels, or next to a number or scal
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -124,10 +123,26 @@ class OrElse:
     on: bool = False
 
 
+@dataclass(frozen=True)
+class FirstOf:
+    """One element of two with the same labels: `first`, or where it has none `second` (a metric's new and old name)."""
+
+    first: Expression
+    second: Expression
+
+
 Expression = (
-    Number | Scalar | Instant | OverWindow | Aggregation | HistogramQuantile | Applied | Operation | OrElse
+    Number
+    | Scalar
+    | Instant
+    | OverWindow
+    | Aggregation
+    | HistogramQuantile
+    | Applied
+    | Operation
+    | OrElse
+    | FirstOf
 )
-Series = Instant | OverWindow
 Origin = Literal["engine", "router", "gateway", "replicas"]
 
 
@@ -140,15 +155,9 @@ def parts(expression: Expression) -> tuple[Expression, ...]:
             return (buckets,)
         case Operation(left=left, right=right):
             return (left, right)
+        case FirstOf(first=first, second=second):
+            return (first, second)
     return ()
-
-
-def series_in(expression: Expression) -> Iterator[Series]:
-    """The series that an expression reads, in the order in which they are written."""
-    if isinstance(expression, Instant | OverWindow):
-        yield expression
-    for part in parts(expression):
-        yield from series_in(part)
 
 
 def one_element(expression: Expression) -> bool:
@@ -163,6 +172,13 @@ def one_element(expression: Expression) -> bool:
         case OrElse(of=of, on=on):
             return one_element(of) and (on or labels_of(of) == frozenset())
     return all(one_element(part) for part in parts(expression))
+
+
+def pinned_labels(expression: Expression) -> set[str]:
+    """Labels that a series may have one value of only."""
+    if not isinstance(expression, Instant | OverWindow):
+        return set()
+    return {matcher.label for matcher in expression.matchers if matcher.operator == "="}
 
 
 def is_scalar(expression: Expression) -> bool:
@@ -186,7 +202,7 @@ def labels_of(expression: Expression) -> frozenset[str] | None:
             return frozenset()
         case Operation(left=left, right=right):
             return labels_of(right if is_scalar(left) else left)
-        case Applied(of=of) | OrElse(of=of):
+        case Applied(of=of) | OrElse(of=of) | FirstOf(first=of):
             return labels_of(of)
     return None
 

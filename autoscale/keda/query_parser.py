@@ -16,6 +16,7 @@ from autoscale.keda.queries import (
     Aggregation,
     Applied,
     Expression,
+    FirstOf,
     HistogramQuantile,
     Instant,
     Number,
@@ -29,8 +30,9 @@ from autoscale.keda.queries import (
     labels_of,
     one_element,
     origin_of,
+    pinned_labels,
 )
-from autoscale.keda.refusal import Refusal
+from autoscale.keda.refusal import KedaRefusal
 from autoscale.kube.promql import Token, selector_of, tokens_of
 
 _LOOSEST = (("or",), COMPARED, ("+", "-"), ("*", "/", "%"), ("^",))
@@ -41,7 +43,7 @@ _SAMPLE = "vllm:num_requests_waiting"
 
 
 def parse_query(text: str, field: str = "query") -> Expression:
-    """The expression of a query that KEDA can read: a vector. Raises Refusal with the shape that would do.
+    """The expression of a query that KEDA can read: a vector. Raises KedaRefusal with the shape that would do.
 
     Whether it has one element for any number of pods: `queries.one_element`.
     """
@@ -62,8 +64,8 @@ class _Parser:
     def __init__(self, tokens: Sequence[Token], text: str, field: str) -> None:
         self.tokens, self.text, self.field, self.place = tokens, text, field, 0
 
-    def refused(self, problem: str, shape: str) -> Refusal:
-        return Refusal(
+    def refused(self, problem: str, shape: str) -> KedaRefusal:
+        return KedaRefusal(
             self.field, f"the query {problem}", value=self.text, expected=f"a shape such as {shape}"
         )
 
@@ -113,9 +115,14 @@ class _Parser:
         self, operator: str, left: Expression, right: Expression, as_bool: bool, on: bool
     ) -> Expression:
         if operator == "or":
-            if not isinstance(right, Number) or not right.vector:
-                raise self.refused("joins two series with or", f"sum({_SAMPLE}{{...}}) or vector(0)")
-            return OrElse(left, right.value, on)
+            if isinstance(right, Number) and right.vector:
+                return OrElse(left, right.value, on)
+            labels = labels_of(left)
+            if labels is None or labels != labels_of(right) or is_scalar(right):
+                raise self.refused(
+                    "joins series with other labels by or", "sum(...) or sum(...), or vector(0)"
+                )
+            return FirstOf(left, right)
         if not is_scalar(left) and not is_scalar(right):
             if not (one_element(left) and one_element(right)):
                 shape = f"sum(...) {operator} sum(...)"
@@ -170,7 +177,7 @@ class _Parser:
         of = self.level(0)
         self.take(")")
         labels += self.grouping()
-        pinned = _pinned(of)
+        pinned = pinned_labels(of)
         if loose := [label for label in labels if label not in SHARED_LABELS | pinned]:
             shape = f"{function}(...) without by ({', '.join(loose)})"
             raise self.refused(f"has an element per {', '.join(loose)}, and KEDA takes one", shape)
@@ -248,7 +255,7 @@ class _Parser:
             labels += self.grouping()
         if not isinstance(buckets, Instant | OverWindow) or not buckets.name.endswith("_bucket"):
             raise self.refused("takes a histogram_quantile of something else than buckets", shape)
-        if pooled and ("le" not in labels or set(labels) - {"le"} - SHARED_LABELS - _pinned(buckets)):
+        if pooled and ("le" not in labels or set(labels) - {"le"} - SHARED_LABELS - pinned_labels(buckets)):
             raise self.refused("must sum the buckets by le alone", shape)
         return HistogramQuantile(quantile, buckets, pooled, frozenset(labels) - {"le"})
 
@@ -287,10 +294,3 @@ class _Parser:
         if "".join(f"{n}{unit}" for n, unit in pieces) != text or not pieces:
             raise self.refused(f"has a window {text!r}", "[1m], [90s]")
         return float(sum(int(n) * _UNIT_S[unit] for n, unit in pieces))
-
-
-def _pinned(expression: Expression) -> set[str]:
-    """Labels that one series may have one value of only."""
-    if not isinstance(expression, Instant | OverWindow):
-        return set()
-    return {matcher.label for matcher in expression.matchers if matcher.operator == "="}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from analysis.errors import BadInput
 
 
-class Refusal(BadInput):
+class KedaRefusal(BadInput):
     """A field that is refused; `said` is the sentence of KEDA 2.20.2 or of the API server, "" where it is ours alone."""
 
     def __init__(
@@ -22,6 +22,6 @@ class Refusal(BadInput):
         super().__init__(f"{field}: {problem}", value=value, expected=expected, next_step=next_step)
 
 
-def refused(field: str, said: str, next_step: str | None = None) -> Refusal:
+def refused(field: str, said: str) -> KedaRefusal:
     """The refusal of a field in the words of the one who refuses it."""
-    return Refusal(field, said, said=said, next_step=next_step)
+    return KedaRefusal(field, said, said=said)

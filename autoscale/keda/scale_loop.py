@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 from autoscale.keda.executor import Execution
 from autoscale.keda.fallback import (
-    Pods,
     Replaced,
     Target,
+    TargetPods,
     exceeded,
     fallback_milli,
     has_valid_fallback,
@@ -56,10 +56,11 @@ def poll(
     scaled: ScaledObject,
     status: LoopStatus,
     reads: Mapping[str, Read],
-    pods: Pods,
+    pods: TargetPods,
     now_s: float,
     created_s: float,
-    scale_fails: bool = False,
+    *,
+    scale_fails: bool,
 ) -> Step:
     """One pass of the scale loop; `created_s` is the object's creation, `scale_fails` a refused write of the scale."""
     events = list(_built(scaled, status))
@@ -93,7 +94,7 @@ def poll(
 
 
 def hpa_query(
-    scaled: ScaledObject, status: LoopStatus, metric: str, reads: Mapping[str, Read], pods: Pods
+    scaled: ScaledObject, status: LoopStatus, metric: str, reads: Mapping[str, Read], pods: TargetPods
 ) -> Step:
     """What the HPA gets for a metric: value and name, nothing where the formula cannot run, or an error."""
     events = tuple(_built(scaled, status))
@@ -122,7 +123,7 @@ def _read(
     scaled: ScaledObject,
     status: LoopStatus,
     reads: Mapping[str, Read],
-    pods: Pods,
+    pods: TargetPods,
     wanted: tuple[Trigger, ...] | list[Trigger] | None = None,
     from_cache: bool = False,
 ) -> tuple[list[_Trigger], LoopStatus]:
@@ -160,7 +161,7 @@ def _fallback_event(falls_back: bool) -> str:
     return "Normal ScaledObjectFallbackDeactivated ScaledObject fallback is no longer active"
 
 
-def _composite(scaled: ScaledObject, found: list[_Trigger], pods: Pods) -> dict[str, int]:
+def _composite(scaled: ScaledObject, found: list[_Trigger], pods: TargetPods) -> dict[str, int]:
     """The composite metric: the first fallback's value, or the formula's, cut to milli-units; none where it cannot run."""
     modifiers = scaled.modifiers
     assert modifiers is not None

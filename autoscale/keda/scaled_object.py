@@ -1,7 +1,7 @@
 """A ScaledObject as KEDA 2.20.2 takes it: every field is kept, or refused by name.
 
 What the API server refuses (the CRD), what KEDA's webhook and reconciler refuse, and what is not simulated here (cpu,
-memory and other triggers, the part of expr-lang that is no arithmetic) raises `Refusal`. Source: kedacore/keda v2.20.2
+memory and other triggers, the part of expr-lang that is no arithmetic) raises `KedaRefusal`. Source: kedacore/keda v2.20.2
 apis/keda/v1alpha1/{scaledobject_types.go,scaletriggers_types.go,scaledobject_webhook.go}, and recorded answers.
 """
 
@@ -17,8 +17,8 @@ from autoscale.keda.cron import CronTrigger
 from autoscale.keda.formula import Formula, FormulaError, compile_formula
 from autoscale.keda.metadata import Unreadable, boolean
 from autoscale.keda.prometheus_trigger import PrometheusTrigger
-from autoscale.keda.refusal import Refusal, refused
-from autoscale.keda.schema import FALLBACK_BEHAVIORS, decoded
+from autoscale.keda.refusal import KedaRefusal, refused
+from autoscale.keda.schema import FALLBACK_BEHAVIORS, decoded_object
 from autoscale.keda.targets import AVERAGE_VALUE
 
 API = "keda.sh/v1alpha1"
@@ -82,8 +82,8 @@ class ScaledObject:
 
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, Any]) -> ScaledObject:
-        """The object as KEDA reads it. Raises Refusal (a BadInput) naming the field."""
-        given = decoded(manifest)
+        """The object as KEDA reads it. Raises KedaRefusal (a BadInput) naming the field."""
+        given = decoded_object(manifest)
         metadata, spec = given["metadata"], given["spec"]
         advanced = spec.get("advanced", {})
         config = advanced.get("horizontalPodAutoscalerConfig", {})
@@ -127,9 +127,11 @@ class ScaledObject:
             ("spec.advanced.horizontalPodAutoscalerConfig.name", self.hpa_name),
         ):
             if len(name) > LONGEST_NAME:
-                raise Refusal(where, "is too long", value=name, expected=f"at most {LONGEST_NAME} characters")
+                raise KedaRefusal(
+                    where, "is too long", value=name, expected=f"at most {LONGEST_NAME} characters"
+                )
         if PAUSED_REPLICAS in self.annotations and self.paused_replicas is None:
-            raise Refusal(
+            raise KedaRefusal(
                 f"metadata.annotations.{PAUSED_REPLICAS}",
                 "is no number of replicas",
                 value=self.annotations[PAUSED_REPLICAS],
@@ -199,14 +201,14 @@ def _trigger(index: int, where: str, name: str, trigger: dict[str, Any]) -> Trig
         at = "metricType" if "metric type" in str(problem) else "metadata"
         raise refused(f"{where}.{at}", str(problem)) from None
     if kind in ("cpu", "memory"):
-        raise Refusal(
+        raise KedaRefusal(
             f"{where}.type",
             f"{kind} triggers are not simulated, and a pod's {kind} says nothing of the load of its accelerator",
             value=kind,
             expected="prometheus or cron",
         )
     near = difflib.get_close_matches(kind, ("prometheus", "cron"), n=1)
-    raise Refusal(
+    raise KedaRefusal(
         f"{where}.type",
         f"triggers of type {kind} are not simulated",
         said=f"no scaler found for type: {kind}",
@@ -241,7 +243,9 @@ def _modifiers(given: dict[str, Any] | None, triggers: tuple[Trigger, ...]) -> M
     try:
         formula = compile_formula(text, [trigger.name for trigger in triggers if trigger.name])
     except FormulaError as problem:
-        raise Refusal(f"{where}.formula", str(problem), said=f"{head}{problem}", value=text) from None
+        raise KedaRefusal(
+            f"{where}.formula", str(problem), said=f"{head}{problem.said(text)}", value=text
+        ) from None
     if not _FLOAT.fullmatch(target) or not float(target) > 0:
         cause = (
             f'strconv.ParseFloat: parsing "{target}": invalid syntax'

@@ -6,8 +6,9 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
+from analysis.errors import BadInput
 from autoscale.hpa.manifest import behavior_fields
-from autoscale.keda.refusal import Refusal, refused
+from autoscale.keda.refusal import KedaRefusal, refused
 
 FALLBACK_BEHAVIORS = (
     "static", "currentReplicas", "currentReplicasIfHigher", "currentReplicasIfLower", "scalingModifiers",
@@ -60,21 +61,21 @@ _REQUIRED = {
 }
 
 
-def decoded(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """metadata and spec as an API server stores them, without nulls. Raises Refusal naming the field."""
+def decoded_object(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """metadata and spec as an API server stores them, without nulls. Raises KedaRefusal naming the field."""
     if not isinstance(manifest, Mapping):
-        raise Refusal(
+        raise KedaRefusal(
             "manifest", "is no object", value=type(manifest).__name__, expected=f"a mapping with kind {_KIND}"
         )
     for key, wanted in (("kind", _KIND), ("apiVersion", "keda.sh/v1alpha1")):
         if manifest.get(key) != wanted:
-            raise Refusal(key, "is another", value=manifest.get(key), expected=wanted)
+            raise KedaRefusal(key, "is another", value=manifest.get(key), expected=wanted)
     for key in manifest:
         if key not in ("apiVersion", "kind", "metadata", "spec", "status"):
             raise _unknown("", str(key), ("apiVersion", "kind", "metadata", "spec"))
     metadata = manifest.get("metadata")
     if not isinstance(metadata, Mapping) or not isinstance(metadata.get("name"), str) or not metadata["name"]:
-        raise Refusal("metadata.name", "required value", next_step="give the ScaledObject a name")
+        raise KedaRefusal("metadata.name", "required value", next_step="give the ScaledObject a name")
     for key in ("labels", "annotations"):
         if metadata.get(key) is not None:
             _decoded(metadata[key], "strings", f"metadata.{key}")
@@ -92,7 +93,7 @@ def _decoded(given: Any, schema: Any, path: str) -> Any:
         return _object(given, schema, path)
     if isinstance(schema, list):
         if not isinstance(given, list):
-            raise Refusal(path, "is no list", value=given, expected="a list")
+            raise KedaRefusal(path, "is no list", value=given, expected="a list")
         return [_decoded(each, schema[0], f"{path}[{i}]") for i, each in enumerate(given)]
     if isinstance(schema, tuple):
         if given not in schema and given != "":
@@ -101,19 +102,22 @@ def _decoded(given: Any, schema: Any, path: str) -> Any:
     elif schema is None or isinstance(schema, int):
         _integer(given, schema, path)
     elif schema == "behavior":
-        return behavior_fields(given, path)
+        try:
+            return behavior_fields(given, path)
+        except BadInput as problem:
+            raise KedaRefusal(path, str(problem)) from None
     elif schema == "strings":
         _strings(given, path)
     elif schema == "boolean" and not isinstance(given, bool):
-        raise Refusal(path, "is no boolean", value=given, expected="true or false, without quotes")
+        raise KedaRefusal(path, "is no boolean", value=given, expected="true or false, without quotes")
     elif schema == "string" and not isinstance(given, str):
-        raise Refusal(path, "is no string", value=given, expected=f'text: write "{given}" with quotes')
+        raise KedaRefusal(path, "is no string", value=given, expected=f'text: write "{given}" with quotes')
     return given
 
 
 def _object(given: Any, schema: dict[str, Any], path: str) -> dict[str, Any]:
     if not isinstance(given, Mapping):
-        raise Refusal(path, "is no mapping", value=given, expected=f"fields {', '.join(schema)}")
+        raise KedaRefusal(path, "is no mapping", value=given, expected=f"fields {', '.join(schema)}")
     for key in given:
         if key not in schema:
             raise _unknown(f"{path}.", str(key), tuple(schema))
@@ -132,7 +136,9 @@ def _object(given: Any, schema: dict[str, Any], path: str) -> dict[str, Any]:
 
 def _integer(given: Any, least: int | None, path: str) -> None:
     if isinstance(given, bool) or not isinstance(given, int) or abs(given) > _MAX_INT32:
-        raise Refusal(path, "is no 32-bit integer", value=given, expected="a whole number, without quotes")
+        raise KedaRefusal(
+            path, "is no 32-bit integer", value=given, expected="a whole number, without quotes"
+        )
     if least is not None and given < least:
         said = f"Invalid value: {given}: {path} in body should be greater than or equal to {least}"
         raise refused(path, said)
@@ -140,10 +146,10 @@ def _integer(given: Any, least: int | None, path: str) -> None:
 
 def _strings(given: Any, path: str) -> None:
     if not isinstance(given, Mapping):
-        raise Refusal(path, "is no mapping", value=given, expected="a mapping of strings")
+        raise KedaRefusal(path, "is no mapping", value=given, expected="a mapping of strings")
     for key, value in given.items():
         if not isinstance(value, str):
-            raise Refusal(
+            raise KedaRefusal(
                 f"{path}.{key}",
                 "is no string",
                 value=value,
@@ -151,7 +157,9 @@ def _strings(given: Any, path: str) -> None:
             )
 
 
-def _unknown(path: str, key: str, known: tuple[str, ...]) -> Refusal:
+def _unknown(path: str, key: str, known: tuple[str, ...]) -> KedaRefusal:
     near = difflib.get_close_matches(key, known, n=1)
     said = f'unknown field "{path}{key}"'
-    return Refusal(f"{path}{key}", said, said=said, next_step=f"did you mean {near[0]}?" if near else None)
+    return KedaRefusal(
+        f"{path}{key}", said, said=said, next_step=f"did you mean {near[0]}?" if near else None
+    )
