@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import itertools
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from analysis.redact import command_line
 from autoscale.cli.inputs import fleet_options, hpa_in, told_apart
-from autoscale.cli.options import DEFAULT_PROFILE, Json, Peak, ProfileName, TimeUnit, Traffic
+from autoscale.cli.options import (
+    DEFAULT_PROFILE,
+    ClientTimeout,
+    GatewayOptions,
+    Json,
+    Peak,
+    ProfileName,
+    TimeUnit,
+    Traffic,
+)
 from autoscale.cli.printing import show, show_json, show_paths
 from autoscale.show import progress
+
+if TYPE_CHECKING:
+    from autoscale.recommend.comparison import Compared
 
 
 def serve(
@@ -89,16 +102,8 @@ def simulate(
     slo: Annotated[
         str | None, typer.Option(help="For example ttft_p95=2s,tpot_p95=100ms; default the profile's.")
     ] = None,
-    gateway: Annotated[
-        str | None,
-        typer.Option(
-            metavar="OPTIONS",
-            help="Requests pass an inference gateway (llm-d's EPP): on, or flow_control=off,ttl=5m and so on.",
-        ),
-    ] = None,
-    client_timeout: Annotated[
-        str | None, typer.Option(metavar="TIME", help="How long clients wait for an answer, such as 5m.")
-    ] = None,
+    gateway: GatewayOptions = None,
+    client_timeout: ClientTimeout = None,
     seeds: Annotated[int, typer.Option(help="Simulations per setting.", min=1)] = 3,
     out: Annotated[Path | None, typer.Option(help="Directory for run directories and plots.")] = None,
     as_json: Json = False,
@@ -106,15 +111,11 @@ def simulate(
     """Simulate an HPA under some traffic. Beside it other HPAs and standing fleets, all on the same requests."""
     from dataclasses import replace
 
-    from analysis import plots
-    from analysis.run import read
     from autoscale.profiles import load
     from autoscale.recommend import cost, scenario_of
     from autoscale.recommend.choice.settings import Given, Setting, Standing
     from autoscale.recommend.comparison import compare as set_side_by_side
-    from autoscale.show.over_time import run_over_time
     from autoscale.show.terminal.comparison import comparison_table
-    from autoscale.sim import write_run
 
     scenario = scenario_of(
         load(profile), traffic=traffic, peak_rps=peak, slo=slo, time_unit=trace_time_unit, tell=progress.note
@@ -139,19 +140,29 @@ def simulate(
     for name, found in compared.items():
         for cause in found.causes():
             progress.note(f"{name}: {cause}")
-    paths = []
-    if out is not None:
-        for name, found in compared.items():
-            folder = str(Path(name).with_suffix("")).replace(" ", "-").replace("/", "-")
-            run = write_run(found.outcomes[0], out / folder, command=command_line(sys.argv))
-            title = f"{scenario.profile.name}: load, signals and replicas"
-            figure = run_over_time(read(run), title=title, show=("waiting", "kv_usage"))
-            paths += [run, plots.save(figure, run / "timeline.png")] if figure else [run]
+    paths = [] if out is None else _kept(compared, out, scenario.profile.name)
     if as_json:
         show_json(content)
         return
     show(comparison_table(content, scenario, slo_given=slo is not None))
     show_paths(paths)
+
+
+def _kept(compared: Mapping[str, Compared], out: Path, system: str) -> list[Path]:
+    """The run directory of each setting's first seed, and its picture."""
+    from analysis import plots
+    from analysis.run import read
+    from autoscale.show.over_time import run_over_time
+    from autoscale.sim import write_run
+
+    paths: list[Path] = []
+    for name, found in compared.items():
+        folder = str(Path(name).with_suffix("")).replace(" ", "-").replace("/", "-")
+        run = write_run(found.outcomes[0], out / folder, command=command_line(sys.argv))
+        title = f"{system}: load, signals and replicas"
+        figure = run_over_time(read(run), title=title, show=("waiting", "kv_usage"))
+        paths += [run, plots.save(figure, run / "timeline.png")] if figure else [run]
+    return paths
 
 
 def demo(

@@ -45,7 +45,7 @@ def look(s: State, at_s: float, itself: bool) -> None:
         pod.fresh, pod.waiting = 1, waiting
         pod.kv_usage = 1 - free / p.data_parallel / (p.num_blocks - 1)
         most = max(most, waiting)
-        if load_of(s, slot) < 1.0:
+        if fullness(s, slot) < 1.0:
             room += 1
     if c.gateway > 0 and c.open_slots > 0:
         g.held_s += g.refresh_s
@@ -63,7 +63,7 @@ def in_flight_of(s: State, slot: int) -> int:
 
 
 @compiled
-def load_of(s: State, slot: int) -> float:
+def fullness(s: State, slot: int) -> float:
     """How full one pod is, 1 at its limits; not cut off above. What was not seen lately counts as full."""
     g, pod = s.gate[0], s.seen[slot]
     if g.detector == CONCURRENCY:
@@ -78,7 +78,7 @@ def saturation(s: State) -> float:
     """The plain mean over the pods of how full they are; 1 without any pod."""
     open_slots, total = s.clock[0].open_slots, 0.0
     for j in range(open_slots):
-        total += load_of(s, s.open_list[j])
+        total += fullness(s, s.open_list[j])
     return total / open_slots if open_slots > 0 else 1.0
 
 

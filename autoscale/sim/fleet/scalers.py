@@ -61,11 +61,18 @@ def foreign_name(profile: Profile, scaler: Scaler) -> str | None:
     )
 
 
+def gate_note(scaler: Scaler) -> str | None:
+    """A note when an HPA that somebody wrote goes to zero, which not every cluster allows; else None."""
+    if not isinstance(scaler, HpaSpec) or scaler.min_replicas > 0:
+        return None
+    return f"HPA {scaler.name} has minReplicas 0: Kubernetes refuses it before 1.37 unless the gate HPAScaleToZero is on"
+
+
 def hpa_of(scaler: Scaler) -> HpaSpec:
     """The HPA at work: the scaler itself, or the one that KEDA makes of it."""
     if isinstance(scaler, HpaSpec):
         return scaler
-    spec = Loops.started(scaler, 0.0, 0).hpa
+    spec = Loops.started(scaler, 0.0).hpa
     if spec is None:
         raise BadInput(
             f"ScaledObject {scaler.name} is paused: KEDA has deleted its HPA and nothing scales",

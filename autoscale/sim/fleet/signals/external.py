@@ -7,7 +7,7 @@ a GaugeTotal, one number per scrape is kept; else a Prometheus of all series tha
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,11 +15,11 @@ from analysis.numbers import known
 from autoscale.hpa import HpaDecision, HpaSpec, Memory, MetricError
 from autoscale.hpa.calculator import Reading
 from autoscale.keda import ScaledObject
-from autoscale.keda.fallback import Pods as Workload
+from autoscale.keda.fallback import TargetPods
 from autoscale.keda.loop_status import Step
 from autoscale.keda.loops import Loops
 from autoscale.keda.prometheus_trigger import Answer, NoElement, PrometheusTrigger, QueryFailed
-from autoscale.keda.queries import Expression, OverWindow, series_in
+from autoscale.keda.queries import Expression, Instant, OverWindow, parts
 from autoscale.keda.scale_loop import Read, read_triggers
 from autoscale.kube.gateway_names import gateway_metric
 from autoscale.profiles.profile import Profile
@@ -55,7 +55,7 @@ class External:
             for name, query in queries_of(scaler).items()
         ]
         delay_s = profile.metric_path.ingestion_delay_s
-        series = [one for query in self.queries for one in series_in(query.expression)]
+        series = [one for query in self.queries for one in _series_in(query.expression)]
         windows = [one.window_s for one in series if isinstance(one, OverWindow)]
         names = tuple(dict.fromkeys(one.name for one in series))
         totals = [query.total for query in self.queries if query.total is not None]
@@ -63,7 +63,7 @@ class External:
         if self.totals is None or any(gateway_metric(name) for name in names):
             self._exports = Exports(profile, engine, names)
         self.samples = Samples(names, delay_s, max(windows, default=LOOKBACK_S))
-        self.loops = Loops.started(scaler, MONDAY_S, 1) if isinstance(scaler, ScaledObject) else None
+        self.loops = Loops.started(scaler, MONDAY_S) if isinstance(scaler, ScaledObject) else None
         self._engine = engine
         self._poll_phase_s = phase * self.polling_s
         self._polls = 0
@@ -146,14 +146,22 @@ class External:
         return read_triggers(self.scaler, given, MONDAY_S + now_s)
 
 
+def _series_in(expression: Expression) -> Iterator[Instant | OverWindow]:
+    """The series that a query reads, in the order in which they are written."""
+    if isinstance(expression, Instant | OverWindow):
+        yield expression
+    for part in parts(expression):
+        yield from _series_in(part)
+
+
 def _answer(values: Sequence[float], many: QueryFailed) -> Answer:
     if len(values) > 1:
         return many
     return values[0] if values else NoElement()
 
 
-def _workload(pods: Pods) -> Workload:
-    return Workload(pods.desired, seen(pods).ready or 0)
+def _workload(pods: Pods) -> TargetPods:
+    return TargetPods(pods.desired, seen(pods).ready or 0)
 
 
 def quiet_metrics(spec: HpaSpec, external: External | None) -> bool:

@@ -18,6 +18,7 @@ from autoscale.keda.queries import (
     Aggregation,
     Applied,
     Expression,
+    FirstOf,
     HistogramQuantile,
     Instant,
     Number,
@@ -80,6 +81,8 @@ def evaluated(expression: Expression, at: QueryTime) -> Vector:
             found = evaluated(of, at)
             alone = not found or on or labels_of(of) == frozenset()
             return (found or [((), number)]) if alone else [*found, ((), number)]
+        case FirstOf(first=first, second=second):
+            return evaluated(first, at) or evaluated(second, at)
 
 
 def _selected(name: str, matchers: Sequence[QueryMatcher], at: QueryTime) -> Iterator[tuple[Labels, Track]]:

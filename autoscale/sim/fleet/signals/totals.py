@@ -17,6 +17,7 @@ from autoscale.keda.queries import (
     SHARED_LABELS,
     Aggregation,
     Expression,
+    FirstOf,
     Instant,
     Number,
     Operation,
@@ -45,6 +46,9 @@ class GaugeTotal(NamedTuple):
 def gauge_total(expression: Expression, vllm_version: str, data_parallel: int) -> GaugeTotal | None:
     """The query as a GaugeTotal, None when it needs more than that."""
     match expression:
+        case FirstOf(first=first, second=second):  # a metric under two names, both exported
+            old, new = (gauge_total(each, vllm_version, data_parallel) for each in (first, second))
+            return new if repr(old) == repr(new) else None
         case OrElse(of=of, number=number):
             found = gauge_total(of, vllm_version, data_parallel)
             return found and found._replace(empty=number)
