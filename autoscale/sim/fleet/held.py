@@ -65,7 +65,7 @@ class Held:
         return (
             f"the gateway held requests for {self.held_s:,.0f} s while {self.with_room:.0%} of the ready pods had room: "
             "the pool's saturation is the plain mean over pods of waiting / queue threshold, not cut off at 1, so one pod "
-            f"with up to {self.most_on_one:,} waiting counts for the whole pool; it got them at once, since the gateway "
-            "lets all go on metrics that are one look old and a shared prefix sends them to one pod. Let go by what is in "
+            f"with up to {self.most_on_one:,} waiting counts for the whole pool; it gets so many at once, since the gateway "
+            "lets all go on metrics that are one look old, and a shared prefix sends them to one pod. Let go by what is in "
             "flight (detector=concurrency), or leave flow control off"
         )
