@@ -75,7 +75,7 @@ class Metadata:
             return None
         problem = json_problem(given, kind)
         value = None if problem else json.loads(given)
-        if value is not None and (math.isinf(value) or (kind == "int64" and not isinstance(value, int))):
+        if value is not None and (math.isinf(float(given)) or (kind == "int64" and not _is_int64(value))):
             problem = f"json: cannot unmarshal number {given} into Go value of type {kind}"
         if problem:
             self._unset(name, given, f"unable to unmarshal to field type {kind}: {problem}")
@@ -84,6 +84,10 @@ class Metadata:
 
     def _unset(self, name: str, given: str, problem: str) -> None:
         self.problems.append(f'unable to set param "{name}" value {json.dumps(given)}: {problem}')
+
+
+def _is_int64(value: float) -> bool:
+    return isinstance(value, int) and -(2**63) <= value < 2**63
 
 
 def boolean(given: str) -> bool | None:
