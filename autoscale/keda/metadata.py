@@ -16,11 +16,13 @@ _BLANKS = " \t\r\n"
 _TRUE = ("1", "t", "T", "TRUE", "true", "True")
 _FALSE = ("0", "f", "F", "FALSE", "false", "False")
 # The parts of a number: what may follow, and what Go says of a character that may not
-_AFTER_MINUS, _AFTER_POINT, _IN_EXPONENT = (
+_AFTER_MINUS, _AFTER_POINT, _IN_EXPONENT, _AFTER_VALUE = (
     "in numeric literal",
     "after decimal point in numeric literal",
     "in exponent of numeric literal",
+    "after top-level value",
 )
+_LITERALS = {"t": "true", "f": "false", "n": "null"}
 
 
 class Unreadable(ValueError):
@@ -73,7 +75,7 @@ class Metadata:
             return None
         problem = json_problem(given, kind)
         value = None if problem else json.loads(given)
-        if value is not None and (math.isinf(value) or (kind == "int64" and not isinstance(value, int))):
+        if value is not None and (math.isinf(float(given)) or (kind == "int64" and not _is_int64(value))):
             problem = f"json: cannot unmarshal number {given} into Go value of type {kind}"
         if problem:
             self._unset(name, given, f"unable to unmarshal to field type {kind}: {problem}")
@@ -82,6 +84,10 @@ class Metadata:
 
     def _unset(self, name: str, given: str, problem: str) -> None:
         self.problems.append(f'unable to set param "{name}" value {json.dumps(given)}: {problem}')
+
+
+def _is_int64(value: float) -> bool:
+    return isinstance(value, int) and -(2**63) <= value < 2**63
 
 
 def boolean(given: str) -> bool | None:
@@ -98,6 +104,11 @@ def json_problem(given: str, kind: str) -> str:
         return f"json: cannot unmarshal string into Go value of type {kind}"
     if body in ("true", "false"):
         return f"json: cannot unmarshal bool into Go value of type {kind}"
+    if (literal := _LITERALS.get(body[:1])) is not None:
+        shorter = min(len(body), len(literal))
+        same = next((at for at in range(shorter) if body[at] != literal[at]), shorter)
+        where = f"in literal {literal} (expecting '{literal[same]}')" if same < len(literal) else _AFTER_VALUE
+        return _invalid(body[same:], where)
     begun = _NUMBER.match(body)
     if begun is None:
         if body[:1] == "-":
@@ -108,7 +119,7 @@ def json_problem(given: str, kind: str) -> str:
         return _invalid(rest[1:], _AFTER_POINT)
     if rest[0] in "eE" and not begun[3]:
         return _invalid(rest[1:].lstrip("+-") if rest[1:2] in ("+", "-") else rest[1:], _IN_EXPONENT)
-    return _invalid(rest.lstrip(_BLANKS), "after top-level value")
+    return _invalid(rest.lstrip(_BLANKS), _AFTER_VALUE)
 
 
 def _invalid(rest: str, where: str) -> str:

@@ -19,6 +19,7 @@ _TYPED = (
     "ignoreNullValues", "unsafeSsl", "awsRegion", "timeout", "identityOwner", "authModes",
 )  # fmt: skip
 _INT64 = 2**64
+_MOST = 2**63 - 1  # of a quantity
 
 
 class NoElement(NamedTuple):
@@ -127,7 +128,7 @@ def printed(value: float) -> str:
 
 def trigger_value(value: float, active: bool) -> TriggerValue:
     """The value as the HPA gets it, rounded to three decimals; beyond 64 bits of milli-units it wraps as KEDA's does."""
-    given = quantity.parse(printed(value))
+    given = quantity.parse(min(printed(value), str(_MOST), key=float))
     milli = int(given.value * 1000)
     wrapped = (milli + _INT64 // 2) % _INT64 - _INT64 // 2
     return TriggerValue(wrapped, given.stored, active)

@@ -6,7 +6,7 @@ from analysis.errors import BadInput
 
 
 class KedaRefusal(BadInput):
-    """A field that is refused; `said` is the sentence of KEDA 2.20.2 or of the API server, "" where it is ours alone."""
+    """A field that is refused, and why; `said` is the sentence of KEDA 2.20.2 or of the API server, "" where it is ours alone."""
 
     def __init__(
         self,
@@ -18,7 +18,7 @@ class KedaRefusal(BadInput):
         expected: str | None = None,
         next_step: str | None = None,
     ) -> None:
-        self.field, self.said = field, said
+        self.field, self.problem, self.said = field, problem, said
         super().__init__(f"{field}: {problem}", value=value, expected=expected, next_step=next_step)
 
 

@@ -69,7 +69,7 @@ def decoded_object(manifest: Mapping[str, Any]) -> dict[str, Any]:
         )
     for key, wanted in (("kind", _KIND), ("apiVersion", "keda.sh/v1alpha1")):
         if manifest.get(key) != wanted:
-            raise KedaRefusal(key, "is another", value=manifest.get(key), expected=wanted)
+            raise KedaRefusal(key, f"is no {wanted}", value=manifest.get(key), expected=wanted)
     for key in manifest:
         if key not in ("apiVersion", "kind", "metadata", "spec", "status"):
             raise _unknown("", str(key), ("apiVersion", "kind", "metadata", "spec"))
