@@ -42,6 +42,9 @@ def asked(
         pytest.param(0.8, 1.76, 2, 2, id="sum of KV 1.76 stays"),
         pytest.param(0.8, 1.761, 2, 3, id="1.761 scales"),
         pytest.param(1.5, 40000 / 15928, 1, 2, id="40,000 tokens at 15,928 a second are 2.511 s"),
+        pytest.param(
+            1, 0.5 * 8192 / 2696, 1, 2, id="8,192 tokens at 2,696 a second twice a second: 1.52 replicas"
+        ),
         pytest.param(1, 11.0, 10, 10, id="a formula that is the size hides one more at ten"),
         pytest.param(1, 11.001, 10, 12, id="and then adds two"),
         pytest.param(1, 11, 10, 10, id="cron 11 at 10 never arrives"),

@@ -10,6 +10,7 @@ import pytest
 from analysis.errors import BadInput
 from autoscale.hpa import HpaSpec
 from autoscale.keda import ScaledObject, parse_query
+from autoscale.keda.formula import compile_formula
 from autoscale.profiles.profile import overlay
 from autoscale.sim.engine.gateway import InferenceGateway, parse_gateway
 from autoscale.sim.fleet.control import FleetOptions
@@ -286,6 +287,14 @@ def test_a_scaled_object_is_read_as_a_scaler_and_a_paused_one_is_told():
     paused["metadata"]["annotations"] = {"autoscaling.keda.sh/paused": "true"}
     with pytest.raises(BadInput, match="paused"):
         read_scaler(L4, paused)
+
+
+@pytest.mark.parametrize(
+    ("s", "c", "size"), [(1.1, 1.0, 8), (1.1, 0.5, 4), (0.5, 1.0, 4), (0.2, 1.0, 2), (0.0, 1.0, 0)]
+)
+def test_the_formula_of_the_slo_aware_guide_at_four_replicas(s: float, c: float, size: int):
+    text = "s > 0.55 ? n + ceil(n * (s * c / 0.55 - 1)) : s < 0.40 ? n - floor(n * (1 - s / 0.40)) : n"
+    assert compile_formula(text, ["s", "c", "n"]).result({"s": s, "c": c, "n": 4.0}) == size
 
 
 # --- to zero and from zero -----------------------------------------------------------------------------------------------
