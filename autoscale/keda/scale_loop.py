@@ -102,12 +102,15 @@ def hpa_query(
     found, status = _read(scaled, status, reads, pods, wanted, from_cache=True)
     status = _counted(scaled, status)
     is_error = any(each.value.error is not None for each in found)
-    status = replace(status, built=not is_error)
+    # an error clears KEDA's caches: scalers are built anew, and the next query asks Prometheus
+    status = replace(status, built=not is_error, cached={} if is_error else status.cached)
     if is_error and not any(each.value.active for each in found):
         return Step(status, events, error=f"metric:{metric} encountered error")
     if scaled.modifiers is not None:
         return Step(status, events, metrics=_composite(scaled, found, pods))
     metrics = {each.value.name: each.value.milli for each in found if each.value.milli is not None}
+    if not metrics:
+        return Step(status, events, error=f"no matching metrics found for {metric}")
     return Step(status, events, metrics=metrics)
 
 
