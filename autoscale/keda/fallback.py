@@ -12,7 +12,7 @@ from typing import NamedTuple
 from autoscale.keda.hpa_made import COMPOSITE
 from autoscale.keda.prometheus_trigger import QueryFailed, TriggerValue
 from autoscale.keda.scaled_object import Fallback, ScaledObject
-from autoscale.keda.targets import VALUE
+from autoscale.keda.targets import VALUE, int64
 from autoscale.kube import quantity
 
 NIL_MILLI = -1000  # stands for nil in a formula
@@ -118,4 +118,4 @@ def fallback_milli(scaled: ScaledObject, target: Target, replicas: int, ready: i
             return None
         share /= ready
     per_replica = float(modifiers.target) if modifiers else quantity.parse(target.quantity).approximate
-    return int(per_replica * 1000 * share)
+    return int64(per_replica * 1000 * share)

@@ -10,7 +10,6 @@ pkg/scaling/executor/scale_scaledobjects.go, pkg/scaling/modifiers/formula.go.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
@@ -30,6 +29,7 @@ from autoscale.keda.hpa_made import COMPOSITE
 from autoscale.keda.loop_status import FALLS_BACK, NO_FALLBACK, LoopStatus, Step
 from autoscale.keda.prometheus_trigger import Answer, PrometheusTrigger, QueryFailed, TriggerValue
 from autoscale.keda.scaled_object import ScaledObject, Trigger
+from autoscale.keda.targets import int64
 
 Read = TriggerValue | QueryFailed
 
@@ -102,12 +102,15 @@ def hpa_query(
     found, status = _read(scaled, status, reads, pods, wanted, from_cache=True)
     status = _counted(scaled, status)
     is_error = any(each.value.error is not None for each in found)
-    status = replace(status, built=not is_error)
+    # an error clears KEDA's caches: scalers are built anew, and the next query asks Prometheus
+    status = replace(status, built=not is_error, cached={} if is_error else status.cached)
     if is_error and not any(each.value.active for each in found):
         return Step(status, events, error=f"metric:{metric} encountered error")
     if scaled.modifiers is not None:
         return Step(status, events, metrics=_composite(scaled, found, pods))
     metrics = {each.value.name: each.value.milli for each in found if each.value.milli is not None}
+    if not metrics:
+        return Step(status, events, error=f"no matching metrics found for {metric}")
     return Step(status, events, metrics=metrics)
 
 
@@ -181,7 +184,7 @@ def _composite(scaled: ScaledObject, found: list[_Trigger], pods: TargetPods) ->
         target = Target(modifiers.metric_type, modifiers.target)
         milli = fallback_milli(scaled, target, scaled.fallback.replicas, pods.ready)
         return {} if milli is None else {COMPOSITE: milli}
-    return {COMPOSITE: int(result * 1000) if math.isfinite(result) else -(2**63)}
+    return {COMPOSITE: int64(result * 1000)}
 
 
 def _approximate(milli: int) -> float:

@@ -25,3 +25,8 @@ def hpa_target(metric_type: str, value: str) -> dict[str, Any]:
     """The target of an External metric with the quantity as an API server stores it."""
     key = "averageValue" if metric_type == AVERAGE_VALUE else "value"
     return {"type": metric_type, key: quantity.parse(value).stored}
+
+
+def int64(value: float) -> int:
+    """Go's int64 of a float64, cut; what does not fit, NaN too, is the lowest (on amd64)."""
+    return int(value) if -(2.0**63) <= value < 2.0**63 else -(2**63)
