@@ -25,8 +25,9 @@ ABOVE: dict[str, set[str]] = {
     "autoscale.recommendation": {"autoscale.signal_target", "autoscale.typed_json"},
     "autoscale.profiles": set(),
     "autoscale.hpa": set(),
+    "autoscale.keda": {"autoscale.hpa"},
     "autoscale.sim.engine": {"autoscale.profiles"},
-    "autoscale.sim.fleet": {"autoscale.hpa", "autoscale.profiles", "autoscale.sim.engine"},
+    "autoscale.sim.fleet": {"autoscale.hpa", "autoscale.keda", "autoscale.profiles", "autoscale.sim.engine"},
     "autoscale.sim.http": {
         "autoscale.hpa",
         "autoscale.profiles",
@@ -47,7 +48,12 @@ ABOVE: dict[str, set[str]] = {
         "autoscale.recommendation",
         "autoscale.signal_target",
     },
-    "autoscale.lint": {"autoscale.deploy", "autoscale.hpa", "autoscale.profiles"},  # deploy's rules of size
+    "autoscale.lint": {
+        "autoscale.deploy",  # its rules of size
+        "autoscale.hpa",
+        "autoscale.keda",
+        "autoscale.profiles",
+    },
     "autoscale.check": {"autoscale.lint", "autoscale.recommendation"},
     "autoscale.show": {"autoscale"},  # shows everything
     "autoscale.cli": {"autoscale"},

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import itertools
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from analysis.redact import command_line
-from autoscale.cli.inputs import hpa_in, told_apart
-from autoscale.cli.options import DEFAULT_PROFILE, Json, Peak, ProfileName, TimeUnit, Traffic
+from autoscale.cli.inputs import fleet_options, hpa_in, told_apart
+from autoscale.cli.options import (
+    DEFAULT_PROFILE,
+    ClientTimeout,
+    GatewayOptions,
+    Json,
+    Peak,
+    ProfileName,
+    TimeUnit,
+    Traffic,
+)
 from autoscale.cli.printing import show, show_json, show_paths
 from autoscale.show import progress
+
+if TYPE_CHECKING:
+    from autoscale.recommend.comparison import Compared
 
 
 def serve(
@@ -77,7 +90,7 @@ def serve(
 
 
 def simulate(
-    hpa: Annotated[Path, typer.Option(help="HPA manifest (autoscaling/v2).")],
+    hpa: Annotated[Path, typer.Option(help="HPA manifest (autoscaling/v2), or KEDA's ScaledObject.")],
     profile: ProfileName = DEFAULT_PROFILE,
     traffic: Traffic = None,
     trace_time_unit: TimeUnit = None,
@@ -89,24 +102,25 @@ def simulate(
     slo: Annotated[
         str | None, typer.Option(help="For example ttft_p95=2s,tpot_p95=100ms; default the profile's.")
     ] = None,
+    gateway: GatewayOptions = None,
+    client_timeout: ClientTimeout = None,
     seeds: Annotated[int, typer.Option(help="Simulations per setting.", min=1)] = 3,
     out: Annotated[Path | None, typer.Option(help="Directory for run directories and plots.")] = None,
     as_json: Json = False,
 ) -> None:
     """Simulate an HPA under some traffic. Beside it other HPAs and standing fleets, all on the same requests."""
-    from analysis import plots
-    from analysis.run import read
+    from dataclasses import replace
+
     from autoscale.profiles import load
     from autoscale.recommend import cost, scenario_of
     from autoscale.recommend.choice.settings import Given, Setting, Standing
     from autoscale.recommend.comparison import compare as set_side_by_side
-    from autoscale.show.over_time import run_over_time
     from autoscale.show.terminal.comparison import comparison_table
-    from autoscale.sim import write_run
 
     scenario = scenario_of(
         load(profile), traffic=traffic, peak_rps=peak, slo=slo, time_unit=trace_time_unit, tell=progress.note
     )
+    scenario = replace(scenario, options=fleet_options(gateway, client_timeout))
     settings: dict[str, Setting] = {
         name: Given(hpa_in(path)) for name, path in told_apart((hpa, *(compare or [])))
     }
@@ -119,20 +133,36 @@ def simulate(
     progress.compiled_engine()
     with progress.bar() as report:
         compared = set_side_by_side(scenario, settings, seeds, keep_first=out is not None, progress=report)
-    content = {name: {**found.figures(), "notes": notes[name]} for name, found in compared.items()}
-    paths = []
-    if out is not None:
-        for name, found in compared.items():
-            folder = str(Path(name).with_suffix("")).replace(" ", "-").replace("/", "-")
-            run = write_run(found.outcomes[0], out / folder, command=command_line(sys.argv))
-            title = f"{scenario.profile.name}: load, signals and replicas"
-            figure = run_over_time(read(run), title=title, show=("waiting", "kv_usage"))
-            paths += [run, plots.save(figure, run / "timeline.png")] if figure else [run]
+    content = {
+        name: {**found.figures(), "notes": [*notes[name], *found.causes()]}
+        for name, found in compared.items()
+    }
+    for name, found in compared.items():
+        for cause in found.causes():
+            progress.note(f"{name}: {cause}")
+    paths = [] if out is None else _kept(compared, out, scenario.profile.name)
     if as_json:
         show_json(content)
         return
     show(comparison_table(content, scenario, slo_given=slo is not None))
     show_paths(paths)
+
+
+def _kept(compared: Mapping[str, Compared], out: Path, system: str) -> list[Path]:
+    """The run directory of each setting's first seed, and its picture."""
+    from analysis import plots
+    from analysis.run import read
+    from autoscale.show.over_time import run_over_time
+    from autoscale.sim import write_run
+
+    paths: list[Path] = []
+    for name, found in compared.items():
+        folder = str(Path(name).with_suffix("")).replace(" ", "-").replace("/", "-")
+        run = write_run(found.outcomes[0], out / folder, command=command_line(sys.argv))
+        title = f"{system}: load, signals and replicas"
+        figure = run_over_time(read(run), title=title, show=("waiting", "kv_usage"))
+        paths += [run, plots.save(figure, run / "timeline.png")] if figure else [run]
+    return paths
 
 
 def demo(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from analysis.errors import BadInput
 if TYPE_CHECKING:
     from autoscale.recommend.choice.promise import Promise
     from autoscale.recommendation import KubernetesObject
+    from autoscale.sim.fleet.control import FleetOptions
 
 
 def run_path(run: Path | None) -> Path:
@@ -72,10 +74,30 @@ def told_apart(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
 
 
 def hpa_in(path: Path) -> KubernetesObject:
-    """The HorizontalPodAutoscaler in a YAML file (the first one, other kinds passed over)."""
+    """The ScaledObject in a YAML file, else the HorizontalPodAutoscaler (the first one, other kinds passed over).
+
+    Of a file with both the HPA is taken to be the one that KEDA made.
+    """
     from analysis.files import read_documents
 
-    for document in read_documents(path, "HPA file"):
-        if isinstance(document, dict) and document.get("kind") == "HorizontalPodAutoscaler":
-            return document
-    raise BadInput(f"{path} holds no HorizontalPodAutoscaler", expected="an autoscaling/v2 manifest")
+    documents = [document for document in read_documents(path, "HPA file") if isinstance(document, dict)]
+    for kind in ("ScaledObject", "HorizontalPodAutoscaler"):
+        for document in documents:
+            if document.get("kind") == kind:
+                return document
+    raise BadInput(
+        f"{path} holds no HorizontalPodAutoscaler and no ScaledObject",
+        expected="an autoscaling/v2 manifest, or one of keda.sh/v1alpha1",
+    )
+
+
+def fleet_options(gateway: str | None, client_timeout: str | None) -> FleetOptions:
+    """A simulated fleet's surroundings: an inference gateway, and how long clients wait."""
+    from analysis.numbers import parse_seconds
+    from autoscale.sim.engine.gateway import parse_gateway
+    from autoscale.sim.fleet.control import FleetOptions
+
+    patience_s = math.inf if client_timeout is None else parse_seconds(client_timeout)
+    if not patience_s > 0:
+        raise BadInput("--client-timeout", value=client_timeout, expected="a time such as 5m or 300s")
+    return FleetOptions(gateway=None if gateway is None else parse_gateway(gateway), patience_s=patience_s)

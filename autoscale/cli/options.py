@@ -28,6 +28,17 @@ TimeUnit = Annotated[
         help="Unit of the trace's timestamps: s | ms | us | ns; default the format's own, or that of Unix time.",
     ),
 ]
+GatewayOptions = Annotated[
+    str | None,
+    typer.Option(
+        "--gateway",
+        metavar="OPTIONS",
+        help="Requests pass an inference gateway (llm-d's EPP): on, or flow_control=off,ttl=5m and so on.",
+    ),
+]
+ClientTimeout = Annotated[
+    str | None, typer.Option(metavar="TIME", help="How long clients wait for an answer, such as 5m.")
+]
 RunDirectory = Annotated[Path | None, typer.Argument(help="Run directory; default the newest under runs/.")]
 Prometheus = Annotated[
     str | None,

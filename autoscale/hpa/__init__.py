@@ -1,6 +1,6 @@
 """The Horizontal Pod Autoscaler, run as a pure function: `HpaSpec.from_manifest` and `decide`."""
 
-from autoscale.hpa.calculator import MetricError, PodMetric, Proposal
+from autoscale.hpa.calculator import MetricError, PodMetric, Proposal, Seen
 from autoscale.hpa.limits import Condition, Memory
 from autoscale.hpa.rules import Event, HpaDecision, decide
 from autoscale.hpa.spec import HpaBehavior, HpaSpec, MetricTarget, Policy, ScalingRules
@@ -21,6 +21,7 @@ __all__ = [
     "Proposal",
     "Quantity",
     "ScalingRules",
+    "Seen",
     "decide",
     "format_milli",
     "parse_quantity",

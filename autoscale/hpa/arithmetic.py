@@ -1,6 +1,6 @@
 """The controller's arithmetic at one sync, on plain numbers and rows: from pods and their values to a size.
 
-    pods_size / external_size  ->  the largest  ->  stable_size (windows)  ->  limited_size (policies, min and max)
+    pods_size / external_size / value_size  ->  the largest  ->  stable_size (windows)  ->  limited_size (policies, min and max)
 
 Integers are in milli-units and divided with truncation, ratios are float64, sizes the ceiling of a float product. Times are
 whole microseconds, so that "exactly as old as its window" means what it says. Nothing here knows a metric's name or a
@@ -137,9 +137,10 @@ def pods_size(
 
 
 def external_size(total_milli: int, target_milli: int, observed: int, band: Band) -> tuple[int, int]:
-    """(size, usage in milli-units): what an External metric with an AverageValue target asks for: ceil(total/target).
+    """(size, usage in milli-units): what an External or Object metric with an AverageValue target asks for.
 
-    Inside the tolerance it is the `observed` size. Source: replica_calculator.go, GetExternalPerPodMetricReplicas.
+    That is ceil(total/target), inside the tolerance the `observed` size (status.replicas); readiness plays no part.
+    Source: replica_calculator.go, GetExternalPerPodMetricReplicas.
     """
     usage = 0
     if observed:
@@ -148,6 +149,21 @@ def external_size(total_milli: int, target_milli: int, observed: int, band: Band
         if band.low <= ratio <= band.high:
             return observed, usage
     return min(math.ceil(total_milli / target_milli), _MAX_INT32), usage
+
+
+def value_size(total_milli: int, target_milli: int, current: int, ready: int, band: Band) -> int:
+    """What an External or Object metric with a Value target asks for: ceil(total/target x `ready`).
+
+    `ready` counts Running pods that are Ready, so what still starts is left out of the product; inside the tolerance it is
+    the `current` size (spec.replicas), and from zero ceil(total/target). Source: getUsageRatioReplicaCount.
+    """
+    ratio = total_milli / target_milli
+    if current == 0:
+        return ceiled(ratio)
+    if band.low <= ratio <= band.high:
+        return current
+    size = ratio * ready
+    return _MAX_INT32 if size > _MAX_INT32 else ceiled(size)
 
 
 def stable_size(

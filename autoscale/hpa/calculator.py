@@ -36,7 +36,20 @@ class MetricError(NamedTuple):
     message: str = "no metrics returned from custom metrics API"
 
 
-Reading = Sequence[PodMetric] | MetricError | int  # int: the total of an External metric in milli-units
+Reading = (
+    Sequence[PodMetric] | MetricError | int
+)  # int: the total of an External or Object metric in milli-units
+
+
+class Seen(NamedTuple):
+    """The scale target beside its spec.
+
+    replicas  status.replicas, by which AverageValue targets divide
+    ready     Running pods that are Ready, by which Value targets multiply; None = the pod lister has no pod at all
+    """
+
+    replicas: int
+    ready: int | None
 
 
 class Proposal(NamedTuple):
@@ -47,9 +60,10 @@ class Proposal(NamedTuple):
     error: str | None = None
 
 
+_NO_PODS = "no pods returned by selector while calculating replica count"
 _PROBLEMS = {
     NO_METRICS: MetricError().message,
-    NO_PODS: "no pods returned by selector while calculating replica count",
+    NO_PODS: _NO_PODS,
     NO_VALUES: "did not receive metrics for targeted pods (pods might be unready)",
 }
 
@@ -71,22 +85,35 @@ def _pods_proposal(
     return Proposal(0, None, _PROBLEMS[problem]) if problem else Proposal(size, usage_milli)
 
 
-def propose(spec: HpaSpec, target: MetricTarget, reading: Reading | None, current_replicas: int) -> Proposal:
+def _total_proposal(
+    total_milli: int, target: MetricTarget, current: int, seen: Seen, unchanged: Band
+) -> Proposal:
+    """What an External or Object metric asks for, whose value is one number."""
+    if target.average:
+        return Proposal(*arithmetic.external_size(total_milli, target.target_milli, seen.replicas, unchanged))
+    ratio = total_milli / target.target_milli
+    if seen.ready is None and current and not unchanged.low <= ratio <= unchanged.high:
+        return Proposal(0, None, f"unable to calculate ready pods: {_NO_PODS}")
+    size = arithmetic.value_size(total_milli, target.target_milli, current, seen.ready or 0, unchanged)
+    return Proposal(size, total_milli)
+
+
+def propose(
+    spec: HpaSpec, target: MetricTarget, reading: Reading | None, current_replicas: int, seen: Seen
+) -> Proposal:
     """The proposal of one metric; an error carries the controller's whole sentence."""
     unchanged = band(spec)
     if isinstance(reading, MetricError):
         return Proposal(0, None, target.unreadable(reading.message, spec.namespace))
     if reading is None:
         return Proposal(0, None, target.unreadable(target.not_found, spec.namespace))
-    if target.kind == "External":
+    if target.kind != "Pods":
         if not isinstance(reading, int):
             values = [pod.value_milli for pod in reading if pod.value_milli is not None]
             if not values:
-                message = "no metrics returned from external metrics API"
-                return Proposal(0, None, target.unreadable(message, spec.namespace))
+                return Proposal(0, None, target.unreadable(target.nothing, spec.namespace))
             reading = sum(values)
-        size = arithmetic.external_size(reading, target.target_milli, current_replicas, unchanged)
-        return Proposal(*size)
+        return _total_proposal(reading, target, current_replicas, seen, unchanged)
     if isinstance(reading, int):
         raise TypeError(
             f"metric {target.name} is a Pods metric: one PodMetric per pod is needed, not a total"

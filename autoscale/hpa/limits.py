@@ -40,6 +40,7 @@ class Memory:
     able: Condition | None = None
     active: Condition | None = None
     limited: Condition | None = None
+    zero: Condition | None = None  # only with the gate HPAScaleToZero: who brought the target to zero
     desired_replicas: int = 0
     last_scale_s: float | None = None
 

@@ -53,6 +53,10 @@ _SPEC = {
     "behavior": {"scaleUp": _RULES, "scaleDown": _RULES},
 }
 _OBJECT = {"apiVersion": "string", "kind": "string", "metadata": "any", "spec": _SPEC, "status": "any"}
+# Fields that an API server of v1.36.2 drops or refuses unless a gate is on
+_NEWER = {
+    "spec.metrics[].external.fallback": "alpha in Kubernetes 1.36 (KEP-5679), behind a gate that is off"
+}
 _SOURCES = {
     "ContainerResource": "containerResource",
     "External": "external",
@@ -62,10 +66,10 @@ _SOURCES = {
 }
 
 
-def stored_spec(manifest: dict[str, Any]) -> dict[str, Any]:
+def stored_spec(manifest: dict[str, Any], *, scale_to_zero: bool = False) -> dict[str, Any]:
     """The spec as an API server stores it: defaults filled in, quantities rewritten. The argument is left alone.
 
-    Raises BadInput with the field and the reason when the server would refuse the object.
+    `scale_to_zero` is the server's gate HPAScaleToZero: alpha and off from Kubernetes 1.16, beta and on from 1.37. Raises BadInput with the field and the reason when the server would refuse the object.
     """
     if not isinstance(manifest, dict):
         raise BadInput("an HPA manifest is", value=type(manifest).__name__, expected="a mapping")
@@ -83,9 +87,14 @@ def stored_spec(manifest: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(name, str) or len(name) > 253 or not _SUBDOMAIN.fullmatch(name.rstrip("-")):
         raise BadInput("metadata.name", value=name, expected="a lowercase DNS subdomain such as vllm-hpa")
     spec = _defaulted(manifest.get("spec") or {})
-    for what, value, problem in _problems(spec):
+    for what, value, problem in _problems(spec, 0 if scale_to_zero else 1):
         raise BadInput(f"{what}: {problem}", value=value)
     return spec
+
+
+def behavior_fields(given: Any, path: str) -> dict[str, Any]:
+    """A behavior block as it is written, without nulls and defaults. Raises BadInput for what is no field of one."""
+    return dict(_decoded(given, _SPEC["behavior"], path))
 
 
 def _decoded(given: Any, schema: Any, path: str) -> Any:
@@ -96,6 +105,8 @@ def _decoded(given: Any, schema: Any, path: str) -> Any:
         decoded = {}
         for key, value in given.items():
             where = f"{path}.{key}" if path else str(key)
+            if (since := _NEWER.get(re.sub(r"\[\d+\]", "[]", where))) is not None:
+                raise BadInput(f'field "{where}" is not modelled here', expected=f"none of it: {since}")
             if key not in schema:
                 near = difflib.get_close_matches(str(key), schema, n=1)
                 raise BadInput(
@@ -148,11 +159,11 @@ def _defaulted(spec: dict[str, Any]) -> dict[str, Any]:
 Problem = tuple[str, object, str]  # field, offending value (None: absent), sentence
 
 
-def _problems(spec: dict[str, Any]) -> Iterator[Problem]:
+def _problems(spec: dict[str, Any], least: int) -> Iterator[Problem]:
     """Why the server refuses the spec, in its order."""
     low, high = spec["minReplicas"], spec.get("maxReplicas", 0)
-    if low < 1:
-        yield "spec.minReplicas", low, "must be greater than or equal to 1"
+    if low < least:
+        yield "spec.minReplicas", low, f"must be greater than or equal to {least}"
     if high == 0:
         yield "spec.maxReplicas", spec.get("maxReplicas"), "must be set and greater than 0"
     elif high < 0:
@@ -162,6 +173,12 @@ def _problems(spec: dict[str, Any]) -> Iterator[Problem]:
     yield from _reference_problems(spec.get("scaleTargetRef", {}), "spec.scaleTargetRef")
     for i, metric in enumerate(spec["metrics"]):
         yield from _metric_problems(metric, f"spec.metrics[{i}]")
+    if low == 0 and not any(metric.get("type") in ("Object", "External") for metric in spec["metrics"]):
+        yield (
+            "spec.metrics",
+            None,
+            "must specify at least one Object or External metric to support scaling to zero replicas",
+        )
     for direction, rules in spec.get("behavior", {}).items():
         yield from _rules_problems(rules, f"spec.behavior.{direction}")
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from autoscale.hpa.arithmetic import US, SizeRecord
-from autoscale.hpa.calculator import Proposal, Reading, propose
+from autoscale.hpa.calculator import Proposal, Reading, Seen, propose
 from autoscale.hpa.limits import Condition, Memory, rate_limit, recorded, stabilise
 from autoscale.hpa.spec import HpaSpec, MetricTarget
 
@@ -59,7 +59,7 @@ class HpaDecision:
     @property
     def conditions(self) -> dict[str, Condition]:
         """The status conditions after this sync, by type; a condition may be stale, as on a real cluster."""
-        kept = (self.memory.able, self.memory.active, self.memory.limited)
+        kept = (self.memory.able, self.memory.active, self.memory.limited, self.memory.zero)
         return {condition.type: condition for condition in kept if condition is not None}
 
 
@@ -71,6 +71,10 @@ _DISABLED = Condition(
     False,
     "ScalingDisabled",
     "scaling is disabled since the replica count of the target is zero",
+)
+_TO_ZERO = Condition("ScaledToZero", True, "ScaledToZero", "the HPA controller scaled the workload to zero")
+_NOT_TO_ZERO = Condition(
+    "ScaledToZero", False, "NotScaledToZero", "the HPA controller did not scale the workload to zero"
 )
 _LIMITS = {
     "TooFewReplicas": "the desired replica count is less than the minimum replica count",
@@ -92,17 +96,22 @@ def decide(
     current_replicas: int,
     metrics: Mapping[str, Reading],
     now_s: float,
+    seen: Seen | None = None,
 ) -> HpaDecision:
     """What the controller does at one sync at `now_s` with the scale target at `current_replicas` (its spec).
 
     `memory` is the previous decision's, None at the first sync. `metrics[name]` is one PodMetric per pod of the target,
-    a MetricError, or for an External metric its total in milli-units; a name that is absent was not found.
+    a MetricError, or for an External or Object metric its total in milli-units; a name that is absent was not found.
+    `seen` is the target's status; without it all replicas of the spec are there and ready.
+
+    At zero replicas nothing is read, unless minReplicas is 0 and the controller itself came to zero (condition
+    ScaledToZero, Kubernetes 1.36 on).
     """
     now_us = round(now_s * US)
     memory = memory or Memory()
     if not memory.recommendations:
         memory = replace(memory, recommendations=(SizeRecord(now_us, current_replicas),))
-    if current_replicas == 0:
+    if current_replicas == 0 and not (spec.min_replicas == 0 and memory.zero and memory.zero.status):
         memory = replace(memory, able=_GOT_SCALE, active=_DISABLED, desired_replicas=0)
         unread = _Asked.nothing(spec)
         return _kept(memory, 0, _DISABLED.reason, _DISABLED.message, unread)
@@ -112,7 +121,7 @@ def decide(
         size = spec.max_replicas if above else spec.min_replicas
         cause = f"Current number of replicas {bound}"
         return _settled(spec, memory, current_replicas, size, cause, now_s, _Asked.nothing(spec))
-    asked = _asked(spec, current_replicas, metrics)
+    asked = _asked(spec, current_replicas, metrics, seen or Seen(current_replicas, current_replicas or None))
     if asked.blocks(current_replicas):
         return _failed(spec, memory, current_replicas, asked)
     wanted = max(asked.replicas, 0)
@@ -130,6 +139,7 @@ def decide(
             f"the HPA was able to successfully calculate a replica count from {asked.metric}",
         ),
         _LIMITED[limit, size != stable],
+        memory.zero,
         memory.desired_replicas,
         memory.last_scale_s,
     )
@@ -163,13 +173,13 @@ class _Asked(NamedTuple):
         return bool(self.failures) and (len(self.failures) == len(self.proposals) or self.replicas < current)
 
 
-def _asked(spec: HpaSpec, current: int, metrics: Mapping[str, Reading]) -> _Asked:
+def _asked(spec: HpaSpec, current: int, metrics: Mapping[str, Reading], seen: Seen) -> _Asked:
     """Every metric's proposal; the largest counts."""
     found: dict[str, Proposal] = {}
     failures: list[tuple[MetricTarget, str]] = []
     wanted, metric = 0, ""
     for target in spec.metrics:
-        proposal = found[target.name] = propose(spec, target, metrics.get(target.name), current)
+        proposal = found[target.name] = propose(spec, target, metrics.get(target.name), current, seen)
         if proposal.error is not None:
             failures.append((target, proposal.error))
         elif wanted == 0 or proposal.replicas > wanted:
@@ -233,8 +243,17 @@ def _settled(
         up = recorded(up, size - current, spec.behavior.scale_up, round(now_s * US))
     elif spec.behavior is not None:
         down = recorded(down, current - size, spec.behavior.scale_down, round(now_s * US))
+    zero = memory.zero
+    if spec.min_replicas == 0:
+        zero = _NOT_TO_ZERO if size else _TO_ZERO
     memory = replace(
-        memory, able=able, scaled_up=up, scaled_down=down, desired_replicas=size, last_scale_s=now_s
+        memory,
+        able=able,
+        zero=zero,
+        scaled_up=up,
+        scaled_down=down,
+        desired_replicas=size,
+        last_scale_s=now_s,
     )
     return HpaDecision(
         size,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -13,21 +14,29 @@ from autoscale.kube import quantity
 
 @dataclass(frozen=True)
 class MetricTarget:
-    """One metric with an AverageValue target in milli-units, and the controller's words for it."""
+    """One metric, its target in milli-units (an AverageValue, or a Value), and the controller's words for it."""
 
     name: str
-    kind: Literal["Pods", "External"]
+    kind: Literal["Pods", "External", "Object"]
     target_milli: int
-    selector: str = "<nil>"  # as the controller prints an External metric's label selector
+    selector: str = "<nil>"  # as the controller prints a metric's label selector
+    average: bool = True  # False: a Value target
+    described: tuple[str, str] = ("", "")  # kind and name of an Object metric's object
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)  # the selector's matchLabels
 
     @cached_property
     def label(self) -> str:
-        """How conditions and events name the metric."""
-        return (
-            f"pods metric {self.name}"
-            if self.kind == "Pods"
-            else f"external metric {self.name}({self.selector})"
-        )
+        """How conditions and events name the metric (an Object metric with an AverageValue as an external one)."""
+        if self.kind == "Pods":
+            return f"pods metric {self.name}"
+        if self.kind == "Object" and not self.average:
+            return f"{self.described[0]} metric {self.name}"
+        return f"external metric {self.name}({self.selector})"
+
+    @property
+    def nothing(self) -> str:
+        """What the metrics API says that answers without a value."""
+        return f"no metrics returned from {'external' if self.kind == 'External' else 'custom'} metrics API"
 
     @property
     def failed_reason(self) -> str:
@@ -39,22 +48,30 @@ class MetricTarget:
         """What the metrics API answers for a metric that it does not have."""
         if self.kind == "External":
             return f"unable to fetch metrics from external metrics API: {self.name} not found"
+        of = "pods" if self.kind == "Pods" else " ".join(self.described)
         return (
             "unable to fetch metrics from custom metrics API: "
-            f"the server could not find the metric {self.name} for pods"
+            f"the server could not find the metric {self.name} for {of}"
         )
 
     def unreadable(self, message: str, namespace: str) -> str:
         """The controller's sentence around what the metrics API said."""
         if self.kind == "Pods":
             return f"unable to get metric {self.name}: {message}"
+        if self.kind == "Object":  # the controller's own order of words
+            kind, name = self.described
+            return f"unable to get metric {self.name}: {kind} on {namespace} {name}/{message}"
         return f"unable to get external metric {namespace}/{self.name}/{self.selector}: {message}"
 
     def wrapped(self, text: str) -> str:
         """The sentence as it appears in the event that lists the first of several failures."""
         if self.kind == "Pods":
             return f"failed to get pods metric value: {text}"
-        return f"failed to get {self.name} external metric value: failed to get {self.name} external metric: {text}"
+        if self.kind == "Object":
+            average = f"failed to get {self.name} object metric: " if self.average else ""
+            return f"failed to get object metric value: {average}{text}"
+        inner = f"{self.name} external metric" if self.average else f"external metric {self.name}"
+        return f"failed to get {self.name} external metric value: failed to get {inner}: {text}"
 
 
 @dataclass(frozen=True)
@@ -102,17 +119,18 @@ class HpaSpec:
     stored: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def from_manifest(cls, manifest: dict[str, Any]) -> HpaSpec:
+    def from_manifest(cls, manifest: dict[str, Any], *, scale_to_zero: bool = False) -> HpaSpec:
         """The HPA that an API server would store for this autoscaling/v2 object; `stored` is its spec with defaults.
 
-        The controller manager's flags are at their defaults. Raises BadInput, naming the field, for what an API server
-        refuses, and for metric types that are not modelled here (Resource, ContainerResource, Object, Value targets).
+        `scale_to_zero` is the gate HPAScaleToZero (on from Kubernetes 1.37); the controller manager's flags are at their
+        defaults. Raises BadInput, naming the field, for what an API server refuses, and for metric types that are not
+        modelled here (Resource, ContainerResource).
         """
-        stored = stored_spec(manifest)
+        stored = stored_spec(manifest, scale_to_zero=scale_to_zero)
         if not (manifest["spec"].get("metrics") or ()):
             raise BadInput(
                 "spec.metrics is empty, so an API server would scale on 80 % CPU",
-                expected="at least one Pods or External metric",
+                expected="at least one Pods, External or Object metric",
             )
         metadata = manifest["metadata"]
         target = stored["scaleTargetRef"]
@@ -152,27 +170,46 @@ def _targets(metrics: list[dict[str, Any]]) -> tuple[MetricTarget, ...]:
     targets: list[MetricTarget] = []
     for i, metric in enumerate(metrics):
         kind = metric["type"]
-        if kind not in ("Pods", "External"):
+        if kind not in ("Pods", "External", "Object"):
             raise BadInput(
                 f"spec.metrics[{i}].type is not modelled here",
                 value=kind,
-                expected="Pods or External metrics",
+                expected="Pods, External or Object metrics",
             )
         source = metric[kind.lower()]
-        if "averageValue" not in source["target"]:
-            raise BadInput(
-                f"spec.metrics[{i}].external.target.type is not modelled here",
-                value=source["target"]["type"],
-                expected="AverageValue",
-            )
-        name = source["metric"]["name"]
+        name, average = source["metric"]["name"], _average(kind, source["target"], i)
         if name in (other.name for other in targets):
             raise BadInput(
                 f"spec.metrics[{i}] is not modelled here: a second target for the same metric", value=name
             )
-        milli = quantity.parse(source["target"]["averageValue"]).milli
-        targets.append(MetricTarget(name, kind, milli, _printed(source["metric"].get("selector"))))
+        selector = source["metric"].get("selector")
+        described = source.get("describedObject", {})
+        targets.append(
+            MetricTarget(
+                name,
+                kind,
+                quantity.parse(source["target"]["averageValue" if average else "value"]).milli,
+                _printed(selector),
+                average,
+                (described.get("kind", ""), described.get("name", "")),
+                dict((selector or {}).get("matchLabels", {})),
+            )
+        )
     return tuple(targets)
+
+
+def _average(kind: str, target: dict[str, Any], i: int) -> bool:
+    """Whether the controller takes the averageValue; it looks at the type of Object targets alone."""
+    if kind != "Object":
+        return "averageValue" in target
+    wanted = {"AverageValue": "averageValue", "Value": "value"}.get(target["type"], "")
+    if wanted not in target:
+        raise BadInput(
+            f"spec.metrics[{i}].object.target: the controller computes nothing of type {target['type']} without its value",
+            value=sorted(target),
+            expected="type AverageValue with averageValue, or type Value with value",
+        )
+    return wanted == "averageValue"
 
 
 def _rules(rules: dict[str, Any]) -> ScalingRules:

@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
-from autoscale.kube.vllm_names import type_of
-from autoscale.lint.promql import (
+from autoscale.kube.promql import (
     AGGREGATES,
     LISTS,
     MEANS,
@@ -29,6 +28,7 @@ from autoscale.lint.promql import (
     tokens_of,
     top_level,
 )
+from autoscale.kube.vllm_names import type_of
 
 Shape = Literal["total", "level", "many", "number", "scalar", "unknown"]
 

@@ -37,7 +37,24 @@ class Compared:
             "seeds": count,
             "lost_requests": sum(o.lost + o.unserved for o in self.outcomes) / count,
             "rejected_requests": sum(o.rejected for o in self.outcomes) / count,
+            **self._gateway(),
         }
+
+    def _gateway(self) -> dict[str, float]:
+        """Means over the seeds of what an inference gateway held and turned away; nothing without one."""
+        held = [outcome.held for outcome in self.outcomes if outcome.held is not None]
+        if not held:
+            return {}
+        return {
+            "gateway_held_s": sum(h.held_s for h in held) / len(held),
+            "gateway_most_waiting": sum(h.most_waiting for h in held) / len(held),
+            "gateway_turned_away": sum(sum(h.turned_away.values()) for h in held) / len(held),
+        }
+
+    def causes(self) -> list[str]:
+        """Why a gateway held requests that pods had room for: of the first seed in which it did."""
+        found = [outcome.held.cause for outcome in self.outcomes if outcome.held and outcome.held.cause]
+        return found[:1]
 
 
 def compare(

@@ -31,7 +31,7 @@ from autoscale.recommend.progress import Progress, Tell, part, silent, unheard
 from autoscale.recommendation import Provenance, Recommendation
 from autoscale.recommendation import read_recommendation as read_recommendation
 from autoscale.recommendation import write as write_recommendation
-from autoscale.sim.fleet.simulate import foreign_name, read_hpa
+from autoscale.sim.fleet.scalers import foreign_name, read_scaler
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def recommend(
     system = system_of(profile, found, price, measured)
     # bad files are refused before the search, not after
     old = read_recommendation(against) if against is not None else None
-    of_current = None if current is None else foreign_name(system, read_hpa(system, current))
+    of_current = None if current is None else foreign_name(system, read_scaler(system, current))
     asked = slo_of(slo, found, system)
     model = learn(found, system, asked, part(progress, 0.02, 0.08))
     scenario = scenario_of(

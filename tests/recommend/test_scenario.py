@@ -6,7 +6,7 @@ from analysis.errors import BadInput
 from autoscale.hpa import HpaSpec
 from autoscale.profiles import load, names
 from autoscale.recommend.choice.settings import Behavior, Candidate, Given, Standing
-from autoscale.sim.fleet.simulate import read_hpa
+from autoscale.sim.fleet.scalers import read_scaler
 
 
 @pytest.mark.parametrize("name", names())
@@ -14,7 +14,7 @@ def test_a_candidate_survives_the_manifest(name: str) -> None:
     """Two targets, bounds and window come back from the object as it would be applied."""
     profile = load(name)
     setting = Candidate((("waiting", 2), ("kv_usage", 0.504)), Behavior(1560), 2, 7)
-    spec = read_hpa(profile, setting.manifest(profile))
+    spec = read_scaler(profile, setting.manifest(profile))
     assert isinstance(spec, HpaSpec)
     assert (spec.min_replicas, spec.max_replicas) == (2, 7)
     assert [m.target_milli for m in spec.metrics] == [2000, 504]
@@ -36,7 +36,7 @@ def test_an_hpa_that_does_not_fit_is_refused_in_a_sentence(change: dict[str, str
     else:
         manifest["spec"]["metrics"][0]["pods"]["metric"]["name"] = change["metric"]
     with pytest.raises(BadInput, match=message):
-        read_hpa(profile, manifest)
+        read_scaler(profile, manifest)
 
 
 def test_the_same_seed_gives_the_same_trial_and_another_one_does_not(small) -> None:

@@ -14,7 +14,8 @@ from autoscale.sim.engine.replicas import EngineParams, replay
 from autoscale.sim.engine.state import REFUSED
 from autoscale.sim.fleet import simulate as fleet
 from autoscale.sim.fleet.run_writer import write_run
-from autoscale.sim.fleet.simulate import foreign_name, read_hpa, simulate, slots_for
+from autoscale.sim.fleet.scalers import foreign_name, read_scaler
+from autoscale.sim.fleet.simulate import simulate, slots_for
 from autoscale.sim.http.server import FleetServer
 from loadgen.plan.arrivals import Arrivals
 
@@ -148,12 +149,12 @@ def test_requests_offered_in_lots_come_out_as_those_offered_at_once(monkeypatch)
 
 def test_an_hpa_of_a_workload_with_another_name_is_simulated_with_a_note() -> None:
     other = hpa(name="chat-server")
-    note = foreign_name(L4, read_hpa(L4, other))
+    note = foreign_name(L4, read_scaler(L4, other))
     assert note is not None
     assert "scales Deployment/chat-server, and profile llama-3.1-8b-1xl4 is of Deployment/vllm" in note
     assert "deploy.name" in note
     assert FleetServer(L4, other).note == note
-    assert foreign_name(L4, read_hpa(L4, hpa())) is None
+    assert foreign_name(L4, read_scaler(L4, hpa())) is None
     own, foreign = (
         simulate(L4, manifest, [burst()], seed=0, duration_s=300.0, engine=ENGINE)
         for manifest in (hpa(), other)

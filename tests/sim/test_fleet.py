@@ -22,7 +22,8 @@ from autoscale.sim.fleet.metric_path import SamplePath, exported_signal, gauge_m
 from autoscale.sim.fleet.outcome import _flaps
 from autoscale.sim.fleet.replica import Nodes
 from autoscale.sim.fleet.run_writer import write_run
-from autoscale.sim.fleet.simulate import read_hpa, simulate
+from autoscale.sim.fleet.scalers import read_scaler
+from autoscale.sim.fleet.simulate import simulate
 from loadgen.plan.traffic import Arrivals
 
 L4 = overlay(
@@ -402,7 +403,7 @@ def test_an_hpa_that_does_not_fit_is_bad_input(change: dict, sentence: str) -> N
     else:
         hpa["spec"]["scaleTargetRef"] |= change
     with pytest.raises(BadInput, match=sentence):
-        read_hpa(L4, hpa)
+        read_scaler(L4, hpa)
 
 
 @pytest.mark.parametrize(

@@ -5,16 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from autoscale.keda.metadata import Metadata
+from autoscale.keda.prometheus_trigger import printed
 from autoscale.kube.objects import Object, items, mapping
 from autoscale.lint.facts import Facts
 from autoscale.lint.findings import Finding
 from autoscale.lint.parts import Path, VllmServer
 from autoscale.lint.query import Query, Selector
 from autoscale.lint.scalers import Metric, Scaler, formula_of
-
-NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?")  # KEDA reads JSON numbers: no .5, 5., +3, 5m
-SMALLEST = 0.0005  # printed with three decimals: what is smaller becomes 0
-
 
 _OR_ZERO = re.compile(r"\bor\s+(on\s*\(\)\s*)?vector\s*\(", re.I)
 
@@ -172,12 +170,14 @@ def _threshold(scaler: Scaler, metric: Metric, metadata: Object) -> Iterator[Fin
         return
     threshold = metadata.get("threshold")
     text = "" if threshold is None else str(threshold)
-    if not NUMBER.fullmatch(text):
+    read = Metadata({"threshold": text})
+    value = read.number("threshold")
+    if read.problems:
         problem, consequence = (
             f"Threshold {threshold!r} is not a plain number.",
             "KEDA cannot read the trigger",
         )
-    elif 0 < float(text) < SMALLEST:
+    elif value > 0 and float(printed(value)) == 0:
         problem, consequence = f"Threshold {text} becomes 0: KEDA keeps three decimals.", "The HPA is refused"
     else:
         return

@@ -20,7 +20,8 @@ from autoscale.recommend.choice.settings import Setting
 from autoscale.recommend.effort import CHOOSING
 from autoscale.sim.engine.replicas import EngineParams
 from autoscale.sim.fleet.outcome import Outcome
-from autoscale.sim.fleet.simulate import FleetOptions, foreign_name, read_hpa, simulate, slots_for
+from autoscale.sim.fleet.scalers import foreign_name, gate_note, read_scaler
+from autoscale.sim.fleet.simulate import FleetOptions, simulate, slots_for
 from autoscale.sim.fleet.tally import Period, Tally
 from loadgen.plan.arrivals import Arrivals
 from loadgen.plan.traffic import LoadPlan
@@ -119,10 +120,9 @@ class Scenario:
         if manifest is None:
             slots_for(None, setting.replicas or 0)
             return []
-        spec = read_hpa(self.profile, manifest)
+        spec = read_scaler(self.profile, manifest)
         slots_for(spec, 0)
-        note = foreign_name(self.profile, spec)
-        return [note] if note else []
+        return [note for note in (foreign_name(self.profile, spec), gate_note(spec)) if note]
 
     def too_long(self) -> float:
         """Share of the traffic's requests that the engine refuses because of max_model_len, by its first requests."""

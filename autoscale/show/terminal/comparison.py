@@ -38,6 +38,12 @@ def comparison_table(
         "lost requests": lambda f: number_text(f["lost_requests"]),
         "rejected (too long)": lambda f: number_text(f["rejected_requests"]),
     }
+    if any("gateway_held_s" in figures for figures in content.values()):
+        rows |= {
+            "held at the gateway": lambda f: seconds(f["gateway_held_s"]),
+            "  most at once": lambda f: number_text(f["gateway_most_waiting"]),
+            "  turned away": lambda f: number_text(f["gateway_turned_away"]),
+        }
     for label, cell in rows.items():
         made.add_row(label, *(cell(figures) for figures in content.values()))
     plan = scenario.plan

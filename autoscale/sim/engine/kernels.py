@@ -5,12 +5,21 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from autoscale.sim.engine.admission import admit, gateway_s, serve_gateway
 from autoscale.sim.engine.arrivals import Columns, Lent
-from autoscale.sim.engine.lifecycle import end_request, new_request, remove_request, tokens_out
-from autoscale.sim.engine.linked import append_waiting, blocks_for
-from autoscale.sim.engine.routing import LEAST_REQUESTS, pick_slot
+from autoscale.sim.engine.flow_control import look
+from autoscale.sim.engine.lifecycle import (
+    end_request,
+    enter_gateway,
+    leave_gateway,
+    new_request,
+    remove_request,
+    tokens_out,
+)
+from autoscale.sim.engine.linked import blocks_for
 from autoscale.sim.engine.scheduler import run_engine
-from autoscale.sim.engine.state import CANCELLED, HTTP_ERROR, NONE, REFUSED, TIMEOUT, TRANSIT, State, compiled
+from autoscale.sim.engine.sending import send
+from autoscale.sim.engine.state import CANCELLED, HTTP_ERROR, NONE, REFUSED, TIMEOUT, State, compiled
 
 
 @compiled
@@ -31,35 +40,6 @@ def _fits(p: Any, q: Any) -> bool:
 
 
 @compiled
-def _send(s: State, r: int, at_s: float) -> None:
-    """Route request `r` to an open slot and, in the slot, to the engine with least work."""
-    p, q = s.params[0], s.requests[r]
-    q.sent_s = at_s
-    if p.routing == LEAST_REQUESTS:
-        for j in range(s.clock[0].open_slots):
-            slot = s.open_list[j]
-            for i in range(slot * p.data_parallel, (slot + 1) * p.data_parallel):
-                run_engine(s, i, at_s)
-    slot = pick_slot(s)
-    best = slot * p.data_parallel
-    run_engine(s, best, at_s)
-    least = 4 * (s.engines[best].in_flight - s.engines[best].running) + s.engines[best].running
-    for i in range(best + 1, (slot + 1) * p.data_parallel):
-        run_engine(s, i, at_s)
-        load = 4 * (s.engines[i].in_flight - s.engines[i].running) + s.engines[i].running
-        if load < least:
-            best, least = i, load
-    e = s.engines[best]
-    q.engine = best
-    q.enter_s = at_s + p.request_overhead_s
-    q.state = TRANSIT
-    append_waiting(e, s.requests, r)
-    if e.first_transit == NONE:
-        e.first_transit = r
-    e.in_flight += 1
-
-
-@compiled
 def _arrive(s: State, chunk: Columns, k: int) -> None:
     """Arrival `k` of a chunk comes in: to a replica, into the gateway, or nowhere."""
     p, c = s.params[0], s.clock[0]
@@ -68,19 +48,14 @@ def _arrive(s: State, chunk: Columns, k: int) -> None:
     if answer < 1 or not _fits(p, s.requests[r]):
         end_request(s, r, 0, math.nan, due_s, HTTP_ERROR)
         s.finished[c.finished - 1].slot = REFUSED
+    elif s.gate[0].on:
+        admit(s, r, due_s)
     elif c.open_slots > 0:
-        _send(s, r, due_s)
+        send(s, r, due_s)
     elif p.wait_for_ready == 0:
         end_request(s, r, 0, math.nan, due_s, HTTP_ERROR)
     else:
-        q = s.requests[r]
-        q.before = c.gateway_tail
-        if c.gateway_tail == NONE:
-            c.gateway_head = r
-        else:
-            s.requests[c.gateway_tail].after = r
-        c.gateway_tail = r
-        c.gateway += 1
+        enter_gateway(s, r)
 
 
 @compiled
@@ -97,10 +72,17 @@ def advance(s: State, lent: Lent, first: int, until_s: float) -> int:
             return first
         arrival_s = chunk.due_s[first] if first < end else math.inf
         deadline_s = s.requests[c.oldest].due_s + timeout_s if c.oldest != NONE else math.inf
-        if min(arrival_s, deadline_s) >= until_s:
+        at_gateway_s = gateway_s(s)
+        if min(arrival_s, deadline_s, at_gateway_s) >= until_s:
             break
-        if deadline_s <= arrival_s:
+        if at_gateway_s <= min(deadline_s, arrival_s):
+            serve_gateway(s, at_gateway_s)
+        elif deadline_s <= arrival_s:
+            if s.gate[0].on:
+                look(s, deadline_s, True)
             r = c.oldest
+            if r == NONE or s.requests[r].due_s + timeout_s > deadline_s:
+                continue  # it ended meanwhile
             if s.requests[r].engine != NONE:
                 run_engine(s, s.requests[r].engine, deadline_s)
             if c.oldest == r:
@@ -108,6 +90,8 @@ def advance(s: State, lent: Lent, first: int, until_s: float) -> int:
         else:
             _arrive(s, chunk, first)
             first += 1
+    if s.gate[0].on and until_s < math.inf:
+        look(s, until_s, False)
     for i in range(c.engines):
         run_engine(s, i, until_s)
     c.now_s = until_s
@@ -118,12 +102,10 @@ def advance(s: State, lent: Lent, first: int, until_s: float) -> int:
 def flush_gateway(s: State) -> None:
     """Send on what waited for a replica, oldest first."""
     c = s.clock[0]
-    while c.gateway_head != NONE:
-        r = c.gateway_head
-        c.gateway_head = s.requests[r].after
-        c.gateway -= 1
-        _send(s, r, c.now_s)
-    c.gateway_tail = NONE
+    while s.bands[0].head != NONE:
+        r = s.bands[0].head
+        leave_gateway(s, r, c.now_s)
+        send(s, r, c.now_s)
 
 
 @compiled
@@ -175,7 +157,7 @@ def next_event_s(s: State) -> float:
         if math.isinf(e.end_s) and e.first_transit != NONE:
             soonest = min(soonest, s.requests[e.first_transit].enter_s)
         soonest = min(soonest, e.end_s)
-    return soonest
+    return min(soonest, gateway_s(s))
 
 
 @compiled

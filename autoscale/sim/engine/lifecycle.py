@@ -27,6 +27,12 @@ from autoscale.sim.engine.state import (
 
 
 @compiled
+def no_pod_s(c: Any, at_s: float) -> float:
+    """How long, up to `at_s`, no slot was open."""
+    return float(c.no_pod_s + (at_s - c.no_pod_since_s if c.open_slots == 0 else 0.0))
+
+
+@compiled
 def new_request(s: State, chunk: Columns, k: int, answer: int) -> int:
     """A place in the table for arrival `k`, which is answered with so many tokens."""
     c = s.clock[0]
@@ -38,6 +44,7 @@ def new_request(s: State, chunk: Columns, k: int, answer: int) -> int:
     q.prompt, q.target = max(chunk.prompt_tokens[k], 1), max(answer, 1)
     q.out, q.computed, q.batch, q.stale = 0, 0, 0, 0
     q.lane, q.first_step, q.finish_step = NONE, 1, 0
+    q.band, q.no_pod_s, q.held_s = 0, no_pod_s(c, q.due_s), 0.0
     q.state, q.engine, q.before, q.after = GATEWAY, NONE, NONE, NONE
     q.older, q.newer = c.newest, NONE
     if c.newest == NONE:
@@ -57,6 +64,7 @@ def end_request(s: State, r: int, tokens: int, last_s: float, end_s: float, stat
     c.finished += 1
     f.request_id, f.due_s, f.sent_s, f.first_token_s = q.request_id, q.due_s, q.sent_s, q.first_s
     f.last_token_s, f.end_s, f.prompt_tokens, f.output_tokens = last_s, end_s, q.prompt, tokens
+    f.held_s = q.held_s
     f.slot = NONE if q.engine == NONE else q.engine // s.params[0].data_parallel
     f.status = status
     if q.older == NONE:
@@ -67,6 +75,8 @@ def end_request(s: State, r: int, tokens: int, last_s: float, end_s: float, stat
         c.newest = q.older
     else:
         s.requests[q.newer].older = q.older
+    if q.engine != NONE:
+        s.bands[q.band].running -= 1
     q.state = FREE
     q.after = c.free_head
     c.free_head = r
@@ -160,17 +170,36 @@ def preempt_last(s: State, i: int, lane: int) -> int:
 
 
 @compiled
-def _leave_gateway(s: State, r: int) -> None:
+def enter_gateway(s: State, r: int) -> None:
+    """The request waits in its band, behind those that came before."""
+    q = s.requests[r]
+    band = s.bands[q.band]
+    q.before = band.tail
+    if band.tail == NONE:
+        band.head = r
+    else:
+        s.requests[band.tail].after = r
+    band.tail = r
+    band.waiting += 1
+    s.clock[0].gateway += 1
+
+
+@compiled
+def leave_gateway(s: State, r: int, at_s: float) -> None:
+    """It waits no more."""
     c, q = s.clock[0], s.requests[r]
+    band = s.bands[q.band]
     if q.before == NONE:
-        c.gateway_head = q.after
+        band.head = q.after
     else:
         s.requests[q.before].after = q.after
     if q.after == NONE:
-        c.gateway_tail = q.before
+        band.tail = q.before
     else:
         s.requests[q.after].before = q.before
+    band.waiting -= 1
     c.gateway -= 1
+    q.held_s = max(0.0, at_s - q.due_s - (no_pod_s(c, at_s) - q.no_pod_s))
 
 
 @compiled
@@ -178,7 +207,7 @@ def remove_request(s: State, r: int, at_s: float, status: int) -> None:
     """End a request wherever it is (client abort, timeout, closed replica): seat and blocks are free at once."""
     q = s.requests[r]
     if q.state == GATEWAY:
-        _leave_gateway(s, r)
+        leave_gateway(s, r, at_s)
         end_request(s, r, 0, math.nan, at_s, status)
         return
     i = q.engine

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from analysis.errors import BadInput
 from autoscale.sim.engine import kernels, state
 from autoscale.sim.engine.arrivals import ArrivalQueue, Lent, Requests
+from autoscale.sim.engine.gateway import SEEN, InferenceGateway, band_records, gate_record
 from autoscale.sim.engine.gauges import GAUGES, fill_gauges
 from autoscale.sim.engine.params import STEP_TIMES, EngineParams, packed
 from autoscale.sim.engine.routing import ROUTINGS
@@ -40,6 +41,7 @@ class Replicas:
         routing: str = "random",
         connections: int | None = None,
         no_ready: str = "wait",
+        gateway: InferenceGateway | None = None,
     ) -> None:
         if routing not in ROUTINGS:
             raise BadInput("unknown routing", value=routing, expected=f"one of {', '.join(ROUTINGS)}")
@@ -64,9 +66,12 @@ class Replicas:
             stage_ends=np.zeros((engines, params.pipeline_stages)),
             requests=np.zeros(0, state.REQUEST),
             finished=np.zeros(0, state.FINISHED),
+            bands=band_records(gateway),
+            gate=gate_record(gateway),
+            seen=np.zeros(slots, SEEN),
         )
         clock = self._state.clock[0]
-        for name in ("free_head", "oldest", "newest", "gateway_head", "gateway_tail"):
+        for name in ("free_head", "oldest", "newest"):
             clock[name] = state.NONE
         clock["random"] = np.uint64(seed & 0xFFFFFFFFFFFFFFFF)
         for slot in range(slots):
@@ -74,6 +79,8 @@ class Replicas:
         self._arrivals = ArrivalQueue(params.prefix_hit_fraction)
         self._controls: list[tuple[float, int, str, int]] = []
         self._control_count = 0
+        self._followed = 0  # of those that finished, how many `ended` has told
+        self._unfollowed: list[NDArray[Any]] = []
 
     def pace(self, factor: float) -> None:
         """From now on steps take `factor` times as long as the parameters say."""
@@ -111,17 +118,23 @@ class Replicas:
                     "the replica slot still drains", value=slot, next_step="close it with abort=True"
                 )
             kernels.reset_slot(s, int(slot))
+            s.seen[slot] = 0
+            if n == 0:
+                clock["no_pod_s"] += self.now_s - clock["no_pod_since_s"]
+                s.gate[0]["regime_s"] = self.now_s
             s.open_list[n] = slot
             s.is_open[slot] = 1
             clock["open_slots"] = n + 1
             clock["engines"] = max(int(clock["engines"]), (int(slot) + 1) * self.params.data_parallel)
-            if clock["gateway"]:
+            if clock["gateway"] and not s.gate[0]["on"]:
                 kernels.flush_gateway(s)
             return
         if s.is_open[slot]:
             s.open_list[: n - 1] = opened[opened != slot]
             s.is_open[slot] = 0
             clock["open_slots"] = n - 1
+            if n == 1:
+                clock["no_pod_since_s"] = s.gate[0]["regime_s"] = self.now_s
             s.connections[s.connections == slot] = state.NONE
         if what == "abort":
             self._reserve(0)
@@ -257,8 +270,17 @@ class Replicas:
         """
         clock = self._state.clock[0]
         done = self._state.finished[: int(clock["finished"])].copy()
-        clock["finished"] = 0
+        if len(done) > self._followed:
+            self._unfollowed.append(done[self._followed :])
+        clock["finished"] = self._followed = 0
         return done
+
+    def ended(self) -> NDArray[Any]:
+        """The same since the last call of this, for one who follows them beside `finished`."""
+        count = int(self._state.clock[0]["finished"])
+        rows = [*self._unfollowed, self._state.finished[self._followed : count].copy()]
+        self._followed, self._unfollowed = count, []
+        return np.concatenate(rows)
 
     def progress(self) -> NDArray[Any]:
         """(request_id, slot, tokens_out) of the requests that replicas hold, oldest first."""

@@ -41,6 +41,10 @@ _SOURCES = (
     "linked.py",
     "lifecycle.py",
     "routing.py",
+    "scorers.py",
+    "flow_control.py",
+    "sending.py",
+    "admission.py",
     "step_time.py",
     "batches.py",
     "pipeline.py",
@@ -51,7 +55,8 @@ _SOURCES = (
 _FINGERPRINT = fingerprint(*(str(Path(__file__).with_name(name)) for name in _SOURCES), numbers.__file__)
 
 NONE = -1
-REFUSED = -2  # slot of a finished request that no replica takes: too long for the model or the cache
+# Slots of finished requests that no replica took: too long for the model or the cache, and the gateway's outcomes
+REFUSED, SATURATED, NO_ROOM, NO_ENDPOINTS, EVICTED_TTL, EVICTED_NO_ENDPOINTS = -2, -3, -4, -5, -6, -7
 FREE, GATEWAY, TRANSIT, WAITING, PREFILL, DECODE = range(6)  # states of a request
 OK, HTTP_ERROR, TIMEOUT, CANCELLED = 0, 1, 2, 5  # positions in analysis.run.STATUSES
 
@@ -176,6 +181,9 @@ REQUEST = np.dtype(
         ("state", "i4"),
         ("engine", "i4"),
         ("lane", "i4"),
+        ("band", "i4"),  # where it waits at the gateway
+        ("no_pod_s", "f8"),  # how long no slot had been open when it came
+        ("held_s", "f8"),  # how long it waited at the gateway although a slot was open
         ("ends_with", "i4"),  # the next request whose last token is in the same batch
         ("before", "i4"),
         ("after", "i4"),
@@ -197,8 +205,8 @@ CLOCK = np.dtype(
         ("free_head", "i8"),
         ("oldest", "i8"),
         ("newest", "i8"),
-        ("gateway_head", "i8"),
-        ("gateway_tail", "i8"),
+        ("no_pod_s", "f8"),  # how long no slot was open, up to the last time that one was
+        ("no_pod_since_s", "f8"),
     ],
     align=True,
 )
@@ -210,6 +218,7 @@ FINISHED = np.dtype(
         ("first_token_s", "f8"),
         ("last_token_s", "f8"),
         ("end_s", "f8"),
+        ("held_s", "f8"),
         ("prompt_tokens", "i4"),
         ("output_tokens", "i4"),
         ("slot", "i4"),
@@ -238,3 +247,6 @@ class State(NamedTuple):
     stage_ends: Any  # per engine and stage: when it has done all that it was given
     requests: Any
     finished: Any
+    bands: Any  # of the gateway
+    gate: Any
+    seen: Any  # per slot

@@ -13,15 +13,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from analysis.errors import BadInput
 from analysis.numbers import known
 from analysis.run import SIGNALS
-from autoscale.hpa import HpaDecision, HpaSpec, Memory, PodMetric, decide
+from autoscale.hpa import HpaDecision, Memory, PodMetric, decide
+from autoscale.hpa.calculator import Reading
 from autoscale.profiles.profile import Profile
+from autoscale.sim.engine.gateway import InferenceGateway
+from autoscale.sim.fleet.around import Engines, FleetWatcher
 from autoscale.sim.fleet.metric_path import (
     Sample,
     SamplePath,
@@ -32,6 +35,9 @@ from autoscale.sim.fleet.metric_path import (
 )
 from autoscale.sim.fleet.pods import Pods
 from autoscale.sim.fleet.replica import UNLIMITED, FleetReplica, Nodes, PodEvent, PodLife
+from autoscale.sim.fleet.scalers import Scaler, hpa_of, least_replicas
+from autoscale.sim.fleet.signals.external import External
+from autoscale.sim.fleet.signals.readings import seen
 
 NOT_REPORTED = (math.nan, (math.nan, math.nan, math.nan))
 MOST_REPLICAS = 2000  # of a fleet in virtual time
@@ -52,6 +58,9 @@ class FleetOptions:
     drift           whether HPA syncs drift as the real controller's do
     tail_s          how long after the end requests in flight may still finish
     flap_s          a change of direction within this time counts as a flap
+    gateway         an inference gateway before the replicas; it routes instead of `routing`, and holds requests instead of
+                    `no_ready`
+    patience_s      how long a client waits for the end of its answer
     """
 
     nodes: Nodes = UNLIMITED
@@ -63,44 +72,11 @@ class FleetOptions:
     drift: bool = True
     tail_s: float = 900.0
     flap_s: float = 900.0
+    gateway: InferenceGateway | None = None
+    patience_s: float = math.inf
 
 
 DEFAULTS = FleetOptions()
-
-
-class FleetWatcher(Protocol):
-    """Who wants to know what happens; times are control seconds."""
-
-    def pod(self, event: PodEvent) -> None:
-        """A replica made a transition."""
-
-    def query(self, now_s: float, metric: str, values: list[PodMetric], pods: list[FleetReplica]) -> None:
-        """The HPA read one metric: a value, or none, for each of `pods`."""
-
-    def sync(self, now_s: float, decision: HpaDecision) -> None:
-        """The HPA decided."""
-
-    def scaled(self, now_s: float, before: int, after: int, why: str) -> None:
-        """The scale subresource was written."""
-
-
-class Engines(Protocol):
-    """The part of engine.Replicas that a fleet needs; times are engine seconds."""
-
-    def open(self, slot: int, at_s: float) -> None:
-        """The slot takes traffic from `at_s` on."""
-
-    def close(self, slot: int, at_s: float, abort: bool = False) -> None:
-        """No new traffic from `at_s` on; what is in flight drains or is cancelled."""
-
-    def advance(self, until_s: float) -> None:
-        """Everything that happens before `until_s`."""
-
-    def gauges(self) -> Any:
-        """engine.GAUGES, one row per slot."""
-
-    def in_flight_of(self, slot: int) -> int:
-        """Requests that the slot holds."""
 
 
 class Fleet:
@@ -112,7 +88,7 @@ class Fleet:
         engine: Engines,
         slots: int,
         *,
-        spec: HpaSpec | None,
+        scaler: Scaler | None,
         replicas: int,
         seed: int,
         options: FleetOptions = DEFAULTS,
@@ -120,14 +96,21 @@ class Fleet:
         watcher: FleetWatcher | None = None,
     ) -> None:
         self.profile, self.options, self.speed = profile, options, speed
-        self.spec, self.watcher, self.engine = spec, watcher, engine
+        self.spec = spec = None if scaler is None else hpa_of(scaler)
+        self.watcher, self.engine = watcher, engine
         self.memory: Memory | None = None
         self.pods = Pods(PodLife.from_profile(profile), seed, options.nodes, slots)
         self.path = SamplePath(profile.metric_path)
         self.signals = [
             (metric.name, SIGNALS.index(exported_signal(metric.name, profile.engine.vllm_version)))
             for metric in (spec.metrics if spec else ())
+            if metric.kind == "Pods"
         ]
+        self.least = 0 if scaler is None else least_replicas(scaler)
+        self.external: External | None = None
+        if scaler is not None and len(self.signals) < len(hpa_of(scaler).metrics):
+            phase = np.random.Generator(np.random.PCG64([seed, 9008])).random()
+            self.external = External(profile, engine, scaler, float(phase))
         self.serving: dict[
             int, FleetReplica
         ] = {}  # slot -> replica whose engine is up, draining ones included
@@ -148,7 +131,12 @@ class Fleet:
     @property
     def next_s(self) -> float:
         """When the control plane has something to do next (control time)."""
-        return min(self.pods.next_s, self.next_scrape_s, self.next_sync_s, self.poll_s)
+        return min(self.pods.next_s, self.next_scrape_s, self.next_sync_s, self.poll_s, self.next_poll_s)
+
+    @property
+    def next_poll_s(self) -> float:
+        """KEDA's next poll; inf where there is none."""
+        return self.external.next_poll_s if self.external else math.inf
 
     @property
     def desired(self) -> int:
@@ -162,9 +150,15 @@ class Fleet:
             if self.pods.next_s <= now_s:
                 self._handle(self.pods.advance(now_s))
             if self.poll_s <= now_s:
-                self._poll(now_s)
+                self._drain(now_s)
             if self.next_scrape_s <= now_s:
                 self._scrape(now_s)
+            if self.external and self.next_poll_s <= now_s:
+                step = self.external.poll(self.pods, now_s)
+                if step.scale_to is not None:
+                    self.scale(
+                        step.scale_to, now_s, step.events[-1] if step.events else "below minReplicaCount"
+                    )
             if self.next_sync_s <= now_s:
                 self.skip(self.scrapes, 1)
                 self._sync(now_s)
@@ -215,7 +209,7 @@ class Fleet:
     def _engine_to(self, now_s: float) -> None:
         self.engine.advance(now_s / self.speed)
 
-    def _poll(self, now_s: float) -> None:
+    def _drain(self, now_s: float) -> None:
         """Let go of draining replicas that are empty, and end those whose grace is over."""
         self._engine_to(now_s)
         for slot, (replica, deadline_s) in list(self.draining.items()):
@@ -243,23 +237,13 @@ class Fleet:
             for slot, replica in self.serving.items()
         }
         self.path.scrape(now_s, samples)
+        if self.external:
+            rows = [samples[r.ordinal] for r in self.pods.replicas if r.ordinal in samples]
+            columns = [[row[which] for row in rows] for which in range(len(SIGNALS))]
+            self.external.scrape(now_s, self.pods, self.serving, columns)
 
     def _sync(self, now_s: float) -> None:
-        assert self.spec is not None
-        pods = self.pods.replicas
-        shown = self.path.read(now_s)
-        states = [
-            (r.phase, known(r.deleting_s), r.ready, shown.get(r.ordinal, NOT_REPORTED)[1]) for r in pods
-        ]
-        metrics: dict[str, list[PodMetric]] = {}
-        for name, which in self.signals:
-            metrics[name] = [
-                PodMetric("", phase, deleting, ready, gauge_milli(sample[which]))
-                for phase, deleting, ready, sample in states
-            ]
-            if self.watcher:
-                self.watcher.query(now_s, name, metrics[name], pods)
-        decision = decide(self.spec, self.memory, self.pods.desired, metrics, now_s)
+        decision = self._decision(now_s)
         self.memory = decision.memory
         if self.watcher:
             self.watcher.sync(now_s, decision)
@@ -271,3 +255,24 @@ class Fleet:
                     next_step="lower maxReplicas, raise the target, or offer less",
                 )
             self.scale(decision.replicas, now_s, decision.message)
+
+    def _decision(self, now_s: float) -> HpaDecision:
+        assert self.spec is not None
+        shown = self.path.read(now_s)
+        if self.external and self.external.loops:
+            return self.external.sync(self.memory, self.pods, now_s)
+        pods = self.pods.replicas
+        states = [
+            (r.phase, known(r.deleting_s), r.ready, shown.get(r.ordinal, NOT_REPORTED)[1]) for r in pods
+        ]
+        metrics: dict[str, Reading] = {}
+        for name, which in self.signals:
+            metrics[name] = values = [
+                PodMetric("", phase, deleting, ready, gauge_milli(sample[which]))
+                for phase, deleting, ready, sample in states
+            ]
+            if self.watcher:
+                self.watcher.query(now_s, name, values, pods)
+        if self.external:
+            metrics |= self.external.readings(now_s)
+        return decide(self.spec, self.memory, self.pods.desired, metrics, now_s, seen(self.pods))

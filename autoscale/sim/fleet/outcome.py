@@ -15,6 +15,7 @@ from analysis.histogram import Histogram
 from analysis.numbers import known
 from analysis.slo import Slo, Verdict
 from autoscale.profiles.profile import Profile
+from autoscale.sim.fleet.held import Held
 from autoscale.sim.fleet.replica import FleetReplica, PodEvent, pod_name
 from autoscale.sim.fleet.tally import Period, Tally
 
@@ -112,6 +113,7 @@ class Outcome:
     decisions           rows of time_s, before, after, why
     events              rows of time_s, kind, pod, ordinal of the start
     requests            engine.FINISHED by request_id, when everything was kept
+    held                what an inference gateway did with them, None without one
     """
 
     profile: Profile
@@ -142,6 +144,7 @@ class Outcome:
     stopped: str = ""
     requests: NDArray[Any] | None = field(default=None, compare=False)
     samples: tuple[Any, ...] = field(default=(), compare=False)
+    held: Held | None = None
 
     @property
     def holds(self) -> bool:
@@ -172,6 +175,7 @@ class Outcome:
         flap_s: float,
         stopped: str,
         seed: int,
+        held: Held | None,
     ) -> Outcome:
         """Put together what tally and recorder saw."""
         unserved = 0 if stopped else offered - tally.requests - tally.rejected
@@ -212,6 +216,7 @@ class Outcome:
             stopped=stopped,
             requests=requests,
             samples=tuple(recorder.samples),
+            held=held,
         )
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from analysis import run as run_directory
 from analysis.run import METRIC_COLUMNS, STATUSES
 from autoscale.sim.engine.state import REFUSED
+from autoscale.sim.fleet.held import OUTCOMES
 from autoscale.sim.fleet.outcome import Outcome
 from loadgen.plan.traffic import LoadPlan
 
@@ -89,7 +90,13 @@ def _request_columns(done: NDArray[Any], plan: LoadPlan | None) -> Columns:
         "events": done["output_tokens"],
         "status": [STATUSES[s] for s in done["status"]],
         "http_status": np.select(
-            [done["slot"] == REFUSED, ok | np.isfinite(done["first_token_s"])], [400, 200], 503
+            [
+                done["slot"] == REFUSED,
+                ok | np.isfinite(done["first_token_s"]),
+                *(done["slot"] == slot for slot in OUTCOMES),
+            ],
+            [400, 200, *(status for _, status in OUTCOMES.values())],
+            503,
         ).astype(np.int16),
         "prompt_tokens_asked": done["prompt_tokens"],
         "output_tokens_asked": done["output_tokens"],

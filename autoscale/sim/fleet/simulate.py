@@ -11,14 +11,15 @@ import numpy as np
 
 from analysis.errors import BadInput
 from analysis.slo import Slo, parse_slo
-from autoscale.hpa import HpaSpec
 from autoscale.profiles.profile import Profile
 from autoscale.sim.engine.replicas import EngineParams, Replicas
 from autoscale.sim.fleet.control import DEFAULTS, MOST_REPLICAS, Fleet, FleetOptions
-from autoscale.sim.fleet.metric_path import exported_signal
+from autoscale.sim.fleet.held import Held
 from autoscale.sim.fleet.outcome import FleetRecorder, Outcome
+from autoscale.sim.fleet.quiet import Quiet
+from autoscale.sim.fleet.scalers import Scaler, hpa_of, read_scaler
+from autoscale.sim.fleet.signals.external import quiet_metrics
 from autoscale.sim.fleet.tally import Tally
-from autoscale.sim.fleet.ticks import Quiet
 from loadgen.plan.traffic import Arrivals
 
 HARVEST_TICKS = 128  # scrape intervals between two collections of finished requests, or
@@ -27,54 +28,22 @@ MOST_IN_FLIGHT = 4_000_000  # about 250 bytes each, three times that while their
 EXACT_MILLI = 1 << 52  # larger targets leave the compiled way, which counts in 64 bits
 
 
-def slots_for(spec: HpaSpec | None, replicas: int) -> int:
+def slots_for(scaler: Scaler | None, replicas: int) -> int:
     """Engine slots that a fleet needs: room for those that drain while others start.
 
     A maxReplicas beyond MOST_REPLICAS is no reason for more: whoever asks for so many is told (control.Fleet).
     Raises BadInput when the fleet has more than that from the start.
     """
+    spec = None if scaler is None else hpa_of(scaler)
     least = max(replicas, spec.min_replicas if spec else 0)
     if least > MOST_REPLICAS:
         raise BadInput("replicas of a simulated fleet", value=least, expected=f"at most {MOST_REPLICAS:,}")
     return 2 * min(max(replicas, spec.max_replicas if spec else 0), MOST_REPLICAS) + 2
 
 
-def read_hpa(profile: Profile, manifest: Mapping[str, Any]) -> HpaSpec:
-    """The HPA in `manifest`, checked against the profile's workload; what it calls it does not matter (foreign_name).
-
-    Raises BadInput when the API server would refuse it, when it targets another kind of workload (the leaders'
-    StatefulSet of a LeaderWorkerSet counts the same pods, but its scale is undone at once), or when it scales on a
-    metric that the fleet does not export.
-    """
-    spec = HpaSpec.from_manifest(dict(manifest))
-    deploy = profile.deploy
-    if spec.target_kind != deploy.kind:
-        raise BadInput(
-            "the HPA file targets another kind of workload",
-            value=f"{spec.target_kind}/{spec.target_name}",
-            expected=f"a {deploy.kind} such as {deploy.name}, the workload of profile {profile.name}",
-            next_step="choose the profile that it belongs to, or say deploy.kind in a profile of your own",
-        )
-    for metric in spec.metrics:
-        exported_signal(metric.name, profile.engine.vllm_version)
-    return spec
-
-
-def foreign_name(profile: Profile, spec: HpaSpec) -> str | None:
-    """A note when the HPA (of read_hpa) scales a workload of another name than the profile's; else None."""
-    deploy = profile.deploy
-    if spec.target_name == deploy.name:
-        return None
-    return (
-        f"HPA {spec.name} scales {spec.target_kind}/{spec.target_name}, and profile {profile.name} is of "
-        f"{deploy.kind}/{deploy.name}: it is simulated on that profile's replicas; a profile of your own "
-        f"(extends: {profile.name}) says deploy.name"
-    )
-
-
 def simulate(
     profile: Profile,
-    hpa: Mapping[str, Any] | HpaSpec | None,
+    hpa: Mapping[str, Any] | Scaler | None,
     arrivals: Iterable[Arrivals],
     *,
     seed: int,
@@ -86,9 +55,9 @@ def simulate(
     keep: bool = False,
     stop: Callable[[Tally], str] | None = None,
 ) -> Outcome:
-    """What would happen to `profile` under the arrivals for `duration_s`, with this HPA or a fixed number of replicas.
+    """What would happen to `profile` under the arrivals for `duration_s`, with this scaler or a fixed number of replicas.
 
-    An HPA starts from its minimum. Requests due after the end are left out; those in flight at the end get
+    `hpa` is an HPA or a ScaledObject, which starts from its minimum (1 where that is 0). Requests due after the end are left out; those in flight at the end get
     `options.tail_s` to finish, hours are counted to the end. `keep` returns every request and sample (memory grows with
     the trace). `stop` is asked now and then and ends the run with the reason that it returns; the figures are then
     partial.
@@ -98,13 +67,13 @@ def simulate(
     Raises BadInput when the HPA does not fit the profile, when neither or both of HPA and static_replicas are given, or
     when more replicas or requests in flight would be needed than are simulated.
     """
-    spec, start = _setting(profile, hpa, static_replicas, duration_s)
+    scaler, start = _setting(profile, hpa, static_replicas, duration_s)
     objectives = slo if isinstance(slo, Slo) else parse_slo(profile.workload.slo if slo is None else slo)
     recorder = FleetRecorder(profile, keep=keep, replicas=start)
-    slots = slots_for(spec, start)
+    slots = slots_for(scaler, start)
     replicas = _replicas(profile, engine, options, slots, seed)
     fleet = Fleet(
-        profile, replicas, slots, spec=spec, replicas=start, seed=seed, options=options, watcher=recorder
+        profile, replicas, slots, scaler=scaler, replicas=start, seed=seed, options=options, watcher=recorder
     )
     feed, tally = _Feed(iter(arrivals), duration_s), Tally(objectives, duration_s)
     course = _Course(fleet, replicas, recorder, feed, tally, duration_s)
@@ -124,13 +93,19 @@ def simulate(
         flap_s=options.flap_s,
         stopped=stopped,
         seed=seed,
+        held=Held.by(replicas, tally.turned_away),
     )
 
 
 def _replicas(
     profile: Profile, engine: EngineParams | None, options: FleetOptions, slots: int, seed: int
 ) -> Replicas:
-    params = replace(engine or EngineParams.from_profile(profile), max_model_len=profile.engine.max_model_len)
+    engine = engine or EngineParams.from_profile(profile)
+    params = replace(
+        engine,
+        max_model_len=profile.engine.max_model_len,
+        request_timeout_s=min(options.patience_s, engine.request_timeout_s),
+    )
     return Replicas(
         params,
         slots,
@@ -138,16 +113,17 @@ def _replicas(
         routing=options.routing,
         connections=options.connections or None,
         no_ready=options.no_ready,
+        gateway=options.gateway,
     )
 
 
 def _setting(
     profile: Profile,
-    hpa: Mapping[str, Any] | HpaSpec | None,
+    hpa: Mapping[str, Any] | Scaler | None,
     static_replicas: int | None,
     duration_s: float,
-) -> tuple[HpaSpec | None, int]:
-    """The HPA, if there is one, and the number of replicas at the start."""
+) -> tuple[Scaler | None, int]:
+    """The scaler, if there is one, and the number of replicas at the start."""
     if (hpa is None) == (static_replicas is None):
         raise BadInput(
             "a simulation needs either an HPA or a fixed number of replicas", expected="one of the two"
@@ -159,8 +135,8 @@ def _setting(
     if hpa is None:
         assert static_replicas is not None
         return None, static_replicas
-    spec = hpa if isinstance(hpa, HpaSpec) else read_hpa(profile, hpa)
-    return spec, max(1, spec.min_replicas)
+    scaler = read_scaler(profile, hpa) if isinstance(hpa, Mapping) else hpa
+    return scaler, max(1, hpa_of(scaler).min_replicas)
 
 
 class _Feed:
@@ -265,11 +241,11 @@ def _too_many(in_flight: int, at_s: float, replicas: int) -> BadInput:
 
 
 def _quiet(fleet: Fleet, engine: Replicas, recorder: FleetRecorder) -> Quiet | None:
-    """The compiled way for an HPA of Pods metrics, unless every sample is to be kept."""
+    """The compiled way for an HPA of gauges, unless every sample is to be kept."""
     spec = fleet.spec
-    if spec is None or recorder.keep:
+    if spec is None or recorder.keep or not quiet_metrics(spec, fleet.external):
         return None
-    if any(metric.kind != "Pods" or metric.target_milli >= EXACT_MILLI for metric in spec.metrics):
+    if any(metric.target_milli >= EXACT_MILLI for metric in spec.metrics):
         return None
     return Quiet(fleet, engine, spec)
 
@@ -278,5 +254,5 @@ def _least_hours(fleet: Fleet, now_s: float, end_s: float) -> float:
     """Accelerator-hours up to now, and of the HPA's minimum from now to the end."""
     pods = fleet.pods
     passed_s = pods.accelerator_s + (now_s - pods.now_s) * pods.accelerators_held
-    least = fleet.spec.min_replicas if fleet.spec else 0
+    least = fleet.least
     return (passed_s + (end_s - now_s) * least * pods.cold.size * pods.cold.chips_per_pod) / 3600

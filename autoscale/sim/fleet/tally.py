@@ -7,6 +7,7 @@ belongs to the last one.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,12 +63,16 @@ class Tally:
         self.judged_by_minute = np.zeros((len(self.terms), minutes), np.int64)
         self.breaches_by_minute = np.zeros((len(self.terms), minutes), np.int64)
         self.least_accelerator_hours = 0.0
+        self.turned_away: Counter[int] = Counter()  # by the gateway; they are among the finished
 
     def add(self, finished: NDArray[Any]) -> NDArray[Any]:
         """Count a batch of finished requests (engine.FINISHED) and hand it back."""
-        refused = finished["slot"] == REFUSED
+        slots = np.ascontiguousarray(finished["slot"])
+        refused = slots == REFUSED
         rejected = int(refused.sum())
         self.rejected += rejected
+        if (away := slots[slots < REFUSED]).size:
+            self.turned_away.update(away.tolist())
         self._count(finished[~refused] if rejected else finished)
         return finished
 

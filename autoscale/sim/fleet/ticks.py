@@ -9,44 +9,48 @@ are, and a test holds whole simulations of both ways against each other.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from analysis.numbers import known
 from analysis.run import SIGNALS
-from autoscale.hpa import HpaSpec, arithmetic
+from autoscale.hpa import arithmetic
 from autoscale.hpa.arithmetic import NO_PROBLEM, NO_VALUE, US, Band, SizeRecord, Windows
-from autoscale.hpa.calculator import band
-from autoscale.hpa.limits import Memory, stabilisation_windows
 from autoscale.sim.engine.arrivals import Lent
+from autoscale.sim.engine.flow_control import saturation
 from autoscale.sim.engine.kernels import advance
-from autoscale.sim.engine.replicas import Replicas
 from autoscale.sim.engine.state import State, compilable, compiled, fingerprint
 from autoscale.sim.fleet import metric_path
-from autoscale.sim.fleet.control import NOT_REPORTED, Fleet
+from autoscale.sim.fleet.signals import totals
+from autoscale.sim.fleet.signals.series import LOOKBACK_S
 
-AHEAD = 512  # sync times known in advance
+QUEUE, SENT = len(SIGNALS), len(SIGNALS) + 1  # columns of the gateway's gauges (totals.COLUMNS)
 
 compilable(
     arithmetic.truncated,
     arithmetic.int32,
     arithmetic.ceiled,
     arithmetic.pods_size,
+    arithmetic.external_size,
+    arithmetic.value_size,
     arithmetic.stable_size,
     arithmetic.default_limit,
     arithmetic.limited_size,
     metric_path.thousandths,
+    totals.aggregated,
 )
 
 NOW = np.dtype(
     [
-        (fingerprint(arithmetic.__file__, metric_path.__file__), "i1"),
+        (fingerprint(arithmetic.__file__, metric_path.__file__, totals.__file__), "i1"),
         ("until_s", "f8"),
         ("until_empty", "i8"),
         ("current", "i8"),
+        ("replicas", "i8"),  # of the target's status
+        ("ready", "i8"),
         ("pods", "i8"),
+        ("shown_total_s", "f8"),  # when the scrape that queries see was made
         ("scrapes", "i8"),  # made so far
         ("sync", "i8"),  # position of the next one in `syncs`
         ("way_first", "i8"),  # ring of scrapes that are not visible yet
@@ -58,7 +62,20 @@ NOW = np.dtype(
 )
 POD = np.dtype([("kind", "i8"), ("slot", "i8"), ("shown_s", "f8")], align=True)  # slot -1: serves nothing
 SIZE_RECORD = np.dtype([(name, "i8") for name in SizeRecord._fields], align=True)
-TARGET = np.dtype([("signal", "i8"), ("milli", "i8")], align=True)
+PODS, AVERAGE_VALUE, VALUE = range(3)
+TARGET = np.dtype(
+    [
+        ("milli", "i8"),
+        ("kind", "i8"),
+        ("column", "i8"),  # of totals.COLUMNS
+        ("total", "i8"),  # position in `totals`
+        ("aggregate", "i8"),
+        ("factor", "f8"),
+        ("empty", "f8"),
+        ("rounded", "i8"),  # KEDA rounds to thousandths, adapters cut
+    ],
+    align=True,
+)
 
 
 class Timing(NamedTuple):
@@ -86,6 +103,8 @@ class TickState(NamedTuple):
     values_milli: Any  # scratch: one metric as the HPA reads it
     way_s: Any  # when the scrapes on their way were made
     way: Any  # their samples, per pod and signal
+    totals: Any  # what queries see now, one number each
+    way_totals: Any  # and will see of the scrapes on their way
     memory: Any  # SIZE_RECORD, what earlier syncs asked for
 
 
@@ -111,6 +130,26 @@ def _scrape(s: State, t: TickState, now_s: float) -> None:
 
 
 @compiled
+def _total(s: State, t: TickState, at: int) -> None:
+    """What the queries give on the scrape at place `at` of the way."""
+    now = t.now[0]
+    for k in range(len(t.targets)):
+        target = t.targets[k]
+        if target.kind == PODS:
+            continue
+        value = math.nan
+        if target.column < len(SIGNALS):
+            value = totals.aggregated(target.aggregate, t.way[at, : now.pods, target.column])
+        elif target.column == QUEUE:
+            value = s.clock[0].gateway
+        elif target.column == SENT:
+            value = s.clock[0].in_flight - s.clock[0].gateway
+        else:
+            value = saturation(s)
+        t.way_totals[at, target.total] = value * target.factor if known(value) else target.empty
+
+
+@compiled
 def _see(t: TickState, now_s: float) -> None:
     """What has become visible by now, and what is too old by now."""
     now, way = t.now[0], t.way
@@ -120,6 +159,9 @@ def _see(t: TickState, now_s: float) -> None:
                 t.pods[j].shown_s = t.way_s[now.way_first]
                 for which in range(t.shown.shape[1]):
                     t.shown[j, which] = way[now.way_first, j, which]
+        now.shown_total_s = t.way_s[now.way_first]
+        for k in range(len(t.totals)):
+            t.totals[k] = t.way_totals[now.way_first, k]
         now.way_first = (now.way_first + 1) % len(t.way_s)
         now.way_count -= 1
     for j in range(now.pods):
@@ -128,11 +170,33 @@ def _see(t: TickState, now_s: float) -> None:
 
 
 @compiled
-def _wanted(t: TickState) -> tuple[int, bool]:
+def _total_size(t: TickState, k: int, now_s: float) -> int:
+    """What an External or Object metric asks for; -1 when its query gives no element."""
+    now, target = t.now[0], t.targets[k]
+    stale = now.shown_total_s <= now_s - LOOKBACK_S
+    value = target.empty if stale else t.totals[target.total]
+    if not known(value):
+        if not target.rounded:
+            return -1
+        value = 0.0
+    milli = int(np.rint(max(value, 0.0) * 1000)) if target.rounded else metric_path.thousandths(value)
+    if target.kind == VALUE:
+        return arithmetic.value_size(milli, target.milli, now.current, now.ready, t.timing.band)
+    return arithmetic.external_size(milli, target.milli, now.replicas, t.timing.band)[0]
+
+
+@compiled
+def _wanted(t: TickState, now_s: float) -> tuple[int, bool]:
     """The largest size that a metric asks for, and whether every metric could be read."""
     now, wanted = t.now[0], 0
     for k in range(len(t.targets)):
-        signal = t.targets[k].signal
+        if t.targets[k].kind != PODS:
+            size = _total_size(t, k, now_s)
+            if size < 0:
+                return 0, False
+            wanted = max(wanted, size)
+            continue
+        signal = t.targets[k].column
         for j in range(now.pods):
             shown = known(t.pods[j].shown_s)
             t.values_milli[j] = metric_path.thousandths(t.shown[j, signal]) if shown else NO_VALUE
@@ -162,7 +226,7 @@ def _stays(t: TickState, wanted: int, now_us: int) -> bool:
 
 
 @compiled
-def _ticks(s: State, lent: Lent, first: int, t: TickState) -> int:
+def run_ticks(s: State, lent: Lent, first: int, t: TickState) -> int:
     """Ticks before `until_s` while the size stays and no more arrivals are needed; returns the first not yet due."""
     now, timing = t.now[0], t.timing
     while True:
@@ -176,114 +240,15 @@ def _ticks(s: State, lent: Lent, first: int, t: TickState) -> int:
             first = advance(s, lent, first, now_s)
             _scrape(s, t, now_s)
             now.scrapes += 1
+            if len(t.totals) > 0:
+                _total(s, t, (now.way_first + now.way_count - 1) % len(t.way_s))
         if sync_s > now_s:
             continue
         _see(t, now_s)
-        wanted, readable = _wanted(t)
+        wanted, readable = _wanted(t, now_s)
         now_us = int(np.rint(now_s * US))
         if not readable or not _stays(t, wanted, now_us):
             return first
         t.memory[now.memory_end].time_us, t.memory[now.memory_end].replicas = now_us, wanted
         now.memory_end += 1
         now.sync += 1
-
-
-class Quiet:
-    """The quiet ticks of a simulated fleet under an HPA of Pods metrics."""
-
-    def __init__(self, fleet: Fleet, engine: Replicas, spec: HpaSpec) -> None:
-        path = fleet.profile.metric_path
-        self.fleet, self.engine = fleet, engine
-        self._known: Memory | None = (
-            None  # the HPA's memory that the array was filled from, or that was made of it
-        )
-        longest_s = path.ingestion_delay_s + path.sync_period_s + 1
-        scrapes = math.ceil(longest_s / path.scrape_interval_s) + 2
-        timing = Timing(
-            fleet.scrape_phase_s,
-            path.scrape_interval_s,
-            path.ingestion_delay_s,
-            path.adapter_window_s,
-            band(spec),
-            stabilisation_windows(spec),
-            spec.min_replicas,
-            spec.max_replicas,
-        )
-        longest_us = max(timing.windows.up_us, timing.windows.down_us)
-        kept = math.ceil(longest_us / US / path.sync_period_s) + 2
-        targets = [
-            (which, metric.target_milli)
-            for (_, which), metric in zip(fleet.signals, spec.metrics, strict=True)
-        ]
-        self._state = TickState(
-            timing,
-            now=np.zeros(1, NOW),
-            targets=np.array(targets, TARGET),
-            syncs=np.zeros(0),
-            pods=np.zeros(engine.slots, POD),
-            shown=np.zeros((engine.slots, len(SIGNALS))),
-            values_milli=np.zeros(engine.slots, np.int64),
-            way_s=np.zeros(scrapes),
-            way=np.zeros((scrapes, engine.slots, len(SIGNALS))),
-            memory=np.zeros(kept + AHEAD, SIZE_RECORD),
-        )
-
-    def run(self, until_s: float, *, until_empty: bool = False) -> None:
-        """Through the ticks before `until_s`, or until no request is in flight; up to the first that is not quiet."""
-        fleet, timing = self.fleet, self._state.timing
-        until_s = min(until_s, fleet.pods.next_s, fleet.poll_s)
-        if min(fleet.next_scrape_s, fleet.next_sync_s) >= until_s or fleet.memory is None:
-            return
-        if not timing.least <= fleet.desired <= timing.most or fleet.desired == 0:
-            return
-        state = self._pack(fleet.memory, until_s, until_empty)
-        lent, first = self.engine.lend()
-        self.engine.take_back(_ticks(self.engine.state, lent, first, state))
-        self._unpack(fleet.memory)
-
-    def _pack(self, memory: Memory, until_s: float, until_empty: bool) -> TickState:
-        """The fleet as arrays: pods as the HPA sees them, their samples that are known or on their way, the memory."""
-        fleet, path, pods = self.fleet, self.fleet.path, self.fleet.pods.replicas
-        syncs = fleet.syncs.ahead(AHEAD)
-        state = self._state = self._state._replace(syncs=syncs)
-        now = state.now[0]
-        if self._known is memory:
-            kept = state.memory[now["memory_first"] : now["memory_end"]].copy()
-        else:
-            kept = np.array(list(memory.recommendations), SIZE_RECORD)
-        state.memory[: len(kept)] = kept
-        now["memory_first"], now["memory_end"] = 0, len(kept)
-        now["until_s"], now["until_empty"] = min(until_s, syncs[-1]), until_empty
-        now["current"], now["scrapes"], now["sync"] = fleet.desired, fleet.scrapes, 0
-        now["pods"], now["way_first"], now["way_count"] = len(pods), 0, len(path.on_the_way)
-        for j, pod in enumerate(pods):
-            serves = fleet.serving.get(pod.slot) is pod
-            shown_s, state.shown[j] = path.latest.get(pod.ordinal, NOT_REPORTED)
-            kind = arithmetic.kind_of(pod.phase, known(pod.deleting_s))
-            state.pods[j] = (kind, pod.slot if serves else -1, shown_s)
-        for k, (scraped_s, samples) in enumerate(path.on_the_way):
-            state.way_s[k] = scraped_s
-            for j, pod in enumerate(pods):
-                state.way[k, j] = samples.get(pod.ordinal, NOT_REPORTED[1])
-        return state
-
-    def _unpack(self, memory: Memory) -> None:
-        """The arrays back to where the fleet and the rules read them."""
-        fleet, path, state = self.fleet, self.fleet.path, self._state
-        now = state.now[0]
-        fleet.skip(int(now["scrapes"]), int(now["sync"]))
-        recent = state.memory[now["memory_first"] : now["memory_end"]].tolist()
-        fleet.memory = self._known = replace(memory, recommendations=tuple(map(SizeRecord._make, recent)))
-        ordinals = [pod.ordinal for pod in fleet.pods.replicas]
-        seen = zip(ordinals, state.pods["shown_s"].tolist(), state.shown.tolist(), strict=False)
-        path.latest = {
-            ordinal: (shown_s, (sample[0], sample[1], sample[2]))
-            for ordinal, shown_s, sample in seen
-            if known(shown_s)
-        }
-        path.on_the_way.clear()
-        for k in range(now["way_first"], now["way_first"] + now["way_count"]):
-            at = k % len(state.way_s)
-            rows = zip(ordinals, state.way[at].tolist(), strict=False)
-            samples = {ordinal: (row[0], row[1], row[2]) for ordinal, row in rows if known(row[0])}
-            path.on_the_way.append((float(state.way_s[at]), samples))

@@ -25,7 +25,8 @@ from autoscale.profiles.profile import Profile
 from autoscale.sim.engine.replicas import EngineParams
 from autoscale.sim.fleet.control import DEFAULTS, Fleet, FleetOptions
 from autoscale.sim.fleet.replica import FleetReplica, PodEvent
-from autoscale.sim.fleet.simulate import foreign_name, read_hpa, slots_for
+from autoscale.sim.fleet.scalers import foreign_name, hpa_of, read_scaler
+from autoscale.sim.fleet.simulate import slots_for
 from autoscale.sim.http.browsers import only_from_here
 from autoscale.sim.http.exposition import ReplicaMetrics
 from autoscale.sim.http.fleet_api import FleetApi
@@ -72,12 +73,13 @@ class FleetServer:
             )
         self.profile, self.host, self.port = profile, host, port
         self.speed, self.seed, self.options = speed, seed, options
-        self.spec = None if hpa is None else read_hpa(profile, hpa)
-        self.note = foreign_name(profile, self.spec) if self.spec else None
+        self.scaler = None if hpa is None else read_scaler(profile, hpa)
+        self.spec = None if self.scaler is None else hpa_of(self.scaler)
+        self.note = foreign_name(profile, self.scaler) if self.scaler else None
         least = self.spec.min_replicas if self.spec else profile.deploy.min_replicas
         self.replicas = max(1, least) if replicas is None else replicas
         self.params = engine or EngineParams.from_profile(profile)
-        room = max(slots_for(self.spec, self.replicas), 2 * profile.deploy.max_replicas + 2)
+        room = max(slots_for(self.scaler, self.replicas), 2 * profile.deploy.max_replicas + 2)
         if room > MOST_SLOTS:
             raise BadInput(
                 f"a fleet over HTTP of up to {(room - 2) // 2:,} replicas",
@@ -137,7 +139,7 @@ class FleetServer:
             self.profile,
             self.live,
             slots,
-            spec=self.spec,
+            scaler=self.scaler,
             replicas=self.replicas,
             seed=self.seed,
             options=self.options,

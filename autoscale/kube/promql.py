@@ -108,9 +108,9 @@ def selectors_of(tokens: list[Token]) -> Iterator[Selector]:
             continue
         elif kind == "name" and after != ("sign", "(") and word.lower() not in _WORDS | AGGREGATES:
             labels = after[1] if after[0] == "labels" else ""
-            yield _selector(word, labels, tuple(stack))
+            yield selector_of(word, labels, tuple(stack))
         elif kind == "labels" and before[0] != "name":
-            yield _selector("", word, tuple(stack))
+            yield selector_of("", word, tuple(stack))
 
 
 def _after_grouping(tokens: list[Token], index: int) -> str:
@@ -127,7 +127,8 @@ def _after_grouping(tokens: list[Token], index: int) -> str:
     return tokens[place - 2][1].lower() if grouping else ""
 
 
-def _selector(name: str, labels: str, inside: tuple[str, ...]) -> Selector:
+def selector_of(name: str, labels: str, inside: tuple[str, ...] = ()) -> Selector:
+    """The series of a name and the content of its braces; `{__name__="..."}` names it too."""
     found = tuple(
         (m[1].strip('"'), m[2], m[3] if m[3] is not None else m[4]) for m in _MATCHER.finditer(labels)
     )

@@ -1,0 +1,106 @@
+"""What scales a fleet, one type for both: an HPA that somebody wrote, or a ScaledObject with the HPA that KEDA makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from analysis.errors import BadInput
+from autoscale.hpa import HpaSpec, MetricTarget
+from autoscale.keda import ScaledObject, parse_query
+from autoscale.keda.loops import Loops
+from autoscale.keda.prometheus_trigger import PrometheusTrigger
+from autoscale.keda.queries import Aggregation, Expression, Instant, QueryMatcher
+from autoscale.kube.vllm_names import series_of
+from autoscale.profiles.profile import Profile
+from autoscale.sim.fleet.metric_path import exported_signal
+
+Scaler = HpaSpec | ScaledObject
+
+
+def read_scaler(profile: Profile, manifest: Mapping[str, Any]) -> Scaler:
+    """The HPA or ScaledObject in `manifest`, checked against the profile's workload; its name does not matter (foreign_name).
+
+    A minReplicas of 0 is taken as Kubernetes 1.37 takes it. Raises BadInput when the API server or KEDA would refuse the
+    object, when it targets another kind of workload (the leaders' StatefulSet of a LeaderWorkerSet counts the same pods,
+    but its scale is undone at once), or when it scales on a metric that the fleet does not export.
+    """
+    scaler: Scaler
+    if manifest.get("kind") == "ScaledObject":
+        scaler = ScaledObject.from_manifest(manifest)
+    else:
+        scaler = HpaSpec.from_manifest(dict(manifest), scale_to_zero=True)
+    spec, deploy = hpa_of(scaler), profile.deploy
+    if spec.target_kind != deploy.kind:
+        raise BadInput(
+            f"the {_kind(scaler)} targets another kind of workload",
+            value=f"{spec.target_kind}/{spec.target_name}",
+            expected=f"a {deploy.kind} such as {deploy.name}, the workload of profile {profile.name}",
+            next_step="choose the profile that it belongs to, or say deploy.kind in a profile of your own",
+        )
+    for metric in spec.metrics:
+        if metric.kind == "Pods":
+            exported_signal(metric.name, profile.engine.vllm_version)
+    queries_of(scaler)
+    return scaler
+
+
+def _kind(scaler: Scaler) -> str:
+    return "HPA" if isinstance(scaler, HpaSpec) else "ScaledObject"
+
+
+def foreign_name(profile: Profile, scaler: Scaler) -> str | None:
+    """A note when the object (of read_scaler) scales a workload of another name than the profile's; else None."""
+    deploy, spec = profile.deploy, hpa_of(scaler)
+    if spec.target_name == deploy.name:
+        return None
+    return (
+        f"{_kind(scaler)} {scaler.name} scales {spec.target_kind}/{spec.target_name}, and profile {profile.name} is of "
+        f"{deploy.kind}/{deploy.name}: it is simulated on that profile's replicas; a profile of your own "
+        f"(extends: {profile.name}) says deploy.name"
+    )
+
+
+def gate_note(scaler: Scaler) -> str | None:
+    """A note when an HPA that somebody wrote goes to zero, which not every cluster allows; else None."""
+    if not isinstance(scaler, HpaSpec) or scaler.min_replicas > 0:
+        return None
+    return f"HPA {scaler.name} has minReplicas 0: Kubernetes refuses it before 1.37 unless the gate HPAScaleToZero is on"
+
+
+def hpa_of(scaler: Scaler) -> HpaSpec:
+    """The HPA at work: the scaler itself, or the one that KEDA makes of it."""
+    if isinstance(scaler, HpaSpec):
+        return scaler
+    spec = Loops.started(scaler, 0.0).hpa
+    if spec is None:
+        raise BadInput(
+            f"ScaledObject {scaler.name} is paused: KEDA has deleted its HPA and nothing scales",
+            next_step="remove the annotation autoscaling.keda.sh/paused, or simulate --static instead",
+        )
+    return spec
+
+
+def least_replicas(scaler: Scaler) -> int:
+    """The smallest size that the scaler leaves: an idle count, or the minimum."""
+    if isinstance(scaler, HpaSpec):
+        return scaler.min_replicas
+    idle = scaler.idle_replica_count
+    return scaler.min_replicas if idle is None else idle
+
+
+def queries_of(scaler: Scaler) -> dict[str, Expression]:
+    """Metric name -> the query behind it, of External and Object metrics; those of cron triggers have none."""
+    if isinstance(scaler, HpaSpec):
+        return {metric.name: _by_name(metric) for metric in scaler.metrics if metric.kind != "Pods"}
+    return {
+        trigger.metric_name: parse_query(trigger.query, f"spec.triggers[{trigger.index}].metadata.query")
+        for trigger in scaler.triggers
+        if isinstance(trigger, PrometheusTrigger)
+    }
+
+
+def _by_name(metric: MetricTarget) -> Expression:
+    """The sum of the series that a metrics API serves under the name of an HPA's metric."""
+    labels = tuple(QueryMatcher(label, "=", value) for label, value in metric.labels.items())
+    return Aggregation("sum", Instant(series_of(metric.name) or metric.name, labels))

@@ -1,0 +1,128 @@
+"""Queries that need nothing but the newest scrape: one gauge over the pods, or one of the gateway's, times a number.
+
+All targets are scraped at one instant here, and a series that is not exported then has ended: what such a query gives is
+known when the scrape is made, and seen when it has been ingested. The compiled ticks keep the same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from analysis.numbers import known
+from analysis.run import SIGNALS
+from autoscale.keda.queries import (
+    SHARED_LABELS,
+    Aggregation,
+    Expression,
+    FirstOf,
+    Instant,
+    Number,
+    Operation,
+    OrElse,
+)
+from autoscale.kube.gateway_names import NEW, gateway_metric
+from autoscale.kube.vllm_names import exported_names, signal_of
+from autoscale.sim.fleet.signals.series import LOOKBACK_S
+
+GATEWAY_GAUGES = ("flow_control_queue_size", "request_running", "flow_control_pool_saturation")
+COLUMNS = (*SIGNALS, *GATEWAY_GAUGES)
+SUM, AVERAGE, LARGEST, SMALLEST = range(4)
+_AGGREGATES = {"sum": SUM, "avg": AVERAGE, "max": LARGEST, "min": SMALLEST}
+_STAGES = 2  # that the gateway shows its pool's saturation for
+
+
+class GaugeTotal(NamedTuple):
+    """`factor` times an aggregate of one of COLUMNS; `empty` is the value without any pod, NaN for no element."""
+
+    aggregate: int
+    column: int
+    factor: float
+    empty: float
+
+
+def gauge_total(expression: Expression, vllm_version: str, data_parallel: int) -> GaugeTotal | None:
+    """The query as a GaugeTotal, None when it needs more than that."""
+    match expression:
+        case FirstOf(first=first, second=second):  # a metric under two names, both exported
+            old, new = (gauge_total(each, vllm_version, data_parallel) for each in (first, second))
+            return new if repr(old) == repr(new) else None
+        case OrElse(of=of, number=number):
+            found = gauge_total(of, vllm_version, data_parallel)
+            return found and found._replace(empty=number)
+        case (
+            Operation(operator="*", left=of, right=Number(value=value, vector=False))
+            | Operation(operator="*", left=Number(value=value, vector=False), right=of)
+        ):
+            found = gauge_total(of, vllm_version, data_parallel)
+            return found and found._replace(factor=found.factor * value)
+        case Operation(operator="/", left=of, right=Number(value=value, vector=False)) if value:
+            found = gauge_total(of, vllm_version, data_parallel)
+            return found and found._replace(factor=found.factor / value)
+        case Aggregation(function=function, of=Instant(name=name, matchers=matchers)):
+            aggregate = _AGGREGATES.get(function)
+            if aggregate is None or any(m.label not in SHARED_LABELS for m in matchers):
+                return None
+            return _of_series(aggregate, name, vllm_version, data_parallel)
+    return None
+
+
+def _of_series(aggregate: int, name: str, vllm_version: str, data_parallel: int) -> GaugeTotal | None:
+    if name in exported_names(vllm_version):
+        if data_parallel > 1 and aggregate != SUM:
+            return None  # a series per engine, and the pods' gauges are sums
+        return GaugeTotal(aggregate, SIGNALS.index(signal_of(name) or ""), 1.0, math.nan)
+    metric = gateway_metric(name)
+    short = metric.new.removeprefix(NEW) if metric else ""
+    if short not in GATEWAY_GAUGES:
+        return None
+    column = COLUMNS.index(short)
+    if short == "flow_control_pool_saturation":
+        return GaugeTotal(SUM, column, _STAGES if aggregate == SUM else 1, math.nan)
+    return GaugeTotal(SUM, column, 1.0, math.nan) if aggregate == SUM else None
+
+
+def aggregated(aggregate: int, values: Sequence[float]) -> float:
+    """The aggregate of the values that are known; NaN without any."""
+    total, count = 0.0, 0
+    for j in range(len(values)):
+        value = values[j]
+        if not known(value):
+            continue
+        count += 1
+        if aggregate == LARGEST:
+            total = value if count == 1 else max(total, value)
+        elif aggregate == SMALLEST:
+            total = value if count == 1 else min(total, value)
+        else:
+            total += value
+    if count == 0:
+        return math.nan
+    return total / count if aggregate == AVERAGE else total
+
+
+class Totals:
+    """The values of some GaugeTotals, scrape by scrape."""
+
+    def __init__(self, of: Sequence[GaugeTotal], delay_s: float) -> None:
+        self.of, self.delay_s = tuple(of), delay_s
+        self.on_the_way: deque[tuple[float, list[float]]] = deque()
+        self.shown: tuple[float, list[float]] = (-math.inf, [math.nan] * len(self.of))
+
+    def scrape(self, now_s: float, columns: Sequence[Sequence[float]]) -> None:
+        """What COLUMNS were at `now_s`: a value per pod, or the gateway's one."""
+        values = []
+        for gauge in self.of:
+            value = aggregated(gauge.aggregate, columns[gauge.column])
+            values.append(value * gauge.factor if known(value) else gauge.empty)
+        self.on_the_way.append((now_s, values))
+
+    def read(self, now_s: float) -> list[float]:
+        """What a query gives now; NaN: no element."""
+        while self.on_the_way and self.on_the_way[0][0] <= now_s - self.delay_s:
+            self.shown = self.on_the_way.popleft()
+        if self.shown[0] <= now_s - LOOKBACK_S:
+            return [gauge.empty for gauge in self.of]
+        return self.shown[1]
