@@ -144,14 +144,22 @@ class Prometheus:
         return sorted(known) if known else metric_names.plain_names()
 
     def samples(
-        self, names: list[str], matchers: str, window: tuple[float, float], step_s: float
+        self,
+        names: list[str],
+        matchers: str,
+        window: tuple[float, float],
+        step_s: float,
+        chunk_s: float = RAW_CHUNK_S,
     ) -> Iterator[tuple[float, list[Series]]]:
-        """(share done, series with their [time, value] pairs) chunk by chunk; a sample lies in exactly one chunk."""
+        """(share done, series with their [time, value] pairs) chunk by chunk; a sample lies in exactly one chunk.
+
+        `chunk_s` bounds an answer with raw samples.
+        """
         start, end = window
         at = start
         while at < end:
             raw, together = self.ways[0]
-            until = min(at + (RAW_CHUNK_S if raw else MAX_POINTS * step_s), end)
+            until = min(at + (chunk_s if raw else MAX_POINTS * step_s), end)
             found: list[Series] = []
             try:
                 for promql in _selectors(names, matchers, together):
