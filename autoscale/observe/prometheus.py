@@ -173,6 +173,10 @@ class Prometheus:
             )
             at = until
 
+    def over_time(self, promql: str, window: tuple[float, float], step_s: float) -> list[Series]:
+        """The series of a range query, from the window's start to its end. Raises Refused, SourceUnavailable."""
+        return self._range(promql, *window, step_s)
+
     def _next_way(self, said: str, matchers: str, step_s: float) -> float:
         """Go on to the next way of asking; returns its step. Raises the refusal when there is none."""
         if matchers and "parse error" in said:
