@@ -12,6 +12,7 @@ import numpy as np
 
 # Quantiles of the standard normal distribution.
 Z95 = 1.6448536269514722
+Z975 = 1.959963984540054
 Z99 = 2.3263478740408408
 
 
@@ -25,8 +26,8 @@ def known(x: float) -> bool:
 
 
 def parse_seconds(text: str) -> float:
-    """Seconds in `20s`, `600`, `10m` or `1h`; NaN for anything else."""
-    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    """Seconds in `20s`, `600`, `10m`, `1h` or `14d`; NaN for anything else."""
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
     number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1.0)
     try:
         return float(number) * unit

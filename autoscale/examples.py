@@ -26,6 +26,13 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "--header 'X-Scope-OrgID: $TENANT'",
         ),
     ),
+    "traffic": (
+        (
+            "the last fortnight of one model, then a target for it",
+            "autoscale traffic --prometheus http://127.0.0.1:9090 --model meta-llama/Llama-3.1-8B-Instruct && "
+            "autoscale recommend runs/first --traffic traffic.yaml",
+        ),
+    ),
     "recommend": (
         ("from the newest run, for a day in bursts of 20 requests/s", "autoscale recommend --peak 20"),
         (

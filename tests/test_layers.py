@@ -42,6 +42,7 @@ ABOVE: dict[str, set[str]] = {
         "autoscale.sim",
     },
     "autoscale.observe": set(),
+    "autoscale.history": {"autoscale.observe"},
     "autoscale.deploy": {
         "autoscale.hpa",
         "autoscale.profiles",

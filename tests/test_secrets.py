@@ -81,6 +81,17 @@ ASKED: dict[str, dict[str, Asked]] = {
         "no header": (lambda i: [str(i.run), "--header", HEADER], {2}),
         "no URL": (lambda i: [str(i.run), "--prometheus", f"ftp://{LOGIN}h {ASKS}"], {2}),
     },
+    "traffic": {
+        "Prometheus": (
+            lambda i: ["--prometheus", f"http://{LOGIN}{i.prometheus}/{ASKS}", "--header", f"X-Scope-OrgID: {HEADER}", "--json", "--out", i.at("out/traffic.yaml")],
+            {0, 2, 3},
+        ),
+        "Prometheus that refuses": (
+            lambda i: ["--prometheus", f"http://{i.refusing}/{ASKS}", "--token-file", i.at("key"), "--out", i.at("out/traffic.yaml")],
+            {2, 3},
+        ),
+        "no time": (lambda i: ["--prometheus", f"http://{LOGIN}h{ASKS}", "--until", TOKEN, "--out", i.at("out/traffic.yaml")], {2, 3}),
+    },
     "recommend": {
         "a run and an HPA": (
             lambda i: [str(i.run), "--current", i.at("hpa.yaml"), "--out", i.at("out/recommend"), "--traffic", f"http://{LOGIN}h{ASKS}"],

@@ -27,7 +27,8 @@ PROFILE = "llama-3.1-8b-1xl4"
 TRAFFIC = {"load": [{"constant": {"rate_rps": 2, "duration_s": 600}}]}
 VERBS = typer.main.get_command(app).commands
 WITH_JSON = {name for name, verb in VERBS.items() if any("--json" in p.opts for p in verb.params)}
-ELSEWHERE = {"serve", "demo"}  # serve ends by a signal, below; the demo takes minutes: `make demo`
+# serve ends by a signal, below; the demo takes minutes: `make demo`; traffic needs a past: tests/history
+ELSEWHERE = {"serve", "demo", "traffic"}
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +110,7 @@ UNREACHED = {
     "check": ["--namespace", "ns", "--hpa", "h", "--timeout", "4"],
     "lint": ["--cluster"],
     "collect": ["--prometheus", "http://127.0.0.1:1"],
+    "traffic": ["--prometheus", "http://127.0.0.1:1"],
 }
 TYPED = """
 import logging, sys

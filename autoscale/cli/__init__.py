@@ -18,7 +18,7 @@ import typer
 
 from analysis.errors import AutoscaleError, BadInput
 from analysis.redact import redact
-from autoscale.cli import cluster, fleet, runs
+from autoscale.cli import cluster, fleet, production, runs
 from autoscale.examples import epilog
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ VERBS = (  # in the order of --help
     fleet.serve,
     fleet.simulate,
     runs.collect,
+    production.traffic,
     runs.recommend,
     runs.predict,
     runs.profile,

@@ -178,7 +178,10 @@ def recommend(
 
 def predict(
     prompt_tokens: Annotated[
-        str, typer.Option(help="Lengths to predict for: fixed:N | uniform:A,B | normal:M,S | lognormal:M,S.")
+        str,
+        typer.Option(
+            help="Lengths to predict for: fixed:N | uniform:A,B | normal:M,S | lognormal:M,S | quantiles:A,B,..."
+        ),
     ],
     output_tokens: Annotated[str, typer.Option(help="The same for the answers.")],
     runs: Annotated[

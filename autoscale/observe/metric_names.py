@@ -114,6 +114,14 @@ def is_known(name: str) -> bool:
     return name in TRITON or _place(name) is not None or is_facts(name)
 
 
+def columns_of(name: str) -> frozenset[str]:
+    """The columns that series of this name may hold."""
+    if name in TRITON:
+        return frozenset(TRITON[name][1].values())
+    place = _place(name)
+    return frozenset() if place is None else frozenset({place.column})
+
+
 @lru_cache(maxsize=16_384)
 def is_facts(name: str) -> bool:
     """Whether it is vLLM's cache_config_info, however it is prefixed."""

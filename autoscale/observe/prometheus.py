@@ -144,14 +144,22 @@ class Prometheus:
         return sorted(known) if known else metric_names.plain_names()
 
     def samples(
-        self, names: list[str], matchers: str, window: tuple[float, float], step_s: float
+        self,
+        names: list[str],
+        matchers: str,
+        window: tuple[float, float],
+        step_s: float,
+        chunk_s: float = RAW_CHUNK_S,
     ) -> Iterator[tuple[float, list[Series]]]:
-        """(share done, series with their [time, value] pairs) chunk by chunk; a sample lies in exactly one chunk."""
+        """(share done, series with their [time, value] pairs) chunk by chunk; a sample lies in exactly one chunk.
+
+        `chunk_s` bounds an answer with raw samples.
+        """
         start, end = window
         at = start
         while at < end:
             raw, together = self.ways[0]
-            until = min(at + (RAW_CHUNK_S if raw else MAX_POINTS * step_s), end)
+            until = min(at + (chunk_s if raw else MAX_POINTS * step_s), end)
             found: list[Series] = []
             try:
                 for promql in _selectors(names, matchers, together):
@@ -164,6 +172,10 @@ class Prometheus:
                 [(labels, self._within(v, at, until, at == start)) for labels, v in found],
             )
             at = until
+
+    def over_time(self, promql: str, window: tuple[float, float], step_s: float) -> list[Series]:
+        """The series of a range query, from the window's start to its end. Raises Refused, SourceUnavailable."""
+        return self._range(promql, *window, step_s)
 
     def _next_way(self, said: str, matchers: str, step_s: float) -> float:
         """Go on to the next way of asking; returns its step. Raises the refusal when there is none."""

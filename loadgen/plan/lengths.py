@@ -2,6 +2,7 @@
 
     fixed:512 or 512     always 512                    uniform:100,900      whole numbers from 100 to 900, both included
     normal:500,100       mean 500, deviation 100       lognormal:1020,1.0   median 1020, deviation of the log 1.0
+    quantiles:1,90,400,7000   three equally likely ranges between these: any measured distribution, at its quantiles
     trace                the lengths of the trace
 
 `normal` and `lognormal` take a third number as an upper limit (`lognormal:1020,1.0,8000`): a lognormal:1020,1.0 exceeds
@@ -13,6 +14,7 @@ from __future__ import annotations
 import difflib
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,7 @@ FORMS = {
     "uniform": "uniform:A,B",
     "normal": "normal:M,S",
     "lognormal": "lognormal:M,S",
+    "quantiles": "quantiles:A,B,...",
     "trace": "trace",
 }
 MOST = 2**30  # tokens; keeps sums of a prompt and its answer inside int32
@@ -32,14 +35,20 @@ MOST = 2**30  # tokens; keeps sums of a prompt and its answer inside int32
 
 @dataclass(frozen=True)
 class Lengths:
-    """A distribution of token counts; `kind` as in FORMS, `a`, `b` its numbers, `limit` the most it yields."""
+    """A distribution of token counts; `kind` as in FORMS, `a`, `b` its numbers, `limit` the most it yields.
+
+    `knots` are those of `quantiles`: the lengths at equally spaced probabilities from 0 to 1.
+    """
 
     kind: str
     a: float = 0.0
     b: float = 0.0
     limit: float = MOST
+    knots: tuple[float, ...] = ()
 
     def __str__(self) -> str:
+        if self.kind == "quantiles":
+            return "quantiles:" + ",".join(f"{x:g}" for x in self.knots)
         numbers = {"fixed": [self.a], "trace": []}.get(self.kind, [self.a, self.b])
         numbers = numbers if self.limit == MOST or self.kind == "trace" else [*numbers, self.limit]
         return self.kind + (":" + ",".join(f"{x:g}" for x in numbers) if numbers else "")
@@ -52,6 +61,9 @@ class Lengths:
             return rng.integers(int(self.a), int(self.b), size=n, dtype=np.int32, endpoint=True)
         if self.kind == "trace":
             raise ValueError("lengths of a trace come with its arrivals")
+        if self.kind == "quantiles":
+            at = np.linspace(0.0, 1.0, len(self.knots))
+            return np.maximum(np.rint(np.interp(rng.random(n), at, self.knots)), 1).astype(np.int32)
         z = rng.standard_normal(n, dtype=np.float32)
         if self.kind == "normal":
             tokens = np.float32(self.a) + np.float32(self.b) * z
@@ -67,6 +79,8 @@ class Lengths:
             return self.a
         if self.kind == "uniform":
             return (self.a + self.b) / 2
+        if self.kind == "quantiles":
+            return sum(low + high for low, high in pairwise(self.knots)) / 2 / (len(self.knots) - 1)
         if self.b == 0:
             return min(max(self.a, 1.0), self.limit)
         low, high = self._score(1.0), self._score(self.limit)
@@ -85,6 +99,8 @@ class Lengths:
             return self.a
         if self.kind == "uniform":
             return self.a + 0.99 * (self.b - self.a)
+        if self.kind == "quantiles":
+            return float(np.interp(0.99, np.linspace(0.0, 1.0, len(self.knots)), self.knots))
         raw = self.a + self.b * Z99 if self.kind == "normal" else self.a * math.exp(self.b * Z99)
         return min(max(raw, 1.0), self.limit)
 
@@ -124,7 +140,10 @@ def parse_lengths(text: str) -> Lengths:
         numbers = [math.nan]
     if not all(math.isfinite(x) and x <= MOST for x in numbers) or not _fits(kind, numbers):
         raise BadInput("lengths", value=text, expected=_WANTED[kind])
-    return Lengths(kind, *numbers)
+    if kind == "quantiles":
+        return Lengths(kind, knots=tuple(numbers))
+    a, b, limit = (*numbers, *(0.0, 0.0, float(MOST))[len(numbers) :])
+    return Lengths(kind, a, b, limit)
 
 
 _WANTED = {
@@ -132,6 +151,7 @@ _WANTED = {
     "uniform": "uniform:A,B with whole numbers 1 <= A <= B",
     "normal": "normal:MEAN,DEVIATION with mean >= 1 and deviation >= 0 tokens, and optionally a limit >= 1",
     "lognormal": "lognormal:MEDIAN,SIGMA with median >= 1 token and 0 <= sigma of the log <= 5, and optionally a limit >= 1",
+    "quantiles": "quantiles:A,B,... with at least two lengths of at least 1 token, none below the one before",
     "trace": "trace alone: the lengths come from the trace",
 }
 
@@ -139,6 +159,8 @@ _WANTED = {
 def _fits(kind: str, x: list[float]) -> bool:
     if kind == "trace":
         return not x
+    if kind == "quantiles":
+        return len(x) >= 2 and x[0] >= 1 and all(low <= high for low, high in pairwise(x))
     if kind == "fixed":
         return len(x) == 1 and x[0] >= 1 and x[0].is_integer()
     if kind == "uniform":

@@ -2,7 +2,7 @@
 
     seed: 7
     arrivals: gamma:3                      # constant | poisson | gamma:CV
-    prompt_tokens: lognormal:1020,1.0      # fixed:N | uniform:A,B | normal:M,S | lognormal:M,S | trace
+    prompt_tokens: lognormal:1020,1.0      # fixed:N | uniform:A,B | normal:M,S | lognormal:M,S | quantiles:A,B,... | trace
     output_tokens: lognormal:129,0.9
     repeat: 2                              # the whole load, this many times
     load:                                  # one after another, joined without gaps
@@ -212,7 +212,7 @@ class LoadFile(_Section):
     arrivals: str = Field("poisson", description="constant | poisson | gamma:CV; a trace brings its own")
     prompt_tokens: str | None = Field(
         None,
-        description="fixed:N | uniform:A,B | normal:M,S | lognormal:M,S | trace; default fixed:512, or trace",
+        description="fixed:N | uniform:A,B | normal:M,S | lognormal:M,S | quantiles:A,B,... | trace; default fixed:512, or trace",
     )
     output_tokens: str | None = Field(None, description="as prompt_tokens; default fixed:128, or trace")
     shared_prefix_tokens: Annotated[int, Field(ge=0, le=MOST)] = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any, NamedTuple
 
-LENGTHS = "N | uniform:A,B | normal:M,S | lognormal:M,S"
+LENGTHS = "N | uniform:A,B | normal:M,S | lognormal:M,S | quantiles:A,B,..."
 
 
 class Option(NamedTuple):

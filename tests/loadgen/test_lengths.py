@@ -17,6 +17,7 @@ from loadgen.plan.lengths import parse_lengths
         ("lognormal:129,0.9", 129 * np.exp(0.405), 129 * np.exp(0.9 * 2.3263)),
         ("lognormal:1020,1.0,4000", None, 4000),
         ("lognormal:7,0", 7, 7),
+        ("quantiles:10,20,100,1000", (15 + 60 + 550) / 3, 973),
     ],
 )
 def test_draws_have_the_stated_mean_and_p99(text, mean, p99):
@@ -47,6 +48,8 @@ def test_the_median_of_a_lognormal_is_its_first_number():
         ("uniform:9,3", "1 <= A <= B"),
         ("normal:5", "normal:MEAN,DEVIATION"),
         ("lognormal:5,x", "lognormal:MEDIAN,SIGMA"),
+        ("quantiles:5", "at least two lengths"),
+        ("quantiles:5,4", "none below the one before"),
         ("lognormal:5,50", "sigma of the log <= 5"),
         ("fixed:nan", "fixed:N"),
         ("trace:3", "trace alone"),

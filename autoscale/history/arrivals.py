@@ -1,0 +1,143 @@
+"""When requests came to a service, from what its replicas told at every scrape.
+
+A replica's `requests_total` counts what is finished; with what runs and waits there, it is all that ever came:
+
+    came = requests_total + running + waiting
+
+exact at every scrape, whatever the length of a request and however long it queued. A replica that starts has had none
+before; one that was there when the window began is counted from its first scrape on. Between two scrapes the requests are
+spread evenly; what a replica took between its last scrape and its end is not known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.errors import TooLittleData
+from autoscale.observe.series import Notes
+from autoscale.observe.tidy import silence_s, usual_interval_s, without_resets
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CameIn:
+    """Requests that came to a service, per bin.
+
+    start_s    of the first bin, in s of the window
+    step_s     width of a bin
+    counts     float64[n], requests; evenly spread over a gap
+    gap        bool[n], no replica was scraped for so long before or after that the bin is not known by itself
+    replicas   float64[n], replicas that were scraped, the mean over the bin
+    interval_s between two scrapes of a replica
+    notes      what was noticed, a sentence each
+    """
+
+    start_s: float
+    step_s: float
+    counts: Floats
+    gap: NDArray[np.bool_]
+    replicas: Floats
+    interval_s: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def rate_rps(self) -> Floats:
+        """float64[n], requests per second."""
+        return (self.counts / self.step_s).astype(np.float64)
+
+
+def came_in(frame: pd.DataFrame, step_s: float) -> CameIn:
+    """The requests that came, in bins of `step_s`, from rows of metrics (time_s, pod, engine, and the three columns).
+
+    Raises TooLittleData when no replica told its finished requests twice.
+    """
+    notes = Notes()
+    frame, resets = without_resets(frame, notes)
+    for reset in resets:
+        if reset["column"] == "requests_total":
+            notes.add(
+                "restart", reset["pod"], f"{reset['pod']} restarted: what it held then is lost", times=1
+            )
+    interval_s = usual_interval_s(frame, step_s)
+    silent_s = silence_s(interval_s)
+    told = frame.dropna(subset=["requests_total"])
+    seen = np.unique(told["time_s"].to_numpy(np.float64))
+    if len(seen) < 2:
+        raise TooLittleData(
+            "no replica told its finished requests twice in the window",
+            expected="vllm:request_success_total of at least two scrapes",
+            next_step="ask for a longer window, or look at what is scraped",
+        )
+    start_s = float(seen[0])
+    edges = np.asarray(start_s + step_s * np.arange(int((seen[-1] - start_s) // step_s) + 1), np.float64)
+    if len(edges) < 2:
+        raise TooLittleData(
+            "the window is shorter than a bin",
+            value=f"{seen[-1] - start_s:.0f} s",
+            expected=f"{step_s:.0f} s",
+        )
+    came, replicas = np.zeros(len(edges)), np.zeros(len(edges) - 1)
+    for _, rows in told.groupby(["pod", "engine"], sort=True):
+        times_s, total = _of_replica(rows, seen, interval_s, silent_s)
+        came += np.interp(edges, times_s, total)
+        replicas += _present(times_s, edges, silent_s)
+    engines = told.groupby("pod")["engine"].nunique().max()
+    return CameIn(
+        start_s,
+        step_s,
+        np.diff(came),
+        _gaps(seen, edges, silent_s),
+        replicas / engines,
+        interval_s,
+        tuple(notes.sentences()),
+    )
+
+
+def _of_replica(
+    rows: pd.DataFrame, seen: Floats, interval_s: float, silent_s: float
+) -> tuple[Floats, Floats]:
+    """Times and how many requests had come by then since the window began."""
+    times_s = rows["time_s"].to_numpy(np.float64)
+    held = rows[["running", "waiting"]].fillna(0.0).sum(axis=1).to_numpy(np.float64)
+    came = rows["requests_total"].to_numpy(np.float64) + held
+    grown = np.maximum(
+        np.diff(came), 0.0
+    )  # it falls where a restart lost what was held: that had come before
+    total = np.concatenate([[0.0], np.cumsum(grown)])
+    before = seen[(seen < times_s[0]) & (seen >= times_s[0] - silent_s)]
+    born = len(before) > 0 and times_s[0] > seen[0] + silent_s
+    if born:  # others were scraped when this one was not there yet
+        return np.concatenate([[times_s[0] - interval_s], times_s]), np.concatenate([[0.0], total + came[0]])
+    return times_s, total
+
+
+def _present(times_s: Floats, edges: Floats, silent_s: float) -> Floats:
+    """The share of each bin in which a replica was scraped."""
+    ends = times_s[1:][np.diff(times_s) <= silent_s]
+    starts = times_s[:-1][np.diff(times_s) <= silent_s]
+    known = np.concatenate([[0.0], np.cumsum(ends - starts)])
+    if not len(ends):
+        return np.zeros(len(edges) - 1)
+    at = np.interp(
+        edges, np.column_stack([starts, ends]).ravel(), np.column_stack([known[:-1], known[1:]]).ravel()
+    )
+    return np.diff(at) / np.diff(edges)
+
+
+def _gaps(seen: Floats, edges: Floats, silent_s: float) -> NDArray[np.bool_]:
+    """Bins of which a part lies in a silence of all replicas."""
+    found = np.zeros(len(edges) - 1, bool)
+    for before, after in pairwise(seen.tolist()):
+        if after - before > silent_s:
+            low, high = np.searchsorted(edges, [before, after], side="right") - 1
+            found[low : high + 1] = True
+    return found

@@ -1,0 +1,192 @@
+"""The traffic of a service in production, out of its Prometheus."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from analysis.access import Access
+from analysis.errors import BadInput
+from autoscale.history.arrivals import CameIn, came_in
+from autoscale.history.burstiness import Burstiness, burstiness
+from autoscale.history.token_counts import TokenCounts, shares, token_counts
+from autoscale.history.traffic_file import curve, traffic_yaml
+from autoscale.observe.prometheus import Prometheus
+from autoscale.observe.tidy import usual_interval_s
+from autoscale.observe.window import label_matchers, read_window
+
+COLUMNS = ("requests_total", "running", "waiting")
+BIN_S = 60.0  # of the curve that is shown
+BINS_OF_A_SCRAPE = 4
+STEP_S = 15.0  # of range queries, where a server gives no raw samples
+CHUNK_S = 6 * 3600.0  # of raw samples: 16 pods at 15 s are 70,000 of three metrics
+LEAST_S = 3600.0
+
+
+@dataclass(frozen=True)
+class LearnedTraffic:
+    """What was learned.
+
+    source      the server's address, without secrets
+    model       the model's name
+    window      unix s from and to, by the server's clock: first and last scrape that was seen
+    came        requests per minute
+    burstiness  of the gaps between requests; None where too little came
+    prompt, output  tokens; None where the server has no histogram of them
+    prefix_hit_share, aborted_share   of prompt tokens and of requests; NaN where not told
+    notes       what was noticed, a sentence each
+    """
+
+    source: str
+    model: str
+    window: tuple[float, float]
+    came: CameIn
+    burstiness: Burstiness | None
+    prompt: TokenCounts | None
+    output: TokenCounts | None
+    prefix_hit_share: float
+    aborted_share: float
+    notes: tuple[str, ...]
+
+    @property
+    def gap_share(self) -> float:
+        """Share of the window in which nothing was scraped."""
+        return float(self.came.gap.mean())
+
+    def sentences(self) -> list[str]:
+        """What is known, for a terminal and for the head of the file."""
+        rate, (start, end) = self.came.rate_rps, self.window
+        days = (end - start) / 86_400
+        when = " to ".join(datetime.fromtimestamp(t, UTC).strftime("%Y-%m-%d %H:%M") for t in self.window)
+        told = [
+            f"{self.model}, from {self.source}: {when} UTC, {days:.1f} days",
+            f"{self.came.counts.sum():,.0f} requests, {rate.mean():.3g}/s on average, "
+            f"{np.quantile(rate, 0.99):.3g}/s in the busiest of 100 minutes, on {self.came.replicas.mean():.1f} replicas",
+        ]
+        if self.burstiness is None:
+            told.append(
+                "too few requests to tell how bursty they are below the scrape interval: taken as Poisson"
+            )
+        else:
+            b = self.burstiness
+            told.append(
+                f"gaps between requests vary by {b.cv:.2f} ({b.low:.2f} to {b.high:.2f}) of their mean; 1 is Poisson"
+            )
+        for what, tokens in (("prompt", self.prompt), ("output", self.output)):
+            if tokens is None:
+                told.append(f"no histogram of {what} tokens")
+                continue
+            known = tokens.by_hour[np.isfinite(tokens.by_hour)]
+            told.append(
+                f"{what} tokens: mean {tokens.mean:,.0f}, p99 {tokens.lengths.p99():,.0f}; "
+                f"by hour of the day {known.min():,.0f} to {known.max():,.0f} on average"
+            )
+        for share, what in ((self.prefix_hit_share, "of prompt tokens came from the prefix cache"), (self.aborted_share, "of requests were aborted")):  # fmt: skip
+            if math.isfinite(share):
+                told.append(f"{share:.1%} {what}")
+        if self.gap_share > 0:
+            told.append(
+                f"nothing was scraped in {self.gap_share:.1%} of the time; its requests are spread evenly"
+            )
+        return [*told, *self.notes]
+
+    def yaml(self) -> str:
+        """The load file. Raises BadInput where the lengths are not known."""
+        if self.prompt is None or self.output is None:
+            missing = "prompt" if self.prompt is None else "output"
+            raise BadInput(
+                f"{self.source} has no histogram of {missing} tokens, so a load file would have to guess them",
+                next_step=f"give --{missing}-tokens",
+            )
+        cv = 1.0 if self.burstiness is None else self.burstiness.cv
+        arrivals = "poisson" if self.burstiness is None or cv == 1.0 else f"gamma:{cv:.3g}"
+        prompt, output = str(self.prompt.lengths), str(self.output.lengths)
+        return traffic_yaml(curve(self.came, cv), arrivals, prompt, output, self.sentences())
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, with the curve of minutes."""
+        b = self.burstiness
+        return {
+            "source": self.source,
+            "model": self.model,
+            "window": list(self.window),
+            "requests": float(self.came.counts.sum()),
+            "mean_rps": float(self.came.rate_rps.mean()),
+            "rate_rps": self.came.rate_rps.tolist(),
+            "step_s": self.came.step_s,
+            "replicas": self.came.replicas.tolist(),
+            "gap_share": self.gap_share,
+            "burstiness": None if b is None else {"cv": b.cv, "low": b.low, "high": b.high, "hours": b.hours},
+            "prompt_tokens": _tokens(self.prompt),
+            "output_tokens": _tokens(self.output),
+            "prefix_hit_share": self.prefix_hit_share,
+            "aborted_share": self.aborted_share,
+            "notes": list(self.notes),
+        }
+
+
+def _tokens(counts: TokenCounts | None) -> dict[str, Any] | None:
+    if counts is None:
+        return None
+    return {"lengths": str(counts.lengths), "mean": counts.mean, "by_hour": counts.by_hour.tolist()}
+
+
+def learn_traffic(
+    prometheus: str,
+    last_s: float,
+    *,
+    until: float | None = None,
+    namespace: str | None = None,
+    selector: str = "",
+    model: str | None = None,
+    access: Access | None = None,
+    progress: Callable[[float, str], None] | None = None,
+) -> LearnedTraffic:
+    """The traffic of the last `last_s` seconds before `until` (unix s; None: now, by the server's clock).
+
+    Raises SourceUnavailable (not reachable, not Prometheus), TooLittleData (nothing there, naming what is), BadInput.
+    """
+    if not last_s >= LEAST_S:
+        raise BadInput("--last", value=f"{last_s:g}s", expected="an hour or more, such as 14d")
+    door = Prometheus(prometheus, access or Access())
+    end = time.time() + door.clock_offset_s() if until is None else until
+    matchers = label_matchers(namespace, selector)
+    read = read_window(
+        door,
+        (end - last_s, end),
+        step_s=STEP_S,
+        matchers=matchers,
+        model=model,
+        any_model=model is None,
+        columns=COLUMNS,
+        chunk_s=CHUNK_S,
+        progress=progress,
+    )
+    name = read.choice.model or "a model without a name"
+    of_model = ",".join(
+        filter(None, (matchers, f'model_name="{read.choice.model}"' if read.choice.model else ""))
+    )
+    frame, zero = read.frame, end - last_s
+    came = came_in(frame, BIN_S)
+    interval_s = usual_interval_s(frame, STEP_S)
+    fine = came_in(frame, interval_s / BINS_OF_A_SCRAPE)
+    window = zero + came.start_s, zero + came.start_s + came.step_s * len(came.counts)
+    hits, aborted = shares(door, window, of_model)
+    return LearnedTraffic(
+        source=door.shown,
+        model=name,
+        window=window,
+        came=came,
+        burstiness=burstiness(fine),
+        prompt=token_counts(door, window, of_model, "prompt"),
+        output=token_counts(door, window, of_model, "output"),
+        prefix_hit_share=hits,
+        aborted_share=aborted,
+        notes=tuple(dict.fromkeys([*read.choice.notes.sentences(), *came.notes])),
+    )
