@@ -15,11 +15,14 @@ from typing import IO, Any
 
 from analysis.errors import AutoscaleError, BadInput
 from analysis.redact import command_line
-from autoscale.check import CheckResult, Expectation, WatchState, judge_again, prove
+from autoscale.check import CheckResult, WatchState, judge_again, prove
+from autoscale.check.evidence import OWN_LOAD, noted_load
 from autoscale.check.phases import Span
 from autoscale.check.watch import clock_of
 from autoscale.kube.cluster import Cluster
-from autoscale.recommendation import Recommendation
+from autoscale.observe.fleet_door import FleetDoor
+from autoscale.profiles import load as load_profile
+from autoscale.recommendation import Recommendation, refuse_other
 from autoscale.recommendation import read_recommendation as read_recommendation
 
 END_S = 20.0  # that a program gets to end in good order
@@ -27,7 +30,6 @@ SETTLE_S = 60.0  # of the cluster's time that is watched after a scale-out was a
 SETTLE_TRUE_S = (
     15.0  # ... and of true time: on a fleet of any --speed clients reconnect and queues drain no faster
 )
-OWN_RUN = "load"  # the load's run directory inside the check's
 
 
 @dataclass(frozen=True)
@@ -67,55 +69,86 @@ def run_check(
     and SETTLE_TRUE_S.
     """
     recommended = read_recommendation(expect) if expect is not None else None
-    expected = Expectation.from_recommendation(recommended) if recommended else None
+    expected = None
+    if recommended is not None:
+        from autoscale.forecast.expecting import expecting
+
+        expected, slo = expecting(recommended), slo or recommended.slo.text or None
     weight_bytes = _weight_bytes(profile, recommended)
+    if recommended is not None and profile is not None:
+        served = load_profile(profile)
+        refuse_other(
+            recommended, profile=served.name, model=served.model.id, accelerator=served.accelerator.name
+        )
     load_run = Path(load) if load and os.path.isdir(load) else None  # False for what no path can be
     if replay_dir is not None:
-        kept = load_run or (replay_dir / OWN_RUN if (replay_dir / OWN_RUN / "run.json").exists() else None)
-        result = judge_again(replay_dir, expect=expected, load_run=kept, slo=slo, weight_bytes=weight_bytes)
-        return Checked(result, _draw(result, kept))
-    cluster, scrape, name = _door(fleet, context, hpa)
-    target = out or Path("runs") / time.strftime("check-%Y%m%d-%H%M%S", time.gmtime())
-    command = None if load is None or load_run else _command(load, target / OWN_RUN, fleet)
-    rate, _ = clock_of(cluster)
-    with _loading(command):
-        result = prove(
-            cluster,
-            getattr(cluster, "namespace", namespace) if fleet else namespace,
-            name,
-            target,
-            expect=expected,
-            load_run=load_run or (target / OWN_RUN if command else None),
-            slo=slo,
-            timeout_s=timeout_s,
-            settle_s=max(SETTLE_S, SETTLE_TRUE_S * rate),
-            scrape=scrape,
-            scale_to=scale_to,
-            weight_bytes=weight_bytes,
-            progress=progress,
+        result = judge_again(
+            replay_dir, expect=expected, load_run=load_run, slo=slo, weight_bytes=weight_bytes
         )
-    return Checked(result, _draw(result, load_run or (target / OWN_RUN if command else None)))
+        return Checked(result, _draw(result, load_run or noted_load(replay_dir)))
+    cluster, scrape, name = _door(fleet, context, hpa)
+    if recommended is not None:
+        _refuse_other(recommended, cluster, namespace, name)
+    target = out or Path("runs") / time.strftime("check-%Y%m%d-%H%M%S", time.gmtime())
+    command = None if load is None or load_run else _command(load, target / OWN_LOAD, fleet)
+    rate, _ = clock_of(cluster)
+    sent = load_run or (target / OWN_LOAD if command else None)
+    result = prove(
+        cluster,
+        getattr(cluster, "namespace", namespace) if fleet else namespace,
+        name,
+        target,
+        expect=expected,
+        load_run=sent,
+        loading=_loading(command),
+        slo=slo,
+        timeout_s=timeout_s,
+        settle_s=max(SETTLE_S, SETTLE_TRUE_S * rate),
+        scrape=scrape,
+        scale_to=scale_to,
+        weight_bytes=weight_bytes,
+        progress=progress,
+    )
+    return Checked(result, _draw(result, sent))
 
 
 def _weight_bytes(profile: str | None, recommended: Recommendation | None) -> float | None:
-    """Size of the weights of the named profile, else of the recommendation's, when that is one of ours; else None.
+    """Size of the weights of the named profile, else of the recommendation's; else None.
 
     Raises BadInput when there is no such profile.
     """
-    from autoscale.profiles import load, names
+    from autoscale.profiles import from_content
 
-    name = profile or (recommended.profile if recommended else None)
-    if profile is None and name not in names():
+    if profile is not None:
+        return load_profile(profile).model.weight_bytes
+    if recommended is None or recommended.system is None:
         return None
-    return load(str(name)).model.weight_bytes
+    return from_content(recommended.system.content, "the recommendation's system").model.weight_bytes
+
+
+def _refuse_other(recommended: Recommendation, cluster: Cluster, namespace: str, name: str) -> None:
+    """Raises BadInput when what the HPA scales is not what the recommendation is for, as far as it can be read."""
+    if isinstance(cluster, FleetDoor):
+        told = cluster.facts()
+        refuse_other(recommended, profile=str(told.get("profile")), model=str(told.get("model")))
+        return
+    from autoscale.check import take
+    from autoscale.lint.linter import lint_objects
+
+    seen = take(cluster, namespace, name, cluster.now_s)
+    hpa = seen.hpa(name)
+    target = None if hpa is None else seen.target(hpa)
+    if hpa is None or target is None:
+        return
+    report = lint_objects([hpa.object, target.object], measured=recommended.served())
+    if other := next((f for f in report.findings if f.code == "of-another-system"), None):
+        raise BadInput(other.problem.rstrip("."), value=f"{other.kind}/{other.name}", next_step=other.fix)
 
 
 def _door(
     fleet: str | None, context: str | None, hpa: str | None
 ) -> tuple[Cluster, Callable[[], Sequence[Mapping[str, Any]]] | None, str]:
     if fleet is not None:
-        from autoscale.observe.fleet_door import FleetDoor
-
         door = FleetDoor(fleet)
         facts = door.facts()
         if not facts.get("hpa"):

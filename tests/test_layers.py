@@ -49,6 +49,13 @@ ABOVE: dict[str, set[str]] = {
     },
     "autoscale.lint": {"autoscale.deploy", "autoscale.hpa", "autoscale.profiles"},  # deploy's rules of size
     "autoscale.check": {"autoscale.lint", "autoscale.recommendation"},
+    "autoscale.forecast": {
+        "autoscale.check",
+        "autoscale.profiles",
+        "autoscale.recommend",
+        "autoscale.recommendation",
+        "autoscale.sim",
+    },
     "autoscale.show": {"autoscale"},  # shows everything
     "autoscale.cli": {"autoscale"},
 }

@@ -64,6 +64,10 @@ class History:
     unseen: tuple[str, ...] = ()  # sentences on what could not be seen
     requests_in_breach: int | None = None
     requests: int | None = None
+    breach_s: tuple[float, float] | None = (
+        None  # when the SLO broke first and held again; None: it held, or unknown
+    )
+    tpot_s: float = NAN  # median time per output token that the clients saw
     gauges: ReplicaGauges | None = field(default=None, compare=False)
 
 
@@ -98,6 +102,8 @@ def history(
         tuple(unseen(timeline, load, gauges)),
         judged.total(),
         len(judged.due_s) if judged.known else None,
+        judged.stretch(),
+        judged.tpot_s if judged.known else NAN,
         gauges,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import fields
+from importlib import metadata
 
 import analysis.capacity
 from analysis.numbers import known
@@ -30,6 +31,7 @@ from autoscale.recommendation import (
     ReplayedFigure,
     ReplicaCapacity,
     Robustness,
+    System,
     Tried,
 )
 from autoscale.signal_target import SignalTarget
@@ -41,12 +43,13 @@ def document(
     model: ReplicaModel,
     *,
     spread: tuple[float, float] | None = None,
+    step_scale: float = 0.0,
     notes: Sequence[str] = (),
     provenance: Provenance | None = None,
 ) -> Recommendation:
     """The whole recommendation.
 
-    `spread` is the interval of the model's capacity relative to its value, `notes` what was set aside or disagrees in
+    `spread` is the interval of the model's capacity relative to its value, `step_scale` the relative half width of its step time's, `notes` what was set aside or disagrees in
     its runs.
     """
     setting = decision.chosen.setting if decision.chosen else None
@@ -54,6 +57,7 @@ def document(
     return Recommendation(
         answer=decision.answer,
         profile=scenario.profile.name,
+        system=_system(scenario, step_scale),
         provenance=provenance or Provenance(),
         slo=_asked(scenario, binding),
         metrics=_metrics(scenario, decision),
@@ -81,6 +85,18 @@ def document(
             _tried(candidate, trial, decision.why_not.get(candidate)) for candidate, trial in decision.tried
         ),
         traffic=scenario.plan.describe(),
+    )
+
+
+def _system(scenario: Scenario, step_scale: float) -> System:
+    profile = scenario.profile
+    return System(
+        profile.name,
+        profile.model.id,
+        profile.accelerator.name,
+        profile.model_dump(mode="json"),
+        step_scale,
+        metadata.version("llm-autoscale"),
     )
 
 
@@ -162,6 +178,9 @@ def _forecast(scenario: Scenario, judged: Judged[Setting] | None) -> Forecast | 
         flaps=of("flaps"),
         longest_breach_s=of("longest_breach_s"),
         cost=None if price is None else of("accelerator_hours", price),
+        peak_replicas=Estimated(*judged.spread("peak_replicas")),
+        ready_s=Estimated(*judged.spread("longest_start_s")),
+        recovery_s=Estimated(*judged.spread("longest_breach_s")),
     )
 
 

@@ -98,6 +98,7 @@ def recommend(
         decision,
         model,
         spread=spread,
+        step_scale=_step_scale(spread),
         notes=[*said, *(note for capacity in model.capacities for note in capacity.notes)],
         provenance=_provenance(found, scenario, traffic, command),
     )
@@ -112,6 +113,10 @@ def _spread(model: ReplicaModel, scenario: Scenario) -> tuple[float, float]:
     if model.fitted:
         return model.spread_at(*(lengths.mean() for lengths in shape(scenario.plan)))
     return 1 - PRIOR_ERROR, 1 + PRIOR_ERROR
+
+
+def _step_scale(spread: tuple[float, float]) -> float:
+    return (spread[1] - spread[0]) / 2
 
 
 def _decision(
@@ -133,7 +138,7 @@ def _decision(
         scenario,
         max_replicas=max_replicas,
         current=None if current is None else Given(current),
-        step_scale=(spread[1] - spread[0]) / 2,
+        step_scale=_step_scale(spread),
         basis="the run" if model.fitted else "the prediction's error",
         seeds=seeds,
         jobs=jobs,

@@ -244,8 +244,8 @@ class Fleet:
         }
         self.path.scrape(now_s, samples)
 
-    def _sync(self, now_s: float) -> None:
-        assert self.spec is not None
+    def metrics(self, now_s: float) -> dict[str, list[PodMetric]]:
+        """What the custom metrics API answers for every metric of the HPA; the watcher is told."""
         pods = self.pods.replicas
         shown = self.path.read(now_s)
         states = [
@@ -259,6 +259,11 @@ class Fleet:
             ]
             if self.watcher:
                 self.watcher.query(now_s, name, metrics[name], pods)
+        return metrics
+
+    def _sync(self, now_s: float) -> None:
+        assert self.spec is not None
+        metrics = self.metrics(now_s)
         decision = decide(self.spec, self.memory, self.pods.desired, metrics, now_s)
         self.memory = decision.memory
         if self.watcher:
