@@ -237,19 +237,20 @@ def _drawn_name(phase: Span) -> str:
 
 def _draw(result: CheckResult, load_run: Path | None) -> list[Path]:
     from analysis import plots
-    from autoscale.show.pages import run_page
+    from autoscale.show.over_time import check_over_time
+    from autoscale.show.pages import check_page
 
-    files = [result.run_dir / "check.json", result.run_dir / "measured.yaml"]
+    files = [*result.files]
+    beside = result.files[0].stem.removeprefix("check")  # "-2" of an answer that stands beside an earlier one
     past = result.judgement.history
     rows = [
         (f"{out.before} to {out.after} replicas", {_drawn_name(p): p.seconds for p in out.phases})
         for out in past.scale_outs
     ]
     if rows:
-        files.append(plots.save(plots.phases(rows), result.run_dir / "phases.png"))
-    if load_run is not None and (load_run / "run.json").exists():
-        from autoscale.show.over_time import check_over_time
-
-        files.append(plots.save(check_over_time(result, load_run), result.run_dir / "timeline.png"))
-    files.append(run_page(result.run_dir, None, result.run_dir / "check.html"))
+        files.append(plots.save(plots.phases(rows), result.run_dir / f"phases{beside}.png"))
+    sent = load_run if load_run is not None and (load_run / "run.json").exists() else None
+    if (made := check_over_time(result, sent)) is not None:
+        files.append(plots.save(made, result.run_dir / f"timeline{beside}.png"))
+    files.append(check_page(result, sent, result.run_dir / f"check{beside}.html"))
     return [file for file in files if file.exists()]

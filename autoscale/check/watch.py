@@ -46,6 +46,8 @@ class CheckResult:
     ended: str  # why the watch ended
     timeline: Timeline = field(repr=False)
     files: tuple[Path, ...] = ()  # the answer, and what was measured
+    rate: float = 1.0  # of the timeline's clock against the wall's: above 1 its seconds are simulated ones
+    ahead_s: float = 0.0
 
     @property
     def verdict(self) -> Verdict:
@@ -196,4 +198,4 @@ def _answer(
     judgement = judge(timeline, past, expect(timeline, load) if expect else None)
     result = CheckResult(run_dir, findings, judgement, profile_changes(past, weight_bytes), ended, timeline)
     files = evidence.write_answer(run_dir, result.as_dict(), result.measured)
-    return replace(result, files=files)
+    return replace(result, files=files, rate=load.rate, ahead_s=load.ahead_s)
