@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from analysis.errors import AutoscaleError, BadInput
+from analysis.errors import AutoscaleError, BadInput, SourceUnavailable
 from analysis.redact import command_line
 from autoscale.check import CheckResult, WatchState, judge_again, prove
 from autoscale.check.evidence import OWN_LOAD, noted_load
@@ -75,11 +75,6 @@ def run_check(
 
         expected, slo = expecting(recommended), slo or recommended.slo.text or None
     weight_bytes = _weight_bytes(profile, recommended)
-    if recommended is not None and profile is not None:
-        served = load_profile(profile)
-        refuse_other(
-            recommended, profile=served.name, model=served.model.id, accelerator=served.accelerator.name
-        )
     load_run = Path(load) if load and os.path.isdir(load) else None  # False for what no path can be
     if replay_dir is not None:
         result = judge_again(
@@ -92,7 +87,7 @@ def run_check(
     target = out or Path("runs") / time.strftime("check-%Y%m%d-%H%M%S", time.gmtime())
     command = None if load is None or load_run else _command(load, target / OWN_LOAD, fleet)
     rate, _ = clock_of(cluster)
-    sent = load_run or (target / OWN_LOAD if command else None)
+    sent = load_run or (_run_dir(command) if command else None)
     result = prove(
         cluster,
         getattr(cluster, "namespace", namespace) if fleet else namespace,
@@ -100,7 +95,7 @@ def run_check(
         target,
         expect=expected,
         load_run=sent,
-        loading=_loading(command),
+        loading=_loading(command, target),
         slo=slo,
         timeout_s=timeout_s,
         settle_s=max(SETTLE_S, SETTLE_TRUE_S * rate),
@@ -115,12 +110,16 @@ def run_check(
 def _weight_bytes(profile: str | None, recommended: Recommendation | None) -> float | None:
     """Size of the weights of the named profile, else of the recommendation's; else None.
 
-    Raises BadInput when there is no such profile.
+    Raises BadInput when there is no such profile, or when the recommendation is of another one.
     """
     from autoscale.profiles import from_content
 
     if profile is not None:
-        return load_profile(profile).model.weight_bytes
+        served = load_profile(profile)
+        if recommended is not None:
+            told = (served.name, served.model.id, served.accelerator.name)
+            refuse_other(recommended, profile=told[0], model=told[1], accelerator=told[2])
+        return served.model.weight_bytes
     if recommended is None or recommended.system is None:
         return None
     return from_content(recommended.system.content, "the recommendation's system").model.weight_bytes
@@ -207,14 +206,27 @@ def _command(load: str, run_dir: Path, fleet: str | None) -> list[str]:
     return words
 
 
+def _run_dir(command: Sequence[str]) -> Path:
+    return Path(command[command.index("--run-dir") + 1])
+
+
 @contextmanager
-def _loading(command: list[str] | None) -> Iterator[None]:
-    """Run the load beside the check; it is interrupted, and so ends in good order, when the check is over."""
+def _loading(command: list[str] | None, target: Path) -> Iterator[None]:
+    """Run the load beside the check; it is interrupted, and so ends in good order, when the check is over.
+
+    What it says goes to load.log in `target`. Raises SourceUnavailable when it ended without a run of its own.
+    """
     if command is None:
         yield
         return
-    with running(command, subprocess.DEVNULL):
+    target.mkdir(parents=True, exist_ok=True)
+    said = target / f"{OWN_LOAD}.log"
+    with said.open("wb") as log, running(command, log):
         yield
+    if not (_run_dir(command) / "run.json").exists():
+        raise SourceUnavailable(
+            "the load did not start", value=command_line(command), next_step=f"see {said}"
+        )
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from analysis import run as runs
 from autoscale.check import evidence
 from autoscale.check.timeline import Timeline
 from autoscale.check_command import Checked, run_check
-from autoscale.forecast.virtual_watch import STARTED_AT, Watch, watched
+from autoscale.forecast.virtual_watch import STARTED_AT, VirtualWatch, watched
 from autoscale.kube.cluster import Observation
 from autoscale.profiles import Profile, from_content, load, overlay
 from autoscale.recommend import recommend
@@ -162,7 +162,7 @@ def _write(case: Case, recommendation: Recommendation, folder: Path) -> None:
     chunks = list(plan.arrivals())
     end_s = plan.duration_s + AFTER_S
     engine = EngineParams(**{k: v for k, v in recommendation.model_error.engine.items() if v is not None})
-    watch = Watch(
+    watch = VirtualWatch(
         profile,
         hpa,
         scaled(engine, case.step),

@@ -20,8 +20,8 @@ from autoscale.check.client_view import ClientView
 from autoscale.check.expectation import Interval, of_any_load
 from autoscale.check.scaleout import history
 from autoscale.check.timeline import Timeline
-from autoscale.forecast.replayed_load import ReplayedLoad, client_view, replayed
-from autoscale.forecast.virtual_watch import STARTED_AT, Watch, watched
+from autoscale.forecast.replayed_load import ReplayedLoad, client_view, load_as_sent
+from autoscale.forecast.virtual_watch import STARTED_AT, VirtualWatch, watched
 from autoscale.profiles import Profile, from_content
 from autoscale.recommend.model.coefficients import scaled
 from autoscale.recommendation import Recommendation
@@ -49,8 +49,9 @@ def expecting(recommendation: Recommendation) -> Expecting:
     behind = _behind(recommendation)
 
     def expect(timeline: Timeline, load: ClientView) -> Expectation:
-        slo = load.slo
-        found = replayed(timeline, load) if slo is not None else NO_SLO
+        found = load_as_sent(timeline, load)
+        if load.slo is None and isinstance(found, ReplayedLoad):
+            found = NO_SLO
         if isinstance(found, tuple):
             return of_any_load(recommendation, *found)
         return _over_seeds(behind, recommendation, timeline, load, found)
@@ -105,7 +106,7 @@ def _over_seeds(
 ) -> Expectation:
     first = timeline.decisions[0].before if timeline.decisions else timeline.size
     assert recommendation.hpa is not None
-    watch = Watch(
+    watch = VirtualWatch(
         behind.profile,
         dict(recommendation.hpa),
         behind.engine,
@@ -123,7 +124,7 @@ def _over_seeds(
     return replace(of_any_load(recommendation, "", ""), basis=basis, **intervals)  # type: ignore[arg-type]
 
 
-def _one(watch: Watch, seed: int, load: ClientView, sent: ReplayedLoad) -> Figures:
+def _one(watch: VirtualWatch, seed: int, load: ClientView, sent: ReplayedLoad) -> Figures:
     timeline = Timeline()
     done = watched(watch, seed, timeline.add)
     return figures_of(timeline, history(timeline, client_view(done, load, sent, STARTED_AT)))

@@ -31,7 +31,7 @@ class ReplayedLoad:
     clients_s: float
 
 
-def replayed(timeline: Timeline, load: ClientView) -> ReplayedLoad | tuple[str, str]:
+def load_as_sent(timeline: Timeline, load: ClientView) -> ReplayedLoad | tuple[str, str]:
     """The recorded load; or why it cannot be simulated, and what would let it be."""
     rows = load.requests
     if rows is None or rows.empty:

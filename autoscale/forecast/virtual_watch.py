@@ -23,7 +23,7 @@ STARTED_AT = 1_800_000_000.0  # the control clock's zero in unix s: any moment w
 
 
 @dataclass(frozen=True)
-class Watch:
+class VirtualWatch:
     """What is watched, for how long.
 
     until_s     end of the watch, control s from the fleet's start
@@ -46,7 +46,7 @@ class Watch:
 
 
 def watched(
-    watch: Watch, seed: int, see: Callable[[Observation], None], scraped: FleetRecorder | None = None
+    watch: VirtualWatch, seed: int, see: Callable[[Observation], None], scraped: FleetRecorder | None = None
 ) -> NDArray[Any]:
     """Run it; `see` is told every observation in order, and the requests come back (engine.FINISHED, true s), with those
     that the clients cancelled at their end. `scraped` keeps the gauges of every scrape.
@@ -93,7 +93,7 @@ def watched(
     return _at_their_end(fleet, engines, watch)
 
 
-def _at_their_end(fleet: Fleet, engines: Replicas, watch: Watch) -> NDArray[Any]:
+def _at_their_end(fleet: Fleet, engines: Replicas, watch: VirtualWatch) -> NDArray[Any]:
     """All requests as their clients left them; the fleet goes on while the clients do."""
     fleet.watcher = None
     fleet.advance(watch.clients_s * watch.speed)

@@ -43,13 +43,12 @@ def document(
     model: ReplicaModel,
     *,
     spread: tuple[float, float] | None = None,
-    step_scale: float = 0.0,
     notes: Sequence[str] = (),
     provenance: Provenance | None = None,
 ) -> Recommendation:
     """The whole recommendation.
 
-    `spread` is the interval of the model's capacity relative to its value, `step_scale` the relative half width of its step time's, `notes` what was set aside or disagrees in
+    `spread` is the interval of the model's capacity relative to its value, `notes` what was set aside or disagrees in
     its runs.
     """
     setting = decision.chosen.setting if decision.chosen else None
@@ -57,7 +56,7 @@ def document(
     return Recommendation(
         answer=decision.answer,
         profile=scenario.profile.name,
-        system=_system(scenario, step_scale),
+        system=_system(scenario, step_scale(spread) if spread else 0.0),
         provenance=provenance or Provenance(),
         slo=_asked(scenario, binding),
         metrics=_metrics(scenario, decision),
@@ -88,14 +87,19 @@ def document(
     )
 
 
-def _system(scenario: Scenario, step_scale: float) -> System:
+def step_scale(spread: tuple[float, float]) -> float:
+    """The relative half width of the step time's interval, from that of the capacity."""
+    return (spread[1] - spread[0]) / 2
+
+
+def _system(scenario: Scenario, slower: float) -> System:
     profile = scenario.profile
     return System(
         profile.name,
         profile.model.id,
         profile.accelerator.name,
         profile.model_dump(mode="json"),
-        step_scale,
+        slower,
         metadata.version("llm-autoscale"),
     )
 

@@ -19,7 +19,7 @@ from autoscale.recommend.choice.promise import Promise
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.settings import Given, Manifest
 from autoscale.recommend.choice.traffic import scenario_of
-from autoscale.recommend.document import document
+from autoscale.recommend.document import document, step_scale
 from autoscale.recommend.drift import drift
 from autoscale.recommend.effort import CHOOSING
 from autoscale.recommend.model.learning import learn, run_lengths, runs_of, slo_of, system_of
@@ -98,7 +98,6 @@ def recommend(
         decision,
         model,
         spread=spread,
-        step_scale=_step_scale(spread),
         notes=[*said, *(note for capacity in model.capacities for note in capacity.notes)],
         provenance=_provenance(found, scenario, traffic, command),
     )
@@ -113,10 +112,6 @@ def _spread(model: ReplicaModel, scenario: Scenario) -> tuple[float, float]:
     if model.fitted:
         return model.spread_at(*(lengths.mean() for lengths in shape(scenario.plan)))
     return 1 - PRIOR_ERROR, 1 + PRIOR_ERROR
-
-
-def _step_scale(spread: tuple[float, float]) -> float:
-    return (spread[1] - spread[0]) / 2
 
 
 def _decision(
@@ -138,7 +133,7 @@ def _decision(
         scenario,
         max_replicas=max_replicas,
         current=None if current is None else Given(current),
-        step_scale=_step_scale(spread),
+        step_scale=step_scale(spread),
         basis="the run" if model.fitted else "the prediction's error",
         seeds=seeds,
         jobs=jobs,

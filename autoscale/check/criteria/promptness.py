@@ -36,18 +36,7 @@ def scaled_when_it_should(timeline: Timeline) -> Criterion:
         )
     spans = seen
     if not spans:
-        early = [made for made in timeline.decisions if made.by_hpa and made.after > made.before]
-        if early:
-            return Criterion(
-                code,
-                "not_judged",
-                f"the HPA scaled out {len(early)} times, but its metric was not seen above the target before",
-                proof="begin the check before the load",
-            )
-        if timeline.decisions and not hindered:
-            return Criterion(code, "not_asked", "the metric never stood above its target")
-        why = hindered or "the metric never stood above its target: nothing had to happen"
-        return Criterion(code, "not_judged", why, proof=MORE_LOAD)
+        return _never_asked(timeline, hindered)
     window_s = Hpa(timeline.hpa).window_s("scaleUp")
     allowed_s = PATIENCE_SYNCS * SYNC_S + window_s + _policy_wait_s(timeline)
     late = [span for span in spans if (span[2] if span[2] is not None else span[1]) - span[0] > allowed_s]
@@ -80,6 +69,23 @@ def scaled_when_it_should(timeline: Timeline) -> Criterion:
         f"{len(decided)} decisions came within {max(decided):.1f} s of the metric asking for them",
         figures,
     )
+
+
+def _never_asked(timeline: Timeline, hindered: str) -> Criterion:
+    """Its metric was never seen above its target."""
+    code = "scaled_when_it_should"
+    early = [made for made in timeline.decisions if made.by_hpa and made.after > made.before]
+    if early:
+        return Criterion(
+            code,
+            "not_judged",
+            f"the HPA scaled out {len(early)} times, but its metric was not seen above the target before",
+            proof="begin the check before the load",
+        )
+    if timeline.decisions and not hindered:
+        return Criterion(code, "not_asked", "the metric never stood above its target")
+    why = hindered or "the metric never stood above its target: nothing had to happen"
+    return Criterion(code, "not_judged", why, proof=MORE_LOAD)
 
 
 def excess_spans(timeline: Timeline) -> Iterable[tuple[float, float, float | None]]:
