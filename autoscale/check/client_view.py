@@ -29,6 +29,7 @@ class ClientView:
     control plane has one of its own, while latencies stay true seconds. `closed_loop`: users wait for answers, so that
     what they send depends on what they get. `run` is the load's run directory, where there is one.
     `queries_told`: of the metrics only what the HPA asked is seen, not what a watcher asks in between.
+    `limited`: by its own verdict the load generator was the limit, so that its latencies are not the server's alone.
     """
 
     requests: pd.DataFrame | None = None
@@ -39,6 +40,7 @@ class ClientView:
     closed_loop: bool = False
     run: Path | None = None
     queries_told: bool = False
+    limited: bool = False
 
 
 class Breaches:

@@ -119,6 +119,7 @@ def load_of(
         closed_loop=sent.get("loop") == "closed",
         run=run_dir,
         queries_told=queries_told,
+        limited=(run.header.get("client") or {}).get("verdict") == "limited",
     )
 
 

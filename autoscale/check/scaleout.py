@@ -67,6 +67,7 @@ class History:
     breach_s: tuple[float, float] | None = (
         None  # when the SLO broke first and held again; None: it held, or unknown
     )
+    client_limited: bool = False  # the load generator says that it was the limit itself
     tpot_s: float = NAN  # median time per output token that the clients saw
     gauges: ReplicaGauges | None = field(default=None, compare=False)
 
@@ -103,6 +104,7 @@ def history(
         judged.total(),
         len(judged.due_s) if judged.known else None,
         judged.stretch(),
+        load.limited,
         judged.tpot_s if judged.known else NAN,
         gauges,
     )

@@ -83,8 +83,8 @@ def judge(timeline: Timeline, past: History, expect: Expectation | None = None) 
         _seen(_became_ready(past, expect), next(filter(None, starts), "")),
         own_nodes(past),
         traffic_share(timeline, past),
-        requests_in_bounds(seen, past.requests, expect),
-        slo_recovered(past, seen, expect),
+        _of_the_server(requests_in_bounds(seen, past.requests, expect), past),
+        _of_the_server(slo_recovered(past, seen, expect), past),
         _seen(_no_flapping(timeline, expect), sizes, fail_stands=True),
         _seen(_no_waste(past, expect), pods, fail_stands=True),
         nothing_cut(past),
@@ -118,6 +118,16 @@ def _seen(judged: Criterion, blind: str, *, fail_stands: bool = False) -> Criter
         return judged
     proof = "check again while the API server answers throughout"
     return replace(judged, outcome="not_judged", sentence=f"cannot be told: {blind}", proof=proof)
+
+
+def _of_the_server(judged: Criterion, past: History) -> Criterion:
+    """The criterion, not failed where the load generator was the limit itself."""
+    if judged.outcome != "fail" or not past.client_limited:
+        return judged
+    said = f"{judged.sentence}; but the load generator was the limit itself, by its own verdict"
+    return replace(
+        judged, outcome="not_judged", sentence=said, proof="send the load from a machine with idle cores"
+    )
 
 
 # --- criteria ----------------------------------------------------------------------------------------------------------

@@ -176,3 +176,23 @@ def test_every_surface_of_a_recommendation_tells_the_same_numbers(checks, writte
         assert criterion["sentence"].replace("'", "&#39;").replace(">", "&gt;") in page
     assert answer["verdict"] in page
     assert answer["verdict"] in said
+
+
+def test_a_load_generator_that_was_the_limit_proves_nothing_against_the_server(checks, written, tmp_path):
+    """The verdict that a load's run holds of itself: what its clients saw late is not held against the fleet."""
+    (slow,) = (case for case in CASES if case.named == "requests_in_bounds")
+    folder = shutil.copytree(checks(slow).result.run_dir, tmp_path / "check")
+    header = read_json(folder / "load" / "run.json", "run header")
+    (folder / "load" / "run.json").write_text(json.dumps(header | {"client": {"verdict": "limited"}}))
+    nothing = dict.fromkeys(("fleet", "hpa", "context", "scale_to", "out"))
+    checked = check_command.run_check(
+        **nothing,
+        namespace="",
+        timeout_s=1,
+        replay_dir=folder,
+        expect=written,
+        load=str(folder / "load"),
+    )
+    assert checked.result.verdict == "NOT PROVEN"
+    open_ = {criterion.code: criterion for criterion in checked.result.judgement.of("not_judged")}
+    assert "load generator was the limit" in open_["requests_in_bounds"].sentence
