@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from analysis.errors import AutoscaleError, BadInput
+from analysis.errors import AutoscaleError, BadInput, SourceUnavailable
 from analysis.redact import command_line
-from autoscale.check import CheckResult, Expectation, WatchState, judge_again, prove
+from autoscale.check import CheckResult, WatchState, judge_again, prove
+from autoscale.check.evidence import OWN_LOAD, noted_load
 from autoscale.check.phases import Span
 from autoscale.check.watch import clock_of
 from autoscale.kube.cluster import Cluster
-from autoscale.recommendation import Recommendation
+from autoscale.observe.fleet_door import FleetDoor
+from autoscale.profiles import load as load_profile
+from autoscale.recommendation import Recommendation, refuse_other
 from autoscale.recommendation import read_recommendation as read_recommendation
 
 END_S = 20.0  # that a program gets to end in good order
@@ -27,7 +30,6 @@ SETTLE_S = 60.0  # of the cluster's time that is watched after a scale-out was a
 SETTLE_TRUE_S = (
     15.0  # ... and of true time: on a fleet of any --speed clients reconnect and queues drain no faster
 )
-OWN_RUN = "load"  # the load's run directory inside the check's
 
 
 @dataclass(frozen=True)
@@ -67,55 +69,85 @@ def run_check(
     and SETTLE_TRUE_S.
     """
     recommended = read_recommendation(expect) if expect is not None else None
-    expected = Expectation.from_recommendation(recommended) if recommended else None
+    expected = None
+    if recommended is not None:
+        from autoscale.forecast.expecting import expecting
+
+        expected, slo = expecting(recommended), slo or recommended.slo.text or None
     weight_bytes = _weight_bytes(profile, recommended)
     load_run = Path(load) if load and os.path.isdir(load) else None  # False for what no path can be
     if replay_dir is not None:
-        kept = load_run or (replay_dir / OWN_RUN if (replay_dir / OWN_RUN / "run.json").exists() else None)
-        result = judge_again(replay_dir, expect=expected, load_run=kept, slo=slo, weight_bytes=weight_bytes)
-        return Checked(result, _draw(result, kept))
-    cluster, scrape, name = _door(fleet, context, hpa)
-    target = out or Path("runs") / time.strftime("check-%Y%m%d-%H%M%S", time.gmtime())
-    command = None if load is None or load_run else _command(load, target / OWN_RUN, fleet)
-    rate, _ = clock_of(cluster)
-    with _loading(command):
-        result = prove(
-            cluster,
-            getattr(cluster, "namespace", namespace) if fleet else namespace,
-            name,
-            target,
-            expect=expected,
-            load_run=load_run or (target / OWN_RUN if command else None),
-            slo=slo,
-            timeout_s=timeout_s,
-            settle_s=max(SETTLE_S, SETTLE_TRUE_S * rate),
-            scrape=scrape,
-            scale_to=scale_to,
-            weight_bytes=weight_bytes,
-            progress=progress,
+        result = judge_again(
+            replay_dir, expect=expected, load_run=load_run, slo=slo, weight_bytes=weight_bytes
         )
-    return Checked(result, _draw(result, load_run or (target / OWN_RUN if command else None)))
+        return Checked(result, _draw(result, load_run or noted_load(replay_dir)))
+    cluster, scrape, name = _door(fleet, context, hpa)
+    if recommended is not None:
+        _refuse_other(recommended, cluster, namespace, name)
+    target = out or Path("runs") / time.strftime("check-%Y%m%d-%H%M%S", time.gmtime())
+    command = None if load is None or load_run else _command(load, target / OWN_LOAD, fleet)
+    rate, _ = clock_of(cluster)
+    sent = load_run or (_run_dir(command) if command else None)
+    result = prove(
+        cluster,
+        getattr(cluster, "namespace", namespace) if fleet else namespace,
+        name,
+        target,
+        expect=expected,
+        load_run=sent,
+        loading=_loading(command, target),
+        slo=slo,
+        timeout_s=timeout_s,
+        settle_s=max(SETTLE_S, SETTLE_TRUE_S * rate),
+        scrape=scrape,
+        scale_to=scale_to,
+        weight_bytes=weight_bytes,
+        progress=progress,
+    )
+    return Checked(result, _draw(result, sent))
 
 
 def _weight_bytes(profile: str | None, recommended: Recommendation | None) -> float | None:
-    """Size of the weights of the named profile, else of the recommendation's, when that is one of ours; else None.
+    """Size of the weights of the named profile, else of the recommendation's; else None.
 
-    Raises BadInput when there is no such profile.
+    Raises BadInput when there is no such profile, or when the recommendation is of another one.
     """
-    from autoscale.profiles import load, names
+    from autoscale.profiles import from_content
 
-    name = profile or (recommended.profile if recommended else None)
-    if profile is None and name not in names():
+    if profile is not None:
+        served = load_profile(profile)
+        if recommended is not None:
+            told = (served.name, served.model.id, served.accelerator.name)
+            refuse_other(recommended, profile=told[0], model=told[1], accelerator=told[2])
+        return served.model.weight_bytes
+    if recommended is None or recommended.system is None:
         return None
-    return load(str(name)).model.weight_bytes
+    return from_content(recommended.system.content, "the recommendation's system").model.weight_bytes
+
+
+def _refuse_other(recommended: Recommendation, cluster: Cluster, namespace: str, name: str) -> None:
+    """Raises BadInput when what the HPA scales is not what the recommendation is for, as far as it can be read."""
+    if isinstance(cluster, FleetDoor):
+        told = cluster.facts()
+        refuse_other(recommended, profile=str(told.get("profile")), model=str(told.get("model")))
+        return
+    from autoscale.check import take
+    from autoscale.lint.linter import lint_objects
+
+    seen = take(cluster, namespace, name, cluster.now_s)
+    hpa = seen.hpa(name)
+    target = None if hpa is None else seen.target(hpa)
+    if hpa is None or target is None:
+        return
+    report = lint_objects([hpa.object, target.object], measured=recommended.served())
+    if other := next((f for f in report.findings if f.code == "of-another-system"), None):
+        raise BadInput(other.problem.rstrip("."), value=f"{other.kind}/{other.name}", next_step=other.fix)
 
 
 def _door(
     fleet: str | None, context: str | None, hpa: str | None
 ) -> tuple[Cluster, Callable[[], Sequence[Mapping[str, Any]]] | None, str]:
     if fleet is not None:
-        from autoscale.observe.fleet_door import FleetDoor
-
         door = FleetDoor(fleet)
         facts = door.facts()
         if not facts.get("hpa"):
@@ -174,14 +206,27 @@ def _command(load: str, run_dir: Path, fleet: str | None) -> list[str]:
     return words
 
 
+def _run_dir(command: Sequence[str]) -> Path:
+    return Path(command[command.index("--run-dir") + 1])
+
+
 @contextmanager
-def _loading(command: list[str] | None) -> Iterator[None]:
-    """Run the load beside the check; it is interrupted, and so ends in good order, when the check is over."""
+def _loading(command: list[str] | None, target: Path) -> Iterator[None]:
+    """Run the load beside the check; it is interrupted, and so ends in good order, when the check is over.
+
+    What it says goes to load.log in `target`. Raises SourceUnavailable when it ended without a run of its own.
+    """
     if command is None:
         yield
         return
-    with running(command, subprocess.DEVNULL):
+    target.mkdir(parents=True, exist_ok=True)
+    said = target / f"{OWN_LOAD}.log"
+    with said.open("wb") as log, running(command, log):
         yield
+    if not (_run_dir(command) / "run.json").exists():
+        raise SourceUnavailable(
+            "the load did not start", value=command_line(command), next_step=f"see {said}"
+        )
 
 
 @contextmanager
@@ -204,19 +249,20 @@ def _drawn_name(phase: Span) -> str:
 
 def _draw(result: CheckResult, load_run: Path | None) -> list[Path]:
     from analysis import plots
-    from autoscale.show.pages import run_page
+    from autoscale.show.over_time import check_over_time
+    from autoscale.show.pages import check_page
 
-    files = [result.run_dir / "check.json", result.run_dir / "measured.yaml"]
+    files = [*result.files]
+    beside = result.files[0].stem.removeprefix("check")  # "-2" of an answer that stands beside an earlier one
     past = result.judgement.history
     rows = [
         (f"{out.before} to {out.after} replicas", {_drawn_name(p): p.seconds for p in out.phases})
         for out in past.scale_outs
     ]
     if rows:
-        files.append(plots.save(plots.phases(rows), result.run_dir / "phases.png"))
-    if load_run is not None and (load_run / "run.json").exists():
-        from autoscale.show.over_time import check_over_time
-
-        files.append(plots.save(check_over_time(result, load_run), result.run_dir / "timeline.png"))
-    files.append(run_page(result.run_dir, None, result.run_dir / "check.html"))
+        files.append(plots.save(plots.phases(rows), result.run_dir / f"phases{beside}.png"))
+    sent = load_run if load_run is not None and (load_run / "run.json").exists() else None
+    if (made := check_over_time(result, sent)) is not None:
+        files.append(plots.save(made, result.run_dir / f"timeline{beside}.png"))
+    files.append(check_page(result, sent, result.run_dir / f"check{beside}.html"))
     return [file for file in files if file.exists()]

@@ -63,8 +63,8 @@ class Forecast:
     """What a setting does on the traffic: means over `seeds` simulations. Shares 0-1, times in s, cost in the price's unit.
 
     `days_kept` is the share of the simulated `periods` that kept the SLO, its `low` end what they show with 95 %
-    confidence; `worst_stretch_s` the longest time over the SLO in any of them. The last three are not predicted yet;
-    where a file holds them, a check holds the cluster to them.
+    confidence; `worst_stretch_s` the longest time over the SLO in any of them. The last three are of one simulation, not
+    means: the middle, the least and the most of them all (`ready_s`: of starts drawn), since a check sees one course of things.
     """
 
     setting: str
@@ -110,6 +110,29 @@ class AskedSlo:
     days_kept: float | None = None
     longest_breach_s: float | None = None
     period_s: float | None = None
+
+
+@dataclass(frozen=True)
+class System:
+    """What the recommendation is for, whole: `check --expect` simulates a check's own load on it.
+
+    content     the profile with every key, measured starts included (profiles.from_content)
+    slower      relative half width of the 95 % interval of the replica's step time (model_error.engine)
+    version     of the program that wrote the document
+    """
+
+    profile: str
+    model: str
+    accelerator: str
+    content: KubernetesObject
+    slower: float = 0.0
+    version: str = ""
+
+    @property
+    def node_selector(self) -> Mapping[str, str]:
+        """The labels of the nodes that hold its accelerators."""
+        found = (self.content.get("deploy") or {}).get("node_selector")
+        return found if isinstance(found, Mapping) else {}
 
 
 @dataclass(frozen=True)
@@ -249,6 +272,7 @@ class Recommendation:
     schema_version: int = field(default=SCHEMA_VERSION, kw_only=True)
     answer: Answer
     profile: str | None = None
+    system: Annotated[System | None, LeftOut] = None
     provenance: Provenance = Provenance()
     slo: AskedSlo = AskedSlo()
     metrics: tuple[SignalTarget, ...] = ()
@@ -285,9 +309,36 @@ class Recommendation:
         """Whether there is something to run, an HPA or a standing fleet, and it keeps the SLO."""
         return self.answer in ("autoscale", "do_not_autoscale") and self.holds
 
+    def served(self) -> dict[str, Any]:
+        """What it asks of a server: the engine's limits, and the model and nodes where it holds its system."""
+        of = (
+            {}
+            if self.system is None
+            else {"model": self.system.model, "node_selector": self.system.node_selector}
+        )
+        return {**self.model_error.engine, **of}
+
     def as_json(self) -> dict[str, Any]:
         """The document as recommendation.json holds it."""
         return dict(as_plain(self))
+
+
+def refuse_other(
+    recommendation: Recommendation, *, profile: str, model: str, accelerator: str | None = None
+) -> None:
+    """Raises BadInput, naming both, when it is of another profile, model or accelerator (None: not known) than these."""
+    system = recommendation.system
+    ours = (recommendation.profile, system and system.model, system and system.accelerator)
+    for what, own, other in zip(
+        ("profile", "model", "accelerator"), ours, (profile, model, accelerator), strict=True
+    ):
+        if None not in (own, other) and own != other:
+            raise BadInput(
+                f"the recommendation is of another {what}",
+                value=own,
+                expected=other,
+                next_step=f"take the one of {profile}, or run `autoscale recommend --profile {profile}`",
+            )
 
 
 def write(recommendation: Recommendation, path: Path) -> None:

@@ -56,6 +56,13 @@ ABOVE: dict[str, set[str]] = {
         "autoscale.profiles",
     },
     "autoscale.check": {"autoscale.lint", "autoscale.recommendation"},
+    "autoscale.forecast": {
+        "autoscale.check",
+        "autoscale.profiles",
+        "autoscale.recommend",
+        "autoscale.recommendation",
+        "autoscale.sim",
+    },
     "autoscale.show": {"autoscale"},  # shows everything
     "autoscale.cli": {"autoscale"},
 }

@@ -40,6 +40,7 @@ def timeline(
     breaches: Sequence[tuple[float, float]] = (),
     title: str = "Load, signals and replicas",
     show: Sequence[str] = ("waiting", "kv_usage"),
+    clock: str = "time",
 ) -> Figure:
     """What happened over time, panels from top to bottom: rates, the signals of `show`, replicas.
 
@@ -87,7 +88,7 @@ def timeline(
         axes[-1].yaxis.set_major_locator(MaxNLocator(integer=True))
     for axis in axes:
         legend(axis)
-    axes[-1].set_xlabel(f"time ({unit})")
+    axes[-1].set_xlabel(f"{clock} ({unit})")
     return figure
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from autoscale.check.criteria.criterion import Criterion
 from autoscale.check.expectation import Expectation
+from autoscale.check.figures import Figures, figures_of
 from autoscale.check.live_view import WatchState
 from autoscale.check.preflight import diagnose
 from autoscale.check.snapshot import take
@@ -18,9 +19,11 @@ __all__ = [
     "CheckResult",
     "Criterion",
     "Expectation",
+    "Figures",
     "Judgement",
     "WatchState",
     "diagnose",
+    "figures_of",
     "judge_again",
     "prove",
     "take",

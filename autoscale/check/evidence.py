@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,6 +26,7 @@ from autoscale.check.replicas import counts
 from autoscale.check.timeline import Timeline
 from autoscale.kube.cluster import Observation, read_observations
 
+OWN_LOAD = "load"  # the run directory of a load that the check itself sends, inside its own
 OBSERVATIONS = "observations.jsonl.gz"
 ANSWER = "check.json"
 MEASURED = "measured.yaml"
@@ -87,7 +89,9 @@ def observations(run_dir: Path) -> Iterator[Observation]:
     return read_observations(run_dir / OBSERVATIONS)
 
 
-def load_of(run_dir: Path, slo: str | None, rate: float = 1.0, ahead_s: float = 0.0) -> ClientView:
+def load_of(
+    run_dir: Path, slo: str | None, rate: float = 1.0, ahead_s: float = 0.0, queries_told: bool = False
+) -> ClientView:
     """What clients saw, from the load generator's run directory; an empty one when it holds no requests.
 
     The SLO is the one given, otherwise the one in the run's header.
@@ -95,10 +99,11 @@ def load_of(run_dir: Path, slo: str | None, rate: float = 1.0, ahead_s: float = 
     from analysis.slo import parse_slo
 
     if not (run_dir / runs.HEADER).exists():
-        return ClientView(rate=rate, ahead_s=ahead_s)
+        return ClientView(rate=rate, ahead_s=ahead_s, queries_told=queries_told)
     run = runs.read(run_dir)
     text = slo or run.header.get("slo")
-    plan = run.header.get("stages") or (run.header.get("load") or {}).get("stages") or []
+    sent = run.header.get("load") or {}
+    plan = run.header.get("stages") or sent.get("stages") or []
     changes = [run.started_at + float(stage["start_s"]) for stage in plan if "start_s" in stage]
     requests = None
     if run.has("requests"):
@@ -111,6 +116,10 @@ def load_of(run_dir: Path, slo: str | None, rate: float = 1.0, ahead_s: float = 
         changes_s=[t * rate + ahead_s for t in changes],
         rate=rate,
         ahead_s=ahead_s,
+        closed_loop=sent.get("loop") == "closed",
+        run=run_dir,
+        queries_told=queries_told,
+        limited=(run.header.get("client") or {}).get("verdict") == "limited",
     )
 
 
@@ -140,9 +149,29 @@ def write_replicas(
     runs.write_table(run_dir, "replicas", columns)
 
 
-def write_answer(run_dir: Path, answer: Mapping[str, object], measured: Mapping[str, object]) -> None:
-    """check.json and, when something was measured, measured.yaml."""
-    (run_dir / ANSWER).write_text(json.dumps(redacted(answer), indent=2) + "\n", encoding="utf-8")
+def noted_load(run_dir: Path) -> Path | None:
+    """The run directory of the load that a check noted, or `load` inside its own; None where neither is a run."""
+    noted = (runs.read_header(run_dir).get("check") or {}).get("load")
+    places = [*([Path(noted)] if isinstance(noted, str) else []), run_dir / OWN_LOAD]
+    return next((place for place in places if (place / runs.HEADER).exists()), None)
+
+
+def write_answer(
+    run_dir: Path, answer: Mapping[str, object], measured: Mapping[str, object]
+) -> tuple[Path, ...]:
+    """check.json and, when something was measured, measured.yaml; returns them.
+
+    Where an answer stands already, this one is written beside it: check-2.json, measured-2.yaml.
+    """
+    number = next(k for k in count(1) if not _numbered(run_dir, ANSWER, k).exists())
+    files = [_numbered(run_dir, ANSWER, number)]
+    files[0].write_text(json.dumps(redacted(answer), indent=2) + "\n", encoding="utf-8")
     if measured:
         text = _MEASURED_HEAD + yaml.safe_dump(dict(measured), sort_keys=False)
-        (run_dir / MEASURED).write_text(text, encoding="utf-8")
+        files.append(_numbered(run_dir, MEASURED, number))
+        files[1].write_text(text, encoding="utf-8")
+    return tuple(files)
+
+
+def _numbered(run_dir: Path, name: str, number: int) -> Path:
+    return run_dir / (name if number == 1 else name.replace(".", f"-{number}."))

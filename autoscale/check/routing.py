@@ -30,8 +30,15 @@ class ReplicaGauges:
 
     def busy(self, pod: str) -> list[tuple[float, float]]:
         """(time_s, waiting + running) of one pod, engines added."""
+        return self._of(pod, ["waiting", "running"])
+
+    def running(self, pod: str) -> list[tuple[float, float]]:
+        """(time_s, running) of one pod: how much it serves, whatever waits behind it."""
+        return self._of(pod, ["running"])
+
+    def _of(self, pod: str, gauges: list[str]) -> list[tuple[float, float]]:
         rows = self._by_pod[pod]
-        total = rows[["waiting", "running"]].sum(axis=1, min_count=1)
+        total = rows[gauges].sum(axis=1, min_count=1)
         summed = total.groupby(rows["time_s"]).sum(min_count=1).dropna()
         return list(zip(summed.index.to_numpy(float).tolist(), summed.to_numpy(float).tolist(), strict=True))
 
@@ -88,16 +95,16 @@ def fair_share(
 def rounds(
     timeline: Timeline, gauges: ReplicaGauges | None, pods: Sequence[str]
 ) -> Iterable[tuple[float, dict[str, float]]]:
-    """(time_s, pod -> load) at every reading: of the replicas themselves when they were scraped (each pod's last
-    value, unless it fell silent), otherwise of the HPA's
-    first metric that counts requests."""
+    """(time_s, pod -> load) at every reading: requests that run on the replicas when they were scraped (each pod's last
+    value, unless it fell silent; a backlog of the older ones is not their share), otherwise the HPA's first metric that
+    counts requests."""
     if gauges is None:
         metric = _of_requests(timeline)
         for sample in timeline.samples:
             if sample.metric == metric and sample.values_milli:
                 yield sample.time_s, {pod: value / 1000 for pod, value in sample.values_milli.items()}
         return
-    rows = sorted((t, pod, v) for pod in pods if pod in gauges for t, v in gauges.busy(pod))
+    rows = sorted((t, pod, v) for pod in pods if pod in gauges for t, v in gauges.running(pod))
     silent_s = 3 * max((b[0] - a[0] for a, b in pairwise(rows)), default=0.0) + 1.0
     last: dict[str, tuple[float, float]] = {}
     for time_s, pod, value in rows:

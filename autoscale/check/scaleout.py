@@ -64,6 +64,11 @@ class History:
     unseen: tuple[str, ...] = ()  # sentences on what could not be seen
     requests_in_breach: int | None = None
     requests: int | None = None
+    breach_s: tuple[float, float] | None = (
+        None  # when the SLO broke first and held again; None: it held, or unknown
+    )
+    client_limited: bool = False  # the load generator says that it was the limit itself
+    tpot_s: float = NAN  # median time per output token that the clients saw
     gauges: ReplicaGauges | None = field(default=None, compare=False)
 
 
@@ -98,6 +103,9 @@ def history(
         tuple(unseen(timeline, load, gauges)),
         judged.total(),
         len(judged.due_s) if judged.known else None,
+        judged.stretch(),
+        load.limited,
+        judged.tpot_s if judged.known else NAN,
         gauges,
     )
 

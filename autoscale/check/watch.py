@@ -8,7 +8,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,14 @@ from autoscale.check.preflight import diagnose, diagnose_observations
 from autoscale.check.scaleout import as_dict, history
 from autoscale.check.snapshot import take
 from autoscale.check.timeline import Timeline
-from autoscale.check.verdict import Judgement, judge
+from autoscale.check.verdict import Judgement, Verdict, judge
 from autoscale.kube.cluster import Cluster, ClusterError
 from autoscale.lint.findings import Finding
 
 STOPPERS = {"hpa-not-found", "target-missing", "target-kind-unknown", "target-at-zero"}
+
+
+Expect = Callable[[Timeline, ClientView], Expectation]
 
 
 @dataclass(frozen=True)
@@ -41,20 +45,30 @@ class CheckResult:
     measured: Mapping[str, Any]
     ended: str  # why the watch ended
     timeline: Timeline = field(repr=False)
+    files: tuple[Path, ...] = ()  # the answer, and what was measured
+    rate: float = 1.0  # of the timeline's clock against the wall's: above 1 its seconds are simulated ones
+    ahead_s: float = 0.0
+
+    @property
+    def verdict(self) -> Verdict:
+        """That of the criteria; what stands in the way now is never a pass."""
+        hindered = any(f.severity == "error" for f in self.findings)
+        return "NOT PASSED" if hindered else self.judgement.verdict
 
     @property
     def passed(self) -> bool:
-        """No criterion failed, at least one was met, and nothing stands in the way now."""
-        return self.judgement.passed and not any(f.severity == "error" for f in self.findings)
+        """Whether the answer is yes."""
+        return self.verdict == "PASSED"
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as JSON can hold it."""
         return {
             "passed": self.passed,
+            "verdict": self.verdict,
             "ended": self.ended,
             "findings": [_finding(each) for each in self.findings],
             "measured": dict(self.measured),
-            **{key: value for key, value in self.judgement.as_dict().items() if key != "passed"},
+            **{key: value for key, value in self.judgement.as_dict().items() if key != "verdict"},
         }
 
 
@@ -71,8 +85,9 @@ def prove(
     hpa_name: str,
     run_dir: Path | str,
     *,
-    expect: Expectation | None = None,
+    expect: Expect | None = None,
     load_run: Path | str | None = None,
+    loading: AbstractContextManager[object] | None = None,
     slo: str | None = None,
     timeout_s: float = 3600.0,
     settle_s: float | None = 60.0,
@@ -88,7 +103,8 @@ def prove(
     The watch ends after `timeout_s` of wall time, when `stop` is set, when the source ends, or `settle_s` after a
     scale-out was absorbed (None: never by itself). `sample_s` (on the cluster's clock) is how often the HPA's metrics are asked for, unless the
     cluster tells them by itself; `scrape` returns rows of metrics.parquet (time_s in unix s) and is called as often.
-    `load_run` is the run directory of the load (default: `run_dir`). `weight_bytes` is the size of the model's weights,
+    `load_run` is the run directory of the load (default: `run_dir`), `loading` sends it while the cluster is watched and
+    has ended when things are judged. `expect` tells of what was watched what was predicted. `weight_bytes` is the size of the model's weights,
     which makes a read rate of the time that the log gives them.
 
     Raises ClusterError when the cluster cannot be reached, BadRun when `run_dir` is taken.
@@ -98,6 +114,7 @@ def prove(
     before = take(cluster, namespace, hpa_name, cluster.now_s)
     findings = diagnose(before, hpa_name)
     facts = {
+        "load": str(Path(load_run).resolve()) if load_run else None,
         "namespace": namespace,
         "hpa": hpa_name,
         "clock_rate": rate,
@@ -113,13 +130,14 @@ def prove(
         clock = (started_at, rate, ahead_s)
         watch = ClusterWatch(cluster, namespace, run_dir, clock, timeline, stop, sample_s, scrape, progress)
         hpa = before.hpa(hpa_name)
-        ended = watch.run(timeout_s, settle_s, scale_to, hpa.object if hpa else None)
+        with loading or nullcontext():
+            ended = watch.run(timeout_s, settle_s, scale_to, hpa.object if hpa else None)
         if ended != LOST:  # what stands in the way at the end counts; what went away meanwhile was a start
             findings = _findings_at_end(cluster, namespace, hpa_name, run_dir, timeline)
     evidence.write_replicas(run_dir, timeline, started_at, rate, ahead_s)
     runs.merge_parts(run_dir, "metrics")
     runs.update(run_dir, ended_at=time.time())
-    load = evidence.load_of(Path(load_run) if load_run else run_dir, slo, rate, ahead_s)
+    load = evidence.load_of(Path(load_run) if load_run else run_dir, slo, rate, ahead_s, kind == "simulated")
     return _answer(run_dir, timeline, load, findings, expect, weight_bytes, ended)
 
 
@@ -139,19 +157,25 @@ def _findings_at_end(
 def judge_again(
     run_dir: Path | str,
     *,
-    expect: Expectation | None = None,
+    expect: Expect | None = None,
     load_run: Path | str | None = None,
     slo: str | None = None,
     weight_bytes: float | None = None,
 ) -> CheckResult:
-    """Judge recorded evidence again, with this version's rules. Raises BadRun when there is none."""
+    """Judge recorded evidence again, with this version's rules; the answer is written beside the earlier ones.
+
+    The load is that of the check where no other is named. Raises BadRun when there is no evidence.
+    """
     run_dir = Path(run_dir)
-    facts = runs.read_header(run_dir).get("check") or {}
+    header = runs.read_header(run_dir)
+    facts = header.get("check") or {}
+    load_run = load_run or evidence.noted_load(run_dir)
     rate, ahead_s = float(facts.get("clock_rate", 1.0)), float(facts.get("clock_ahead_s", 0.0))
     timeline = Timeline(facts.get("hpa")).extend(evidence.observations(run_dir))
     name = timeline.hpa_name or ""
     findings = diagnose_observations(evidence.observations(run_dir), name)
-    load = evidence.load_of(Path(load_run) if load_run else run_dir, slo or facts.get("slo"), rate, ahead_s)
+    told = header.get("kind") == "simulated"
+    load = evidence.load_of(Path(load_run or run_dir), slo or facts.get("slo"), rate, ahead_s, told)
     return _answer(run_dir, timeline, load, findings, expect, weight_bytes, "judged again from its evidence")
 
 
@@ -166,12 +190,12 @@ def _answer(
     timeline: Timeline,
     load: ClientView,
     findings: tuple[Finding, ...],
-    expect: Expectation | None,
+    expect: Expect | None,
     weight_bytes: float | None,
     ended: str,
 ) -> CheckResult:
     past = history(timeline, load, evidence.metrics_of(run_dir, load.rate, load.ahead_s))
-    judgement = judge(timeline, past, expect)
+    judgement = judge(timeline, past, expect(timeline, load) if expect else None)
     result = CheckResult(run_dir, findings, judgement, profile_changes(past, weight_bytes), ended, timeline)
-    evidence.write_answer(run_dir, result.as_dict(), result.measured)
-    return result
+    files = evidence.write_answer(run_dir, result.as_dict(), result.measured)
+    return replace(result, files=files, rate=load.rate, ahead_s=load.ahead_s)

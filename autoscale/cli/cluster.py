@@ -89,7 +89,7 @@ def lint(
 
     if cluster == bool(paths):
         raise BadInput("lint needs files or --cluster", expected="one of the two")
-    measured = read_recommendation(recommendation).model_error.engine if recommendation else None
+    measured = read_recommendation(recommendation).served() if recommendation else None
     if cluster:
         result = lint_cluster(namespace, context, max_nodes=max_nodes, measured=measured)
     else:

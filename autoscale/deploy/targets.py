@@ -9,7 +9,7 @@ from analysis.errors import BadInput, NotAchieved
 from autoscale.hpa import format_milli
 from autoscale.hpa import parse_quantity as parse
 from autoscale.profiles import Profile
-from autoscale.recommendation import KubernetesObject, Recommendation
+from autoscale.recommendation import KubernetesObject, Recommendation, refuse_other
 from autoscale.signal_target import SignalTarget
 
 
@@ -42,13 +42,9 @@ def plan(profile: Profile, recommendation: Recommendation | None) -> Plan:
             "load and run `autoscale recommend` to derive a target, its interval and a behavior block for your SLO."
         )
         return Plan([target], deploy.min_replicas, deploy.max_replicas, None, source)
-    if (owner := recommendation.profile) not in (None, profile.name):
-        raise BadInput(
-            "the recommendation is of another profile",
-            value=owner,
-            expected=profile.name,
-            next_step=f"write the set of {owner}, or run `autoscale recommend --profile {profile.name}`",
-        )
+    refuse_other(
+        recommendation, profile=profile.name, model=profile.model.id, accelerator=profile.accelerator.name
+    )
     match recommendation.answer:
         case "infeasible":
             raise NotAchieved(

@@ -1,6 +1,6 @@
-"""Profiles of served systems: `load(name_or_path)`, `names()`, `overlay(profile, changes)`."""
+"""Profiles of served systems: `load(name_or_path)`, `names()`, `overlay(profile, changes)`, `from_content(content)`."""
 
 from autoscale.profiles.content import names
-from autoscale.profiles.profile import Profile, load, overlay
+from autoscale.profiles.profile import Profile, from_content, load, overlay
 
-__all__ = ["Profile", "load", "names", "overlay"]
+__all__ = ["Profile", "from_content", "load", "names", "overlay"]

@@ -8,6 +8,7 @@ base and overrides keys. Numbers carry their sources as comments in the YAML; wh
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -225,6 +226,14 @@ def load(name_or_path: str) -> Profile:
         return Profile.model_validate(profile_content(name_or_path))
     except ValidationError as error:
         raise _refused(f"profile {name_or_path}, field", error) from None
+
+
+def from_content(content: Mapping[str, Any], source: str) -> Profile:
+    """The profile that a document holds whole; `source` opens the sentence of what is refused. Raises BadInput."""
+    try:
+        return Profile.model_validate(content)
+    except ValidationError as error:
+        raise _refused(f"{source}, field", error) from None
 
 
 def overlay(profile: Profile, changes: dict[str, Any]) -> Profile:

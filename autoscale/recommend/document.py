@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import fields
+from importlib import metadata
 
 import analysis.capacity
 from analysis.numbers import known
@@ -30,6 +31,7 @@ from autoscale.recommendation import (
     ReplayedFigure,
     ReplicaCapacity,
     Robustness,
+    System,
     Tried,
 )
 from autoscale.signal_target import SignalTarget
@@ -54,6 +56,7 @@ def document(
     return Recommendation(
         answer=decision.answer,
         profile=scenario.profile.name,
+        system=_system(scenario, step_scale(spread) if spread else 0.0),
         provenance=provenance or Provenance(),
         slo=_asked(scenario, binding),
         metrics=_metrics(scenario, decision),
@@ -81,6 +84,23 @@ def document(
             _tried(candidate, trial, decision.why_not.get(candidate)) for candidate, trial in decision.tried
         ),
         traffic=scenario.plan.describe(),
+    )
+
+
+def step_scale(spread: tuple[float, float]) -> float:
+    """The relative half width of the step time's interval, from that of the capacity."""
+    return (spread[1] - spread[0]) / 2
+
+
+def _system(scenario: Scenario, slower: float) -> System:
+    profile = scenario.profile
+    return System(
+        profile.name,
+        profile.model.id,
+        profile.accelerator.name,
+        profile.model_dump(mode="json"),
+        slower,
+        metadata.version("llm-autoscale"),
     )
 
 
@@ -162,6 +182,9 @@ def _forecast(scenario: Scenario, judged: Judged[Setting] | None) -> Forecast | 
         flaps=of("flaps"),
         longest_breach_s=of("longest_breach_s"),
         cost=None if price is None else of("accelerator_hours", price),
+        peak_replicas=Estimated(*judged.spread("peak_replicas")),
+        ready_s=Estimated(*judged.spread("longest_start_s")),
+        recovery_s=Estimated(*judged.spread("longest_breach_s")),
     )
 
 

@@ -20,7 +20,7 @@ from autoscale.recommend.choice.promise import Promise
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.settings import Given, Manifest
 from autoscale.recommend.choice.traffic import scenario_of
-from autoscale.recommend.document import document
+from autoscale.recommend.document import document, step_scale
 from autoscale.recommend.drift import drift
 from autoscale.recommend.effort import CHOOSING
 from autoscale.recommend.model.learning import learn, run_lengths, runs_of, slo_of, system_of
@@ -135,7 +135,7 @@ def _decision(
         scenario,
         max_replicas=max_replicas,
         current=None if current is None else Given(current),
-        step_scale=(spread[1] - spread[0]) / 2,
+        step_scale=step_scale(spread),
         basis="the run" if model.fitted else "the prediction's error",
         seeds=seeds,
         jobs=jobs,

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import plots, signals
+from analysis.numbers import known
 from analysis.run import SIGNALS, Run, read
 from analysis.slo import Slo, breaches
 from autoscale.check import CheckResult
@@ -55,18 +56,36 @@ def run_over_time(
     )
 
 
-def check_over_time(result: CheckResult, load_run: Path) -> Figure:
-    """Load, signals and replicas while a check watched, on the load's clock."""
-    load, watched = read(load_run), read(result.run_dir)
-    shift = watched.started_at - load.started_at
-    replicas = watched.replicas.assign(time_s=watched.replicas["time_s"] + shift)
-    seen = watched.metrics if watched.has("metrics") and len(watched.metrics) else None
+def check_over_time(result: CheckResult, load_run: Path | None) -> Figure | None:
+    """Load, signals and replicas while a check watched, all on the clock of what was watched; None when it saw nothing.
+
+    Rates stay requests per true second: on a fleet with a compressed control plane only its time is simulated.
+    """
+    watched = read(result.run_dir)
+    if not watched.has("replicas") or watched.replicas.empty:
+        return None
+    rate, started = result.rate, watched.started_at
+    sent = None
+    if load_run is not None and (load := read(load_run)).has("requests") and len(load.requests):
+        table = rates(load)
+        sent = table.assign(time_s=(table["time_s"] + load.started_at - started) * rate)
+    seen = gauges_of(watched)
+    replicas = watched.replicas.assign(time_s=watched.replicas["time_s"] * rate)
+    steered = Hpa(result.timeline.hpa or {}).signal_targets()
+    broken = result.judgement.history.breach_s
+    zero_s = watched.started_at * rate + result.ahead_s
+    end_s = result.timeline.last_s
     return plots.timeline(
-        load=rates(load),
-        signals=None if seen is None else signals.fleet(seen.assign(time_s=seen["time_s"] + shift)),
-        replicas=replicas,
-        target=Hpa(result.timeline.hpa or {}).signal_targets(),
+        load=sent,
+        signals=None if seen is None else seen.assign(time_s=seen["time_s"] * rate),
+        replicas=held_until(replicas, max(end_s - zero_s, 0.0)),
+        target=steered,
+        breaches=[(broken[0] - zero_s, (broken[1] if known(broken[1]) else end_s) - zero_s)]
+        if broken
+        else [],
         title="The scale-out as it was watched",
+        show=[*steered, *(name for name in ("waiting",) if name not in steered)],
+        clock="time" if rate == 1 else f"simulated time, {rate:g} times as fast as the clients'",
     )
 
 

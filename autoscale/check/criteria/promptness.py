@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from autoscale.check.criteria.criterion import Criterion
+from autoscale.check.criteria.criterion import MORE_LOAD, Criterion
 from autoscale.check.detection import STATUS_LAG_S, excess
 from autoscale.check.timeline import Timeline
 from autoscale.kube.scaler import Hpa
@@ -19,23 +19,24 @@ def scaled_when_it_should(timeline: Timeline) -> Criterion:
     code = "scaled_when_it_should"
     hindered = timeline.hindrance.now()
     if not timeline.hpa or not timeline.samples:
-        return Criterion(code, "not_judged", hindered or "no value of the HPA's metric was seen")
+        why = hindered or "no value of the HPA's metric was seen"
+        return Criterion(
+            code,
+            "not_judged",
+            why,
+            proof="see that the metric arrives: `autoscale lint`, and the findings above",
+        )
     spans = list(excess_spans(timeline))
     told_by = ("custommetrics", *timeline.sizing)
     seen = [span for span in spans if not timeline.hidden(told_by, *span[:2])]
     if not hindered and not seen and (blind := timeline.hidden(told_by)):
-        return Criterion(code, "not_judged", f"whether the metric asked for replicas cannot be told: {blind}")
+        why = f"whether the metric asked for replicas cannot be told: {blind}"
+        return Criterion(
+            code, "not_judged", why, proof="check again while the metrics API answers throughout"
+        )
     spans = seen
     if not spans:
-        early = [made for made in timeline.decisions if made.by_hpa and made.after > made.before]
-        if early:
-            return Criterion(
-                code,
-                "not_judged",
-                f"the HPA scaled out {len(early)} times, but its metric was not seen above the target before",
-            )
-        why = hindered or "the metric never stood above its target: nothing had to happen"
-        return Criterion(code, "not_judged", why)
+        return _never_asked(timeline, hindered)
     window_s = Hpa(timeline.hpa).window_s("scaleUp")
     allowed_s = PATIENCE_SYNCS * SYNC_S + window_s + _policy_wait_s(timeline)
     late = [span for span in spans if (span[2] if span[2] is not None else span[1]) - span[0] > allowed_s]
@@ -61,13 +62,30 @@ def scaled_when_it_should(timeline: Timeline) -> Criterion:
     decided = [d - a for a, _, d in spans if d is not None]
     if not decided:
         why = hindered or "the metric stood above its target too briefly to ask for a decision"
-        return Criterion(code, "not_judged", why, figures)
+        return Criterion(code, "not_judged", why, figures, MORE_LOAD)
     return Criterion(
         code,
         "pass",
         f"{len(decided)} decisions came within {max(decided):.1f} s of the metric asking for them",
         figures,
     )
+
+
+def _never_asked(timeline: Timeline, hindered: str) -> Criterion:
+    """Its metric was never seen above its target."""
+    code = "scaled_when_it_should"
+    early = [made for made in timeline.decisions if made.by_hpa and made.after > made.before]
+    if early:
+        return Criterion(
+            code,
+            "not_judged",
+            f"the HPA scaled out {len(early)} times, but its metric was not seen above the target before",
+            proof="begin the check before the load",
+        )
+    if timeline.decisions and not hindered:
+        return Criterion(code, "not_asked", "the metric never stood above its target")
+    why = hindered or "the metric never stood above its target: nothing had to happen"
+    return Criterion(code, "not_judged", why, proof=MORE_LOAD)
 
 
 def excess_spans(timeline: Timeline) -> Iterable[tuple[float, float, float | None]]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
-from autoscale.check.criteria.criterion import Criterion, span_text
+from autoscale.check.criteria.criterion import MORE_LOAD, Criterion
+from autoscale.check.criteria.prediction import recovered_as_predicted
 from autoscale.check.expectation import Expectation
+from autoscale.check.figures import Figures
 from autoscale.check.routing import FAIR_SHARE, rounds
 from autoscale.check.scaleout import History, ScaleOut, as_dict
 from autoscale.check.timeline import Timeline
@@ -18,7 +20,7 @@ def own_nodes(past: History) -> Criterion:
     code = "group_on_own_nodes"
     groups = [unit for unit in past.replicas if unit.size > 1 and all(pod.node for pod in unit.pods)]
     if not groups:
-        return Criterion(code, "not_judged", "no scheduled group of several pods was seen")
+        return Criterion(code, "not_asked", "no scheduled group of several pods was seen")
     shared = [unit for unit in groups if len({pod.node for pod in unit.pods}) < len(unit.pods)]
     figures = {unit.name: [pod.node for pod in unit.pods] for unit in groups[:50]}
     if shared:
@@ -38,11 +40,16 @@ def traffic_share(timeline: Timeline, past: History) -> Criterion:
     code = "new_replica_gets_its_share"
     fresh = [(out, unit) for out in past.scale_outs for unit in out.replicas if not math.isnan(unit.ready_s)]
     if not fresh:
-        return Criterion(code, "not_judged", "no new replica became ready")
+        return Criterion(code, "not_judged", "no new replica became ready", proof=MORE_LOAD)
     shares = {unit.name: _share_after(timeline, past, out, unit.leader.name) for out, unit in fresh}
     known = {name: share for name, share in shares.items() if share is not None}
     if not known:
-        return Criterion(code, "not_judged", "requests per replica were not seen while there was load")
+        if past.requests is None and not any(out.by_hpa for out, _ in fresh):
+            return Criterion(code, "not_asked", "no load was sent, and replicas were started by hand")
+        why = "requests per replica were not seen while there was load"
+        return Criterion(
+            code, "not_judged", why, proof="keep up the load for two minutes after the replica is ready"
+        )
     starved = {name: share for name, share in known.items() if share < FAIR_SHARE}
     if starved:
         name, share = min(starved.items(), key=lambda item: item[1])
@@ -95,61 +102,34 @@ def _share_after(timeline: Timeline, past: History, out: ScaleOut, name: str) ->
     return own / everyone if arrivals or (moved and own >= FAIR_SHARE * everyone) else None
 
 
-def slo_recovered(past: History, expect: Expectation) -> Criterion:
+def slo_recovered(past: History, seen: Figures, expect: Expectation | None) -> Criterion:
     """The SLO held, or held again within the predicted time."""
     code = "slo_recovered"
     if past.requests_in_breach is None:
-        return Criterion(code, "not_judged", "needs requests and an SLO")
-    figures: dict[str, object] = {
-        "requests_in_breach": past.requests_in_breach,
-        "predicted_s": expect.recovery_s,
-    }
-    if past.requests_in_breach == 0:
-        return Criterion(code, "pass", "the SLO held throughout: no request was in breach", figures)
+        asked = "not_judged" if expect else "not_asked"
+        proof = "send the load with --load, and name --slo"
+        return Criterion(code, asked, "no request of the load was seen, or no SLO is known", proof=proof)  # type: ignore[arg-type]
+    broken = past.requests_in_breach
+    figures: dict[str, object] = {"requests_in_breach": broken}
+    if past.breach_s is None:
+        few = (
+            f"{broken} requests in breach are fewer than the SLO allows"
+            if broken
+            else "no request was in breach"
+        )
+        return Criterion(code, "pass", f"the SLO held throughout: {few}", figures)
     if not past.scale_outs:
         return Criterion(
-            code,
-            "fail",
-            f"{past.requests_in_breach} requests were in breach and nothing was scaled out",
-            figures,
+            code, "fail", f"{broken} requests were in breach and nothing was scaled out", figures
         )
-    took = [
-        out.slo_back_s - out.phases[0].start_s for out in past.scale_outs if not math.isnan(out.slo_back_s)
-    ]
-    figures["recovery_s"] = took
-    lasting = past.scale_outs[-1]
-    if not took or (lasting.requests_in_breach and math.isnan(lasting.slo_back_s)):
-        return Criterion(
-            code,
-            "fail",
-            f"{past.requests_in_breach} requests in breach; the SLO was not seen to hold again",
-            figures,
-        )
-    if expect.recovery_s and max(took) > expect.recovery_s[1]:
-        return Criterion(
-            code,
-            "fail",
-            f"the SLO held again after {max(took):.0f} s; predicted {span_text(expect.recovery_s)} s",
-            figures,
-        )
-    against = (
-        f"; predicted {span_text(expect.recovery_s)} s"
-        if expect.recovery_s
-        else "; no prediction to compare with"
-    )
-    return Criterion(
-        code,
-        "pass",
-        f"{past.requests_in_breach} requests in breach, then the SLO held again after {max(took):.0f} s{against}",
-        figures,
-    )
+    return recovered_as_predicted(code, seen, expect, f"{broken} requests were in breach")
 
 
 def nothing_cut(past: History) -> Criterion:
     """No request failed while replicas were removed."""
     code = "no_request_lost_at_scale_in"
     if not past.scale_ins:
-        return Criterion(code, "not_judged", "no scale-in was seen")
+        return Criterion(code, "not_asked", "no scale-in was seen")
     known = [each.requests_cut for each in past.scale_ins if each.requests_cut is not None]
     busy = [each.busy_at_end for each in past.scale_ins if each.busy_at_end is not None]
     figures = {
@@ -172,5 +152,9 @@ def nothing_cut(past: History) -> Criterion:
             code, "fail", f"replicas were removed with {sum(busy)} requests still in them", figures
         )
     return Criterion(
-        code, "not_judged", "needs the requests, or the metrics of the removed replicas", figures
+        code,
+        "not_judged",
+        "needs the requests, or the metrics of the removed replicas",
+        figures,
+        "send the load with --load",
     )

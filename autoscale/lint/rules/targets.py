@@ -41,6 +41,7 @@ def rules(facts: Facts) -> Iterator[Finding]:
     for scaler in facts.scalers:
         yield from _targets(scaler, facts)
         for server in facts.servers_by_owner.get(scaler.key, ()):
+            yield from _of_another_system(server, facts)
             yield from _as_measured(server, facts)
         for metric in scaler.metrics:
             yield from _divided(scaler, metric, facts)
@@ -229,6 +230,32 @@ def _whose(scaler: Scaler, metric: Metric, facts: Facts) -> Iterator[Finding]:
             f"The series of {everything} are added up: another model's load scales this one.",
             "Add metric.selector.matchLabels that only this model's series carry.",
         )
+
+
+def _of_another_system(server: VllmServer, facts: Facts) -> Iterator[Finding]:
+    """A target is of one model on one accelerator."""
+    nodes, selected = (
+        mapping(facts.measured.get("node_selector")),
+        mapping(server.template.spec.get("nodeSelector")),
+    )
+    told = [
+        (f"nodes with {label}", nodes[label], selected[label])
+        for label in nodes
+        if "accelerator" in label and label in selected
+    ]
+    if server.model and not server.model.startswith(("/", "$", ".")) and facts.measured.get("model"):
+        told.insert(0, ("model", facts.measured["model"], server.model))
+    for what, recommended, here in told:
+        if recommended != here:
+            yield server.owner.finding(
+                "error",
+                "of-another-system",
+                server.path,
+                f"The recommendation is for {what} {recommended}, and here it is {here}.",
+                "Its target, bounds and windows say nothing of this server.",
+                "Take this system's recommendation, or measure it and run `autoscale recommend` on that run.",
+            )
+            return
 
 
 def _as_measured(server: VllmServer, facts: Facts) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from analysis.numbers import mean_interval
+from analysis.numbers import known, mean_interval
 from autoscale.recommend.choice.promise import Promise, lower_share
 from autoscale.recommend.choice.settings import Setting
 from autoscale.recommend.effort import CHOOSING
@@ -48,6 +48,7 @@ class Trial:
     kept, periods     periods that kept the SLO, of so many
     overrun           breaches of the worst period, in multiples of what the SLO allows
     promise           what it is held to
+    longest_start_s   from created to ready, of the slowest start; NaN when nothing was started
     stopped           "" ran to the end; "breaches" or "cost": stopped early, the other figures are partial
     """
 
@@ -65,6 +66,7 @@ class Trial:
     periods: int
     overrun: float
     promise: Promise = Promise()  # noqa: RUF009 -- frozen
+    longest_start_s: float = math.nan
     stopped: str = ""
 
     @property
@@ -109,6 +111,11 @@ class Judged(Generic[S_co]):
     def interval(self, figure: str) -> tuple[float, float]:
         """95 % interval of the mean over seeds, of possible values; NaN with fewer than analysis.numbers.FEWEST_SEEDS trials."""
         return mean_interval(self._whole(figure), *BOUNDS.get(figure, (0.0, math.inf)))
+
+    def spread(self, figure: str) -> tuple[float, float, float]:
+        """Median, least and most of a figure over the trials: what one more of them may show; NaN when none has it."""
+        values = [value for value in self._whole(figure) if known(value)]
+        return (float(np.median(values)), min(values), max(values)) if values else (math.nan,) * 3
 
     @property
     def wasted(self) -> int:

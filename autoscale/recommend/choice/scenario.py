@@ -160,6 +160,7 @@ def trial_of(outcome: Outcome, attainment: float | None, promise: Promise) -> Tr
         periods=len(margins),
         overrun=max(_overrun(period, attainment) for period in outcome.periods),
         promise=promise,
+        longest_start_s=outcome.longest_start_s,
         stopped=outcome.stopped,
     )
 

@@ -212,12 +212,15 @@ class EventsShown:
     more: int
 
 
-def events_shown(run: Run) -> EventsShown:
-    """What happened, at most SHOWN_EVENTS rows: of a longer log the changes of the number of replicas first."""
+def events_shown(run: Run, rate: float = 1.0) -> EventsShown:
+    """What happened, at most SHOWN_EVENTS rows: of a longer log the changes of the number of replicas first.
+
+    `rate` is that of the clock shown against the run's.
+    """
     events = [e for e in run.events if "message" in e]
     scaled = [e for e in events if e.get("kind") in SCALED] if len(events) > SHOWN_EVENTS else []
     rows = [
-        (clock(float(e.get("time_s") or 0.0)), str(e.get("kind", "")), str(e["message"]))
+        (clock(rate * float(e.get("time_s") or 0.0)), str(e.get("kind", "")), str(e["message"]))
         for e in (scaled or events)[:SHOWN_EVENTS]
     ]
     return EventsShown(rows, len(events) - len(rows))

@@ -9,11 +9,20 @@ from rich.padding import Padding
 from rich.text import Text
 
 from autoscale.check import CheckResult, WatchState
+from autoscale.check.criteria.criterion import QUESTIONS
+from autoscale.show.check_words import MARKS, verdict_sentences
 from autoscale.show.terminal.findings import SEVERITIES
 from autoscale.show.terminal.layout import bullet, plain_table
 from autoscale.show.words import lasted, seconds
 
-MARKS = {"pass": ("ok", "green"), "fail": ("FAIL", "red")}
+COLOURS = {
+    "pass": "green",
+    "fail": "red",
+    "not_judged": "yellow",
+    "PASSED": "green",
+    "NOT PASSED": "red",
+    "NOT PROVEN": "yellow",
+}
 
 
 def check_lines(result: CheckResult) -> Iterator[RenderableType]:
@@ -28,7 +37,8 @@ def check_lines(result: CheckResult) -> Iterator[RenderableType]:
             yield Padding(Text(f"fix: {finding.fix}", style="green"), (0, 0, 0, 8))
     past = result.judgement.history
     for k, out in enumerate(past.scale_outs, 1):
-        made = plain_table(f"scale-out {k}: {out.before} to {out.after} replicas", "lasted", "")
+        told = "lasted" if result.rate == 1 else "lasted (simulated)"
+        made = plain_table(f"scale-out {k}: {out.before} to {out.after} replicas", told, "")
         made.columns[2].justify = "left"  # bars
         longest = max((p.so_far_s for p in out.phases), default=0.0) or 1.0
         for phase in out.phases:
@@ -40,14 +50,17 @@ def check_lines(result: CheckResult) -> Iterator[RenderableType]:
     verdict = plain_table("criterion", "", "evidence")
     verdict.columns[2].justify = "left"
     for criterion in result.judgement.criteria:
-        mark, colour = MARKS.get(criterion.outcome, ("not judged", "yellow"))
-        verdict.add_row(criterion.code, Text(mark, f"bold {colour}"), criterion.sentence)
+        if criterion.outcome != "not_asked":
+            mark = Text(MARKS[criterion.outcome], f"bold {COLOURS[criterion.outcome]}")
+            verdict.add_row(QUESTIONS[criterion.code], mark, criterion.sentence)
     yield verdict
-    passed = result.passed
-    yield Text(
-        f"\n{'PASSED' if passed else 'NOT PASSED'}: {result.ended}",
-        style="bold green" if passed else "bold red",
-    )
+    if result.judgement.expect and result.judgement.expect.basis:
+        yield Text(f"predicted: {result.judgement.expect.basis}", style="dim")
+    yield Text(f"\n{result.verdict}: {result.ended}", style=f"bold {COLOURS[result.verdict]}")
+    for sentence in verdict_sentences(result):
+        yield bullet(sentence, COLOURS[result.verdict])
+    for proof in dict.fromkeys(c.proof for c in result.judgement.of("not_judged") if c.proof):
+        yield bullet(f"to prove it: {proof}", "yellow")
 
 
 def state_line(state: WatchState) -> str:

@@ -242,6 +242,23 @@ class Fleet:
             columns = [[row[which] for row in rows] for which in range(len(SIGNALS))]
             self.external.scrape(now_s, self.pods, self.serving, columns)
 
+    def metrics(self, now_s: float) -> dict[str, list[PodMetric]]:
+        """What the custom metrics API answers for every Pods metric of the HPA; the watcher is told."""
+        pods = self.pods.replicas
+        shown = self.path.read(now_s)
+        states = [
+            (r.phase, known(r.deleting_s), r.ready, shown.get(r.ordinal, NOT_REPORTED)[1]) for r in pods
+        ]
+        metrics: dict[str, list[PodMetric]] = {}
+        for name, which in self.signals:
+            metrics[name] = [
+                PodMetric("", phase, deleting, ready, gauge_milli(sample[which]))
+                for phase, deleting, ready, sample in states
+            ]
+            if self.watcher:
+                self.watcher.query(now_s, name, metrics[name], pods)
+        return metrics
+
     def _sync(self, now_s: float) -> None:
         decision = self._decision(now_s)
         self.memory = decision.memory
@@ -258,21 +275,10 @@ class Fleet:
 
     def _decision(self, now_s: float) -> HpaDecision:
         assert self.spec is not None
-        shown = self.path.read(now_s)
         if self.external and self.external.loops:
+            self.path.read(now_s)  # what has become visible leaves the queue
             return self.external.sync(self.memory, self.pods, now_s)
-        pods = self.pods.replicas
-        states = [
-            (r.phase, known(r.deleting_s), r.ready, shown.get(r.ordinal, NOT_REPORTED)[1]) for r in pods
-        ]
-        metrics: dict[str, Reading] = {}
-        for name, which in self.signals:
-            metrics[name] = values = [
-                PodMetric("", phase, deleting, ready, gauge_milli(sample[which]))
-                for phase, deleting, ready, sample in states
-            ]
-            if self.watcher:
-                self.watcher.query(now_s, name, values, pods)
+        metrics: dict[str, Reading] = {**self.metrics(now_s)}
         if self.external:
             metrics |= self.external.readings(now_s)
         return decide(self.spec, self.memory, self.pods.desired, metrics, now_s, seen(self.pods))

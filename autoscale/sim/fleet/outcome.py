@@ -147,6 +147,13 @@ class Outcome:
     held: Held | None = None
 
     @property
+    def longest_start_s(self) -> float:
+        """From created to ready, of the slowest start that was finished; NaN when there was none."""
+        created = {ordinal: time_s for time_s, kind, _, ordinal in self.events if kind == "created"}
+        starts = [t - created[o] for t, kind, _, o in self.events if kind == "ready" and o >= 0]
+        return max(starts, default=math.nan)
+
+    @property
     def holds(self) -> bool:
         """Whether every term of the SLO held over the whole run."""
         return not self.stopped and all(v.holds for v in self.verdicts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,9 @@ def write_run(
     path = run_directory.create(path, header)
     run_directory.update(path, ended_at=run_directory.read_header(path)["started_at"] + outcome.duration_s)
     if outcome.requests is not None:
-        run_directory.write_table(path, "requests", _request_columns(outcome.requests, plan))
+        run_directory.write_table(path, "requests", request_columns(outcome.requests, plan))
     if outcome.samples:
-        run_directory.write_table(path, "metrics", _metric_columns(outcome.samples))
+        run_directory.write_table(path, "metrics", metric_columns(outcome.samples))
     run_directory.write_table(path, "replicas", _replica_columns(outcome))
     happened: list[tuple[float, str, str, dict[str, str]]]
     happened = [(t, "SuccessfulRescale", f"from {a} to {b}: {why}", {}) for t, a, b, why in outcome.decisions]
@@ -75,7 +76,8 @@ def _replica_columns(outcome: Outcome) -> dict[str, list[float]]:
     return {name: [float(row[k]) for row in rows] for k, name in enumerate(names)}
 
 
-def _request_columns(done: NDArray[Any], plan: LoadPlan | None) -> Columns:
+def request_columns(done: NDArray[Any], plan: LoadPlan | None) -> Columns:
+    """Finished requests (engine.FINISHED) as columns of the run's requests, with the stage of the plan that each was due in."""
     ok = done["status"] == STATUSES.index("ok")
     return {
         "request_id": done["request_id"],
@@ -103,7 +105,8 @@ def _request_columns(done: NDArray[Any], plan: LoadPlan | None) -> Columns:
     }
 
 
-def _metric_columns(samples: tuple[Any, ...]) -> Columns:
+def metric_columns(samples: Sequence[Any]) -> Columns:
+    """Gauges of scrapes (outcome.FleetRecorder.samples) as columns of the run's metrics."""
     rows = np.concatenate([rows for _, rows, _ in samples])
     return {
         "time_s": np.concatenate([np.full(len(r), t) for t, r, _ in samples]),

@@ -17,6 +17,7 @@ from autoscale.profiles.profile import Profile
 from autoscale.sim.fleet.replica import FleetReplica, pod_name, template_hash
 
 GPU, TPU = "nvidia.com/gpu", "google.com/tpu"
+GRACE_S = 30  # terminationGracePeriodSeconds where a pod does not say it
 LWS = "leaderworkerset.sigs.k8s.io"
 UNSCHEDULABLE = "0/1 nodes are available: 1 Insufficient {resource}. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
 
@@ -88,8 +89,9 @@ class KubernetesObjects:
             {"apiVersion": "apps/v1", "kind": owner[0], "name": owner[1], "controller": True}
         ]
         if known(replica.deleting_s):
-            meta["deletionTimestamp"] = self.stamp(now_s)
-            meta["deletionGracePeriodSeconds"] = 0 if deleted else 30
+            grace_s = 0 if deleted else GRACE_S
+            meta["deletionTimestamp"] = self.stamp(now_s if deleted else replica.deleting_s + grace_s)
+            meta["deletionGracePeriodSeconds"] = grace_s
         spec = self._pod_spec(serves=member == 0)
         if node:
             spec["nodeName"] = node
