@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from autoscale.check import CheckResult, Expectation, WatchState, judge_again, p
 from autoscale.check.phases import Span
 from autoscale.check.watch import clock_of
 from autoscale.kube.cluster import Cluster
+from autoscale.load_command import started_by
 from autoscale.recommendation import Recommendation
 from autoscale.recommendation import read_recommendation as read_recommendation
 
@@ -158,13 +158,14 @@ def _command(load: str, run_dir: Path, fleet: str | None) -> list[str]:
         words = shlex.split(load)
     except ValueError as error:
         raise BadInput(f"the command of --load cannot be read: {error}", expected="quotes in pairs") from None
-    if not words or "locust" not in Path(words[0]).name:
+    started = started_by(words)
+    if started is None:
         raise BadInput(
-            "the load is neither a run directory nor a locust command",
+            "the load is neither a run directory nor a load test",
             value=command_line(words),
-            expected='a path, or "locust -f loadgen/completions.py --rate 5 -t 300s"',
+            expected='a path, or "autoscale load --rate 5 -t 300s"',
         )
-    words = [sys.executable, "-m", "locust", *words[1:]]
+    words = started
     if "--headless" not in words:
         words.append("--headless")
     if "--run-dir" not in words:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from analysis.errors import BadInput, NotAchieved, SourceUnavailable
 from analysis.numbers import known
 from autoscale.check_command import run_check as run_check
 from autoscale.check_command import running
+from autoscale.load_command import locust_command
 
 if TYPE_CHECKING:
     from autoscale.check import CheckResult
@@ -183,20 +183,8 @@ def _prometheus(out: Path, replica: dict[str, Any]) -> Iterator[str | None]:
 
 @contextmanager
 def _locust(run_dir: Path, url: str, options: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    entry = Path(__file__).parent.parent / "loadgen" / "completions.py"
     prompt, output = LENGTHS
-    command = [
-        sys.executable,
-        "-m",
-        "locust",
-        "-f",
-        str(entry),
-        "--headless",
-        "--host",
-        url,
-        "--run-dir",
-        str(run_dir),
-    ]
+    command = locust_command(["--headless", "--host", url, "--run-dir", str(run_dir)])
     command += ["--prompt-tokens", prompt, "--output-tokens", output, "--slo", SLO, *options]
     with open(run_dir.parent / f"{run_dir.name}.log", "wb") as log, running(command, log) as process:
         yield process

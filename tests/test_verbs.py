@@ -27,7 +27,8 @@ PROFILE = "llama-3.1-8b-1xl4"
 TRAFFIC = {"load": [{"constant": {"rate_rps": 2, "duration_s": 600}}]}
 VERBS = typer.main.get_command(app).commands
 WITH_JSON = {name for name, verb in VERBS.items() if any("--json" in p.opts for p in verb.params)}
-ELSEWHERE = {"serve", "demo"}  # serve ends by a signal, below; the demo takes minutes: `make demo`
+# serve ends by a signal, below; load becomes Locust: tests/loadgen/test_load_command.py; the demo takes minutes
+ELSEWHERE = {"serve", "load", "demo"}
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ import typer
 
 from analysis.errors import AutoscaleError, BadInput
 from analysis.redact import redact
-from autoscale.cli import cluster, fleet, runs
+from autoscale.cli import cluster, fleet, load, runs
 from autoscale.examples import epilog
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ EXIT_INTERRUPTED = 130
 VERBS = (  # in the order of --help
     fleet.serve,
     fleet.simulate,
+    load.load_,
     runs.collect,
     runs.recommend,
     runs.predict,
@@ -100,5 +101,7 @@ def _called() -> object:
         raise BadInput("the name of a file is too long", value=str(error.filename)) from None
 
 
+LOCUSTS = {"ignore_unknown_options": True, "help_option_names": []}  # what follows `load` is Locust's to read
 for verb in VERBS:
-    app.command(epilog=epilog(verb.__name__))(verb)
+    typed = verb.__name__.rstrip("_")
+    app.command(typed, epilog=epilog(typed), context_settings=LOCUSTS if verb is load.load_ else None)(verb)

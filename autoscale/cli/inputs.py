@@ -25,7 +25,7 @@ def run_path(run: Path | None) -> Path:
     if found is None:
         raise BadRun(
             "there is no run under runs/",
-            next_step="make one with `locust -f loadgen/completions.py --host URL --rate 1`",
+            next_step="make one with `autoscale load --host URL --rate 1`",
         )
     print(f"using the newest run, {found}", file=sys.stderr)
     return found

@@ -42,7 +42,7 @@ def next_commands(result: Recommended) -> Iterator[tuple[str, str]]:
     else:
         measured = made.capacity_rps.measured
         sweep = (measured.next_command if measured else None) or (
-            "locust -f loadgen/completions.py --headless --host URL --stages 1:120,2:120,4:120,8:120 "
+            "autoscale load --headless --host URL --stages 1:120,2:120,4:120,8:120 "
             "--prompt-tokens uniform:100,1500 --output-tokens uniform:50,250"
         )
         yield "measure again on one quiet replica", f"{sweep} --run-dir runs/NEW"
@@ -56,7 +56,7 @@ def _check(result: Recommended, file: str) -> str:
     fewest, deploy = result.document.min_replicas or 1, result.scenario.profile.deploy
     point = result.decision.capacity
     rate = (fewest + 0.5) * point.rate_rps if point else 5.0
-    load = f"locust -f loadgen/completions.py --host URL --rate {rate:.2g} -t 1800s"
+    load = f"autoscale load --host URL --rate {rate:.2g} -t 1800s"
     return (
         f"autoscale check --namespace {shlex.quote(deploy.namespace)} --hpa {shlex.quote(deploy.hpa_name)} "
         f"--expect {file} --load {shlex.quote(load)}"
