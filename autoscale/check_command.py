@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from analysis.errors import AutoscaleError, BadInput
+from analysis.outputs import free_directory
 from analysis.redact import command_line
+from analysis.run import HEADER
 from autoscale.check import CheckResult, Expectation, WatchState, judge_again, prove
 from autoscale.check.phases import Span
 from autoscale.check.watch import clock_of
@@ -76,6 +78,7 @@ def run_check(
         return Checked(result, _draw(result, kept))
     cluster, scrape, name = _door(fleet, context, hpa)
     target = out or Path("runs") / time.strftime("check-%Y%m%d-%H%M%S", time.gmtime())
+    free_directory(target, lambda path: (path / HEADER).exists())  # the load's, which the check joins
     command = None if load is None or load_run else _command(load, target / OWN_RUN, fleet)
     rate, _ = clock_of(cluster)
     with _loading(command):

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import requests
 import yaml
 
-from analysis.errors import BadInput, NotAchieved, SourceUnavailable
+from analysis.errors import NotAchieved, SourceUnavailable
 from analysis.numbers import known
+from analysis.outputs import empty, free_directory
 from autoscale.check_command import run_check as run_check
 from autoscale.check_command import running
 from autoscale.load_command import locust_command
@@ -92,33 +93,15 @@ def directory(out: Path | None) -> Path:
 
     Raises BadInput when `out` holds something or the directory cannot be made.
     """
-    try:
-        if out is None:
-            return _next_free()
-        out.mkdir(parents=True, exist_ok=True)
-        taken = any(out.iterdir())
-    except OSError as error:
-        path = error.filename or out
-        raise BadInput(
-            f"cannot write to {path}: {error.strerror}", next_step="choose another directory with --out"
-        ) from None
-    if taken:
-        raise BadInput(
-            "the directory already holds something", value=str(out), next_step="choose another with --out"
-        )
-    return out
+    return _next_free() if out is None else free_directory(out, empty)
 
 
 def _next_free() -> Path:
     path, number = DEFAULT_OUT, 1
-    while True:
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-            path = DEFAULT_OUT.with_name(f"{DEFAULT_OUT.name}-{number}")
-        else:
-            return path
+    while path.exists():
+        number += 1
+        path = DEFAULT_OUT.with_name(f"{DEFAULT_OUT.name}-{number}")
+    return free_directory(path, empty)
 
 
 # --- load and metrics ------------------------------------------------------------------------------------------------

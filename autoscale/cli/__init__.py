@@ -47,9 +47,9 @@ VERBS = (  # in the order of --help
 
 def _show_version(asked: bool) -> None:
     if asked:
-        from importlib import metadata
+        from analysis.version import own_version
 
-        print(f"autoscale {metadata.version('llm-autoscale')}")
+        print(f"autoscale {own_version()}")
         raise typer.Exit
 
 

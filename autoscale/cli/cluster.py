@@ -52,6 +52,8 @@ def manifests(
         ):
             print(line)
         return
+    if out is not None:
+        deploy.set_directory(system, out)
     files = deploy.write_set(system, content, metrics, options)
     if out is None:
         for path, text in files:

@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import itertools
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from analysis.outputs import empty, free_directory
 from analysis.redact import command_line
-from autoscale.cli.inputs import hpa_in, told_apart
-from autoscale.cli.options import DEFAULT_PROFILE, Json, Peak, ProfileName, TimeUnit, Traffic
+from autoscale.cli.inputs import hpa_in, lengths_asked, told_apart
+from autoscale.cli.options import (
+    DEFAULT_PROFILE,
+    Hours,
+    Json,
+    MaybeProfile,
+    OutputTokens,
+    Peak,
+    ProfileName,
+    PromptTokens,
+    RunSlo,
+    TimeUnit,
+    Traffic,
+)
 from autoscale.cli.printing import show, show_json, show_paths
 from autoscale.show import progress
+
+if TYPE_CHECKING:
+    from autoscale.recommend.comparison import Compared
 
 
 def serve(
@@ -78,61 +95,96 @@ def serve(
 
 def simulate(
     hpa: Annotated[Path, typer.Option(help="HPA manifest (autoscaling/v2).")],
-    profile: ProfileName = DEFAULT_PROFILE,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            help="Run directory of one replica: its lengths, SLO and step times, not the profile's."
+        ),
+    ] = None,
+    profile: MaybeProfile = None,
     traffic: Traffic = None,
     trace_time_unit: TimeUnit = None,
     peak: Peak = None,
+    prompt_tokens: PromptTokens = None,
+    output_tokens: OutputTokens = None,
+    hours: Hours = None,
     compare: Annotated[list[Path] | None, typer.Option(help="Another HPA to set beside it; repeat.")] = None,
     static: Annotated[
-        list[int] | None, typer.Option(help="A fixed number of replicas to set beside it; repeat.")
+        list[int] | None, typer.Option(help="A fixed number of replicas to set beside it; repeat.", min=1)
     ] = None,
-    slo: Annotated[
-        str | None, typer.Option(help="For example ttft_p95=2s,tpot_p95=100ms; default the profile's.")
-    ] = None,
+    slo: RunSlo = None,
     seeds: Annotated[int, typer.Option(help="Simulations per setting.", min=1)] = 3,
     out: Annotated[Path | None, typer.Option(help="Directory for run directories and plots.")] = None,
     as_json: Json = False,
 ) -> None:
     """Simulate an HPA under some traffic. Beside it other HPAs and standing fleets, all on the same requests."""
-    from analysis import plots
-    from analysis.run import read
-    from autoscale.profiles import load
-    from autoscale.recommend import cost, scenario_of
+    from autoscale.recommend import cost
     from autoscale.recommend.choice.settings import Given, Setting, Standing
+    from autoscale.recommend.choice.traffic import offered, scenario_of, traffic_in_words
     from autoscale.recommend.comparison import compare as set_side_by_side
-    from autoscale.show.over_time import run_over_time
+    from autoscale.recommend.model.learning import learn, lengths_of, runs_of, slo_of, system_of
     from autoscale.show.terminal.comparison import comparison_table
-    from autoscale.sim import write_run
 
-    scenario = scenario_of(
-        load(profile), traffic=traffic, peak_rps=peak, slo=slo, time_unit=trace_time_unit, tell=progress.note
-    )
     settings: dict[str, Setting] = {
         name: Given(hpa_in(path)) for name, path in told_apart((hpa, *(compare or [])))
     }
     settings |= {f"{count} standing": Standing(count) for count in static or []}
+    if out is not None:
+        free_directory(out, empty)
+    asked = lengths_asked(prompt_tokens, output_tokens, traffic)
+    runs = runs_of([run]) if run else []
+    system = system_of(profile, runs)
+    bounds, tokens = slo_of(slo, runs, system), lengths_of(asked, runs, system)
+    plan = offered(traffic, peak, tokens, hours, trace_time_unit)
+    progress.compiled_engine()
+    with progress.bar() as report:
+        engine = learn(runs, system, bounds, report).engine if runs else None
+    scenario = scenario_of(
+        system, traffic=traffic, peak_rps=peak, slo=bounds, engine=engine, lengths=tokens, hours=hours, plan=plan,
+        tell=progress.note,
+    )  # fmt: skip
+    said = traffic_in_words(scenario.plan, traffic)
     notes = {name: scenario.notes(setting) for name, setting in settings.items()}
     least = max(setting.replicas or 1 for setting in settings.values())
     takes = cost.check_cost(scenario, least, len(settings) * seeds)
     for note in dict.fromkeys([*itertools.chain.from_iterable(notes.values()), *([takes] if takes else [])]):
         progress.note(note)
-    progress.compiled_engine()
     with progress.bar() as report:
         compared = set_side_by_side(scenario, settings, seeds, keep_first=out is not None, progress=report)
     content = {name: {**found.figures(), "notes": notes[name]} for name, found in compared.items()}
-    paths = []
-    if out is not None:
-        for name, found in compared.items():
-            folder = str(Path(name).with_suffix("")).replace(" ", "-").replace("/", "-")
-            run = write_run(found.outcomes[0], out / folder, command=command_line(sys.argv))
-            title = f"{scenario.profile.name}: load, signals and replicas"
-            figure = run_over_time(read(run), title=title, show=("waiting", "kv_usage"))
-            paths += [run, plots.save(figure, run / "timeline.png")] if figure else [run]
+    paths = _written(compared, system.name, out) if out is not None else []
     if as_json:
-        show_json(content)
+        whose = {
+            "profile": system.name,
+            "run": run,
+            "traffic": said,
+            "slo": str(scenario.slo),
+            "seeds": seeds,
+        }
+        show_json({"settings": content}, whose)
         return
-    show(comparison_table(content, scenario, slo_given=slo is not None))
+    show(*comparison_table(content, scenario, said, "" if slo else "the run's" if runs else "the profile's"))
     show_paths(paths)
+
+
+def _written(compared: Mapping[str, Compared], profile: str, out: Path) -> list[Path]:
+    """A run directory of each setting's first seed, with its picture."""
+    from analysis import plots
+    from analysis.run import read
+    from autoscale.show.over_time import run_over_time
+    from autoscale.sim import write_run
+
+    folders = {name: name.replace(" ", "-").replace("/", "-") for name in compared}
+    short = {name: folder.removesuffix(".yaml").removesuffix(".yml") for name, folder in folders.items()}
+    if len(set(short.values())) == len(short):
+        folders = short
+    paths = []
+    for name, found in compared.items():
+        run = write_run(found.outcomes[0], out / folders[name], command=command_line(sys.argv))
+        title = f"{profile}: load, signals and replicas"
+        figure = run_over_time(read(run), title=title, show=("waiting", "kv_usage"))
+        paths += [run, plots.save(figure, run / "timeline.png")] if figure else [run]
+    return paths
 
 
 def demo(

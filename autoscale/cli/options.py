@@ -20,6 +20,21 @@ Traffic = Annotated[
 Peak = Annotated[
     float | None, typer.Option(help="Peak of the default traffic (a day in bursts), requests/s.")
 ]
+PromptTokens = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LEN",
+        help="Prompt lengths of the default traffic: N | uniform:A,B | normal:M,S | lognormal:M,S; default the run's, else the profile's.",
+    ),
+]
+OutputTokens = Annotated[str | None, typer.Option(metavar="LEN", help="The same for the answers.")]
+Hours = Annotated[
+    float | None,
+    typer.Option(
+        metavar="H",
+        help="Hours of the default traffic; default a day or, where it is busier, about 120,000 requests around its peak.",
+    ),
+]
 TimeUnit = Annotated[
     str | None,
     typer.Option(

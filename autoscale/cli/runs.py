@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from analysis.errors import BadInput
+from analysis.outputs import begins_with, free_file
 from analysis.redact import command_line
-from autoscale.cli.inputs import hpa_in, promise_of, rates_of, run_path
+from autoscale.cli.inputs import hpa_in, lengths_asked, promise_of, rates_of, run_path
 from autoscale.cli.options import (
     Against,
     ApiKeyFile,
@@ -22,6 +23,7 @@ from autoscale.cli.options import (
     DaysKept,
     Explain,
     Headers,
+    Hours,
     Insecure,
     Jobs,
     Json,
@@ -31,9 +33,11 @@ from autoscale.cli.options import (
     MeasuredFile,
     ModelKept,
     Namespace,
+    OutputTokens,
     Peak,
     Price,
     Prometheus,
+    PromptTokens,
     ResultsDirectory,
     RunDirectory,
     Runs,
@@ -122,6 +126,9 @@ def recommend(
     traffic: Traffic = None,
     trace_time_unit: TimeUnit = None,
     peak: Peak = None,
+    prompt_tokens: PromptTokens = None,
+    output_tokens: OutputTokens = None,
+    hours: Hours = None,
     slo: RunSlo = None,
     attainment: Attainment = None,
     days_kept: DaysKept = None,
@@ -144,6 +151,7 @@ def recommend(
 
     hpa = hpa_in(current) if current else None
     promise = promise_of(days_kept, longest_breach)
+    lengths = lengths_asked(prompt_tokens, output_tokens, traffic)
     progress.compiled_engine()
     with progress.bar() as report:
         result = find(
@@ -163,6 +171,8 @@ def recommend(
             jobs=jobs,
             out=out,
             command=command_line(sys.argv),
+            lengths=lengths,
+            hours=hours,
             time_unit=trace_time_unit,
             progress=report,
             tell=progress.note,
@@ -227,9 +237,10 @@ def report(
     from autoscale.show.pages import run_page
 
     path = run_path(run)
+    page = free_file(out or path / "run.html", begins_with("<!doctype html"), "a page")
     with progress.bar() as shown:
         capacity = capacity_of_run(path, shown)
-    print(run_page(path, compare, out or path / "run.html", capacity))
+    print(run_page(path, compare, page, capacity))
 
 
 def profile(
@@ -249,6 +260,8 @@ def profile(
 
     if out is not None and out.suffix not in (".yaml", ".yml"):
         raise BadInput("name of a profile file", value=str(out), expected="one that ends in .yaml")
+    if out is not None:
+        free_file(out, _is_profile, "a profile")
     found = runs_of([from_run])
     system = system_of(profile, found)
     named = profile or found[0].header.get("profile") or system.name
@@ -259,8 +272,15 @@ def profile(
     if out is None:
         print(written.text, end="")
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(written.text, encoding="utf-8")
     for sentence in written.open_points:
         print(f"  not measured: {sentence}")
     show_paths([out])
+
+
+def _is_profile(path: Path) -> bool:
+    """Whether a YAML file says what profiles say; Kubernetes objects have a kind."""
+    from analysis.files import read_yaml
+
+    content = read_yaml(path, "profile file")
+    return "kind" not in content and bool({"extends", "model"} & set(content))

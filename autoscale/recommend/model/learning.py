@@ -178,3 +178,12 @@ def run_lengths(runs: Sequence[Run]) -> tuple[str, str] | None:
     if not prompt or not output or "trace" in (prompt, output):
         return None
     return str(prompt), str(output)
+
+
+def lengths_of(
+    asked: tuple[str | None, str | None], runs: Sequence[Run], profile: Profile
+) -> tuple[str, str]:
+    """Lengths of prompts and answers: those asked for, else the first run's, else the profile's."""
+    own = run_lengths(runs) or (profile.workload.prompt_tokens, profile.workload.output_tokens)
+    prompt, output = (given or known for given, known in zip(asked, own, strict=True))
+    return prompt, output

@@ -19,9 +19,9 @@ def next_commands(result: Recommended) -> Iterator[tuple[str, str]]:
     if answer == "autoscale":
         yield (
             "write the whole set around the HPA",
-            f"autoscale manifests {profile} --recommendation {file} --out manifests",
+            f"autoscale manifests {profile} --recommendation {file} --out my-set",
         )
-        yield "look for what could go wrong", "autoscale lint manifests"
+        yield "look for what could go wrong", "autoscale lint my-set"
         hpa = next((str(f) for f in result.files if f.name == "hpa.yaml"), "hpa.yaml")
         yield "apply the HPA alone", f"kubectl apply -f {shlex.quote(hpa)}"
         yield "prove that it scales out as predicted", _check(result, file)
