@@ -107,6 +107,12 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("the newest run as a page", "autoscale report"),
         ("two runs side by side", "autoscale report runs/first --compare runs/second --out compared.html"),
     ),
+    "profiles": (
+        ("all that come with the package", "autoscale profiles"),
+        ("one, or your own", "autoscale profiles my-model.yaml --json"),
+    ),
+    "signals": (("what `averageValue` can be of", "autoscale signals"),),
+    "traces": (("what --traffic and --trace read", "autoscale traces"),),
     "demo": (("everything once, into a new directory below runs/", "autoscale demo"),),
 }
 

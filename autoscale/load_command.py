@@ -25,6 +25,14 @@ def locust_command(words: Sequence[str]) -> list[str]:
     return [sys.executable, "-P", "-m", "loadgen.in_locust", "-f", str(scenario), *rest]
 
 
+def load_summary(path: Path) -> str:
+    """Everything that the load test of a run says at its end. Raises BadRun."""
+    from analysis.run import read
+    from loadgen.run.summary import summary_table
+
+    return summary_table(read(path), details=True)
+
+
 def started_by(words: Sequence[str]) -> list[str] | None:
     """The command that starts what was typed, in this Python; None for what is no load test."""
     program = Path(words[0]).name if words else ""

@@ -84,6 +84,9 @@ def words(folder: Path, request: pytest.FixtureRequest, tmp_path: Path) -> Calla
             "report": [run, "--out", str(tmp_path / "run.html")],
             "manifests": [PROFILE, *out],
             "lint": [str(SET)],
+            "profiles": [PROFILE],
+            "signals": [],
+            "traces": [],
         }[verb]  # fmt: skip
 
     return typed
@@ -105,6 +108,9 @@ SAYS = {
     "report": r"run\.html",
     "manifests": r"hpa\.yaml",
     "lint": r"0 errors",
+    "profiles": r"(?s)Llama-3.1-8B.*l4-24gb.*modelled.*requests/s.*measured +KV capacity",
+    "signals": r"(?s)waiting.*vllm:num_requests_waiting.*gpu_cache_usage_perc +before 0.11",
+    "traces": r"(?s)azure.*ContextTokens.*dates.*mooncake.* ms",
     "check": r"(?s)(PASS|FAIL|proven|not).*check\.json",
 }
 
@@ -150,6 +156,9 @@ def test_every_verb_is_typed_here() -> None:
 
 
 TABLES = {
+    "profiles",
+    "signals",
+    "traces",
     "simulate",
     "recommend",
     "predict",
@@ -186,10 +195,12 @@ def test_no_word_is_broken_at_80_100_and_140_columns(
     terminal = AtAnyWidth()
     monkeypatch.setattr(printing, "_console", lambda: terminal)
     invoked(verb, given_words(verb, words(verb)))
-    whole = terminal.words(WHOLE)
+    whole = set(terminal.words(WHOLE))
     assert whole
     for width in (80, 100, 140):
-        assert not set(terminal.words(width)) - set(whole), f"broken at {width} columns"
+        longest = [word for word in whole if len(word) > width - 12]  # a path that no line has room for
+        broken = set(terminal.words(width)) - whole
+        assert not {part for part in broken if not any(part in word for word in longest)}, width
 
 
 @pytest.mark.parametrize("columns", ["80", "100", "140"])

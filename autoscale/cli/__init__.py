@@ -18,7 +18,7 @@ import typer
 
 from analysis.errors import AutoscaleError, BadInput
 from analysis.redact import redact
-from autoscale.cli import cluster, fleet, load, runs
+from autoscale.cli import cluster, fleet, lists, load, runs
 from autoscale.examples import epilog
 
 app = typer.Typer(
@@ -41,6 +41,9 @@ VERBS = (  # in the order of --help
     cluster.manifests,
     cluster.lint,
     cluster.check,
+    lists.profiles,
+    lists.signals,
+    lists.traces,
     fleet.demo,
 )
 

@@ -57,7 +57,8 @@ def manifests(
     files = deploy.write_set(system, content, metrics, options)
     if out is None:
         for path, text in files:
-            print(f"# {path}\n{text}" if path.endswith((".yaml", ".yml")) else "", end="")
+            if path.endswith((".yaml", ".yml")):
+                print(f"---\n# {path}\n{text}", end="")
         return
     deploy.write_files(files, out)
     show_paths([out / path for path, _ in files])

@@ -50,6 +50,7 @@ from autoscale.cli.options import (
     Traffic,
 )
 from autoscale.cli.printing import show, show_json, show_paths
+from autoscale.load_command import load_summary
 from autoscale.show import progress
 
 
@@ -230,6 +231,9 @@ def predict(
 def report(
     run: RunDirectory = None,
     compare: Annotated[Path | None, typer.Option(help="Another run to set beside it.")] = None,
+    details: Annotated[
+        bool, typer.Option("--details", help="Also print the load's summary with every percentile.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="The page; default run.html in the run.")] = None,
 ) -> None:
     """Write a run, or two side by side, as a page. Load, latency, server signals, client verdict, replicas."""
@@ -237,9 +241,11 @@ def report(
     from autoscale.show.pages import run_page
 
     path = run_path(run)
-    page = free_file(out or path / "run.html", begins_with("<!doctype html"), "a page")
+    page = free_file(out, begins_with("<!doctype html"), "a page") if out else path / "run.html"
     with progress.bar() as shown:
         capacity = capacity_of_run(path, shown)
+    if details:
+        print(load_summary(path))
     print(run_page(path, compare, page, capacity))
 
 

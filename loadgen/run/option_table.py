@@ -157,6 +157,13 @@ RESULTS = Group(
     "LLM results",
     (
         Option("--run-dir", "where the run is recorded (default runs/<time>-<endpoint>)", "DIR"),
+        Option(
+            "--details",
+            "end with every percentile and Locust's own tables, too; later: `autoscale report RUN --details`",
+            default=False,
+            action="store_true",
+            in_form=False,
+        ),
         Option("--slo", "judge each stage, for example ttft_p95=2s,tpot_p95=100ms", "TERMS"),
         Option(
             "--stop-when",

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
@@ -109,9 +109,11 @@ def bullet(sentence: str, style: str = "") -> Table:
     return made
 
 
-def to_copy(text: str, style: str = "") -> Text:
+def to_copy(text: str, style: str = "") -> Group:
     """A command, a file's content or its place: never wrapped, so that it can be copied and parsed."""
-    return Text(text, style, no_wrap=True, overflow="ignore")
+    return Group(
+        Text(text, style, no_wrap=True, overflow="ignore")
+    )  # of a text alone print() drops these two
 
 
 def number_text(value: float | None, form: str = ",.1f") -> str:
