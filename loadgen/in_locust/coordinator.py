@@ -25,6 +25,7 @@ from loadgen.in_locust.workers import Workers
 from loadgen.run import summary
 from loadgen.run.account import Owner
 from loadgen.run.endpoint.server_facts import ServerFacts
+from loadgen.run.latency_course import LatencyCourse
 from loadgen.run.messages import (
     Begin,
     ClockMeasured,
@@ -133,6 +134,8 @@ class Coordinator:
         except AutoscaleError as error:
             self.failed(error)
             return
+        if self.environment.web_ui is not None:
+            owner.course = LatencyCourse()
         self.owner = self.latest = owner
         self._preparing = None
         log.info("Recording in %s", owner.path)

@@ -183,6 +183,7 @@ RESULTS = Group(
     ),
 )
 GROUPS = (LOAD, REQUESTS, CLIENT, ACCESS, RESULTS)
+FIRST_IN_FORM = ("stages", "rate", "prompt_tokens", "output_tokens", "slo")  # what most loads need
 
 
 def field_name(option: Option) -> str:
