@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from typing import Any
 
 from analysis.errors import AutoscaleError, BadInput
 from loadgen.run.option_table import FIRST_IN_FORM, GROUPS, field_name
@@ -19,13 +18,6 @@ def fields() -> list[tuple[str, str, str]]:
     first = [(name, FIRST, every[name][1].help) for name in FIRST_IN_FORM]
     rest = [(name, title, o.help) for name, (title, o) in every.items() if name not in FIRST_IN_FORM]
     return [(name, title, text.replace("%%", "%")) for name, title, text in first + rest]
-
-
-def arranged(options: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Locust's extra options in this order; their help stands below the field, not in its label, which Locust cuts."""
-    order = [name for name, *_ in fields()]
-    known = {name: {**options[name], "help_text": None} for name in order if name in options}
-    return {**known, **{name: option for name, option in options.items() if name not in known}}
 
 
 def problem(entries: Mapping[str, str], parsed: argparse.Namespace) -> str | None:

@@ -55,8 +55,7 @@ def extend(web_ui: WebUI, owner: OwnerOrNone, base_path: str) -> None:
     structure = [{"key": key, "title": title} for key, title in COLUMNS.items()]
     web_ui.template_args["extended_tabs"] = [{"title": "Offered/sent", "key": KEY}]
     web_ui.template_args["extended_tables"] = [{"key": KEY, "structure": structure}]
-    app.json.sort_keys = False  # type: ignore[attr-defined]  # the form has the order in which it is given
-    _arrange(web_ui)
+    _without_long_labels(web_ui)
 
     @app.before_request
     def refuse() -> flask.Response | None:
@@ -89,15 +88,16 @@ def extend(web_ui: WebUI, owner: OwnerOrNone, base_path: str) -> None:
         return response
 
 
-def _arrange(web_ui: WebUI) -> None:
-    """Give the page its options in the order of the form, each time that Locust collects them."""
+def _without_long_labels(web_ui: WebUI) -> None:
+    """Keep help out of the labels of the page, which cut it, each time that Locust collects its options."""
     collect = web_ui.update_template_args
 
-    def arranged() -> None:
+    def shortened() -> None:
         collect()
-        web_ui.template_args["extra_options"] = form.arranged(web_ui.template_args["extra_options"])
+        for name, *_ in form.fields():
+            web_ui.template_args["extra_options"][name]["help_text"] = None
 
-    web_ui.update_template_args = arranged  # type: ignore[method-assign]
+    web_ui.update_template_args = shortened  # type: ignore[method-assign]
 
 
 def _in_page() -> str:

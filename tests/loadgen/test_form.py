@@ -2,7 +2,6 @@
 
 import argparse
 import itertools
-import json
 import math
 
 import numpy as np
@@ -29,12 +28,6 @@ def test_the_form_begins_with_the_few_that_most_loads_need_and_shows_each_option
     groups = [group for _, group, _ in form.fields()]
     assert sum(a != b for a, b in itertools.pairwise(groups)) == len(set(groups)) - 1
     assert not any("%%" in text or "help" in name for name, _, text in form.fields())
-
-
-def test_arranged_keeps_what_it_does_not_know_at_the_end():
-    given = {"mine": {"help_text": "x"}, "slo": {"help_text": "y"}, "stages": {"help_text": "z"}}
-    assert list(form.arranged(given)) == ["stages", "slo", "mine"]
-    assert json.dumps(form.arranged(given)["mine"]) == '{"help_text": "x"}'
 
 
 @pytest.mark.parametrize(

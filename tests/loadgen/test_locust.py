@@ -207,6 +207,7 @@ def test_the_web_form_starts_a_run_and_shows_offered_against_sent(started):
     assert all(
         f'"{name}"' in form for name, shown in in_form().items() if shown
     )  # in the form's extra options
+    assert form.index('"name": "stages"') < form.index('"name": "slo"') < form.index('"name": "arrivals"')
     for wrong, said in WRONG_ENTRIES:
         refused = json.loads(get(address, "/swarm", {"user_count": 1, "spawn_rate": 1, **wrong}))
         assert (refused["success"], said in refused["message"]) == (False, True), refused
