@@ -86,14 +86,15 @@ $(VENV)/.installed-test: $(VENV)/.installed requirements/test.txt
 
 LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
   --no-annotate --no-emit-index-url --custom-compile-command "make lock" $(UPGRADE)
+BOTH = --extra load --extra plan
 BACKEND = $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], "pip", sep="\n")'
 UV = $$($(HAS_UV) && echo uv || echo $(UV_VENV)/bin/uv)
 
 # UPGRADE= keeps every version that still fits; UPGRADE='--upgrade-package locust' moves one.
 lock: $(UV_VENV)/.made   ## write requirements/ anew: the newest versions that pyproject.toml allows
 	@$(BACKEND) | $(LOCK) -o requirements/build.txt -
-	@$(LOCK) --extra test -o requirements/test.txt pyproject.toml
-	@$(LOCK) --constraint requirements/test.txt -o requirements/run.txt pyproject.toml
+	@$(LOCK) $(BOTH) --extra test -o requirements/test.txt pyproject.toml
+	@$(LOCK) $(BOTH) --constraint requirements/test.txt -o requirements/run.txt pyproject.toml
 
 $(UV_VENV)/.made:
 	@$(HAS_UV) || { $(PYTHON) -m venv $(UV_VENV) && $(call PIP,$(UV_VENV)) uv; }
@@ -135,7 +136,7 @@ test-newest: $(UV_VENV)/.made prometheus   ## the fast tests at the newest versi
 define fast
 	@$(PYTHON) -m venv --clear $(1)
 	@echo "Installing into $(1) ..."
-	@$(UV) pip install --quiet --python $(1)/bin/python $(2) --editable '.[test,gcp]'
+	@$(UV) pip install --quiet --python $(1)/bin/python $(2) --editable '.[load,plan,test,gcp]'
 	@$(UV) pip list --quiet --python $(1)/bin/python | grep -E '^(locust|matplotlib|numba|numpy|pandas|pyarrow|pydantic|pyyaml|scipy|typer) '
 	$(1)/bin/pytest -n auto --dist loadfile --no-loadscope-reorder tests $(SLOW:%=--ignore=%)
 endef

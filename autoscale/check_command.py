@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from analysis.errors import AutoscaleError, BadInput
-from analysis.outputs import free_directory
+from analysis.files import free_directory
 from analysis.redact import command_line
 from analysis.run import HEADER
 from autoscale.check import CheckResult, Expectation, WatchState, judge_again, prove

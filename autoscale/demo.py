@@ -20,8 +20,8 @@ import requests
 import yaml
 
 from analysis.errors import NotAchieved, SourceUnavailable
+from analysis.files import empty, free_directory
 from analysis.numbers import known
-from analysis.outputs import empty, free_directory
 from autoscale.check_command import run_check as run_check
 from autoscale.check_command import running
 from autoscale.load_command import locust_command

@@ -21,6 +21,7 @@ ABOVE: dict[str, set[str]] = {
     "loadgen.completions": {"loadgen.in_locust"},
     "loadgen.chat": {"loadgen.in_locust"},
     "autoscale.load_command": {"loadgen"},
+    "autoscale.version": set(),
     "autoscale.typed_json": set(),
     "autoscale.signal_target": {"autoscale.typed_json"},
     "autoscale.recommendation": {"autoscale.signal_target", "autoscale.typed_json"},
@@ -40,6 +41,7 @@ ABOVE: dict[str, set[str]] = {
         "autoscale.recommendation",
         "autoscale.signal_target",
         "autoscale.sim",
+        "autoscale.version",
     },
     "autoscale.observe": set(),
     "autoscale.deploy": {

@@ -50,7 +50,7 @@ VERBS = (  # in the order of --help
 
 def _show_version(asked: bool) -> None:
     if asked:
-        from analysis.version import own_version
+        from autoscale.version import own_version
 
         print(f"autoscale {own_version()}")
         raise typer.Exit
@@ -95,9 +95,15 @@ def main() -> NoReturn:
 
 
 def _called() -> object:
-    """What the verb returns. Raises BadInput for a name that no file can have, wherever it was met."""
+    """What the verb returns. Raises BadInput for a name that no file can have, wherever it was met, and without the extra
+    whose packages the verb needs."""
     try:
         return app(standalone_mode=False)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package in ("analysis", "autoscale", "loadgen"):
+            raise
+        raise BadInput(f"{package} is not installed", next_step="pip install 'llm-autoscale[plan]'") from None
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from analysis.outputs import empty, free_directory
+from analysis.files import empty, free_directory
 from analysis.redact import command_line
 from autoscale.cli.inputs import hpa_in, lengths_asked, told_apart
 from autoscale.cli.options import (
@@ -18,11 +18,13 @@ from autoscale.cli.options import (
     Hours,
     Json,
     MaybeProfile,
+    OtherHpas,
     OutputTokens,
     Peak,
     ProfileName,
     PromptTokens,
     RunSlo,
+    StandingFleets,
     TimeUnit,
     Traffic,
 )
@@ -30,6 +32,7 @@ from autoscale.cli.printing import show, show_json, show_paths
 from autoscale.show import progress
 
 if TYPE_CHECKING:
+    from autoscale.recommend.choice.settings import Setting
     from autoscale.recommend.comparison import Compared
 
 
@@ -108,10 +111,8 @@ def simulate(
     prompt_tokens: PromptTokens = None,
     output_tokens: OutputTokens = None,
     hours: Hours = None,
-    compare: Annotated[list[Path] | None, typer.Option(help="Another HPA to set beside it; repeat.")] = None,
-    static: Annotated[
-        list[int] | None, typer.Option(help="A fixed number of replicas to set beside it; repeat.", min=1)
-    ] = None,
+    compare: OtherHpas = None,
+    static: StandingFleets = None,
     slo: RunSlo = None,
     seeds: Annotated[int, typer.Option(help="Simulations per setting.", min=1)] = 3,
     out: Annotated[Path | None, typer.Option(help="Directory for run directories and plots.")] = None,
@@ -119,16 +120,12 @@ def simulate(
 ) -> None:
     """Simulate an HPA under some traffic. Beside it other HPAs and standing fleets, all on the same requests."""
     from autoscale.recommend import cost
-    from autoscale.recommend.choice.settings import Given, Setting, Standing
     from autoscale.recommend.choice.traffic import offered, scenario_of, traffic_in_words
     from autoscale.recommend.comparison import compare as set_side_by_side
     from autoscale.recommend.model.learning import learn, lengths_of, runs_of, slo_of, system_of
     from autoscale.show.terminal.comparison import comparison_table
 
-    settings: dict[str, Setting] = {
-        name: Given(hpa_in(path)) for name, path in told_apart((hpa, *(compare or [])))
-    }
-    settings |= {f"{count} standing": Standing(count) for count in static or []}
+    settings = _settings((hpa, *(compare or [])), static or [])
     if out is not None:
         free_directory(out, empty)
     asked = lengths_asked(prompt_tokens, output_tokens, traffic)
@@ -145,8 +142,7 @@ def simulate(
     )  # fmt: skip
     said = traffic_in_words(scenario.plan, traffic)
     notes = {name: scenario.notes(setting) for name, setting in settings.items()}
-    least = max(setting.replicas or 1 for setting in settings.values())
-    takes = cost.check_cost(scenario, least, len(settings) * seeds)
+    takes = cost.check_cost(scenario, max(s.replicas or 1 for s in settings.values()), len(settings) * seeds)
     for note in dict.fromkeys([*itertools.chain.from_iterable(notes.values()), *([takes] if takes else [])]):
         progress.note(note)
     with progress.bar() as report:
@@ -165,6 +161,14 @@ def simulate(
         return
     show(*comparison_table(content, scenario, said, "" if slo else "the run's" if runs else "the profile's"))
     show_paths(paths)
+
+
+def _settings(hpas: Sequence[Path], static: Sequence[int]) -> dict[str, Setting]:
+    """What is set side by side, each under a name of its own."""
+    from autoscale.recommend.choice.settings import Given, Standing
+
+    given: dict[str, Setting] = {name: Given(hpa_in(path)) for name, path in told_apart(hpas)}
+    return given | {f"{count} standing": Standing(count) for count in static}
 
 
 def _written(compared: Mapping[str, Compared], profile: str, out: Path) -> list[Path]:

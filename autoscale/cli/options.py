@@ -74,6 +74,14 @@ Runs = Annotated[
     list[Path] | None,
     typer.Argument(help="Run directories of one replica; default the newest under runs/."),
 ]
+OneRun = Annotated[
+    Path | None,
+    typer.Option(help="Run directory of one replica: its lengths, SLO and step times, not the profile's."),
+]
+OtherHpas = Annotated[list[Path] | None, typer.Option(help="Another HPA to set beside it; repeat.")]
+StandingFleets = Annotated[
+    list[int] | None, typer.Option(help="A fixed number of replicas to set beside it; repeat.", min=1)
+]
 RunSlo = Annotated[
     str | None,
     typer.Option(help="For example ttft_p95=2s,tpot_p95=100ms; default the run's, else the profile's."),

@@ -23,7 +23,7 @@ def show_json(content: Mapping[str, object], computed_from: Mapping[str, object]
     """Print the content as JSON: what is not known, NaN here, is null there. First what it was computed from, and by which
     version, where the content does not say so itself."""
     from analysis.numbers import plain
-    from analysis.version import own_version
+    from autoscale.version import own_version
 
     if computed_from is not None:
         content = {"computed_from": {"version": own_version(), **computed_from}, **content}

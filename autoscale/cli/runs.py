@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from analysis.errors import BadInput
-from analysis.outputs import begins_with, free_file
+from analysis.files import begins_with, free_file
 from analysis.redact import command_line
 from autoscale.cli.inputs import hpa_in, lengths_asked, promise_of, rates_of, run_path
 from autoscale.cli.options import (
@@ -150,9 +150,6 @@ def recommend(
     from autoscale.show.pages import recommendation_page
     from autoscale.show.terminal.recommendation import recommendation_lines
 
-    hpa = hpa_in(current) if current else None
-    promise = promise_of(days_kept, longest_breach)
-    lengths = lengths_asked(prompt_tokens, output_tokens, traffic)
     progress.compiled_engine()
     with progress.bar() as report:
         result = find(
@@ -162,17 +159,17 @@ def recommend(
             peak_rps=peak,
             slo=slo,
             attainment=attainment,
-            promise=promise,
+            promise=promise_of(days_kept, longest_breach),
             max_replicas=max_replicas,
             price=price,
-            current=hpa,
+            current=hpa_in(current) if current else None,
             measured=measured,
             against=against,
             seeds=seeds,
             jobs=jobs,
             out=out,
             command=command_line(sys.argv),
-            lengths=lengths,
+            lengths=lengths_asked(prompt_tokens, output_tokens, traffic),
             hours=hours,
             time_unit=trace_time_unit,
             progress=report,

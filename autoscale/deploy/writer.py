@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.errors import BadInput
-from analysis.outputs import free_directory
+from analysis.files import free_directory
 from autoscale.deploy import (
     access,
     alerts,

@@ -11,17 +11,15 @@ from pathlib import Path
 
 import yaml
 
-from analysis.outputs import free_directory
+from analysis.files import free_directory
 from analysis.run import Run
-from analysis.slo import parse_slo
-from analysis.version import own_version
 from autoscale.recommend import cost
 from autoscale.recommend.answer import Decision
 from autoscale.recommend.choice.decide import choose_setting
 from autoscale.recommend.choice.promise import Promise
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.settings import Given, Manifest
-from autoscale.recommend.choice.traffic import check_share, offered, scenario_of, traffic_in_words
+from autoscale.recommend.choice.traffic import checked_share, offered, scenario_of, traffic_in_words
 from autoscale.recommend.document import document
 from autoscale.recommend.drift import drift
 from autoscale.recommend.effort import CHOOSING
@@ -34,6 +32,7 @@ from autoscale.recommendation import Provenance, Recommendation
 from autoscale.recommendation import read_recommendation as read_recommendation
 from autoscale.recommendation import write as write_recommendation
 from autoscale.sim.fleet.simulate import foreign_name, read_hpa
+from autoscale.version import own_version
 
 ANSWER = "recommendation.json"
 
@@ -85,25 +84,14 @@ def recommend(
     old = read_recommendation(against) if against is not None else None
     target = _target(out, found, system.name)
     of_current = None if current is None else foreign_name(system, read_hpa(system, current))
-    asked = slo_of(slo, found, system)
-    parse_slo(asked)
-    check_share(attainment)
+    asked, attainment = slo_of(slo, found, system), checked_share(attainment)
     tokens = lengths_of(lengths, found, system)
     plan = offered(traffic, peak_rps, tokens, hours, time_unit)
     model = learn(found, system, asked, part(progress, 0.02, 0.08))
     scenario = scenario_of(
-        system,
-        traffic=traffic,
-        peak_rps=peak_rps,
-        slo=asked,
-        attainment=attainment,
-        engine=model.engine,
-        lengths=tokens,
-        hours=hours,
-        promise=promise,
-        plan=plan,
-        tell=tell,
-    )
+        system, traffic=traffic, peak_rps=peak_rps, slo=asked, attainment=attainment, engine=model.engine, lengths=tokens,
+        hours=hours, promise=promise, plan=plan, tell=tell,
+    )  # fmt: skip
     said, spread = _said(of_current, scenario, tell), _spread(model, scenario)
     decision = _decision(scenario, model, spread, current, max_replicas, seeds, jobs, progress)
     made = document(

@@ -25,7 +25,6 @@ from loadgen.in_locust.workers import Workers
 from loadgen.run import summary
 from loadgen.run.account import Owner
 from loadgen.run.endpoint.server_facts import ServerFacts
-from loadgen.run.latency_course import LatencyCourse
 from loadgen.run.messages import (
     Begin,
     ClockMeasured,
@@ -44,6 +43,7 @@ from loadgen.run.messages import (
     encode,
 )
 from loadgen.run.options import LoadOptions
+from loadgen.run.sending import LatencyCourse
 from loadgen.wire import clock
 
 log = logging.getLogger("loadgen")

@@ -23,13 +23,12 @@ from loadgen.run.client_health import judge_client
 from loadgen.run.client_samples import sample_columns
 from loadgen.run.endpoint.server_facts import ServerFacts
 from loadgen.run.header import ClientBlock, FirstHeader, LastHeader, PausesBlock, Stage, WorkerBlock
-from loadgen.run.latency_course import LatencyCourse
 from loadgen.run.measured import Pause
 from loadgen.run.messages import Offset, WorkerReport
 from loadgen.run.options import LoadOptions
 from loadgen.run.probes import Probe, Probes
 from loadgen.run.records import RunWriter, disk_bytes, free_bytes
-from loadgen.run.sending import Sending, SentRate
+from loadgen.run.sending import LatencyCourse, Sending, SentRate
 from loadgen.run.stopping import Watch, parse_rules
 from loadgen.wire.refusals import rate_limited
 

@@ -9,9 +9,9 @@ import pytest
 
 from analysis.run import read
 from loadgen.in_locust import form
-from loadgen.run.latency_course import MOST, LatencyCourse
 from loadgen.run.measured import RequestRow
 from loadgen.run.option_table import FIRST_IN_FORM, add_arguments, in_form
+from loadgen.run.sending import MOST_INTERVALS, LatencyCourse
 from tests.loadgen.test_probing import RECORDED
 
 
@@ -85,5 +85,5 @@ def test_a_long_run_has_no_more_intervals_than_a_chart_can_show():
         course.add([first._replace(due_s=at_s, first_token_s=at_s + 1, last_token_s=at_s + 2)])
     rows = course.rows("TTFT")
     assert len(rows) == 8
-    assert rows[-1].end_s <= MOST * 256
+    assert rows[-1].end_s <= MOST_INTERVALS * 256
     assert {row.p50_s for row in rows} == {1.0}

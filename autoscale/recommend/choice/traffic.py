@@ -45,7 +45,7 @@ def scenario_of(
     Without traffic it is the default day in bursts, its peak `peak_rps` or four times what one replica can serve, and
     `hours` of it. `plan` is what `offered` read of the same arguments; `tell` hears what was read.
     """
-    check_share(attainment)
+    checked_share(attainment)
     prompt, output = lengths or (profile.workload.prompt_tokens, profile.workload.output_tokens)
     if plan is None:
         plan = offered(traffic, peak_rps, (prompt, output), hours, time_unit)
@@ -65,10 +65,11 @@ def scenario_of(
     return replace(scenario, plan=default_traffic(peak, prompt, output, hours))
 
 
-def check_share(attainment: float | None) -> None:
-    """Raises BadInput for an attainment that is no share."""
+def checked_share(attainment: float | None) -> float | None:
+    """The same. Raises BadInput for an attainment that is no share."""
     if attainment is not None and not 0 < attainment < 1:
         raise BadInput("attainment", value=attainment, expected="a share between 0 and 1, for example 0.99")
+    return attainment
 
 
 def offered(

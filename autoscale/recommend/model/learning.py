@@ -89,7 +89,9 @@ def capacity_of_run(path: Path, report: Progress = silent) -> Capacity | None:
 
 def slo_of(asked: str | None, runs: Sequence[Run], profile: Profile) -> str:
     """The SLO that was asked for, else the first run's, else the profile's."""
-    return asked or (runs[0].header.get("slo") if runs else None) or profile.workload.slo
+    found = asked or (runs[0].header.get("slo") if runs else None) or profile.workload.slo
+    parse_slo(found)
+    return str(found)
 
 
 def runs_of(paths: Sequence[Path] | None) -> list[Run]:

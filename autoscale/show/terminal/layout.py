@@ -23,7 +23,7 @@ class Column:
 
     heading: Text
     justify: Literal["left", "right"]
-    cells: list[Text] = field(default_factory=list)
+    cells: list[Text] = field(default_factory=list, init=False)
 
     def widths(self, console: Console, options: ConsoleOptions) -> tuple[int, int]:
         """(longest word, longest line)."""
