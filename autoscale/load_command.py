@@ -18,7 +18,7 @@ def locust_command(words: Sequence[str]) -> list[str]:
     import loadgen
 
     if find_spec("locust") is None:
-        raise BadInput("Locust is not installed", next_step="pip install 'llm-autoscale[load]'")
+        raise BadInput("Locust is not installed", next_step="install it: pip install 'llm-autoscale[load]'")
     named, rest = (words[0], words[1:]) if words and words[0] in ENDPOINTS else (ENDPOINTS[0], words)
     scenario = Path(loadgen.__file__).with_name(f"{named}.py")
     # -P: a folder of the working directory is not one of Locust's modules

@@ -103,7 +103,9 @@ def _called() -> object:
         package = (error.name or "").split(".")[0]
         if package in ("analysis", "autoscale", "loadgen"):
             raise
-        raise BadInput(f"{package} is not installed", next_step="pip install 'llm-autoscale[plan]'") from None
+        raise BadInput(
+            f"{package} is not installed", next_step="install it: pip install 'llm-autoscale[plan]'"
+        ) from None
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise

@@ -128,10 +128,10 @@ def simulate(
     settings = _settings((hpa, *(compare or [])), static or [])
     if out is not None:
         free_directory(out, empty)
-    asked = lengths_asked(prompt_tokens, output_tokens, traffic)
     runs = runs_of([run]) if run else []
     system = system_of(profile, runs)
-    bounds, tokens = slo_of(slo, runs, system), lengths_of(asked, runs, system)
+    bounds = slo_of(slo, runs, system)
+    tokens = lengths_of(lengths_asked(prompt_tokens, output_tokens, traffic), runs, system)
     plan = offered(traffic, peak, tokens, hours, trace_time_unit)
     progress.compiled_engine()
     with progress.bar() as report:
@@ -142,25 +142,24 @@ def simulate(
     )  # fmt: skip
     said = traffic_in_words(scenario.plan, traffic)
     notes = {name: scenario.notes(setting) for name, setting in settings.items()}
-    takes = cost.check_cost(scenario, max(s.replicas or 1 for s in settings.values()), len(settings) * seeds)
-    for note in dict.fromkeys([*itertools.chain.from_iterable(notes.values()), *([takes] if takes else [])]):
-        progress.note(note)
+    most = max(setting.replicas or 1 for setting in settings.values())
+    _told(notes, cost.check_cost(scenario, most, len(settings) * seeds))
     with progress.bar() as report:
         compared = set_side_by_side(scenario, settings, seeds, keep_first=out is not None, progress=report)
     content = {name: {**found.figures(), "notes": notes[name]} for name, found in compared.items()}
     paths = _written(compared, system.name, out) if out is not None else []
     if as_json:
-        whose = {
-            "profile": system.name,
-            "run": run,
-            "traffic": said,
-            "slo": str(scenario.slo),
-            "seeds": seeds,
-        }
+        whose = {"profile": system.name, "run": run, "traffic": said, "slo": bounds, "seeds": seeds}
         show_json({"settings": content}, whose)
         return
     show(*comparison_table(content, scenario, said, "" if slo else "the run's" if runs else "the profile's"))
     show_paths(paths)
+
+
+def _told(notes: Mapping[str, Sequence[str]], takes: str | None) -> None:
+    """Say once what is to be known of the settings, and how long they take."""
+    for note in dict.fromkeys([*itertools.chain.from_iterable(notes.values()), *([takes] if takes else [])]):
+        progress.note(note)
 
 
 def _settings(hpas: Sequence[Path], static: Sequence[int]) -> dict[str, Setting]:

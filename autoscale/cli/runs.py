@@ -153,28 +153,12 @@ def recommend(
     progress.compiled_engine()
     with progress.bar() as report:
         result = find(
-            runs or None,
-            profile=profile,
-            traffic=traffic,
-            peak_rps=peak,
-            slo=slo,
-            attainment=attainment,
-            promise=promise_of(days_kept, longest_breach),
-            max_replicas=max_replicas,
-            price=price,
-            current=hpa_in(current) if current else None,
-            measured=measured,
-            against=against,
-            seeds=seeds,
-            jobs=jobs,
-            out=out,
-            command=command_line(sys.argv),
-            lengths=lengths_asked(prompt_tokens, output_tokens, traffic),
-            hours=hours,
-            time_unit=trace_time_unit,
-            progress=report,
-            tell=progress.note,
-        )
+            runs or None, profile=profile, traffic=traffic, peak_rps=peak, slo=slo, attainment=attainment,
+            promise=promise_of(days_kept, longest_breach), max_replicas=max_replicas, price=price,
+            current=hpa_in(current) if current else None, measured=measured, against=against, seeds=seeds, jobs=jobs,
+            out=out, command=command_line(sys.argv), hours=hours, time_unit=trace_time_unit,
+            lengths=lengths_asked(prompt_tokens, output_tokens, traffic), progress=report, tell=progress.note,
+        )  # fmt: skip
     page = recommendation_page(result, result.files[0].parent / "report.html")
     if as_json:
         show_json(result.document.as_json())
