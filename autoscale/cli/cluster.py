@@ -100,7 +100,7 @@ def lint(
     if sarif:
         show_json(result.sarif())
     elif as_json:
-        show_json(result.to_json())
+        show_json(result.to_json(), {"paths": paths, "recommendation": recommendation})
     else:
         show(*finding_lines(result))
     raise typer.Exit(1 if result.errors else 0)

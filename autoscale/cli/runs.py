@@ -102,7 +102,7 @@ def collect(
             progress=report,
         )
     if as_json:
-        show_json(summary)
+        show_json(summary, {"run": path, "source": source or scrape})
         return
     _tell_collected(path, summary)
 
@@ -203,7 +203,10 @@ def predict(
             progress=report,
         )
     if as_json:
-        show_json(plain(found))
+        show_json(
+            plain(found),
+            {"profile": found.profile.name, "runs": [run.path for run in found.runs], "slo": found.slo},
+        )
     else:
         show(*prediction_lines(found))
     raise typer.Exit(0 if found.capacity is not None else 1)
