@@ -11,7 +11,7 @@ from rich.text import Text
 from analysis.numbers import known, seeds_too_few
 from autoscale.recommendation import Estimated, Forecast, Recommendation
 from autoscale.show import words
-from autoscale.show.terminal.layout import PlainTable, bullet, money_text, number_text, plain_table
+from autoscale.show.terminal.layout import NONE, PlainTable, bullet, money_text, number_text, plain_table
 
 COLOURS = {
     "autoscale": "green",
@@ -115,6 +115,9 @@ def _comparison(compared: Mapping[str, Forecast]) -> PlainTable:
             number_text(forecast.wasted_scale_outs.value, ".1f"),
             str(forecast.seeds),
         )
+    made.columns = [
+        c for c in made.columns if any(cell.plain != NONE for cell in c.cells)
+    ]  # no price: no cost
     return made
 
 
