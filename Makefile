@@ -25,7 +25,7 @@ BUILT  := --no-deps --no-build-isolation --no-index --editable .
 project = { $(HAS_UV) && uv pip install --quiet --python $(1)/bin/python $(BUILT); } || $(call PIP,$(1)) $(BUILT)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults test-vllm test-lowest test-newest fuzz audit check lint types lock prometheus generated clean
+.PHONY: help docs demo test test-faults test-vllm test-lowest test-newest fuzz audit check lint types lock prometheus generated clean
 
 help:            ## show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -54,8 +54,14 @@ types: $(VENV)/.installed-test  ## mypy on the packages
 generated: $(VENV)/.installed   ## write the committed reference files anew: manifests, schemas, command reference
 	$(BIN)/python -m tests.generated
 
+docs: .venv-docs/.installed   ## docs/ and the README as a site: build/site
+	@rm -rf build && mkdir -p build && cp -r docs build/docs
+	@sed 's#](docs/#](#g' README.md > build/docs/index.md
+	@sed -i 's#](\.\./README\.md#](index.md#g' build/docs/*.md
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict
+
 clean:           ## remove the virtual environments and caches
-	rm -rf $(VENV) $(VENV)-* .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(VENV)-* build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 
 # --- the environment -------------------------------------------------------------------------------------------------
 
@@ -82,18 +88,25 @@ $(VENV)/.installed-test: $(VENV)/.installed requirements/test.txt
 	  { $(call locked,$(VENV),test); }; status=$$?; wait; exit $$status
 	@touch $@
 
+.venv-docs/.installed: requirements/docs.txt
+	@$(PYTHON) -m venv --clear .venv-docs
+	@$(call locked,.venv-docs,docs)
+	@touch $@
+
 # --- what is locked --------------------------------------------------------------------------------------------------
 
 LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
   --no-annotate --no-emit-index-url --custom-compile-command "make lock" $(UPGRADE)
+BOTH = --extra load --extra plan
 BACKEND = $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], "pip", sep="\n")'
 UV = $$($(HAS_UV) && echo uv || echo $(UV_VENV)/bin/uv)
 
 # UPGRADE= keeps every version that still fits; UPGRADE='--upgrade-package locust' moves one.
 lock: $(UV_VENV)/.made   ## write requirements/ anew: the newest versions that pyproject.toml allows
 	@$(BACKEND) | $(LOCK) -o requirements/build.txt -
-	@$(LOCK) --extra test -o requirements/test.txt pyproject.toml
-	@$(LOCK) --constraint requirements/test.txt -o requirements/run.txt pyproject.toml
+	@$(LOCK) $(BOTH) --extra test -o requirements/test.txt pyproject.toml
+	@$(LOCK) --group docs -o requirements/docs.txt
+	@$(LOCK) $(BOTH) --constraint requirements/test.txt -o requirements/run.txt pyproject.toml
 
 $(UV_VENV)/.made:
 	@$(HAS_UV) || { $(PYTHON) -m venv $(UV_VENV) && $(call PIP,$(UV_VENV)) uv; }
@@ -135,7 +148,7 @@ test-newest: $(UV_VENV)/.made prometheus   ## the fast tests at the newest versi
 define fast
 	@$(PYTHON) -m venv --clear $(1)
 	@echo "Installing into $(1) ..."
-	@$(UV) pip install --quiet --python $(1)/bin/python $(2) --editable '.[test,gcp]'
+	@$(UV) pip install --quiet --python $(1)/bin/python $(2) --editable '.[load,plan,test,gcp]'
 	@$(UV) pip list --quiet --python $(1)/bin/python | grep -E '^(locust|matplotlib|numba|numpy|pandas|pyarrow|pydantic|pyyaml|scipy|typer) '
 	$(1)/bin/pytest -n auto --dist loadfile --no-loadscope-reorder tests $(SLOW:%=--ignore=%)
 endef

@@ -173,4 +173,4 @@ def _spread(low: float, high: float) -> list[float]:
 def _command(header: dict[str, Any], rates: list[float]) -> str:
     host = shlex.quote(str(header.get("target") or "URL"))
     stages = ",".join(f"{rate:g}:60" for rate in rates)
-    return f"locust -f loadgen/completions.py --headless --host {host} --stages {stages}"
+    return f"autoscale load --headless --host {host} --stages {stages}"

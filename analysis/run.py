@@ -353,8 +353,8 @@ def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 _HOW_TO_GET = {
-    "requests": "send load with `locust -f loadgen/completions.py --run-dir DIR`",
-    "itl": "send streamed load with `locust -f loadgen/completions.py --run-dir DIR`",
+    "requests": "send load with `autoscale load --run-dir DIR`",
+    "itl": "send streamed load with `autoscale load --run-dir DIR`",
     "metrics": "run `autoscale collect DIR --prometheus URL` or `--scrape URL`",
     "replicas": "watch a fleet or cluster with `autoscale check`",
 }

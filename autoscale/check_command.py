@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,12 +13,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from analysis.errors import AutoscaleError, BadInput, SourceUnavailable
+from analysis.files import free_directory
 from analysis.redact import command_line
+from analysis.run import HEADER
 from autoscale.check import CheckResult, WatchState, judge_again, prove
 from autoscale.check.evidence import OWN_LOAD, noted_load
 from autoscale.check.phases import Span
 from autoscale.check.watch import clock_of
 from autoscale.kube.cluster import Cluster
+from autoscale.load_command import started_by
 from autoscale.observe.fleet_door import FleetDoor
 from autoscale.profiles import load as load_profile
 from autoscale.recommendation import Recommendation, refuse_other
@@ -81,10 +83,11 @@ def run_check(
             replay_dir, expect=expected, load_run=load_run, slo=slo, weight_bytes=weight_bytes
         )
         return Checked(result, _draw(result, load_run or noted_load(replay_dir)))
+    target = out or Path("runs") / time.strftime("check-%Y%m%d-%H%M%S", time.gmtime())
+    free_directory(target, lambda path: (path / HEADER).exists())  # the load's, which the check joins
     cluster, scrape, name = _door(fleet, context, hpa)
     if recommended is not None:
         _refuse_other(recommended, cluster, namespace, name)
-    target = out or Path("runs") / time.strftime("check-%Y%m%d-%H%M%S", time.gmtime())
     command = None if load is None or load_run else _command(load, target / OWN_LOAD, fleet)
     rate, _ = clock_of(cluster)
     sent = load_run or (_run_dir(command) if command else None)
@@ -190,13 +193,14 @@ def _command(load: str, run_dir: Path, fleet: str | None) -> list[str]:
         words = shlex.split(load)
     except ValueError as error:
         raise BadInput(f"the command of --load cannot be read: {error}", expected="quotes in pairs") from None
-    if not words or "locust" not in Path(words[0]).name:
+    started = started_by(words)
+    if started is None:
         raise BadInput(
-            "the load is neither a run directory nor a locust command",
+            "the load is neither a run directory nor a load test",
             value=command_line(words),
-            expected='a path, or "locust -f loadgen/completions.py --rate 5 -t 300s"',
+            expected='a path, or "autoscale load --rate 5 -t 300s"',
         )
-    words = [sys.executable, "-m", "locust", *words[1:]]
+    words = started
     if "--headless" not in words:
         words.append("--headless")
     if "--run-dir" not in words:

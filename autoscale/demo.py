@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,10 +19,12 @@ from typing import TYPE_CHECKING, Any
 import requests
 import yaml
 
-from analysis.errors import BadInput, NotAchieved, SourceUnavailable
+from analysis.errors import NotAchieved, SourceUnavailable
+from analysis.files import empty, free_directory
 from analysis.numbers import known
 from autoscale.check_command import run_check as run_check
 from autoscale.check_command import running
+from autoscale.load_command import locust_command
 
 if TYPE_CHECKING:
     from autoscale.check import CheckResult
@@ -92,33 +93,15 @@ def directory(out: Path | None) -> Path:
 
     Raises BadInput when `out` holds something or the directory cannot be made.
     """
-    try:
-        if out is None:
-            return _next_free()
-        out.mkdir(parents=True, exist_ok=True)
-        taken = any(out.iterdir())
-    except OSError as error:
-        path = error.filename or out
-        raise BadInput(
-            f"cannot write to {path}: {error.strerror}", next_step="choose another directory with --out"
-        ) from None
-    if taken:
-        raise BadInput(
-            "the directory already holds something", value=str(out), next_step="choose another with --out"
-        )
-    return out
+    return _next_free() if out is None else free_directory(out, empty)
 
 
 def _next_free() -> Path:
     path, number = DEFAULT_OUT, 1
-    while True:
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-            path = DEFAULT_OUT.with_name(f"{DEFAULT_OUT.name}-{number}")
-        else:
-            return path
+    while path.exists():
+        number += 1
+        path = DEFAULT_OUT.with_name(f"{DEFAULT_OUT.name}-{number}")
+    return free_directory(path, empty)
 
 
 # --- load and metrics ------------------------------------------------------------------------------------------------
@@ -183,20 +166,8 @@ def _prometheus(out: Path, replica: dict[str, Any]) -> Iterator[str | None]:
 
 @contextmanager
 def _locust(run_dir: Path, url: str, options: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    entry = Path(__file__).parent.parent / "loadgen" / "completions.py"
     prompt, output = LENGTHS
-    command = [
-        sys.executable,
-        "-m",
-        "locust",
-        "-f",
-        str(entry),
-        "--headless",
-        "--host",
-        url,
-        "--run-dir",
-        str(run_dir),
-    ]
+    command = locust_command(["--headless", "--host", url, "--run-dir", str(run_dir)])
     command += ["--prompt-tokens", prompt, "--output-tokens", output, "--slo", SLO, *options]
     with open(run_dir.parent / f"{run_dir.name}.log", "wb") as log, running(command, log) as process:
         yield process

@@ -14,6 +14,18 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "autoscale serve --hpa my-set/hpa.yaml --speed 60",
         ),
     ),
+    "load": (
+        (
+            "in steps of a minute, judged by an SLO",
+            "autoscale load --headless --host http://127.0.0.1:8000 --stages 1:60,2:60,4:60 --slo ttft_p95=2s",
+        ),
+        (
+            "chat, 50 users for ten minutes, over four processes",
+            "autoscale load chat --headless --host http://127.0.0.1:8000 -u 50 -t 10m --processes 4",
+        ),
+        ("on Locust's web page, port 8089", "autoscale load --host http://127.0.0.1:8000"),
+        ("all options", "autoscale load --help"),
+    ),
     "collect": (
         (
             "scrape a replica while the load runs",
@@ -92,7 +104,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "check": (
         (
             "a cluster under load, held to the recommendation",
-            'autoscale check --hpa vllm-hpa --expect runs/first/recommendation.json --load "locust -f loadgen/completions.py'
+            'autoscale check --hpa vllm-hpa --expect runs/first/recommendation.json --load "autoscale load'
             ' --host http://127.0.0.1:8000 --rate 20 -t 30m"',
         ),
         ("a simulated fleet", "autoscale check --fleet http://127.0.0.1:8000 --load runs/first --timeout 60"),
@@ -102,6 +114,12 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("the newest run as a page", "autoscale report"),
         ("two runs side by side", "autoscale report runs/first --compare runs/second --out compared.html"),
     ),
+    "profiles": (
+        ("all that come with the package", "autoscale profiles"),
+        ("one, or your own", "autoscale profiles my-model.yaml --json"),
+    ),
+    "signals": (("what `averageValue` can be of", "autoscale signals"),),
+    "traces": (("what --traffic and --trace read", "autoscale traces"),),
     "demo": (("everything once, into a new directory below runs/", "autoscale demo"),),
 }
 

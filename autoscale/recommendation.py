@@ -137,12 +137,13 @@ class System:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where runs, profile and traffic came from, and the command that was run."""
+    """Where runs, profile and traffic came from, the command that was run, and of which version."""
 
     runs: tuple[str, ...] = ()
     profile: str = ""
     traffic: str = ""
     command: str = ""
+    version: str = ""
 
 
 @dataclass(frozen=True)

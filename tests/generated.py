@@ -73,10 +73,10 @@ def commands() -> str:
         shown = [line for purpose, example in EXAMPLES[name] for line in (f"# {purpose}", example)]
         lines += ["```text", *shown, "```", ""]
     lines += [
-        "## locust -f loadgen/completions.py, loadgen/chat.py",
+        "## autoscale load, locust -f loadgen/completions.py",
         "",
         "Besides Locust's own options (`locust --help`), of which `--host`, `--headless`, `-t`, `-u`, `-r`, `--processes`, `--master`",
-        "and `--worker` matter most here. `completions.py` asks /v1/completions, `chat.py` /v1/chat/completions.",
+        "and `--worker` matter most here. `autoscale load chat` and `loadgen/chat.py` ask /v1/chat/completions.",
         "",
         *_argparse_rows(),
     ]

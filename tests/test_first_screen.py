@@ -36,7 +36,7 @@ def test_a_directory_that_was_asked_for_is_used_only_when_it_is_empty(tmp_path):
     assert directory(tmp_path / "new" / "one") == tmp_path / "new" / "one"
     assert directory(tmp_path / "new" / "one") == tmp_path / "new" / "one"
     (tmp_path / "file").write_text("x")
-    with pytest.raises(BadInput, match=f"already holds something: '{re.escape(str(tmp_path))}'.*--out"):
+    with pytest.raises(BadInput, match=f"already holds something else: '{re.escape(str(tmp_path))}'.*--out"):
         directory(tmp_path)
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(BadInput, match=f"cannot write to {re.escape(str(path))}: .*--out"):

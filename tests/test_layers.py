@@ -20,6 +20,8 @@ ABOVE: dict[str, set[str]] = {
     "loadgen.failing": set(),
     "loadgen.completions": {"loadgen.in_locust"},
     "loadgen.chat": {"loadgen.in_locust"},
+    "autoscale.load_command": {"loadgen"},
+    "autoscale.version": set(),
     "autoscale.typed_json": set(),
     "autoscale.signal_target": {"autoscale.typed_json"},
     "autoscale.recommendation": {"autoscale.signal_target", "autoscale.typed_json"},
@@ -40,6 +42,7 @@ ABOVE: dict[str, set[str]] = {
         "autoscale.recommendation",
         "autoscale.signal_target",
         "autoscale.sim",
+        "autoscale.version",
     },
     "autoscale.observe": set(),
     "autoscale.history": {"autoscale.observe"},
@@ -77,6 +80,7 @@ COMMAND_LINE = (  # may import every room
     *(f"autoscale.{name}" for name in ("__main__", "check_command", "cli", "demo", "examples")),
 )
 WITH_LOCUST = {
+    "loadgen.in_locust.__main__",
     "loadgen.in_locust.users",
     "loadgen.in_locust.coordinator",
     "loadgen.in_locust.statistics",

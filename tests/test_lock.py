@@ -14,8 +14,10 @@ from tests.audit import judge
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+NEEDED = [*PROJECT["project"]["dependencies"], *EXTRAS["load"], *EXTRAS["plan"]]
 PIN = re.compile(r"^([a-z0-9.-]+)==([^\s;]+)(?: ; [^\\]+)? \\$")
-LOCKS = ("build", "run", "test")
+LOCKS = ("build", "run", "test", "docs")
 
 
 def blocks(name):
@@ -48,9 +50,10 @@ def test_every_line_is_one_version_with_a_hash(name):
     ("name", "asked"),
     [
         pytest.param("build", PROJECT["build-system"]["requires"], id="the build backend"),
-        pytest.param("run", PROJECT["project"]["dependencies"], id="what the project needs"),
-        pytest.param("test", PROJECT["project"]["dependencies"], id="what the project needs, under test"),
-        pytest.param("test", PROJECT["project"]["optional-dependencies"]["test"], id="the test tools"),
+        pytest.param("run", NEEDED, id="what the project needs, its load and its plans"),
+        pytest.param("test", NEEDED, id="what the project needs, under test"),
+        pytest.param("test", EXTRAS["test"], id="the test tools"),
+        pytest.param("docs", PROJECT["dependency-groups"]["docs"], id="the site"),
     ],
 )
 def test_what_is_locked_fits_what_is_asked_for(name, asked):

@@ -113,6 +113,12 @@ ASKED: dict[str, dict[str, Asked]] = {
         "a run": (lambda i: [str(i.run), "--out", i.at("out/run.html")], {0}),
         "no run": (lambda i: [f"http://{LOGIN}h{ASKS}"], {2}),
     },
+    "load": {
+        "no server": (lambda i: ["--headless", "--rate", "1", "--host", f"http://{LOGIN}127.0.0.1:9/v1{ASKS}"], {2, 3}),
+    },
+    "profiles": {"no profile": (lambda i: [i.at("pod.yaml")], {2})},
+    "signals": {"all": (lambda i: [], {0})},
+    "traces": {"all": (lambda i: [], {0})},
     "manifests": {
         "an option": (lambda i: ["llama-3.1-8b-1xl4", "--set", f"hf_token={TOKEN}"], {2}),
         "a cluster": (lambda i: ["llama-3.1-8b-1xl4", "--apply"], {0, 1, 2, 3}),
@@ -251,7 +257,7 @@ def _kubeconfig(url: str) -> dict[str, object]:
 
 
 def test_every_verb_is_asked() -> None:
-    assert set(ASKED) == {verb.__name__ for verb in VERBS}
+    assert set(ASKED) == {verb.__name__.rstrip("_") for verb in VERBS}
     assert len(app.registered_commands) == len(VERBS)
 
 

@@ -1,5 +1,6 @@
 """Every verb as a person types it, and its --json as a program reads it, on runs, fleets and clusters that are there."""
 
+import io
 import json
 import os
 import re
@@ -12,10 +13,12 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
+from rich.console import Console, RenderableType
 from typer.testing import CliRunner, Result
 
-from autoscale.cli import app
+from autoscale.cli import app, printing
 from autoscale.profiles import load
+from autoscale.show.terminal.layout import to_copy
 from autoscale.sim.http.hosting import FleetThread
 from autoscale.sim.http.server import FleetServer
 from tests import recorded_sweeps
@@ -27,8 +30,9 @@ PROFILE = "llama-3.1-8b-1xl4"
 TRAFFIC = {"load": [{"constant": {"rate_rps": 2, "duration_s": 600}}]}
 VERBS = typer.main.get_command(app).commands
 WITH_JSON = {name for name, verb in VERBS.items() if any("--json" in p.opts for p in verb.params)}
-# serve ends by a signal, below; the demo takes minutes: `make demo`; traffic needs a past: tests/history
-ELSEWHERE = {"serve", "demo", "traffic"}
+# serve ends by a signal, below; load becomes Locust: tests/loadgen/test_load_command.py; the demo takes minutes; traffic needs
+# a past: tests/history
+ELSEWHERE = {"serve", "load", "demo", "traffic"}
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +85,9 @@ def words(folder: Path, request: pytest.FixtureRequest, tmp_path: Path) -> Calla
             "report": [run, "--out", str(tmp_path / "run.html")],
             "manifests": [PROFILE, *out],
             "lint": [str(SET)],
+            "profiles": [PROFILE],
+            "signals": [],
+            "traces": [],
         }[verb]  # fmt: skip
 
     return typed
@@ -102,6 +109,9 @@ SAYS = {
     "report": r"run\.html",
     "manifests": r"hpa\.yaml",
     "lint": r"0 errors",
+    "profiles": r"(?s)Llama-3.1-8B.*l4-24gb.*modelled.*requests/s.*measured +KV capacity",
+    "signals": r"(?s)waiting.*vllm:num_requests_waiting.*gpu_cache_usage_perc +before 0.11",
+    "traces": r"(?s)azure.*ContextTokens.*dates.*mooncake.* ms",
     "check": r"(?s)(PASS|FAIL|proven|not).*check\.json",
 }
 
@@ -147,6 +157,83 @@ def test_every_verb_is_typed_here() -> None:
     assert set(SAYS) | ELSEWHERE == set(VERBS)
 
 
+TABLES = {
+    "profiles",
+    "signals",
+    "traces",
+    "simulate",
+    "recommend",
+    "predict",
+    "lint",
+    "check",
+}  # what is laid out by the width of the terminal
+WHOLE = 1000  # columns: nothing wraps
+
+
+class AtAnyWidth:
+    """In the place of the terminal: what is printed, at every width at once."""
+
+    def __init__(self) -> None:
+        self.seen = {width: io.StringIO() for width in (80, 100, 140, WHOLE)}
+
+    def print(self, part: RenderableType, *, crop: bool) -> None:
+        for width, file in self.seen.items():
+            Console(file=file, width=width, highlight=False).print(part, crop=crop)
+
+    def words(self, width: int) -> list[str]:
+        return re.sub(r"[\u2500-\u257f]", " ", self.seen[width].getvalue()).split()
+
+
+def given_words(verb: str, typed: list[str]) -> list[str]:
+    """With all there is to see: every reason, a set with findings."""
+    return {"recommend": [*typed, "--explain"], "lint": [str(ROOT / "manifests")]}.get(verb, typed)
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("verb", sorted(TABLES))
+def test_no_word_is_broken_at_80_100_and_140_columns(
+    verb: str, words: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = AtAnyWidth()
+    monkeypatch.setattr(printing, "_console", lambda: terminal)
+    invoked(verb, given_words(verb, words(verb)))
+    whole = set(terminal.words(WHOLE))
+    assert whole
+    for width in (80, 100, 140):
+        longest = [word for word in whole if len(word) > width - 12]  # a path that no line has room for
+        broken = set(terminal.words(width)) - whole
+        assert not {part for part in broken if not any(part in word for word in longest)}, width
+
+
+@pytest.mark.parametrize("columns", ["80", "100", "140"])
+@pytest.mark.parametrize("metrics", ["stackdriver", "keda"])
+def test_printed_yaml_parses_as_what_is_written(
+    columns: str, metrics: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    typed = [PROFILE, "--metrics", metrics]
+    shown = list(yaml.safe_load_all(invoked("manifests", typed).stdout))
+    invoked("manifests", [*typed, "--out", str(tmp_path / "set")])
+    written = [d for file in (tmp_path / "set").rglob("*.yaml") for d in yaml.safe_load_all(file.read_text())]
+    assert len(shown) == len(written)
+    assert all(document in written for document in shown)
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+def test_yaml_among_other_results_is_never_wrapped(width: int) -> None:
+    text = (ROOT / "manifests" / PROFILE / "hpa.yaml").read_text()
+    assert max(map(len, text.splitlines())) > 80
+    file = io.StringIO()
+    Console(file=file, width=width).print(to_copy(text), crop=False)
+    assert yaml.safe_load(file.getvalue()) == yaml.safe_load(text)
+
+
+def test_a_profile_is_printed_as_yaml(words: Callable[[str], list[str]]) -> None:
+    typed = words("profile")
+    shown = invoked("profile", typed[: typed.index("--out")]).stdout
+    assert yaml.safe_load(shown)["extends"] == PROFILE
+
+
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("verb", SAYS)
 def test_a_verb_answers_in_words(verb: str, words: Callable[[str], list[str]]) -> None:
@@ -169,8 +256,9 @@ def test_the_json_of_a_verb_is_json(verb: str, words: Callable[[str], list[str]]
 def test_a_cost_without_a_price_is_null(words: Callable[[str], list[str]]) -> None:
     content = json.loads(invoked("simulate", [*words("simulate"), "--json"]).stdout)
     assert load(PROFILE).accelerator.price_per_chip_hour is None
-    assert [setting["cost"] for setting in content.values()] == [None, None]
-    assert all(setting["accelerator_hours"] > 0 for setting in content.values())
+    settings = content["settings"].values()
+    assert [setting["cost"] for setting in settings] == [None, None]
+    assert all(setting["accelerator_hours"] > 0 for setting in settings)
 
 
 def test_serve_says_where_it_listens_and_ends_when_interrupted() -> None:

@@ -18,7 +18,7 @@ import typer
 
 from analysis.errors import AutoscaleError, BadInput
 from analysis.redact import redact
-from autoscale.cli import cluster, fleet, production, runs
+from autoscale.cli import cluster, fleet, lists, load, production, runs
 from autoscale.examples import epilog
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ EXIT_INTERRUPTED = 130
 VERBS = (  # in the order of --help
     fleet.serve,
     fleet.simulate,
+    load.load_,
     runs.collect,
     production.traffic,
     runs.recommend,
@@ -41,15 +42,18 @@ VERBS = (  # in the order of --help
     cluster.manifests,
     cluster.lint,
     cluster.check,
+    lists.profiles,
+    lists.signals,
+    lists.traces,
     fleet.demo,
 )
 
 
 def _show_version(asked: bool) -> None:
     if asked:
-        from importlib import metadata
+        from autoscale.version import own_version
 
-        print(f"autoscale {metadata.version('llm-autoscale')}")
+        print(f"autoscale {own_version()}")
         raise typer.Exit
 
 
@@ -92,14 +96,24 @@ def main() -> NoReturn:
 
 
 def _called() -> object:
-    """What the verb returns. Raises BadInput for a name that no file can have, wherever it was met."""
+    """What the verb returns. Raises BadInput for a name that no file can have, wherever it was met, and without the extra
+    whose packages the verb needs."""
     try:
         return app(standalone_mode=False)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package in ("analysis", "autoscale", "loadgen"):
+            raise
+        raise BadInput(
+            f"{package} is not installed", next_step="install it: pip install 'llm-autoscale[plan]'"
+        ) from None
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
         raise BadInput("the name of a file is too long", value=str(error.filename)) from None
 
 
+LOCUSTS = {"ignore_unknown_options": True, "help_option_names": []}  # what follows `load` is Locust's to read
 for verb in VERBS:
-    app.command(epilog=epilog(verb.__name__))(verb)
+    typed = verb.__name__.rstrip("_")
+    app.command(typed, epilog=epilog(typed), context_settings=LOCUSTS if verb is load.load_ else None)(verb)

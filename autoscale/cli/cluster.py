@@ -52,10 +52,13 @@ def manifests(
         ):
             print(line)
         return
+    if out is not None:
+        deploy.set_directory(system, out)
     files = deploy.write_set(system, content, metrics, options)
     if out is None:
         for path, text in files:
-            print(f"# {path}\n{text}" if path.endswith((".yaml", ".yml")) else "", end="")
+            if path.endswith((".yaml", ".yml")):
+                print(f"---\n# {path}\n{text}", end="")
         return
     deploy.write_files(files, out)
     show_paths([out / path for path, _ in files])
@@ -97,7 +100,7 @@ def lint(
     if sarif:
         show_json(result.sarif())
     elif as_json:
-        show_json(result.to_json())
+        show_json(result.to_json(), {"paths": paths, "recommendation": recommendation})
     else:
         show(*finding_lines(result))
     raise typer.Exit(1 if result.errors else 0)

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from analysis.files import empty, free_directory
 from analysis.redact import command_line
-from autoscale.cli.inputs import fleet_options, hpa_in, told_apart
+from autoscale.cli.inputs import fleet_options, hpa_in, lengths_asked, told_apart
 from autoscale.cli.options import (
     DEFAULT_PROFILE,
     ClientTimeout,
     GatewayOptions,
+    Hours,
     Json,
+    MaybeProfile,
+    OtherHpas,
+    OutputTokens,
     Peak,
     ProfileName,
+    PromptTokens,
+    RunSlo,
+    StandingFleets,
     TimeUnit,
     Traffic,
 )
@@ -26,6 +34,7 @@ from autoscale.cli.printing import show, show_json, show_paths
 from autoscale.show import progress
 
 if TYPE_CHECKING:
+    from autoscale.recommend.choice.settings import Setting
     from autoscale.recommend.comparison import Compared
 
 
@@ -91,17 +100,22 @@ def serve(
 
 def simulate(
     hpa: Annotated[Path, typer.Option(help="HPA manifest (autoscaling/v2), or KEDA's ScaledObject.")],
-    profile: ProfileName = DEFAULT_PROFILE,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            help="Run directory of one replica: its lengths, SLO and step times, not the profile's."
+        ),
+    ] = None,
+    profile: MaybeProfile = None,
     traffic: Traffic = None,
     trace_time_unit: TimeUnit = None,
     peak: Peak = None,
-    compare: Annotated[list[Path] | None, typer.Option(help="Another HPA to set beside it; repeat.")] = None,
-    static: Annotated[
-        list[int] | None, typer.Option(help="A fixed number of replicas to set beside it; repeat.")
-    ] = None,
-    slo: Annotated[
-        str | None, typer.Option(help="For example ttft_p95=2s,tpot_p95=100ms; default the profile's.")
-    ] = None,
+    prompt_tokens: PromptTokens = None,
+    output_tokens: OutputTokens = None,
+    hours: Hours = None,
+    compare: OtherHpas = None,
+    static: StandingFleets = None,
+    slo: RunSlo = None,
     gateway: GatewayOptions = None,
     client_timeout: ClientTimeout = None,
     seeds: Annotated[int, typer.Option(help="Simulations per setting.", min=1)] = 3,
@@ -111,26 +125,32 @@ def simulate(
     """Simulate an HPA under some traffic. Beside it other HPAs and standing fleets, all on the same requests."""
     from dataclasses import replace
 
-    from autoscale.profiles import load
-    from autoscale.recommend import cost, scenario_of
-    from autoscale.recommend.choice.settings import Given, Setting, Standing
+    from autoscale.recommend import cost
+    from autoscale.recommend.choice.traffic import offered, scenario_of, traffic_in_words
     from autoscale.recommend.comparison import compare as set_side_by_side
+    from autoscale.recommend.model.learning import learn, lengths_of, runs_of, slo_of, system_of
     from autoscale.show.terminal.comparison import comparison_table
 
-    scenario = scenario_of(
-        load(profile), traffic=traffic, peak_rps=peak, slo=slo, time_unit=trace_time_unit, tell=progress.note
-    )
-    scenario = replace(scenario, options=fleet_options(gateway, client_timeout))
-    settings: dict[str, Setting] = {
-        name: Given(hpa_in(path)) for name, path in told_apart((hpa, *(compare or [])))
-    }
-    settings |= {f"{count} standing": Standing(count) for count in static or []}
-    notes = {name: scenario.notes(setting) for name, setting in settings.items()}
-    least = max(setting.replicas or 1 for setting in settings.values())
-    takes = cost.check_cost(scenario, least, len(settings) * seeds)
-    for note in dict.fromkeys([*itertools.chain.from_iterable(notes.values()), *([takes] if takes else [])]):
-        progress.note(note)
+    settings = _settings((hpa, *(compare or [])), static or [])
+    if out is not None:
+        free_directory(out, empty)
+    runs = runs_of([run]) if run else []
+    system = system_of(profile, runs)
+    bounds = slo_of(slo, runs, system)
+    tokens = lengths_of(lengths_asked(prompt_tokens, output_tokens, traffic), runs, system)
+    plan = offered(traffic, peak, tokens, hours, trace_time_unit)
     progress.compiled_engine()
+    with progress.bar() as report:
+        engine = learn(runs, system, bounds, report).engine if runs else None
+    scenario = scenario_of(
+        system, traffic=traffic, peak_rps=peak, slo=bounds, engine=engine, lengths=tokens, hours=hours, plan=plan,
+        tell=progress.note,
+    )  # fmt: skip
+    scenario = replace(scenario, options=fleet_options(gateway, client_timeout))
+    said = traffic_in_words(scenario.plan, traffic)
+    notes = {name: scenario.notes(setting) for name, setting in settings.items()}
+    most = max(setting.replicas or 1 for setting in settings.values())
+    _told(notes, cost.check_cost(scenario, most, len(settings) * seeds))
     with progress.bar() as report:
         compared = set_side_by_side(scenario, settings, seeds, keep_first=out is not None, progress=report)
     content = {
@@ -140,26 +160,44 @@ def simulate(
     for name, found in compared.items():
         for cause in found.causes():
             progress.note(f"{name}: {cause}")
-    paths = [] if out is None else _kept(compared, out, scenario.profile.name)
+    paths = _written(compared, system.name, out) if out is not None else []
     if as_json:
-        show_json(content)
+        whose = {"profile": system.name, "run": run, "traffic": said, "slo": bounds, "seeds": seeds}
+        show_json({"settings": content}, whose)
         return
-    show(comparison_table(content, scenario, slo_given=slo is not None))
+    show(*comparison_table(content, scenario, said, "" if slo else "the run's" if runs else "the profile's"))
     show_paths(paths)
 
 
-def _kept(compared: Mapping[str, Compared], out: Path, system: str) -> list[Path]:
-    """The run directory of each setting's first seed, and its picture."""
+def _told(notes: Mapping[str, Sequence[str]], takes: str | None) -> None:
+    """Say once what is to be known of the settings, and how long they take."""
+    for note in dict.fromkeys([*itertools.chain.from_iterable(notes.values()), *([takes] if takes else [])]):
+        progress.note(note)
+
+
+def _settings(hpas: Sequence[Path], static: Sequence[int]) -> dict[str, Setting]:
+    """What is set side by side, each under a name of its own."""
+    from autoscale.recommend.choice.settings import Given, Standing
+
+    given: dict[str, Setting] = {name: Given(hpa_in(path)) for name, path in told_apart(hpas)}
+    return given | {f"{count} standing": Standing(count) for count in static}
+
+
+def _written(compared: Mapping[str, Compared], profile: str, out: Path) -> list[Path]:
+    """A run directory of each setting's first seed, with its picture."""
     from analysis import plots
     from analysis.run import read
     from autoscale.show.over_time import run_over_time
     from autoscale.sim import write_run
 
-    paths: list[Path] = []
+    folders = {name: name.replace(" ", "-").replace("/", "-") for name in compared}
+    short = {name: folder.removesuffix(".yaml").removesuffix(".yml") for name, folder in folders.items()}
+    if len(set(short.values())) == len(short):
+        folders = short
+    paths = []
     for name, found in compared.items():
-        folder = str(Path(name).with_suffix("")).replace(" ", "-").replace("/", "-")
-        run = write_run(found.outcomes[0], out / folder, command=command_line(sys.argv))
-        title = f"{system}: load, signals and replicas"
+        run = write_run(found.outcomes[0], out / folders[name], command=command_line(sys.argv))
+        title = f"{profile}: load, signals and replicas"
         figure = run_over_time(read(run), title=title, show=("waiting", "kv_usage"))
         paths += [run, plots.save(figure, run / "timeline.png")] if figure else [run]
     return paths

@@ -27,7 +27,7 @@ def run_path(run: Path | None) -> Path:
     if found is None:
         raise BadRun(
             "there is no run under runs/",
-            next_step="make one with `locust -f loadgen/completions.py --host URL --rate 1`",
+            next_step="make one with `autoscale load --host URL --rate 1`",
         )
     print(f"using the newest run, {found}", file=sys.stderr)
     return found
@@ -62,8 +62,15 @@ def promise_of(days_kept: str | None, longest_breach: str | None) -> Promise:
 
 
 def told_apart(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
-    """Each file once, under the end of its path that no other one has: hpa.yaml, or a/hpa.yaml beside b/hpa.yaml."""
+    """Each file under the end of its path that no other one has: hpa.yaml, or a/hpa.yaml beside b/hpa.yaml.
+
+    Raises BadInput for a file that is named twice.
+    """
     by_place = {path.resolve(): path for path in paths}
+    if len(by_place) < len(paths):
+        raise BadInput(
+            "an HPA is given twice", value=", ".join(map(str, paths)), next_step="name each file once"
+        )
     for place, path in by_place.items():
         others = [other.parts for other in by_place if other != place]
         parts = place.parts
@@ -71,6 +78,24 @@ def told_apart(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
             n for n in range(1, len(parts) + 1) if all(other[-n:] != parts[-n:] for other in others)
         )
         yield "/".join(parts[-length:]), path
+
+
+def lengths_asked(
+    prompt: str | None, output: str | None, traffic: Path | None
+) -> tuple[str | None, str | None]:
+    """The lengths that --prompt-tokens and --output-tokens say. Raises BadInput beside a traffic file, which has its own."""
+    from loadgen.plan.lengths import parse_lengths
+
+    for option, given in (("--prompt-tokens", prompt), ("--output-tokens", output)):
+        if given is not None and traffic is not None:
+            raise BadInput(
+                f"{option} and --traffic exclude each other",
+                value=given,
+                next_step="say the lengths in the traffic file",
+            )
+        if given is not None:
+            parse_lengths(given)
+    return prompt, output
 
 
 def hpa_in(path: Path) -> KubernetesObject:

@@ -20,6 +20,21 @@ Traffic = Annotated[
 Peak = Annotated[
     float | None, typer.Option(help="Peak of the default traffic (a day in bursts), requests/s.")
 ]
+PromptTokens = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LEN",
+        help="Prompt lengths of the default traffic: N | uniform:A,B | normal:M,S | lognormal:M,S; default the run's, else the profile's.",
+    ),
+]
+OutputTokens = Annotated[str | None, typer.Option(metavar="LEN", help="The same for the answers.")]
+Hours = Annotated[
+    float | None,
+    typer.Option(
+        metavar="H",
+        help="Hours of the default traffic; default a day or, where it is busier, about 120,000 requests around its peak.",
+    ),
+]
 TimeUnit = Annotated[
     str | None,
     typer.Option(
@@ -69,6 +84,14 @@ Insecure = Annotated[bool, typer.Option("--insecure", help="Do not check the ser
 Runs = Annotated[
     list[Path] | None,
     typer.Argument(help="Run directories of one replica; default the newest under runs/."),
+]
+OneRun = Annotated[
+    Path | None,
+    typer.Option(help="Run directory of one replica: its lengths, SLO and step times, not the profile's."),
+]
+OtherHpas = Annotated[list[Path] | None, typer.Option(help="Another HPA to set beside it; repeat.")]
+StandingFleets = Annotated[
+    list[int] | None, typer.Option(help="A fixed number of replicas to set beside it; repeat.", min=1)
 ]
 RunSlo = Annotated[
     str | None,

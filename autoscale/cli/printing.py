@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,16 +13,20 @@ if TYPE_CHECKING:
 
 
 def show(*parts: RenderableType) -> None:
-    """Print tables and texts; without a terminal 100 columns wide."""
+    """Print tables and texts; without a terminal, and without COLUMNS, 100 columns wide."""
     console = _console()
     for part in parts:
-        console.print(part)
+        console.print(part, crop=False)
 
 
-def show_json(content: object) -> None:
-    """Print the content as JSON: what is not known, NaN here, is null there."""
+def show_json(content: Mapping[str, object], computed_from: Mapping[str, object] | None = None) -> None:
+    """Print the content as JSON: what is not known, NaN here, is null there. First what it was computed from, and by which
+    version, where the content does not say so itself."""
     from analysis.numbers import plain
+    from autoscale.version import own_version
 
+    if computed_from is not None:
+        content = {"computed_from": {"version": own_version(), **computed_from}, **content}
     print(json.dumps(plain(content), indent=2, default=str, allow_nan=False))
 
 
@@ -35,4 +40,5 @@ def _console() -> Console:
     from rich.console import Console
 
     console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=100)
+    told = console.is_terminal or os.environ.get("COLUMNS", "").isdigit()
+    return console if told else Console(highlight=False, width=100)

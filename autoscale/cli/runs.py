@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from analysis.errors import BadInput
+from analysis.files import begins_with, free_file
 from analysis.redact import command_line
-from autoscale.cli.inputs import hpa_in, promise_of, rates_of, run_path
+from autoscale.cli.inputs import hpa_in, lengths_asked, promise_of, rates_of, run_path
 from autoscale.cli.options import (
     Against,
     ApiKeyFile,
@@ -22,6 +23,7 @@ from autoscale.cli.options import (
     DaysKept,
     Explain,
     Headers,
+    Hours,
     Insecure,
     Jobs,
     Json,
@@ -31,9 +33,11 @@ from autoscale.cli.options import (
     MeasuredFile,
     ModelKept,
     Namespace,
+    OutputTokens,
     Peak,
     Price,
     Prometheus,
+    PromptTokens,
     ResultsDirectory,
     RunDirectory,
     Runs,
@@ -46,6 +50,7 @@ from autoscale.cli.options import (
     Traffic,
 )
 from autoscale.cli.printing import show, show_json, show_paths
+from autoscale.load_command import load_summary
 from autoscale.show import progress
 
 
@@ -97,7 +102,7 @@ def collect(
             progress=report,
         )
     if as_json:
-        show_json(summary)
+        show_json(summary, {"run": path, "source": source or scrape})
         return
     _tell_collected(path, summary)
 
@@ -122,6 +127,9 @@ def recommend(
     traffic: Traffic = None,
     trace_time_unit: TimeUnit = None,
     peak: Peak = None,
+    prompt_tokens: PromptTokens = None,
+    output_tokens: OutputTokens = None,
+    hours: Hours = None,
     slo: RunSlo = None,
     attainment: Attainment = None,
     days_kept: DaysKept = None,
@@ -142,31 +150,15 @@ def recommend(
     from autoscale.show.pages import recommendation_page
     from autoscale.show.terminal.recommendation import recommendation_lines
 
-    hpa = hpa_in(current) if current else None
-    promise = promise_of(days_kept, longest_breach)
     progress.compiled_engine()
     with progress.bar() as report:
         result = find(
-            runs or None,
-            profile=profile,
-            traffic=traffic,
-            peak_rps=peak,
-            slo=slo,
-            attainment=attainment,
-            promise=promise,
-            max_replicas=max_replicas,
-            price=price,
-            current=hpa,
-            measured=measured,
-            against=against,
-            seeds=seeds,
-            jobs=jobs,
-            out=out,
-            command=command_line(sys.argv),
-            time_unit=trace_time_unit,
-            progress=report,
-            tell=progress.note,
-        )
+            runs or None, profile=profile, traffic=traffic, peak_rps=peak, slo=slo, attainment=attainment,
+            promise=promise_of(days_kept, longest_breach), max_replicas=max_replicas, price=price,
+            current=hpa_in(current) if current else None, measured=measured, against=against, seeds=seeds, jobs=jobs,
+            out=out, command=command_line(sys.argv), hours=hours, time_unit=trace_time_unit,
+            lengths=lengths_asked(prompt_tokens, output_tokens, traffic), progress=report, tell=progress.note,
+        )  # fmt: skip
     page = recommendation_page(result, result.files[0].parent / "report.html")
     if as_json:
         show_json(result.document.as_json())
@@ -214,7 +206,10 @@ def predict(
             progress=report,
         )
     if as_json:
-        show_json(plain(found))
+        show_json(
+            plain(found),
+            {"profile": found.profile.name, "runs": [run.path for run in found.runs], "slo": found.slo},
+        )
     else:
         show(*prediction_lines(found))
     raise typer.Exit(0 if found.capacity is not None else 1)
@@ -223,6 +218,9 @@ def predict(
 def report(
     run: RunDirectory = None,
     compare: Annotated[Path | None, typer.Option(help="Another run to set beside it.")] = None,
+    details: Annotated[
+        bool, typer.Option("--details", help="Also print the load's summary with every percentile.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="The page; default run.html in the run.")] = None,
 ) -> None:
     """Write a run, or two side by side, as a page. Load, latency, server signals, client verdict, replicas."""
@@ -230,9 +228,12 @@ def report(
     from autoscale.show.pages import run_page
 
     path = run_path(run)
+    page = free_file(out, begins_with("<!doctype html"), "a page") if out else path / "run.html"
     with progress.bar() as shown:
         capacity = capacity_of_run(path, shown)
-    print(run_page(path, compare, out or path / "run.html", capacity))
+    if details:
+        print(load_summary(path))
+    print(run_page(path, compare, page, capacity))
 
 
 def profile(
@@ -252,6 +253,8 @@ def profile(
 
     if out is not None and out.suffix not in (".yaml", ".yml"):
         raise BadInput("name of a profile file", value=str(out), expected="one that ends in .yaml")
+    if out is not None:
+        free_file(out, _is_profile, "a profile")
     found = runs_of([from_run])
     system = system_of(profile, found)
     named = profile or found[0].header.get("profile") or system.name
@@ -262,8 +265,15 @@ def profile(
     if out is None:
         print(written.text, end="")
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(written.text, encoding="utf-8")
     for sentence in written.open_points:
         print(f"  not measured: {sentence}")
     show_paths([out])
+
+
+def _is_profile(path: Path) -> bool:
+    """Whether a YAML file says what profiles say; Kubernetes objects have a kind."""
+    from analysis.files import read_yaml
+
+    content = read_yaml(path, "profile file")
+    return "kind" not in content and bool({"extends", "model"} & set(content))

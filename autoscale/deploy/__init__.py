@@ -3,7 +3,14 @@ ask or change a cluster. Modules are imported by name by whoever needs more."""
 
 from autoscale.deploy.changes import ApiServer, Change, apply, commit, preview
 from autoscale.deploy.choices import Options, options
-from autoscale.deploy.writer import load_files, objects, reference_files, write_files, write_set
+from autoscale.deploy.writer import (
+    load_files,
+    objects,
+    reference_files,
+    set_directory,
+    write_files,
+    write_set,
+)
 
 __all__ = [
     "ApiServer",
@@ -16,6 +23,7 @@ __all__ = [
     "options",
     "preview",
     "reference_files",
+    "set_directory",
     "write_files",
     "write_set",
 ]

@@ -31,6 +31,11 @@ _ENVIRONMENT = jinja2.Environment(
 _ENVIRONMENT.filters["word"] = shlex.quote  # a profile's text as one word of a shell command
 
 
+def written_for(profile: Profile) -> str:
+    """What only the README of a set of this profile says."""
+    return f"Generated: `autoscale manifests {profile.name}"
+
+
 def render(profile: Profile, options: Options, path: MetricsPath, plan: Plan) -> str:
     """README.md of one set."""
     bare_metal = profile.deploy.platform == "bare-metal"
@@ -42,6 +47,7 @@ def render(profile: Profile, options: Options, path: MetricsPath, plan: Plan) ->
     return _render(
         "set.md.j2",
         profile=profile,
+        written_for=written_for(profile),
         deploy=profile.deploy,
         options=options,
         path=path,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.errors import BadInput
+from analysis.files import free_directory
 from autoscale.deploy import (
     access,
     alerts,
@@ -130,6 +131,21 @@ def load_files() -> list[File]:
         *_folder("", [job], "Load from inside the cluster."),
         (reader.path, reader.text),
     ]
+
+
+def set_directory(profile: Profile, out: Path) -> Path:
+    """The directory that a set of this profile is to be written to, made now.
+
+    Raises BadInput when it holds anything but an earlier set of this profile.
+    """
+
+    def earlier(path: Path) -> bool:
+        file = path / "README.md"
+        return file.is_file() and f"{readme.written_for(profile)} " in file.read_text(
+            "utf-8", errors="replace"
+        )
+
+    return free_directory(out, earlier)
 
 
 def write_files(files: list[File], directory: Path) -> list[Path]:

@@ -15,7 +15,8 @@ from autoscale.profiles.profile import Profile
 from autoscale.sim.engine.replicas import EngineParams, Replicas
 from autoscale.sim.fleet.control import DEFAULTS, Fleet, FleetOptions
 from autoscale.sim.fleet.outcome import FleetRecorder
-from autoscale.sim.fleet.simulate import read_hpa, slots_for
+from autoscale.sim.fleet.scalers import hpa_of, read_scaler
+from autoscale.sim.fleet.simulate import slots_for
 from autoscale.sim.http.kubernetes_view import KubernetesView
 from loadgen.plan.arrivals import Arrivals
 
@@ -53,9 +54,10 @@ def watched(
 
     Raises BadInput when the HPA does not fit the profile.
     """
-    spec = read_hpa(watch.profile, watch.hpa)
+    scaler = read_scaler(watch.profile, watch.hpa)
+    spec = hpa_of(scaler)
     start = max(1, spec.min_replicas) if watch.replicas is None else watch.replicas
-    slots = slots_for(spec, start)
+    slots = slots_for(scaler, start)
     engines = Replicas(
         watch.engine,
         slots,
@@ -74,7 +76,7 @@ def watched(
         watch.profile,
         engines,
         slots,
-        spec=spec,
+        scaler=scaler,
         replicas=start,
         seed=seed,
         options=watch.options,

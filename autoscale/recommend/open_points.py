@@ -76,4 +76,4 @@ def _sweep(capacity: Capacity) -> str:
     """A sweep across the knee of what was measured, as a command."""
     top = float(capacity.points["throughput_rps"].max())
     stages = ",".join(f"{share * top:.2g}:120" for share in (0.3, 0.5, 0.7, 0.9, 1.2))
-    return f"locust -f loadgen/completions.py --headless --host URL --stages {stages}"
+    return f"autoscale load --headless --host URL --stages {stages}"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+from analysis.files import free_directory
 from analysis.run import Run
 from autoscale.profiles.prior_error import prior_error
 from autoscale.recommend import cost
@@ -19,11 +20,11 @@ from autoscale.recommend.choice.decide import choose_setting
 from autoscale.recommend.choice.promise import Promise
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.settings import Given, Manifest
-from autoscale.recommend.choice.traffic import scenario_of
+from autoscale.recommend.choice.traffic import checked_share, offered, scenario_of, traffic_in_words
 from autoscale.recommend.document import document, step_scale
 from autoscale.recommend.drift import drift
 from autoscale.recommend.effort import CHOOSING
-from autoscale.recommend.model.learning import learn, run_lengths, runs_of, slo_of, system_of
+from autoscale.recommend.model.learning import learn, lengths_of, runs_of, slo_of, system_of
 from autoscale.recommend.model.one_replica import shape
 from autoscale.recommend.model.replica_model import ReplicaModel
 from autoscale.recommend.open_points import more_data, of_runs, worth_of_a_run
@@ -32,6 +33,9 @@ from autoscale.recommendation import Provenance, Recommendation
 from autoscale.recommendation import read_recommendation as read_recommendation
 from autoscale.recommendation import write as write_recommendation
 from autoscale.sim.fleet.scalers import foreign_name, read_scaler
+from autoscale.version import own_version
+
+ANSWER = "recommendation.json"
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ def recommend(
     jobs: int | None = None,
     out: Path | None = None,
     command: str = "",
+    lengths: tuple[str | None, str | None] = (None, None),
+    hours: float | None = None,
     time_unit: str | None = None,
     progress: Progress = silent,
     tell: Tell = unheard,
@@ -77,21 +83,16 @@ def recommend(
     system = system_of(profile, found, price, measured)
     # bad files are refused before the search, not after
     old = read_recommendation(against) if against is not None else None
+    target = _target(out, found, system.name)
     of_current = None if current is None else foreign_name(system, read_scaler(system, current))
-    asked = slo_of(slo, found, system)
+    asked, attainment = slo_of(slo, found, system), checked_share(attainment)
+    tokens = lengths_of(lengths, found, system)
+    plan = offered(traffic, peak_rps, tokens, hours, time_unit)
     model = learn(found, system, asked, part(progress, 0.02, 0.08))
     scenario = scenario_of(
-        system,
-        traffic=traffic,
-        peak_rps=peak_rps,
-        slo=asked,
-        attainment=attainment,
-        engine=model.engine,
-        lengths=run_lengths(found),
-        promise=promise,
-        time_unit=time_unit,
-        tell=tell,
-    )
+        system, traffic=traffic, peak_rps=peak_rps, slo=asked, attainment=attainment, engine=model.engine, lengths=tokens,
+        hours=hours, promise=promise, plan=plan, tell=tell,
+    )  # fmt: skip
     said, spread = _said(of_current, scenario, tell), _spread(model, scenario)
     decision = _decision(scenario, model, spread, current, max_replicas, seeds, jobs, progress)
     made = document(
@@ -104,7 +105,7 @@ def recommend(
     )
     progress(1.0, "writing")
     made = _beside(made, scenario, decision, model, old)
-    files = _write(made, out or (found[0].path if found else Path("runs") / f"recommend-{system.name}"))
+    files = _write(made, target)
     return Recommended(made, files, scenario, decision, model, tuple(found))
 
 
@@ -182,16 +183,21 @@ def _provenance(runs: Sequence[Run], scenario: Scenario, traffic: Path | None, c
     return Provenance(
         runs=tuple(str(run.path) for run in runs),
         profile=scenario.profile.name,
-        traffic=str(traffic)
-        if traffic
-        else f"default: {scenario.plan.duration_s / 3600:.1f} h of a day in bursts",
+        traffic=traffic_in_words(scenario.plan, traffic),
         command=command,
+        version=own_version(),
     )
 
 
+def _target(out: Path | None, found: Sequence[Run], name: str) -> Path:
+    """Where the answer goes: beside a run that it is of, or where nothing but an older answer lies."""
+    target = out or (found[0].path if found else Path("runs") / f"recommend-{name}")
+    own = target.resolve() in [run.path.resolve() for run in found]
+    return free_directory(target, lambda path: own or (path / ANSWER).exists())
+
+
 def _write(made: Recommendation, target: Path) -> list[Path]:
-    target.mkdir(parents=True, exist_ok=True)
-    files = [target / "recommendation.json"]
+    files = [target / ANSWER]
     write_recommendation(made, files[0])
     if made.hpa:
         files.append(target / "hpa.yaml")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from analysis.slo import Term
 from autoscale.check.phases import Span
 from autoscale.recommendation import Answer, Forecast, KubernetesObject, Recommendation, Tried
 
@@ -95,6 +96,12 @@ def judged_over(made: Recommendation) -> str:
         f"days kept: of {made.predicted.periods:,} {periods(made)}, all on the same seeds; the recommended setting keeps "
         f"{100 * kept.low:.1f}% at least, with 95% confidence"
     )
+
+
+def term_name(term: Term) -> str:
+    """What a term of an SLO bounds: TTFT p95."""
+    percentile = "" if term.percentile is None else f" p{term.percentile:g}"
+    return f"{term.metric.upper()}{percentile}"
 
 
 def became(tried: Tried) -> str:

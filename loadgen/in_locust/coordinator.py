@@ -18,6 +18,7 @@ from analysis import run
 from analysis.errors import AutoscaleError
 from loadgen import failing
 from loadgen.failing import Failure
+from loadgen.in_locust import statistics as rows
 from loadgen.in_locust.process_end import EXIT_INTERRUPTED
 from loadgen.in_locust.server_look import ServerLook
 from loadgen.in_locust.workers import Workers
@@ -42,6 +43,7 @@ from loadgen.run.messages import (
     encode,
 )
 from loadgen.run.options import LoadOptions
+from loadgen.run.sending import LatencyCourse
 from loadgen.wire import clock
 
 log = logging.getLogger("loadgen")
@@ -132,6 +134,8 @@ class Coordinator:
         except AutoscaleError as error:
             self.failed(error)
             return
+        if self.environment.web_ui is not None:
+            owner.course = LatencyCourse()
         self.owner = self.latest = owner
         self._preparing = None
         log.info("Recording in %s", owner.path)
@@ -321,7 +325,9 @@ class Coordinator:
         self.owner = None
         with self._books:
             finished = owner.finish(cut_s, clock.unix_now_s(), users, self._workers.offsets)
-        sys.stdout.write(summary.summary_table(finished) + "\n")
+        sys.stdout.write(summary.summary_table(finished, details=chosen.details) + "\n")
+        if self.environment.parsed_options.headless and not chosen.details:
+            rows.say_no_more()
         sys.stdout.flush()
         self._judge(owner, finished)
 

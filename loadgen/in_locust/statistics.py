@@ -27,6 +27,15 @@ def be_precise() -> None:
     locust.stats.StatsCSVFileWriter.close_files = _write_and_close  # type: ignore[method-assign,assignment]
 
 
+def say_no_more() -> None:
+    """Leave Locust's tables at the end of this process out: the run's own summary was said. Its list of errors stays."""
+    locust.stats.print_stats = locust.stats.print_percentile_stats = _say_nothing
+
+
+def _say_nothing(*_: Any, **__: Any) -> None:
+    pass
+
+
 def three_digits(response_time_ms: float) -> float:
     """Rounds to three significant digits: at most 0.5 % off, where Locust's own rounding is off by up to 33 %."""
     return float(f"{response_time_ms:.3g}")

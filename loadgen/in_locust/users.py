@@ -86,7 +86,6 @@ def _init(environment: Any, runner: Any, **_: Any) -> None:
     if isinstance(runner, WorkerRunner):
         init_worker(environment, runner, endpoint)
         return
-    log.info("Options of the load: --help-llm")
     try:
         coordinator = Coordinator(environment, endpoint)
         interrupt_politely(lambda: coordinator.begun, coordinator.hurry)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import flask
@@ -17,6 +18,7 @@ import locust.html
 from locust.web import WebUI
 
 from analysis.redact import hide
+from loadgen.in_locust import form
 from loadgen.in_locust.rate_chart import OFFERED, SENT, chart, rate_rows
 from loadgen.run.account import Owner
 
@@ -28,23 +30,7 @@ COLUMNS = {
     "missing": "Sent of offered (%)",
 }
 ROWS = 60  # intervals in the table and points in the chart, at most about
-# Shown on the tabs named here; Locust keeps the tab in the address.
-IN_PAGE = """<section id="{key}" style="padding:0 24px 24px" hidden></section><script>
-(function () {{
-  const section = document.getElementById("{key}");
-  let until = 0;
-  async function show() {{
-    const tab = new URLSearchParams(window.location.search).get("tab");
-    if (tab !== "{key}" && tab !== "charts") {{ section.hidden = true; return; }}
-    if (Date.now() < until && !section.hidden) return;
-    (document.querySelector("main") || document.body).append(section);
-    until = Date.now() + 2000;
-    const answer = await fetch("./{key}");
-    if (answer.ok) {{ section.innerHTML = await answer.text(); section.hidden = !section.innerHTML; }}
-  }}
-  window.setInterval(() => show().catch(() => {{}}), 300);
-}})();
-</script>"""
+IN_PAGE = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
 
 OwnerOrNone = Callable[[], Owner | None]
 
@@ -69,6 +55,18 @@ def extend(web_ui: WebUI, owner: OwnerOrNone, base_path: str) -> None:
     structure = [{"key": key, "title": title} for key, title in COLUMNS.items()]
     web_ui.template_args["extended_tabs"] = [{"title": "Offered/sent", "key": KEY}]
     web_ui.template_args["extended_tables"] = [{"key": KEY, "structure": structure}]
+    _without_long_labels(web_ui)
+
+    @app.before_request
+    def refuse() -> flask.Response | None:
+        parsed = web_ui.environment.parsed_options
+        if flask.request.method != "POST" or flask.request.endpoint != "locust.swarm" or parsed is None:
+            return None
+        wrong = form.problem(flask.request.form, parsed)
+        if wrong is None:
+            return None
+        # as Locust refuses: its page shows the message below the form
+        return flask.jsonify({"success": False, "message": wrong, "host": web_ui.environment.host})
 
     @app.route(f"{base_path}/{KEY}")
     @web_ui.auth_required_if_enabled
@@ -78,7 +76,7 @@ def extend(web_ui: WebUI, owner: OwnerOrNone, base_path: str) -> None:
     @app.after_request
     def add(response: flask.Response) -> flask.Response:
         if flask.request.endpoint == "locust.index" and response.mimetype == "text/html":
-            response.set_data(_at_the_end(response.get_data(as_text=True), IN_PAGE.format(key=KEY)))
+            response.set_data(_at_the_end(response.get_data(as_text=True), _in_page()))
         now = owner()
         if flask.request.path.endswith("/stats/requests") and now is not None and response.is_json:
             rows = {"key": KEY, "data": rate_rows(now.rates(ROWS))}
@@ -88,6 +86,31 @@ def extend(web_ui: WebUI, owner: OwnerOrNone, base_path: str) -> None:
                 hide(response.get_data(as_text=True))
             )  # Locust shows what the command line said
         return response
+
+
+def _without_long_labels(web_ui: WebUI) -> None:
+    """Keep help out of the labels of the page, which cut it, each time that Locust collects its options."""
+    collect = web_ui.update_template_args
+
+    def shortened() -> None:
+        collect()
+        for name, *_ in form.fields():
+            web_ui.template_args["extra_options"][name]["help_text"] = None
+
+    web_ui.update_template_args = shortened  # type: ignore[method-assign]
+
+
+def _in_page() -> str:
+    """The chart and the form's headings and help, as a script at the end of the page."""
+    shown = [{"name": _camel(name), "group": group, "help": text} for name, group, text in form.fields()]
+    told = json.dumps({"key": KEY, "first": form.FIRST, "fields": shown}).replace("<", "\\u003c")
+    return IN_PAGE.replace("TOLD", told)
+
+
+def _camel(name: str) -> str:
+    """A field's name as the page has it: prompt_tokens is promptTokens there."""
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)
 
 
 def add_to_reports(owner: OwnerOrNone) -> None:
@@ -113,11 +136,25 @@ def _at_the_end(page: str, part: str) -> str:
 
 
 def section(owner: Owner | None) -> str:
-    """Heading, chart and legend of a run; empty before the first."""
+    """Headings, charts and legends of a run; empty before the first."""
     if owner is None:
         return ""
-    return (
-        f'<div style="font:14px sans-serif"><h3>Offered against sent load (requests/s)</h3>{chart(owner.rates(ROWS))}'
-        f'<p><span style="color:{OFFERED}">&#9632;</span> offered by the plan '
-        f'<span style="color:{SENT}">&#9632;</span> sent. Run {html.escape(str(owner.path))}</p></div>'
+    rates = _figure(
+        "Offered against sent load (requests/s)", owner.rates(ROWS), "offered by the plan", "sent"
     )
+    courses = "".join(
+        _figure(f"{name} (s), by the time at which the answer ended", rows, "median", "95th percentile")
+        for name in ("TTFT", "TPOT")
+        if owner.course is not None and (rows := owner.course.rows(name))
+    )
+    return (
+        f'<div style="font:14px sans-serif">{rates}{courses}<p>Run {html.escape(str(owner.path))}</p></div>'
+    )
+
+
+def _figure(title: str, rows: Sequence[tuple[float, float, float]], *names: str) -> str:
+    legend = " ".join(
+        f'<span style="color:{colour}">&#9632;</span> {name}'
+        for colour, name in zip((OFFERED, SENT), names, strict=True)
+    )
+    return f"<h3>{title}</h3>{chart(rows)}<p>{legend}</p>"

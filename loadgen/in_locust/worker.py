@@ -244,10 +244,6 @@ class Worker:
         )
         pending["TTFT"].append(done.ttft_s)
         pending["TPOT"].append(done.tpot_s)
-        pending["E2E"].append(done.e2e_s)
-        late_s = exchange.sent_s - exchange.due_s
-        pending["TTFT from send"].append(done.ttft_s - late_s)
-        pending["E2E from send"].append(done.e2e_s - late_s)
 
     def publish(self) -> None:
         """Add what came since the last time to Locust's rows."""

@@ -28,7 +28,7 @@ from loadgen.run.messages import Offset, WorkerReport
 from loadgen.run.options import LoadOptions
 from loadgen.run.probes import Probe, Probes
 from loadgen.run.records import RunWriter, disk_bytes, free_bytes
-from loadgen.run.sending import Sending, SentRate
+from loadgen.run.sending import LatencyCourse, Sending, SentRate
 from loadgen.run.stopping import Watch, parse_rules
 from loadgen.wire.refusals import rate_limited
 
@@ -57,6 +57,7 @@ class Owner:
         self.lost: dict[str, float] = {}  # worker -> when it was found to be gone, in s since the start
         self._last_report_s: dict[str, float] = {}
         self._rows: dict[str, int] = {}  # worker -> rows that it reported
+        self.course: LatencyCourse | None = None  # for a page that shows it
         self._pauses: list[Pause] = []  # of a closed loop's users after failures
         header = FirstHeader(
             started_at=started_at,
@@ -106,6 +107,8 @@ class Owner:
         self._pauses += measured.pauses
         now_s = now_unix_s - self.started_at
         self._watch.add(measured.rows, now_s)
+        if self.course is not None:
+            self.course.add(measured.rows)
         if samples:
             self._watch.level(worker, int(samples[-1].in_flight), now_s)
         self._sending.add(worker, samples)

@@ -157,6 +157,13 @@ RESULTS = Group(
     "LLM results",
     (
         Option("--run-dir", "where the run is recorded (default runs/<time>-<endpoint>)", "DIR"),
+        Option(
+            "--details",
+            "end with every percentile and Locust's own tables, too; later: `autoscale report RUN --details`",
+            default=False,
+            action="store_true",
+            in_form=False,
+        ),
         Option("--slo", "judge each stage, for example ttft_p95=2s,tpot_p95=100ms", "TERMS"),
         Option(
             "--stop-when",
@@ -176,6 +183,7 @@ RESULTS = Group(
     ),
 )
 GROUPS = (LOAD, REQUESTS, CLIENT, ACCESS, RESULTS)
+FIRST_IN_FORM = ("stages", "rate", "prompt_tokens", "output_tokens", "slo")  # what most loads need
 
 
 def field_name(option: Option) -> str:
@@ -184,31 +192,18 @@ def field_name(option: Option) -> str:
 
 
 def in_form() -> dict[str, bool]:
-    """Whether the web UI's form shows an option, by its name: not how a server is let in, and no action."""
-    shown = {field_name(option): option.in_form for group in GROUPS for option in group.options}
-    return {**shown, "help_llm": False}
-
-
-class _Help(argparse.Action):
-    """Prints these options and ends: Locust's own --help is printed before the locustfile is read."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        ours = argparse.ArgumentParser(
-            prog=parser.prog, usage="locust -f loadgen/completions.py [options]", add_help=False
-        )
-        add_arguments(ours)
-        ours.print_help()
-        parser.exit(0)
+    """Whether the web UI's form shows an option, by its name: not how a server is let in."""
+    return {field_name(option): option.in_form for group in GROUPS for option in group.options}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options to Locust's parser."""
-    parser.add_argument(
-        "--help-llm", action=_Help, nargs=0, help="list the options of the LLM load generator"
-    )
+    """Add the options to Locust's parser; its help shows them before Locust's own."""
+    before = len(parser._action_groups)
     for group in GROUPS:
         section = parser.add_argument_group(group.title, group.description)
         for option in group.options:
             given = option._asdict()
             named = {name: given[name] for name in ("metavar", "type", "action") if given[name] is not None}
             section.add_argument(option.flag, help=option.help, default=option.default, **named)
+    groups = parser._action_groups
+    groups[:] = groups[before:] + groups[:before]

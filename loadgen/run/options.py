@@ -13,6 +13,7 @@ from typing import Any
 from analysis.access import Access, access
 from analysis.errors import BadInput
 from analysis.numbers import parse_seconds
+from analysis.run import check_unused
 from analysis.slo import parse_slo
 from loadgen.plan.own_prompts import read_prompts
 from loadgen.plan.traffic import LoadPlan
@@ -60,6 +61,7 @@ class LoadOptions:
     grace: float = 60.0
     reconnect_every: str = "30s"
     insecure: bool = False
+    details: bool = False
     slo: str | None = None
     stop_when: str | None = None
     find_capacity: str | None = None
@@ -181,10 +183,8 @@ class LoadOptions:
             read_prompts(self.prompts)
         if self.prometheus is not None and not self.prometheus.startswith(("http://", "https://")):
             raise BadInput("--prometheus is not a URL", value=self.prometheus, expected="http://HOST:PORT")
-        if self.run_dir is not None and (Path(self.run_dir) / "run.json").exists():
-            raise BadInput(
-                "--run-dir already holds a run", value=self.run_dir, next_step="choose another directory"
-            )
+        if self.run_dir is not None:
+            check_unused(self.run_dir)
 
     def _check_slo(self) -> None:
         if self.slo is None:

@@ -72,9 +72,7 @@ def test_without_a_saturated_stage_the_interval_is_open_above_and_a_command_foll
     assert 3.3 <= found.knee.low <= found.knee.value
     assert "no stage had a queue" in found.knee.how
     assert found.next_command is not None
-    assert found.next_command.startswith(
-        "locust -f loadgen/completions.py --headless --host http://127.0.0.1:8100"
-    )
+    assert found.next_command.startswith("autoscale load --headless --host http://127.0.0.1:8100")
 
 
 def test_one_steady_stage_says_at_least(sweep_run) -> None:
@@ -94,7 +92,7 @@ def test_all_stages_saturated_still_give_the_knee_and_say_what_is_missing(sweep_
 
 
 def test_no_usable_stage_names_each_reason_and_the_next_command(sweep_run) -> None:
-    with pytest.raises(TooLittleData, match=r"limited by the client.*locust -f loadgen/completions.py"):
+    with pytest.raises(TooLittleData, match=r"limited by the client.*autoscale load"):
         analyse(run.read(part_of(sweep_run("sweep_A"), [1])))
 
 

@@ -2,6 +2,7 @@
 
 import heapq
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from loadgen.run.capacity_search import (
 from loadgen.run.options import LoadOptions
 from loadgen.run.probes import Probe, Probes
 from loadgen.run.summary import summary_table
+from loadgen.run.summary_stages import stages_of
 
 SLO = parse_slo("ttft_p95=1s")
 
@@ -89,19 +91,37 @@ def test_a_recorded_search_says_what_is_known(changed, said):
     assert capacity_sentence(found, header["client"]["stages"]) == said
 
 
-def test_delivered_is_what_was_answered():
-    table = summary_table(read(RECORDED)).splitlines()
-    heads = table[2].split()[:5]
-    assert heads == ["stage", "offered/s", "sent/s", "delivered/s", "ok"]
-    requests = read(RECORDED).requests
-    for number, (line, stage) in enumerate(zip(table[3:7], read_header(RECORDED)["stages"], strict=True)):
+def test_finished_is_what_was_answered_within_the_stage():
+    recorded = read(RECORDED)
+    table = summary_table(recorded).splitlines()
+    assert table[2].split()[:4] == ["stage", "offered/s", "sent/s", "finished/s"]
+    requests = recorded.requests
+    for number, (line, stage) in enumerate(zip(table[3:7], recorded.header["stages"], strict=True)):
         mine = requests[requests["stage"] == number]
         length_s = stage["end_s"] - stage["start_s"]
-        _, _, sent, delivered, ok = line.split()[:5]
-        assert int(ok) == (mine["status"] == "ok").sum()
-        assert float(delivered) == pytest.approx(int(ok) / length_s, abs=0.006)
+        ended = requests[
+            (requests["status"] == "ok")
+            & requests["last_token_s"].between(stage["start_s"], stage["end_s"], "left")
+        ]
+        _, _, sent, finished = line.split()[:4]
+        assert float(finished) == pytest.approx(len(ended) / length_s, abs=0.006)
         assert float(sent) == pytest.approx(mine["sent_s"].notna().sum() / length_s, abs=0.006)
-    assert max(map(len, table[2:7])) <= 100
+
+
+def test_a_stage_has_one_p95_and_one_screen_suffices():
+    recorded = read(RECORDED)
+    short, whole = (summary_table(recorded, details=more).splitlines() for more in (False, True))
+    assert len(short) <= 24
+    assert max(len(line) for line in short if "/" not in line[:40]) <= 80
+    slo = parse_slo(recorded.header["slo"])
+    for number, stage in enumerate(stages_of(recorded)):
+        for name, verdict in stage.verdicts(slo).items():
+            metric, percentile = name.upper().split("_P")
+            [row] = [line.split() for line in whole if re.match(rf" *{number} +{metric} +[0-9]", line)]
+            at = {"50": 2, "95": 3, "99": 4}[percentile]
+            assert float(row[at]) == pytest.approx(verdict.value, abs=1e-4)
+            shown = f"{verdict.value * 1e3:.3g} ms" if verdict.value < 1 else f"{verdict.value:.3g} s"
+            assert any(line.split()[:1] == [str(number)] and shown in line for line in short)
 
 
 def seen(n, late=0, failed=0, rate=10.0, late_s=2.0, usual_s=0.4, lost=False):

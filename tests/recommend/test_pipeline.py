@@ -155,7 +155,7 @@ def test_a_run_on_one_side_of_the_knee_says_what_rests_on_the_model(
     content = recommend([path], traffic=tmp_path / "load.yaml", slo="tpot_p95=1ms", jobs=1).document
     last = content.reasons[-1]
     assert last.code in ("one_sided", "measure_again")
-    assert "locust -f loadgen/completions.py" in last.sentence
+    assert "autoscale load" in last.sentence
     assert last.code == "measure_again" or sentence in last.sentence
 
 
@@ -182,7 +182,7 @@ def test_metrics_of_another_model_ask_for_more_data_with_a_command(sweep_run, tm
     codes = [reason.code for reason in content.reasons]
     assert "model_error" in codes
     command = next(r.sentence for r in content.reasons if r.code == "measure_again")
-    assert "locust -f loadgen/completions.py" in command
+    assert "autoscale load" in command
     assert "--stages" in command
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from analysis.errors import BadInput
 from analysis.slo import parse_slo
@@ -19,6 +22,7 @@ from loadgen.plan.traffic import LoadPlan
 DEFAULT_PEAK = 4.0  # peak of the default traffic, in multiples of one replica's capacity
 DEFAULT_REQUESTS = 120_000  # more than this of the default day is not simulated
 PEAK_HOUR = 14.5  # of rates.DAY_SHAPE
+PEAK_POINTS = 2000  # instants at which the rate is looked at
 
 
 def scenario_of(
@@ -31,26 +35,20 @@ def scenario_of(
     promise: Promise | None = None,
     engine: EngineParams | None = None,
     lengths: tuple[str, str] | None = None,
+    hours: float | None = None,
     time_unit: str | None = None,
+    plan: LoadPlan | None = None,
     tell: Tell = unheard,
 ) -> Scenario:
     """What settings of this profile are judged under; engine, SLO and lengths are the profile's where not given.
 
-    Without traffic it is the default day in bursts, its peak `peak_rps` or four times what one replica can serve.
-    `time_unit` is that of a trace's timestamps; `tell` hears what was read from it.
+    Without traffic it is the default day in bursts, its peak `peak_rps` or four times what one replica can serve, and
+    `hours` of it. `plan` is what `offered` read of the same arguments; `tell` hears what was read.
     """
-    if traffic is not None and peak_rps is not None:
-        raise BadInput("traffic and peak exclude each other", value=peak_rps, expected="one of the two")
-    if attainment is not None and not 0 < attainment < 1:
-        raise BadInput("attainment", value=attainment, expected="a share between 0 and 1, for example 0.99")
+    checked_share(attainment)
     prompt, output = lengths or (profile.workload.prompt_tokens, profile.workload.output_tokens)
-    if traffic is None and time_unit is not None:
-        raise BadInput("--trace-time-unit without --traffic", value=time_unit, next_step="leave it out")
-    plan = (
-        default_traffic(1.0 if peak_rps is None else peak_rps, prompt, output)
-        if traffic is None
-        else _plan(traffic, time_unit)
-    )
+    if plan is None:
+        plan = offered(traffic, peak_rps, (prompt, output), hours, time_unit)
     if plan.trace is not None:
         tell(plan.trace.sentence)
     scenario = Scenario(
@@ -64,18 +62,57 @@ def scenario_of(
     if traffic is not None or peak_rps is not None or idle_verdict(scenario) is not None:
         return scenario
     peak = DEFAULT_PEAK * capacity(scenario).rate_rps
-    return replace(scenario, plan=default_traffic(peak, prompt, output))
+    return replace(scenario, plan=default_traffic(peak, prompt, output, hours))
 
 
-def default_traffic(peak_rps: float, prompt: str, output: str) -> LoadPlan:
+def checked_share(attainment: float | None) -> float | None:
+    """The same. Raises BadInput for an attainment that is no share."""
+    if attainment is not None and not 0 < attainment < 1:
+        raise BadInput("attainment", value=attainment, expected="a share between 0 and 1, for example 0.99")
+    return attainment
+
+
+def offered(
+    traffic: Path | None,
+    peak_rps: float | None,
+    lengths: tuple[str, str],
+    hours: float | None = None,
+    time_unit: str | None = None,
+) -> LoadPlan:
+    """The traffic that was asked for; of the default one without a peak that of 1 request/s. Raises BadInput."""
+    if traffic is None:
+        if time_unit is not None:
+            raise BadInput("--trace-time-unit without --traffic", value=time_unit, next_step="leave it out")
+        return default_traffic(1.0 if peak_rps is None else peak_rps, *lengths, hours)
+    if peak_rps is not None:
+        raise BadInput("traffic and peak exclude each other", value=peak_rps, expected="one of the two")
+    if hours is not None:
+        raise BadInput("traffic and hours exclude each other", value=hours, expected="one of the two")
+    return _plan(traffic, time_unit)
+
+
+def traffic_in_words(plan: LoadPlan, traffic: Path | None) -> str:
+    """What is offered: where it comes from, its hours, its highest rate, its requests and their lengths."""
+    source = "assumed: a day in bursts," if traffic is None else f"{traffic},"
+    highest = float(plan.rate(np.linspace(0.0, plan.duration_s, PEAK_POINTS)).max())
+    return (
+        f"{source} {plan.duration_s / 3600:.3g} h, {plan.expected_requests:,.0f} requests, up to {highest:.3g} requests/s, "
+        f"prompts {plan.prompt}, answers {plan.output} tokens"
+    )
+
+
+def default_traffic(peak_rps: float, prompt: str, output: str, hours: float | None = None) -> LoadPlan:
     """The default day in bursts; of a busy service the hours around its peak, about 120,000 requests of it."""
     plan = LoadPlan.default_traffic(peak_rps, prompt, output)
-    share = DEFAULT_REQUESTS / plan.expected_requests
-    if share >= 1:
-        return plan
-    hours = 24 * max(share, 1 / 8)
-    programme = rates.diurnal(peak_rps, hours * 3600, start_hour=PEAK_HOUR - 0.6 * hours)
-    return replace(plan, programme=programme)
+    if hours is None:
+        share = DEFAULT_REQUESTS / plan.expected_requests
+        if share >= 1:
+            return plan
+        hours = 24 * max(share, 1 / 8)
+    elif not 0 < hours < math.inf:
+        raise BadInput("--hours", value=hours, expected="hours of traffic above 0, for example 24")
+    start_hour = max(0.0, PEAK_HOUR - 0.6 * hours)
+    return replace(plan, programme=rates.diurnal(peak_rps, hours * 3600, start_hour=start_hour))
 
 
 def _plan(path: Path, time_unit: str | None) -> LoadPlan:

@@ -89,7 +89,9 @@ def capacity_of_run(path: Path, report: Progress = silent) -> Capacity | None:
 
 def slo_of(asked: str | None, runs: Sequence[Run], profile: Profile) -> str:
     """The SLO that was asked for, else the first run's, else the profile's."""
-    return asked or (runs[0].header.get("slo") if runs else None) or profile.workload.slo
+    found = asked or (runs[0].header.get("slo") if runs else None) or profile.workload.slo
+    parse_slo(found)
+    return str(found)
 
 
 def runs_of(paths: Sequence[Path] | None) -> list[Run]:
@@ -178,3 +180,12 @@ def run_lengths(runs: Sequence[Run]) -> tuple[str, str] | None:
     if not prompt or not output or "trace" in (prompt, output):
         return None
     return str(prompt), str(output)
+
+
+def lengths_of(
+    asked: tuple[str | None, str | None], runs: Sequence[Run], profile: Profile
+) -> tuple[str, str]:
+    """Lengths of prompts and answers: those asked for, else the first run's, else the profile's."""
+    own = run_lengths(runs) or (profile.workload.prompt_tokens, profile.workload.output_tokens)
+    prompt, output = (given or known for given, known in zip(asked, own, strict=True))
+    return prompt, output

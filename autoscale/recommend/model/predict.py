@@ -205,7 +205,7 @@ def _verify(runs: Sequence[Run], prompt: Lengths, output: Lengths, knee_rps: flo
     host = (runs[0].header.get("target") if runs else None) or "URL"
     stages = ",".join(f"{share * knee_rps:.2g}:120" for share in (0.4, 0.7, 0.9, 1.0, 1.3))
     return (
-        f"locust -f loadgen/completions.py --headless --host {host} --stages {stages} --prompt-tokens {prompt} "
+        f"autoscale load --headless --host {host} --stages {stages} --prompt-tokens {prompt} "
         f"--output-tokens {output}"
     )
 

@@ -19,9 +19,9 @@ def next_commands(result: Recommended) -> Iterator[tuple[str, str]]:
     if answer == "autoscale":
         yield (
             "write the whole set around the HPA",
-            f"autoscale manifests {profile} --recommendation {file} --out manifests",
+            f"autoscale manifests {profile} --recommendation {file} --out my-set",
         )
-        yield "look for what could go wrong", "autoscale lint manifests"
+        yield "look for what could go wrong", "autoscale lint my-set"
         hpa = next((str(f) for f in result.files if f.name == "hpa.yaml"), "hpa.yaml")
         yield "apply the HPA alone", f"kubectl apply -f {shlex.quote(hpa)}"
         yield "prove that it scales out as predicted", _check(result, file)
@@ -42,7 +42,7 @@ def next_commands(result: Recommended) -> Iterator[tuple[str, str]]:
     else:
         measured = made.capacity_rps.measured
         sweep = (measured.next_command if measured else None) or (
-            "locust -f loadgen/completions.py --headless --host URL --stages 1:120,2:120,4:120,8:120 "
+            "autoscale load --headless --host URL --stages 1:120,2:120,4:120,8:120 "
             "--prompt-tokens uniform:100,1500 --output-tokens uniform:50,250"
         )
         yield "measure again on one quiet replica", f"{sweep} --run-dir runs/NEW"
@@ -56,7 +56,7 @@ def _check(result: Recommended, file: str) -> str:
     fewest, deploy = result.document.min_replicas or 1, result.scenario.profile.deploy
     point = result.decision.capacity
     rate = (fewest + 0.5) * point.rate_rps if point else 5.0
-    load = f"locust -f loadgen/completions.py --host URL --rate {rate:.2g} -t 1800s"
+    load = f"autoscale load --host URL --rate {rate:.2g} -t 1800s"
     return (
         f"autoscale check --namespace {shlex.quote(deploy.namespace)} --hpa {shlex.quote(deploy.hpa_name)} "
         f"--expect {file} --load {shlex.quote(load)}"

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
-from rich.console import Group
+from rich.console import RenderableType
 from rich.text import Text
 
 from analysis.numbers import seeds_too_few
 from autoscale.recommend.choice.scenario import Scenario
-from autoscale.show.terminal.layout import money_text, number_text, plain_table
+from autoscale.show import words
+from autoscale.show.terminal.layout import NONE, money_text, number_text, plain_table
 from autoscale.show.words import seconds
 
 
 def comparison_table(
-    content: Mapping[str, Mapping[str, Any]], scenario: Scenario, *, slo_given: bool = True
-) -> Group:
-    """Settings side by side: one column each; `slo_given` is false when the SLO is the profile's own."""
+    content: Mapping[str, Mapping[str, Any]], scenario: Scenario, traffic: str, whose_slo: str
+) -> Iterator[RenderableType]:
+    """Settings side by side: one column each; `whose_slo` it is when nobody gave one."""
     made = plain_table("", *content)
-    rows = {
+    terms = [term for term in scenario.slo.terms if term.percentile is not None]
+    rows: dict[str, Callable[[Mapping[str, Any]], str]] = {
         "SLO": lambda f: "kept" if f["holds"] else "broken",
         "requests in bounds": lambda f: number_text(f["attainment"], ".2%"),
         "  95 % interval": lambda f: (
@@ -27,8 +30,7 @@ def comparison_table(
             or f"{number_text(f['attainment_low'], '.2%')} to {number_text(f['attainment_high'], '.2%')}"
         ),
         "  seeds": lambda f: str(f["seeds"]),
-        "TTFT p99": lambda f: seconds(f["ttft_p99_s"]),
-        "TPOT p99": lambda f: seconds(f["tpot_p99_s"]),
+        **{words.term_name(term): partial(_latency, f"{term.name}_s") for term in terms},
         "longest time over SLO": lambda f: seconds(f["longest_breach_s"]),
         "replica-hours": lambda f: number_text(f["replica_hours"]),
         "accelerator-hours": lambda f: number_text(f["accelerator_hours"]),
@@ -45,12 +47,14 @@ def comparison_table(
             "  turned away": lambda f: number_text(f["gateway_turned_away"]),
         }
     for label, cell in rows.items():
-        made.add_row(label, *(cell(figures) for figures in content.values()))
-    plan = scenario.plan
-    head = (
-        f"{scenario.profile.name}, {plan.expected_requests:,.0f} requests over {plan.duration_s / 3600:.1f} h, "
-        f"SLO {scenario.slo}"
-    )
-    if not slo_given:
-        head += " (the profile's; --slo sets another)"
-    return Group(Text(head, style="dim"), made)
+        cells = [cell(figures) for figures in content.values()]
+        if label != "cost" or any(text != NONE for text in cells):
+            made.add_row(label, *cells)
+    whose = f" ({whose_slo}; --slo sets another)" if whose_slo else ""
+    yield Text(f"simulated on {scenario.profile.name}, SLO {scenario.slo}{whose}", style="dim")
+    yield Text(f"traffic {traffic}", style="dim")
+    yield made
+
+
+def _latency(name: str, figures: Mapping[str, Any]) -> str:
+    return seconds(figures[name])

@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from autoscale.show.terminal.check import check_lines
+from autoscale.show.terminal.layout import to_copy
 from autoscale.show.terminal.recommendation import recommendation_lines
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def demonstration_lines(result: Demonstration) -> Iterator[RenderableType]:
     """The demo's end: the recommendation, the manifest, the verdict."""
     yield from recommendation_lines(result.recommendation.document)
     yield Text("\nThe manifest, ready for kubectl apply", style="bold")
-    yield Text(result.manifest.strip(), style="cyan")
+    yield to_copy(result.manifest.strip(), "cyan")
     yield Text(
         f"\nThe scale-out, watched on the simulated fleet (metrics of the load test from {result.collected_from})",
         style="bold",

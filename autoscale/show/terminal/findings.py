@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from autoscale.lint.findings import Report
+from autoscale.show.terminal.layout import to_copy
 
 SEVERITIES = {"error": "red", "warning": "yellow", "note": "cyan"}
 
@@ -25,7 +26,7 @@ def finding_lines(result: Report) -> Iterator[RenderableType]:
         yield Text.assemble(
             (f"{found.severity:<8}", f"bold {SEVERITIES[found.severity]}"), (found.code, "bold"), f"  {who}"
         )
-        yield Padding(Text(f"{place}  {found.field}", style="dim"), (0, 0, 0, 8))
+        yield to_copy(f"        {place}  {found.field}", "dim")
         yield Padding(Text(f"{found.problem} {found.consequence}"), (0, 0, 0, 8))
         yield Padding(Text(f"fix: {found.fix}", style="green"), (0, 0, 1, 8))
     for note in result.notes:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from analysis.saturation import Estimate
 from autoscale.recommend.model.predict import Prediction
-from autoscale.show.terminal.layout import number_text, plain_table
+from autoscale.show.terminal.layout import number_text, plain_table, to_copy
 
 
 def prediction_lines(found: Prediction) -> Iterator[RenderableType]:
@@ -51,7 +51,7 @@ def prediction_lines(found: Prediction) -> Iterator[RenderableType]:
     for note in found.notes:
         yield Padding(Text.assemble("• ", note), (0, 0, 0, 1))
     yield Text("\nTo test it", style="bold")
-    yield Text(f" {found.verify}")
+    yield to_copy(f" {found.verify}")
 
 
 def _rate(estimate: Estimate) -> str:

@@ -6,13 +6,12 @@ from collections.abc import Iterator, Mapping
 
 from rich.console import Group, RenderableType
 from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 
 from analysis.numbers import known, seeds_too_few
 from autoscale.recommendation import Estimated, Forecast, Recommendation
 from autoscale.show import words
-from autoscale.show.terminal.layout import bullet, money_text, number_text, plain_table
+from autoscale.show.terminal.layout import NONE, PlainTable, bullet, money_text, number_text, plain_table
 
 COLOURS = {
     "autoscale": "green",
@@ -85,7 +84,7 @@ def _rate(rate: Estimated) -> str:
     return f"{rate.value:.3g} req/s ({number_text(rate.low, '.3g')} to {top})"
 
 
-def _comparison(compared: Mapping[str, Forecast]) -> Table:
+def _comparison(compared: Mapping[str, Forecast]) -> PlainTable:
     made = plain_table(
         "",
         "SLO",
@@ -116,6 +115,9 @@ def _comparison(compared: Mapping[str, Forecast]) -> Table:
             number_text(forecast.wasted_scale_outs.value, ".1f"),
             str(forecast.seeds),
         )
+    made.columns = [
+        c for c in made.columns if any(cell.plain != NONE for cell in c.cells)
+    ]  # no price: no cost
     return made
 
 

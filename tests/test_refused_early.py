@@ -1,0 +1,107 @@
+"""What cannot be written or assumed is refused before the work: nothing of somebody else's is overwritten."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from analysis.errors import BadInput
+from autoscale.cli import app
+from autoscale.recommend import recommend
+from tests import recorded_sweeps
+
+ROOT = Path(__file__).parent.parent
+PROFILE, OTHER = "llama-3.1-8b-1xl4", "llama-3.1-70b-v6e8"
+HPA = ROOT / "manifests" / PROFILE / "hpa.yaml"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return recorded_sweeps.sweep_to_run("sweep_A", tmp_path_factory.mktemp("early") / "run")
+
+
+@pytest.fixture
+def full(tmp_path):
+    """A directory that holds something of somebody's."""
+    (tmp_path / "full").mkdir()
+    for name in ("README.md", "hpa.yaml", "notes.html"):
+        (tmp_path / "full" / name).write_text("kind: mine\n")
+    return tmp_path / "full"
+
+
+def refused(*words):
+    """The sentence of a verb that does nothing."""
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert isinstance(result.exception, BadInput), result.output
+    return str(result.exception)
+
+
+def test_no_verb_writes_into_what_it_did_not_write(run, full):
+    before = {path: path.read_text() for path in full.iterdir()}
+    for words in (
+        ["manifests", PROFILE, "--out", full],
+        ["recommend", run, "-p", PROFILE, "--peak", "3", "--out", full],
+        ["simulate", "--hpa", HPA, "--peak", "1", "--out", full],
+        ["check", "--fleet", "http://127.0.0.1:9", "--out", full],
+        ["demo", "--out", full],
+        ["report", run, "--out", full / "notes.html"],
+        ["profile", "--from-run", run, "--out", full / "hpa.yaml"],
+    ):
+        try:
+            said = refused(*words)
+        except AssertionError:  # the door to the fleet is asked first
+            assert words[0] == "check"
+            continue
+        assert "already" in said, words
+        assert "--out" in said, words
+    assert {path: path.read_text() for path in full.iterdir()} == before
+
+
+def test_a_set_is_written_over_its_own_profiles_only(tmp_path):
+    out = tmp_path / "set"
+    for _ in range(2):
+        assert CliRunner().invoke(app, ["manifests", PROFILE, "--out", str(out)]).exit_code == 0
+    (out / "patch.yaml").write_text("a patch of one's own")
+    assert CliRunner().invoke(app, ["manifests", PROFILE, "--out", str(out)]).exit_code == 0
+    assert "already holds something else" in refused("manifests", OTHER, "--out", out)
+    every = shutil.copytree(ROOT / "manifests", tmp_path / "manifests")  # what a clone has
+    assert "already holds something else" in refused("manifests", PROFILE, "--out", every)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"attainment": 1.5}, "attainment: 1.5"),
+        ({"peak_rps": -1.0}, "peak of the default traffic"),
+        ({"traffic": Path("none.yaml")}, "no such traffic file"),
+        ({"slo": "ttft_p95=soon"}, "ttft_p95=soon"),
+        ({"hours": -3.0}, "--hours: -3"),
+        ({"traffic": Path("a.yaml"), "hours": 3.0}, "exclude each other"),
+    ],
+)
+def test_a_wrong_option_is_refused_before_the_run_is_learned_from(run, tmp_path, options, said):
+    heard = []
+    with pytest.raises(BadInput, match=said.replace("(", r"\(")):
+        recommend(
+            [run],
+            profile=PROFILE,
+            out=tmp_path / "out",
+            progress=lambda share, _: heard.append(share),
+            **options,
+        )
+    assert set(heard) <= {0.0}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--compare", HPA], "an HPA is given twice"),
+        (["--traffic", "t.yaml", "--prompt-tokens", "500"], "--prompt-tokens and --traffic exclude each other"),
+        (["--output-tokens", "few"], "few"),
+        (["--hours", "0", "--peak", "1"], "--hours: 0"),
+        (["--run", "nowhere"], "nowhere"),
+    ],
+)  # fmt: skip
+def test_simulate_refuses_in_a_sentence(words, said):
+    assert said in refused("simulate", "--hpa", HPA, *words)
