@@ -5,7 +5,7 @@ FROM python:3.11-slim
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 NUMBA_CACHE_DIR=/tmp/numba MPLCONFIGDIR=/tmp/matplotlib
 
 WORKDIR /app
-COPY pyproject.toml README.md LICENSE locust_plugins.py ./
+COPY pyproject.toml README.md LICENSE ./
 COPY requirements requirements
 COPY analysis analysis
 COPY loadgen loadgen

@@ -65,16 +65,14 @@ def run_check(
 ) -> Checked:
     """Prove a scale-out (or judge an earlier check's evidence again). Raises BadInput, SourceUnavailable, BadRun.
 
-    `profile` is what is served (default that of the recommendation): the size of its weights makes a read rate of the
-    time that the log gives them. `load` is a run directory, or a locust command that is run while the cluster is watched: it gets a --run-dir and
-    --headless when it lacks them. The watch ends after `timeout_s`, or when a scale-out has been absorbed for SETTLE_S
+    `profile` is what is served (default that of the recommendation): the size of its weights makes a read rate of the time that
+    the log gives them. `load` is a run directory, or a load test that runs meanwhile: it gets a --run-dir and --headless. The watch ends after `timeout_s`, or when a scale-out has been absorbed for SETTLE_S
     and SETTLE_TRUE_S.
     """
-    recommended = read_recommendation(expect) if expect is not None else None
-    expected = None
-    if recommended is not None:
-        from autoscale.forecast.expecting import expecting
+    from autoscale.forecast.expecting import expecting
 
+    recommended, expected = read_recommendation(expect) if expect is not None else None, None
+    if recommended is not None:
         expected, slo = expecting(recommended), slo or recommended.slo.text or None
     weight_bytes = _weight_bytes(profile, recommended)
     load_run = Path(load) if load and os.path.isdir(load) else None  # False for what no path can be

@@ -58,7 +58,7 @@ def test_what_pip_installs_is_copied_before_it_runs():
     assert {project["readme"], *project["license-files"], "pyproject.toml"} <= set(COPIED)
     setuptools = PROJECT["tool"]["setuptools"]
     packages = {pattern.removesuffix("*") for pattern in setuptools["packages"]["find"]["include"]}
-    assert packages | {f"{module}.py" for module in setuptools["py-modules"]} <= set(COPIED)
+    assert packages <= set(COPIED)
 
 
 def test_it_runs_as_the_user_that_it_made_and_that_the_pods_name():

@@ -6,7 +6,7 @@ import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,7 @@ from autoscale.cli.options import (
     Hours,
     Json,
     MaybeProfile,
+    OfOneReplica,
     OtherHpas,
     OutputTokens,
     Peak,
@@ -100,12 +101,7 @@ def serve(
 
 def simulate(
     hpa: Annotated[Path, typer.Option(help="HPA manifest (autoscaling/v2), or KEDA's ScaledObject.")],
-    run: Annotated[
-        Path | None,
-        typer.Option(
-            help="Run directory of one replica: its lengths, SLO and step times, not the profile's."
-        ),
-    ] = None,
+    run: OfOneReplica = None,
     profile: MaybeProfile = None,
     traffic: Traffic = None,
     trace_time_unit: TimeUnit = None,
@@ -131,6 +127,7 @@ def simulate(
     from autoscale.recommend.model.learning import learn, lengths_of, runs_of, slo_of, system_of
     from autoscale.show.terminal.comparison import comparison_table
 
+    options = fleet_options(gateway, client_timeout)
     settings = _settings((hpa, *(compare or [])), static or [])
     if out is not None:
         free_directory(out, empty)
@@ -146,20 +143,14 @@ def simulate(
         system, traffic=traffic, peak_rps=peak, slo=bounds, engine=engine, lengths=tokens, hours=hours, plan=plan,
         tell=progress.note,
     )  # fmt: skip
-    scenario = replace(scenario, options=fleet_options(gateway, client_timeout))
+    scenario = replace(scenario, options=options)
     said = traffic_in_words(scenario.plan, traffic)
     notes = {name: scenario.notes(setting) for name, setting in settings.items()}
     most = max(setting.replicas or 1 for setting in settings.values())
     _told(notes, cost.check_cost(scenario, most, len(settings) * seeds))
     with progress.bar() as report:
         compared = set_side_by_side(scenario, settings, seeds, keep_first=out is not None, progress=report)
-    content = {
-        name: {**found.figures(), "notes": [*notes[name], *found.causes()]}
-        for name, found in compared.items()
-    }
-    for name, found in compared.items():
-        for cause in found.causes():
-            progress.note(f"{name}: {cause}")
+    content = {name: _figures(name, found, notes[name]) for name, found in compared.items()}
     paths = _written(compared, system.name, out) if out is not None else []
     if as_json:
         whose = {"profile": system.name, "run": run, "traffic": said, "slo": bounds, "seeds": seeds}
@@ -167,6 +158,13 @@ def simulate(
         return
     show(*comparison_table(content, scenario, said, "" if slo else "the run's" if runs else "the profile's"))
     show_paths(paths)
+
+
+def _figures(name: str, found: Compared, notes: Sequence[str]) -> dict[str, Any]:
+    """What is shown of a setting; why a gateway held its requests is said at once."""
+    for cause in found.causes():
+        progress.note(f"{name}: {cause}")
+    return {**found.figures(), "notes": [*notes, *found.causes()]}
 
 
 def _told(notes: Mapping[str, Sequence[str]], takes: str | None) -> None:

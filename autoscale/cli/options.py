@@ -133,3 +133,7 @@ ResultsDirectory = Annotated[
     Path | None, typer.Option(help="Directory for the results; default the run directory.")
 ]
 Explain = Annotated[bool, typer.Option("--explain", help="Show the path from data to number.")]
+OfOneReplica = Annotated[
+    Path | None,
+    typer.Option(help="Run directory of one replica: its lengths, SLO and step times, not the profile's."),
+]

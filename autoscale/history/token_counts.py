@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from autoscale.history.token_lengths import lengths_of
+from autoscale.history.token_lengths import lengths_in_buckets
 from autoscale.observe.prometheus import Prometheus, Refused
 from loadgen.plan.lengths import MOST, Lengths
 
@@ -52,7 +52,7 @@ def token_counts(door: Prometheus, window: tuple[float, float], matchers: str, o
     below = [buckets[bound] for bound in bounds]
     counted = np.diff([0.0, *np.maximum.accumulate(below), max(buckets.get(math.inf, below[-1]), below[-1])])
     mean = float(sums.sum() / counts.sum())
-    found = lengths_of(bounds, counted.tolist(), mean, float(MOST))
+    found = lengths_in_buckets(bounds, counted.tolist(), mean, float(MOST))
     with np.errstate(invalid="ignore"):
         return (
             None if found is None else TokenCounts(found, mean, sums / np.where(counts > 0, counts, np.nan))

@@ -32,7 +32,9 @@ HALVINGS = 50
 Floats = NDArray[np.float64]
 
 
-def lengths_of(bounds: Sequence[float], counts: Sequence[float], mean: float, most: float) -> Lengths | None:
+def lengths_in_buckets(
+    bounds: Sequence[float], counts: Sequence[float], mean: float, most: float
+) -> Lengths | None:
     """The distribution of `counts` requests per bucket, the first up to `bounds[0]`, the last above `bounds[-1]`.
 
     `mean` is the histogram's sum over its count, `most` tokens are possible at all. None when no request was counted.

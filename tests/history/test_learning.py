@@ -7,7 +7,7 @@ import pytest
 from analysis.errors import TooLittleData
 from autoscale.history.arrivals import came_in
 from autoscale.history.burstiness import burstiness
-from autoscale.history.token_lengths import lengths_of
+from autoscale.history.token_lengths import lengths_in_buckets
 from autoscale.history.traffic_file import curve
 
 BOUNDS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000]
@@ -106,7 +106,7 @@ def test_one_scrape_is_too_little():
 def test_a_distribution_comes_back_from_its_buckets(name, draw):
     tokens = np.maximum(np.rint(draw(np.random.default_rng(3))), 1)
     counts = np.histogram(tokens, [0, *(bound + 0.5 for bound in BOUNDS), 1e9])[0]
-    found = lengths_of(BOUNDS, counts, tokens.mean(), 131_072)
+    found = lengths_in_buckets(BOUNDS, counts, tokens.mean(), 131_072)
     assert found.kind in (name, "uniform" if name == "fixed" else name)
     assert found.mean() == pytest.approx(tokens.mean(), rel=0.01 if name != "fixed" else 0.15)
     if name != "fixed":
@@ -116,4 +116,4 @@ def test_a_distribution_comes_back_from_its_buckets(name, draw):
 
 
 def test_nothing_counted_is_no_distribution():
-    assert lengths_of(BOUNDS, [0] * 15, float("nan"), 1000) is None
+    assert lengths_in_buckets(BOUNDS, [0] * 15, float("nan"), 1000) is None
