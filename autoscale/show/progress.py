@@ -78,7 +78,7 @@ def live() -> Iterator[Callable[[Any], None]]:
 def compiled_engine() -> None:
     """Compile the simulator, or read what was compiled before; says so when it takes a while.
 
-    The first time after an installation it takes 15 to 30 s of one core, in which nothing else would be heard of.
+    The first time after an installation it takes about a minute of one core, in which nothing else would be heard of.
     """
     from dataclasses import replace
 
@@ -87,7 +87,7 @@ def compiled_engine() -> None:
     from autoscale.recommend.choice.settings import Behavior, Candidate
     from loadgen.plan.traffic import LoadPlan
 
-    notice = Timer(NOTICE_S, _say, ["compiling the simulator, once after installation: 15 to 30 s"])
+    notice = Timer(NOTICE_S, _say, ["compiling the simulator, once after installation: about a minute"])
     notice.daemon = True
     notice.start()
     try:
