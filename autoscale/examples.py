@@ -40,9 +40,8 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "traffic": (
         (
-            "the last fortnight of one model, then a target for it",
-            "autoscale traffic --prometheus http://127.0.0.1:9090 --model meta-llama/Llama-3.1-8B-Instruct && "
-            "autoscale recommend runs/first --traffic traffic.yaml",
+            "the last fortnight of one model, for `autoscale recommend --traffic traffic.yaml`",
+            "autoscale traffic --prometheus http://127.0.0.1:9090 --model meta-llama/Llama-3.1-8B-Instruct",
         ),
     ),
     "recommend": (

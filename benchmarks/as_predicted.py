@@ -126,7 +126,7 @@ def recommended(folder: Path) -> Path:
         measured=folder / "measured.yaml",
         traffic=folder / "traffic.yaml",
         slo=SLO,
-        out=folder,
+        out=folder / "answer",
         jobs=1,
     )
     return made.files[0]

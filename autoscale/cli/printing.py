@@ -23,10 +23,12 @@ def show_json(content: Mapping[str, object], computed_from: Mapping[str, object]
     """Print the content as JSON: what is not known, NaN here, is null there. First what it was computed from, and by which
     version, where the content does not say so itself."""
     from analysis.numbers import plain
+    from analysis.redact import redacted
     from autoscale.version import own_version
 
     if computed_from is not None:
-        content = {"computed_from": {"version": own_version(), **computed_from}, **content}
+        said = {name: str(one) if isinstance(one, Path) else one for name, one in computed_from.items()}
+        content = {"computed_from": redacted(plain({"version": own_version(), **said})), **content}
     print(json.dumps(plain(content), indent=2, default=str, allow_nan=False))
 
 

@@ -89,7 +89,7 @@ def until(folder: Path, so: Callable[[], bool]) -> None:
     pytest.fail((folder / "log").read_text())
 
 
-def ended(process: subprocess.Popen[str], folder: Path, within_s: float = 0.0) -> str:
+def ended(process: subprocess.Popen[str], folder: Path, within_s: float = 5.0) -> str:
     """The log, once the process has ended and, so many seconds later, no process of its group is left."""
     try:
         process.wait(timeout=90)
@@ -305,8 +305,8 @@ def test_master_and_workers_on_several_machines_deliver_the_plan_into_one_direct
     assert recorded.itl["count"].sum() == 7 * len(requests)
     assert [s["stage"] for s in recorded.header["client"]["stages"]] == [0, 1]
     assert (requests["first_token_s"] - requests["sent_s"]).min() >= 0.0495
-    table = log[log.index("stage  offered/s") :].split("\n[")[0]
-    assert max(map(len, table.splitlines())) <= 100
+    table = log[log.index("stage  offered/s") :].split("\n[")[0].splitlines()
+    assert max(len(line) for line in table if str(folder) not in line) <= 80
     with open(folder / "stats_stats.csv") as file:
         rows = {row["Name"]: row for row in csv.DictReader(file)}
     ttft_ms = (requests["first_token_s"] - requests["due_s"]) * 1e3

@@ -149,7 +149,11 @@ def nothing_cut(past: History) -> Criterion:
         return Criterion(code, "pass", f"{len(past.scale_ins)} scale-ins, no request failed", figures)
     if sum(busy):
         return Criterion(
-            code, "fail", f"replicas were removed with {sum(busy)} requests still in them", figures
+            code,
+            "not_judged",
+            f"removed replicas had {sum(busy)} requests when they were last seen; whether these were cut only the "
+            "requests tell",
+            figures,
         )
     return Criterion(
         code,

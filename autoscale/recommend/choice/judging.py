@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -66,7 +66,7 @@ class Trial:
     periods: int
     overrun: float
     promise: Promise = Promise()  # noqa: RUF009 -- frozen
-    longest_start_s: float = math.nan
+    longest_start_s: float = field(default=math.nan, compare=False)  # NaN is not itself
     stopped: str = ""
 
     @property
