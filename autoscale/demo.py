@@ -229,7 +229,6 @@ def _recommend(out: Path, profile: str, progress: Progress) -> Recommended:
         profile=profile,
         traffic=traffic,
         slo=SLO,
-        out=out,
         command="autoscale demo",
         progress=lambda f, text: progress(0.46 + 0.24 * f, text),
     )
