@@ -146,8 +146,11 @@ def main() -> int:
         for row in read_observations(options.out / "run" / "observations.jsonl.gz")
         if row.resource == "gap"
     ]
-    longest_s = max((gap["to_s"] - gap["from_s"] for gap in gaps), default=0.0)
-    print(f"{len(gaps)} gaps of single resources, the longest {longest_s:.1f} s; exit code {code}")
+    closed = [gap["to_s"] - gap["from_s"] for gap in gaps if gap["to_s"] is not None]
+    print(
+        f"{len(gaps)} gaps of single resources, the longest {max(closed, default=0.0):.1f} s, {len(gaps) - len(closed)} open at "
+        f"the end; exit code {code}"
+    )
     return 0
 
 
