@@ -147,9 +147,10 @@ def main() -> int:
         if row.resource == "gap"
     ]
     closed = [gap["to_s"] - gap["from_s"] for gap in gaps if gap["to_s"] is not None]
+    still = len(gaps) - 2 * len(closed)  # each is told when it begins and when it ends
+    longest_s = max(closed, default=0.0)
     print(
-        f"{len(gaps)} gaps of single resources, the longest {max(closed, default=0.0):.1f} s, {len(gaps) - len(closed)} open at "
-        f"the end; exit code {code}"
+        f"{len(closed)} gaps of single resources, the longest {longest_s:.1f} s, {still} open; exit code {code}"
     )
     return 0
 
