@@ -82,10 +82,10 @@ def run_check(
         )
         return Checked(result, _draw(result, load_run or noted_load(replay_dir)))
     target = out or Path("runs") / time.strftime("check-%Y%m%d-%H%M%S", time.gmtime())
-    free_directory(target, lambda path: (path / HEADER).exists())  # the load's, which the check joins
     cluster, scrape, name = _door(fleet, context, hpa)
     if recommended is not None:
         _refuse_other(recommended, cluster, namespace, name)
+    free_directory(target, lambda path: (path / HEADER).exists())  # the load's, which the check joins
     command = None if load is None or load_run else _command(load, target / OWN_LOAD, fleet)
     rate, _ = clock_of(cluster)
     sent = load_run or (_run_dir(command) if command else None)

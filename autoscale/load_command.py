@@ -12,13 +12,15 @@ ENDPOINTS = ("completions", "chat")
 
 
 def locust_command(words: Sequence[str]) -> list[str]:
-    """The command that starts `autoscale load WORDS` in this Python. Raises BadInput without Locust."""
+    """The command that starts `autoscale load WORDS` in this Python. Raises BadInput without Locust, and for another endpoint."""
     from importlib.util import find_spec
 
     import loadgen
 
     if find_spec("locust") is None:
         raise BadInput("Locust is not installed", next_step="install it: pip install 'llm-autoscale[load]'")
+    if words and not words[0].startswith("-") and words[0] not in ENDPOINTS:
+        raise BadInput("what to load", value=words[0], expected=f"{' or '.join(ENDPOINTS)}, then options")
     named, rest = (words[0], words[1:]) if words and words[0] in ENDPOINTS else (ENDPOINTS[0], words)
     scenario = Path(loadgen.__file__).with_name(f"{named}.py")
     # -P: a folder of the working directory is not one of Locust's modules

@@ -105,3 +105,19 @@ def test_a_wrong_option_is_refused_before_the_run_is_learned_from(run, tmp_path,
 )  # fmt: skip
 def test_simulate_refuses_in_a_sentence(words, said):
     assert said in refused("simulate", "--hpa", HPA, *words)
+
+
+def test_traffic_is_not_asked_for_before_its_words_are_understood(full, tmp_path):
+    words = ["traffic", "--prometheus", "http://127.0.0.1:9", "--out", tmp_path / "t.yaml"]
+    assert "--last: '5x'; expected a time such as 14d" in refused(*words, "--last", "5x")
+    assert "uniform:A,B" in refused(*words, "--prompt-tokens", "uniform:9")
+    assert "something else already" in refused(*words[:-1], full / "hpa.yaml")
+
+
+def test_a_scaler_that_cannot_be_simulated_is_refused_before_the_simulator_is_compiled(tmp_path, monkeypatch):
+    monkeypatch.setattr("autoscale.show.progress.compiled_engine", lambda: pytest.fail("compiled"))
+    (tmp_path / "kafka.yaml").write_text(
+        "apiVersion: keda.sh/v1alpha1\nkind: ScaledObject\nmetadata: {name: x}\n"
+        "spec: {scaleTargetRef: {name: vllm}, triggers: [{type: kafka, metadata: {}}]}\n"
+    )
+    assert "kafka" in refused("simulate", "--hpa", tmp_path / "kafka.yaml")

@@ -122,6 +122,7 @@ def simulate(
     from dataclasses import replace
 
     from autoscale.recommend import cost
+    from autoscale.recommend.choice.scenario import notes_on
     from autoscale.recommend.choice.traffic import offered, scenario_of, traffic_in_words
     from autoscale.recommend.comparison import compare as set_side_by_side
     from autoscale.recommend.model.learning import learn, lengths_of, runs_of, slo_of, system_of
@@ -133,6 +134,7 @@ def simulate(
         free_directory(out, empty)
     runs = runs_of([run]) if run else []
     system = system_of(profile, runs)
+    notes = {name: notes_on(system, setting) for name, setting in settings.items()}
     bounds = slo_of(slo, runs, system)
     tokens = lengths_of(lengths_asked(prompt_tokens, output_tokens, traffic), runs, system)
     plan = offered(traffic, peak, tokens, hours, trace_time_unit)
@@ -145,7 +147,6 @@ def simulate(
     )  # fmt: skip
     scenario = replace(scenario, options=options)
     said = traffic_in_words(scenario.plan, traffic)
-    notes = {name: scenario.notes(setting) for name, setting in settings.items()}
     most = max(setting.replicas or 1 for setting in settings.values())
     _told(notes, cost.check_cost(scenario, most, len(settings) * seeds))
     with progress.bar() as report:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from analysis.errors import BadInput
+from analysis.files import begins_with, free_file
 from autoscale.cli.options import CaFile, Headers, Insecure, Json, Namespace, Selector, TokenFile
 from autoscale.cli.printing import show_json, show_paths
 from autoscale.show import progress
+
+if TYPE_CHECKING:
+    from autoscale.history.learned import LearnedTraffic
 
 MARK = "# traffic learned by autoscale traffic"
 
@@ -26,6 +31,13 @@ def traffic(
     namespace: Namespace = None,
     selector: Selector = "",
     model: Annotated[str | None, typer.Option(help="Model, where Prometheus has several.")] = None,
+    prompt_tokens: Annotated[
+        str | None,
+        typer.Option(metavar="LEN", help="Prompt lengths, where the server has no histogram of them."),
+    ] = None,
+    output_tokens: Annotated[
+        str | None, typer.Option(metavar="LEN", help="The same for the answers.")
+    ] = None,
     token_file: TokenFile = None,
     header: Headers = None,
     ca_file: CaFile = None,
@@ -37,15 +49,16 @@ def traffic(
 ) -> None:
     """Learn a service's traffic from its Prometheus. When requests came, how bursty, how long: as a load file."""
     from analysis.access import access
-    from analysis.numbers import parse_seconds
     from autoscale.history.learned import learn_traffic
-    from autoscale.history.picture import days_picture
+    from loadgen.plan.lengths import parse_lengths
 
-    _free(out)
+    free_file(out, begins_with(MARK), "one that `autoscale traffic` wrote")
+    given = tuple(None if text is None else parse_lengths(text) for text in (prompt_tokens, output_tokens))
+    last_s = _seconds(last)
     with progress.bar() as report:
         learned = learn_traffic(
             prometheus,
-            parse_seconds(last),
+            last_s,
             until=None if until is None else _unix(until),
             namespace=namespace,
             selector=selector,
@@ -60,32 +73,34 @@ def traffic(
             ),
             progress=report,
         )
-    text = f"{MARK}, {datetime.fromtimestamp(time.time(), UTC):%Y-%m-%d %H:%M} UTC\n{learned.yaml()}"
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text, encoding="utf-8")
-        picture = days_picture(learned, out.with_suffix(".png"))
-    except OSError as error:
-        raise BadInput(f"cannot write {out}: {error.strerror}", next_step="choose another --out") from None
+    paths = _written(learned, learned.yaml(*given), out)
     if as_json:
         show_json(learned.as_json())
         return
     for sentence in learned.sentences():
         print(sentence)
-    show_paths([out, picture])
+    show_paths(paths)
 
 
-def _free(out: Path) -> None:
-    """Raises BadInput when `out` is something that this verb did not write."""
+def _written(learned: LearnedTraffic, load: str, out: Path) -> list[Path]:
+    """The load file, and its picture beside it."""
+    from autoscale.history.picture import days_picture
+
     try:
-        taken = out.exists() and not (out.is_file() and out.read_text(errors="replace").startswith(MARK))
-    except OSError as error:
-        raise BadInput(f"cannot look at {out}: {error.strerror}", next_step="choose another --out") from None
-    if taken:
-        raise BadInput(
-            f"{out} is there and was not written by `autoscale traffic`",
-            next_step="choose another --out, or move it away",
+        out.write_text(
+            f"{MARK}, {datetime.fromtimestamp(time.time(), UTC):%Y-%m-%d %H:%M} UTC\n{load}", "utf-8"
         )
+        return [out, days_picture(learned, out.with_suffix(".png"))]
+    except OSError as error:
+        raise BadInput(f"cannot write {out}: {error.strerror}", next_step="choose another --out") from None
+
+
+def _seconds(text: str) -> float:
+    from analysis.numbers import parse_seconds
+
+    if math.isnan(seconds := parse_seconds(text)):
+        raise BadInput("--last", value=text, expected="a time such as 14d or 36h")
+    return seconds
 
 
 def _unix(text: str) -> float:

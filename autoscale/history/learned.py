@@ -20,6 +20,7 @@ from autoscale.history.traffic_file import curve, traffic_yaml
 from autoscale.observe.prometheus import Prometheus
 from autoscale.observe.tidy import usual_interval_s
 from autoscale.observe.window import label_matchers, read_window
+from loadgen.plan.lengths import Lengths
 
 COLUMNS = ("requests_total", "running", "waiting")
 BIN_S = 60.0  # of the curve that is shown
@@ -96,18 +97,19 @@ class LearnedTraffic:
             )
         return [*told, *self.notes]
 
-    def yaml(self) -> str:
-        """The load file. Raises BadInput where the lengths are not known."""
-        if self.prompt is None or self.output is None:
-            missing = "prompt" if self.prompt is None else "output"
+    def yaml(self, prompt: Lengths | None = None, output: Lengths | None = None) -> str:
+        """The load file, with these lengths where they are given. Raises BadInput where they are not known."""
+        prompt = prompt or (self.prompt.lengths if self.prompt else None)
+        output = output or (self.output.lengths if self.output else None)
+        if prompt is None or output is None:
+            missing = "prompt" if prompt is None else "output"
             raise BadInput(
                 f"{self.source} has no histogram of {missing} tokens, so a load file would have to guess them",
                 next_step=f"give --{missing}-tokens",
             )
         cv = 1.0 if self.burstiness is None else self.burstiness.cv
         arrivals = "poisson" if self.burstiness is None or cv == 1.0 else f"gamma:{cv:.3g}"
-        prompt, output = str(self.prompt.lengths), str(self.output.lengths)
-        return traffic_yaml(curve(self.came, cv), arrivals, prompt, output, self.sentences())
+        return traffic_yaml(curve(self.came, cv), arrivals, str(prompt), str(output), self.sentences())
 
     def as_json(self) -> dict[str, Any]:
         """Everything, with the curve of minutes."""

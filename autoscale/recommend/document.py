@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import fields
-from importlib import metadata
 
 import analysis.capacity
 from analysis.numbers import known
@@ -35,6 +34,7 @@ from autoscale.recommendation import (
     Tried,
 )
 from autoscale.signal_target import SignalTarget
+from autoscale.version import own_version
 
 
 def document(
@@ -100,7 +100,7 @@ def _system(scenario: Scenario, slower: float) -> System:
         profile.accelerator.name,
         profile.model_dump(mode="json"),
         slower,
-        metadata.version("llm-autoscale"),
+        own_version(),
     )
 
 

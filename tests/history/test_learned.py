@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from analysis.errors import BadInput
 from autoscale.cli import app
 from autoscale.history.learned import learn_traffic
 from autoscale.profiles import load
+from autoscale.recommend.choice.settings import Behavior, Candidate
 from autoscale.sim.fleet.run_writer import write_run
 from autoscale.sim.fleet.simulate import simulate
 from benchmarks import backfill
@@ -23,23 +25,6 @@ from loadgen.plan.traffic import LoadPlan, Process
 ZERO = 1_790_000_000.0 // 86_400 * 86_400
 HOURS = 8
 PROFILE = "llama-3.1-8b-1xl4"
-
-
-def scaled_on(profile, target):
-    return {
-        "apiVersion": "autoscaling/v2",
-        "kind": "HorizontalPodAutoscaler",
-        "metadata": {"name": "h"},
-        "spec": {
-            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": profile.deploy.name},
-            "minReplicas": 1,
-            "maxReplicas": 6,
-            "metrics": [{"type": "Pods", "pods": {
-                "metric": {"name": "vllm_num_requests_running"},
-                "target": {"type": "AverageValue", "averageValue": target},
-            }}],
-        },
-    }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +44,12 @@ def past(tmp_path_factory):
         seed=5,
     )
     outcome = simulate(
-        profile, scaled_on(profile, "6"), plan.arrivals(), seed=3, duration_s=HOURS * 3600.0, keep=True
+        profile,
+        Candidate((("running", 6.0),), Behavior(), 1, 6).manifest(profile),
+        plan.arrivals(),
+        seed=3,
+        duration_s=HOURS * 3600.0,
+        keep=True,
     )
     recorded = run.read(write_run(outcome, folder / "run", plan=plan))
     metrics, requests = recorded.metrics.copy(), recorded.requests
@@ -111,6 +101,14 @@ def test_the_load_file_offers_what_came(past, tmp_path):
     assert hours[: HOURS - 1] == pytest.approx(came, rel=0.15)
 
 
+def test_lengths_that_the_server_does_not_tell_are_asked_for_and_given(past):
+    learned, _, _, _ = past
+    untold = replace(learned, prompt=None)
+    with pytest.raises(BadInput, match=r"no histogram of prompt tokens.*--prompt-tokens"):
+        untold.yaml()
+    assert "prompt_tokens: uniform:5,9\n" in untold.yaml(prompt=parse_lengths("uniform:5,9"))
+
+
 def test_a_service_that_is_not_there_is_named_with_what_is(past):
     _, _, url, _ = past
     with pytest.raises(BadInput, match=r"no metrics of model other.*it has meta/m.*--model"):
@@ -130,6 +128,8 @@ def test_the_verb_writes_a_load_file_and_a_picture_and_nothing_over_another_file
     assert (tmp_path / "traffic.png").stat().st_size > 10_000
     assert json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)["model"] == "meta/m"
     (tmp_path / "traffic.yaml").write_text("mine: 1\n")
-    with pytest.raises(BadInput, match=r"traffic\.yaml is there and was not written by.*another --out"):
+    with pytest.raises(
+        BadInput, match=r"something else already: 'traffic\.yaml'; .*`autoscale traffic` wrote.*another --out"
+    ):
         CliRunner().invoke(app, words, catch_exceptions=False, standalone_mode=False)
     assert (tmp_path / "traffic.yaml").read_text() == "mine: 1\n"

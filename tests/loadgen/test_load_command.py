@@ -49,6 +49,7 @@ def test_help_shows_the_options_of_the_load_before_locusts_own(command, elsewher
     [
         (["--headless", "--stages", "4-30"], 2, "stage 1 of --stages 4-30"),
         (["chat", "--headless", "--rate", "1"], 3, "cannot connect to http://127.0.0.1:9"),
+        (["embeddings", "--headless"], 2, "what to load: 'embeddings'; expected completions or chat"),
     ],
 )
 def test_the_verb_ends_as_locust_does(words, code, said, elsewhere):

@@ -114,16 +114,6 @@ class Scenario:
             return self.kept.under(seed)
         return replace(self.plan, seed=seed).arrivals()
 
-    def notes(self, setting: Setting) -> list[str]:
-        """What to know of the figures of this setting. Raises BadInput when it cannot be simulated."""
-        manifest = setting.manifest(self.profile)
-        if manifest is None:
-            slots_for(None, setting.replicas or 0)
-            return []
-        spec = read_scaler(self.profile, manifest)
-        slots_for(spec, 0)
-        return [note for note in (foreign_name(self.profile, spec), gate_note(spec)) if note]
-
     def too_long(self) -> float:
         """Share of the traffic's requests that the engine refuses because of max_model_len, by its first requests."""
         limit = self.profile.engine.max_model_len
@@ -183,3 +173,14 @@ def _margin(period: Period, attainment: float | None, promise: Promise, outcome:
 def _overrun(period: Period, attainment: float | None) -> float:
     asked = _asked(period, attainment)
     return max(((1 - share) / max(1 - goal, 1e-9) for share, goal in asked), default=0.0)
+
+
+def notes_on(profile: Profile, setting: Setting) -> list[str]:
+    """What to know of the figures of this setting. Raises BadInput when it cannot be simulated."""
+    manifest = setting.manifest(profile)
+    if manifest is None:
+        slots_for(None, setting.replicas or 0)
+        return []
+    spec = read_scaler(profile, manifest)
+    slots_for(spec, 0)
+    return [note for note in (foreign_name(profile, spec), gate_note(spec)) if note]
