@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from autoscale.recommend.answer import Point
-from autoscale.recommend.choice.judging import Judged, Panel, Trial, confirm
+from autoscale.recommend.choice.judging import Judged, Trial, confirm
+from autoscale.recommend.choice.panel import Panel
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.search import loosest
 from autoscale.recommend.choice.settings import MAX_WINDOW_S, Behavior, Candidate, Choice, Setting, Standing

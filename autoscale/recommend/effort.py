@@ -56,7 +56,9 @@ class Choosing:
     # --- seeds ---
     # Short traffic is searched over several seeds at once, as many as take this long, and over so many at most
     panel_s: float = 0.3
-    panel_most: int = 6
+    panel_most: int = 3
+    # ... the hardest, under which the standing fleet keeps least, of so many times as many
+    pool: int = 5
     # First seed of panels; those of judging lie below, those of confirming above
     panel_seeds: int = 1000
     # Of all requests: a setting that missed by more in the search is no guess worth a look

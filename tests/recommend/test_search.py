@@ -8,7 +8,8 @@ import pytest
 from autoscale.recommend.choice import confirming
 from autoscale.recommend.choice.choice import choose
 from autoscale.recommend.choice.confirming import Confirming, Trials
-from autoscale.recommend.choice.judging import Judged, Panel, Trial, confirm, shown_over
+from autoscale.recommend.choice.judging import Judged, Trial, confirm, shown_over
+from autoscale.recommend.choice.panel import Panel, hardest_first
 from autoscale.recommend.choice.search import loosest, search, static_fleet
 from autoscale.recommend.choice.settings import Behavior, Candidate, Setting, Standing, behaviors, quantity
 from autoscale.recommend.choice.space import Space
@@ -256,7 +257,42 @@ def test_rows_see_the_same_seeds_until_they_cannot_hold() -> None:
 
     good, bad = shown_over(judge, [Standing(4), Standing(3)], range(64))
     assert (len(good.trials), good.holds) == (64, True)
-    assert (len(bad.trials), bad.holds) == (24, False)  # eight at a time, and the third eight holds seed 20
+    assert (len(bad.trials), bad.holds) == (32, False)  # 2, 8, 16, 32: seed 20 is among the last sixteen
+
+
+def test_the_hardest_seeds_come_first_and_then_one_more_may_break() -> None:
+    """153 seeds allow three failures: two of the first two are given up, unless these are the hardest of all."""
+
+    def judge(setting: Setting, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
+        return trial(-0.01 if seed < 3 else 0.01 * seed, 10)
+
+    seeds = range(153)
+    assert len(shown_over(judge, [Standing(4)], seeds)[0].trials) == 2
+    whole = shown_over(judge, [Standing(4)], seeds, hardest=True)[0]
+    assert (len(whole.trials), whole.holds) == (153, True)
+    order = hardest_first(confirm(judge, [Standing(3)], range(5, 0, -1))[0], range(5, 0, -1))
+    assert order == (1, 2, 3, 4, 5)
+
+
+def test_what_an_easier_panel_tried_is_not_tried_again() -> None:
+    """What held by 0.002 holds no more where 0.004 is asked; what was stopped for its cost may be cheap enough now."""
+    before, now = Panel(Formula(), 1), Panel(Formula(), 1, caution=1.0, spread=0.004)
+    by = {
+        Standing(n): made
+        for n, made in enumerate([trial(0.006, 9), trial(0.002, 9), trial(0.0, 9, stopped="cost")])
+    }
+    seen = now.seen_before(by, before)
+    assert [(s.replicas, made.holds) for s, made in seen.items()] == [(0, True), (1, False)]
+    line = SPACE.line(((), "kv_usage"), SPACE.behaviors[1], 1)
+    known = {s: trial(0.01 if s.targets[-1][1] <= 0.3 else -0.01, 50) for s in line.settings}
+    alone = replace(
+        SPACE,
+        targets={"kv_usage": SPACE.targets["kv_usage"]},
+        behaviors=SPACE.behaviors[1:],
+        min_replicas=(1,),
+    )
+    best = search(Formula(), alone, 120.0, known=known)[0][0]
+    assert best.targets == (("kv_usage", 0.3),)
 
 
 def test_a_panel_has_the_margin_of_its_worst_seed_and_counts_every_waste() -> None:

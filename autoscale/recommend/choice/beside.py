@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from analysis.run import SIGNALS
 from autoscale.recommend.answer import Point
 from autoscale.recommend.choice.choice import choose
-from autoscale.recommend.choice.judging import Each, Judge, Judged, Panel, confirm, shown_over
+from autoscale.recommend.choice.judging import Each, Judge, Judged, confirm, shown_over
+from autoscale.recommend.choice.panel import Panel
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.search import Tried, loosest, static_fleet
 from autoscale.recommend.choice.settings import Behavior, Candidate, Standing

@@ -25,7 +25,7 @@ class Trials:
     around      what it should hold under, too: the scenario itself first, more traffic, slower starts
     also        the replica as fitted, where the scenario's is slower
     seeds       what competes was judged over these
-    near, own   seeds of neighbours, and of the choice alone
+    near, own   seeds of neighbours, and of the choice alone, the hardest first
     """
 
     judge: Judge
@@ -77,7 +77,7 @@ class Confirming:
     def sure(self, setting: Candidate) -> Judged[Candidate] | None:
         """The setting over its own seeds; None, and no longer waiting, when it does not hold."""
         trials = self.trials
-        own = shown_over(trials.judge, [setting], trials.own, trials.each)[0]
+        own = shown_over(trials.judge, [setting], trials.own, trials.each, hardest=True)[0]
         if own.holds and self._as_fitted(setting):
             return own
         self._failed(own, own.steps_short)

@@ -9,7 +9,7 @@ _around     interval of the target (interval.py) -> how far things may move (cir
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,7 +26,8 @@ from autoscale.recommend.choice.choice import choose
 from autoscale.recommend.choice.circumstances import at_slow_starts, at_speed, at_traffic, robustness
 from autoscale.recommend.choice.confirming import Confirming, Trials
 from autoscale.recommend.choice.interval import target_interval
-from autoscale.recommend.choice.judging import Each, Judge, Judged, Panel, Trial, confirm, shown_over
+from autoscale.recommend.choice.judging import Each, Judge, Judged, Trial, confirm, shown_over
+from autoscale.recommend.choice.panel import Panel, hardest_first
 from autoscale.recommend.choice.reasons import alternatives, reasons, too_few
 from autoscale.recommend.choice.scenario import Kept, Scenario
 from autoscale.recommend.choice.search import ranked, search, static_fleet
@@ -36,6 +37,7 @@ from autoscale.recommend.choice.seeds import (
     judging_seeds,
     neighbour_seeds,
     own_seeds,
+    panel_pool,
     panel_size,
 )
 from autoscale.recommend.choice.settings import Candidate, Choice, Given, Standing
@@ -58,6 +60,7 @@ class _Question:
     step_scale  relative half-width of its step time's 95 % interval
     seeds       judge what competes for the choice
     own         confirm the choice, on which nothing was chosen, and whatever it is compared with
+    own_hardest the same with the hardest first, in which order the choice is confirmed
     """
 
     fitted: Scenario
@@ -66,8 +69,9 @@ class _Question:
     step_scale: float
     max_replicas: int | None
     current: Given | None
-    seeds: range
+    seeds: Sequence[int]
     own: range
+    own_hardest: Sequence[int]
     each: Each
     report: Progress
 
@@ -105,7 +109,8 @@ def choose_setting(
             max_replicas,
             current,
             seeds=judging_seeds(scenario.plan),
-            own=own_seeds(scenario.plan, scenario.promise, seeds),
+            own=(own := own_seeds(scenario.plan, scenario.promise, seeds)),
+            own_hardest=own,
             each=each,
             report=progress,
         )
@@ -130,6 +135,7 @@ def _decided(ask: _Question, slower: float) -> Decision:
         return Decision("infeasible", (too_few(scenario, ask.max_replicas, start),), ask.point)
     cap = ask.max_replicas or fleets.standing + max(1, math.ceil(fleets.standing * CHOOSING.spare))
     space = build_space(scenario, ask.point, fleets.standing, cap)
+    ask, panel = _hardest_first(ask, panel, fleets)
     hunt = _hunt(ask, panel, space, fleets, also=ask.fitted if slower else None)
     if not hunt.best and fleets.static is None:
         return Decision("infeasible", (too_few(scenario, ask.max_replicas, start),), ask.point)
@@ -150,6 +156,21 @@ def _decided(ask: _Question, slower: float) -> Decision:
     made = replace(made, why_not=why_not(made, [*hunt.judged, *singles.values()], hunt.confirming))
     ask.report(1.0, "done")
     return replace(made, alternatives=tuple(alternatives(made, singles)))
+
+
+def _hardest_first(ask: _Question, panel: Panel, fleets: Fleets) -> tuple[_Question, Panel]:
+    """The question and the panel with the seeds first that are hardest for the fewest standing replicas that hold.
+
+    What cannot hold shows it after few trials then, and the search looks where settings break.
+    """
+    scenario, fleet = panel.judge, fleets.static.setting if fleets.static else Standing(fleets.count)
+    pool = panel_pool(ask.fitted.plan)
+    seen = [*pool, *ask.seeds]
+    order = hardest_first(confirm(scenario, [fleet], seen, ask.each)[0], seen)
+    own = ask.own if fleets.static is None else hardest_first(fleets.static, ask.own)
+    hard = tuple(seed for seed in order if seed in pool)[: panel.size]
+    ask = replace(ask, seeds=tuple(seed for seed in order if seed in ask.seeds), own_hardest=own)
+    return ask, replace(panel, hard=hard)
 
 
 def _compared(ask: _Question, scenario: Scenario, fleets: Fleets, cap: int) -> Decision:
@@ -246,15 +267,16 @@ def _hunt(ask: _Question, panel: Panel, space: Space, fleets: Fleets, also: Judg
     assert isinstance(scenario, Scenario)
     around = [scenario, at_traffic(scenario, CHOOSING.traffic_off, ask.more), at_slow_starts(scenario)]
     near = _near(scenario.plan, CHOOSING.plateau * (len(around) + 3))
-    confirming = Confirming(space, Trials(scenario, around, ask.seeds, near, ask.own, each, also))
+    confirming = Confirming(space, Trials(scenario, around, ask.seeds, near, ask.own_hardest, each, also))
     spread = fleets.static.deviation("margin") if fleets.static else 0.0
     tried: dict[Candidate, Trial] = {}
     judged: list[Judged[Candidate]] = []
-    best = None
+    best, before = None, panel
     for start, caution in zip((0.1, 0.4), CHOOSING.caution, strict=True):
         careful = replace(panel, caution=caution, spread=spread)
-        found = search(careful, space, fleets.cost_h, each, part(ask.report, start, 0.3, "searching {}"))
-        tried |= dict(found)
+        report = part(ask.report, start, 0.3, "searching {}")
+        found = search(careful, space, fleets.cost_h, each, report, known=careful.seen_before(tried, before))
+        tried, before = tried | dict(found), careful
         looked = choose(scenario, found, space, ask.seeds, each, widen=space.wide)
         judged += looked
         ask.report(start + 0.3, "confirming")

@@ -13,7 +13,8 @@ from functools import partial
 
 from autoscale.recommend.answer import TargetInterval
 from autoscale.recommend.choice.circumstances import at_speed, at_traffic
-from autoscale.recommend.choice.judging import Each, Judge, Judged, Panel, Trial
+from autoscale.recommend.choice.judging import Each, Judge, Judged, Trial
+from autoscale.recommend.choice.panel import Panel
 from autoscale.recommend.choice.scenario import Kept, Scenario
 from autoscale.recommend.choice.search import Tried, loosest
 from autoscale.recommend.choice.settings import Candidate

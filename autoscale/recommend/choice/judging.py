@@ -1,10 +1,10 @@
-"""Whether a setting keeps the SLO: one simulation (Trial), several seeds of it (Judged), several seen as one (Panel)."""
+"""Whether a setting keeps the SLO: one simulation (Trial), several seeds of it (Judged)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -217,65 +217,28 @@ def confirm(
 
 
 def shown_over(
-    judge: Judge, settings: Iterable[S], seeds: Sequence[int], each: Each = map
+    judge: Judge, settings: Iterable[S], seeds: Sequence[int], each: Each = map, hardest: bool = False
 ) -> list[Judged[S]]:
     """Every setting over all seeds, in the order given, but for those that cannot hold any more over so many.
 
     They are judged some seeds at a time, so that all have seen the same first ones; these run to the end, whatever
-    happens, and later ones until the SLO cannot be kept. What breaks it twice as often as it might is given up early.
+    happens, and later ones until the SLO cannot be kept. What breaks it twice as often as it might is given up early,
+    unless the `hardest` seeds come first: of these more may break than of all.
     """
     judged: dict[S, Judged[S]] = {setting: Judged(setting, ()) for setting in settings}
-    look = CHOOSING.first_look
-    for first in (0, look, *range(CHOOSING.seeds_at_once, len(seeds), CHOOSING.seeds_at_once)):
-        going = [j for j in judged.values() if not j.trials or (j.may_hold(len(seeds)) and not j.failing)]
-        part = seeds[
-            first : look if first == 0 else CHOOSING.seeds_at_once * (first // CHOOSING.seeds_at_once + 1)
+    first, last = 0, CHOOSING.first_look
+    while first < len(seeds):
+        going = [
+            j
+            for j in judged.values()
+            if not j.trials or (j.may_hold(len(seeds)) and (hardest or not j.failing))
         ]
         limit = None if first == 0 else math.inf
-        for more in confirm(judge, [j.setting for j in going], part, each, limit):
+        for more in confirm(judge, [j.setting for j in going], seeds[first:last], each, limit):
             judged[more.setting] = judged[more.setting].and_over(more.trials)
+        first, last = last, max(CHOOSING.seeds_at_once, 2 * last)
     return list(judged.values())
 
 
 def _one(judge: Judge, cost_limit_h: float | None, pair: tuple[Setting, int]) -> Trial:
     return judge(*pair, cost_limit_h=cost_limit_h)
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A judge that sees a setting over several seeds as one trial: means, and the sum of what was wasted.
-
-    Short traffic is cheap to simulate and differs much between seeds: a search on one seed would find what suits that
-    seed. The panel ends with the first trial that is stopped or breaks the SLO. Its margin is that of its worst seed
-    less `caution` times `spread`, what margins deviate by between seeds: what just holds here breaks under others.
-    """
-
-    judge: Judge
-    size: int
-    caution: float = 0.0
-    spread: float = 0.0
-
-    def __call__(self, setting: Setting, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
-        """One trial that stands for `size` seeds; no two panels of different seeds share one."""
-        trials: list[Trial] = []
-        for k in range(self.size):
-            trials.append(self.judge(setting, CHOOSING.panel_seeds + seed * self.size + k, cost_limit_h))
-            if trials[-1].stopped:
-                return trials[-1]
-            if cost_limit_h is not None and not trials[-1].holds:
-                break
-        of = Judged(setting, tuple(trials))
-        figures: dict[str, Any] = {f.name: of.mean(f.name) for f in fields(Trial) if f.name not in _COUNTED}
-        figures["margin"] = min(t.margin for t in trials) - self.caution * self.spread
-        return Trial(
-            **figures,
-            wasted_scale_outs=of.wasted,
-            flaps=sum(t.flaps for t in trials),
-            peak_replicas=max(t.peak_replicas for t in trials),
-            kept=of.periods - of.broken,
-            periods=of.periods,
-            promise=trials[0].promise,
-        )
-
-
-_COUNTED = ("wasted_scale_outs", "flaps", "peak_replicas", "kept", "periods", "promise", "stopped")

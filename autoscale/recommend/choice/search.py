@@ -9,14 +9,15 @@ What is found here is judged again over fresh seeds before anything is chosen (c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
+from types import MappingProxyType
 from typing import TypeVar
 
 from autoscale.recommend.choice.judging import Each, Judge, Trial
-from autoscale.recommend.choice.settings import Behavior, Candidate, Standing
+from autoscale.recommend.choice.settings import Behavior, Candidate, Setting, Standing
 from autoscale.recommend.choice.space import Family, Line, Space, family_of
 from autoscale.recommend.effort import CHOOSING
 from autoscale.recommend.progress import Progress, silent
@@ -76,15 +77,20 @@ def loosest(
 
 
 def search(
-    judge: Judge, space: Space, static_cost_h: float, each: Each = map, report: Progress = silent
+    judge: Judge,
+    space: Space,
+    static_cost_h: float,
+    each: Each = map,
+    report: Progress = silent,
+    known: Mapping[Candidate, Trial] = MappingProxyType({}),
 ) -> list[Tried]:
     """Everything that was tried, those that hold first and cheapest first, each with its trial.
 
     Coordinate descent: families of signals, then behaviours for the two best, then all bounds for the best of those, then
     whatever differs from the best in one choice, until nothing gets cheaper. Every round is a set of independent lines,
-    run side by side where `each` does.
+    run side by side where `each` does. What is `known` of this judge is not tried again.
     """
-    race = _Race(judge, static_cost_h, each, report)
+    race = _Race(judge, static_cost_h, each, report, known)
     leaders = _families(race, space)
     family, behavior = _behaviours(race, space, leaders)
     others = product((space.max_replicas, *reversed(space.lower_max)), space.min_replicas)
@@ -105,6 +111,7 @@ class _Race:
     static_cost_h: float
     each: Each
     report: Progress
+    known: Mapping[Candidate, Trial]
     found: dict[Candidate, Trial] = field(default_factory=dict)
     raced: set[Candidate] = field(default_factory=set, init=False)  # the first setting stands for its line
 
@@ -116,7 +123,8 @@ class _Race:
         for start in range(0, len(new), CHOOSING.at_once):
             part = new[start : start + CHOOSING.at_once]
             job = partial(_loosest, self.judge, cost_limit_h=self._limit_h(), near=self._ends())
-            for tried in self.each(job, part):
+            known = [{s: self.known[s] for s in line.settings if s in self.known} for line in part]
+            for tried in self.each(job, part, known):
                 self.found.update(dict(tried))
                 done += 1
                 self.report(share[0] + (share[1] - share[0]) * done / len(new), text)
@@ -198,7 +206,25 @@ def ranked(found: Iterable[Tried]) -> list[Tried]:
     return sorted(found, key=lambda item: (not item[1].holds, item[1].accelerator_hours))
 
 
-def _loosest(judge: Judge, line: Line, cost_limit_h: float, near: dict[str, float]) -> list[Tried]:
+def _loosest(
+    judge: Judge,
+    line: Line,
+    known: Mapping[Candidate, Trial],
+    cost_limit_h: float,
+    near: dict[str, float],
+) -> list[Tried]:
     expected = near.get(line.settings[0].family)
     start = None if expected is None else line.nearest(expected)
-    return loosest(judge, line, cost_limit_h, start=start)[1]
+    return loosest(_Remembering(judge, known), line, cost_limit_h, start=start)[1]
+
+
+@dataclass(frozen=True)
+class _Remembering:
+    """A judge that simulates only what is not known."""
+
+    judge: Judge
+    known: Mapping[Candidate, Trial]
+
+    def __call__(self, setting: Setting, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
+        before = self.known.get(setting) if isinstance(setting, Candidate) else None
+        return before or self.judge(setting, seed, cost_limit_h)

@@ -42,6 +42,12 @@ def panel_size(plan: LoadPlan) -> int:
     return max(1, min(CHOOSING.panel_most, int(CHOOSING.panel_s / trial_s(plan))))
 
 
+def panel_pool(plan: LoadPlan) -> range:
+    """The seeds of which the hardest make the search's panel."""
+    first = CHOOSING.panel_seeds
+    return range(first, first + CHOOSING.pool * panel_size(plan))
+
+
 def interval_looks(plan: LoadPlan) -> int:
     """Over how many seeds each panel of the target's interval looks."""
     return max(1, min(CHOOSING.interval_looks, int(CHOOSING.panel_s / trial_s(plan))))
