@@ -14,8 +14,10 @@ from autoscale.hpa import parse_quantity as parse
 from autoscale.kube.kinds import LWS_API
 from autoscale.kube.objects import Object
 from autoscale.kube.scaler import hpa_object, pods_metric
+from autoscale.kube.scaling_signals import SCALING_SIGNALS
 from autoscale.kube.vllm_names import MetricsPath, hpa_metric_name, prometheus_name
 from autoscale.profiles import Profile
+from autoscale.profiles.trigger_queries import trigger_query
 from autoscale.signal_target import SignalTarget
 
 KEDA_POLL_S = 15
@@ -155,27 +157,17 @@ def _pods_metric(profile: Profile, path: MetricsPath, target: SignalTarget, plan
 def _trigger(profile: Profile, options: Options, target: SignalTarget, plan: Plan) -> Object:
     return {
         "type": "prometheus",
-        "metricType": "AverageValue",
+        "metricType": SCALING_SIGNALS[target.signal].metric_type,
         "metadata": {
             "serverAddress": options.prometheus_url,
             "query": Note(
                 "One series: the sum over the pods. KEDA divides it by the replicas.",
-                query(profile, target.signal),
+                trigger_query(profile, target.signal),
             ),
             "threshold": Note(_why(target, plan), decimal(target.quantity)),
             "ignoreNullValues": Note("No data is an error that stops scaling, not a load of 0.", "false"),
         },
     }
-
-
-def query(profile: Profile, signal: str) -> str:
-    """PromQL for the sum of a signal over the replicas of this set: always one series, none without data."""
-    deploy = profile.deploy
-    pods = (
-        f"{deploy.name}-[0-9]+" if deploy.kind == "LeaderWorkerSet" else f"{deploy.name}-[a-z0-9]+-[a-z0-9]+"
-    )
-    series = f'{vllm_metric(profile, signal)}{{namespace="{deploy.namespace}",pod=~"{pods}"}}'
-    return f"sum(avg by (pod) ({series}))" if signal == "kv_usage" else f"sum({series})"
 
 
 def _behavior(options: Options, plan: Plan) -> Any:

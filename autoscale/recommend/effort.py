@@ -21,6 +21,8 @@ class Choosing:
     )  # fmt: skip
     # Queue targets beside another signal: an early alarm, a usual one, a late one
     waiting_in_pairs: tuple[float, ...] = (1, 5, 10)
+    # How long KEDA waits after the last active poll before the last replica goes, where it may go at all
+    zero_after_s: tuple[int, ...] = (300, 600, 900, 1800, 3600)
     # Factor between the other targets of a line: the loosest that holds is met to 6 %
     step: float = 1.06
     # Powers of the step around the signal at capacity: from a fifth of it to twice as much

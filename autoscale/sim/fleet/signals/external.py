@@ -23,6 +23,7 @@ from autoscale.keda.queries import Expression, Instant, OverWindow, parts
 from autoscale.keda.scale_loop import Read, read_triggers
 from autoscale.kube.gateway_names import gateway_metric
 from autoscale.profiles.profile import Profile
+from autoscale.profiles.trigger_queries import pods_pattern
 from autoscale.sim.fleet.metric_path import thousandths
 from autoscale.sim.fleet.pods import Pods
 from autoscale.sim.fleet.scalers import Scaler, queries_of
@@ -51,7 +52,7 @@ class External:
         version, engines = profile.engine.vllm_version, profile.replica.data_parallel
         self.scaler = scaler
         self.queries = [
-            _Query(name, query, gauge_total(query, version, engines))
+            _Query(name, query, gauge_total(query, version, engines, pods_pattern(profile)))
             for name, query in queries_of(scaler).items()
         ]
         delay_s = profile.metric_path.ingestion_delay_s
@@ -72,6 +73,12 @@ class External:
     def gauges(self) -> dict[str, GaugeTotal]:
         """Metric name -> its GaugeTotal, in the order of `totals`."""
         return {query.name: query.total for query in self.queries if query.total is not None}
+
+    @property
+    def null_is_zero(self) -> set[str]:
+        """Names of the metrics whose missing element KEDA takes for 0."""
+        triggers = self.scaler.triggers if isinstance(self.scaler, ScaledObject) else ()
+        return {t.metric_name for t in triggers if isinstance(t, PrometheusTrigger) and t.ignore_null_values}
 
     # --- KEDA's polls ---
 
@@ -173,5 +180,5 @@ def quiet_metrics(spec: HpaSpec, external: External | None) -> bool:
     if isinstance(external.scaler, HpaSpec):
         return True
     triggers = external.scaler.triggers
-    plain = all(isinstance(t, PrometheusTrigger) and not t.cached and t.ignore_null_values for t in triggers)
+    plain = all(isinstance(t, PrometheusTrigger) and not t.cached for t in triggers)
     return plain and external.scaler.modifiers is None
