@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from autoscale.kube.vllm_names import hpa_metric_name
 from autoscale.profiles import Profile
-from autoscale.recommend.choice.scaled_object import Keda, scaled_object, trigger
+from autoscale.recommend.choice.keda.scaled_object import Keda, keda_object, trigger
 
 Manifest = Mapping[str, Any]  # an autoscaling/v2 HorizontalPodAutoscaler, or KEDA's ScaledObject
 Targets = tuple[
@@ -105,7 +105,7 @@ class Candidate:
             zero = self.keda.zero_after_s is not None
             triggers = [trigger(profile, signal, value, at_zero=zero) for signal, value in self.targets]
             bounds = self.min_replicas, self.max_replicas
-            return scaled_object(profile, triggers, bounds, self.keda, self.behavior.block)
+            return keda_object(profile, triggers, bounds, self.keda, self.behavior.block)
         deploy, version = profile.deploy, profile.engine.vllm_version
         group = "leaderworkerset.x-k8s.io/v1" if deploy.kind == "LeaderWorkerSet" else "apps/v1"
         spec: dict[str, Any] = {
@@ -168,6 +168,11 @@ class Given:
     content: Manifest = field(hash=False)
     label: str = "as given"
     replicas: ClassVar[None] = None
+
+    @property
+    def kind(self) -> str:
+        """HPA or ScaledObject."""
+        return "ScaledObject" if self.content.get("kind") == "ScaledObject" else "HPA"
 
     def manifest(self, profile: Profile) -> Manifest:  # noqa: ARG002 -- of all settings
         """The manifest itself, whatever the profile."""

@@ -11,7 +11,7 @@ from itertools import product
 import numpy as np
 
 from autoscale.recommend.answer import Point
-from autoscale.recommend.choice.scaled_object import Keda
+from autoscale.recommend.choice.keda.scaled_object import Keda
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.seeds import is_wide
 from autoscale.recommend.choice.settings import (

@@ -120,7 +120,8 @@ def _scrape(s: State, t: TickState, now_s: float) -> None:
     for j in range(now.pods):
         slot = t.pods[j].slot
         if slot < 0:
-            t.way[at, j, 0] = math.nan
+            for which in range(t.way.shape[2]):
+                t.way[at, j, which] = math.nan
             continue
         waiting, running, free = 0, 0, 0
         for i in range(slot * per_slot, (slot + 1) * per_slot):

@@ -8,7 +8,7 @@ import numpy as np
 
 from analysis.errors import BadInput
 from autoscale.recommend.answer import Point
-from autoscale.recommend.choice.scaled_object import Keda
+from autoscale.recommend.choice.keda.scaled_object import Keda
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.space import Space, rounded_target
 from autoscale.recommend.effort import CHOOSING
@@ -17,9 +17,13 @@ from autoscale.sim.fleet.control import FleetOptions
 
 @dataclass(frozen=True)
 class KedaAsked:
-    """That the answer is to be a ScaledObject: whether it may go to zero, and by which signals alone (None: all there are)."""
+    """That the answer is to be a ScaledObject: whether it may go to zero, and by which signals alone (None: all there are).
+
+    slo_cold_start_s   what the TTFT may be of a request that waits on a start from zero; None: what every other's may be
+    """
 
     to_zero: bool = False
+    slo_cold_start_s: float | None = None
     signals: tuple[str, ...] | None = None
 
 
@@ -58,7 +62,8 @@ def keda_space(space: Space, scenario: Scenario, point: Point, asked: KedaAsked)
 def zero_space(space: Space) -> Space:
     """The same of those that go to zero."""
     kedas = tuple(Keda(zero_after_s=seconds) for seconds in CHOOSING.zero_after_s)
-    return replace(space, keda=kedas[len(kedas) // 2], kedas=kedas)
+    usual = kedas[len(kedas) // 2]
+    return replace(space, keda=usual, kedas=(*kedas, replace(usual, polling_s=CHOOSING.short_polling_s)))
 
 
 def _around(value: float) -> tuple[float, ...]:
@@ -68,6 +73,4 @@ def _around(value: float) -> tuple[float, ...]:
 
 def _saturations() -> tuple[float, ...]:
     """Of a pool that is full at 1, beyond which flow control lets hardly anything: the HPA acts at 1.1 times its target."""
-    return tuple(
-        sorted({round(0.9 * CHOOSING.step**-k, 3) for k in range(-CHOOSING.tightest_power)})
-    )
+    return tuple(sorted({round(0.9 * CHOOSING.step**-k, 3) for k in range(-CHOOSING.tightest_power)}))

@@ -29,10 +29,11 @@ class Keda:
         """What tables call it: "KEDA", "KEDA, to zero after 15 min"."""
         if self.zero_after_s is None:
             return "KEDA"
-        return f"KEDA, to zero after {self.zero_after_s / 60:g} min"
+        often = "" if self.polling_s == 15 else f", polled every {self.polling_s} s"
+        return f"KEDA, to zero after {self.zero_after_s / 60:g} min{often}"
 
 
-def scaled_object(
+def keda_object(
     profile: Profile,
     triggers: Sequence[Mapping[str, Any]],
     bounds: tuple[int, int],
@@ -80,7 +81,7 @@ def trigger(
     metadata = {
         "serverAddress": PROMETHEUS,
         "query": trigger_query(profile, signal),
-        "threshold": decimal(threshold),
+        "threshold": threshold_text(threshold),
         "activationThreshold": "0",
     }
     if not (at_zero or known.of_gateway or signal in LATENCY_SIGNALS):
@@ -88,6 +89,6 @@ def trigger(
     return {"type": "prometheus", "metricType": metric_type or known.metric_type, "metadata": metadata}
 
 
-def decimal(value: float) -> str:
+def threshold_text(value: float) -> str:
     """A threshold as KEDA reads and keeps it: a decimal number of at most three places, no quantity."""
     return f"{value:.3f}".rstrip("0").rstrip(".")
