@@ -161,7 +161,7 @@ def _decided(ask: _Question, slower: float) -> Decision:
     made = _around(ask, scenario, made, space)
     made = replace(made, why_not=why_not(made, [*hunt.judged, *singles.values()], hunt.confirming))
     ask.report(1.0, "done")
-    latency = latency_alone(scenario, space, lead, ask.seeds, each) if ask.keda else {}
+    latency = latency_alone(scenario, ask.keda, space, lead, ask.seeds, each)
     return replace(made, alternatives=(*alternatives(made, singles), *of_latency(latency)))
 
 

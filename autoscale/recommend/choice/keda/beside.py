@@ -10,6 +10,7 @@ from autoscale.kube.scaling_signals import LATENCY_SIGNALS
 from autoscale.profiles import Profile
 from autoscale.recommend.choice.judging import Each, Judge, Judged, Panel, confirm, shown_over
 from autoscale.recommend.choice.keda.scaled_object import Keda, keda_object, trigger
+from autoscale.recommend.choice.keda.space import KedaAsked
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.search import Tried, loosest
 from autoscale.recommend.choice.settings import Candidate, Given, Setting
@@ -93,14 +94,20 @@ def _plain_hpa(
 
 
 def latency_alone(
-    scenario: Scenario, space: Space, lead: Candidate, seeds: Sequence[int], each: Each
+    scenario: Scenario,
+    asked: KedaAsked | None,
+    space: Space,
+    lead: Candidate,
+    seeds: Sequence[int],
+    each: Each,
 ) -> dict[str, Judged[Candidate]]:
     """The best that the 95th percentile of TTFT and of ITL can do alone, with the choice's behaviour and bounds.
 
     Their triggers read histograms over a window, which takes long to simulate: a few thresholds, shares of the SLO's
-    bound, over two seeds at most. What is never bounded is not tried, nor is traffic that takes too long.
+    bound, over two seeds at most. What is never bounded is not tried, nor is traffic that takes too long; nothing where
+    signals were named.
     """
-    if scenario.plan.duration_s > CHOOSING.latency_most_s:
+    if asked is None or asked.signals is not None or scenario.plan.duration_s > CHOOSING.latency_most_s:
         return {}
     bounds_s = scenario.slo.bounds_s()
     found = {}
