@@ -65,6 +65,7 @@ class Forecast:
     `days_kept` is the share of the simulated `periods` that kept the SLO, its `low` end what they show with 95 %
     confidence; `worst_stretch_s` the longest time over the SLO in any of them. The last three are of one simulation, not
     means: the middle, the least and the most of them all (`ready_s`: of starts drawn), since a check sees one course of things.
+    `from_zero` are requests that waited on a start from zero, the longest for `longest_from_zero_s`; only where that happened.
     """
 
     setting: str
@@ -85,6 +86,8 @@ class Forecast:
     peak_replicas: Annotated[Estimated | None, LeftOut] = None
     ready_s: Annotated[Estimated | None, LeftOut] = None
     recovery_s: Annotated[Estimated | None, LeftOut] = None
+    from_zero: Annotated[Estimated | None, LeftOut] = None
+    longest_from_zero_s: Annotated[float | None, LeftOut] = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ class BestOfSignal:
 @dataclass(frozen=True)
 class AskedSlo:
     """What was asked: the SLO, the share that must keep every bound where one was given, the term that binds first; the
-    share of periods of `period_s` that must keep it, and the longest stretch over it where one was given."""
+    share of periods of `period_s` that must keep it, and the longest stretch over it where one was given; the TTFT that a request may have which waits on a start from zero."""
 
     text: str = ""
     attainment: float | None = None
@@ -110,6 +113,7 @@ class AskedSlo:
     days_kept: float | None = None
     longest_breach_s: float | None = None
     period_s: float | None = None
+    cold_start_s: Annotated[float | None, LeftOut] = None
 
 
 @dataclass(frozen=True)
@@ -267,7 +271,8 @@ class Recommendation:
     predicted            the recommended setting on replicas that are `slower_than_fitted`, by that share
     predicted_as_fitted  the same on replicas as fitted, where that differs
     guides               HPAs by the rules of others
-    hpa                  autoscaling/v2, as `autoscale recommend` writes it to hpa.yaml; None when nothing scales
+    hpa                  autoscaling/v2, as `autoscale recommend` writes it to hpa.yaml; None when nothing scales, or KEDA
+    scaled_object        keda.sh/v1alpha1, as it writes it to scaledobject.yaml, when KEDA was asked for
     """
 
     schema_version: int = field(default=SCHEMA_VERSION, kw_only=True)
@@ -281,6 +286,7 @@ class Recommendation:
     max_replicas: Annotated[Count | None, Name("maxReplicas")] = None
     behavior: KubernetesObject | None = None
     hpa: KubernetesObject | None = None
+    scaled_object: Annotated[KubernetesObject | None, LeftOut] = None
     predicted: Forecast | None = None
     slower_than_fitted: float = 0.0
     predicted_as_fitted: Forecast | None = None
@@ -299,6 +305,11 @@ class Recommendation:
     candidates: tuple[Tried, ...] = ()
     traffic: Mapping[str, Any] = field(default_factory=dict)
     drift: Annotated[Drift | None, LeftOut] = None
+
+    @property
+    def scaler(self) -> KubernetesObject | None:
+        """The object that scales: the ScaledObject or the HPA."""
+        return self.scaled_object or self.hpa
 
     @property
     def holds(self) -> bool:

@@ -1,29 +1,29 @@
-"""What an HPA steers to: one signal of vLLM and its averageValue, as a recommendation gives and a manifest holds them."""
+"""What a scaler steers to: one signal and its target, as a recommendation gives and a manifest holds them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from analysis.run import SIGNALS
-from autoscale.kube import quantity
-from autoscale.typed_json import Name, Reading
+from autoscale.kube.quantity import parse
+from autoscale.kube.scaling_signals import SCALING_SIGNALS
+from autoscale.typed_json import LeftOut, Name, Reading
 
 
 def _signal(value: Any) -> str:
-    if value not in SIGNALS:
+    if value not in SCALING_SIGNALS:
         raise ValueError
     return str(value)
 
 
 def _target_quantity(value: Any) -> str:
-    if quantity.parse(value).milli <= 0:
+    if parse(value).milli <= 0:
         raise ValueError
     return _quantity(value)
 
 
 def _quantity(value: Any) -> str:
-    stored = quantity.parse(value).stored
+    stored = parse(value).stored
     return value if isinstance(value, str) else stored
 
 
@@ -37,11 +37,24 @@ def _interval(value: Any) -> tuple[str, str]:
 class SignalTarget:
     """One metric of the HPA: its averageValue, a Kubernetes quantity, and the targets between which the best one lies.
 
-    signal   waiting and running in requests per pod, kv_usage as a share per pod
-    metric   the name in the HPA
+    signal       of kube.scaling_signals: waiting and running in requests per pod, kv_usage as a share per pod; beyond
+                 the first three only a ScaledObject can have it
+    metric       the name in the HPA
+    metric_type  Value where the target is none per replica, else nothing
+    query        the PromQL behind it, of a ScaledObject
     """
 
-    signal: Annotated[str, Name("name"), Reading(f"one of {', '.join(SIGNALS)}", _signal)]
+    signal: Annotated[str, Name("name"), Reading(f"one of {', '.join(SCALING_SIGNALS)}", _signal)]
     metric: str = field(default="", kw_only=True)
     quantity: Annotated[str, Name("averageValue"), Reading("a quantity of at least 1m", _target_quantity)]
     interval: Annotated[tuple[str, str], Reading("two quantities, low and high", _interval)] | None = None
+    metric_type: Annotated[Literal["Value"] | None, Name("metricType"), LeftOut] = field(
+        default=None, kw_only=True
+    )
+    query: Annotated[str | None, LeftOut] = field(default=None, kw_only=True)
+
+    @property
+    def interval_milli(self) -> tuple[int, int]:
+        """The ends of the interval in thousandths; the target's own value twice without one."""
+        low, high = self.interval or (self.quantity, self.quantity)
+        return parse(low).milli, parse(high).milli

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from analysis.errors import BadInput
 
 if TYPE_CHECKING:
+    from autoscale.recommend.choice.keda.space import KedaAsked
     from autoscale.recommend.choice.promise import Promise
     from autoscale.recommendation import KubernetesObject
     from autoscale.sim.fleet.control import FleetOptions
@@ -114,6 +115,22 @@ def hpa_in(path: Path) -> KubernetesObject:
         f"{path} holds no HorizontalPodAutoscaler and no ScaledObject",
         expected="an autoscaling/v2 manifest, or one of keda.sh/v1alpha1",
     )
+
+
+def keda_asked(scaler: str, to_zero: bool, slo_cold_start: str | None) -> KedaAsked | None:
+    """What --scaler, --to-zero and --slo-cold-start ask of a ScaledObject; None for an HPA."""
+    from analysis.numbers import parse_seconds
+    from autoscale.recommend.choice.keda.space import KedaAsked
+
+    bound_s = None if slo_cold_start is None else parse_seconds(slo_cold_start)
+    if bound_s is not None and not bound_s > 0:
+        raise BadInput("--slo-cold-start", value=slo_cold_start, expected="a time such as 10m or 600s")
+    if scaler == "keda":
+        return KedaAsked(to_zero or bound_s is not None, bound_s)
+    if to_zero or bound_s is not None:
+        option = "--to-zero" if bound_s is None else "--slo-cold-start"
+        raise BadInput(f"{option} is of a ScaledObject", next_step="say --scaler keda, or leave it out")
+    return None
 
 
 def fleet_options(gateway: str | None, client_timeout: str | None) -> FleetOptions:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -116,8 +116,25 @@ MaxReplicas = Annotated[
     int | None,
     typer.Option(help="Most replicas; default what the traffic needs and a quarter more.", min=1),
 ]
+ScalerKind = Annotated[
+    Literal["hpa", "keda"],
+    typer.Option("--scaler", help="What the answer is: an HPA of the pods' metrics, or KEDA's ScaledObject."),
+]
+ToZero = Annotated[
+    bool,
+    typer.Option("--to-zero", help="A ScaledObject may go to zero (needs --gateway, which holds requests)."),
+]
+SloColdStart = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        help="TTFT that a request may have which waits on a start from zero, such as 10m; implies --to-zero.",
+    ),
+]
 Price = Annotated[float | None, typer.Option(help="Price of one accelerator hour.", min=0)]
-CurrentHpa = Annotated[Path | None, typer.Option(help="The HPA in use now, to set beside it.")]
+CurrentHpa = Annotated[
+    Path | None, typer.Option(help="The HPA or ScaledObject in use now, to set beside it.")
+]
 MeasuredFile = Annotated[
     Path | None,
     typer.Option(help="Measured cold start and metric delay (measured.yaml of `autoscale check`)."),

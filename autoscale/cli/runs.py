@@ -12,16 +12,26 @@ import typer
 from analysis.errors import BadInput
 from analysis.files import begins_with, free_file
 from analysis.redact import command_line
-from autoscale.cli.inputs import hpa_in, lengths_asked, promise_of, rates_of, run_path
+from autoscale.cli.inputs import (
+    fleet_options,
+    hpa_in,
+    keda_asked,
+    lengths_asked,
+    promise_of,
+    rates_of,
+    run_path,
+)
 from autoscale.cli.options import (
     Against,
     ApiKeyFile,
     Attainment,
     CaFile,
+    ClientTimeout,
     ConfirmingSeeds,
     CurrentHpa,
     DaysKept,
     Explain,
+    GatewayOptions,
     Headers,
     Hours,
     Insecure,
@@ -43,10 +53,13 @@ from autoscale.cli.options import (
     Runs,
     RunSlo,
     SampleStep,
+    ScalerKind,
     Scrape,
     Selector,
+    SloColdStart,
     TimeUnit,
     TokenFile,
+    ToZero,
     Traffic,
 )
 from autoscale.cli.printing import show, show_json, show_paths
@@ -135,6 +148,11 @@ def recommend(
     days_kept: DaysKept = None,
     longest_breach: LongestBreach = None,
     max_replicas: MaxReplicas = None,
+    scaler: ScalerKind = "hpa",
+    gateway: GatewayOptions = None,
+    client_timeout: ClientTimeout = None,
+    to_zero: ToZero = False,
+    slo_cold_start: SloColdStart = None,
     price: Price = None,
     current: CurrentHpa = None,
     measured: MeasuredFile = None,
@@ -145,16 +163,17 @@ def recommend(
     explain: Explain = False,
     as_json: Json = False,
 ) -> None:
-    """Find the cheapest HPA target that keeps the SLO. From load tests of one replica; with an interval and reasons."""
+    """Find the cheapest target of an HPA or ScaledObject that keeps the SLO. From load tests of one replica; with an interval and reasons."""
     from autoscale.recommend import recommend as find
     from autoscale.show.pages import recommendation_page
     from autoscale.show.terminal.recommendation import recommendation_lines
 
+    fleet, keda = fleet_options(gateway, client_timeout), keda_asked(scaler, to_zero, slo_cold_start)
     progress.compiled_engine()
     with progress.bar() as report:
         result = find(
             runs or None, profile=profile, traffic=traffic, peak_rps=peak, slo=slo, attainment=attainment,
-            promise=promise_of(days_kept, longest_breach), max_replicas=max_replicas, price=price,
+            promise=promise_of(days_kept, longest_breach), max_replicas=max_replicas, price=price, fleet=fleet, keda=keda,
             current=hpa_in(current) if current else None, measured=measured, against=against, seeds=seeds, jobs=jobs,
             out=out, command=command_line(sys.argv), hours=hours, time_unit=trace_time_unit,
             lengths=lengths_asked(prompt_tokens, output_tokens, traffic), progress=report, tell=progress.note,

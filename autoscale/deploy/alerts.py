@@ -18,6 +18,7 @@ from autoscale.deploy.yaml_out import Note
 from autoscale.kube.objects import Object
 from autoscale.kube.vllm_names import MetricsPath
 from autoscale.profiles import Profile
+from autoscale.profiles.trigger_queries import pods_pattern
 from autoscale.signal_target import SignalTarget
 
 INTERVAL = "30s"
@@ -80,17 +81,13 @@ def _records(profile: Profile) -> list[Object]:
 
 
 def _pods(profile: Profile) -> str:
-    deploy = profile.deploy
-    pods = (
-        f"{deploy.name}-[0-9]+" if deploy.kind == "LeaderWorkerSet" else f"{deploy.name}-[a-z0-9]+-[a-z0-9]+"
-    )
-    return f'namespace="{deploy.namespace}",pod=~"{pods}"'
+    return f'namespace="{profile.deploy.namespace}",pod=~"{pods_pattern(profile)}"'
 
 
 def _alerts(profile: Profile, plan: Plan) -> list[Object]:
     alerts = _scaling_alerts(profile) if plan.autoscales else []
     bound_s = sizing.ttft_bound_s(profile)
-    if bound_s is not None:
+    if bound_s is not None and all(target.signal in RECORDS for target in plan.targets):
         calm = " ".join(f"and on (namespace) {_below_target(target)}" for target in plan.targets)
         alerts.append(
             _alert(

@@ -15,7 +15,7 @@ from autoscale.deploy.access import ACCOUNT
 from autoscale.deploy.choices import Options
 from autoscale.deploy.scaling import external_name, metric_name, vllm_metric
 from autoscale.deploy.targets import Plan
-from autoscale.kube.vllm_names import MetricsPath
+from autoscale.kube.vllm_names import SIGNAL_NAMES, MetricsPath
 from autoscale.profiles import Profile
 
 LWS_VERSION = "v0.7.0"
@@ -65,7 +65,9 @@ def render(profile: Profile, options: Options, path: MetricsPath, plan: Plan) ->
         loading=sizing.loading(profile),
         weights_gib=sizing.weights_gib(profile),
         raw_metrics=_raw_metrics(profile, path, plan),
-        exported=[vllm_metric(profile, target.signal) for target in plan.targets],
+        exported=[
+            vllm_metric(profile, target.signal) for target in plan.targets if target.signal in SIGNAL_NAMES
+        ],
         lws_version=LWS_VERSION,
         resource="leaderworkerset" if profile.deploy.kind == "LeaderWorkerSet" else "deployment",
         producer_claim=weights.PRODUCER_CLAIM,

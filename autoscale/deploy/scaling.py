@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from autoscale.deploy import sizing
@@ -12,10 +13,12 @@ from autoscale.deploy.yaml_out import Note, plain_yaml
 from autoscale.hpa import HpaSpec, format_milli
 from autoscale.hpa import parse_quantity as parse
 from autoscale.kube.kinds import LWS_API
-from autoscale.kube.objects import Object
+from autoscale.kube.objects import Object, mapping
 from autoscale.kube.scaler import hpa_object, pods_metric
-from autoscale.kube.vllm_names import MetricsPath, hpa_metric_name, prometheus_name
+from autoscale.kube.scaling_signals import SCALING_SIGNALS
+from autoscale.kube.vllm_names import SIGNAL_NAMES, MetricsPath, hpa_metric_name, prometheus_name
 from autoscale.profiles import Profile
+from autoscale.profiles.trigger_queries import trigger_query
 from autoscale.signal_target import SignalTarget
 
 KEDA_POLL_S = 15
@@ -59,9 +62,7 @@ def hpa(profile: Profile, options: Options, path: MetricsPath, plan: Plan) -> Ob
 
 def scaled_object(profile: Profile, options: Options, plan: Plan) -> Object:
     """The KEDA ScaledObject: KEDA creates the HPA itself and reads Prometheus for it."""
-    hpa(
-        profile, options, "prometheus-adapter", plan
-    )  # KEDA would create it with the same behavior: refused here, not there
+    _check_behavior(profile, options, plan)
     config: Object = {"name": Note("The HPA that KEDA creates.", profile.deploy.hpa_name)}
     if behavior := _behavior(options, plan):
         config["behavior"] = behavior
@@ -73,11 +74,25 @@ def scaled_object(profile: Profile, options: Options, plan: Plan) -> Object:
             "scaleTargetRef": _scale_target(profile),
             "pollingInterval": KEDA_POLL_S,
             "minReplicaCount": plan.min_replicas,
+            **_recommended(plan),
             "maxReplicaCount": Note(_pool(profile, plan.max_replicas), plan.max_replicas),
             "advanced": {"horizontalPodAutoscalerConfig": config},
             "triggers": [_trigger(profile, options, target, plan) for target in plan.targets],
         },
     }
+
+
+def _check_behavior(profile: Profile, options: Options, plan: Plan) -> None:
+    """KEDA would create an HPA with this behavior block: what an API server refuses of it is refused here."""
+    of_one = replace(plan, targets=[SignalTarget("waiting", "1")])
+    hpa(profile, options, "prometheus-adapter", of_one)
+
+
+def _recommended(plan: Plan) -> Object:
+    """What the recommended ScaledObject says of KEDA's own loop: its polls, and when and how it goes to zero."""
+    spec = mapping(mapping(plan.scaled_object).get("spec"))
+    names = ("pollingInterval", "cooldownPeriod", "idleReplicaCount", "minReplicaCount")
+    return {name: spec[name] for name in names if name in spec}
 
 
 def autoscaling_metric(profile: Profile, plan: Plan) -> Object:
@@ -155,27 +170,27 @@ def _pods_metric(profile: Profile, path: MetricsPath, target: SignalTarget, plan
 def _trigger(profile: Profile, options: Options, target: SignalTarget, plan: Plan) -> Object:
     return {
         "type": "prometheus",
-        "metricType": "AverageValue",
+        "metricType": SCALING_SIGNALS[target.signal].metric_type,
         "metadata": {
             "serverAddress": options.prometheus_url,
-            "query": Note(
-                "One series: the sum over the pods. KEDA divides it by the replicas.",
-                query(profile, target.signal),
-            ),
+            "query": Note(_element(target.signal), trigger_query(profile, target.signal)),
             "threshold": Note(_why(target, plan), decimal(target.quantity)),
-            "ignoreNullValues": Note("No data is an error that stops scaling, not a load of 0.", "false"),
+            **_without_data(target.signal, plan),
         },
     }
 
 
-def query(profile: Profile, signal: str) -> str:
-    """PromQL for the sum of a signal over the replicas of this set: always one series, none without data."""
-    deploy = profile.deploy
-    pods = (
-        f"{deploy.name}-[0-9]+" if deploy.kind == "LeaderWorkerSet" else f"{deploy.name}-[a-z0-9]+-[a-z0-9]+"
-    )
-    series = f'{vllm_metric(profile, signal)}{{namespace="{deploy.namespace}",pod=~"{pods}"}}'
-    return f"sum(avg by (pod) ({series}))" if signal == "kv_usage" else f"sum({series})"
+def _element(signal: str) -> str:
+    if SCALING_SIGNALS[signal].metric_type == "Value":
+        return "One series, the same for any number of pods: the HPA multiplies the ready replicas by value / threshold."
+    return "One series: the sum over the pods. KEDA divides it by the replicas."
+
+
+def _without_data(signal: str, plan: Plan) -> Object:
+    """What KEDA makes of an answer without a series: at zero there are no pods, and a gateway shows a series late."""
+    if "cooldownPeriod" in _recommended(plan) or signal not in SIGNAL_NAMES:
+        return {}
+    return {"ignoreNullValues": Note("No data is an error that stops scaling, not a load of 0.", "false")}
 
 
 def _behavior(options: Options, plan: Plan) -> Any:

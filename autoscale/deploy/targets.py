@@ -22,6 +22,7 @@ class Plan:
     max_replicas: int
     behavior: KubernetesObject | None
     source: str
+    scaled_object: KubernetesObject | None = None  # that was recommended, where KEDA was asked for
 
     @property
     def autoscales(self) -> bool:
@@ -70,7 +71,7 @@ def plan(profile: Profile, recommendation: Recommendation | None) -> Plan:
             if len({target.signal for target in targets}) < len(targets):
                 raise BadInput("recommendation names a metric twice", value=[t.signal for t in targets])
             source = f"Derived from a measured or simulated run of this system{_kept(recommendation)}; see recommendation.json."
-            return Plan(targets, low, high, recommendation.behavior, source)
+            return Plan(targets, low, high, recommendation.behavior, source, recommendation.scaled_object)
 
 
 def _kept(recommendation: Recommendation) -> str:

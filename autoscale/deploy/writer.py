@@ -28,7 +28,7 @@ from autoscale.deploy.meta import MANAGED_BY, OWNER
 from autoscale.deploy.targets import Plan
 from autoscale.deploy.yaml_out import dump, dump_all, plain_yaml
 from autoscale.kube.objects import Object
-from autoscale.kube.vllm_names import PATHS, MetricsPath
+from autoscale.kube.vllm_names import PATHS, SIGNAL_NAMES, MetricsPath
 from autoscale.profiles import Profile, load, names, overlay
 from autoscale.recommendation import Recommendation
 
@@ -65,7 +65,8 @@ def objects(
     """
     options = options or Options()
     profile = _placed(profile, options)
-    path, plan = _path(profile, metrics), targets.plan(profile, recommendation)
+    path = _path(profile, metrics)
+    plan = _plan(profile, path, recommendation)
     parts = _weight_parts(profile, options) if options.stage in ("all", "weights") else []
     if options.stage in ("all", "serving"):
         parts = parts + _serving_parts(profile, options, path, plan)
@@ -81,7 +82,8 @@ def write_set(
     """The files of a set as (path, text): YAML with comments, kustomizations and a README. Raises as `objects` does."""
     options = options or Options()
     profile = _placed(profile, options)
-    path, plan = _path(profile, metrics), targets.plan(profile, recommendation)
+    path = _path(profile, metrics)
+    plan = _plan(profile, path, recommendation)
     serving, filling = _serving_parts(profile, options, path, plan), _weight_parts(profile, options)
     files = [("README.md", readme.render(profile, options, path, plan))]
     files += _folder("", serving, f"{profile.title}.")
@@ -175,6 +177,21 @@ def _path(profile: Profile, metrics: MetricsPath | None) -> MetricsPath:
             expected="prometheus-adapter or keda",
         )
     return path
+
+
+def _plan(profile: Profile, path: MetricsPath, recommendation: Recommendation | None) -> targets.Plan:
+    """What scales. Raises BadInput for a signal that only KEDA can read, on another metrics path."""
+    plan = targets.plan(profile, recommendation)
+    if path != "keda":
+        for target in plan.targets:
+            if target.signal not in SIGNAL_NAMES:
+                raise BadInput(
+                    "the recommendation is a ScaledObject on a signal that no HPA reads from the pods",
+                    value=target.signal,
+                    expected="metrics path keda",
+                    next_step="say --metrics keda, or run `autoscale recommend` with --scaler hpa",
+                )
+    return plan
 
 
 def _placed(profile: Profile, options: Options) -> Profile:

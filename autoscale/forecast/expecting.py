@@ -40,7 +40,7 @@ def expecting(recommendation: Recommendation) -> Expecting:
 
     Raises BadInput when the recommendation has no HPA, or does not hold the system that it is for.
     """
-    if recommendation.hpa is None:
+    if recommendation.scaler is None:
         raise BadInput(
             "the recommendation has no HPA that a cluster could be held to",
             value=recommendation.answer,
@@ -105,10 +105,10 @@ def _over_seeds(
     sent: ReplayedLoad,
 ) -> Expectation:
     first = timeline.decisions[0].before if timeline.decisions else timeline.size
-    assert recommendation.hpa is not None
+    assert recommendation.scaler is not None
     watch = VirtualWatch(
         behind.profile,
-        dict(recommendation.hpa),
+        dict(recommendation.scaler),
         behind.engine,
         sent.arrivals,
         until_s=sent.until_s,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from autoscale.recommend.choice.judging import Judged, Trial
-from autoscale.recommend.choice.settings import Candidate, Choice, Given, Standing
+from autoscale.recommend.choice.settings import Candidate, Choice, Given, Setting, Standing
 from autoscale.recommendation import Answer, Reason
 
 
@@ -64,7 +64,7 @@ class Decision:
     thin          no fleet holds at that end: the figures are of the replica as fitted
     expected      the chosen setting for the replica as fitted, where that differs
     static        the fewest standing replicas that hold the SLO, with their trials; None when no number does
-    guides        HPAs by the rules of others, by what they are called, over the seeds of the choice
+    guides        scalers by the rules of others, by what they are called, over the seeds of the choice
     as_fitted_h   accelerator-hours that would do for the replica as fitted; NaN where that does not differ
     why_not       why settings that held in the search for less than the chosen are not chosen
     best_hpa      the best HPA that was found, chosen or not, even one that starts replicas in vain or breaks the SLO
@@ -84,7 +84,7 @@ class Decision:
     robust: Robust | None = None
     as_fitted_h: float = math.nan
     tutorial: Judged[Candidate] | None = None
-    guides: Mapping[str, Judged[Candidate]] = field(default_factory=dict)
+    guides: Mapping[str, Judged[Setting]] = field(default_factory=dict)
     current: Judged[Given] | None = None
     tried: tuple[tuple[Candidate, Trial], ...] = ()
     best_hpa: Judged[Candidate] | None = None

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
+from typing import Any
 
 import analysis.capacity
 from analysis.numbers import known
+from autoscale.kube.scaling_signals import SCALING_SIGNALS
 from autoscale.kube.vllm_names import hpa_metric_name
+from autoscale.profiles import Profile
+from autoscale.profiles.trigger_queries import trigger_query
 from autoscale.recommend.answer import Alternative, Decision
 from autoscale.recommend.choice.judging import Judged, Trial
 from autoscale.recommend.choice.promise import lower_share
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.seeds import period_s
-from autoscale.recommend.choice.settings import Candidate, Setting, quantity
+from autoscale.recommend.choice.settings import Candidate, Choice, Setting, quantity
 from autoscale.recommend.model.replica_model import ReplicaModel
 from autoscale.recommendation import (
     AskedSlo,
@@ -63,7 +67,7 @@ def document(
         min_replicas=setting.min_replicas if setting else None,
         max_replicas=setting.max_replicas if setting else None,
         behavior=setting.behavior.block if setting else None,
-        hpa=setting.manifest(scenario.profile) if setting else None,
+        **_scaler(scenario, setting),
         predicted=_forecast(scenario, decision.chosen),
         slower_than_fitted=decision.slower,
         predicted_as_fitted=_forecast(scenario, decision.expected),
@@ -113,7 +117,15 @@ def _asked(scenario: Scenario, binding: str | None) -> AskedSlo:
         promise.days_kept,
         promise.longest_breach_s,
         period_s(scenario.plan),
+        scenario.slo_cold_start_s,
     )
+
+
+def _scaler(scenario: Scenario, setting: Choice | None) -> dict[str, Any]:
+    """What is applied, under the name of its kind."""
+    manifest = setting.manifest(scenario.profile) if setting else None
+    keda = isinstance(setting, Candidate) and setting.keda is not None
+    return {"scaled_object" if keda else "hpa": manifest}
 
 
 def _robust(decision: Decision) -> Robustness | None:
@@ -144,13 +156,28 @@ def _measured(model: ReplicaModel) -> MeasuredCapacity | None:
 
 
 def _metrics(scenario: Scenario, decision: Decision) -> tuple[SignalTarget, ...]:
-    deploy, version = scenario.profile.deploy, scenario.profile.engine.vllm_version
+    setting = decision.chosen.setting if decision.chosen else None
+    if not isinstance(setting, Candidate):
+        return ()
     found = []
-    for signal, value in decision.chosen.setting.targets if decision.chosen else ():
+    for place, (signal, value) in enumerate(setting.targets):
         low, high = decision.interval.ends.get(signal, (value, value))
-        metric = hpa_metric_name(signal, version, deploy.metrics)
-        found.append(SignalTarget(signal, quantity(value), (quantity(low), quantity(high)), metric=metric))
+        target = SignalTarget(signal, quantity(value), (quantity(low), quantity(high)))
+        found.append(_sourced(target, scenario.profile, place, setting.keda is not None))
     return tuple(found)
+
+
+def _sourced(target: SignalTarget, profile: Profile, place: int, keda: bool) -> SignalTarget:
+    """The target with the HPA's name of its metric; of a ScaledObject with its query, too."""
+    signal, version = target.signal, profile.engine.vllm_version
+    if not keda:
+        return replace(target, metric=hpa_metric_name(signal, version, profile.deploy.metrics))
+    return replace(
+        target,
+        metric=f"s{place}-prometheus",
+        metric_type="Value" if SCALING_SIGNALS[signal].metric_type == "Value" else None,
+        query=trigger_query(profile, signal),
+    )
 
 
 def _forecast(scenario: Scenario, judged: Judged[Setting] | None) -> Forecast | None:
@@ -185,7 +212,13 @@ def _forecast(scenario: Scenario, judged: Judged[Setting] | None) -> Forecast | 
         peak_replicas=Estimated(*judged.spread("peak_replicas")),
         ready_s=Estimated(*judged.spread("longest_start_s")),
         recovery_s=Estimated(*judged.spread("longest_breach_s")),
+        **_nights(judged, of("from_zero")),
     )
+
+
+def _nights(judged: Judged[Setting], from_zero: Estimated) -> dict[str, Any]:
+    waited = [trial.longest_from_zero_s for trial in judged.trials if trial.from_zero]
+    return {"from_zero": from_zero, "longest_from_zero_s": max(waited)} if waited else {}
 
 
 def _modelled(decision: Decision, spread: tuple[float, float] | None) -> ModelledCapacity | None:

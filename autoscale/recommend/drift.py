@@ -13,9 +13,9 @@ from autoscale.recommendation import Drift, Recommendation
 
 def drift(scenario: Scenario, old: Recommendation, decision: Decision) -> Drift:
     """Whether an older recommendation still holds on what is known now, with its figures and a sentence."""
-    if not old.hpa:
+    if old.scaler is None:
         return Drift(None, sentence=f"the old answer was {old.answer}: it has no target to test")
-    fitted, setting, seeds = scenario.keeping(), Given(old.hpa), own_seeds(scenario.plan, scenario.promise)
+    fitted, setting, seeds = scenario.keeping(), Given(old.scaler), own_seeds(scenario.plan, scenario.promise)
     judged = shown_over(fitted, [setting], seeds)[0]
     slow = shown_over(at_speed(fitted, decision.slower), [setting], seeds)[0]
     new = decision.expected or decision.chosen

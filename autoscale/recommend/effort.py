@@ -21,6 +21,14 @@ class Choosing:
     )  # fmt: skip
     # Queue targets beside another signal: an early alarm, a usual one, a late one
     waiting_in_pairs: tuple[float, ...] = (1, 5, 10)
+    # How long KEDA waits after the last active poll before the last replica goes, where it may go at all
+    zero_after_s: tuple[int, ...] = (300, 600, 900, 1800, 3600)
+    # ... and a shorter pollingInterval than the usual 15 s: the first request waits for the poll, too
+    short_polling_s: int = 5
+    # Thresholds of latency signals in shares of the SLO's bound, and the longest traffic on which they are tried, in s:
+    # a trial of theirs takes forty times as long as another
+    latency_shares: tuple[float, ...] = (0.1, 0.2, 0.35, 0.5, 0.8)
+    latency_most_s: float = 21_600.0
     # Factor between the other targets of a line: the loosest that holds is met to 6 %
     step: float = 1.06
     # Powers of the step around the signal at capacity: from a fifth of it to twice as much

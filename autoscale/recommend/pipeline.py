@@ -13,10 +13,13 @@ import yaml
 
 from analysis.files import free_directory
 from analysis.run import Run
+from autoscale.profiles import Profile
 from autoscale.profiles.prior_error import prior_error
 from autoscale.recommend import cost
 from autoscale.recommend.answer import Decision
 from autoscale.recommend.choice.decide import choose_setting
+from autoscale.recommend.choice.keda.space import KedaAsked, check_zero
+from autoscale.recommend.choice.keda.written import scaled_object_text
 from autoscale.recommend.choice.promise import Promise
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.settings import Given, Manifest
@@ -32,7 +35,8 @@ from autoscale.recommend.progress import Progress, Tell, part, silent, unheard
 from autoscale.recommendation import Provenance, Recommendation
 from autoscale.recommendation import read_recommendation as read_recommendation
 from autoscale.recommendation import write as write_recommendation
-from autoscale.sim.fleet.scalers import foreign_name, read_scaler
+from autoscale.sim.fleet.control import DEFAULTS, FleetOptions
+from autoscale.sim.fleet.scalers import check_gateway, foreign_name, read_scaler
 from autoscale.version import own_version
 
 ANSWER = "recommendation.json"
@@ -60,6 +64,8 @@ def recommend(
     attainment: float | None = None,
     promise: Promise | None = None,
     max_replicas: int | None = None,
+    fleet: FleetOptions = DEFAULTS,
+    keda: KedaAsked | None = None,
     price: float | None = None,
     current: Manifest | None = None,
     measured: Path | None = None,
@@ -74,9 +80,9 @@ def recommend(
     progress: Progress = silent,
     tell: Tell = unheard,
 ) -> Recommended:
-    """The cheapest HPA setting that keeps the SLO, from one or more runs of one replica (None: the newest, or no run).
+    """The cheapest setting of an HPA, or with `keda` of a ScaledObject, that keeps the SLO, from runs of one replica (None: the newest, or none).
 
-    Writes recommendation.json and hpa.yaml to `out` (default the run directory). `tell` hears what was read. Raises BadInput, BadRun, TooLittleData.
+    Writes recommendation.json and hpa.yaml or scaledobject.yaml to `out` (default the run directory). `tell` hears what was read. Raises BadInput, BadRun, TooLittleData.
     """
     progress(0.0, "reading the run")
     found = runs_of(runs)
@@ -84,7 +90,7 @@ def recommend(
     # bad files are refused before the search, not after
     old = read_recommendation(against) if against is not None else None
     target = _target(out, found, system.name)
-    of_current = None if current is None else foreign_name(system, read_scaler(system, current))
+    of_current = _checked(system, current, fleet, keda)
     asked, attainment = slo_of(slo, found, system), checked_share(attainment)
     tokens = lengths_of(lengths, found, system)
     plan = offered(traffic, peak_rps, tokens, hours, time_unit)
@@ -93,8 +99,9 @@ def recommend(
         system, traffic=traffic, peak_rps=peak_rps, slo=asked, attainment=attainment, engine=model.engine, lengths=tokens,
         hours=hours, promise=promise, plan=plan, tell=tell,
     )  # fmt: skip
+    scenario = replace(scenario, options=fleet, slo_cold_start_s=keda.slo_cold_start_s if keda else None)
     said, spread = _said(of_current, scenario, tell), _spread(model, scenario)
-    decision = _decision(scenario, model, spread, current, max_replicas, seeds, jobs, progress)
+    decision = _decision(scenario, model, spread, (current, keda), max_replicas, seeds, jobs, progress)
     made = document(
         scenario,
         decision,
@@ -121,7 +128,7 @@ def _decision(
     scenario: Scenario,
     model: ReplicaModel,
     spread: tuple[float, float],
-    current: Manifest | None,
+    scalers: tuple[Manifest | None, KedaAsked | None],
     max_replicas: int | None,
     seeds: int,
     jobs: int | None,
@@ -132,10 +139,12 @@ def _decision(
     if model.untrusted():  # the command that it gives settles the one-sided runs, too
         open_ = (*more_data(model), *of_runs(model.capacities, one_sided=False))
         return Decision("need_more_data", open_, None)
+    current, keda = scalers
     decision = choose_setting(
         scenario,
         max_replicas=max_replicas,
         current=None if current is None else Given(current),
+        keda=keda,
         step_scale=step_scale(spread),
         basis="the run" if model.fitted else "the prediction's error",
         seeds=seeds,
@@ -158,6 +167,19 @@ def _beside(
         drift=None if old is None else drift(scenario, old, decision),
         measuring=None if model.fitted else worth_of_a_run(decision),
     )
+
+
+def _checked(
+    system: Profile, current: Manifest | None, fleet: FleetOptions, keda: KedaAsked | None
+) -> str | None:
+    """A note on the scaler in use. Raises BadInput for one that cannot be simulated, and for a zero that nothing bridges."""
+    if keda is not None and keda.to_zero:
+        check_zero(fleet)
+    if current is None:
+        return None
+    scaler = read_scaler(system, current)
+    check_gateway(scaler, fleet.gateway)
+    return foreign_name(system, scaler)
 
 
 def _said(of_current: str | None, scenario: Scenario, tell: Tell) -> list[str]:
@@ -199,6 +221,9 @@ def _target(out: Path | None, found: Sequence[Run], name: str) -> Path:
 def _write(made: Recommendation, target: Path) -> list[Path]:
     files = [target / ANSWER]
     write_recommendation(made, files[0])
+    if made.scaled_object:
+        files.append(target / "scaledobject.yaml")
+        files[1].write_text(scaled_object_text(made), encoding="utf-8")
     if made.hpa:
         files.append(target / "hpa.yaml")
         files[1].write_text(yaml.safe_dump(made.as_json()["hpa"], sort_keys=False), encoding="utf-8")

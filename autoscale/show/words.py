@@ -8,7 +8,8 @@ from typing import Any
 
 from analysis.slo import Term
 from autoscale.check.phases import Span
-from autoscale.recommendation import Answer, Forecast, KubernetesObject, Recommendation, Tried
+from autoscale.kube.scaling_signals import SCALING_SIGNALS
+from autoscale.recommendation import Answer, AskedSlo, Forecast, KubernetesObject, Recommendation, Tried
 
 DASH = "–"  # in a page where there is no figure; the terminal has a hyphen
 
@@ -18,7 +19,7 @@ HEADLINES: dict[Answer, str] = {
     "infeasible": "This SLO cannot be met",
     "need_more_data": "More data is needed",
 }
-UNITS = {"waiting": "requests waiting", "running": "requests running", "kv_usage": "of the KV cache"}
+UNITS = {name: signal.unit for name, signal in SCALING_SIGNALS.items()}
 COEFFICIENTS = {
     "base_s": "every step",
     "per_sequence_s": "per running request",
@@ -50,6 +51,17 @@ def settings(made: Recommendation) -> dict[str, Forecast]:
         "current HPA": made.current,
     }
     return {name: forecast for name, forecast in roles.items() if forecast is not None}
+
+
+def zero(made: Recommendation) -> str:
+    """When KEDA goes to zero: ", to zero 900 s after the last activity"; nothing where it does not."""
+    spec = (made.scaled_object or {}).get("spec") or {}
+    return f", to zero {spec['cooldownPeriod']} s after the last activity" if "cooldownPeriod" in spec else ""
+
+
+def cold_start(slo: AskedSlo) -> str:
+    """What a request may wait for a start from zero, where it was asked."""
+    return f" (TTFT {span(slo.cold_start_s)} for who waits on a start from zero)" if slo.cold_start_s else ""
 
 
 def promised(made: Recommendation) -> str:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis.run import SIGNALS
 from autoscale.recommend.answer import Point
 from autoscale.recommend.choice.choice import choose
 from autoscale.recommend.choice.judging import Each, Judge, Judged, confirm, shown_over
@@ -87,14 +86,14 @@ def each_alone(
     if judged and judged[0].holds:
         lead = judged[0].setting
         lines = [
-            space.line(((), signal), lead.behavior, lead.min_replicas, lead.max_replicas)
-            for signal in SIGNALS
+            space.line(((), signal), lead.behavior, lead.min_replicas, lead.max_replicas, lead.keda)
+            for signal in space.targets
             if signal != lead.family
         ]
     more = each(_along, [panel] * len(lines), lines)
     found = [*found, *(item for tried in more for item in tried)]
     best = {}
-    for signal in SIGNALS:
+    for signal in space.targets:
         known = [j for j in judged if j.setting.family == signal]
         if not any(j.holds for j in known):
             known += _of_one_signal(scenario, signal, found, space, seeds, each)

@@ -27,6 +27,9 @@ from autoscale.recommend.choice.circumstances import at_slow_starts, at_speed, a
 from autoscale.recommend.choice.confirming import Confirming, Trials
 from autoscale.recommend.choice.interval import target_interval
 from autoscale.recommend.choice.judging import Each, Judge, Judged, Trial, confirm, shown_over
+from autoscale.recommend.choice.keda.beside import ALWAYS, AT_ZERO, beside_keda, latency_alone
+from autoscale.recommend.choice.keda.reasons import of_latency, of_nights
+from autoscale.recommend.choice.keda.space import KedaAsked, keda_space, zero_space
 from autoscale.recommend.choice.panel import Panel, hardest_first
 from autoscale.recommend.choice.reasons import alternatives, reasons, too_few
 from autoscale.recommend.choice.scenario import Kept, Scenario
@@ -40,7 +43,7 @@ from autoscale.recommend.choice.seeds import (
     panel_pool,
     panel_size,
 )
-from autoscale.recommend.choice.settings import Candidate, Choice, Given, Standing
+from autoscale.recommend.choice.settings import Candidate, Choice, Given, Setting, Standing
 from autoscale.recommend.choice.space import Space, build_space
 from autoscale.recommend.choice.why_not import why_not
 from autoscale.recommend.choice.workers import workers
@@ -59,6 +62,7 @@ class _Question:
     point       that replica's capacity
     step_scale  relative half-width of its step time's 95 % interval
     seeds       judge what competes for the choice
+    keda        what is asked of a ScaledObject; None: the answer is an HPA
     own         confirm the choice, on which nothing was chosen, and whatever it is compared with
     own_hardest the same with the hardest first, in which order the choice is confirmed
     """
@@ -69,6 +73,7 @@ class _Question:
     step_scale: float
     max_replicas: int | None
     current: Given | None
+    keda: KedaAsked | None
     seeds: Sequence[int]
     own: range
     own_hardest: Sequence[int]
@@ -81,6 +86,7 @@ def choose_setting(
     *,
     max_replicas: int | None = None,
     current: Given | None = None,
+    keda: KedaAsked | None = None,
     step_scale: float = 0.0,
     basis: str = "the run",
     seeds: int = CHOOSING.own_at_least,
@@ -108,6 +114,7 @@ def choose_setting(
             step_scale,
             max_replicas,
             current,
+            keda,
             seeds=judging_seeds(scenario.plan),
             own=(own := own_seeds(scenario.plan, scenario.promise, seeds)),
             own_hardest=own,
@@ -120,7 +127,8 @@ def choose_setting(
     if found.answer == "infeasible":
         return found
     found = replace(found, basis=basis)
-    return replace(found, reasons=tuple(reasons(at_speed(scenario, found.slower), found)))
+    answered = at_speed(scenario, found.slower)
+    return replace(found, reasons=(*reasons(answered, found), *of_nights(answered, found)))
 
 
 def _decided(ask: _Question, slower: float) -> Decision:
@@ -134,16 +142,20 @@ def _decided(ask: _Question, slower: float) -> Decision:
     if fleets is None:
         return Decision("infeasible", (too_few(scenario, ask.max_replicas, start),), ask.point)
     cap = ask.max_replicas or fleets.standing + max(1, math.ceil(fleets.standing * CHOOSING.spare))
-    space = build_space(scenario, ask.point, fleets.standing, cap)
     ask, panel = _hardest_first(ask, panel, fleets)
-    hunt = _hunt(ask, panel, space, fleets, also=ask.fitted if slower else None)
+    space, hunt, nights = _hunted(ask, panel, fleets, cap, also=ask.fitted if slower else None)
     if not hunt.best and fleets.static is None:
         return Decision("infeasible", (too_few(scenario, ask.max_replicas, start),), ask.point)
     ask.report(0.75, "each signal alone")
     found = ranked(hunt.tried.items())
     singles = each_alone(scenario, panel, found, hunt.known(), space, ask.seeds, each)
     best = hunt.best_with(singles.values())
+    lead = best.setting if best else found[0][0]
     made = _compared(ask, scenario, fleets, cap)
+    if ask.keda:
+        pods = build_space(scenario, ask.point, fleets.standing, cap)
+        others = beside_keda(panel, pods, lead, beside(scenario.plan, ask.own), each)
+        made = replace(made, guides={**made.guides, **others, **nights})
     made = replace(
         made,
         slower=slower,
@@ -155,7 +167,25 @@ def _decided(ask: _Question, slower: float) -> Decision:
     made = _around(ask, scenario, made, space)
     made = replace(made, why_not=why_not(made, [*hunt.judged, *singles.values()], hunt.confirming))
     ask.report(1.0, "done")
-    return replace(made, alternatives=tuple(alternatives(made, singles)))
+    latency = latency_alone(scenario, ask.keda, space, lead, ask.seeds, each)
+    return replace(made, alternatives=(*alternatives(made, singles), *of_latency(latency)))
+
+
+def _hunted(
+    ask: _Question, panel: Panel, fleets: Fleets, cap: int, also: Judge | None
+) -> tuple[Space, _Hunt, dict[str, Judged[Setting]]]:
+    """What may be chosen and the hunt in it; of ScaledObjects that may go to zero both hunts' best by name, too."""
+    scenario = panel.judge
+    assert isinstance(scenario, Scenario)
+    space = build_space(scenario, ask.point, fleets.standing, cap)
+    if ask.keda:
+        space = keda_space(space, scenario, ask.point, ask.keda)
+    hunts = {ALWAYS: (space, _hunt(ask, panel, space, fleets, also))}
+    if ask.keda and ask.keda.to_zero:
+        space = zero_space(space)
+        hunts[AT_ZERO] = space, _hunt(ask, panel, space, fleets, also)
+    space, hunt = min(hunts.values(), key=lambda one: one[1].best.cost if one[1].best else math.inf)
+    return space, hunt, {name: one.best for name, (_, one) in hunts.items() if one.best and len(hunts) > 1}
 
 
 def _hardest_first(ask: _Question, panel: Panel, fleets: Fleets) -> tuple[_Question, Panel]:

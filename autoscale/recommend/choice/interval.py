@@ -43,7 +43,8 @@ def target_interval(
     """
     setting = chosen.setting
     (fixed, signal), value = family_of(setting), _target(setting)
-    line = space.line((fixed, signal), setting.behavior, setting.min_replicas, setting.max_replicas)
+    bounds = setting.min_replicas, setting.max_replicas
+    line = space.line((fixed, signal), setting.behavior, *bounds, setting.keda)
     scales = [0.0, step_scale, -step_scale] if step_scale else [0.0]
     busier = at_traffic(scenario, CHOOSING.traffic_off, more)
     # long traffic: little differs between seeds, and each is dear

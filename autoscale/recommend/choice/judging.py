@@ -49,6 +49,7 @@ class Trial:
     overrun           breaches of the worst period, in multiples of what the SLO allows
     promise           what it is held to
     longest_start_s   from created to ready, of the slowest start; NaN when nothing was started
+    from_zero         requests that waited on a start from zero, and the longest TTFT among them, in s; NaN without one
     stopped           "" ran to the end; "breaches" or "cost": stopped early, the other figures are partial
     """
 
@@ -67,6 +68,8 @@ class Trial:
     overrun: float
     promise: Promise = Promise()  # noqa: RUF009 -- frozen
     longest_start_s: float = field(default=math.nan, compare=False)  # NaN is not itself
+    from_zero: float = 0
+    longest_from_zero_s: float = field(default=math.nan, compare=False)
     stopped: str = ""
 
     @property

@@ -40,7 +40,8 @@ def reasons(scenario: Scenario, decision: Decision) -> Iterator[Reason]:
         if decision.tutorial is not None:
             yield Reason("tutorial", _against(decision.chosen, decision.tutorial, "the tutorial's default"))
         if decision.current is not None:
-            yield Reason("current", _against(decision.chosen, decision.current, "the current HPA"))
+            kind = decision.current.setting.kind
+            yield Reason("current", _against(decision.chosen, decision.current, f"the current {kind}"))
 
 
 def _caution(decision: Decision) -> Reason:
@@ -118,13 +119,14 @@ def _pace(behavior: Behavior, cold_min: float) -> Iterator[Reason]:
 
 def _signal_choice(decision: Decision, setting: Choice, point: Point) -> Reason:
     others = ", ".join(_alone(a) for a in decision.alternatives if a.signal != setting.family)
-    if setting.family == "waiting":
+    queues = {"waiting", "gateway_queue"} & set(setting.family.split("+"))
+    if queues == {setting.family}:
         code, text = (
             "queue",
             "the queue is the signal: the SLO still holds with a full batch, so throughput and cost come first and "
             "requests that wait are the first sign of too few replicas",
         )
-    elif "waiting" in setting.family:
+    elif queues:
         code, text = (
             "queue_and_load",
             "two signals under the maximum rule: the queue raises the alarm, the other one holds scale-in back while "
@@ -183,10 +185,11 @@ def alternatives(decision: Decision, singles: Mapping[str, Judged[Candidate]]) -
         if best.holds:
             yield Alternative(signal, best, _beside(best, chosen))
         else:
-            yield Alternative(signal, best, f"{_nearest(best)}; {_why_none(signal, decision, point)}")
+            yield Alternative(signal, best, f"{nearest_sentence(best)}; {_why_none(signal, decision, point)}")
 
 
-def _nearest(best: Judged[Candidate]) -> str:
+def nearest_sentence(best: Judged[Candidate]) -> str:
+    """How near to the SLO a setting comes that does not do."""
     verdict = "does not keep the SLO, the nearest found"
     if best.mean("margin") >= 0:
         verdict = "starts replicas in vain" if best.wasted else "keeps the SLO under some seeds only"

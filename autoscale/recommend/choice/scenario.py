@@ -63,6 +63,7 @@ class Scenario:
     plan: LoadPlan
     slo: Slo
     attainment: float | None = None
+    slo_cold_start_s: float | None = None  # what the TTFT may be of a request that waits on a start from zero
     promise: Promise = Promise()  # noqa: RUF009 -- frozen
     options: FleetOptions = FleetOptions()  # noqa: RUF009 -- frozen
 
@@ -105,6 +106,7 @@ class Scenario:
             static_replicas=setting.replicas,
             slo=self.slo,
             options=self.options,
+            slo_cold_start_s=self.slo_cold_start_s,
             keep=keep,
             stop=None if cost_limit_h is None else stop,
         )
@@ -151,6 +153,8 @@ def trial_of(outcome: Outcome, attainment: float | None, promise: Promise) -> Tr
         overrun=max(_overrun(period, attainment) for period in outcome.periods),
         promise=promise,
         longest_start_s=outcome.longest_start_s,
+        from_zero=outcome.from_zero,
+        longest_from_zero_s=outcome.longest_from_zero_s,
         stopped=outcome.stopped,
     )
 

@@ -162,9 +162,9 @@ Leader = tuple[Family, int, int]  # a family under a minimum and a maximum
 def _families(race: _Race, space: Space) -> list[Leader]:
     """Every family from every beginning; the ones that lead."""
     families: list[Family] = [((), s) for s in space.targets]
-    if space.waiting_in_pairs and space.wide:
+    if space.waiting_in_pairs and (space.wide or space.keda):
         middle = space.waiting_in_pairs[len(space.waiting_in_pairs) // 2]
-        families += [((("waiting", middle),), s) for s in space.targets if s != "waiting"]
+        families += [(((space.alarm, middle),), s) for s in space.targets if s != space.alarm]
     beginnings = space.beginnings or ((space.behaviors[-1], space.min_replicas[0], space.max_replicas),)
     race.run(
         [space.line(family, *beginning) for family, beginning in product(families, beginnings)],

@@ -1,4 +1,4 @@
-"""What can be judged: a standing fleet, an HPA of targets, behaviour and bounds, or an HPA that somebody else wrote.
+"""What can be judged: a standing fleet, a scaler of targets, behaviour and bounds, or one that somebody else wrote.
 
 Setting = Standing | Candidate | Given       label, replicas (of a fixed fleet, else None), manifest(profile)
 Choice  = Standing | Candidate               and what it decides itself: targets, behavior, min_ and max_replicas
@@ -13,9 +13,12 @@ from typing import Any, ClassVar
 
 from autoscale.kube.vllm_names import hpa_metric_name
 from autoscale.profiles import Profile
+from autoscale.recommend.choice.keda.scaled_object import Keda, keda_object, trigger
 
-Manifest = Mapping[str, Any]  # an autoscaling/v2 HorizontalPodAutoscaler
-Targets = tuple[tuple[str, float], ...]  # (signal, averageValue); signal: waiting | running | kv_usage
+Manifest = Mapping[str, Any]  # an autoscaling/v2 HorizontalPodAutoscaler, or KEDA's ScaledObject
+Targets = tuple[
+    tuple[str, float], ...
+]  # (signal, target), by kube.scaling_signals; an HPA has the first three of them
 
 # The API server's limits (facts of autoscaling/v2): stabilisation window <= 3600 s, policy period <= 1800 s.
 MAX_WINDOW_S = 3600
@@ -72,12 +75,16 @@ class Behavior:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One setting of the HPA: targets in natural units per pod (requests; KV as a fraction), behaviour and bounds."""
+    """One setting of a scaler: targets in natural units per pod (requests; KV as a fraction), behaviour and bounds.
+
+    `keda` makes it a ScaledObject; without, it is an HPA of Pods metrics. `min_replicas` is what stands while there is load.
+    """
 
     targets: Targets
     behavior: Behavior
     min_replicas: int
     max_replicas: int
+    keda: Keda | None = None
     replicas: ClassVar[None] = None
 
     @property
@@ -89,10 +96,16 @@ class Candidate:
     def label(self) -> str:
         """One line for tables: "waiting 5, running 80, 1-8, window 30 min"."""
         targets = ", ".join(f"{signal} {quantity(value)}" for signal, value in self.targets)
-        return f"{targets}, {self.min_replicas}-{self.max_replicas}, {self.behavior.name}"
+        keda = f", {self.keda.name}" if self.keda else ""
+        return f"{targets}, {self.min_replicas}-{self.max_replicas}, {self.behavior.name}{keda}"
 
     def manifest(self, profile: Profile) -> Manifest:
-        """The autoscaling/v2 object for the profile's workload, as it would be applied."""
+        """The object for the profile's workload, as it would be applied."""
+        if self.keda is not None:
+            zero = self.keda.zero_after_s is not None
+            triggers = [trigger(profile, signal, value, at_zero=zero) for signal, value in self.targets]
+            bounds = self.min_replicas, self.max_replicas
+            return keda_object(profile, triggers, bounds, self.keda, self.behavior.block)
         deploy, version = profile.deploy, profile.engine.vllm_version
         group = "leaderworkerset.x-k8s.io/v1" if deploy.kind == "LeaderWorkerSet" else "apps/v1"
         spec: dict[str, Any] = {
@@ -150,11 +163,16 @@ class Standing:
 
 @dataclass(frozen=True)
 class Given:
-    """An HPA that was written elsewhere: its manifest, and what tables call it."""
+    """An HPA or a ScaledObject that was written elsewhere: its manifest, and what tables call it."""
 
     content: Manifest = field(hash=False)
     label: str = "as given"
     replicas: ClassVar[None] = None
+
+    @property
+    def kind(self) -> str:
+        """HPA or ScaledObject."""
+        return "ScaledObject" if self.content.get("kind") == "ScaledObject" else "HPA"
 
     def manifest(self, profile: Profile) -> Manifest:  # noqa: ARG002 -- of all settings
         """The manifest itself, whatever the profile."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 
 import numpy as np
 
 from autoscale.recommend.answer import Point
+from autoscale.recommend.choice.keda.scaled_object import Keda
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.seeds import is_wide
 from autoscale.recommend.choice.settings import (
@@ -46,20 +49,30 @@ class Space:
     behaviors: tuple[Behavior, ...]
     min_replicas: tuple[int, ...]
     max_replicas: int
-    # Pairs (waiting, other): with a pair the queue is the alarm and the other signal holds scale-in back
+    # Pairs (alarm, other): with a pair the queue is the alarm and the other signal holds scale-in back
+    alarm: str = "waiting"
     waiting_in_pairs: tuple[float, ...] = ()
     lower_max: tuple[int, ...] = ()  # smaller maxima worth trying: they bound what a burst can cost
     # (behaviour, minimum, maximum) to begin with; without them the last behaviour, the least minimum and max_replicas
     beginnings: tuple[tuple[Behavior, int, int], ...] = ()
     wide: bool = True  # begin with pairs, too, and search the behaviours of more than the best
+    keda: Keda | None = None  # of ScaledObjects: what KEDA is told, and what else it may be told
+    kedas: tuple[Keda, ...] = ()
 
-    def line(self, family: Family, behavior: Behavior, minimum: int, maximum: int | None = None) -> Line:
+    def line(
+        self,
+        family: Family,
+        behavior: Behavior,
+        minimum: int,
+        maximum: int | None = None,
+        keda: Keda | None = None,
+    ) -> Line:
         """The line over the targets of the family's signal, with its fixed targets beside it."""
         fixed, signal = family
         most = max(self.max_replicas if maximum is None else maximum, minimum)
         return Line(
             tuple(
-                Candidate((*fixed, (signal, value)), behavior, minimum, most)
+                Candidate((*fixed, (signal, value)), behavior, minimum, most, keda or self.keda)
                 for value in self.targets[signal]
             )
         )
@@ -68,24 +81,26 @@ class Space:
         """The lines that differ from the setting's own in one choice: another behaviour, bound, or queue target beside it."""
         (fixed, signal), behavior = family_of(setting), setting.behavior
         low, high = setting.min_replicas, setting.max_replicas
+        line = partial(self.line, keda=setting.keda)
         families: list[Family] = []
-        if signal != "waiting":
-            families = [((("waiting", w),), signal) for w in self.waiting_in_pairs]
+        if signal != self.alarm:
+            families = [(((self.alarm, w),), signal) for w in self.waiting_in_pairs]
             families = [f for f in [((), signal), *families] if f[0] != fixed]
-        lines = [self.line(family, behavior, low, high) for family in families]
+        lines = [line(family, behavior, low, high) for family in families]
         others = [*self.behaviors, _calmer(behavior)]
-        lines += [self.line((fixed, signal), b, low, high) for b in others if b != behavior]
+        lines += [line((fixed, signal), b, low, high) for b in others if b != behavior]
         around = {low - 1, low + 1} | set(self.min_replicas)
         lines += [
-            self.line((fixed, signal), behavior, m, high)
+            line((fixed, signal), behavior, m, high)
             for m in sorted(around)
             if m != low
             and self.min_replicas[0] <= m <= max(*self.min_replicas, self.min_replicas[0] + 1)
             and m < high
         ]
         maxima = {self.max_replicas, *self.lower_max} - {high}
-        lines += [self.line((fixed, signal), behavior, low, m) for m in sorted(maxima) if m > low]
-        return lines
+        lines += [line((fixed, signal), behavior, low, m) for m in sorted(maxima) if m > low]
+        kedas = [keda for keda in self.kedas if keda != setting.keda]
+        return [*lines, *(self.line((fixed, signal), behavior, low, high, keda) for keda in kedas)]
 
     def cheaper(self, setting: Candidate) -> list[Candidate]:
         """What should cost less and differs in one choice: a looser target, a shorter window, later growth, lower bounds."""
@@ -100,19 +115,21 @@ class Space:
         lower = [replace(setting, min_replicas=low - 1)] if low > self.min_replicas[0] else []
         lower += [replace(setting, max_replicas=m) for m in self.lower_max if low < m < high]
         calmer = [] if setting.behavior.up_window_s else [_calmer(setting.behavior)]
-        return [*looser, *(replace(setting, behavior=b) for b in [*shorter, *calmer]), *lower]
+        sooner = [replace(setting, keda=keda) for keda in self.kedas if _sooner(keda, setting.keda)][-2:]
+        return [*looser, *(replace(setting, behavior=b) for b in [*shorter, *calmer]), *lower, *sooner]
 
     def safer(self, setting: Candidate) -> list[Candidate]:
         """What should keep more for a little more: tighter targets, longer windows, one replica more at least."""
         tighter = [self.tighter(setting, steps) for steps in (1, 2)]
         longer = sorted(self._longer(setting), key=_window_s)[:2]
         calm = [replace(setting, behavior=behavior) for behavior in longer]
+        later = [replace(setting, keda=keda) for keda in self.kedas if _sooner(setting.keda, keda)][:1]
         more = [
             replace(one, min_replicas=one.min_replicas + 1)
             for one in (setting, *calm)
             if one.min_replicas + 1 < one.max_replicas
         ]
-        return list(dict.fromkeys([*(s for s in tighter if s is not None), *calm, *more]))
+        return list(dict.fromkeys([*(s for s in tighter if s is not None), *calm, *later, *more]))
 
     def shorter(self, setting: Candidate) -> Candidate | None:
         """The same with the next shorter scale-down window; None at the shortest."""
@@ -140,6 +157,12 @@ class Space:
 def family_of(setting: Candidate) -> Family:
     """The targets beside the line that a setting lies on, and the line's signal."""
     return setting.targets[:-1], setting.targets[-1][0]
+
+
+def _sooner(one: Keda | None, other: Keda | None) -> bool:
+    """Whether one goes to zero earlier than the other."""
+    first, second = (k.zero_after_s or math.inf if k else math.inf for k in (one, other))
+    return first < second
 
 
 def _calmer(behavior: Behavior) -> Behavior:
@@ -176,7 +199,7 @@ def _targets(scenario: Scenario, point: Point) -> dict[str, tuple[float, ...]]:
     )
     fractions = CHOOSING.step ** np.arange(CHOOSING.tightest_power, CHOOSING.loosest_power)
     fractions = fractions[fractions < CHOOSING.fires * room]
-    running = {_rounded(point.running * f) for f in fractions}
+    running = {rounded_target(point.running * f) for f in fractions}
     kv = {round(point.kv_usage * f, 2 if point.kv_usage > 0.2 else 3) for f in fractions}
     targets = {"waiting": CHOOSING.waiting_targets}
     if running := {value for value in running if value > 0}:
@@ -197,7 +220,8 @@ def _beginnings(
     return [(b, low, high) for (low, high), b in product(dict.fromkeys(bounds), ways) if low < high]
 
 
-def _rounded(value: float) -> float:
+def rounded_target(value: float) -> float:
+    """A number of requests as a target is written: whole ones from 20 on, fifths below."""
     return float(round(value)) if value >= 20 else round(value * 5) / 5
 
 

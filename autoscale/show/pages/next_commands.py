@@ -17,13 +17,15 @@ def next_commands(result: Recommended) -> Iterator[tuple[str, str]]:
     profile = shlex.quote(name if name in names() else f"{name}.yaml")
     again = "autoscale recommend runs/NEW --profile " + profile
     if answer == "autoscale":
+        keda = made.scaled_object is not None
         yield (
-            "write the whole set around the HPA",
-            f"autoscale manifests {profile} --recommendation {file} --out my-set",
+            f"write the whole set around the {'ScaledObject' if keda else 'HPA'}",
+            f"autoscale manifests {profile} --recommendation {file}{' --metrics keda' if keda else ''} --out my-set",
         )
         yield "look for what could go wrong", "autoscale lint my-set"
-        hpa = next((str(f) for f in result.files if f.name == "hpa.yaml"), "hpa.yaml")
-        yield "apply the HPA alone", f"kubectl apply -f {shlex.quote(hpa)}"
+        own = "scaledobject.yaml" if keda else "hpa.yaml"
+        hpa = next((str(f) for f in result.files if f.name == own), own)
+        yield f"apply the {'ScaledObject' if keda else 'HPA'} alone", f"kubectl apply -f {shlex.quote(hpa)}"
         yield "prove that it scales out as predicted", _check(result, file)
     elif answer == "do_not_autoscale":
         where = f"--namespace {shlex.quote(deploy.namespace)}"

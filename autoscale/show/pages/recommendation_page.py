@@ -12,6 +12,7 @@ import yaml
 from analysis import plots
 from analysis.numbers import known, seeds_too_few
 from autoscale.recommend import Recommended
+from autoscale.recommend.choice.keda.written import scaled_object_text
 from autoscale.recommendation import Estimated, Forecast, Recommendation
 from autoscale.show import words
 from autoscale.show.pages.next_commands import next_commands
@@ -60,7 +61,7 @@ def recommendation_page(result: Recommended, out: Path) -> Path:
         comparison=_comparison(made),
         promised=words.promised(made),
         robust=words.robust(made),
-        manifest=yaml.safe_dump(made.as_json()["hpa"], sort_keys=False) if made.hpa else None,
+        manifest=_manifest(made),
         capacity=list(capacity_figures(result)),
         pareto=tried_figure(result),
         timeline=simulated_figure(result),
@@ -76,6 +77,12 @@ def recommendation_page(result: Recommended, out: Path) -> Path:
         cold_start=list(_cold_start(result)),
         commands=list(next_commands(result)),
     )
+
+
+def _manifest(made: Recommendation) -> str | None:
+    if made.scaled_object:
+        return scaled_object_text(made)
+    return yaml.safe_dump(made.as_json()["hpa"], sort_keys=False) if made.hpa else None
 
 
 @dataclass(frozen=True)

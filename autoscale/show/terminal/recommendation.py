@@ -53,20 +53,23 @@ def _answer(made: Recommendation) -> Iterator[Text]:
         yield Text(made.measuring.sentence, style="bold")
     for target in made.metrics:
         low, high = target.interval or (target.quantity, target.quantity)
+        kind, per = ("value", "") if target.metric_type else ("averageValue", " per replica")
         yield Text.assemble(
-            (f"averageValue {target.quantity}", "bold"),
-            f" {words.UNITS[target.signal]} per replica   (interval {low} to {high})",
+            (f"{kind} {target.quantity}", "bold"),
+            f" {words.UNITS[target.signal]}{per}   (interval {low} to {high})",
         )
-        yield Text(f"  {target.metric}", style="dim")
+        yield Text(f"  {target.metric}{f': {target.query}' if target.query else ''}", style="dim")
     if made.answer == "do_not_autoscale":
         yield Text(f"Keep {made.min_replicas} replicas standing.", style="bold")
     if made.metrics:
-        yield Text(
-            f"minReplicas {made.min_replicas}, maxReplicas {made.max_replicas}, {words.pace(made.behavior)}"
-        )
+        bounds = f"minReplicas {made.min_replicas}, maxReplicas {made.max_replicas}"
+        yield Text(f"{bounds}, {words.pace(made.behavior)}{words.zero(made)}")
     if robust := words.robust(made):
         yield Text(robust)
-    yield Text(f"SLO {made.slo.text}, {words.promised(made)}   profile {made.profile}", style="dim")
+    yield Text(
+        f"SLO {made.slo.text}{words.cold_start(made.slo)}, {words.promised(made)}   profile {made.profile}",
+        style="dim",
+    )
     yield Text(f"traffic {made.provenance.traffic}", style="dim")
     if slower := words.careful(made):
         yield Text(f"figures for replicas {slower}", style="dim")

@@ -113,6 +113,8 @@ class Outcome:
     decisions           rows of time_s, before, after, why
     events              rows of time_s, kind, pod, ordinal of the start
     requests            engine.FINISHED by request_id, when everything was kept
+    from_zero           requests that were due while no replica was ready, of a scaler that goes to zero
+    longest_from_zero_s the longest TTFT among them; NaN without one
     held                what an inference gateway did with them, None without one
     """
 
@@ -145,6 +147,8 @@ class Outcome:
     requests: NDArray[Any] | None = field(default=None, compare=False)
     samples: tuple[Any, ...] = field(default=(), compare=False)
     held: Held | None = None
+    from_zero: int = 0
+    longest_from_zero_s: float = field(default=math.nan, compare=False)
 
     @property
     def longest_start_s(self) -> float:
@@ -224,6 +228,8 @@ class Outcome:
             requests=requests,
             samples=tuple(recorder.samples),
             held=held,
+            from_zero=tally.from_zero.count if tally.from_zero else 0,
+            longest_from_zero_s=tally.from_zero.longest_s if tally.from_zero else math.nan,
         )
 
 

@@ -15,6 +15,7 @@ from autoscale.hpa.calculator import band
 from autoscale.hpa.limits import Memory, stabilisation_windows
 from autoscale.sim.engine.replicas import Replicas
 from autoscale.sim.fleet.control import NOT_REPORTED, Fleet
+from autoscale.sim.fleet.signals import totals
 from autoscale.sim.fleet.signals.readings import seen
 from autoscale.sim.fleet.ticks import (
     AVERAGE_VALUE,
@@ -154,9 +155,12 @@ def _targets(fleet: Fleet, spec: HpaSpec) -> list[tuple[float, ...]]:
     signals, external = dict(fleet.signals), fleet.external
     rows: list[tuple[float, ...]] = []
     gauges = external.gauges if external else {}
+    ignoring = external.null_is_zero if external else ()
     for metric in spec.metrics:
         if metric.kind == "Pods":
-            rows.append((metric.target_milli, PODS, signals[metric.name], 0, 0, 1.0, 0.0, 0))
+            rows.append(
+                (metric.target_milli, PODS, signals[metric.name], 0, 0, 1.0, 0.0, 0, 0, totals.NO_COLUMN)
+            )
             continue
         gauge, kind = gauges[metric.name], AVERAGE_VALUE if metric.average else VALUE
         place = list(gauges).index(metric.name)
@@ -171,6 +175,8 @@ def _targets(fleet: Fleet, spec: HpaSpec) -> list[tuple[float, ...]]:
                 gauge.factor,
                 gauge.empty,
                 rounded,
+                int(metric.name in ignoring),
+                gauge.also,
             )
         )
     return rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from analysis.errors import BadInput
@@ -10,9 +10,11 @@ from autoscale.hpa import HpaSpec, MetricTarget
 from autoscale.keda import ScaledObject, parse_query
 from autoscale.keda.loops import Loops
 from autoscale.keda.prometheus_trigger import PrometheusTrigger
-from autoscale.keda.queries import Aggregation, Expression, Instant, QueryMatcher
+from autoscale.keda.queries import Aggregation, Expression, Instant, OverWindow, QueryMatcher, parts
+from autoscale.kube.gateway_names import gateway_metric
 from autoscale.kube.vllm_names import series_of
 from autoscale.profiles.profile import Profile
+from autoscale.sim.engine.gateway import InferenceGateway
 from autoscale.sim.fleet.metric_path import exported_signal
 
 Scaler = HpaSpec | ScaledObject
@@ -98,6 +100,28 @@ def queries_of(scaler: Scaler) -> dict[str, Expression]:
         for trigger in scaler.triggers
         if isinstance(trigger, PrometheusTrigger)
     }
+
+
+def check_gateway(scaler: Scaler, gateway: InferenceGateway | None) -> None:
+    """Raises BadInput when a query reads what only an inference gateway exports, and there is none."""
+    if gateway is not None:
+        return
+    for query in queries_of(scaler).values():
+        for series in series_in(query):
+            if gateway_metric(series.name):
+                raise BadInput(
+                    "a query reads a series that only an inference gateway exports",
+                    value=series.name,
+                    next_step="switch the gateway on with --gateway",
+                )
+
+
+def series_in(expression: Expression) -> Iterator[Instant | OverWindow]:
+    """The series that a query reads, in the order in which they are written."""
+    if isinstance(expression, Instant | OverWindow):
+        yield expression
+    for part in parts(expression):
+        yield from series_in(part)
 
 
 def _by_name(metric: MetricTarget) -> Expression:

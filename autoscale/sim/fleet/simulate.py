@@ -14,10 +14,11 @@ from analysis.slo import Slo, parse_slo
 from autoscale.profiles.profile import Profile
 from autoscale.sim.engine.replicas import EngineParams, Replicas
 from autoscale.sim.fleet.control import DEFAULTS, MOST_REPLICAS, Fleet, FleetOptions
+from autoscale.sim.fleet.from_zero import FromZero
 from autoscale.sim.fleet.held import Held
 from autoscale.sim.fleet.outcome import FleetRecorder, Outcome
 from autoscale.sim.fleet.quiet import Quiet
-from autoscale.sim.fleet.scalers import Scaler, hpa_of, read_scaler
+from autoscale.sim.fleet.scalers import Scaler, hpa_of, least_replicas, read_scaler
 from autoscale.sim.fleet.signals.external import quiet_metrics
 from autoscale.sim.fleet.tally import Tally
 from loadgen.plan.traffic import Arrivals
@@ -52,6 +53,7 @@ def simulate(
     static_replicas: int | None = None,
     slo: Slo | str | None = None,
     options: FleetOptions = DEFAULTS,
+    slo_cold_start_s: float | None = None,
     keep: bool = False,
     stop: Callable[[Tally], str] | None = None,
 ) -> Outcome:
@@ -62,6 +64,7 @@ def simulate(
     the trace). `stop` is asked now and then and ends the run with the reason that it returns; the figures are then
     partial.
 
+    `slo_cold_start_s` is the TTFT that a request may have which was due while no replica was ready (FromZero).
     Requests beyond the profile's max_model_len are refused as vLLM does, and counted as rejected.
 
     Raises BadInput when the HPA does not fit the profile, when neither or both of HPA and static_replicas are given, or
@@ -75,7 +78,9 @@ def simulate(
     fleet = Fleet(
         profile, replicas, slots, scaler=scaler, replicas=start, seed=seed, options=options, watcher=recorder
     )
-    feed, tally = _Feed(iter(arrivals), duration_s), Tally(objectives, duration_s)
+    to_zero = scaler is not None and least_replicas(scaler) == 0
+    from_zero = FromZero(recorder.replicas, slo_cold_start_s) if to_zero else None
+    feed, tally = _Feed(iter(arrivals), duration_s), Tally(objectives, duration_s, from_zero)
     course = _Course(fleet, replicas, recorder, feed, tally, duration_s)
     stopped = course.run(stop)
     fleet.pods.advance(duration_s)

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from analysis.histogram import Histogram
 from analysis.run import STATUSES
-from analysis.slo import Slo, meets
+from analysis.slo import Slo, Term, meets
 from autoscale.sim.engine.state import REFUSED
+from autoscale.sim.fleet.from_zero import FromZero
 
 METRICS = ("ttft", "tpot", "e2e")
 MINUTE_S = 60.0
@@ -42,12 +43,13 @@ class Tally:
     """Counts and histograms of finished requests; its size does not grow with the number of requests.
 
     A request that did not finish well is a breach of every bound. One that the model or the cache is too short for is
-    counted apart and judged by nothing: the server refuses it at once, however many replicas there are. `least_accelerator_hours` is what the run will have
+    counted apart and judged by nothing: the server refuses it at once, however many replicas there are. One that waited on a
+    start from zero has bounds of its own where they are given. `least_accelerator_hours` is what the run will have
     taken at least, kept up to date by the fleet for those who stop a run by its cost.
     """
 
-    def __init__(self, slo: Slo, duration_s: float) -> None:
-        self.slo = slo
+    def __init__(self, slo: Slo, duration_s: float, from_zero: FromZero | None = None) -> None:
+        self.slo, self.from_zero = slo, from_zero
         self.terms = [t for t in slo.terms if t.percentile is not None and t.metric in METRICS]
         self.requests = 0  # finished, one way or another, the rejected ones not counted
         self.rejected = 0
@@ -90,7 +92,8 @@ class Tally:
         values = {"ttft": ttft, "tpot": tpot, "e2e": e2e}
         self.requests += len(finished)
         self.ok += int(ok.sum())
-        good = meets(self.slo, ok, ttft, tpot, e2e)
+        cold = None if self.from_zero is None else self.from_zero.among(due_s, ttft)
+        good = self._good(ok, ttft, tpot, e2e, cold)
         self.good += int(good.sum())
         self.output_tokens += int(tokens.sum())
         minute = (due_s / MINUTE_S).astype(np.int64)
@@ -101,7 +104,7 @@ class Tally:
         self.good_by_minute[here] += np.bincount(minute[good], minlength=width)
         for k, term in enumerate(self.terms):
             seconds = values[term.metric]
-            within = ok & (seconds <= term.bound_s)
+            within = ok & (seconds <= self._bound_s(term, cold))
             judged = ~ok | np.isfinite(seconds)
             self.judged[k] += int(judged.sum())
             self.within[k] += int(within.sum())
@@ -109,6 +112,24 @@ class Tally:
             self.breaches_by_minute[k, here] += np.bincount(minute[judged & ~within], minlength=width)
         for metric, seconds in values.items():
             self.latency[metric].add(seconds[ok & np.isfinite(seconds)])
+
+    def _good(
+        self,
+        ok: NDArray[Any],
+        ttft: NDArray[Any],
+        tpot: NDArray[Any],
+        e2e: NDArray[Any],
+        cold: NDArray[np.bool_] | None,
+    ) -> NDArray[np.bool_]:
+        good = meets(self.slo, ok, ttft, tpot, e2e)
+        if self.from_zero is None or cold is None or not cold.any():
+            return good
+        return np.where(cold, meets(self.from_zero.slo(self.slo), ok, ttft, tpot, e2e), good)
+
+    def _bound_s(self, term: Term, cold: NDArray[np.bool_] | None) -> Any:
+        if self.from_zero is None or cold is None:
+            return term.bound_s
+        return np.where(cold, self.from_zero.bound_s(term), term.bound_s)
 
     def longest_breach_s(self, minutes: slice = slice(None)) -> float:
         """The longest time in a row, in whole minutes, in which the requests that were due broke the SLO's share."""

@@ -73,6 +73,8 @@ TARGET = np.dtype(
         ("factor", "f8"),
         ("empty", "f8"),
         ("rounded", "i8"),  # KEDA rounds to thousandths, adapters cut
+        ("ignores", "i8"),  # KEDA takes no element for 0, unless ignoreNullValues is off
+        ("also", "i8"),  # a second column that is added, or totals.NO_COLUMN
     ],
     align=True,
 )
@@ -118,7 +120,8 @@ def _scrape(s: State, t: TickState, now_s: float) -> None:
     for j in range(now.pods):
         slot = t.pods[j].slot
         if slot < 0:
-            t.way[at, j, 0] = math.nan
+            for which in range(t.way.shape[2]):
+                t.way[at, j, which] = math.nan
             continue
         waiting, running, free = 0, 0, 0
         for i in range(slot * per_slot, (slot + 1) * per_slot):
@@ -140,6 +143,8 @@ def _total(s: State, t: TickState, at: int) -> None:
         value = math.nan
         if target.column < len(SIGNALS):
             value = totals.aggregated(target.aggregate, t.way[at, : now.pods, target.column])
+            if target.also != totals.NO_COLUMN:
+                value += totals.aggregated(target.aggregate, t.way[at, : now.pods, target.also])
         elif target.column == QUEUE:
             value = s.clock[0].gateway
         elif target.column == SENT:
@@ -176,7 +181,7 @@ def _total_size(t: TickState, k: int, now_s: float) -> int:
     stale = now.shown_total_s <= now_s - LOOKBACK_S
     value = target.empty if stale else t.totals[target.total]
     if not known(value):
-        if not target.rounded:
+        if not target.ignores:
             return -1
         value = 0.0
     milli = int(np.rint(max(value, 0.0) * 1000)) if target.rounded else metric_path.thousandths(value)

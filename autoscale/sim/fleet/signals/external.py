@@ -7,7 +7,7 @@ a GaugeTotal, one number per scrape is kept; else a Prometheus of all series tha
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,13 +19,14 @@ from autoscale.keda.fallback import TargetPods
 from autoscale.keda.loop_status import Step
 from autoscale.keda.loops import Loops
 from autoscale.keda.prometheus_trigger import Answer, NoElement, PrometheusTrigger, QueryFailed
-from autoscale.keda.queries import Expression, Instant, OverWindow, parts
+from autoscale.keda.queries import Expression, OverWindow
 from autoscale.keda.scale_loop import Read, read_triggers
 from autoscale.kube.gateway_names import gateway_metric
 from autoscale.profiles.profile import Profile
+from autoscale.profiles.trigger_queries import pods_pattern
 from autoscale.sim.fleet.metric_path import thousandths
 from autoscale.sim.fleet.pods import Pods
-from autoscale.sim.fleet.scalers import Scaler, queries_of
+from autoscale.sim.fleet.scalers import Scaler, queries_of, series_in
 from autoscale.sim.fleet.signals.exports import Exports, Serving
 from autoscale.sim.fleet.signals.query_values import QueryTime, evaluated
 from autoscale.sim.fleet.signals.readings import gateway_gauges, seen
@@ -51,11 +52,11 @@ class External:
         version, engines = profile.engine.vllm_version, profile.replica.data_parallel
         self.scaler = scaler
         self.queries = [
-            _Query(name, query, gauge_total(query, version, engines))
+            _Query(name, query, gauge_total(query, version, engines, pods_pattern(profile)))
             for name, query in queries_of(scaler).items()
         ]
         delay_s = profile.metric_path.ingestion_delay_s
-        series = [one for query in self.queries for one in _series_in(query.expression)]
+        series = [one for query in self.queries for one in series_in(query.expression)]
         windows = [one.window_s for one in series if isinstance(one, OverWindow)]
         names = tuple(dict.fromkeys(one.name for one in series))
         totals = [query.total for query in self.queries if query.total is not None]
@@ -72,6 +73,12 @@ class External:
     def gauges(self) -> dict[str, GaugeTotal]:
         """Metric name -> its GaugeTotal, in the order of `totals`."""
         return {query.name: query.total for query in self.queries if query.total is not None}
+
+    @property
+    def null_is_zero(self) -> set[str]:
+        """Names of the metrics whose missing element KEDA takes for 0."""
+        triggers = self.scaler.triggers if isinstance(self.scaler, ScaledObject) else ()
+        return {t.metric_name for t in triggers if isinstance(t, PrometheusTrigger) and t.ignore_null_values}
 
     # --- KEDA's polls ---
 
@@ -146,14 +153,6 @@ class External:
         return read_triggers(self.scaler, given, MONDAY_S + now_s)
 
 
-def _series_in(expression: Expression) -> Iterator[Instant | OverWindow]:
-    """The series that a query reads, in the order in which they are written."""
-    if isinstance(expression, Instant | OverWindow):
-        yield expression
-    for part in parts(expression):
-        yield from _series_in(part)
-
-
 def _answer(values: Sequence[float], many: QueryFailed) -> Answer:
     if len(values) > 1:
         return many
@@ -173,5 +172,5 @@ def quiet_metrics(spec: HpaSpec, external: External | None) -> bool:
     if isinstance(external.scaler, HpaSpec):
         return True
     triggers = external.scaler.triggers
-    plain = all(isinstance(t, PrometheusTrigger) and not t.cached and t.ignore_null_values for t in triggers)
+    plain = all(isinstance(t, PrometheusTrigger) and not t.cached for t in triggers)
     return plain and external.scaler.modifiers is None

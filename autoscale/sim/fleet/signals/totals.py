@@ -1,4 +1,4 @@
-"""Queries that need nothing but the newest scrape: one gauge over the pods, or one of the gateway's, times a number.
+"""Queries that need nothing but the newest scrape: one gauge over the pods, a sum of two, or one of the gateway's, times a number.
 
 All targets are scraped at one instant here, and a series that is not exported then has ended: what such a query gives is
 known when the scrape is made, and seen when it has been ingested. The compiled ticks keep the same numbers.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from analysis.numbers import known
@@ -22,6 +23,7 @@ from autoscale.keda.queries import (
     Number,
     Operation,
     OrElse,
+    QueryMatcher,
 )
 from autoscale.kube.gateway_names import NEW, gateway_metric
 from autoscale.kube.vllm_names import exported_names, signal_of
@@ -30,43 +32,64 @@ from autoscale.sim.fleet.signals.series import LOOKBACK_S
 GATEWAY_GAUGES = ("flow_control_queue_size", "request_running", "flow_control_pool_saturation")
 COLUMNS = (*SIGNALS, *GATEWAY_GAUGES)
 SUM, AVERAGE, LARGEST, SMALLEST = range(4)
+NO_COLUMN = -1
 _AGGREGATES = {"sum": SUM, "avg": AVERAGE, "max": LARGEST, "min": SMALLEST}
 _STAGES = 2  # that the gateway shows its pool's saturation for
 
 
 class GaugeTotal(NamedTuple):
-    """`factor` times an aggregate of one of COLUMNS; `empty` is the value without any pod, NaN for no element."""
+    """`factor` times an aggregate of one of COLUMNS, or of it and `also`; `empty` is the value without any pod, NaN for no
+    element."""
 
     aggregate: int
     column: int
     factor: float
     empty: float
+    also: int = NO_COLUMN
 
 
-def gauge_total(expression: Expression, vllm_version: str, data_parallel: int) -> GaugeTotal | None:
-    """The query as a GaugeTotal, None when it needs more than that."""
+def gauge_total(
+    expression: Expression, vllm_version: str, data_parallel: int, pods: str = ""
+) -> GaugeTotal | None:
+    """The query as a GaugeTotal, None when it needs more than that; `pods` is a pattern that all of the fleet's match."""
+    read = partial(gauge_total, vllm_version=vllm_version, data_parallel=data_parallel, pods=pods)
     match expression:
         case FirstOf(first=first, second=second):  # a metric under two names, both exported
-            old, new = (gauge_total(each, vllm_version, data_parallel) for each in (first, second))
+            old, new = read(first), read(second)
             return new if repr(old) == repr(new) else None
         case OrElse(of=of, number=number):
-            found = gauge_total(of, vllm_version, data_parallel)
+            found = read(of)
             return found and found._replace(empty=number)
         case (
             Operation(operator="*", left=of, right=Number(value=value, vector=False))
             | Operation(operator="*", left=Number(value=value, vector=False), right=of)
         ):
-            found = gauge_total(of, vllm_version, data_parallel)
+            found = read(of)
             return found and found._replace(factor=found.factor * value)
         case Operation(operator="/", left=of, right=Number(value=value, vector=False)) if value:
-            found = gauge_total(of, vllm_version, data_parallel)
+            found = read(of)
             return found and found._replace(factor=found.factor / value)
+        case Operation(operator="+", left=left, right=right):
+            return _both(read(left), read(right))
         case Aggregation(function=function, of=Instant(name=name, matchers=matchers)):
             aggregate = _AGGREGATES.get(function)
-            if aggregate is None or any(m.label not in SHARED_LABELS for m in matchers):
+            if aggregate is None or not all(_of_all(matcher, pods) for matcher in matchers):
                 return None
             return _of_series(aggregate, name, vllm_version, data_parallel)
     return None
+
+
+def _of_all(matcher: QueryMatcher, pods: str) -> bool:
+    return matcher.label in SHARED_LABELS or (pods != "" and matcher == QueryMatcher("pod", "=~", pods))
+
+
+def _both(left: GaugeTotal | None, right: GaugeTotal | None) -> GaugeTotal | None:
+    """The sum of two sums over the same pods: there is an element of one where there is one of the other."""
+    if left is None or right is None or left.also != NO_COLUMN or right.also != NO_COLUMN:
+        return None
+    of_pods = max(left.column, right.column) < len(SIGNALS) and left.aggregate == right.aggregate == SUM
+    alike = left.factor == right.factor and math.isnan(left.empty) and math.isnan(right.empty)
+    return left._replace(also=right.column) if of_pods and alike else None
 
 
 def _of_series(aggregate: int, name: str, vllm_version: str, data_parallel: int) -> GaugeTotal | None:
@@ -116,6 +139,8 @@ class Totals:
         values = []
         for gauge in self.of:
             value = aggregated(gauge.aggregate, columns[gauge.column])
+            if gauge.also != NO_COLUMN:
+                value += aggregated(gauge.aggregate, columns[gauge.also])
             values.append(value * gauge.factor if known(value) else gauge.empty)
         self.on_the_way.append((now_s, values))
 

@@ -1,0 +1,191 @@
+"""ScaledObjects as answers: what is written, that KEDA and the simulator read it, what may be chosen, nights at zero."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import yaml
+
+from analysis.errors import BadInput
+from analysis.slo import parse_slo
+from autoscale.cli.inputs import keda_asked
+from autoscale.keda import ScaledObject
+from autoscale.keda.hpa_made import hpa_spec
+from autoscale.kube.scaling_signals import LATENCY_SIGNALS, SCALING_SIGNALS
+from autoscale.profiles import load, names
+from autoscale.profiles.trigger_queries import pods_pattern
+from autoscale.recommend.choice.keda.beside import guide_objects
+from autoscale.recommend.choice.keda.scaled_object import Keda
+from autoscale.recommend.choice.keda.space import KedaAsked, check_zero, keda_space, zero_space
+from autoscale.recommend.choice.settings import Behavior, Candidate
+from autoscale.recommend.choice.space import build_space
+from autoscale.recommend.model.one_replica import capacity
+from autoscale.sim.engine.gateway import InferenceGateway
+from autoscale.sim.fleet.control import FleetOptions
+from autoscale.sim.fleet.scalers import check_gateway, queries_of, read_scaler
+from autoscale.sim.fleet.signals.totals import gauge_total
+from autoscale.sim.fleet.simulate import simulate
+
+GATEWAY = FleetOptions(gateway=InferenceGateway(ttl_s=600.0, no_endpoint_ttl_s=1800.0))
+LOAD = "0.5:600,3:900,0.5:900"
+
+
+def keda(
+    *targets: tuple[str, float], low: int = 1, high: int = 4, window: int | None = None, **of: int
+) -> Candidate:
+    return Candidate(targets, Behavior(window), low, high, Keda(**of))
+
+
+@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("signal", SCALING_SIGNALS)
+def test_every_signal_of_every_profile_is_an_object_that_keda_and_the_simulator_take(name, signal) -> None:
+    """One External metric by the place of its trigger, of the signal's own target type; all but latency compiled."""
+    profile = load(name)
+    scaler = read_scaler(profile, keda((signal, 2.5)).manifest(profile))
+    assert isinstance(scaler, ScaledObject)
+    (metric,) = hpa_spec(scaler).metrics
+    assert (metric.name, metric.target_milli) == ("s0-prometheus", 2500)
+    assert metric.average == (SCALING_SIGNALS[signal].metric_type == "AverageValue")
+    (query,) = queries_of(scaler).values()
+    engines = profile.replica.data_parallel
+    total = gauge_total(query, profile.engine.vllm_version, engines, pods_pattern(profile))
+    assert (total is None) == (signal in LATENCY_SIGNALS)
+
+
+@pytest.mark.parametrize("signal", [s for s in SCALING_SIGNALS if s not in LATENCY_SIGNALS])
+def test_the_compiled_way_gives_what_the_rules_give_at_every_tick(small, signal) -> None:
+    scenario = small(LOAD, options=GATEWAY)
+    target = {"kv_usage": 0.05, "gateway_saturation": 0.4}.get(signal, 3.0)
+    scaler = keda((signal, target), window=120).manifest(scenario.profile)
+    made = [
+        simulate(
+            scenario.profile, scaler, replace(scenario.plan, seed=3).arrivals(), seed=3, duration_s=2400.0,
+            engine=scenario.engine, slo=scenario.slo, options=GATEWAY, keep=keep,
+        )
+        for keep in (True, False)
+    ]  # fmt: skip
+    assert made[0].decisions == made[1].decisions
+    assert made[0].accelerator_hours == made[1].accelerator_hours
+    assert made[0].peak_replicas > 1
+
+
+@pytest.mark.parametrize(
+    ("low", "zero", "expect"),
+    [
+        (2, None, {"minReplicaCount": 2}),
+        (1, 900, {"minReplicaCount": 0, "cooldownPeriod": 900}),
+        (3, 600, {"minReplicaCount": 3, "idleReplicaCount": 0, "cooldownPeriod": 600}),
+    ],
+    ids=[
+        "no cooldown without a zero",
+        "zero by the minimum",
+        "zero beside a larger minimum by the idle count",
+    ],
+)
+def test_bounds_and_cooldown(low, zero, expect) -> None:
+    profile = load("llama-3.1-8b-1xl4")
+    setting = keda(("gateway_queue", 1), ("gateway_in_flight", 8), low=low, zero_after_s=zero)
+    spec = setting.manifest(profile)["spec"]
+    named = ("minReplicaCount", "idleReplicaCount", "cooldownPeriod")
+    assert {name: spec[name] for name in named if name in spec} == expect
+    assert hpa_spec(ScaledObject.from_manifest(setting.manifest(profile))).min_replicas == low
+
+
+def test_what_may_be_chosen_depends_on_the_gateway(small) -> None:
+    def signals(options: FleetOptions) -> tuple[str, ...]:
+        scenario = small(LOAD, options=options)
+        space = build_space(scenario, point := capacity(scenario), 3, 4)
+        return tuple(keda_space(space, scenario, point, KedaAsked()).targets)
+
+    assert signals(FleetOptions()) == ("in_flight", "waiting", "running", "kv_usage")
+    assert signals(GATEWAY) == (
+        "gateway_queue",
+        "gateway_in_flight",
+        "gateway_saturation",
+        "waiting",
+        "kv_usage",
+    )
+    no_queue = FleetOptions(gateway=InferenceGateway(flow_control=False))
+    assert "gateway_queue" not in signals(no_queue)
+
+
+def test_a_zero_needs_a_gateway_that_holds_requests() -> None:
+    check_zero(GATEWAY)
+    for options in (FleetOptions(), FleetOptions(gateway=InferenceGateway(flow_control=False))):
+        with pytest.raises(BadInput, match="holds requests until its first replica is ready"):
+            check_zero(options)
+
+
+def test_a_current_object_on_the_gateways_series_needs_a_gateway() -> None:
+    profile = load("llama-3.1-8b-1xl4")
+    scaler = read_scaler(profile, keda(("gateway_queue", 1)).manifest(profile))
+    check_gateway(scaler, GATEWAY.gateway)
+    with pytest.raises(BadInput, match=r"llm_d_epp_flow_control_queue_size.*--gateway"):
+        check_gateway(scaler, None)
+
+
+def test_options_of_a_scaled_object_are_refused_for_an_hpa() -> None:
+    assert keda_asked("hpa", False, None) is None
+    assert keda_asked("keda", False, "10m") == KedaAsked(True, 600.0)
+    with pytest.raises(BadInput, match="--slo-cold-start is of a ScaledObject"):
+        keda_asked("hpa", False, "10m")
+    with pytest.raises(BadInput, match="--slo-cold-start"):
+        keda_asked("keda", False, "soon")
+
+
+def test_guides_are_what_their_files_say(small) -> None:
+    queue, saturation = guide_objects(small(LOAD, options=GATEWAY), 8)
+    of = [
+        [(t["metadata"]["threshold"], t["metricType"]) for t in g.content["spec"]["triggers"]]
+        for g in (queue, saturation)
+    ]
+    assert of == [
+        [("1", "AverageValue"), ("16", "AverageValue")],
+        [("0.7", "AverageValue"), ("16", "AverageValue")],
+    ]
+    assert yaml.safe_load(yaml.safe_dump(queue.content))["spec"]["pollingInterval"] == 15
+
+
+def test_who_waits_on_a_start_from_zero_has_a_bound_of_its_own(small) -> None:
+    """Ten minutes of load, half an hour without, load again: the first requests wait for a start of a minute and more.
+
+    Conserved, and the same fleet either way; only what they are judged by differs.
+    """
+    scenario = small("0.5:600,0:1800,0.5:600", "ttft_p99=2s", options=GATEWAY)
+    setting = keda(("gateway_queue", 60), ("gateway_in_flight", 8), zero_after_s=300)
+    strict, loose = (
+        replace(scenario, slo_cold_start_s=bound_s).outcome(setting, 1) for bound_s in (None, 300.0)
+    )
+    assert strict.replicas == loose.replicas
+    assert any(row[4] == 0 and row[0] > 0 for row in loose.replicas)
+    assert loose.offered == loose.finished + loose.unserved + loose.rejected
+    assert strict.from_zero == loose.from_zero > 10
+    assert 45 < loose.longest_from_zero_s < 300
+    met = loose.attainment - strict.attainment
+    assert np.isclose(met * loose.finished, loose.from_zero, atol=2)  # they, and no other, are let off
+    always = scenario.outcome(keda(("gateway_queue", 60), ("gateway_in_flight", 8)), 1)
+    assert loose.accelerator_hours < 0.7 * always.accelerator_hours
+    assert always.from_zero == 0
+
+
+def test_the_space_of_nights_holds_every_cooldown(small) -> None:
+    scenario = small(LOAD, options=GATEWAY)
+    space = build_space(scenario, point := capacity(scenario), 3, 4)
+    nights = zero_space(keda_space(space, scenario, point, KedaAsked(True)))
+    setting = nights.line(((), "gateway_in_flight"), Behavior(), 1).settings[0]
+    assert setting.keda == nights.keda
+    tried = {line.settings[0].keda for line in nights.beside(setting)}
+    assert tried == set(nights.kedas)
+    assert all(
+        s.keda.zero_after_s < setting.keda.zero_after_s
+        for s in nights.cheaper(setting)
+        if s.keda != setting.keda
+    )
+
+
+def test_the_slo_of_a_start_changes_only_what_counts_time_to_the_first_token() -> None:
+    from autoscale.sim.fleet.from_zero import FromZero
+
+    slo = parse_slo("ttft_p95=2s,tpot_p95=100ms,e2e_p95=30s")
+    assert str(FromZero([], 300.0).slo(slo)) == "ttft_p95=300s,tpot_p95=100ms,e2e_p95=330s"
+    assert FromZero([]).slo(slo) == slo
