@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 LATEST_S = 1e11  # a later start is no unix time in seconds: milliseconds, or none at all
 LONGEST_S = 1e9  # from the start to any moment of a run: 31 years
-_MAPPINGS = ("engine", "load", "lengths")
+_MAPPINGS = ("engine", "load", "lengths", "check", "client", "versions")
+_TEXTS = ("slo", "kind", "model", "metrics_model", "profile", "target", "endpoint")
+_CHECK_TEXTS = ("hpa", "slo", "load")
+_FASTEST = 1e6  # control seconds per second of a check's clock
 
 
 def header_problems(header: Mapping[str, Any]) -> Iterator[tuple[str, object, str]]:
@@ -28,10 +31,24 @@ def header_problems(header: Mapping[str, Any]) -> Iterator[tuple[str, object, st
         if not isinstance(header.get(name) or {}, Mapping):
             yield name, header[name], "a JSON object"
             return
-    if not isinstance(header.get("slo") or "", str):
-        yield "slo", header["slo"], "a text such as ttft_p95=2s"
+    for name in _TEXTS:
+        if not isinstance(header.get(name) or "", str):
+            yield name, header[name], "a text such as ttft_p95=2s" if name == "slo" else "a text"
+    yield from _check_problems(header.get("check") or {})
     yield from _stage_problems("stages", header.get("stages") or [])
     yield from _stage_problems("load.stages", (header.get("load") or {}).get("stages") or [])
+
+
+def _check_problems(facts: Mapping[str, Any]) -> Iterator[tuple[str, object, str]]:
+    """What is wrong in what a check noted of its clock and its load."""
+    for name in _CHECK_TEXTS:
+        if not isinstance(facts.get(name) or "", str):
+            yield f"check.{name}", facts[name], "a text"
+    rate = facts.get("clock_rate", 1.0)
+    if not (_within(rate, _FASTEST) and rate > 0):
+        yield "check.clock_rate", rate, f"seconds of the cluster per second, above 0 and below {_FASTEST:g}"
+    if not _within(facts.get("clock_ahead_s", 0.0), LATEST_S):
+        yield "check.clock_ahead_s", facts["clock_ahead_s"], "seconds"
 
 
 def _stage_problems(where: str, stages: Any) -> Iterator[tuple[str, object, str]]:
@@ -62,4 +79,5 @@ def table_problem(frame: pd.DataFrame) -> tuple[str, object] | None:
 
 
 def _within(value: object, most: float) -> bool:
+    """Whether it is a number of less than this size (NaN is none)."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < most

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis import run as runs
-from analysis.errors import SourceUnavailable
+from analysis.errors import BadRun, SourceUnavailable
 from autoscale.check import evidence
 from autoscale.check.live_view import WatchState, settled, state_of
 from autoscale.check.scaleout import History, history
@@ -114,8 +114,11 @@ class ClusterWatch:
                 continue
             if seen is None:
                 return LOST if self.error else "the source ended"
-            self.timeline.add(seen)
             recorder.write(seen, now_s)
+            try:
+                self.timeline.add(seen)
+            except BadRun as error:  # one odd object is no reason to lose sight of the others
+                self.timeline.note(seen.time_s, "watch", str(error))
 
     def _tell(self, elapsed_s: float) -> None:
         timeline = self.timeline

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from autoscale.kube.cluster import Cluster, ClusterError, Observation
+from autoscale.kube.cluster import MISSHAPEN, Cluster, ClusterError, Observation, misshapen
 from autoscale.kube.kinds import BY_PLURAL, KINDS, LWS_NAME, SCALED, plural_of
 from autoscale.kube.objects import Object
 from autoscale.kube.pod import Pod
@@ -86,34 +86,41 @@ class Snapshot:
 
 
 def fold(observations: Iterable[Observation]) -> Snapshot:
-    """The state that a stream tells at its end."""
+    """The state that a stream tells at its end. Raises BadRun for an object that is not of its kind's shape."""
     now = Snapshot(0.0)
     for seen in observations:
         now.at_s = max(now.at_s, seen.time_s)
-        if seen.resource == "custommetrics":
-            answer = seen.object
-            values = answer.get("values")
-            now.answers[answer["metric"], answer.get("labelSelector") or ""] = MetricAnswer(
-                None if values is None else {pod: milli(value) for pod, value in values.items()},
-                answer.get("answer"),
-                bool(answer.get("absent")),
-                str(answer.get("message") or ""),
-                answer.get("pods"),
-            )
-        elif seen.resource == "gap" and seen.object.get("status"):
-            reason = str(seen.object.get("reason", ""))
-            now.hidden[seen.object["resource"]] = ClusterError(reason, status=int(seen.object["status"]))
-        elif seen.resource == "gap" and seen.object.get("to_s") is not None:
-            now.hidden.pop(seen.object["resource"], None)  # it was seen again
-        elif seen.type in ("ADDED", "MODIFIED", "DELETED"):
-            found = now.objects.setdefault(seen.resource, {})
-            now.hidden.pop(seen.resource, None)
-            if seen.type == "DELETED":
-                found.pop(seen.object["metadata"]["name"], None)
-                now.deleted_s[seen.resource, seen.object["metadata"]["name"]] = seen.time_s
-            else:
-                found[seen.object["metadata"]["name"]] = seen.object
+        try:
+            _take(now, seen)
+        except MISSHAPEN as error:
+            raise misshapen(seen, error) from error
     return now
+
+
+def _take(now: Snapshot, seen: Observation) -> None:
+    if seen.resource == "custommetrics":
+        answer = seen.object
+        values = answer.get("values")
+        now.answers[answer["metric"], answer.get("labelSelector") or ""] = MetricAnswer(
+            None if values is None else {pod: milli(value) for pod, value in values.items()},
+            answer.get("answer"),
+            bool(answer.get("absent")),
+            str(answer.get("message") or ""),
+            answer.get("pods"),
+        )
+    elif seen.resource == "gap" and seen.object.get("status"):
+        reason = str(seen.object.get("reason", ""))
+        now.hidden[seen.object["resource"]] = ClusterError(reason, status=int(seen.object["status"]))
+    elif seen.resource == "gap" and seen.object.get("to_s") is not None:
+        now.hidden.pop(seen.object["resource"], None)  # it was seen again
+    elif seen.type in ("ADDED", "MODIFIED", "DELETED"):
+        found = now.objects.setdefault(seen.resource, {})
+        now.hidden.pop(seen.resource, None)
+        if seen.type == "DELETED":
+            found.pop(seen.object["metadata"]["name"], None)
+            now.deleted_s[seen.resource, seen.object["metadata"]["name"]] = seen.time_s
+        else:
+            found[seen.object["metadata"]["name"]] = seen.object
 
 
 def take(cluster: Cluster, namespace: str, hpa_name: str, clock: Callable[[], float] = time.time) -> Snapshot:

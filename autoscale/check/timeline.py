@@ -21,7 +21,7 @@ from autoscale.check import pod_moments
 from autoscale.check.records import NAN, MetricSample, PodRecord, Resize
 from autoscale.check.trouble.gaps import Gaps
 from autoscale.check.trouble.hindrance import Hindrance
-from autoscale.kube.cluster import Observation, log_phase, timestamp_s
+from autoscale.kube.cluster import MISSHAPEN, Observation, log_phase, misshapen, timestamp_s
 from autoscale.kube.kinds import LWS_NAME, SCALED, plural_of
 from autoscale.kube.objects import Object, mapping
 from autoscale.kube.pod import accelerators_of
@@ -131,7 +131,7 @@ class Timeline:
     # --- the fold ---
 
     def add(self, seen: Observation) -> None:
-        """Take one observation in."""
+        """Take one observation in. Raises BadRun when it is not of its kind's shape."""
         if math.isnan(self.first_s):
             self.first_s = seen.time_s
         self.last_s = seen.time_s if math.isnan(self.last_s) else max(self.last_s, seen.time_s)
@@ -139,7 +139,10 @@ class Timeline:
         if seen.resource not in ("gap", "custommetrics"):
             self.gaps.saw(seen.resource, seen.time_s)
         if reader := self._readers.get(seen.resource):
-            reader(seen)
+            try:
+                reader(seen)
+            except MISSHAPEN as error:
+                raise misshapen(seen, error) from error
 
     def extend(self, stream: Iterable[Observation]) -> Timeline:
         """Take a whole stream in; returns itself."""

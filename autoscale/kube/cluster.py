@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from analysis.errors import BadRun, SourceUnavailable
 from analysis.files import json_value
+from analysis.sound import LATEST_S
 from autoscale.kube.objects import Object
 
 
@@ -144,6 +145,19 @@ def log_phase(text: str) -> str | None:
     return next((phase for words, phase in _LOG_ENDS if words in text), None)
 
 
+# What reading an object raises that is not of the shape of its kind
+MISSHAPEN = (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError)
+
+
+def misshapen(seen: Observation, error: Exception) -> BadRun:
+    """The error for an object that could not be read, from what reading it raised (MISSHAPEN)."""
+    return BadRun(
+        f"what was seen as {seen.resource} at {seen.time_s:.3f} is not of that shape",
+        value=repr(error),
+        expected="an object as an API server gives it",
+    )
+
+
 def read_observations(file: Path | str) -> Iterator[Observation]:
     """The observations of an evidence file (JSON lines, gzipped or not), in file order.
 
@@ -175,6 +189,13 @@ def _observation(file: Path, number: int, line: str) -> Observation:
     try:
         row = json_value(line)
         time_s: Any = row["time_s"] if "time_s" in row else timestamp_s(row["ts"])
-        return Observation(float(time_s), row["resource"], row["type"], row["object"])
+        found = Observation(float(time_s), row["resource"], row["type"], row["object"])
     except (ValueError, KeyError, TypeError) as error:
         raise BadRun(f"{file}, line {number} is not an observation: {error!r}") from None
+    texts = isinstance(found.resource, str) and isinstance(found.type, str)
+    if not (texts and isinstance(found.object, dict) and abs(found.time_s) < LATEST_S):
+        raise BadRun(
+            f"{file}, line {number} is not an observation",
+            expected="time_s in unix seconds, resource and type as text, and an object",
+        )
+    return found

@@ -5,4 +5,4 @@ from benchmarks.ledger import as_text, read, summary
 if __name__ == "__main__":
     entries = read()
     print(as_text(entries))
-    print(f"\nMedian absolute error: {summary(entries)}")
+    print(f"\n{summary(entries)}")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,13 @@ from analysis import run
 from analysis.errors import AutoscaleError, BadInput
 from analysis.numbers import known
 from autoscale.demo import directory
+from autoscale.recommend.model.coefficients import scaled
 from autoscale.recommend.model.predict import Prediction
+from autoscale.recommend.model.replica_model import DrawnRequests
 from benchmarks.ledger import LEDGER, append, as_text
-from benchmarks.one_gpu.measure import FIGURES, PIECE_S, closed, per_rate, sweep, throughput_rps
+from benchmarks.one_gpu.measure import FIGURES, PIECE_S, closed, per_rate, slowness, sweep, throughput_rps
 from benchmarks.one_gpu.server import CPU, GPU, Device, prometheus, vllm
+from loadgen.plan.lengths import parse_lengths
 
 MEASURED = (
     0.2,
@@ -34,6 +38,7 @@ MEASURED = (
     0.8,
     0.95,
 )  # of what the closed loop completed: rates of the sweep that is learnt from
+REFERENCE = 1  # of MEASURED: the rate that is offered again, before the predicted load and after it
 PREDICTED = (0.4, 0.7, 0.9)  # of the predicted saturation: rates that are predicted, then offered
 
 
@@ -48,9 +53,9 @@ class Plan:
     @classmethod
     def of(cls, minutes: float) -> Plan:
         """The plan that takes about so many minutes of load. Raises BadInput when that is no time."""
-        if not 0 < minutes <= 600:
-            raise BadInput("--minutes", value=minutes, expected="above 0, at most 600")
-        piece = 60.0 * minutes / (1 + 2 * len(MEASURED) + 2 * len(PREDICTED))
+        if not 2 <= minutes <= 600:
+            raise BadInput("--minutes", value=minutes, expected="2 to 600")
+        piece = (60.0 * minutes - 4 * PIECE_S) / (1 + 2 * len(MEASURED) + 2 * len(PREDICTED))
         stage_s = max(2, round(2 * piece / PIECE_S)) * PIECE_S
         return cls(max(piece, 20.0), stage_s, stage_s)
 
@@ -67,11 +72,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = _predict(measured, profile, device)
         rows = _frozen(found, out / "prediction.json")
         rates = [row["rate_rps"] for row in rows]
+        known = [_known(out / "before", url, collector, device, measured)]
         outcome = sweep(
             out / "predicted", url, collector, device.lengths[1], device.slo, rates, plan.predicted_s
         )
+        known.append(_known(out / "after", url, collector, device, measured))
     answer = _recommended(out, measured, profile, device, found)
-    entry = _entry(options, device, version, found, rows, outcome) | {"recommend": answer}
+    slower = [slowness(run, found.model.engine) for run in known]
+    entry = _entry(options, device, version, found, rows, outcome)
+    entry |= _at_that_speed(entry["figures"], found, device, slower) | {"recommend": answer}
     (out / "entry.json").write_text(json.dumps(entry, indent=1), encoding="utf-8")
     append(options.ledger, entry)
     print(as_text([entry]))
@@ -139,6 +148,33 @@ def _frozen(found: Prediction, file: Path) -> list[dict[str, float]]:
     rows = [{str(name): value for name, value in row.items()} for row in found.points.to_dict("records")]
     file.write_text(json.dumps({"at": _now(), "points": rows}, indent=1, default=float), encoding="utf-8")
     return rows
+
+
+def _known(out: Path, url: str, collector: str, device: Device, measured: Path) -> Path:
+    """A few pieces of the mix that was learnt from, at a rate that it had: whether the machine is still as fast."""
+    rate_rps = per_rate(measured)["rate_rps"].iloc[REFERENCE]
+    return sweep(out, url, collector, device.lengths[0], device.slo, [rate_rps], 2.0 * PIECE_S)
+
+
+def _at_that_speed(
+    figures: list[dict[str, Any]], found: Prediction, device: Device, slower: list[float]
+) -> dict[str, Any]:
+    """How many times as long a step took before and after as in the run that was learnt from; and what the same engine, so
+    much slower (their geometric mean), does at the rates: of each figure `then`, with its interval `then_low`, `then_high`.
+    Nothing of the load that was predicted enters it."""
+    factor = math.exp(sum(math.log(each) for each in slower) / len(slower))
+    moved = replace(found.model, engine=scaled(found.model.engine, factor))
+    requests = DrawnRequests.drawn(*(parse_lengths(text) for text in device.lengths[1]))
+    for rate_rps in {figure["rate_rps"] for figure in figures}:
+        then = moved.latency_at(rate_rps, requests)
+        for figure in figures:
+            if figure["rate_rps"] == rate_rps:
+                stem = figure["figure"].removesuffix("_s")
+                figure["then"] = then[figure["figure"]]
+                figure["then_low"], figure["then_high"] = (
+                    then.get(f"{stem}_{end}") for end in ("low", "high")
+                )
+    return {"slower": slower, "figures": figures}
 
 
 def _recommended(out: Path, measured: Path, profile: Path, device: Device, found: Prediction) -> str:

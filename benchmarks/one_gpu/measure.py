@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -10,9 +11,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from analysis import run as runs
 from analysis.errors import SourceUnavailable
 from analysis.opened import OpenedRun, open_run
 from autoscale.observe.collect import collect
+from autoscale.recommend.model.coefficients import scaled
+from autoscale.recommend.model.replaying import replayed, source_of, stage_figures
+from autoscale.sim.engine.replicas import EngineParams
 
 ROOT = Path(__file__).parent.parent.parent
 PIECE_S = 20  # stages alternate in pieces, so that a machine's wander is none of a rate
@@ -65,6 +70,22 @@ def throughput_rps(run: Path) -> float:
     done_s = np.sort(table.loc[table["ok"], "last_token_s"].to_numpy())
     late = done_s[done_s >= done_s[-1] / 3]
     return float((len(late) - 1) / (late[-1] - late[0]))
+
+
+def slowness(run: Path, engine: EngineParams) -> float:
+    """How many times as long the engine's steps must take for its replay of the run to have the run's median TPOT."""
+    source = source_of(runs.read(run), set(), None)
+    tpot_s = _median_tpot_s(stage_figures(source.rows, None, source.windows))
+    low, high = 0.05, 20.0
+    for _ in range(12):
+        factor = math.sqrt(low * high)
+        modelled = _median_tpot_s(replayed(scaled(engine, factor), source).figures)
+        low, high = (factor, high) if modelled < tpot_s else (low, factor)
+    return math.sqrt(low * high)
+
+
+def _median_tpot_s(figures: pd.DataFrame) -> float:
+    return float(figures["tpot_p50_s"].mean())
 
 
 def per_rate(run: Path) -> pd.DataFrame:

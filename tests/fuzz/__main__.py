@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.errors import HypothesisWarning
 
 from tests.fuzz.targets import TARGETS, Target, taken
 
@@ -27,6 +28,7 @@ ROUND = 100
 def main() -> int:
     """Fuzz; the exit code."""
     warnings.simplefilter("error")
+    warnings.simplefilter("ignore", HypothesisWarning)  # of inputs that are long to print
     signal.signal(signal.SIGALRM, _hangs)
     duration_s = float(os.environ.get("FUZZ_S", "60"))
     names = sys.argv[1:] or list(TARGETS)

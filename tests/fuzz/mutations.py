@@ -29,6 +29,11 @@ def spoilt_bytes(draw: st.DrawFn, seeds: Sequence[bytes]) -> bytes:
     return data[: draw(st.integers(0, len(data)))] if draw(st.integers(0, 5)) == 0 else data
 
 
+def spoilt_text(seeds: Sequence[bytes]) -> st.SearchStrategy[str]:
+    """As `spoilt_bytes`, as text."""
+    return spoilt_bytes(seeds).map(lambda data: data.decode("utf-8", "replace"))
+
+
 @st.composite
 def spoilt_document(draw: st.DrawFn, seeds: Sequence[Any]) -> Any:
     """A seed (mappings, lists, scalars) with one to four of its values replaced, removed, repeated or renamed."""

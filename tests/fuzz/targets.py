@@ -6,23 +6,23 @@ import itertools
 import json
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 from hypothesis import strategies as st
 
 from analysis import run as runs
-from analysis.capacity import analyse
 from analysis.errors import AutoscaleError
-from analysis.slo import parse_slo
 from autoscale import profiles
 from autoscale.hpa import HpaSpec
+from autoscale.keda.formula import FormulaError, compile_formula
+from autoscale.keda.hpa_made import hpa_made
+from autoscale.keda.query_parser import parse_query
+from autoscale.keda.scaled_object import ScaledObject
 from autoscale.kube.scaler import Hpa
 from autoscale.lint.linter import lint_files, lint_objects
 from autoscale.observe.vllm_metrics import fault, parse_exposition, read_page
@@ -30,7 +30,16 @@ from autoscale.recommendation import read_recommendation
 from loadgen.plan.load_file import read_load_file
 from loadgen.plan.traces import Trace
 from loadgen.wire.stream import parse_answer
-from tests.fuzz.mutations import spoilt_bytes, spoilt_document
+from tests.fuzz.mutations import spoilt_bytes, spoilt_document, spoilt_text
+from tests.fuzz.run_targets import (
+    checked,
+    spoilt,
+    swept,
+    take_analysed,
+    take_learnt,
+    take_replayed,
+    take_reported,
+)
 from tests.test_recommendation import MADE
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -152,102 +161,29 @@ def _yaml(content: Any) -> str:
     return json.dumps(content) if not isinstance(content, dict) else yaml.safe_dump(content)
 
 
-# --- run directories -------------------------------------------------------------------------------------------------
-
-RUN_HEADER = {
-    "schema_version": 1,
-    "kind": "live",
-    "started_at": 1.78e9,
-    "ended_at": 1.78e9 + 120,
-    "model": "m",
-    "slo": "ttft_p95=2s",
-    "stages": [{"stage": k, "start_s": 40.0 * k, "end_s": 40.0 * k + 40, "rate": k + 1.0} for k in range(3)],
-}
-VALUES = (-1e9, -1.0, 0.0, 0.5, 1e9, 1e300, float("inf"), float("nan"))
+# --- scalers of KEDA ---------------------------------------------------------------------------------------------------
 
 
 @cache
-def tables() -> dict[str, pd.DataFrame]:
-    """A small sound run: three stages of 1, 2 and 3 requests/s."""
-    due = np.concatenate([40.0 * k + np.arange(0, 40, 1 / (k + 1)) for k in range(3)])
-    count = len(due)
-    requests = pd.DataFrame(
-        {
-            "request_id": np.arange(count), "stage": (due // 40).astype(int), "worker": "w", "due_s": due, "sent_s": due + 1e-3,
-            "first_token_s": due + 0.1, "last_token_s": due + 1.0, "prompt_tokens": 100, "output_tokens": 20, "events": 20,
-            "status": "ok", "http_status": 200, "error": None, "prompt_tokens_asked": 100, "output_tokens_asked": 20,
-        }
-    )  # fmt: skip
-    times = np.arange(0.0, 120.0)
-    metrics = pd.DataFrame(
-        {
-            "time_s": times, "pod": "a", "engine": "0", "waiting": 0.0, "running": 1 + times // 40, "kv_usage": 0.1,
-            "preemptions_total": 0.0, "prompt_tokens_total": times * 100, "generation_tokens_total": times * 20, "requests_total": times,
-        }
-    )  # fmt: skip
-    return {"requests": requests, "metrics": metrics}
+def scaled_objects() -> list[Any]:
+    """The ScaledObjects of the seeds."""
+    return [content for content in manifests() if content.get("kind") == "ScaledObject"]
 
 
-@st.composite
-def spoilt_runs(draw: st.DrawFn) -> tuple[Any, dict[str, pd.DataFrame], dict[str, tuple[int, bytes]]]:
-    """A header, tables with changed columns, and bytes to put into their files."""
-    header = draw(st.one_of(st.just(RUN_HEADER), spoilt_document([RUN_HEADER])))
-    found = {name: frame.copy() for name, frame in tables().items()}
-    for _ in range(draw(st.integers(0, 4))):
-        name = draw(st.sampled_from(sorted(found)))
-        frame = found[name]
-        column = draw(st.sampled_from(sorted(frame.columns))) if len(frame.columns) else None
-        how = draw(st.integers(0, 6))
-        if column is None or how == 0:
-            found[name] = frame.drop(columns=[column] if column else [])
-        elif how == 1:
-            frame[column] = frame[column].astype(str)
-        elif how == 2:
-            frame[column] = [draw(st.sampled_from(VALUES))] * len(frame)
-        elif how == 3:
-            frame[column] = draw(
-                st.sampled_from(["", "timeout", "\x00", "=1+1", "a" * 3000, None, 2**62, -5])
-            )
-        elif how == 4:
-            frame[column] = frame[column].to_numpy()[::-1]
-        elif how == 5:
-            frame[column] = frame[column].astype(object)
-            frame.loc[:: draw(st.integers(1, 50)), column] = None
-        else:
-            found[name] = frame.head(draw(st.integers(0, 200)))
-    torn = draw(st.dictionaries(st.sampled_from(["requests", "metrics"]), st.tuples(st.integers(0, 4000), st.binary(max_size=3)), max_size=1))  # fmt: skip
-    return header, found, torn if draw(st.integers(0, 4)) == 0 else {}
+def take_scaled_object(content: Any) -> object:
+    """A ScaledObject as KEDA reads it, and the HPA that it makes."""
+    return hpa_made(ScaledObject.from_manifest(content))
 
 
-def run_of(seed: bytes) -> tuple[Any, dict[str, pd.DataFrame], dict[str, tuple[int, bytes]]]:
-    """A committed finding: parts of the header and columns of the sound run's tables replaced, `rows` of them kept."""
-    changed = json.loads(seed)
-    found = {name: frame.copy() for name, frame in tables().items()}
-    for name, frame in found.items():
-        columns = dict(changed.get(name, {}))
-        found[name] = frame.head(columns.pop("rows", len(frame))).assign(**columns)
-    return RUN_HEADER | changed.get("header", {}), found, {}
+def take_query(text: str) -> object:
+    """A PromQL query, matched by shape."""
+    return parse_query(text)
 
 
-def take_run(given: tuple[Any, dict[str, pd.DataFrame], dict[str, tuple[int, bytes]]]) -> None:
-    """A run directory, looked at and analysed with and without an SLO."""
-    header, found, torn = given
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / runs.HEADER).write_text(json.dumps(header), encoding="utf-8", errors="surrogatepass")
-        for table, frame in found.items():
-            try:
-                pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), folder / f"{table}.parquet")
-            except (pa.ArrowException, OverflowError):
-                continue  # no writer could have written it
-            if table in torn:
-                at, piece = torn[table]
-                data = (folder / f"{table}.parquet").read_bytes()
-                (folder / f"{table}.parquet").write_bytes(data[:at] + piece)
-        run = runs.read(folder)
-        runs.validate(run)
-        for slo in (None, parse_slo("ttft_p95=2s,tpot_p95=100ms")):
-            analyse(run, slo)
+def take_formula(text: str) -> None:
+    """A formula of scalingModifiers, compiled and worked out, or refused as KEDA's operator would."""
+    with suppress(FormulaError):
+        compile_formula(text, ("queue", "busy")).result({"queue": 1.0, "busy": 2.5})
 
 
 PROFILE = yaml.safe_load(
@@ -266,5 +202,11 @@ TARGETS = {
     "load files": Target(st.one_of(spoilt_bytes(seeds("loads")), spoilt_document([yaml.safe_load(LOAD)])), take_load),
     "profiles": Target(spoilt_document([PROFILE]), take_profile),
     "recommendations": Target(spoilt_document([json.loads(json.dumps(MADE.as_json()))]), take_recommendation),
-    "runs": Target(spoilt_runs(), take_run),
+    "scaled objects": Target(spoilt_document(scaled_objects()), take_scaled_object),
+    "queries": Target(spoilt_text(seeds("queries")), take_query),
+    "formulas": Target(spoilt_text(seeds("formulas")), take_formula),
+    "runs": Target(spoilt(swept), take_analysed),
+    "learnt runs": Target(spoilt(swept), take_learnt),
+    "reported runs": Target(spoilt(swept), take_reported),
+    "replayed checks": Target(spoilt(checked), take_replayed),
 }  # fmt: skip

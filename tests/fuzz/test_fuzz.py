@@ -8,9 +8,10 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 
 from tests.fuzz import targets
+from tests.fuzz.run_targets import checked, run_of, swept
 from tests.fuzz.targets import TARGETS, taken
 
-EXAMPLES = {"runs": 15}
+EXAMPLES = {"runs": 10, "learnt runs": 2, "reported runs": 3, "replayed checks": 30}
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -30,9 +31,11 @@ SEEDS = {
     "pages": ("pages", lambda data: data),
     "loads": ("load files", lambda data: data),
     "manifests": ("manifest files", lambda data: data),
+    "queries": ("queries", bytes.decode),
+    "formulas": ("formulas", bytes.decode),
     "profiles": ("profiles", yaml.safe_load),
     "recommendations": ("recommendations", json.loads),
-    "runs": ("runs", targets.run_of),
+    "runs": ("runs", run_of),
 }
 FINDINGS = [(kind, file.name) for kind in SEEDS for file in sorted((targets.CORPUS / kind).glob("*"))]
 FINDINGS += [("traces", name) for name, _ in targets.TRACES]
@@ -60,4 +63,9 @@ def test_the_inputs_are_not_all_refused() -> None:
     answered("profiles", targets.PROFILE)
     answered("recommendations", targets.MADE.as_json())
     answered("manifest files", targets.seeds("manifests")[0])
-    answered("runs", (targets.RUN_HEADER, targets.tables(), {}))
+    for query in targets.seeds("queries"):
+        answered("queries", query.decode())
+    for scaled in targets.scaled_objects():
+        answered("scaled objects", scaled)
+    answered("learnt runs", swept())
+    answered("replayed checks", checked())

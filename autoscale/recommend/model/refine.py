@@ -20,7 +20,14 @@ from scipy.optimize import lsq_linear
 
 from autoscale.recommend.effort import DOUBTING, REFINING
 from autoscale.recommend.model.coefficients import FACTORS, scaled
-from autoscale.recommend.model.replaying import LOOKED_AT, Source, quickest_ttft_s, replayed, ttft_per_token_s
+from autoscale.recommend.model.replaying import (
+    LOOKED_AT,
+    Source,
+    logarithms,
+    quickest_ttft_s,
+    replayed,
+    ttft_per_token_s,
+)
 from autoscale.sim.engine.replicas import EngineParams
 
 LOWEST, HIGHEST = np.array(REFINING.lowest), np.array(REFINING.highest)  # of FACTORS, in their units
@@ -134,7 +141,7 @@ class _Problem:
     def __init__(self, sources: Sequence[Source], measured: Sequence[pd.DataFrame]) -> None:
         self._sources = sources
         self._tables = measured
-        self._measured = [_logs(table) for table in measured]
+        self._measured = [logarithms(table[list(LOOKED_AT)].to_numpy(float)) for table in measured]
         self._wander = [
             np.where(table["waiting"].to_numpy(float) >= 1, REFINING.full_wander, DOUBTING.start_wander)
             for table in measured
@@ -199,9 +206,4 @@ class _Problem:
     def _replay(self, engine: EngineParams) -> list[tuple[NDArray[np.float64], float]]:
         """Per run the logarithms of LOOKED_AT, shape (stages, 4), and how TTFT grows with the prompt, in s per token."""
         models = [replayed(engine, source) for source in self._sources]
-        return [(_logs(model.figures), ttft_per_token_s(model.requests)[0]) for model in models]
-
-
-def _logs(figures: pd.DataFrame) -> NDArray[np.float64]:
-    values = figures[list(LOOKED_AT)].to_numpy(float)
-    return np.log(np.where(values > 0, values, np.nan))
+        return [(model.logs, model.ttft_slope[0]) for model in models]

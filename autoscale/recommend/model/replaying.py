@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -28,6 +28,7 @@ FIGURES = (
     "throughput_rps",
     "preemptions",
 )
+_AT = {name: column for column, name in enumerate(FIGURES)}
 LOOKED_AT = (
     "tpot_p50_s",
     "running",
@@ -131,9 +132,14 @@ def ttft_per_token_s(requests: pd.DataFrame) -> tuple[float, float]:
 
     Over stages without a queue; both NaN when there is none or all prompts are equally long.
     """
-    ok = requests[(requests["status"] == "ok") & requests["first_token_s"].notna()]
-    ttft = (ok["first_token_s"] - ok["sent_s"]).to_numpy(float)
-    prompt, stage = ok["prompt_tokens"].to_numpy(float), ok["stage"].to_numpy(int)
+    return _ttft_slope(_columns_of(requests) | {"stage": requests["stage"].to_numpy(int)})
+
+
+def _ttft_slope(requests: Columns) -> tuple[float, float]:
+    first = requests["first_token_s"]
+    ok = requests["ok"] & ~np.isnan(first)
+    ttft = (first - requests["sent_s"])[ok]
+    prompt, stage = requests["prompt_tokens"][ok].astype(float), requests["stage"][ok]
     medians = {int(k): float(np.median(ttft[stage == k])) for k in np.unique(stage)}
     quiet = QUEUED_TTFT * min(medians.values(), default=0.0)
     covariance = variance = left = 0.0
@@ -150,12 +156,37 @@ def ttft_per_token_s(requests: pd.DataFrame) -> tuple[float, float]:
     return slope, math.sqrt(max(left - slope * covariance, 0.0) / (count - 1) / variance)
 
 
+Columns = Mapping[str, Any]  # of requests or scrapes: name -> one value per row; a DataFrame is one
+
+
 @dataclass(frozen=True)
 class Replayed:
-    """A run sent through the engine model: its requests and the FIGURES per stage."""
+    """A run sent through the engine model: its requests, and the FIGURES (columns) of every stage (rows, by number)."""
 
-    requests: pd.DataFrame
-    figures: pd.DataFrame
+    columns: Columns
+    stages: tuple[int, ...]
+    values: NDArray[np.float64]
+
+    @property
+    def ttft_slope(self) -> tuple[float, float]:
+        """`ttft_per_token_s` of its requests."""
+        return _ttft_slope(self.columns)
+
+    @property
+    def logs(self) -> NDArray[np.float64]:
+        """The logarithms of LOOKED_AT, shape (stages, LOOKED_AT); NaN where a figure is not above 0."""
+        return logarithms(self.values[:, [_AT[name] for name in LOOKED_AT]])
+
+    @cached_property
+    def requests(self) -> pd.DataFrame:
+        """The requests as a run's table has them."""
+        status = np.where(self.columns["ok"], "ok", "cancelled")
+        return pd.DataFrame(dict(self.columns)).drop(columns="ok").assign(status=status)
+
+    @cached_property
+    def figures(self) -> pd.DataFrame:
+        """As `stage_figures` gives them for what was measured."""
+        return pd.DataFrame(self.values, index=list(self.stages), columns=list(FIGURES))
 
 
 def replayed(engine: EngineParams, source: Source) -> Replayed:
@@ -164,21 +195,18 @@ def replayed(engine: EngineParams, source: Source) -> Replayed:
     done, series = replay(
         engine, sent.offered, sent.times, pace=pace_of(source.slowed), given_up=sent.given_up
     )
-    gauges = pd.DataFrame(
-        {name: series[name] for name in ("waiting", "running", "kv_usage", "preemptions_total")}
-    ).assign(time_s=sent.times)
-    frame = pd.DataFrame(
-        {
-            "stage": sent.stage,
-            "sent_s": sent.offered.due_s,
-            "first_token_s": done["first_token_s"],
-            "last_token_s": done["last_token_s"],
-            "prompt_tokens": done["prompt_tokens"],
-            "output_tokens": done["output_tokens"],
-            "status": np.where(sent.served & (done["status"] == OK), "ok", "cancelled"),
-        }
-    )
-    return Replayed(frame, stage_figures(frame, gauges, source.windows))
+    gauges = {name: series[name] for name in ("waiting", "running", "kv_usage", "preemptions_total")}
+    columns = {
+        "stage": sent.stage,
+        "sent_s": sent.offered.due_s,
+        "first_token_s": done["first_token_s"],
+        "last_token_s": done["last_token_s"],
+        "prompt_tokens": done["prompt_tokens"],
+        "output_tokens": done["output_tokens"],
+        "ok": sent.served & (done["status"] == OK),
+    }
+    values = _figures(columns, {**gauges, "time_s": sent.times}, source.windows)
+    return Replayed(columns, tuple(source.windows), values)
 
 
 def pace_of(slowed: Sequence[Slowed]) -> list[tuple[float, float]]:
@@ -251,33 +279,47 @@ def stage_figures(
     requests: pd.DataFrame, metrics: pd.DataFrame | None, windows: dict[int, tuple[float, float]]
 ) -> pd.DataFrame:
     """FIGURES per stage (index), NaN where nothing was seen; gauges are means over scrapes of the sum over pods."""
-    rows = requests[requests["status"] == "ok"]
-    stage = rows["stage"].to_numpy()
-    first, last = rows["first_token_s"].to_numpy(float), rows["last_token_s"].to_numpy(float)
-    tokens = rows["output_tokens"].to_numpy(float, na_value=np.nan)
-    ttft = first - rows["sent_s"].to_numpy(float)
-    tpot = (last - first) / np.where(tokens > 1, tokens - 1, np.nan)
+    columns = _columns_of(requests) | {"stage": requests["stage"].to_numpy()}
     seen = None if metrics is None else _fleet_gauges(metrics)
-    table = {}
-    for number, (start, end) in windows.items():
+    return pd.DataFrame(_figures(columns, seen, windows), index=list(windows), columns=list(FIGURES))
+
+
+def _columns_of(requests: pd.DataFrame) -> dict[str, NDArray[Any]]:
+    """What figures are made of, as arrays of one length."""
+    names = ("sent_s", "first_token_s", "last_token_s", "output_tokens", "prompt_tokens")
+    floats = {name: requests[name].to_numpy(float, na_value=np.nan) for name in names}
+    return floats | {"ok": (requests["status"] == "ok").to_numpy(bool)}
+
+
+def _figures(
+    requests: Columns, seen: Columns | None, windows: Mapping[int, tuple[float, float]]
+) -> NDArray[np.float64]:
+    """FIGURES, shape (windows, FIGURES)."""
+    ok = requests["ok"]
+    stage, first, last = (requests[name][ok] for name in ("stage", "first_token_s", "last_token_s"))
+    tokens = requests["output_tokens"][ok]
+    ttft = first - requests["sent_s"][ok]
+    tpot = (last - first) / np.where(tokens > 1, tokens - 1, np.nan)
+    table = np.full((len(windows), len(FIGURES)), np.nan)
+    for row, (number, (start, end)) in zip(table, windows.items(), strict=True):
         of = stage == number
-        figures = {
-            "tpot_p50_s": _quantile(tpot[of], 0.5),
-            "tpot_p95_s": _quantile(tpot[of], 0.95),
-            "ttft_p50_s": _quantile(ttft[of], 0.5),
-            "ttft_p95_s": _quantile(ttft[of], 0.95),
-            "throughput_rps": np.count_nonzero((last >= start) & (last <= end)) / (end - start),
-        }
-        if seen is not None:
-            inside = (seen["time_s"] >= start) & (seen["time_s"] <= end)
-            for name in ("running", "waiting", "kv_usage"):
-                figures[name] = _mean(seen[name][inside])
-            if "preemptions_total" in seen:
-                counted = seen["preemptions_total"][inside]
-                counted = counted[np.isfinite(counted)]
-                figures["preemptions"] = counted[-1] - counted[0] if len(counted) else np.nan
-        table[number] = figures
-    return pd.DataFrame.from_dict(table, orient="index").reindex(columns=list(FIGURES))
+        row[:4] = (*_quantiles(tpot[of]), *_quantiles(ttft[of]))
+        row[_AT["throughput_rps"]] = np.count_nonzero((last >= start) & (last <= end)) / (end - start)
+        if seen is None:
+            continue
+        inside = (seen["time_s"] >= start) & (seen["time_s"] <= end)
+        for name in ("running", "waiting", "kv_usage"):
+            row[_AT[name]] = _mean(seen[name][inside])
+        if "preemptions_total" in seen:
+            counted = seen["preemptions_total"][inside]
+            counted = counted[np.isfinite(counted)]
+            row[_AT["preemptions"]] = counted[-1] - counted[0] if len(counted) else np.nan
+    return table
+
+
+def logarithms(figures: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Natural logarithms; NaN where a figure is not above 0."""
+    return np.log(np.where(figures > 0, figures, np.nan))
 
 
 def _fleet_gauges(metrics: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
@@ -295,9 +337,13 @@ def _fleet_gauges(metrics: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
     }
 
 
-def _quantile(values: NDArray[np.float64], share: float) -> float:
+def _quantiles(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Median and p95; NaN without values."""
     values = values[np.isfinite(values)]
-    return float(np.quantile(values, share)) if len(values) else math.nan
+    if not len(values):
+        return math.nan, math.nan
+    median, p95 = np.quantile(values, (0.5, 0.95))
+    return float(median), float(p95)
 
 
 def _mean(values: NDArray[np.float64]) -> float:

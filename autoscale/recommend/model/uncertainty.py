@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 
 from autoscale.recommend.effort import DOUBTING
 from autoscale.recommend.model.coefficients import FACTORS, capacity_ratios, drawn
-from autoscale.recommend.model.replaying import LOOKED_AT, Replayed, Source, replayed, ttft_per_token_s
+from autoscale.recommend.model.replaying import (
+    LOOKED_AT,
+    Replayed,
+    Source,
+    logarithms,
+    replayed,
+    ttft_per_token_s,
+)
 from autoscale.sim.engine.replicas import EngineParams
 
 SUMMED = [1, 2]  # of FACTORS: per_sequence_s and per_kv_token_s, of which a run mostly fixes the sum
@@ -156,11 +163,9 @@ def _noise(stages: Sequence[_Stage], wander2: float) -> tuple[float, NDArray[np.
 
 def _stages(engine: EngineParams, source: Source, measured: pd.DataFrame) -> list[_Stage]:
     """What one run says about an engine: its stages, and how TTFT grows with the prompt."""
-    columns = list(LOOKED_AT)
 
     def logs(model: Replayed) -> tuple[NDArray[np.float64], float]:
-        slope = np.array([ttft_per_token_s(model.requests)[0]])
-        return _log(model.figures[columns].to_numpy(float)), float(_log(slope)[0])
+        return model.logs, float(logarithms(np.array(model.ttft_slope[:1]))[0])
 
     def seen(factors: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
         return logs(replayed(drawn(engine, factors), source))
@@ -169,7 +174,9 @@ def _stages(engine: EngineParams, source: Source, measured: pd.DataFrame) -> lis
     model = replayed(engine, source)
     figures, (modelled, slope) = model.figures, logs(model)
     errors = np.clip(
-        modelled - _log(measured[columns].to_numpy(float)), -DOUBTING.largest_error, DOUBTING.largest_error
+        modelled - logarithms(measured[list(LOOKED_AT)].to_numpy(float)),
+        -DOUBTING.largest_error,
+        DOUBTING.largest_error,
     )
     moved = np.empty((*errors.shape, len(FACTORS)))
     slope_moved = np.empty((1, len(FACTORS)))
@@ -200,7 +207,3 @@ def _stages(engine: EngineParams, source: Source, measured: pd.DataFrame) -> lis
             _Stage(off, slope_moved, np.zeros(1, int), float(np.hypot(noise / wanted, DOUBTING.slope_noise)))
         )
     return stages
-
-
-def _log(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.log(np.where(values > 0, values, np.nan))
