@@ -53,6 +53,9 @@ EXPECTED: dict[str, tuple[float, float]] = {  # value and spread
     "older_sequence_s": (40e-6, 20e-6),
     "older_cache_bandwidth": (0.7, 0.1),
 }
+# the older engine's, as `fitted` finds them
+OLDER = replace(prior.FITTED, step_s=1158e-6, sequence_s=57.12e-6, cache_bandwidth=0.5878)
+OLDER_RANKS_S = 1738e-6
 ERROR, TTFT_ERROR = 0.04, 0.08  # of one row
 QUIET = 8  # clients that do not queue
 FIVE = 5

@@ -38,7 +38,7 @@ ERRORS: dict[Family, PriorError] = {
     # vLLM on H100, A100 and TPU v6e, each model left out of the fit: `python -m benchmarks.prior_fit`
     "dense": PriorError(step=Error(0.031, 0.090, 194), ttft=Error(0.136, 0.263, 18), kv=_KV),
     # Mixtral 8x7B on H100 (vLLM) and DeepSeek-R1 on H200 (SGLang, of which one constant was fitted): `python -m benchmarks.league`
-    "experts": PriorError(step=Error(0.048, 0.099, 20), ttft=Error(0.237, 0.284, 5), kv=_KV),
+    "experts": PriorError(step=Error(0.042, 0.094, 20), ttft=Error(0.074, 0.122, 5), kv=_KV),
 }
 
 
