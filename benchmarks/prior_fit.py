@@ -4,14 +4,16 @@
 
 Rows are closed loops (aiconfigurator, v6e-8) and batches that start together (Argonne). One set of constants serves all
 models and chips, each near what is physically expected (EXPECTED); a configuration counts as FIVE rows however many it
-has. Argonne's engine is older (vLLM 0.6 or before): what it takes to send a batch to several ranks, and per sequence, is fitted
-apart and part of no profile. Leave one out: the constants are fitted without a
+has. Argonne's engine is older (vLLM 0.6 or before: the host schedules while the chip waits, attention is FlashAttention 2):
+how fast it reads the cache, and what it takes per step, per sequence and to send a batch to several ranks, is fitted apart and
+part of no profile. Leave one out: the constants are fitted without a
 model (or a chip), and every row of it is then simulated. Mixtures of experts are in no vLLM row that gives a concurrency;
 their curve has no constant, and the latent's layer is fitted to DeepSeek-R1 under SGLang with all else held.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -35,17 +37,25 @@ EXPECTED: dict[str, tuple[float, float]] = {  # value and spread
     "bf16_compute": (0.65, 0.1),  # large matrix products reach 0.6 to 0.75
     "fp8_compute": (0.55, 0.1),
     "link_bandwidth": (0.67, 0.18),  # NCCL's ring reaches 0.5 to 0.85
-    "step_s": (1.2e-3, 0.6e-3),
-    "sequence_s": (12e-6, 8e-6),
+    "step_s": (0.5e-3, 0.4e-3),  # sampling and copies; the host's work is hidden by asynchronous scheduling
+    "sequence_s": (5e-6, 5e-6),  # logits and sampling; the rest is hidden
     "layer_s": (28e-6, 6e-6),  # ten kernels of at least 3 us (aiconfigurator's constant latency)
+    "quantized_layer_s": (12e-6, 6e-6),  # four more: the inputs of four products turned into FP8
     "hop_s": (5e-6, 1.5e-6),
+    "long_reduce_s": (5e-6, 3e-6),  # one more round
     "activation_passes": (
         12.0,
         4.0,
     ),  # two norms with residuals, four products and attention read and write it
+    "request_s": (10e-3, 5e-3),  # HTTP and tokens in and out, outside the step
+    "older_step_s": (1.5e-3, 0.8e-3),
     "older_ranks_s": (1.5e-3, 1e-3),  # to send the batch to the other processes
     "older_sequence_s": (40e-6, 20e-6),
+    "older_cache_bandwidth": (0.7, 0.1),
 }
+# the older engine's, as `fitted` finds them
+OLDER = replace(prior.FITTED, step_s=1158e-6, sequence_s=57.12e-6, cache_bandwidth=0.5878)
+OLDER_RANKS_S = 1738e-6
 ERROR, TTFT_ERROR = 0.04, 0.08  # of one row
 QUIET = 8  # clients that do not queue
 FIVE = 5
@@ -53,51 +63,58 @@ FIVE = 5
 
 @dataclass(frozen=True)
 class Fit:
-    """Constants, and what the older engine takes more per step with several ranks, and per sequence in place of theirs."""
+    """Constants of today's engine and of the older one, which takes `older_ranks_s` more per step with several ranks.
+
+    `request_s` is what stands in a profile as request_overhead_s.
+    """
 
     constants: Constants
-    older: tuple[float, float]
+    request_s: float
+    older: Constants
+    older_ranks_s: float
 
 
 def engine_of(row: Any, served: Profile, fit: Fit) -> EngineParams:
     """The row's engine by these constants."""
     params = EngineParams.from_profile(served)
-    step = prior.step_time(served, fit.constants).model_dump()
-    if row.source == "argonne":
-        per_ranks, per_sequence = fit.older
-        step["base_s"] += per_ranks if row.tp_size > 1 else 0.0
-        step["per_sequence_s"] += per_sequence - fit.constants.sequence_s
-    return replace(params, **step)
+    older = row.source == "argonne"
+    step = prior.step_time(served, fit.older if older else fit.constants).model_dump()
+    if older and row.tp_size > 1:
+        step["base_s"] += fit.older_ranks_s
+    return replace(params, **step, request_overhead_s=fit.request_s)
 
 
 def mean_tpot_s(params: EngineParams, row: Any) -> float:
     """Seconds per output token, from mean batches: what the fit compares; the report simulates instead."""
-    budget, held = params.max_num_batched_tokens, row.isl + row.osl / 2
+    budget, held = params.max_num_batched_tokens, row.prompt + row.output / 2
     if row.source == "argonne":
         clients = row.clients
-        steps = -(-clients * row.isl // budget)
-        one_s = params.step_s(clients / steps, clients * row.isl / steps / 2, clients * row.isl / steps)
+        steps = -(-clients * row.prompt // budget)
+        one_s = params.step_s(clients / steps, clients * row.prompt / steps / 2, clients * row.prompt / steps)
         # step_s takes the prompt tokens of a step for one prompt; here they are of several short ones
-        one_s -= params.per_prefill_pair_s * clients * row.isl / steps * (clients / steps - 1) * row.isl / 2
+        one_s -= (
+            params.per_prefill_pair_s * clients * row.prompt / steps * (clients / steps - 1) * row.prompt / 2
+        )
         return float(
-            (steps * one_s + (row.osl - 1) * params.step_s(clients, clients * 1.5 * row.isl)) / row.osl
+            (steps * one_s + (row.output - 1) * params.step_s(clients, clients * 1.5 * row.prompt))
+            / row.output
         )
     sequences = min(row.clients, params.kv_tokens / held)
     quiet_s = params.step_s(sequences, sequences * held)
     return float(
-        quiet_s + sequences / row.osl * (params.step_s(sequences, sequences * held, row.isl) - quiet_s)
+        quiet_s + sequences / row.output * (params.step_s(sequences, sequences * held, row.prompt) - quiet_s)
     )
 
 
 def mean_ttft_s(params: EngineParams, row: Any) -> float:
     """Seconds to the first token where nobody queues: the steps that are under way, then the prompt's own."""
     sequences = row.clients
-    kv = sequences * (row.isl + row.osl / 2)
+    kv = sequences * (row.prompt + row.output / 2)
     quiet_s = params.step_s(sequences - 1, kv)
-    chunk = min(row.isl, params.max_num_batched_tokens - sequences + 1)
+    chunk = min(row.prompt, params.max_num_batched_tokens - sequences + 1)
     under_way = 1.5 if params.async_scheduling else 0.5
-    rest = 1 if chunk < row.isl else 0
-    prompt_s = params.step_s(sequences, kv, row.isl) + rest * quiet_s
+    rest = 1 if chunk < row.prompt else 0
+    prompt_s = params.step_s(sequences, kv, row.prompt) + rest * quiet_s
     return float(params.request_overhead_s + under_way * quiet_s + prompt_s)
 
 
@@ -107,15 +124,16 @@ def fitted(table: pd.DataFrame, served: Sequence[Profile]) -> Fit:
     shape = ["source", "model_path", "system", "tp_size"]
     weight = np.sqrt(FIVE / table.groupby(shape)["tpot_s"].transform("size").to_numpy())
     rows = list(table.itertuples())
+    later = [_later(row, profile, _fit(expected)) for row, profile in zip(rows, served, strict=True)]
 
     def misses(z: NDArray[np.float64]) -> NDArray[np.float64]:
         fit = _fit(expected + spread * z)
         tpot, ttft = [], []
-        for row, profile, heavy in zip(rows, served, weight, strict=True):
+        for row, profile, heavy, factor in zip(rows, served, weight, later, strict=True):
             params = engine_of(row, profile, fit)
             tpot.append(heavy / ERROR * np.log(mean_tpot_s(params, row) / row.tpot_s))
-            if row.clients <= QUIET and np.isfinite(row.ttft_s):
-                ttft.append(heavy / TTFT_ERROR * np.log(mean_ttft_s(params, row) / row.ttft_s))
+            if np.isfinite(factor):
+                ttft.append(heavy / TTFT_ERROR * np.log(factor * mean_ttft_s(params, row) / row.ttft_s))
         far = np.array([*tpot, *ttft])
         return np.concatenate([np.sqrt(2 * (np.sqrt(1 + far**2) - 1)), z])  # absolute beyond one error
 
@@ -126,16 +144,26 @@ def fitted(table: pd.DataFrame, served: Sequence[Profile]) -> Fit:
     return _fit(expected + spread * found.x)
 
 
+def _later(row: Any, served: Profile, fit: Fit) -> float:
+    """By which factor the loop's mean TTFT is above that where nobody queues, as its clients start at once; NaN with many."""
+    if row.clients > QUIET or not np.isfinite(row.ttft_s):
+        return math.nan
+    params = engine_of(row, served, fit)
+    return published.measured_as(params, row)[1] / mean_ttft_s(params, row)
+
+
 def _fit(values: NDArray[np.float64]) -> Fit:
     named = dict(zip(EXPECTED, map(float, values), strict=True))
-    older = named.pop("older_ranks_s"), named.pop("older_sequence_s")
-    return Fit(Constants(**named, latent_layer_s=prior.FITTED.latent_layer_s), older)
+    ranks_s, request_s = named.pop("older_ranks_s"), named.pop("request_s")
+    older = {name: named.pop(f"older_{name}") for name in ("step_s", "sequence_s", "cache_bandwidth")}
+    constants = Constants(**named, latent_layer_s=prior.FITTED.latent_layer_s)
+    return Fit(constants, request_s, replace(constants, **older), ranks_s)
 
 
 def simulated(params: EngineParams, row: Any) -> tuple[float, float]:
     """(TPOT, TTFT) of the row in s, simulated as it was measured; a batch has no TTFT."""
     if row.source != "argonne":
-        return published.closed_loop(params, row.clients, row.isl, row.osl)
+        return published.measured_as(params, row)
     replica = Replicas(replace(params, request_overhead_s=0.0), 1)
     replica.open(0, 0.0)
     for _ in range(row.clients):
@@ -168,7 +196,8 @@ def latent_layer_s(shared: Path, constants: Constants) -> float:
     """What a layer with a latent takes more, in s: the median over DeepSeek-R1's rows under SGLang."""
     table = published.rows(shared)
     table = table[table["backend"] == "sglang"].drop_duplicates(["isl", "osl", "clients"])
-    without = Fit(replace(constants, latent_layer_s=0.0), (0.0, 0.0))
+    bare = replace(constants, latent_layer_s=0.0)
+    without = Fit(bare, 0.0, bare, 0.0)
     left = []
     for row in table.itertuples():
         served = published.described(row.model_path, row.system, row.tp_size)
@@ -189,6 +218,7 @@ def _report(title: str, table: pd.DataFrame) -> None:
     print(_line("TPOT, all", table["tpot_error"]))
     print(_line("  engines of today", table.loc[table["source"] != "argonne", "tpot_error"]))
     print(_line("TTFT, at most 8 clients", table.loc[table["clients"] <= QUIET, "ttft_error"]))
+    print(_line("TTFT, more, from burst to burst", table.loc[table["clients"] > QUIET, "ttft_error"]))
     worst = table.loc[table["tpot_error"].abs().idxmax()]
     print(
         f"worst: {worst['model_path']} {worst['system']} TP{worst['tp_size']}, {worst['isl']}/{worst['osl']} tokens,"
@@ -203,8 +233,10 @@ def main() -> None:
     fit = fitted(table, served)
     for name, value in asdict(fit.constants).items():
         print(f"{name:<22}{value:.4g}")
+    print(f"{'request_s':<22}{fit.request_s:.4g}")
     print(f"latent_layer_s, fitted {latent_layer_s(shared, fit.constants):.4g}")
-    print("the older engine's step with ranks, sequence:", *(f"{value:.4g}" for value in fit.older))
+    older = (fit.older.step_s, fit.older_ranks_s, fit.older.sequence_s, fit.older.cache_bandwidth)
+    print("the older engine's step, with ranks, sequence, cache:", *(f"{value:.4g}" for value in older))
     _report("fitted on all", missed(table, served, fit))
     _report("without the model", left_out(table, served, "model_path"))
     _report("without the chip", left_out(table, served, "system"))

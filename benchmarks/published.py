@@ -2,11 +2,11 @@
 
     python -m benchmarks.published         one line per configuration; needs the public data (AUTOSCALE_SHARED)
 
-Each row is a closed loop of C clients with fixed lengths, and is simulated as such. Rows of disaggregated serving give
-no concurrency, so there is nothing to simulate for them.
+Each row is a closed loop of C clients, and is simulated as its client ran it: aiconfigurator's are InferenceMAX's, whose
+client starts C requests at once, ten per client, with lengths of 0.8 to 1 times the stated ones. Rows of disaggregated
+serving give no concurrency, so there is nothing to simulate for them.
 """
 
-import functools
 import math
 import os
 from dataclasses import replace
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from autoscale.profiles import prior, profile
@@ -76,6 +77,9 @@ V6E = (
     (64, 0.02535, 0.251),
     (128, 0.03512, 0.512),
 )  # clients, TPOT and TTFT in s: Llama 70B on v6e-8, 1000/1000 tokens
+ROW_ERROR, SPREAD = 0.02, 0.3  # of one measured TPOT; of a coefficient about the prior's
+SHORTEST, ROUNDS = 0.8, 10  # InferenceMAX: of the stated lengths, and requests per client
+MEAN_LENGTH = (1 + SHORTEST) / 2
 COLUMNS = [
     "source",
     "backend",
@@ -84,6 +88,8 @@ COLUMNS = [
     "tp_size",
     "isl",
     "osl",
+    "prompt",
+    "output",
     "clients",
     "tpot_s",
     "ttft_s",
@@ -91,11 +97,13 @@ COLUMNS = [
 
 
 def rows(shared: Path) -> pd.DataFrame:
-    """The measured closed loops whose concurrency is known: COLUMNS, with times in s."""
+    """The measured closed loops whose concurrency is known: COLUMNS, times in s, `prompt` and `output` mean tokens."""
     table = pd.read_csv(shared / "calibration" / "aic_silicon_h100_h200.csv.gz")
     table = table[table["batch_size"].notna()]
     return table.assign(
         source="aiconfigurator",
+        prompt=MEAN_LENGTH * table["isl"],
+        output=MEAN_LENGTH * table["osl"],
         clients=table["batch_size"].astype(int),
         tpot_s=table["silicon_tpot_ms"] / 1e3,
         ttft_s=table["silicon_ttft_ms"] / 1e3,
@@ -118,6 +126,8 @@ def batches(shared: Path) -> pd.DataFrame:
             "tp_size": table["Num of Hardware"],
             "isl": table["Input Output Length"],
             "osl": table["Input Output Length"],
+            "prompt": table["Input Output Length"],
+            "output": table["Input Output Length"],
             "clients": table["Batch Size"],
             "tpot_s": table["Latency"] / table["Input Output Length"],
             "ttft_s": math.nan,
@@ -137,7 +147,7 @@ def vllm_rows(shared: Path) -> pd.DataFrame:
     loops = rows(shared)
     tpu = pd.DataFrame(
         [
-            ("v6e", "vllm", "meta-llama/Meta-Llama-3-70B", "v6e", 8, 1000, 1000, clients, tpot_s, ttft_s)
+            ("v6e", "vllm", "meta-llama/Meta-Llama-3-70B", "v6e", 8, *[1000] * 4, clients, tpot_s, ttft_s)
             for clients, tpot_s, ttft_s in V6E
         ],
         columns=COLUMNS,
@@ -161,95 +171,111 @@ def described(model: str, system: str, ranks: int) -> Profile:
     )
 
 
+def measured_as(params: EngineParams, row: Any) -> tuple[float, float]:
+    """(mean TPOT, mean TTFT) in s of the row's closed loop, run as its source ran it."""
+    if row.source != "aiconfigurator":
+        return closed_loop(params, row.clients, row.isl, row.osl)
+    rng, count = np.random.default_rng(0), ROUNDS * row.clients
+    prompt, output = (rng.integers(int(SHORTEST * n), n + 1, count) for n in (row.isl, row.osl))
+    return _means(_served(params, prompt, output, np.zeros(row.clients)))
+
+
 def closed_loop(params: EngineParams, clients: int, prompt: int, output: int) -> tuple[float, float]:
     """(mean TPOT, mean TTFT) in s of `clients` that send the next request as one ends, in the middle of three rounds.
 
     They start one after the other over the length of a request, as clients drift apart in a long run.
     """
-    replica = Replicas(params, 1)
-    replica.open(0, 0.0)
     whole_s = output * params.step_s(clients, clients * (prompt + output / 2), clients * prompt / output)
-    look_s = whole_s / clients / 20  # a client is that late at most
-    for k in range(clients):
-        replica.submit(prompt, output, at_s=k * whole_s / clients)
-    left, done = 2 * clients, []
+    prompts, outputs = np.full(3 * clients, prompt), np.full(3 * clients, output)
+    table = _served(params, prompts, outputs, np.arange(clients) * whole_s / clients)
+    return _means(table[(table["request_id"] >= clients) & (table["request_id"] < 2 * clients)])
+
+
+def _served(params: EngineParams, prompt: Any, output: Any, starts_s: Any) -> NDArray[Any]:
+    """The finished requests of as many clients as there are starts: each sends the next request as one ends."""
+    replica, clients = Replicas(params, 1), len(starts_s)
+    replica.open(0, 0.0)
+    longest = params.step_s(clients, clients * float(prompt.mean() + output.mean() / 2))
+    look_s = float(output.mean()) * longest / clients / 20  # a client is that late at most
+    for at_s, tokens, answer in zip(starts_s, prompt, output, strict=False):
+        replica.submit(int(tokens), int(answer), at_s=float(at_s))
+    sent, done = clients, []
     while math.isfinite(event_s := replica.next_event_s()):
         replica.advance(max(float(np.nextafter(event_s, math.inf)), replica.now_s + look_s))
         ended = replica.finished()
         done.append(ended)
-        for _ in range(min(len(ended), left)):
-            replica.submit(prompt, output)
-        left -= min(len(ended), left)
-    table = np.concatenate(done)
-    table = table[(table["request_id"] >= clients) & (table["request_id"] < 2 * clients)]
-    span = table["last_token_s"] - table["first_token_s"]
-    return float(span.mean() / (output - 1)), float((table["first_token_s"] - table["due_s"]).mean())
+        for k in range(sent, min(sent + len(ended), len(prompt))):
+            replica.submit(int(prompt[k]), int(output[k]))
+        sent += len(ended)
+    return np.concatenate(done)
+
+
+def _means(table: NDArray[Any]) -> tuple[float, float]:
+    span = (table["last_token_s"] - table["first_token_s"]) / (table["output_tokens"] - 1)
+    return float(span.mean()), float((table["first_token_s"] - table["due_s"]).mean())
 
 
 def load_of(params: EngineParams, row: Any) -> tuple[Any, float]:
     """What COEFFICIENTS multiply in a mean step of the row, and the seconds of it that none of them moves."""
-    tokens = row.isl + row.osl / 2
+    tokens = row.prompt + row.output / 2
     sequences = min(row.clients, params.kv_tokens / tokens)
-    prompts = sequences / row.osl  # that begin in a step
+    prompts = sequences / row.output  # that begin in a step
 
     def computed(batch: float, prefill: float) -> float:
         share = params.compute_share
         return (1 - share) * prefill + share * max(batch - params.ridge_tokens, 0.0)
 
     quiet = computed(sequences, 0)
-    prefill = quiet + prompts * (computed(sequences + row.isl, row.isl) - quiet)
-    woken = [1 - (1 - params.expert_share) ** batch for batch in (sequences, sequences + row.isl)]
+    prefill = quiet + prompts * (computed(sequences + row.prompt, row.prompt) - quiet)
+    woken = [1 - (1 - params.expert_share) ** batch for batch in (sequences, sequences + row.prompt)]
     fixed_s = params.experts_s * (woken[0] + prompts * (woken[1] - woken[0]))
-    fixed_s += params.per_prefill_pair_s * prompts * row.isl * (row.isl + 1) / 2
+    long = [batch >= params.long_reduce_tokens for batch in (sequences, sequences + row.prompt)]
+    fixed_s += params.long_reduce_s * (long[0] + prompts * (long[1] - long[0]))
+    fixed_s += params.per_prefill_pair_s * prompts * row.prompt * (row.prompt + 1) / 2
     return np.array([1.0, sequences, sequences * tokens, prefill]), fixed_s
 
 
 def fitted(params: EngineParams, group: pd.DataFrame) -> EngineParams:
-    """The parameters with non-negative least-squares COEFFICIENTS, in relative error, over the rows of a configuration."""
-    tpot = group["tpot_s"].to_numpy()
+    """The parameters with the COEFFICIENTS that fit the rows of a configuration best, in relative error.
+
+    Each is also held near the prior's (SPREAD): rows of few lengths leave open what is a sequence's and what its tokens'.
+    """
+    tpot, known = group["tpot_s"].to_numpy(), np.array([getattr(params, name) for name in COEFFICIENTS])
     loads, fixed_s = map(np.array, zip(*(load_of(params, row) for row in group.itertuples()), strict=True))
-    found = nnls(loads / tpot[:, None], np.maximum(1 - fixed_s / tpot, 0.0))[0]
-    return replace(params, **dict(zip(COEFFICIENTS, map(float, found), strict=True)))
+    rows = np.vstack([loads / tpot[:, None] / ROW_ERROR, np.diag(1 / known / SPREAD)])
+    aims = np.concatenate([np.maximum(1 - fixed_s / tpot, 0.0) / ROW_ERROR, np.full(len(known), 1 / SPREAD)])
+    return replace(params, **dict(zip(COEFFICIENTS, map(float, nnls(rows, aims)[0]), strict=True)))
 
 
 def errors(shared: Path) -> pd.DataFrame:
-    """Every row with `prior`, `calibrated`: relative errors of the simulated TPOT."""
+    """Every row with `prior`, `calibrated`, `left_out`: relative errors of the simulated TPOT.
+
+    `left_out`: calibrated on the rows of the configuration's other lengths.
+    """
     parts = []
-    simulated_tpot_s = functools.cache(
-        lambda p, *loop: closed_loop(p, *loop)[0]
-    )  # models served alike share rows
     for (model, system, ranks), group in rows(shared).groupby(["model_path", "system", "tp_size"]):
+        if model == "deepseek-ai/DeepSeek-V3":
+            continue  # the rows of R1 again
         prior = EngineParams.from_profile(described(model, system, int(ranks)))
         known = group.drop_duplicates(["isl", "osl", "clients"])
         calibrated = fitted(prior, known)
         for row in known.itertuples():
-            simulated = {
-                name: simulated_tpot_s(p, row.clients, row.isl, row.osl) / row.tpot_s - 1
-                for name, p in (("prior", prior), ("calibrated", calibrated))
-            }
-            same = (group["isl"] == row.isl) & (group["osl"] == row.osl) & (group["clients"] == row.clients)
-            parts.append(group[same].assign(**simulated))
+            others = known[(known["isl"] != row.isl) | (known["osl"] != row.osl)]
+            engines = {"prior": prior, "calibrated": calibrated, "left_out": fitted(prior, others)}
+            simulated = {name: measured_as(p, row)[0] / row.tpot_s - 1 for name, p in engines.items()}
+            parts.append(pd.DataFrame([row]).assign(**simulated))
     return pd.concat(parts)
 
 
 def main() -> None:
     shared = Path(os.environ.get("AUTOSCALE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
     table = errors(shared)
-    size = (
-        table[["prior", "calibrated"]]
-        .abs()
-        .assign(
-            configuration=table["model_path"]
-            + " "
-            + table["system"]
-            + " TP"
-            + table["tp_size"].astype(int).astype(str)
-        )
-    )
+    columns = ["prior", "calibrated", "left_out"]
+    names = table["model_path"] + " " + table["system"] + " TP" + table["tp_size"].astype(int).astype(str)
+    size = table[columns].abs().assign(configuration=names)
     print(size.groupby("configuration").agg(["count", "median", "max"]).round(3).to_string())
-    print(
-        f"all {len(size)} rows: median |error| prior {size['prior'].median():.1%}, calibrated {size['calibrated'].median():.1%}"
-    )
+    medians = ", ".join(f"{name} {size[name].median():.1%}" for name in columns)
+    print(f"all {len(size)} rows: median |error| {medians}")
     v6e = EngineParams.from_profile(profile.load("llama-3.1-70b-v6e8"))
     for clients, tpot_s, ttft_s in V6E:
         tpot, ttft = closed_loop(v6e, clients, 1000, 1000)

@@ -16,6 +16,12 @@ ATTENTION_COMPUTE = (
     0.6  # of the BF16 peak, by a prompt's causal attention (FlashAttention-3 paper, figure 5: 0.5 to 0.65)
 )
 
+WHOLE_BYTES = {
+    4: 512 * 1024,
+    8: 256 * 1024,
+}  # up to so many ranks read shorter messages whole, of all others at once
+# (vLLM, csrc/custom_all_reduce.cuh); two ranks always do
+
 
 @dataclass(frozen=True)
 class Constants:
@@ -29,24 +35,28 @@ class Constants:
     step_s: float  # per step, whatever is in it: scheduling, input and output of the batch
     sequence_s: float  # and per sequence
     layer_s: float  # per layer: about ten kernels that start one after the other
+    quantized_layer_s: float  # more of it where the inputs of its products are turned into FP8
     latent_layer_s: float  # more of it where the KV cache is a latent (MLA) that must be projected
     hop_s: float  # per all-reduce and doubling of the chips in it
+    long_reduce_s: float  # more of it where the message is too long for every rank to read it whole
     activation_passes: float  # per token and layer: how often its hidden state is moved through memory
 
 
 FITTED = (
     Constants(  # on 194 rows by `python -m benchmarks.prior_fit`, the latent's layer on 15 of DeepSeek-R1
-        weight_bandwidth=0.8183,
-        cache_bandwidth=0.7352,
-        bf16_compute=0.5252,
-        fp8_compute=0.5608,
-        link_bandwidth=0.7699,
-        step_s=1116e-6,
-        sequence_s=8.094e-6,
-        layer_s=28.23e-6,
-        latent_layer_s=32.92e-6,
-        hop_s=4.967e-6,
-        activation_passes=8.724,
+        weight_bandwidth=0.8156,
+        cache_bandwidth=0.782,
+        bf16_compute=0.5708,
+        fp8_compute=0.6284,
+        link_bandwidth=0.8395,
+        step_s=382.6e-6,
+        sequence_s=6.756e-6,
+        layer_s=27.6e-6,
+        quantized_layer_s=12.89e-6,
+        latent_layer_s=36.88e-6,
+        hop_s=4.353e-6,
+        long_reduce_s=7.281e-6,
+        activation_passes=9.154,
     )
 )
 
@@ -77,7 +87,9 @@ def step_time(profile: Profile, constants: Constants = FITTED) -> StepTime:
     pass_s = reduced_bytes / (chip.link_bytes_s * c.link_bandwidth) + c.activation_passes * moved_bytes / (
         chip.bandwidth_bytes_s * c.weight_bandwidth
     )
-    layer_s = c.layer_s + 2 * c.hop_s * math.log2(ranks) + (0.0 if model.kv_heads else c.latent_layer_s)
+    layer_s = c.layer_s + 2 * c.hop_s * math.log2(ranks)
+    layer_s += 0.0 if model.kv_heads else c.latent_layer_s
+    layer_s += c.quantized_layer_s if model.weight_dtype == "fp8" else 0.0
     return StepTime(
         base_s=c.step_s + layers * layer_s + (1 - experts) * weights_s,
         per_sequence_s=c.sequence_s / stages + pass_s,
@@ -88,6 +100,8 @@ def step_time(profile: Profile, constants: Constants = FITTED) -> StepTime:
         experts_s=experts * weights_s,
         expert_share=share,
         per_prefill_pair_s=4 * attention / ranks / chip.flops_s["bf16"] / ATTENTION_COMPUTE,
+        long_reduce_s=2 * layers * c.long_reduce_s if ranks > 2 else 0.0,
+        long_reduce_tokens=WHOLE_BYTES[4 if ranks <= 4 else 8] / (model.hidden * ACTIVATION_BYTES),
     )
 
 

@@ -80,7 +80,7 @@ class Replica(_Section):
 class StepTime(_Section):
     """Step time of one pipeline stage in s: base + per_sequence*B + per_kv_token*KV + per_prefill_token*P, and its bends.
 
-    Without the last five it is that line. docs/method.md, section 2, derives them.
+    Without the last seven it is that line. docs/method.md, section 2, derives them.
     """
 
     base_s: Positive
@@ -94,6 +94,8 @@ class StepTime(_Section):
     experts_s: NotNegative = 0.0  # to read all experts; a token wakes expert_share of them
     expert_share: Share = 0.0
     per_prefill_pair_s: NotNegative = 0.0  # a prompt token and one that it attends to
+    long_reduce_s: NotNegative = 0.0  # more for the all-reduces of a step of long_reduce_tokens or more
+    long_reduce_tokens: NotNegative = 0.0
 
 
 class Engine(_Section):
@@ -108,7 +110,7 @@ class Engine(_Section):
     memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
     memory_overhead_gib: NotNegative = 1.4
     async_scheduling: bool | None = None  # None: what a run shows; false without a run
-    request_overhead_s: NotNegative = 0.015  # API server and tokenisation per request, outside the step
+    request_overhead_s: NotNegative = 0.007  # API server and tokenisation per request, outside the step
     prefix_hit_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     step: StepTime | None = None
 

@@ -20,6 +20,8 @@ FIGURES = {  # what is compared -> its heading
     "ttft_p50_s": "TTFT p50",
     "ttft_p99_s": "TTFT p99",
     "rate_rps": "requests/s",
+    "replicas": "replicas",
+    "kv_usage": "KV usage",
 }
 Figures = dict[str, float]
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from autoscale.profiles import profile
+from autoscale.profiles import prior, profile
 from autoscale.profiles.profile import Profile
 from autoscale.sim.engine.replicas import EngineParams
 from benchmarks.league.entries import Entry, Figures, poisson, served
+from benchmarks.prior_fit import OLDER, OLDER_RANKS_S
 from benchmarks.published import CHIPS
 
 DSTACK, DATACRUNCH = "dstackai/benchmarks @06c957ab", "datacrunch-research/h200-benchmarks @c091ef53"
@@ -65,11 +67,16 @@ def _system(chip: str, weight_bytes: float, dtype: str, engine: dict[str, Any]) 
 
 
 def sharegpt(run: dict[str, Any]) -> Figures:
-    """dstack's requests with the lengths that it recorded; 512 seats and batched tokens, as it served."""
+    """dstack's requests with the lengths that it recorded; 512 seats and batched tokens, as it served.
+
+    vLLM 0.6.3 is the older engine, whose constants are fitted on Argonne's runs.
+    """
     system = _system("h100_sxm", 487.6e9, "fp8", {"max_num_seqs": 512, "max_num_batched_tokens": 512})
     lengths = [np.maximum(np.array(run[name]), 1) for name in ("input_lens", "output_lens")]
     load = poisson(run["request_rate"], *lengths, np.zeros(len(lengths[0])))
-    done = served(EngineParams.from_profile(system), load)
+    step = prior.step_time(system, OLDER).model_dump()
+    step["base_s"] += OLDER_RANKS_S
+    done = served(replace(EngineParams.from_profile(system), **step, async_scheduling=False), load)
     tokens = (done["output_tokens"] - 1).sum()
     return {
         "tpot_s": float((done["e2e_s"] - done["ttft_s"]).sum() / tokens),

@@ -89,7 +89,9 @@ PLAIN = prior.Constants(
     sequence_s=0.0,
     layer_s=1e-5,
     latent_layer_s=2e-5,
+    quantized_layer_s=3e-5,
     hop_s=1e-6,
+    long_reduce_s=4e-6,
     activation_passes=0.0,
 )
 ROUND = {  # a model and a chip of round numbers: 1e10 parameters, 1e12 bytes/s, 1e14 FLOP/s
@@ -139,6 +141,27 @@ def test_ranks_share_the_weights_and_reduce_what_each_token_computed():
     assert step.per_prefill_token_s == pytest.approx(112e-6)
     assert step.compute_share == pytest.approx(100 / 112)
     assert step.ridge_tokens == pytest.approx(100)
+
+
+@pytest.mark.parametrize(("ranks", "tokens"), [(4, 262.144), (8, 131.072)])
+def test_a_long_message_takes_another_round_among_more_than_two_ranks(ranks, tokens):
+    """Messages of 2000 bytes a token: 512 KiB are 262 tokens, 256 KiB half of it; 20 all-reduces of 4 us more: 80 us."""
+    step = prior.step_time(served(ranks, **ROUND), PLAIN)
+    assert step.long_reduce_tokens == pytest.approx(tokens)
+    short, long = (stage_s(step, decoding=int(tokens) + k) for k in (0, 1))
+    assert long - short == pytest.approx(
+        80e-6 + step.per_sequence_s + step.compute_share * step.per_prefill_token_s
+    )
+    assert prior.step_time(served(2, **ROUND), PLAIN).long_reduce_s == 0
+
+
+def test_products_in_fp8_turn_their_inputs_into_it_first():
+    """10 layers of 30 us."""
+    plain, quantized = (
+        prior.step_time(served(model=ROUND["model"] | {"weight_dtype": dtype}), PLAIN)
+        for dtype in ("bf16", "fp8")
+    )
+    assert quantized.base_s - plain.base_s == pytest.approx(3e-4)
 
 
 def test_an_embedding_is_looked_up_not_read():

@@ -19,8 +19,13 @@ def test_the_constants_are_those_that_the_fit_finds(shared_dir):
     table = published.vllm_rows(shared_dir)
     assert len(table) == ERRORS["dense"].step.figures
     served = [published.described(r.model_path, r.system, r.tp_size) for r in table.itertuples()]
-    found = prior_fit.fitted(table, served).constants
-    for name, value in vars(found).items():
+    found = prior_fit.fitted(table, served)
+    overhead_s = profile.load("llama-3.1-8b-1xh100").engine.request_overhead_s
+    assert overhead_s == pytest.approx(found.request_s, abs=5e-4)
+    assert found.older_ranks_s == pytest.approx(prior_fit.OLDER_RANKS_S, rel=5e-3)
+    for name in ("step_s", "sequence_s", "cache_bandwidth"):
+        assert getattr(prior_fit.OLDER, name) == pytest.approx(getattr(found.older, name), rel=5e-3), name
+    for name, value in vars(found.constants).items():
         assert getattr(prior_fit.prior.FITTED, name) == pytest.approx(value, rel=5e-3), name
 
 

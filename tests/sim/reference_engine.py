@@ -116,6 +116,7 @@ class Engine:
             + p.per_prefill_token_s * (prefill + p.compute_share * decoding - hidden)
             + p.experts_s * (1 - (1 - p.expert_share) ** (decoding + prefill))
             + p.per_prefill_pair_s * pairs
+            + (p.long_reduce_s if decoding + prefill >= p.long_reduce_tokens else 0)
         )
 
     def run(self, jobs, until_s=math.inf):

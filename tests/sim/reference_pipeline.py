@@ -162,6 +162,7 @@ class Core:
             + p.per_prefill_token_s * (prefill + p.compute_share * decoding - hidden)
             + p.experts_s * (1 - (1 - p.expert_share) ** (decoding + prefill))
             + p.per_prefill_pair_s * pairs
+            + (p.long_reduce_s if decoding + prefill >= p.long_reduce_tokens else 0)
         )
         end_s = max([self.now_s, *(job.sampled_s for job, _ in plan if not job.prefills)])
         for j in range(p.pipeline_stages):

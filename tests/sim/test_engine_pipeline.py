@@ -36,6 +36,8 @@ def random_case(seed, chunk):
         experts_s=float(rng.choice([0, 0.02])),
         expert_share=0.2,
         per_prefill_pair_s=float(rng.choice([0, 1e-5])),
+        long_reduce_s=float(rng.choice([0, 0.01])),
+        long_reduce_tokens=5.0,
         num_blocks=-(-(longest_prompt + longest_output) // block_size) + 1 + int(rng.integers(0, 40)),
         max_num_seqs=seats,
         max_num_batched_tokens=seats + int(rng.integers(0, 30)),

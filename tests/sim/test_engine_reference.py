@@ -25,6 +25,8 @@ def random_shape(rng):
         "experts_s": float(rng.choice([0, 0.02])),
         "expert_share": float(rng.uniform(0, 0.5)),
         "per_prefill_pair_s": float(rng.choice([0, 1e-5])),
+        "long_reduce_s": float(rng.choice([0, 0.01])),
+        "long_reduce_tokens": float(rng.integers(0, 12)),
     }
 
 

@@ -29,8 +29,15 @@ SHAPE = (
     "experts_s",
     "expert_share",
     "per_prefill_pair_s",
+    "long_reduce_s",
+    "long_reduce_tokens",
 )  # of it, as the data sheet tells
-STEP_TIMES = (*COEFFICIENTS, "experts_s", "per_prefill_pair_s")  # all that grow with a slower replica
+STEP_TIMES = (
+    *COEFFICIENTS,
+    "experts_s",
+    "per_prefill_pair_s",
+    "long_reduce_s",
+)  # all that grow with a slower replica
 
 
 @dataclass(frozen=True)
@@ -39,8 +46,8 @@ class EngineParams:
 
     B sequences, KV their tokens in the cache, P prompt tokens computed in the step; all of one batch. SHAPE bends
     that line (step_time.stage_s): the share `compute_share` of per_prefill_token_s is hidden behind reading the weights
-    until `ridge_tokens` are computed, a token wakes `expert_share` of experts that are read in `experts_s`, and a prompt
-    token attends to the tokens before it. A token takes the sum over the stages. `request_overhead_s` passes before a
+    until `ridge_tokens` are computed, a token wakes `expert_share` of experts that are read in `experts_s`, a prompt
+    token attends to the tokens before it, and the all-reduces of `long_reduce_tokens` or more take `long_reduce_s` more. A token takes the sum over the stages. `request_overhead_s` passes before a
     request reaches the scheduler (and its waiting gauge).
     """
 
@@ -54,6 +61,8 @@ class EngineParams:
     experts_s: float = 0.0
     expert_share: float = 0.0
     per_prefill_pair_s: float = 0.0
+    long_reduce_s: float = 0.0
+    long_reduce_tokens: float = 0.0
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 2048
     block_size: int = 16

@@ -72,6 +72,8 @@ PARAMS = np.dtype(
         ("experts_s", "f8"),
         ("expert_share", "f8"),
         ("per_prefill_pair_s", "f8"),
+        ("long_reduce_s", "f8"),
+        ("long_reduce_tokens", "f8"),
         ("request_overhead_s", "f8"),
         ("request_timeout_s", "f8"),
         ("num_blocks", "i8"),

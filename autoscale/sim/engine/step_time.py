@@ -1,7 +1,7 @@
 """How long one pipeline stage takes for a batch, compiled: what the engines, and whoever asks for a step's time, call.
 
 The linear layers read their weights or compute, whichever takes longer; attention reads the KV cache; tokens of a mixture
-of experts wake more of its weights the more they are. docs/method.md derives the shape, `autoscale/profiles/prior.py` its
+of experts wake more of its weights the more they are; long all-reduces need another round among the ranks. docs/method.md derives the shape, `autoscale/profiles/prior.py` its
 numbers. All stages of a pipeline take the same time: the embedding of the first and the sampling of the last are not
 told apart.
 """
@@ -28,6 +28,8 @@ def stage_s(p: Any, sequences: float, tokens: float, prefill: float, pairs: floa
         + compute_s * max(tokens - p.ridge_tokens, 0.0)
         + p.per_prefill_pair_s * pairs
     )
+    if tokens >= p.long_reduce_tokens:
+        step_s += p.long_reduce_s
     if p.experts_s > 0:
         step_s += p.experts_s * (1.0 - (1.0 - p.expert_share) ** tokens)
     return float(step_s)
