@@ -10,6 +10,7 @@ from autoscale.keda.queries import (
     CLAMPS,
     COMPARED,
     OVER_TIME,
+    POD_LABELS,
     RANGE_FUNCTIONS,
     ROUNDINGS,
     SHARED_LABELS,
@@ -63,6 +64,7 @@ class _Parser:
 
     def __init__(self, tokens: Sequence[Token], text: str, field: str) -> None:
         self.tokens, self.text, self.field, self.place = tokens, text, field, 0
+        self.inside = 0  # aggregations around the place
 
     def refused(self, problem: str, shape: str) -> KedaRefusal:
         return KedaRefusal(
@@ -174,14 +176,17 @@ class _Parser:
         if function == "quantile":
             quantile = self.number()
             self.take(",")
+        self.inside += 1
         of = self.level(0)
+        self.inside -= 1
         self.take(")")
         labels += self.grouping()
-        pinned = pinned_labels(of)
-        if loose := [label for label in labels if label not in SHARED_LABELS | pinned]:
+        loose = [label for label in labels if label not in SHARED_LABELS | pinned_labels(of)]
+        each = bool(loose) and set(loose) <= POD_LABELS and self.inside > 0
+        if loose and not each:
             shape = f"{function}(...) without by ({', '.join(loose)})"
             raise self.refused(f"has an element per {', '.join(loose)}, and KEDA takes one", shape)
-        return self.plain(Aggregation(function, of, quantile, frozenset(labels)))
+        return self.plain(Aggregation(function, of, quantile, frozenset(labels), each))
 
     def grouping(self) -> list[str]:
         if self.word == "without":

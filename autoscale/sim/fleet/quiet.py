@@ -156,11 +156,12 @@ def _targets(fleet: Fleet, spec: HpaSpec) -> list[tuple[float, ...]]:
     gauges = external.gauges if external else {}
     for metric in spec.metrics:
         if metric.kind == "Pods":
-            rows.append((metric.target_milli, PODS, signals[metric.name], 0, 0, 1.0, 0.0, 0))
+            rows.append((metric.target_milli, PODS, signals[metric.name], 0, 0, 1.0, 0.0, 0, 0))
             continue
         gauge, kind = gauges[metric.name], AVERAGE_VALUE if metric.average else VALUE
         place = list(gauges).index(metric.name)
         rounded = int(external is not None and external.loops is not None)
+        strict = int(external is not None and external.strict(metric.name))
         rows.append(
             (
                 metric.target_milli,
@@ -171,6 +172,7 @@ def _targets(fleet: Fleet, spec: HpaSpec) -> list[tuple[float, ...]]:
                 gauge.factor,
                 gauge.empty,
                 rounded,
+                strict,
             )
         )
     return rows

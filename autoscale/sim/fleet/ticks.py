@@ -73,6 +73,7 @@ TARGET = np.dtype(
         ("factor", "f8"),
         ("empty", "f8"),
         ("rounded", "i8"),  # KEDA rounds to thousandths, adapters cut
+        ("strict", "i8"),  # no element is an error, not 0
     ],
     align=True,
 )
@@ -176,7 +177,7 @@ def _total_size(t: TickState, k: int, now_s: float) -> int:
     stale = now.shown_total_s <= now_s - LOOKBACK_S
     value = target.empty if stale else t.totals[target.total]
     if not known(value):
-        if not target.rounded:
+        if target.strict:
             return -1
         value = 0.0
     milli = int(np.rint(max(value, 0.0) * 1000)) if target.rounded else metric_path.thousandths(value)

@@ -48,11 +48,9 @@ class External:
     """The External and Object metrics of a scaler over one fleet."""
 
     def __init__(self, profile: Profile, engine: Any, scaler: Scaler, phase: float) -> None:
-        version, engines = profile.engine.vllm_version, profile.replica.data_parallel
         self.scaler = scaler
         self.queries = [
-            _Query(name, query, gauge_total(query, version, engines))
-            for name, query in queries_of(scaler).items()
+            _Query(name, query, gauge_total(query, profile)) for name, query in queries_of(scaler).items()
         ]
         delay_s = profile.metric_path.ingestion_delay_s
         series = [one for query in self.queries for one in _series_in(query.expression)]
@@ -67,6 +65,13 @@ class External:
         self._engine = engine
         self._poll_phase_s = phase * self.polling_s
         self._polls = 0
+
+    def strict(self, metric: str) -> bool:
+        """Whether no element is an error for the HPA; KEDA takes it for a 0 unless the trigger says otherwise."""
+        if isinstance(self.scaler, HpaSpec):
+            return True
+        triggers = (t for t in self.scaler.triggers if isinstance(t, PrometheusTrigger))
+        return any(t.metric_name == metric and not t.ignore_null_values for t in triggers)
 
     @property
     def gauges(self) -> dict[str, GaugeTotal]:
@@ -173,5 +178,5 @@ def quiet_metrics(spec: HpaSpec, external: External | None) -> bool:
     if isinstance(external.scaler, HpaSpec):
         return True
     triggers = external.scaler.triggers
-    plain = all(isinstance(t, PrometheusTrigger) and not t.cached and t.ignore_null_values for t in triggers)
+    plain = all(isinstance(t, PrometheusTrigger) and not t.cached for t in triggers)
     return plain and external.scaler.modifiers is None

@@ -7,6 +7,7 @@ known when the scrape is made, and seen when it has been ingested. The compiled 
 from __future__ import annotations
 
 import math
+import re
 from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -22,9 +23,12 @@ from autoscale.keda.queries import (
     Number,
     Operation,
     OrElse,
+    QueryMatcher,
 )
 from autoscale.kube.gateway_names import NEW, gateway_metric
 from autoscale.kube.vllm_names import exported_names, signal_of
+from autoscale.profiles.profile import Profile
+from autoscale.sim.fleet.replica import names_like
 from autoscale.sim.fleet.signals.series import LOOKBACK_S
 
 GATEWAY_GAUGES = ("flow_control_queue_size", "request_running", "flow_control_pool_saturation")
@@ -43,30 +47,41 @@ class GaugeTotal(NamedTuple):
     empty: float
 
 
-def gauge_total(expression: Expression, vllm_version: str, data_parallel: int) -> GaugeTotal | None:
+def gauge_total(expression: Expression, profile: Profile) -> GaugeTotal | None:
     """The query as a GaugeTotal, None when it needs more than that."""
     match expression:
         case FirstOf(first=first, second=second):  # a metric under two names, both exported
-            old, new = (gauge_total(each, vllm_version, data_parallel) for each in (first, second))
+            old, new = (gauge_total(each, profile) for each in (first, second))
             return new if repr(old) == repr(new) else None
         case OrElse(of=of, number=number):
-            found = gauge_total(of, vllm_version, data_parallel)
+            found = gauge_total(of, profile)
             return found and found._replace(empty=number)
         case (
             Operation(operator="*", left=of, right=Number(value=value, vector=False))
             | Operation(operator="*", left=Number(value=value, vector=False), right=of)
         ):
-            found = gauge_total(of, vllm_version, data_parallel)
+            found = gauge_total(of, profile)
             return found and found._replace(factor=found.factor * value)
         case Operation(operator="/", left=of, right=Number(value=value, vector=False)) if value:
-            found = gauge_total(of, vllm_version, data_parallel)
+            found = gauge_total(of, profile)
             return found and found._replace(factor=found.factor / value)
+        case Aggregation(function="sum", of=Aggregation(function="avg", of=Instant() as series, each=True)):
+            found = gauge_total(Aggregation("sum", series), profile)
+            return found and found._replace(factor=found.factor / profile.replica.data_parallel)
         case Aggregation(function=function, of=Instant(name=name, matchers=matchers)):
             aggregate = _AGGREGATES.get(function)
-            if aggregate is None or any(m.label not in SHARED_LABELS for m in matchers):
+            if aggregate is None or not all(_asks_for_all(matcher, profile) for matcher in matchers):
                 return None
-            return _of_series(aggregate, name, vllm_version, data_parallel)
+            engine = profile.engine.vllm_version
+            return _of_series(aggregate, name, engine, profile.replica.data_parallel)
     return None
+
+
+def _asks_for_all(matcher: QueryMatcher, profile: Profile) -> bool:
+    """Whether a matcher leaves out none of the fleet's pods."""
+    if matcher.label != "pod" or matcher.operator != "=~":
+        return matcher.label in SHARED_LABELS
+    return all(re.fullmatch(matcher.value, name) for name in names_like(profile))
 
 
 def _of_series(aggregate: int, name: str, vllm_version: str, data_parallel: int) -> GaugeTotal | None:
