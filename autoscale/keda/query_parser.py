@@ -63,8 +63,8 @@ class _Parser:
     """Recursive descent over PromQL's tokens."""
 
     def __init__(self, tokens: Sequence[Token], text: str, field: str) -> None:
-        self.tokens, self.text, self.field, self.place = tokens, text, field, 0
-        self.inside = 0  # aggregations around the place
+        self.tokens, self.text, self.field = tokens, text, field
+        self.place = self.inside = 0  # inside: aggregations around the place
 
     def refused(self, problem: str, shape: str) -> KedaRefusal:
         return KedaRefusal(
@@ -182,7 +182,7 @@ class _Parser:
         self.take(")")
         labels += self.grouping()
         loose = [label for label in labels if label not in SHARED_LABELS | pinned_labels(of)]
-        each = bool(loose) and set(loose) <= POD_LABELS and self.inside > 0
+        each = bool(loose) and self.inside > 0 and set(loose) <= POD_LABELS
         if loose and not each:
             shape = f"{function}(...) without by ({', '.join(loose)})"
             raise self.refused(f"has an element per {', '.join(loose)}, and KEDA takes one", shape)

@@ -12,6 +12,7 @@ LWS_LABEL = "leaderworkerset.sigs.k8s.io"
 LWS_NAME, LWS_GROUP_INDEX, LWS_WORKER_INDEX = (
     f"{LWS_LABEL}/{part}" for part in ("name", "group-index", "worker-index")
 )
+METRICS_GROUP, EXTERNAL_GROUP = "custom.metrics.k8s.io", "external.metrics.k8s.io"
 ACCELERATORS = ("nvidia.com/gpu", "google.com/tpu", "amd.com/gpu")  # resources of a pod, in whole chips
 
 
