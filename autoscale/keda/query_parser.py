@@ -44,10 +44,7 @@ _SAMPLE = "vllm:num_requests_waiting"
 
 
 def parse_query(text: str, field: str = "query") -> Expression:
-    """The expression of a query that KEDA can read: a vector. Raises KedaRefusal with the shape that would do.
-
-    Whether it has one element for any number of pods: `queries.one_element`.
-    """
+    """The expression of a query that KEDA can read, a vector. Raises KedaRefusal with a shape that would do."""
     parser = _Parser([token for token in tokens_of(text) if token[1]], text, field)
     found = parser.level(0)
     if parser.token is not _END:

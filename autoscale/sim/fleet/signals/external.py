@@ -28,7 +28,7 @@ from autoscale.sim.fleet.pods import Pods
 from autoscale.sim.fleet.scalers import Scaler, queries_of
 from autoscale.sim.fleet.signals.exports import Exports, Serving
 from autoscale.sim.fleet.signals.query_values import QueryTime, evaluated
-from autoscale.sim.fleet.signals.readings import gateway_gauges, seen
+from autoscale.sim.fleet.signals.readings import seen
 from autoscale.sim.fleet.signals.series import LOOKBACK_S, Samples
 from autoscale.sim.fleet.signals.totals import GaugeTotal, Totals, gauge_total
 
@@ -58,8 +58,8 @@ class External:
         names = tuple(dict.fromkeys(one.name for one in series))
         totals = [query.total for query in self.queries if query.total is not None]
         self.totals = Totals(totals, delay_s) if len(totals) == len(self.queries) else None
-        if self.totals is None or any(gateway_metric(name) for name in names):
-            self._exports = Exports(profile, engine, names)
+        if self.totals is None or (any(map(gateway_metric, names)) and not known(engine.gateway_gauges()[0])):
+            self._exports = Exports(profile, engine, names)  # of what nobody exports it tells
         self.samples = Samples(names, delay_s, max(windows, default=LOOKBACK_S))
         self.loops = Loops.started(scaler, MONDAY_S) if isinstance(scaler, ScaledObject) else None
         self._engine = engine
@@ -109,7 +109,7 @@ class External:
     def scrape(self, now_s: float, pods: Pods, serving: Serving, columns: list[list[float]]) -> None:
         """What is exported at `now_s`; `columns` are the pods' SIGNALS."""
         if self.totals is not None:
-            self.totals.scrape(now_s, [*columns, *([value] for value in gateway_gauges(self._engine))])
+            self.totals.scrape(now_s, [*columns, *([value] for value in self._engine.gateway_gauges())])
         elif self.queries:
             self.samples.scrape(now_s, self._exports.rows(pods, serving))
 
