@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from autoscale.deploy.choices import Options
+from autoscale.deploy.gateway import GUIDE_TARGETS
 from autoscale.deploy.meta import meta
 from autoscale.deploy.scaling import external_name, metric_name
 from autoscale.deploy.yaml_out import Note
 from autoscale.kube.kinds import EXTERNAL_GROUP, LWS_API, METRICS_GROUP
 from autoscale.kube.objects import Object
-from autoscale.kube.vllm_names import MetricsPath
+from autoscale.kube.vllm_names import OF_KEDA, MetricsPath
 from autoscale.profiles import Profile
 from autoscale.signal_target import SignalTarget
 
@@ -79,7 +80,7 @@ def checker(
 
 
 def _api_services(path: MetricsPath) -> list[str]:
-    if path == "keda":
+    if path in OF_KEDA:
         return [f"v1beta1.{EXTERNAL_GROUP}"]
     return [f"{version}.{METRICS_GROUP}" for version in ("v1beta1", "v1beta2")]
 
@@ -99,7 +100,7 @@ def _namespace_rules(
                     {"apiGroups": ["keda.sh"], "resources": ["scaledobjects"], "verbs": ["list"]},
                 )
             ]
-            if path == "keda" and targets
+            if path in OF_KEDA and targets
             else []
         ),
         Note(
@@ -122,8 +123,9 @@ def _namespace_rules(
 
 def _metrics_rule(profile: Profile, path: MetricsPath, targets: list[SignalTarget]) -> Object:
     group, names = METRICS_GROUP, [f"pods/{metric_name(profile, path, target.signal)}" for target in targets]
-    if path == "keda":
-        group, names = EXTERNAL_GROUP, [external_name(index) for index in range(len(targets))]
+    if path in OF_KEDA:
+        triggers = len(GUIDE_TARGETS) if path == "llm-d" else len(targets)
+        group, names = EXTERNAL_GROUP, [external_name(index) for index in range(triggers)]
     return {"apiGroups": [group], "resources": names, "verbs": ["get", "list"]}
 
 

@@ -15,6 +15,7 @@ from autoscale.deploy import (
     access,
     alerts,
     dashboard,
+    gateway,
     load_set,
     monitoring,
     readme,
@@ -28,7 +29,7 @@ from autoscale.deploy.meta import MANAGED_BY, OWNER
 from autoscale.deploy.targets import Plan
 from autoscale.deploy.yaml_out import dump, dump_all, plain_yaml
 from autoscale.kube.objects import Object
-from autoscale.kube.vllm_names import PATHS, MetricsPath
+from autoscale.kube.vllm_names import OF_KEDA, PATHS, MetricsPath
 from autoscale.profiles import Profile, load, names, overlay
 from autoscale.recommendation import Recommendation
 
@@ -65,7 +66,8 @@ def objects(
     """
     options = options or Options()
     profile = _placed(profile, options)
-    path, plan = _path(profile, metrics), targets.plan(profile, recommendation)
+    path = _path(profile, metrics)
+    plan = _plan(profile, recommendation, path)
     parts = _weight_parts(profile, options) if options.stage in ("all", "weights") else []
     if options.stage in ("all", "serving"):
         parts = parts + _serving_parts(profile, options, path, plan)
@@ -81,7 +83,8 @@ def write_set(
     """The files of a set as (path, text): YAML with comments, kustomizations and a README. Raises as `objects` does."""
     options = options or Options()
     profile = _placed(profile, options)
-    path, plan = _path(profile, metrics), targets.plan(profile, recommendation)
+    path = _path(profile, metrics)
+    plan = _plan(profile, recommendation, path)
     serving, filling = _serving_parts(profile, options, path, plan), _weight_parts(profile, options)
     files = [("README.md", readme.render(profile, options, path, plan))]
     files += _folder("", serving, f"{profile.title}.")
@@ -174,7 +177,20 @@ def _path(profile: Profile, metrics: MetricsPath | None) -> MetricsPath:
             value=path,
             expected="prometheus-adapter or keda",
         )
+    if path == "llm-d":
+        gateway.refuse_elsewhere(profile)
     return path
+
+
+def _plan(profile: Profile, recommendation: Recommendation | None, path: MetricsPath) -> Plan:
+    plan = targets.plan(profile, recommendation)
+    if path == "llm-d" and recommendation is not None and plan.autoscales:
+        raise BadInput(
+            "this recommendation's targets are of the replicas' own gauges, which mean something else behind a gateway "
+            "that holds requests",
+            next_step="choose --metrics keda for them, or leave the recommendation out for the guide's thresholds",
+        )
+    return plan
 
 
 def _placed(profile: Profile, options: Options) -> Profile:
@@ -229,21 +245,27 @@ def _serving_parts(profile: Profile, options: Options, path: MetricsPath, plan: 
                 [workload.disruption_budget(profile)],
             )
         )
+    if path == "llm-d":
+        about = "What picks a replica for each request, and holds requests while the pool is saturated."
+        parts.append(Part("endpoint-picker.yaml", about, gateway.picker(profile)))
+        about = "The pool, and the way to it from inside the VPC."
+        parts.append(Part("inference-pool.yaml", about, gateway.pool(profile)))
     server = workload.workload(profile, options, plan.min_replicas, plan.max_replicas)
     parts.append(Part("workload.yaml", f"{profile.title}.", [server]))
-    parts.append(
-        Part("monitoring.yaml", "Scrapes the pods that serve HTTP.", [monitoring.scrape(profile, path)])
-    )
+    scraped = [monitoring.scrape(profile, path)]
+    if path == "llm-d":
+        scraped.append(gateway.picker_scrape(profile))
+    parts.append(Part("monitoring.yaml", "Scrapes the pods that serve HTTP.", scraped))
     return parts + (_scaling_parts(profile, options, path, plan) if plan.autoscales else [])
 
 
 def _scaling_parts(profile: Profile, options: Options, path: MetricsPath, plan: Plan) -> list[Part]:
-    if path == "keda":
+    if path in OF_KEDA:
         return [
             Part(
                 "scaledobject.yaml",
                 "Scales the workload; KEDA creates the HPA.",
-                [scaling.scaled_object(profile, options, plan)],
+                [scaling.scaled_object(profile, options, plan, path)],
             )
         ]
     parts = []
