@@ -20,6 +20,7 @@ GROUPS = {
     "replicasets": ("apps/v1", "ReplicaSet"),
     "statefulsets": ("apps/v1", "StatefulSet"),
     "horizontalpodautoscalers": ("autoscaling/v2", "HorizontalPodAutoscaler"),
+    "scaledobjects": ("keda.sh/v1alpha1", "ScaledObject"),
     "leaderworkersets": ("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet"),
 }
 
@@ -41,6 +42,7 @@ class ApiServer(ThreadingHTTPServer):
         self.throttled = 0
         self.down = False  # connections are cut without an answer
         self.metrics: dict[str, object] = {}  # metric -> {pod: quantity} or an HTTP status
+        self.external: dict[str, object] = {}  # metric -> quantities of its series or an HTTP status
         self.metrics_api = "up"  # up, down, absent
         self.logs: dict[str, str] = {}
         self.watching: dict[str, int] = {}
@@ -169,6 +171,8 @@ class Handler(BaseHTTPRequestHandler):
         if server.throttled > 0:
             server.throttled -= 1
             return self.refuse(429, "TooManyRequests", "slow down", [("Retry-After", "0")])
+        if parts[1:2] == ["external.metrics.k8s.io"] or parts[-1].endswith(".external.metrics.k8s.io"):
+            return self.external_metrics(parts)
         if "custom.metrics.k8s.io" in parts[:2] or parts[-1].endswith(".custom.metrics.k8s.io"):
             return self.custom_metrics(parts)
         if parts[-1] == "log":
@@ -264,6 +268,21 @@ class Handler(BaseHTTPRequestHandler):
         return self.answer(
             200, {"kind": "MetricValueList", "apiVersion": "custom.metrics.k8s.io/v1beta2", "items": items}
         )
+
+    def external_metrics(self, parts: list[str]) -> None:
+        state = self.server.metrics_api
+        if parts[-1].endswith(".external.metrics.k8s.io"):
+            known = state != "absent" and parts[-1].startswith("v1beta1")
+            return self.answer(200, {}) if known else self.refuse(404, "NotFound", "not found")
+        if state != "up":
+            return self.refuse(404, "NotFound", "the server could not find the requested resource")
+        if len(parts) == 2:
+            return self.answer(200, {"kind": "APIGroup", "versions": [{"version": "v1beta1"}]})
+        found = self.server.external.get(parts[-1], 404)
+        if isinstance(found, int):
+            return self.refuse(found, "Unknown", f"rpc error: error when getting metric {parts[-1]}")
+        items = [{"metricName": parts[-1], "metricLabels": {}, "value": value} for value in found]
+        return self.answer(200, {"kind": "ExternalMetricValueList", "items": items})
 
 
 def client(url: str):

@@ -42,9 +42,11 @@ def detection(timeline: Timeline, floor_s: float, decided_s: float, size: int) -
     """
     bound = 1 + Hpa(timeline.hpa).tolerance("scaleUp")
     seen: dict[str, tuple[float, float]] = {}
-    with_values = any(sample.values_milli for sample in timeline.samples)
+    with_values = {sample.metric for sample in timeline.samples if sample.values_milli}
     for sample in timeline.samples:
-        if sample.time_s > decided_s + STATUS_LAG_S or (with_values and sample.values_milli is None):
+        if sample.time_s > decided_s + STATUS_LAG_S or (
+            sample.values_milli is None and sample.metric in with_values
+        ):
             continue
         ratio = excess(timeline, sample, size)
         first_s, below_s = seen.get(sample.metric, (NAN, NAN))

@@ -189,19 +189,22 @@ class ClusterWatch:
                     self._write_rows()
 
     def _ask(self) -> list[Observation]:
-        """What the custom metrics API answers for each metric of the HPA, as an observation."""
+        """What the metrics APIs answer for each metric of the HPA, as an observation."""
         timeline, answers = self.timeline, []
-        selector = ScaledWorkload(timeline.target).scale_selector
-        if not timeline.hpa or not selector:
+        own = ScaledWorkload(timeline.target).scale_selector
+        if not timeline.hpa or not own:
             return []
-        for metric in Hpa(timeline.hpa).metric_names("Pods"):
+        for metric in Hpa(timeline.hpa).served:
+            selector = own if metric.kind == "Pods" else metric.selector
             found = ask(self.cluster, self.namespace, metric, selector)
             answer: dict[str, Any] = {
                 "namespace": self.namespace,
-                "metric": metric,
+                "metric": metric.name,
                 "labelSelector": selector,
                 "values": None,
             }
+            if metric.kind != "Pods":
+                answer["type"] = metric.kind
             if found.values_milli is None:
                 answer |= {"answer": found.status, "absent": found.absent, "message": found.message}
             else:

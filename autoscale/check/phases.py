@@ -14,7 +14,10 @@ Moment = tuple[str, float | None, str]  # phase, when it ended (None: cannot be 
 
 @dataclass(frozen=True)
 class Span:
-    """One span. `covers` names what it holds when phases could not be told apart; `open`: it had not ended."""
+    """One span. `covers` names what it holds when phases could not be told apart; `open`: it had not ended.
+
+    `unseen`: nobody saw when it began, its seconds are NaN.
+    """
 
     name: str
     start_s: float
@@ -24,11 +27,12 @@ class Span:
     note: str = ""
     open: bool = False
     at_most: bool = False  # it began then or later
+    unseen: bool = False
 
     @property
     def seconds(self) -> float:
-        """Its length in s, NaN while it is open."""
-        return self.end_s - self.start_s
+        """Its length in s, NaN while it is open, and where it was not seen."""
+        return NAN if self.unseen else self.end_s - self.start_s
 
     @property
     def so_far_s(self) -> float:
@@ -43,7 +47,10 @@ def end_s(phases: tuple[Span, ...], ready_s: float) -> float:
 
 
 def chain(moments: list[Moment], start_s: float, watched_s: float) -> tuple[Span, ...]:
-    """Contiguous phases. A moment None cannot be seen: its phase joins the next. NaN has not happened: the chain ends."""
+    """Contiguous phases. A moment None cannot be seen: its phase joins the next. NaN has not happened: the chain ends.
+
+    A `start_s` of NaN was not seen either, nor is how long the first phase took.
+    """
     phases: list[Span] = []
     at_s, covers, notes = start_s, [], []
     for name, moment, note in moments:
@@ -51,8 +58,10 @@ def chain(moments: list[Moment], start_s: float, watched_s: float) -> tuple[Span
         notes += [note] if note else []
         if moment is None:
             continue
-        is_open = math.isnan(moment)
-        until_s = max(at_s, watched_s if is_open else moment)
+        is_open, unseen = math.isnan(moment), math.isnan(at_s)
+        until_s = watched_s if is_open else moment
+        at_s = until_s if unseen else at_s
+        until_s = max(at_s, until_s)
         joined = name if len(covers) == 1 else f"{covers[0]}..{covers[-1]}"
         phases.append(
             Span(
@@ -64,6 +73,7 @@ def chain(moments: list[Moment], start_s: float, watched_s: float) -> tuple[Span
                 "; ".join(notes),
                 is_open,
                 AT_MOST in notes,
+                unseen,
             )
         )
         at_s, covers, notes = until_s, [], []

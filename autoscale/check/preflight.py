@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
-from autoscale.check.rules import metrics, nodes, pods, reach, scaling
+from autoscale.check.rules import keda, metrics, nodes, pods, reach, scaling
 from autoscale.check.snapshot import Snapshot, fold
 from autoscale.kube.cluster import Observation
 from autoscale.kube.kinds import plural_of
@@ -26,6 +26,7 @@ from autoscale.lint.rules.metric_name import UNREADABLE
 STATUS_RULES: tuple[Callable[[Snapshot, Hpa], Iterator[Finding]], ...] = (
     scaling.rules,
     metrics.rules,
+    keda.rules,
     pods.rules,
     nodes.rules,
 )

@@ -172,7 +172,7 @@ def _scale_out(
     moments += start_phases(critical) if critical else [("pods_to_ready", ready_s, "pods were not seen")]
     if not cancelled:
         moments += _after_ready(seen, fresh, ready_s, until_s, back_s, slo_back_s)
-    phases = chain(moments, started_s, watched_s)
+    phases = chain(moments, NAN if math.isnan(detected_s) else started_s, watched_s)
     return ScaleOut(
         decided_s=made.time_s,
         before=made.before,

@@ -14,7 +14,7 @@ from autoscale.kube.kinds import BY_PLURAL, KINDS, LWS_NAME, SCALED, plural_of
 from autoscale.kube.objects import Object
 from autoscale.kube.pod import Pod
 from autoscale.kube.quantity import milli
-from autoscale.kube.scaler import Hpa
+from autoscale.kube.scaler import Hpa, ScalerMetric
 from autoscale.kube.workload import GROUPED, ScaledWorkload
 from autoscale.lint.live import READ
 
@@ -25,7 +25,10 @@ FOR_RULES = tuple(map(plural_of, READ))  # what else the linter's rules look at,
 
 @dataclass(frozen=True)
 class MetricAnswer:
-    """What the custom metrics API said about one metric: values in milli-units, or why there are none."""
+    """What a metrics API said about one metric: values in milli-units, or why there are none.
+
+    By pod; of an External or Object metric by "", or by number where it has several series.
+    """
 
     values_milli: dict[str, int] | None
     status: int | None = None
@@ -57,6 +60,11 @@ class Snapshot:
             and not (plural_of(kind) in self.hidden and self.hidden[plural_of(kind)].status == 404)
         }
 
+    @property
+    def unseen_plurals(self) -> set[str]:
+        """Resources of `READ` of which nothing is known."""
+        return {plural_of(kind) for kind in self.unseen(READ)}
+
     def hpa(self, name: str) -> Hpa | None:
         """The HPA of that name."""
         found = self.objects.get("horizontalpodautoscalers", {}).get(name)
@@ -79,10 +87,11 @@ class Snapshot:
         target = self.target(hpa)
         return [] if target is None else list(filter(target.counts, map(Pod, self.all("pods"))))
 
-    def answer(self, hpa: Hpa, metric: str) -> MetricAnswer | None:
-        """What the metrics API said of a metric for the pods that the HPA counts; None when it was not asked."""
+    def answer(self, hpa: Hpa, metric: ScalerMetric) -> MetricAnswer | None:
+        """What the metrics API said of a metric, of type Pods for the pods that the HPA counts; None when it was not asked."""
         target = self.target(hpa)
-        return self.answers.get((metric, target.scale_selector if target else ""))
+        own = target.scale_selector if target else ""
+        return self.answers.get((metric.name, own if metric.kind == "Pods" else metric.selector))
 
 
 def fold(observations: Iterable[Observation]) -> Snapshot:
@@ -133,21 +142,29 @@ def take(cluster: Cluster, namespace: str, hpa_name: str, clock: Callable[[], fl
     if hpa is None or target is None or not target.scale_selector:
         return now
     pods = {pod.name: pod.phase for pod in now.counted_pods(hpa)}
-    for metric in hpa.metric_names("Pods"):
-        now.answers[metric, target.scale_selector] = ask(
-            cluster, namespace, metric, target.scale_selector, pods
-        )
+    for metric in hpa.served:
+        asked = target.scale_selector if metric.kind == "Pods" else metric.selector
+        now.answers[metric.name, asked] = ask(cluster, namespace, metric, asked, pods)
     return now
 
 
 def ask(
-    cluster: Cluster, namespace: str, metric: str, selector: str, pods: dict[str, str] | None = None
+    cluster: Cluster,
+    namespace: str,
+    metric: ScalerMetric,
+    selector: str,
+    pods: dict[str, str] | None = None,
 ) -> MetricAnswer:
-    """What the custom metrics API answers, as the HPA asks it."""
+    """What the metrics API of its type answers, as the HPA asks it."""
+    of_pods = metric.kind == "Pods"
+    told = pods if of_pods else None
     try:
-        return MetricAnswer(cluster.custom_metric(namespace, metric, selector), pods=pods)
+        if of_pods:
+            return MetricAnswer(cluster.custom_metric(namespace, metric.name, selector), pods=told)
+        values = cluster.single_metric(namespace, metric)
     except ClusterError as error:
-        return MetricAnswer(None, error.status, error.absent, str(error), pods)
+        return MetricAnswer(None, error.status, error.absent, str(error), told)
+    return MetricAnswer({"" if len(values) == 1 else str(k): value for k, value in enumerate(values)})
 
 
 def _list(cluster: Cluster, now: Snapshot, resource: str, namespace: str | None) -> None:

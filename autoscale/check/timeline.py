@@ -100,7 +100,7 @@ class Timeline:
         return self._size
 
     def targets_milli(self) -> dict[str, int]:
-        """Metric name -> averageValue in milli-units, for the Pods and External metrics of the HPA."""
+        """Metric name -> target in milli-units, for the metrics of the HPA that a metrics API serves."""
         return Hpa(self.hpa).targets_milli()
 
     def own_pods(self) -> list[PodRecord]:
@@ -325,8 +325,8 @@ class Timeline:
         targets = self.targets_milli()
         if targets and answer["metric"] not in targets:
             return
-        selector = answer.get("labelSelector") or ""
-        if self.kind and selector and not self._selector_is_ours(selector):
+        selector, single = answer.get("labelSelector") or "", answer.get("type")
+        if self.kind and selector and not single and not self._selector_is_ours(selector):
             return
         values = answer.get("values")
         self.gaps.asked(answer["metric"], answer, seen.time_s)
@@ -336,9 +336,18 @@ class Timeline:
             )
             return
         read = {sys.intern(pod): milli(value) for pod, value in values.items()}
+        if single:
+            usage = self._share(answer["metric"], sum(read.values()))
+            self.samples.append(MetricSample(seen.time_s, answer["metric"], usage))
+            return
         self.samples.append(MetricSample(seen.time_s, answer["metric"], sum(read.values()) / len(read), read))
         if str(answer.get("agent", "")).find("horizontal-pod-autoscaler") >= 0:
             self.syncs_s.append(seen.time_s)
+
+    def _share(self, metric: str, total: float) -> float:
+        """What the HPA compares with its target: a total over the replicas, of a Value target the total itself."""
+        found = next((m for m in Hpa(self.hpa).served if m.name == metric), None)
+        return total / max(1, self._size or 0) if found is None or found.average else total
 
     def _selector_is_ours(self, selector: str) -> bool:
         if self.kind == "LeaderWorkerSet":

@@ -22,7 +22,7 @@ def manifests(
     metrics: Annotated[
         MetricsPath | None,
         typer.Option(
-            help="stackdriver | autoscalingmetric | prometheus-adapter | keda; default the profile's."
+            help="stackdriver | autoscalingmetric | prometheus-adapter | keda | llm-d; default the profile's."
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the set here; default prints it.")] = None,

@@ -42,8 +42,12 @@ if TYPE_CHECKING:
 def serve(
     profile: ProfileName = DEFAULT_PROFILE,
     hpa: Annotated[
-        Path | None, typer.Option(help="HPA manifest to run; without it the fleet keeps its size.")
+        Path | None,
+        typer.Option(
+            help="HPA manifest to run, or KEDA's ScaledObject; without it the fleet keeps its size."
+        ),
     ] = None,
+    gateway: GatewayOptions = None,
     host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port of the gateway; 0 = any.")] = 8000,
     metrics_port: Annotated[int, typer.Option(help="First port of the replicas' /metrics; 0 = any.")] = 0,
@@ -69,13 +73,15 @@ def serve(
 
     from autoscale.profiles import load
     from autoscale.sim.http.hosting import serve_fleet
-    from autoscale.sim.http.server import DEFAULTS, FleetServer
+    from autoscale.sim.http.server import FleetServer
 
     def started(server: FleetServer) -> None:
         if server.note:
             progress.note(server.note)
         print(f"gateway   {server.url}/v1   model {server.model}", file=sys.stderr)
         print(f"fleet     {server.url}/fleet   targets for Prometheus {server.url}/fleet/sd", file=sys.stderr)
+        if server.gateway_metrics:
+            print(f"metrics   {server.url}/metrics of the inference gateway", file=sys.stderr)
         if speed != 1:
             print(
                 f"speed     cold start, scrape, sync and windows run {speed:g} times faster; the engine does not",
@@ -94,7 +100,7 @@ def serve(
         replicas=replicas,
         seed=seed,
         routing=routing,
-        options=replace(DEFAULTS, warm=not cold),
+        options=replace(fleet_options(gateway, None), warm=not cold),
     )
     serve_fleet(server, on_started=started, with_parent=with_parent)
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from autoscale.deploy.choices import Options
+from autoscale.deploy.gateway import GUIDE_TARGETS
 from autoscale.deploy.meta import meta
 from autoscale.deploy.scaling import external_name, metric_name
 from autoscale.deploy.yaml_out import Note
-from autoscale.kube.kinds import LWS_API
+from autoscale.kube.kinds import EXTERNAL_GROUP, LWS_API, METRICS_GROUP
 from autoscale.kube.objects import Object
-from autoscale.kube.vllm_names import MetricsPath
+from autoscale.kube.vllm_names import OF_KEDA, MetricsPath
 from autoscale.profiles import Profile
 from autoscale.signal_target import SignalTarget
 
 ACCOUNT = "autoscale-checker"
 READ = ["get", "list", "watch"]
 RBAC = "rbac.authorization.k8s.io"
-METRICS_GROUP = "custom.metrics.k8s.io"
 LWS_GROUP = LWS_API.split("/")[0]
 
 
@@ -63,7 +63,7 @@ def checker(
                     {
                         "apiGroups": ["apiregistration.k8s.io"],
                         "resources": ["apiservices"],
-                        "resourceNames": [f"{version}.{METRICS_GROUP}" for version in ("v1beta1", "v1beta2")],
+                        "resourceNames": _api_services(path),
                         "verbs": ["get"],
                     },
                 ),
@@ -79,6 +79,12 @@ def checker(
     ]
 
 
+def _api_services(path: MetricsPath) -> list[str]:
+    if path in OF_KEDA:
+        return [f"v1beta1.{EXTERNAL_GROUP}"]
+    return [f"{version}.{METRICS_GROUP}" for version in ("v1beta1", "v1beta2")]
+
+
 def _namespace_rules(
     profile: Profile, options: Options, path: MetricsPath, targets: list[SignalTarget]
 ) -> list[Any]:
@@ -87,6 +93,16 @@ def _namespace_rules(
         {"apiGroups": ["apps"], "resources": ["deployments", "statefulsets"], "verbs": READ},
         {"apiGroups": [LWS_GROUP], "resources": ["leaderworkersets"], "verbs": READ},
         {"apiGroups": ["autoscaling"], "resources": ["horizontalpodautoscalers"], "verbs": READ},
+        *(
+            [
+                Note(
+                    "What KEDA says of the triggers behind the HPA.",
+                    {"apiGroups": ["keda.sh"], "resources": ["scaledobjects"], "verbs": ["list"]},
+                )
+            ]
+            if path in OF_KEDA and targets
+            else []
+        ),
         Note(
             "Whether and how the pods are scraped.",
             {"apiGroups": ["monitoring.googleapis.com"], "resources": ["podmonitorings"], "verbs": ["list"]},
@@ -107,8 +123,9 @@ def _namespace_rules(
 
 def _metrics_rule(profile: Profile, path: MetricsPath, targets: list[SignalTarget]) -> Object:
     group, names = METRICS_GROUP, [f"pods/{metric_name(profile, path, target.signal)}" for target in targets]
-    if path == "keda":
-        group, names = "external.metrics.k8s.io", [external_name(index) for index in range(len(targets))]
+    if path in OF_KEDA:
+        triggers = len(GUIDE_TARGETS) if path == "llm-d" else len(targets)
+        group, names = EXTERNAL_GROUP, [external_name(index) for index in range(triggers)]
     return {"apiGroups": [group], "resources": names, "verbs": ["get", "list"]}
 
 

@@ -13,9 +13,10 @@ import jinja2
 from autoscale.deploy import load_set, pod, sizing, weights
 from autoscale.deploy.access import ACCOUNT
 from autoscale.deploy.choices import Options
+from autoscale.deploy.gateway import GUIDE_TARGETS
 from autoscale.deploy.scaling import external_name, metric_name, vllm_metric
 from autoscale.deploy.targets import Plan
-from autoscale.kube.vllm_names import SIGNAL_NAMES, MetricsPath
+from autoscale.kube.vllm_names import OF_KEDA, SIGNAL_NAMES, MetricsPath
 from autoscale.profiles import Profile
 
 LWS_VERSION = "v0.7.0"
@@ -104,10 +105,11 @@ def _question(profile: Profile) -> str:
 def _raw_metrics(profile: Profile, path: MetricsPath, plan: Plan) -> list[str]:
     """Paths under which the metrics API serves what the HPA reads."""
     namespace, deploy = profile.deploy.namespace, profile.deploy
-    if path == "keda":
+    if path in OF_KEDA:
         selector = f"labelSelector=scaledobject.keda.sh%2Fname%3D{deploy.hpa_name}"
         root = f"/apis/external.metrics.k8s.io/v1beta1/namespaces/{namespace}"
-        return [f"{root}/{external_name(index)}?{selector}" for index in range(len(plan.targets))]
+        triggers = len(GUIDE_TARGETS) if path == "llm-d" else len(plan.targets)
+        return [f"{root}/{external_name(index)}?{selector}" for index in range(triggers)]
     root = f"/apis/custom.metrics.k8s.io/v1beta1/namespaces/{namespace}/pods/*"
     if path == "autoscalingmetric":
         return []  # read by the HPA's own agent, not served by the custom metrics API

@@ -7,6 +7,7 @@ from typing import Any
 
 from autoscale.deploy import sizing
 from autoscale.deploy.choices import Options
+from autoscale.deploy.gateway import picker_triggers
 from autoscale.deploy.meta import meta
 from autoscale.deploy.targets import Plan, decimal
 from autoscale.deploy.yaml_out import Note, plain_yaml
@@ -60,7 +61,7 @@ def hpa(profile: Profile, options: Options, path: MetricsPath, plan: Plan) -> Ob
     return manifest
 
 
-def scaled_object(profile: Profile, options: Options, plan: Plan) -> Object:
+def scaled_object(profile: Profile, options: Options, plan: Plan, path: MetricsPath = "keda") -> Object:
     """The KEDA ScaledObject: KEDA creates the HPA itself and reads Prometheus for it."""
     _check_behavior(profile, options, plan)
     config: Object = {"name": Note("The HPA that KEDA creates.", profile.deploy.hpa_name)}
@@ -77,7 +78,9 @@ def scaled_object(profile: Profile, options: Options, plan: Plan) -> Object:
             **_recommended(plan),
             "maxReplicaCount": Note(_pool(profile, plan.max_replicas), plan.max_replicas),
             "advanced": {"horizontalPodAutoscalerConfig": config},
-            "triggers": [_trigger(profile, options, target, plan) for target in plan.targets],
+            "triggers": picker_triggers(profile, options.prometheus_url)
+            if path == "llm-d"
+            else [_trigger(profile, options, target, plan) for target in plan.targets],
         },
     }
 

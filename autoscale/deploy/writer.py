@@ -15,6 +15,7 @@ from autoscale.deploy import (
     access,
     alerts,
     dashboard,
+    gateway,
     load_set,
     monitoring,
     readme,
@@ -28,7 +29,7 @@ from autoscale.deploy.meta import MANAGED_BY, OWNER
 from autoscale.deploy.targets import Plan
 from autoscale.deploy.yaml_out import dump, dump_all, plain_yaml
 from autoscale.kube.objects import Object
-from autoscale.kube.vllm_names import PATHS, SIGNAL_NAMES, MetricsPath
+from autoscale.kube.vllm_names import OF_KEDA, PATHS, SIGNAL_NAMES, MetricsPath
 from autoscale.profiles import Profile, load, names, overlay
 from autoscale.recommendation import Recommendation
 
@@ -176,13 +177,21 @@ def _path(profile: Profile, metrics: MetricsPath | None) -> MetricsPath:
             value=path,
             expected="prometheus-adapter or keda",
         )
+    if path == "llm-d":
+        gateway.refuse_elsewhere(profile)
     return path
 
 
-def _plan(profile: Profile, path: MetricsPath, recommendation: Recommendation | None) -> targets.Plan:
-    """What scales. Raises BadInput for a signal that only KEDA can read, on another metrics path."""
+def _plan(profile: Profile, path: MetricsPath, recommendation: Recommendation | None) -> Plan:
+    """What scales. Raises BadInput for signals that the metrics path does not carry."""
     plan = targets.plan(profile, recommendation)
-    if path != "keda":
+    if path == "llm-d" and recommendation is not None and plan.autoscales:
+        raise BadInput(
+            "this recommendation's targets are of the replicas' own gauges, which mean something else behind a gateway "
+            "that holds requests",
+            next_step="choose --metrics keda for them, or leave the recommendation out for the guide's thresholds",
+        )
+    if path not in OF_KEDA:
         for target in plan.targets:
             if target.signal not in SIGNAL_NAMES:
                 raise BadInput(
@@ -246,21 +255,27 @@ def _serving_parts(profile: Profile, options: Options, path: MetricsPath, plan: 
                 [workload.disruption_budget(profile)],
             )
         )
+    if path == "llm-d":
+        about = "What picks a replica for each request, and holds requests while the pool is saturated."
+        parts.append(Part("endpoint-picker.yaml", about, gateway.picker(profile)))
+        about = "The pool, and the way to it from inside the VPC."
+        parts.append(Part("inference-pool.yaml", about, gateway.pool(profile)))
     server = workload.workload(profile, options, plan.min_replicas, plan.max_replicas)
     parts.append(Part("workload.yaml", f"{profile.title}.", [server]))
-    parts.append(
-        Part("monitoring.yaml", "Scrapes the pods that serve HTTP.", [monitoring.scrape(profile, path)])
-    )
+    scraped = [monitoring.scrape(profile, path)]
+    if path == "llm-d":
+        scraped.append(gateway.picker_scrape(profile))
+    parts.append(Part("monitoring.yaml", "Scrapes the pods that serve HTTP.", scraped))
     return parts + (_scaling_parts(profile, options, path, plan) if plan.autoscales else [])
 
 
 def _scaling_parts(profile: Profile, options: Options, path: MetricsPath, plan: Plan) -> list[Part]:
-    if path == "keda":
+    if path in OF_KEDA:
         return [
             Part(
                 "scaledobject.yaml",
                 "Scales the workload; KEDA creates the HPA.",
-                [scaling.scaled_object(profile, options, plan)],
+                [scaling.scaled_object(profile, options, plan, path)],
             )
         ]
     parts = []

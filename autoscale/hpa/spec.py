@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -10,6 +9,7 @@ from typing import Any, Literal
 from analysis.errors import BadInput
 from autoscale.hpa.manifest import stored_spec
 from autoscale.kube import quantity
+from autoscale.kube.selectors import Requirement, terms_of
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class MetricTarget:
     selector: str = "<nil>"  # as the controller prints a metric's label selector
     average: bool = True  # False: a Value target
     described: tuple[str, str] = ("", "")  # kind and name of an Object metric's object
-    labels: Mapping[str, str] = field(default_factory=dict, hash=False)  # the selector's matchLabels
+    terms: tuple[Requirement, ...] = ()  # the selector's
 
     @cached_property
     def label(self) -> str:
@@ -192,7 +192,7 @@ def _targets(metrics: list[dict[str, Any]]) -> tuple[MetricTarget, ...]:
                 _printed(selector),
                 average,
                 (described.get("kind", ""), described.get("name", "")),
-                dict((selector or {}).get("matchLabels", {})),
+                tuple(terms_of(selector)),
             )
         )
     return tuple(targets)

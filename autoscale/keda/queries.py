@@ -1,7 +1,8 @@
 """A trigger's query as a small expression: what of PromQL is simulated.
 
     query     :=  query + - * / % ^ query  |  query == != < > <= >= [bool] query  |  query or query, vector(N)
-              |   sum | avg | min | max | count (query)  |  quantile(Q, query)      no by, or one that all pods share
+              |   sum | avg | min | max | count (query)  |  quantile(Q, query)      no by, or one that all pods share;
+              |                                                                     by (pod) inside another aggregation
               |   histogram_quantile(Q, [sum by (le)] (rate(x_bucket[W])))
               |   clamp | clamp_min | clamp_max | ceil | floor | abs | round (query)  |  N  |  vector(N)
               |   series{...}  |  rate | increase | irate (counter[W])  |  avg_ | min_ | max_ | sum_ | last_over_time (gauge[W])
@@ -30,6 +31,7 @@ SHARED_LABELS = {
     "model_name", "target_model_name", "namespace", "exported_namespace", "job", "service", "inference_pool", "deployment",
     "exported_service", "cluster", "name",
 }  # fmt: skip
+POD_LABELS = {"pod", "instance"}  # either tells pods apart, and nothing else
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,16 @@ class OverWindow:
 
 @dataclass(frozen=True)
 class Aggregation:
-    """One element from all: sum, avg, min, max, count, or the quantile; `by` are labels that all of them share."""
+    """One element from all: sum, avg, min, max, count, or the quantile; `by` are labels that all of them share.
+
+    `each`: one for every pod instead, which only stands inside another aggregation.
+    """
 
     function: str
     of: Expression
     quantile: float = 0.0
     by: frozenset[str] = frozenset()
+    each: bool = False
 
 
 @dataclass(frozen=True)
@@ -163,7 +169,9 @@ def parts(expression: Expression) -> tuple[Expression, ...]:
 def one_element(expression: Expression) -> bool:
     """Whether the answer has one element whatever the number of pods; else KEDA fails with the second element."""
     match expression:
-        case Aggregation() | Number() | Scalar():
+        case Aggregation(each=each):
+            return not each
+        case Number() | Scalar():
             return True
         case HistogramQuantile(pooled=pooled):
             return pooled

@@ -10,6 +10,7 @@ from autoscale.keda.queries import (
     CLAMPS,
     COMPARED,
     OVER_TIME,
+    POD_LABELS,
     RANGE_FUNCTIONS,
     ROUNDINGS,
     SHARED_LABELS,
@@ -43,10 +44,7 @@ _SAMPLE = "vllm:num_requests_waiting"
 
 
 def parse_query(text: str, field: str = "query") -> Expression:
-    """The expression of a query that KEDA can read: a vector. Raises KedaRefusal with the shape that would do.
-
-    Whether it has one element for any number of pods: `queries.one_element`.
-    """
+    """The expression of a query that KEDA can read, a vector. Raises KedaRefusal with a shape that would do."""
     parser = _Parser([token for token in tokens_of(text) if token[1]], text, field)
     found = parser.level(0)
     if parser.token is not _END:
@@ -62,7 +60,8 @@ class _Parser:
     """Recursive descent over PromQL's tokens."""
 
     def __init__(self, tokens: Sequence[Token], text: str, field: str) -> None:
-        self.tokens, self.text, self.field, self.place = tokens, text, field, 0
+        self.tokens, self.text, self.field = tokens, text, field
+        self.place = self.inside = 0  # inside: aggregations around the place
 
     def refused(self, problem: str, shape: str) -> KedaRefusal:
         return KedaRefusal(
@@ -174,14 +173,17 @@ class _Parser:
         if function == "quantile":
             quantile = self.number()
             self.take(",")
+        self.inside += 1
         of = self.level(0)
+        self.inside -= 1
         self.take(")")
         labels += self.grouping()
-        pinned = pinned_labels(of)
-        if loose := [label for label in labels if label not in SHARED_LABELS | pinned]:
+        loose = [label for label in labels if label not in SHARED_LABELS | pinned_labels(of)]
+        each = bool(loose) and self.inside > 0 and set(loose) <= POD_LABELS
+        if loose and not each:
             shape = f"{function}(...) without by ({', '.join(loose)})"
             raise self.refused(f"has an element per {', '.join(loose)}, and KEDA takes one", shape)
-        return self.plain(Aggregation(function, of, quantile, frozenset(labels)))
+        return self.plain(Aggregation(function, of, quantile, frozenset(labels), each))
 
     def grouping(self) -> list[str]:
         if self.word == "without":

@@ -21,6 +21,7 @@ from analysis.errors import BadRun, SourceUnavailable
 from analysis.files import json_value
 from analysis.sound import LATEST_S
 from autoscale.kube.objects import Object
+from autoscale.kube.scaler import ScalerMetric
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,9 @@ class Observation:
     time_s    unix seconds when it was received, on the observer's clock
     resource  plural resource name (horizontalpodautoscalers, deployments, leaderworkersets, statefulsets, replicasets,
               pods, nodes, events), or one of the observer's own:
-              `custommetrics`  what the custom metrics API answered: metric, labelSelector, values {pod: quantity},
-                               or values null with answer (HTTP status) and message
+              `custommetrics`  what a metrics API answered: metric, labelSelector, values {pod: quantity}, or values
+                               null with answer (HTTP status) and message; `type` says External or Object where it is
+                               no Pods metric, and values are then {"": quantity}, of several series {"0": ..., "1": ...}
               `gap`            what was not seen: resource, from_s, to_s (null while it lasts), lost (false: only
                                late), reason, and status where the API server refused (403, 404)
               `clock`          offset_s = observer's clock minus API server's, with low_s and high_s
@@ -54,7 +56,7 @@ class Observation:
 class ClusterError(SourceUnavailable):
     """A cluster, or one of its APIs, did not answer; `status` is the HTTP status, None when there was no answer.
 
-    For the custom metrics API the status tells the cause apart: 404 with `absent` set, no such API is registered; 404,
+    For a metrics API the status tells the cause apart: 404 with `absent` set, no such API is registered; 404,
     no such metric; 503, registered but its server is down; 403, not allowed.
     """
 
@@ -77,7 +79,7 @@ class ClusterError(SourceUnavailable):
 class Cluster(Protocol):
     """What preflight and the scale-out check need from a cluster, live or simulated."""
 
-    tells_queries: bool  # whether `observe` itself tells what the HPA asked the custom metrics API
+    tells_queries: bool  # whether `observe` itself tells what the HPA asked the metrics APIs
 
     def now_s(self) -> float:
         """The clock of its observations, unix s; a fleet with a compressed control plane has one of its own."""
@@ -93,6 +95,13 @@ class Cluster(Protocol):
 
     def custom_metric(self, namespace: str, metric: str, selector: str) -> dict[str, int]:
         """Pod name -> value in milli-units, as the custom metrics API answers an HPA. Raises ClusterError."""
+        ...
+
+    def single_metric(self, namespace: str, metric: ScalerMetric) -> builtins.list[int]:
+        """Values in milli-units of an External metric's series, or an Object metric's one, as an HPA reads them.
+
+        Raises ClusterError.
+        """
         ...
 
     def scale(self, hpa: Object, replicas: int) -> None:

@@ -12,6 +12,7 @@ LWS_LABEL = "leaderworkerset.sigs.k8s.io"
 LWS_NAME, LWS_GROUP_INDEX, LWS_WORKER_INDEX = (
     f"{LWS_LABEL}/{part}" for part in ("name", "group-index", "worker-index")
 )
+METRICS_GROUP, EXTERNAL_GROUP = "custom.metrics.k8s.io", "external.metrics.k8s.io"
 ACCELERATORS = ("nvidia.com/gpu", "google.com/tpu", "amd.com/gpu")  # resources of a pod, in whole chips
 
 
@@ -34,7 +35,10 @@ KINDS: dict[str, Kind] = {
     "CustomResourceDefinition": Kind("apiextensions.k8s.io/v1", "customresourcedefinitions", False),
     "Deployment": Kind("apps/v1", "deployments"),
     "Event": Kind("v1", "events"),
+    "Gateway": Kind("gateway.networking.k8s.io/v1", "gateways"),
+    "HTTPRoute": Kind("gateway.networking.k8s.io/v1", "httproutes"),
     "HorizontalPodAutoscaler": Kind("autoscaling/v2", "horizontalpodautoscalers"),
+    "InferencePool": Kind("inference.networking.k8s.io/v1", "inferencepools"),
     "Job": Kind("batch/v1", "jobs"),
     "LeaderWorkerSet": Kind(LWS_API, "leaderworkersets"),
     "Namespace": Kind("v1", "namespaces", False),

@@ -15,12 +15,21 @@ from urllib.parse import quote
 from analysis.errors import BadInput
 from autoscale.kube.api import Api
 from autoscale.kube.cluster import ClusterError, Observation, log_phase, slim
-from autoscale.kube.kinds import SCALED, object_path, resource_path
+from autoscale.kube.kinds import (
+    CLUSTER_WIDE,
+    EXTERNAL_GROUP,
+    METRICS_GROUP,
+    SCALED,
+    object_path,
+    plural_of,
+    resource_path,
+)
 from autoscale.kube.objects import Object
 from autoscale.kube.quantity import milli
+from autoscale.kube.scaler import ScalerMetric
 from autoscale.kube.watcher import Watcher
 
-METRICS_GROUP = "custom.metrics.k8s.io"
+METRICS_VERSIONS = ("v1beta2", "v1beta1")  # the external API has the older one only
 LOG_BYTES = 4_000_000
 CLOCK_NEWS_S = 0.1
 
@@ -34,7 +43,7 @@ class LiveCluster(Api):
         super().__init__(api_client, clock)
         self._clock_told: tuple[float, float] = (math.nan, math.nan)
         self._lock = threading.Lock()
-        self._metrics_root: str | None = None
+        self._metrics_roots: dict[str, str] = {}  # group -> path of its best version
 
     def list(self, resource: str, namespace: str | None = None, selector: str = "") -> builtins.list[Object]:
         """Current objects of one resource, page by page. Raises ClusterError."""
@@ -68,19 +77,37 @@ class LiveCluster(Api):
 
     def custom_metric(self, namespace: str, metric: str, selector: str) -> dict[str, int]:
         """Pod name -> value in milli-units, asked as the HPA asks. Raises ClusterError with the cause in its status."""
-        query = [("labelSelector", selector)] if selector else []
         rest = f"/namespaces/{quote(namespace)}/pods/*/{quote(metric, safe=':')}"
-        known = self._metrics_root is not None
-        root = self._metrics_root or self._find_metrics_root()
+        items = self._metric_items(METRICS_GROUP, rest, [("labelSelector", selector)])
+        return {item["describedObject"]["name"]: milli(item["value"]) for item in items}
+
+    def single_metric(self, namespace: str, metric: ScalerMetric) -> builtins.list[int]:
+        """Values in milli-units of an External or Object metric, asked as the HPA asks. Raises ClusterError."""
+        name = quote(metric.name, safe=":")
+        if metric.kind == "External":
+            rest = f"/namespaces/{quote(namespace)}/{name}"
+            items = self._metric_items(EXTERNAL_GROUP, rest, [("labelSelector", metric.selector)])
+        else:
+            about = described_path(*metric.described, namespace)
+            items = self._metric_items(
+                METRICS_GROUP, about + name, [("metricLabelSelector", metric.selector)]
+            )
+        return [milli(item["value"]) for item in items]
+
+    def _metric_items(
+        self, group: str, rest: str, query: builtins.list[tuple[str, str]]
+    ) -> builtins.list[Any]:
+        known = group in self._metrics_roots
+        root = self._metrics_roots.get(group) or self._find_metrics_root(group)
         try:
-            answer = self.get(root + rest, query)
+            answer = self.get(root + rest, [pair for pair in query if pair[1]])
         except ClusterError as error:
-            self._metrics_root = None
+            self._metrics_roots.pop(group, None)
             if known and error.status in (404, 503):
-                self._find_metrics_root()  # raises the better reason when the whole API went away
+                self._find_metrics_root(group)  # raises the better reason when the whole API went away
             raise
-        self._metrics_root = root
-        return {item["describedObject"]["name"]: milli(item["value"]) for item in answer.get("items") or []}
+        self._metrics_roots[group] = root
+        return answer.get("items") or []
 
     def scale(self, hpa: Object, replicas: int) -> None:
         """Write the scale subresource of the HPA's target: the only call that changes anything."""
@@ -135,30 +162,44 @@ class LiveCluster(Api):
         }
         return Observation(self._clock(), "clock", "MEASURED", facts)
 
-    def _find_metrics_root(self) -> str:
+    def _find_metrics_root(self, group: str) -> str:
         try:
-            group = self.get(f"/apis/{METRICS_GROUP}")
+            found = self.get(f"/apis/{group}")
         except ClusterError as error:
             if error.status == 404:
-                raise self._no_metrics_api() from None
+                raise self._no_metrics_api(group) from None
             raise
-        versions = [version["version"] for version in group.get("versions") or []]
-        best = next(
-            (v for v in ("v1beta2", "v1beta1") if v in versions), versions[0] if versions else "v1beta2"
-        )
-        return f"/apis/{METRICS_GROUP}/{best}"
+        versions = [version["version"] for version in found.get("versions") or []]
+        best = next((v for v in METRICS_VERSIONS if v in versions), versions[0] if versions else "v1beta1")
+        return f"/apis/{group}/{best}"
 
-    def _no_metrics_api(self) -> ClusterError:
+    def _no_metrics_api(self, group: str) -> ClusterError:
         """Absent, or registered with its server down: the aggregator answers 404 to both."""
-        for version in ("v1beta2", "v1beta1"):
+        which = "external" if group == EXTERNAL_GROUP else "custom"
+        for version in METRICS_VERSIONS:
             with suppress(ClusterError):
-                self.get(f"/apis/apiregistration.k8s.io/v1/apiservices/{version}.{METRICS_GROUP}")
+                self.get(f"/apis/apiregistration.k8s.io/v1/apiservices/{version}.{group}")
                 return ClusterError(
-                    "the custom metrics API is registered, but its server does not answer", status=503
+                    f"the {which} metrics API is registered, but its server does not answer", status=503
                 )
         return ClusterError(
-            f"no custom metrics API ({METRICS_GROUP}) is registered",
+            f"no {which} metrics API ({group}) is registered",
             status=404,
             absent=True,
-            next_step="install custom-metrics-stackdriver-adapter or prometheus-adapter",
+            next_step="install KEDA, or the adapter that the metric is of"
+            if which == "external"
+            else "install custom-metrics-stackdriver-adapter or prometheus-adapter",
         )
+
+
+def described_path(api: str, kind: str, name: str, namespace: str) -> str:
+    """Where the custom metrics API keeps the metrics of one object; a Namespace's have a place of their own.
+
+    Source: k8s.io/metrics pkg/client/custom_metrics/versioned_client.go.
+    """
+    if (api, kind) == ("v1", "Namespace"):
+        return f"/namespaces/{quote(name)}/metrics/"
+    group = api.rpartition("/")[0]
+    plural = plural_of(kind) or kind.lower() + ("es" if kind.endswith("s") else "s")
+    scope = f"/namespaces/{quote(namespace)}" if kind not in CLUSTER_WIDE else ""
+    return f"{scope}/{plural}{'.' + group if group else ''}/{quote(name)}/"

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from autoscale.kube.objects import Object, conditions, items, mapping
 from autoscale.kube.quantity import milli_or_none
+from autoscale.kube.selectors import selector_text
 from autoscale.kube.vllm_names import signal_of
 
 DEFAULT_TOLERANCE = 0.1  # the controller manager's --horizontal-pod-autoscaler-tolerance
@@ -22,6 +23,7 @@ KIND = "HorizontalPodAutoscaler"
 API = "autoscaling/v2"
 UNREADABLE_REASON = re.compile("FailedGet[A-Za-z]+Metric")
 Direction = Literal["scaleUp", "scaleDown"]
+SERVED = ("Pods", "Object", "External")  # of the custom and the external metrics API
 DIRECTIONS: tuple[Direction, ...] = ("scaleUp", "scaleDown")
 
 
@@ -35,6 +37,8 @@ class ScalerMetric:
     average: bool  # the target is an averageValue
     path: tuple[str | int, ...]
     target_path: tuple[str | int, ...]
+    selector: str = ""  # labels of the metric's series
+    described: tuple[str, str, str] = ("", "", "")  # an Object metric's apiVersion, kind and name
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,14 @@ class Hpa:
     def name(self) -> str:
         """metadata.name."""
         return str(mapping(self.object.get("metadata")).get("name") or "")
+
+    @property
+    def made_by(self) -> str:
+        """Name of the ScaledObject that KEDA made it of, "" for one that somebody wrote."""
+        metadata = mapping(self.object.get("metadata"))
+        owners = [mapping(owner) for owner in items(metadata.get("ownerReferences"))]
+        named = next((str(owner.get("name")) for owner in owners if owner.get("kind") == "ScaledObject"), "")
+        return named or str(mapping(metadata.get("labels")).get("scaledobject.keda.sh/name") or "")
 
     @property
     def spec(self) -> Object:
@@ -111,23 +123,28 @@ class Hpa:
         failed = active.get("status") == "False" and UNREADABLE_REASON.fullmatch(self.active_reason)
         return "" if not failed or any(shown) else str(active.get("message") or self.active_reason)
 
+    @property
+    def served(self) -> list[ScalerMetric]:
+        """The metrics that the custom and the external metrics API answer."""
+        return [metric for metric in self.metrics if metric.kind in SERVED]
+
     def metric_names(self, kind: str) -> list[str]:
         """Names of the metrics of one type."""
         return [metric.name for metric in self.metrics if metric.kind == kind]
 
     def targets_milli(self) -> dict[str, int]:
-        """Metric name -> averageValue in milli-units, of Pods and External metrics."""
-        return {m.name: m.milli for m in self.metrics if _per_pod(m) and m.milli}
+        """Metric name -> target in milli-units, of what a metrics API serves: of a replica, or of a Value target the whole."""
+        return {metric.name: metric.milli for metric in self.served if metric.milli}
 
     def signal_targets(self) -> dict[str, float]:
         """Signal of vLLM -> averageValue, of the metrics that are one."""
-        named = ((signal_of(name), milli) for name, milli in self.targets_milli().items())
-        return {signal: milli / 1000 for signal, milli in named if signal is not None}
+        found = ((signal_of(m.name), m.milli) for m in self.served if m.average)
+        return {signal: milli / 1000 for signal, milli in found if signal is not None and milli}
 
     def usage_milli(self) -> dict[str, int]:
-        """Metric name -> the mean that the status shows (before the controller fills in missing pods)."""
+        """Metric name -> what the status shows, as the target has it (before the controller fills in missing pods)."""
         shown = _metrics({"currentMetrics": self.status.get("currentMetrics")}, "currentMetrics", "current")
-        return {m.name: m.milli for m in shown if _per_pod(m) and m.milli is not None}
+        return {m.name: m.milli for m in shown if m.kind in SERVED and m.milli is not None}
 
     def rules(self, direction: Direction) -> Object:
         """One direction of the behavior block, empty where it is not given."""
@@ -164,6 +181,7 @@ def _metrics(holder: Object, key: str, inner: str) -> Iterator[ScalerMetric]:
         resource = kind in ("Resource", "ContainerResource")
         name = source.get("name") if resource else mapping(source.get("metric")).get("name")
         path = ("spec" if key == "metrics" else "status", key, index, source_key)
+        about = mapping(source.get("describedObject"))
         yield ScalerMetric(
             kind or source_key.capitalize(),
             str(name or ""),
@@ -171,11 +189,13 @@ def _metrics(holder: Object, key: str, inner: str) -> Iterator[ScalerMetric]:
             field == "averageValue",
             (*path, "name") if resource else (*path, "metric", "name"),
             (*path, inner) if resource else (*path, inner, field),
+            selector_text(mapping(mapping(source.get("metric")).get("selector"))),
+            (
+                str(about.get("apiVersion") or "v1"),
+                str(about.get("kind") or ""),
+                str(about.get("name") or ""),
+            ),
         )
-
-
-def _per_pod(metric: ScalerMetric) -> bool:
-    return metric.kind in ("Pods", "External") and metric.average
 
 
 def pods_metric(name: str, target: object) -> Object:

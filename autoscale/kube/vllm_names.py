@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 MetricsPath = Literal[
-    "stackdriver", "autoscalingmetric", "prometheus-adapter", "keda"
-]  # how a gauge reaches the HPA
+    "stackdriver", "autoscalingmetric", "prometheus-adapter", "keda", "llm-d"
+]  # how a gauge reaches the HPA; llm-d: KEDA on what an inference gateway counts
 PATHS: tuple[MetricsPath, ...] = get_args(MetricsPath)
+OF_KEDA: tuple[MetricsPath, ...] = ("keda", "llm-d")
 PREFIX = "vllm:"
 NEWEST = (9999,)  # latest, nightly
 NEVER = (10_000,)

@@ -10,6 +10,7 @@ from functools import cached_property
 
 from autoscale.kube.kinds import SCALABLE
 from autoscale.kube.objects import Object, items, mapping
+from autoscale.kube.scaler import Hpa
 from autoscale.kube.selectors import object_selects
 from autoscale.kube.vllm_names import COUNTERS, GAUGES, HISTOGRAMS
 from autoscale.lint import query as lint_query
@@ -142,8 +143,10 @@ class Facts:
 
     @cached_property
     def scalers(self) -> list[Scaler]:
-        """Every HPA and ScaledObject of the set."""
-        return [scaler_of(located) for located in self.of("HorizontalPodAutoscaler", "ScaledObject")]
+        """Every HPA and ScaledObject of the set; one that KEDA made is judged as its ScaledObject, where that is here."""
+        here = {(located.namespace, located.name) for located in self.of("ScaledObject")}
+        found = self.of("HorizontalPodAutoscaler", "ScaledObject")
+        return [scaler_of(o) for o in found if (o.namespace, Hpa(o.object).made_by) not in here]
 
     @cached_property
     def scaler_of(self) -> dict[tuple[str, str, str], Scaler]:

@@ -64,7 +64,8 @@ KNOWN = frozenset(
     Service PodMonitoring ClusterPodMonitoring PodMonitor ServiceMonitor AutoscalingMetric ConfigMap Secret
     PersistentVolume PersistentVolumeClaim PodDisruptionBudget APIService ContainerNodePool NodePool ResourceQuota
     AdapterRules Script Role RoleBinding ClusterRole ClusterRoleBinding ServiceAccount Namespace StorageClass Rules
-    ClusterRules PrometheusRule Kustomization ComputeClass NetworkPolicy Ingress PriorityClass
+    ClusterRules PrometheusRule Kustomization ComputeClass NetworkPolicy Ingress PriorityClass InferencePool
+    InferenceObjective Gateway HTTPRoute EndpointPickerConfig
     """.split()  # noqa: SIM905  # forty names read better as words
 )
 

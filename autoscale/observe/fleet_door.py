@@ -24,6 +24,7 @@ from analysis.errors import BadInput
 from analysis.redact import remember_query
 from autoscale.kube.cluster import ClusterError, Observation
 from autoscale.kube.quantity import milli
+from autoscale.kube.scaler import ScalerMetric
 from autoscale.kube.selectors import selects
 
 TIMEOUT_S = 10.0
@@ -111,6 +112,10 @@ class FleetDoor:
         if values is None:
             raise ClusterError(f"the fleet's HPA has no value of {metric}", status=404)
         return {pod: milli(value) for pod, value in values.items()}
+
+    def single_metric(self, namespace: str, metric: ScalerMetric) -> builtins.list[int]:
+        """The values of an External or Object metric that the fleet's HPA read last. Raises ClusterError as above."""
+        return builtins.list(self.custom_metric(namespace, metric.name, metric.selector).values())
 
     def scale(self, hpa: dict[str, Any], replicas: int) -> None:
         """Write the fleet's scale subresource."""

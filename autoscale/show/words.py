@@ -188,7 +188,9 @@ def change(before: float, after: float) -> str:
 
 
 def lasted(phase: Span) -> str:
-    """How long a phase of a scale-out took; of one that had not ended, how long it was watched."""
+    """How long a phase of a scale-out took, as far as that was seen; of one that had not ended, how long it was watched."""
+    if phase.unseen:
+        return "not seen"
     if phase.open:
         return f"open, {phase.so_far_s:,.1f} s so far"
     return f"{'at most ' if phase.at_most else ''}{phase.seconds:,.1f} s"

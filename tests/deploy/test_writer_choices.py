@@ -464,6 +464,19 @@ def test_the_checker_sees_what_it_lists_and_watches():
     assert "pods/log" not in str(quiet)
 
 
+def test_the_checker_of_a_set_for_keda_reads_its_triggers_and_its_object_and_no_other_metrics():
+    found = objects(load(SMALL), None, "keda")
+    rules = [rule for o in found if o["kind"] in ("Role", "ClusterRole") for rule in o["rules"]]
+    granted = {
+        (group, name): r["verbs"] for r in rules for group in r["apiGroups"] for name in r["resources"]
+    }
+    assert granted["external.metrics.k8s.io", "s0-prometheus"] == ["get", "list"]
+    assert granted["keda.sh", "scaledobjects"] == ["list"]
+    assert not [group for group, _ in granted if group == "custom.metrics.k8s.io"]
+    [services] = [r["resourceNames"] for r in rules if r["resources"] == ["apiservices"]]
+    assert services == ["v1beta1.external.metrics.k8s.io"]
+
+
 def test_the_checker_may_scale_one_workload_when_asked():
     found = objects(load(GPU), options=Options(checker_may_scale=True))
     [write] = [r for o in found if o["kind"] == "Role" for r in o["rules"] if "patch" in r["verbs"]]

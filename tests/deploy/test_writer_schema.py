@@ -19,7 +19,14 @@ from autoscale.profiles import load, names
 from autoscale.recommendation import parse_recommendation
 
 VERSIONS = ("1.35", "1.36", "1.37")
-CUSTOM_GROUPS = ("leaderworkerset.x-k8s.io", "monitoring.", "keda.sh", "autoscaling.gke.io")
+CUSTOM_GROUPS = (
+    "leaderworkerset.x-k8s.io",
+    "monitoring.",
+    "keda.sh",
+    "autoscaling.gke.io",
+    "inference.networking.k8s.io",
+    "gateway.networking.k8s.io",
+)
 
 RECOMMENDATION = parse_recommendation(
     {
@@ -47,8 +54,9 @@ RECOMMENDATION = parse_recommendation(
 
 
 def paths(name):
-    bare = load(name).deploy.platform == "bare-metal"
-    return [path for path in PATHS if not (bare and path in ("stackdriver", "autoscalingmetric"))]
+    platform = load(name).deploy.platform
+    elsewhere = {"stackdriver", "autoscalingmetric"} if platform == "bare-metal" else set()
+    return [path for path in PATHS if path not in elsewhere and (path != "llm-d" or platform == "gke")]
 
 
 CASES = [
@@ -56,6 +64,7 @@ CASES = [
     for name in names()
     for path in paths(name)
     for recommendation in (None, RECOMMENDATION)
+    if path != "llm-d" or recommendation is None
 ]
 CASE_IDS = [
     f"{name}, {path}, {'derived' if recommendation else 'tutorial'} target"
@@ -194,6 +203,45 @@ SPECS = {
     ),
     ("monitoring.googleapis.com/v1", "Rules"): RULES,
     ("monitoring.coreos.com/v1", "PrometheusRule"): RULES,
+    ("inference.networking.k8s.io/v1", "InferencePool"): closed(
+        {
+            "targetPorts": {"type": "array", "maxItems": 8, "items": closed({"number": COUNT})},
+            "selector": SELECTOR,
+            "endpointPickerRef": closed(
+                {
+                    "name": TEXT,
+                    "port": closed({"number": COUNT}),
+                    "failureMode": {"enum": ["FailOpen", "FailClose"]},
+                }
+            ),
+        }
+    ),
+    ("gateway.networking.k8s.io/v1", "Gateway"): closed(
+        {
+            "gatewayClassName": TEXT,
+            "listeners": {
+                "type": "array",
+                "items": closed({"name": TEXT, "protocol": {"enum": ["HTTP", "HTTPS"]}, "port": COUNT}),
+            },
+        }
+    ),
+    ("gateway.networking.k8s.io/v1", "HTTPRoute"): closed(
+        {
+            "parentRefs": {"type": "array", "items": closed({"name": TEXT})},
+            "rules": {
+                "type": "array",
+                "items": closed(
+                    {
+                        "backendRefs": {
+                            "type": "array",
+                            "items": closed({"group": TEXT, "kind": TEXT, "name": TEXT}),
+                        },
+                        "timeouts": closed({"request": {"pattern": r"^([0-9]{1,5}(h|m|s|ms)){1,4}$"}}),
+                    }
+                ),
+            },
+        }
+    ),
     ("keda.sh/v1alpha1", "ScaledObject"): closed(
         {
             "scaleTargetRef": closed({"apiVersion": TEXT, "kind": TEXT, "name": TEXT}),

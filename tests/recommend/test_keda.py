@@ -48,7 +48,7 @@ def test_every_signal_of_every_profile_is_an_object_that_keda_and_the_simulator_
     assert metric.average == (SCALING_SIGNALS[signal].metric_type == "AverageValue")
     (query,) = queries_of(scaler).values()
     engines = profile.replica.data_parallel
-    total = gauge_total(query, profile.engine.vllm_version, engines, pods_pattern(profile))
+    total = gauge_total(query, profile)
     assert (total is None) == (signal in LATENCY_SIGNALS)
 
 

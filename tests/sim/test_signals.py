@@ -143,6 +143,8 @@ def test_a_series_that_its_target_no_longer_exports_ends_at_the_next_scrape():
         (f'sum({WAITING}{{pod="z"}})', []),
         (f"ceil(avg({WAITING}) / 3)", [1.0]),
         (f"sum({WAITING}) / count({WAITING})", [2.0]),
+        (f"sum(avg by (pod) ({WAITING}))", [6.0]),
+        (f"max(sum by (pod) ({WAITING}))", [4.0]),
     ],
 )
 def test_a_query_over_three_pods(query: str, values: list[float]):
@@ -180,6 +182,9 @@ def test_a_quantile_of_nothing_is_not_a_number():
         (f'sum({WAITING}{{model_name="m"}}) or vector(0)', True),
         (f"sum({QUEUE})", True),
         (f"max({SATURATION})", True),
+        (f'sum({WAITING}{{pod=~"vllm-[a-z0-9]+-[a-z0-9]+"}})', True),
+        (f'sum(avg by (pod) ({WAITING}{{pod=~"vllm-.*"}}))', True),
+        (f'sum({WAITING}{{pod=~"vllm-[a-m0-9]+-[a-m0-9]+"}})', False),
         (f'sum({WAITING}{{pod="a"}})', False),
         (f"sum(rate({TOKENS}[1m]))", False),
         (f"quantile(0.9, {WAITING})", False),
@@ -187,7 +192,7 @@ def test_a_quantile_of_nothing_is_not_a_number():
     ],
 )
 def test_which_queries_the_compiled_loop_knows(query: str, simple: bool):
-    assert (gauge_total(parse_query(query), "0.12.0", 1) is not None) == simple
+    assert (gauge_total(parse_query(query), L4) is not None) == simple
 
 
 # --- a fleet under them --------------------------------------------------------------------------------------------------
@@ -200,6 +205,7 @@ def test_which_queries_the_compiled_loop_knows(query: str, simple: bool):
         pytest.param([(f"sum({WAITING})", "2"), (f"sum({RUNNING})", "3")], {}, id="two triggers"),
         pytest.param([(f"avg({WAITING})", "1")], {"value": True}, id="a mean under Value"),
         pytest.param([(f"max({RUNNING}) / 4 or vector(0)", "0.5")], {"value": True}, id="the largest share"),
+        pytest.param([(f"sum({WAITING})", "2")], {"strict": True}, id="no data is an error"),
     ],
 )
 @pytest.mark.parametrize("seed", [1, 2])
@@ -207,9 +213,11 @@ def test_the_compiled_ticks_read_gauges_as_the_rules_do(
     triggers: list[tuple[str, str]], spec: dict[str, Any], seed: int
 ):
     manifest = scaled(*triggers)
-    if spec:
-        for trigger in manifest["spec"]["triggers"]:
+    for trigger in manifest["spec"]["triggers"]:
+        if spec.get("value"):
             trigger["metricType"] = "Value"
+        if spec.get("strict"):
+            trigger["metadata"]["ignoreNullValues"] = "false"
     outcome = same(manifest, burst(0.4, 6, 300, 500, 2400), seed=seed, duration_s=2400.0)
     assert outcome.decisions
 
@@ -397,6 +405,6 @@ def test_minimum_zero_of_an_hpa_scales_to_zero_and_back_on_the_gateways_queue():
 
 def test_two_engines_per_pod_are_summed_and_other_aggregates_ask_prometheus():
     two = overlay(L4, {"replica": {"data_parallel": 2}})
-    assert gauge_total(parse_query(f"sum({WAITING})"), "0.12.0", two.replica.data_parallel) is not None
-    assert gauge_total(parse_query(f"max({WAITING})"), "0.12.0", two.replica.data_parallel) is None
+    assert gauge_total(parse_query(f"sum({WAITING})"), two) is not None
+    assert gauge_total(parse_query(f"max({WAITING})"), two) is None
     assert np.isfinite(bucket_quantile(0.5, [(1, 1), (math.inf, 1)]))

@@ -82,7 +82,7 @@ def _able(now: Snapshot, hpa: Hpa) -> Iterator[Finding]:
             "",
             "check admission webhooks and quotas on the target",
         )
-    if hpa.active_reason == "ScalingDisabled":
+    if hpa.active_reason == "ScalingDisabled" and not _keda_goes_to_zero(now, hpa):
         yield about.finding(
             "error",
             "target-at-zero",
@@ -91,6 +91,13 @@ def _able(now: Snapshot, hpa: Hpa) -> Iterator[Finding]:
             "",
             f"kubectl scale {hpa.target_kind.lower()}/{hpa.target_name} --replicas=1",
         )
+
+
+def _keda_goes_to_zero(now: Snapshot, hpa: Hpa) -> bool:
+    """Whether the size of 0 is that of a ScaledObject, which KEDA leaves by itself."""
+    found = now.objects.get("scaledobjects", {}).get(hpa.made_by) if hpa.made_by else None
+    spec = mapping(mapping(found).get("spec"))
+    return found is not None and (not spec.get("minReplicaCount") or spec.get("idleReplicaCount") == 0)
 
 
 def _selector(now: Snapshot, hpa: Hpa) -> Iterator[Finding]:

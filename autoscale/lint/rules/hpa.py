@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from analysis.errors import BadInput
 from autoscale.hpa.manifest import stored_spec
 from autoscale.kube.kinds import LWS_API, LWS_NAME, SCALABLE
-from autoscale.kube.objects import items, mapping
+from autoscale.kube.objects import mapping
+from autoscale.kube.scaler import Hpa
 from autoscale.kube.selectors import object_selects
 from autoscale.lint.facts import Facts
 from autoscale.lint.findings import Finding, Key, Located, Severity
@@ -31,7 +32,7 @@ def rules(facts: Facts) -> Iterator[Finding]:
         yield from _reference(scaler)
         yield from _bounds(scaler)
         yield from _workload(scaler, facts)
-        if not _made_by_keda(scaler):
+        if not Hpa(scaler.source.object).made_by:
             by_target.setdefault(scaler.key, []).append(scaler)
     for same in by_target.values():
         names = sorted({s.source.name for s in same})
@@ -194,11 +195,6 @@ def _group_of(scaler: Scaler, facts: Facts) -> str:
 
 
 # --- several scalers -------------------------------------------------------------------------------------------------
-
-
-def _made_by_keda(scaler: Scaler) -> bool:
-    owners = map(mapping, items(scaler.source.metadata.get("ownerReferences")))
-    return any(owner.get("kind") == "ScaledObject" for owner in owners)
 
 
 def _overlapping(facts: Facts) -> Iterator[Finding]:

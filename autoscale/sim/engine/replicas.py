@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.errors import BadInput
-from autoscale.sim.engine import kernels, state
+from autoscale.sim.engine import flow_control, kernels, state
 from autoscale.sim.engine.arrivals import ArrivalQueue, Lent, Requests
 from autoscale.sim.engine.gateway import SEEN, InferenceGateway, band_records, gate_record
 from autoscale.sim.engine.gauges import GAUGES, fill_gauges
@@ -168,6 +168,13 @@ class Replicas:
     def now_s(self) -> float:
         """Present virtual time in s."""
         return float(self._state.clock[0]["now_s"])
+
+    def gateway_gauges(self) -> tuple[float, float, float]:
+        """Requests that an inference gateway holds, those that it has sent on, its pool's saturation; NaN without one."""
+        if not self._state.gate[0]["on"]:
+            return math.nan, math.nan, math.nan
+        held = self.pending
+        return float(held), float(self.in_flight - held), float(flow_control.saturation(self._state))
 
     @property
     def pending(self) -> int:

@@ -41,3 +41,6 @@ class Engines(Protocol):
 
     def in_flight_of(self, slot: int) -> int:
         """Requests that the slot holds."""
+
+    def gateway_gauges(self) -> tuple[float, float, float]:
+        """Requests that an inference gateway holds, those that it has sent on, its pool's saturation; NaN without one."""

@@ -155,7 +155,6 @@ def _targets(fleet: Fleet, spec: HpaSpec) -> list[tuple[float, ...]]:
     signals, external = dict(fleet.signals), fleet.external
     rows: list[tuple[float, ...]] = []
     gauges = external.gauges if external else {}
-    ignoring = external.null_is_zero if external else ()
     for metric in spec.metrics:
         if metric.kind == "Pods":
             rows.append(
@@ -165,6 +164,7 @@ def _targets(fleet: Fleet, spec: HpaSpec) -> list[tuple[float, ...]]:
         gauge, kind = gauges[metric.name], AVERAGE_VALUE if metric.average else VALUE
         place = list(gauges).index(metric.name)
         rounded = int(external is not None and external.loops is not None)
+        strict = int(external is not None and external.strict(metric.name))
         rows.append(
             (
                 metric.target_milli,
@@ -175,7 +175,7 @@ def _targets(fleet: Fleet, spec: HpaSpec) -> list[tuple[float, ...]]:
                 gauge.factor,
                 gauge.empty,
                 rounded,
-                int(metric.name in ignoring),
+                strict,
                 gauge.also,
             )
         )

@@ -130,17 +130,29 @@ class FleetReplica:
         return "starting" if self.scheduled else "pending"
 
 
+_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
+
+
 def pod_name(profile: Profile, replica: FleetReplica, member: int = 0) -> str:
     """A pod's name as Kubernetes would build it: `<name>-<group>[-<member>]`, or a hash and five letters."""
     deploy = profile.deploy
     if deploy.kind == "LeaderWorkerSet":
         return f"{deploy.name}-{replica.slot}" + (f"-{member}" if member else "")
-    letters, number = "bcdfghjklmnpqrstvwxz2456789", int(abs(replica.uid) * 1e12) * 64 + replica.ordinal % 64
+    number = int(abs(replica.uid) * 1e12) * 64 + replica.ordinal % 64
     suffix = ""
     for _ in range(5):
-        number, letter = divmod(number, len(letters))
-        suffix += letters[letter]
+        number, letter = divmod(number, len(_LETTERS))
+        suffix += _LETTERS[letter]
     return f"{deploy.name}-{template_hash(profile)}-{suffix}"
+
+
+def names_like(profile: Profile) -> list[str]:
+    """Names of pods that serve, with every letter at every place: a pattern that fits them fits all of the fleet's."""
+    name = profile.deploy.name
+    if profile.deploy.kind == "LeaderWorkerSet":
+        return [f"{name}-{number}" for number in (*range(10), 10, 234, 567, 890, 1234, 3456)]
+    suffixes = [(2 * _LETTERS)[at : at + 5] for at in range(len(_LETTERS))]
+    return [f"{name}-{template_hash(profile)}-{suffix}" for suffix in suffixes]
 
 
 def template_hash(profile: Profile) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,8 +11,17 @@ from autoscale.hpa import HpaSpec, MetricTarget
 from autoscale.keda import ScaledObject, parse_query
 from autoscale.keda.loops import Loops
 from autoscale.keda.prometheus_trigger import PrometheusTrigger
-from autoscale.keda.queries import Aggregation, Expression, Instant, OverWindow, QueryMatcher, parts
+from autoscale.keda.queries import (
+    SHARED_LABELS,
+    Aggregation,
+    Expression,
+    Instant,
+    OverWindow,
+    QueryMatcher,
+    parts,
+)
 from autoscale.kube.gateway_names import gateway_metric
+from autoscale.kube.selectors import Requirement
 from autoscale.kube.vllm_names import series_of
 from autoscale.profiles.profile import Profile
 from autoscale.sim.engine.gateway import InferenceGateway
@@ -43,6 +53,7 @@ def read_scaler(profile: Profile, manifest: Mapping[str, Any]) -> Scaler:
     for metric in spec.metrics:
         if metric.kind == "Pods":
             exported_signal(metric.name, profile.engine.vllm_version)
+            _refuse_parts_of_pods(metric)
     queries_of(scaler)
     return scaler
 
@@ -126,5 +137,32 @@ def series_in(expression: Expression) -> Iterator[Instant | OverWindow]:
 
 def _by_name(metric: MetricTarget) -> Expression:
     """The sum of the series that a metrics API serves under the name of an HPA's metric."""
-    labels = tuple(QueryMatcher(label, "=", value) for label, value in metric.labels.items())
-    return Aggregation("sum", Instant(series_of(metric.name) or metric.name, labels))
+    return Aggregation(
+        "sum", Instant(series_of(metric.name) or metric.name, tuple(map(_matcher, metric.terms)))
+    )
+
+
+def _matcher(term: Requirement) -> QueryMatcher:
+    """A term of a label selector as adapters hand it to Prometheus."""
+    joined = "|".join(map(re.escape, term.values))
+    match term.operator:
+        case "Equals":
+            return QueryMatcher(term.key, "=", term.values[0])
+        case "In":
+            return QueryMatcher(term.key, "=~", joined)
+        case "NotIn":
+            return QueryMatcher(term.key, "!~", joined)
+        case "Exists":
+            return QueryMatcher(term.key, "=~", ".+")
+    return QueryMatcher(term.key, "=", "")
+
+
+def _refuse_parts_of_pods(metric: MetricTarget) -> None:
+    """The selector of a Pods metric may only name what all of a fleet's series share: each pod shows its whole gauge."""
+    for term in metric.terms:
+        if term.key.rsplit(".", 1)[-1] not in SHARED_LABELS:
+            raise BadInput(
+                f"Pods metric {metric.name} selects series by a label that is not simulated",
+                value=term.text,
+                expected=f"none, or one of {', '.join(sorted(SHARED_LABELS))}",
+            )

@@ -73,7 +73,7 @@ TARGET = np.dtype(
         ("factor", "f8"),
         ("empty", "f8"),
         ("rounded", "i8"),  # KEDA rounds to thousandths, adapters cut
-        ("ignores", "i8"),  # KEDA takes no element for 0, unless ignoreNullValues is off
+        ("strict", "i8"),  # no element is an error, not 0
         ("also", "i8"),  # a second column that is added, or totals.NO_COLUMN
     ],
     align=True,
@@ -181,7 +181,7 @@ def _total_size(t: TickState, k: int, now_s: float) -> int:
     stale = now.shown_total_s <= now_s - LOOKBACK_S
     value = target.empty if stale else t.totals[target.total]
     if not known(value):
-        if not target.ignores:
+        if target.strict:
             return -1
         value = 0.0
     milli = int(np.rint(max(value, 0.0) * 1000)) if target.rounded else metric_path.thousandths(value)

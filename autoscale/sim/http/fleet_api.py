@@ -1,7 +1,7 @@
 """What a fleet over HTTP tells about itself, and the one thing that it can be told: its size.
 
 GET  /fleet                            profile, speed, HPA, replicas with state and metrics URL
-GET  /fleet/sd                         http_sd targets of the replicas that export metrics
+GET  /fleet/sd                         http_sd targets of the replicas that export metrics, and of an inference gateway
 GET  /fleet/observations?since=N       NDJSON, stays open: what a Kubernetes watcher would have seen
 GET  /fleet/truth                      when each replica was created, scheduled, ... ready, first used
 POST /fleet/scale?replicas=N           write the scale subresource
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from autoscale.sim.fleet.replica import pod_name
+from autoscale.sim.http.ports import METRICS_TYPE
 
 if TYPE_CHECKING:
     from autoscale.sim.http.server import FleetServer
@@ -40,6 +41,12 @@ class FleetApi:
                 web.post("/fleet/scale", self._scale),
             ]
         )
+        if (metrics := self.server.gateway_metrics) is not None:
+
+            async def expose(_: web.Request) -> web.Response:
+                return web.Response(body=metrics.text(), headers={"Content-Type": METRICS_TYPE})
+
+            app.router.add_get("/metrics", expose)
 
     async def _fleet(self, _: web.Request) -> web.Response:
         server, profile = self.server, self.server.profile
@@ -74,7 +81,8 @@ class FleetApi:
     async def _targets(self, _: web.Request) -> web.Response:
         server = self.server
         return web.json_response(
-            [
+            self._gateway_target()
+            + [
                 {
                     "targets": [server.ports.url(slot).removeprefix("http://").removesuffix("/metrics")],
                     "labels": {
@@ -86,6 +94,13 @@ class FleetApi:
                 for slot, replica in sorted(server.fleet.serving.items())
             ]
         )
+
+    def _gateway_target(self) -> list[dict[str, object]]:
+        server = self.server
+        if server.gateway_metrics is None:
+            return []
+        labels = {"namespace": server.profile.deploy.namespace, "container": "epp"}
+        return [{"targets": [server.url.removeprefix("http://")], "labels": labels}]
 
     async def _truth(self, _: web.Request) -> web.Response:
         server = self.server

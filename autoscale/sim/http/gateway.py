@@ -20,6 +20,7 @@ from autoscale.profiles.profile import Profile
 from autoscale.sim.http import openai_answer
 from autoscale.sim.http.errors import plain_errors
 from autoscale.sim.http.exposition import ReplicaMetrics
+from autoscale.sim.http.flow_gate import FlowGate
 from autoscale.sim.http.live_replicas import LiveReplicas
 from autoscale.sim.http.openai_answer import Chunks
 from autoscale.sim.http.openai_request import Ask, Refusal, parse_ask, tokenized
@@ -56,9 +57,15 @@ class Gateway:
     """Routes requests to replicas and answers them; `now` gives the engines' time."""
 
     def __init__(
-        self, profile: Profile, replicas: LiveReplicas, now: Callable[[], float], *, wait: bool
+        self,
+        profile: Profile,
+        replicas: LiveReplicas,
+        now: Callable[[], float],
+        *,
+        wait: bool,
+        gate: FlowGate | None = None,
     ) -> None:
-        self.profile, self.replicas, self.now, self.wait = profile, replicas, now, wait
+        self.profile, self.replicas, self.now, self.wait, self.gate = profile, replicas, now, wait, gate
         self.wake = asyncio.Event()  # set when something new is to be done
         self.model = profile.model.id
         self.waiting: dict[Completion, Any] = {}  # with its connection, oldest first: nobody is ready
@@ -93,6 +100,8 @@ class Gateway:
 
     def send_waiting(self, now_s: float) -> None:
         """Send on what waited for a replica."""
+        if self.gate:
+            self.gate.turn()
         while self.waiting and self.replicas.opened:
             completion = next(iter(self.waiting))
             self._send(completion, self.waiting.pop(completion), now_s)
@@ -205,7 +214,9 @@ class Gateway:
                 max_model_len=self.profile.engine.max_model_len,
                 block_size=self.replicas.params.block_size,
             )
-            if not self.replicas.opened and not self.wait:
+            if self.gate:
+                await self.gate.admission(self.wake)
+            elif not self.replicas.opened and not self.wait:
                 raise Refusal(503, "No replica is ready.", "Service Unavailable")
         except Refusal as refusal:
             return web.json_response(refusal.body, status=refusal.status)
@@ -220,6 +231,9 @@ class Gateway:
                 return await self._streamed(request, completion)
             return await self._whole(request, completion)
         finally:
+            if self.gate:
+                self.gate.ended()
+                self.wake.set()
             if not completion.done.done() or completion.done.cancelled():
                 self._drop(completion)
 
@@ -266,22 +280,7 @@ class Gateway:
         )
 
     async def _models(self, _: web.Request) -> web.Response:
-        return web.json_response(
-            {
-                "object": "list",
-                "data": [
-                    {
-                        "id": self.model,
-                        "object": "model",
-                        "created": int(time.time()),
-                        "owned_by": "vllm",
-                        "root": self.model,
-                        "parent": None,
-                        "max_model_len": self.profile.engine.max_model_len,
-                    }
-                ],
-            }
-        )
+        return web.json_response(openai_answer.models_body(self.model, self.profile.engine.max_model_len))
 
     async def _version(self, _: web.Request) -> web.Response:
         return web.json_response({"version": self.profile.engine.vllm_version})

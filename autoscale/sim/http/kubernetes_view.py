@@ -7,7 +7,8 @@ compressed control plane they run faster than the wall clock, and a cold start r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from analysis.numbers import known
 from autoscale.hpa import HpaDecision, HpaSpec, PodMetric, format_milli
@@ -26,8 +27,10 @@ class KubernetesView:
         spec: HpaSpec | None,
         started_at: float,
         emit: Callable[[float, str, str, KubernetesObject], None],
+        scaled_object: Mapping[str, Any] | None = None,
     ) -> None:
         self.profile, self.spec, self.emit = profile, spec, emit
+        self.scaled_object = scaled_object  # that KEDA made the HPA of
         self.objects = KubernetesObjects(profile, spec, started_at)
         self.events = KubernetesEvents(self.objects, emit)
         self.replicas: dict[int, FleetReplica] = {}  # ordinal -> those that exist
@@ -44,6 +47,9 @@ class KubernetesView:
         """The workload exists with `replicas`, and so does the HPA; nothing was synced yet."""
         self.desired = replicas
         self._workload(0.0)
+        if self.scaled_object is not None:
+            meta = self.objects.meta(self.scaled_object["metadata"]["name"], 0.0)
+            self.emit(0.0, "scaledobjects", "ADDED", {**self.scaled_object, "metadata": meta})
         if self.spec is not None:
             self._hpa(0.0, "ADDED", self.spec)
 
@@ -160,10 +166,18 @@ class KubernetesView:
         return {
             "kind": "HorizontalPodAutoscaler",
             "apiVersion": "autoscaling/v2",
-            "metadata": self.objects.meta(self.objects.hpa_name, 0.0),
+            "metadata": self.objects.meta(self.objects.hpa_name, 0.0) | self._owner(),
             "spec": spec.stored,
             "status": self._hpa_status,
         }
+
+    def _owner(self) -> KubernetesObject:
+        """What KEDA notes on the HPA that it makes."""
+        if self.scaled_object is None:
+            return {}
+        name = self.scaled_object["metadata"]["name"]
+        owner = {"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject", "name": name, "controller": True}
+        return {"labels": {"scaledobject.keda.sh/name": name}, "ownerReferences": [owner]}
 
     def _status(self, now_s: float, spec: HpaSpec, decision: HpaDecision) -> KubernetesObject:
         """The HPA's status after a decision."""
@@ -188,6 +202,7 @@ def _current_metrics(spec: HpaSpec, decision: HpaDecision) -> list[KubernetesObj
         if usage is None:
             shown.append({"type": ""})
             continue
-        current = {"metric": {"name": metric.name}, "current": {"averageValue": format_milli(usage)}}
+        field = "averageValue" if metric.average else "value"
+        current = {"metric": {"name": metric.name}, "current": {field: format_milli(usage)}}
         shown.append({"type": metric.kind, metric.kind.lower(): current})
     return shown

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ class LiveReplicas:
         self.opened: list[int] = []  # slots that take traffic, in the order they opened
         self._rng = np.random.Generator(np.random.PCG64([seed, 9007]))
         self._turn = 0
+        self.gateway_gauges: Callable[[], tuple[float, float, float]] = lambda: (math.nan,) * 3
         self._pinned: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
     def open(self, slot: int, at_s: float) -> None:
@@ -112,3 +113,19 @@ class LiveReplicas:
         for request in requests:
             engine.abort(request)
         self.next_s[slot] = 0.0  # what was cancelled is to be collected
+
+
+def warm_up(params: EngineParams) -> None:
+    """Compile, or load from the cache, before the clock starts: the first request would wait for it otherwise."""
+    live = LiveReplicas(params, 1, 0)
+    live.open(0, 0.0)
+    live.submit(0, Prompt(1), 2, 0.0)
+    live.advance(60.0)
+    engine = live.engines[0]
+    request = live.submit(0, Prompt(1), 2, 60.0)
+    live.abort(0, [request], 60.0 + 1e-6)
+    engine.progress()
+    engine.finished()
+    engine.engine_gauges()
+    live.close(0, 61.0, abort=True)
+    live.gauges()

@@ -7,6 +7,7 @@ model, only its timing.
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 
 from autoscale.sim.http.openai_request import Ask
@@ -123,3 +124,17 @@ def answer_body(ask: Ask, answer_id: str, created: int, requests: list[int]) -> 
         "choices": choices,
         "usage": _usage(ask),
     }
+
+
+def models_body(model: str, max_model_len: int) -> dict[str, object]:
+    """The answer to /v1/models."""
+    card = {
+        "id": model,
+        "object": "model",
+        "created": int(time.time()),
+        "owned_by": "vllm",
+        "root": model,
+        "parent": None,
+        "max_model_len": max_model_len,
+    }
+    return {"object": "list", "data": [card]}

@@ -1,6 +1,7 @@
 """The simulated fleet over HTTP in real time: a gateway that speaks vLLM's API, a /metrics port per replica, the HPA loop.
 
     GET  /v1/models  /health  /version     POST /v1/completions  /v1/chat/completions  /tokenize
+    GET  /metrics                          of an inference gateway, with options.gateway
     /fleet...                              what the fleet tells about itself (fleet_api)
 
 `speed` compresses the control plane (cold start, scrape, sync, windows run on control time = wall time * speed), never the
@@ -21,21 +22,23 @@ from aiohttp import web
 
 from analysis.errors import BadInput
 from autoscale.hpa import HpaDecision, PodMetric
+from autoscale.keda import ScaledObject
 from autoscale.profiles.profile import Profile
 from autoscale.sim.engine.replicas import EngineParams
 from autoscale.sim.fleet.control import DEFAULTS, Fleet, FleetOptions
-from autoscale.sim.fleet.replica import FleetReplica, PodEvent
+from autoscale.sim.fleet.replica import FleetReplica, PodEvent, pod_name
 from autoscale.sim.fleet.scalers import foreign_name, hpa_of, read_scaler
 from autoscale.sim.fleet.simulate import slots_for
 from autoscale.sim.http.browsers import only_from_here
 from autoscale.sim.http.exposition import ReplicaMetrics
 from autoscale.sim.http.fleet_api import FleetApi
+from autoscale.sim.http.flow_gate import FlowGate
 from autoscale.sim.http.gateway import Gateway
+from autoscale.sim.http.gateway_metrics import GatewayMetrics
 from autoscale.sim.http.kubernetes_objects import KubernetesObject
 from autoscale.sim.http.kubernetes_view import KubernetesView
-from autoscale.sim.http.live_replicas import LiveReplicas
+from autoscale.sim.http.live_replicas import LiveReplicas, warm_up
 from autoscale.sim.http.observations import ObservationLog
-from autoscale.sim.http.openai_request import Prompt
 from autoscale.sim.http.ports import MetricsPorts, bind, connections_allowed, listen
 from autoscale.sim.http.start_times import StartTimes
 
@@ -75,6 +78,7 @@ class FleetServer:
         self.speed, self.seed, self.options = speed, seed, options
         self.scaler = None if hpa is None else read_scaler(profile, hpa)
         self.spec = None if self.scaler is None else hpa_of(self.scaler)
+        self.scaled_object = hpa if isinstance(self.scaler, ScaledObject) else None
         self.note = foreign_name(profile, self.scaler) if self.scaler else None
         least = self.spec.min_replicas if self.spec else profile.deploy.min_replicas
         self.replicas = max(1, least) if replicas is None else replicas
@@ -87,7 +91,14 @@ class FleetServer:
                 next_step="lower maxReplicas for this trial",
             )
         self.live = LiveReplicas(self.params, room, seed, routing)
-        self.gateway = Gateway(profile, self.live, self.engine_now, wait=options.no_ready == "wait")
+        self.gate: FlowGate | None = None
+        self.gateway_metrics: GatewayMetrics | None = None
+        if options.gateway:
+            self.gate = FlowGate(options.gateway, self.live, self.engine_now, self.control_now)
+            self.gateway_metrics = GatewayMetrics(self.gate, profile.deploy.name, self.model, self._taking)
+            self.live.gateway_gauges = lambda: self.gate.gauges if self.gate else (math.nan,) * 3
+        waits = options.no_ready == "wait"
+        self.gateway = Gateway(profile, self.live, self.engine_now, wait=waits, gate=self.gate)
         self.ports = MetricsPorts(host, metrics_port, room, STOP_WITHIN_S)
         self.observations = ObservationLog()
         self.started_at = math.nan
@@ -114,6 +125,11 @@ class FleetServer:
         """Whether time moves."""
         return not self._loop_task.done()
 
+    def _taking(self) -> dict[int, str]:
+        """Slot -> pod name of the replicas that take traffic."""
+        serving = self.fleet.serving
+        return {slot: pod_name(self.profile, serving[slot]) for slot in self.live.opened if slot in serving}
+
     def control_now(self) -> float:
         """The control plane's time in s."""
         return self.engine_now() * self.speed
@@ -129,10 +145,12 @@ class FleetServer:
         except BadInput:
             gateway_socket.close()
             raise
-        _warm_up(self.params)
+        warm_up(self.params)
         self.started_at, self._zero = time.time(), time.perf_counter()
         self.start_times = StartTimes(self.profile, self.started_at)
-        self.view = KubernetesView(self.profile, self.spec, self.started_at, self._observed)
+        self.view = KubernetesView(
+            self.profile, self.spec, self.started_at, self._observed, self.scaled_object
+        )
         self.view.begin(self.replicas)
         slots = len(self.live.engines)
         self.fleet = Fleet(
@@ -268,19 +286,3 @@ class FleetServer:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _warm_up(params: EngineParams) -> None:
-    """Compile, or load from the cache, before the clock starts: the first request would wait for it otherwise."""
-    live = LiveReplicas(params, 1, 0)
-    live.open(0, 0.0)
-    live.submit(0, Prompt(1), 2, 0.0)
-    live.advance(60.0)
-    engine = live.engines[0]
-    request = live.submit(0, Prompt(1), 2, 60.0)
-    live.abort(0, [request], 60.0 + 1e-6)
-    engine.progress()
-    engine.finished()
-    engine.engine_gauges()
-    live.close(0, 61.0, abort=True)
-    live.gauges()

@@ -9,9 +9,9 @@ from typing import Any
 from autoscale.kube.scaling_signals import LATENCY_SIGNALS
 from autoscale.profiles import Profile
 from autoscale.recommend.choice.judging import Each, Judge, Judged, confirm, shown_over
-from autoscale.recommend.choice.panel import Panel
 from autoscale.recommend.choice.keda.scaled_object import Keda, keda_object, trigger
 from autoscale.recommend.choice.keda.space import KedaAsked
+from autoscale.recommend.choice.panel import Panel
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.search import Tried, loosest
 from autoscale.recommend.choice.settings import Candidate, Given, Setting

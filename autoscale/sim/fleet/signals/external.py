@@ -23,13 +23,12 @@ from autoscale.keda.queries import Expression, OverWindow
 from autoscale.keda.scale_loop import Read, read_triggers
 from autoscale.kube.gateway_names import gateway_metric
 from autoscale.profiles.profile import Profile
-from autoscale.profiles.trigger_queries import pods_pattern
 from autoscale.sim.fleet.metric_path import thousandths
 from autoscale.sim.fleet.pods import Pods
 from autoscale.sim.fleet.scalers import Scaler, queries_of, series_in
 from autoscale.sim.fleet.signals.exports import Exports, Serving
 from autoscale.sim.fleet.signals.query_values import QueryTime, evaluated
-from autoscale.sim.fleet.signals.readings import gateway_gauges, seen
+from autoscale.sim.fleet.signals.readings import seen
 from autoscale.sim.fleet.signals.series import LOOKBACK_S, Samples
 from autoscale.sim.fleet.signals.totals import GaugeTotal, Totals, gauge_total
 
@@ -49,11 +48,9 @@ class External:
     """The External and Object metrics of a scaler over one fleet."""
 
     def __init__(self, profile: Profile, engine: Any, scaler: Scaler, phase: float) -> None:
-        version, engines = profile.engine.vllm_version, profile.replica.data_parallel
         self.scaler = scaler
         self.queries = [
-            _Query(name, query, gauge_total(query, version, engines, pods_pattern(profile)))
-            for name, query in queries_of(scaler).items()
+            _Query(name, query, gauge_total(query, profile)) for name, query in queries_of(scaler).items()
         ]
         delay_s = profile.metric_path.ingestion_delay_s
         series = [one for query in self.queries for one in series_in(query.expression)]
@@ -61,24 +58,25 @@ class External:
         names = tuple(dict.fromkeys(one.name for one in series))
         totals = [query.total for query in self.queries if query.total is not None]
         self.totals = Totals(totals, delay_s) if len(totals) == len(self.queries) else None
-        if self.totals is None or any(gateway_metric(name) for name in names):
-            self._exports = Exports(profile, engine, names)
+        if self.totals is None or (any(map(gateway_metric, names)) and not known(engine.gateway_gauges()[0])):
+            self._exports = Exports(profile, engine, names)  # of what nobody exports it tells
         self.samples = Samples(names, delay_s, max(windows, default=LOOKBACK_S))
         self.loops = Loops.started(scaler, MONDAY_S) if isinstance(scaler, ScaledObject) else None
         self._engine = engine
         self._poll_phase_s = phase * self.polling_s
         self._polls = 0
 
+    def strict(self, metric: str) -> bool:
+        """Whether no element is an error for the HPA; KEDA takes it for a 0 unless the trigger says otherwise."""
+        if isinstance(self.scaler, HpaSpec):
+            return True
+        triggers = (t for t in self.scaler.triggers if isinstance(t, PrometheusTrigger))
+        return any(t.metric_name == metric and not t.ignore_null_values for t in triggers)
+
     @property
     def gauges(self) -> dict[str, GaugeTotal]:
         """Metric name -> its GaugeTotal, in the order of `totals`."""
         return {query.name: query.total for query in self.queries if query.total is not None}
-
-    @property
-    def null_is_zero(self) -> set[str]:
-        """Names of the metrics whose missing element KEDA takes for 0."""
-        triggers = self.scaler.triggers if isinstance(self.scaler, ScaledObject) else ()
-        return {t.metric_name for t in triggers if isinstance(t, PrometheusTrigger) and t.ignore_null_values}
 
     # --- KEDA's polls ---
 
@@ -111,7 +109,7 @@ class External:
     def scrape(self, now_s: float, pods: Pods, serving: Serving, columns: list[list[float]]) -> None:
         """What is exported at `now_s`; `columns` are the pods' SIGNALS."""
         if self.totals is not None:
-            self.totals.scrape(now_s, [*columns, *([value] for value in gateway_gauges(self._engine))])
+            self.totals.scrape(now_s, [*columns, *([value] for value in self._engine.gateway_gauges())])
         elif self.queries:
             self.samples.scrape(now_s, self._exports.rows(pods, serving))
 

@@ -70,7 +70,7 @@ def evaluated(expression: Expression, at: QueryTime) -> Vector:
         case OverWindow():
             return list(_over_window(expression, at))
         case Aggregation(of=of):
-            return _aggregated(expression, [value for _, value in evaluated(of, at)])
+            return _aggregated(expression, evaluated(of, at))
         case HistogramQuantile():
             return list(_quantiles(expression, at))
         case Applied(of=of):
@@ -148,23 +148,27 @@ def _growth(query: OverWindow, times_s: list[float], values: list[float], now_s:
     return grown / query.window_s if query.function == "rate" else grown
 
 
-def _aggregated(query: Aggregation, values: list[float]) -> Vector:
-    if not values:
-        return []
+def _aggregated(query: Aggregation, elements: Vector) -> Vector:
+    groups: dict[Labels, list[float]] = {}
+    for labels, value in elements:
+        kept = tuple(pair for pair in labels if pair[0] == "pod") if query.each else ()
+        groups.setdefault(kept, []).append(value)
+    return [(labels, _aggregate(query, values)) for labels, values in groups.items()]
+
+
+def _aggregate(query: Aggregation, values: list[float]) -> float:
     match query.function:
         case "sum":
-            value = sum(values)
+            return sum(values)
         case "avg":
-            value = sum(values) / len(values)
+            return sum(values) / len(values)
         case "min":
-            value = min(values)
+            return min(values)
         case "max":
-            value = max(values)
+            return max(values)
         case "count":
-            value = float(len(values))
-        case _:
-            value = _quantile(query.quantile, sorted(values))
-    return [((), value)]
+            return float(len(values))
+    return _quantile(query.quantile, sorted(values))
 
 
 def _quantile(q: float, values: list[float]) -> float:

@@ -7,9 +7,9 @@ known when the scrape is made, and seen when it has been ingested. The compiled 
 from __future__ import annotations
 
 import math
+import re
 from collections import deque
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 from analysis.numbers import known
@@ -27,6 +27,8 @@ from autoscale.keda.queries import (
 )
 from autoscale.kube.gateway_names import NEW, gateway_metric
 from autoscale.kube.vllm_names import exported_names, signal_of
+from autoscale.profiles.profile import Profile
+from autoscale.sim.fleet.replica import names_like
 from autoscale.sim.fleet.signals.series import LOOKBACK_S
 
 GATEWAY_GAUGES = ("flow_control_queue_size", "request_running", "flow_control_pool_saturation")
@@ -48,39 +50,36 @@ class GaugeTotal(NamedTuple):
     also: int = NO_COLUMN
 
 
-def gauge_total(
-    expression: Expression, vllm_version: str, data_parallel: int, pods: str = ""
-) -> GaugeTotal | None:
-    """The query as a GaugeTotal, None when it needs more than that; `pods` is a pattern that all of the fleet's match."""
-    read = partial(gauge_total, vllm_version=vllm_version, data_parallel=data_parallel, pods=pods)
+def gauge_total(expression: Expression, profile: Profile) -> GaugeTotal | None:
+    """The query as a GaugeTotal, None when it needs more than that."""
     match expression:
         case FirstOf(first=first, second=second):  # a metric under two names, both exported
-            old, new = read(first), read(second)
+            old, new = (gauge_total(each, profile) for each in (first, second))
             return new if repr(old) == repr(new) else None
         case OrElse(of=of, number=number):
-            found = read(of)
+            found = gauge_total(of, profile)
             return found and found._replace(empty=number)
         case (
             Operation(operator="*", left=of, right=Number(value=value, vector=False))
             | Operation(operator="*", left=Number(value=value, vector=False), right=of)
         ):
-            found = read(of)
+            found = gauge_total(of, profile)
             return found and found._replace(factor=found.factor * value)
         case Operation(operator="/", left=of, right=Number(value=value, vector=False)) if value:
-            found = read(of)
+            found = gauge_total(of, profile)
             return found and found._replace(factor=found.factor / value)
         case Operation(operator="+", left=left, right=right):
-            return _both(read(left), read(right))
+            return _both(gauge_total(left, profile), gauge_total(right, profile))
+        case Aggregation(function="sum", of=Aggregation(function="avg", of=Instant() as series, each=True)):
+            found = gauge_total(Aggregation("sum", series), profile)
+            return found and found._replace(factor=found.factor / profile.replica.data_parallel)
         case Aggregation(function=function, of=Instant(name=name, matchers=matchers)):
             aggregate = _AGGREGATES.get(function)
-            if aggregate is None or not all(_of_all(matcher, pods) for matcher in matchers):
+            if aggregate is None or not all(_asks_for_all(matcher, profile) for matcher in matchers):
                 return None
-            return _of_series(aggregate, name, vllm_version, data_parallel)
+            engine = profile.engine.vllm_version
+            return _of_series(aggregate, name, engine, profile.replica.data_parallel)
     return None
-
-
-def _of_all(matcher: QueryMatcher, pods: str) -> bool:
-    return matcher.label in SHARED_LABELS or (pods != "" and matcher == QueryMatcher("pod", "=~", pods))
 
 
 def _both(left: GaugeTotal | None, right: GaugeTotal | None) -> GaugeTotal | None:
@@ -90,6 +89,13 @@ def _both(left: GaugeTotal | None, right: GaugeTotal | None) -> GaugeTotal | Non
     of_pods = max(left.column, right.column) < len(SIGNALS) and left.aggregate == right.aggregate == SUM
     alike = left.factor == right.factor and math.isnan(left.empty) and math.isnan(right.empty)
     return left._replace(also=right.column) if of_pods and alike else None
+
+
+def _asks_for_all(matcher: QueryMatcher, profile: Profile) -> bool:
+    """Whether a matcher leaves out none of the fleet's pods."""
+    if matcher.label != "pod" or matcher.operator != "=~":
+        return matcher.label in SHARED_LABELS
+    return all(re.fullmatch(matcher.value, name) for name in names_like(profile))
 
 
 def _of_series(aggregate: int, name: str, vllm_version: str, data_parallel: int) -> GaugeTotal | None:

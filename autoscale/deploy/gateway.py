@@ -1,0 +1,259 @@
+"""The llm-d shape: an InferencePool behind a GKE Gateway, its endpoint picker (EPP), and KEDA on what the picker counts.
+
+Sources: llm-d v0.9.0's component list (endpoint picker v0.10.0, Gateway API inference extension v1.5.0); llm-d/llm-d-router
+config/charts/routerlib (arguments, ports, probes, rights, Recreate); llm-d guides/workload-autoscaling (signals and their
+thresholds, which the guide derives from nothing).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from analysis.errors import BadInput
+from autoscale.deploy.meta import meta
+from autoscale.deploy.yaml_out import Note
+from autoscale.kube.gateway_names import NEW
+from autoscale.kube.objects import Object
+from autoscale.profiles import Profile
+
+IMAGE = "ghcr.io/llm-d/llm-d-router-endpoint-picker:v0.10.0"
+POOL_API, ROUTE_API = "inference.networking.k8s.io/v1", "gateway.networking.k8s.io/v1"
+GATEWAY_CLASS = "gke-l7-rilb"
+EXT_PROC, HEALTH, METRICS = 9002, 9003, 9090
+RBAC = "rbac.authorization.k8s.io"
+LISTS = ["get", "list", "watch"]
+GUIDE_TARGETS = (  # series, threshold of the guide, what it counts
+    ("flow_control_queue_size", "1", "Requests that the gateway holds because the pool is saturated."),
+    ("request_running", "16", "Requests that it has sent on: what the replicas queue and serve."),
+)
+
+CONFIG = """\
+apiVersion: llm-d.ai/v1alpha1
+kind: EndpointPickerConfig
+featureGates: [flowControl]
+plugins:
+- type: queue-scorer
+- type: kv-cache-utilization-scorer
+- type: prefix-cache-scorer
+- type: max-score-picker
+schedulingProfiles:
+- name: default
+  plugins:
+  - {pluginRef: queue-scorer, weight: 2}
+  - {pluginRef: kv-cache-utilization-scorer, weight: 2}
+  - {pluginRef: prefix-cache-scorer, weight: 3}
+  - {pluginRef: max-score-picker}
+"""
+
+
+def picker_name(profile: Profile) -> str:
+    """Name of the endpoint picker's objects."""
+    return f"{profile.deploy.name}-epp"
+
+
+def _labels(profile: Profile) -> dict[str, str]:
+    return {"llm-d-router": picker_name(profile)}
+
+
+def refuse_elsewhere(profile: Profile) -> None:
+    """Raise BadInput for a profile that this shape is not written for."""
+    if profile.deploy.platform != "gke":
+        raise BadInput(
+            f"metrics path for profile {profile.name}",
+            value="llm-d",
+            expected="a profile of GPUs on GKE",
+            next_step="choose --metrics keda, which needs no gateway",
+        )
+
+
+def pool(profile: Profile) -> list[Object]:
+    """The InferencePool, and the Gateway and HTTPRoute that lead to it."""
+    deploy = profile.deploy
+    reference = {"group": POOL_API.split("/")[0], "kind": "InferencePool", "name": deploy.name}
+    return [
+        {
+            "apiVersion": POOL_API,
+            "kind": "InferencePool",
+            "metadata": meta(profile, deploy.name),
+            "spec": {
+                "targetPorts": [{"number": deploy.port}],
+                "selector": Note(
+                    "The same labels as the Service's: pods that serve HTTP.",
+                    {"matchLabels": dict(deploy.labels)},
+                ),
+                "endpointPickerRef": {
+                    "name": picker_name(profile),
+                    "port": {"number": EXT_PROC},
+                    "failureMode": Note(
+                        "FailOpen would send requests past the queue that this set scales on.", "FailClose"
+                    ),
+                },
+            },
+        },
+        {
+            "apiVersion": ROUTE_API,
+            "kind": "Gateway",
+            "metadata": meta(profile, deploy.name),
+            "spec": {
+                "gatewayClassName": Note(
+                    "Internal. gke-l7-regional-external-managed gives a public address; both need a proxy-only subnet.",
+                    GATEWAY_CLASS,
+                ),
+                "listeners": [{"name": "http", "protocol": "HTTP", "port": 80}],
+            },
+        },
+        {
+            "apiVersion": ROUTE_API,
+            "kind": "HTTPRoute",
+            "metadata": meta(profile, deploy.name),
+            "spec": {
+                "parentRefs": [{"name": deploy.name}],
+                "rules": [
+                    {
+                        "backendRefs": [reference],
+                        "timeouts": Note(
+                            "A held request must outlive the start of a replica.", {"request": "0s"}
+                        ),
+                    }
+                ],
+            },
+        },
+    ]
+
+
+def picker(profile: Profile) -> list[Object]:
+    """The endpoint picker: account and rights, configuration, Service and Deployment."""
+    name = picker_name(profile)
+    reads = [
+        {"apiGroups": [POOL_API.split("/")[0]], "resources": ["inferencepools"], "verbs": LISTS},
+        {
+            "apiGroups": ["inference.networking.x-k8s.io", "llm-d.ai"],
+            "resources": ["inferenceobjectives", "inferencemodelrewrites"],
+            "verbs": LISTS,
+        },
+        {"apiGroups": [""], "resources": ["pods"], "verbs": LISTS},
+    ]
+    subject = {"kind": "ServiceAccount", "name": name, "namespace": profile.deploy.namespace}
+    return [
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta(profile, name)},
+        {"apiVersion": f"{RBAC}/v1", "kind": "Role", "metadata": meta(profile, name), "rules": reads},
+        {
+            "apiVersion": f"{RBAC}/v1",
+            "kind": "RoleBinding",
+            "metadata": meta(profile, name),
+            "roleRef": {"apiGroup": RBAC, "kind": "Role", "name": name},
+            "subjects": [subject],
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": meta(profile, name),
+            "data": {"epp.yaml": Note("Flow control is off unless its gate is named.", CONFIG)},
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": meta(profile, name),
+            "spec": {
+                "selector": _labels(profile),
+                "ports": [
+                    {"name": "grpc", "port": EXT_PROC, "protocol": "TCP", "appProtocol": "http2"},
+                    {"name": "metrics", "port": METRICS, "protocol": "TCP"},
+                ],
+            },
+        },
+        _deployment(profile),
+    ]
+
+
+def _deployment(profile: Profile) -> Object:
+    name, deploy = picker_name(profile), profile.deploy
+    probe: Any = {"grpc": {"port": HEALTH, "service": "inference-extension"}}
+    flags = {
+        "pool-name": deploy.name,
+        "pool-namespace": deploy.namespace,
+        "pool-group": POOL_API.split("/")[0],
+        "config-file": "/config/epp.yaml",
+        "grpc-health-port": HEALTH,
+        "metrics-endpoint-auth": "false",
+        "tracing": "false",
+    }
+    container = {
+        "name": "epp",
+        "image": IMAGE,
+        "args": Note(
+            "Without metrics-endpoint-auth=false a scrape needs a token.",
+            [f"--{flag}={value}" for flag, value in flags.items()],
+        ),
+        "ports": [
+            {"name": "grpc", "containerPort": EXT_PROC},
+            {"name": "grpc-health", "containerPort": HEALTH},
+            {"name": "metrics", "containerPort": METRICS},
+        ],
+        "livenessProbe": {**probe, "initialDelaySeconds": 5, "periodSeconds": 10},
+        "readinessProbe": {**probe, "periodSeconds": 2},
+        "resources": {"requests": {"cpu": "4", "memory": "8Gi"}, "limits": {"memory": "16Gi"}},
+        "volumeMounts": [{"name": "config", "mountPath": "/config", "readOnly": True}],
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": meta(profile, name),
+        "spec": {
+            "replicas": Note("Its queue and its memory of prefixes are not shared: one replica.", 1),
+            "strategy": {"type": "Recreate"},
+            "selector": {"matchLabels": _labels(profile)},
+            "template": {
+                "metadata": {"labels": _labels(profile)},
+                "spec": {
+                    "serviceAccountName": name,
+                    "terminationGracePeriodSeconds": 130,
+                    "containers": [container],
+                    "volumes": [{"name": "config", "configMap": {"name": name}}],
+                },
+            },
+        },
+    }
+
+
+def picker_scrape(profile: Profile) -> Object:
+    """The PodMonitor of the endpoint picker."""
+    endpoint = {
+        "port": "metrics",
+        "path": "/metrics",
+        "interval": f"{profile.metric_path.scrape_interval_s:g}s",
+    }
+    return {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PodMonitor",
+        "metadata": meta(profile, picker_name(profile)),
+        "spec": {"selector": {"matchLabels": _labels(profile)}, "podMetricsEndpoints": [endpoint]},
+    }
+
+
+def picker_triggers(profile: Profile, prometheus_url: str) -> list[Object]:
+    """KEDA's triggers on the picker's series, with the guide's thresholds, named as such."""
+    deploy = profile.deploy
+    label = f'inference_pool="{deploy.name}"'
+    triggers = []
+    for series, threshold, what in GUIDE_TARGETS:
+        found = label if series.startswith("flow_control") else f'model_name="{profile.model.id}"'
+        triggers.append(
+            {
+                "type": "prometheus",
+                "metricType": "AverageValue",
+                "metadata": {
+                    "serverAddress": prometheus_url,
+                    "query": Note(what, f'sum({NEW}{series}{{namespace="{deploy.namespace}",{found}}})'),
+                    "threshold": Note(
+                        "llm-d's guide, derived from nothing: `autoscale simulate --gateway on` shows what it does to "
+                        "your traffic.",
+                        threshold,
+                    ),
+                    "ignoreNullValues": Note(
+                        "The series of an idle gateway may be absent, which is no load.", "true"
+                    ),
+                },
+            }
+        )
+    return triggers
