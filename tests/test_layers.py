@@ -23,8 +23,9 @@ ABOVE: dict[str, set[str]] = {
     "autoscale.load_command": {"loadgen"},
     "autoscale.version": set(),
     "autoscale.typed_json": set(),
+    "autoscale.bill": {"autoscale.typed_json"},
     "autoscale.signal_target": {"autoscale.typed_json"},
-    "autoscale.recommendation": {"autoscale.signal_target", "autoscale.typed_json"},
+    "autoscale.recommendation": {"autoscale.bill", "autoscale.signal_target", "autoscale.typed_json"},
     "autoscale.profiles": set(),
     "autoscale.hpa": set(),
     "autoscale.keda": {"autoscale.hpa"},
@@ -38,6 +39,7 @@ ABOVE: dict[str, set[str]] = {
     },
     "autoscale.sim": set(),
     "autoscale.recommend": {
+        "autoscale.bill",
         "autoscale.profiles",
         "autoscale.recommendation",
         "autoscale.signal_target",

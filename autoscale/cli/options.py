@@ -116,7 +116,14 @@ MaxReplicas = Annotated[
     int | None,
     typer.Option(help="Most replicas; default what the traffic needs and a quarter more.", min=1),
 ]
-Price = Annotated[float | None, typer.Option(help="Price of one accelerator hour.", min=0)]
+PriceAsked = Annotated[
+    str | None,
+    typer.Option(
+        "--price",
+        metavar="PRICE",
+        help="Price of one accelerator hour, and its currency if you like: 2.5 or '2.5 EUR'.",
+    ),
+]
 CurrentHpa = Annotated[Path | None, typer.Option(help="The HPA in use now, to set beside it.")]
 MeasuredFile = Annotated[
     Path | None,

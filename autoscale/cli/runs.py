@@ -12,7 +12,7 @@ import typer
 from analysis.errors import BadInput
 from analysis.files import begins_with, free_file
 from analysis.redact import command_line
-from autoscale.cli.inputs import hpa_in, lengths_asked, promise_of, rates_of, run_path
+from autoscale.cli.inputs import hpa_in, lengths_asked, price_of, promise_of, rates_of, run_path
 from autoscale.cli.options import (
     Against,
     ApiKeyFile,
@@ -35,7 +35,7 @@ from autoscale.cli.options import (
     Namespace,
     OutputTokens,
     Peak,
-    Price,
+    PriceAsked,
     Prometheus,
     PromptTokens,
     ResultsDirectory,
@@ -135,7 +135,7 @@ def recommend(
     days_kept: DaysKept = None,
     longest_breach: LongestBreach = None,
     max_replicas: MaxReplicas = None,
-    price: Price = None,
+    price: PriceAsked = None,
     current: CurrentHpa = None,
     measured: MeasuredFile = None,
     against: Against = None,
@@ -154,7 +154,7 @@ def recommend(
     with progress.bar() as report:
         result = find(
             runs or None, profile=profile, traffic=traffic, peak_rps=peak, slo=slo, attainment=attainment,
-            promise=promise_of(days_kept, longest_breach), max_replicas=max_replicas, price=price,
+            promise=promise_of(days_kept, longest_breach), max_replicas=max_replicas, price=price_of(price),
             current=hpa_in(current) if current else None, measured=measured, against=against, seeds=seeds, jobs=jobs,
             out=out, command=command_line(sys.argv), hours=hours, time_unit=trace_time_unit,
             lengths=lengths_asked(prompt_tokens, output_tokens, traffic), progress=report, tell=progress.note,
@@ -240,7 +240,7 @@ def profile(
     from_run: Annotated[Path, typer.Option(help="Run directory of one replica.")],
     profile: MaybeProfile = None,
     slo: RunSlo = None,
-    price: Price = None,
+    price: PriceAsked = None,
     accelerator: Annotated[str | None, typer.Option(help="Name of the accelerator.")] = None,
     model_config: Annotated[
         Path | None, typer.Option(help="config.json of the model, where the base profile's is another.")
@@ -255,13 +255,18 @@ def profile(
         raise BadInput("name of a profile file", value=str(out), expected="one that ends in .yaml")
     if out is not None:
         free_file(out, _is_profile, "a profile")
-    found = runs_of([from_run])
+    given, found = price_of(price), runs_of([from_run])
     system = system_of(profile, found)
     named = profile or found[0].header.get("profile") or system.name
     progress.compiled_engine()
     with progress.bar() as report:
         model = learn(found, system, slo_of(slo, found, system), report)
-    written = measured_profile(found[0], model, str(named), UserFacts(price, accelerator, model_config))
+    written = measured_profile(
+        found[0],
+        model,
+        str(named),
+        UserFacts(given.per_accelerator_hour if given else None, accelerator, model_config),
+    )
     if out is None:
         print(written.text, end="")
         return

@@ -13,9 +13,11 @@ import yaml
 
 from analysis.files import free_directory
 from analysis.run import Run
+from autoscale.bill import Price
 from autoscale.profiles.prior_error import prior_error
 from autoscale.recommend import cost
 from autoscale.recommend.answer import Decision
+from autoscale.recommend.billing import bill
 from autoscale.recommend.choice.decide import choose_setting
 from autoscale.recommend.choice.promise import Promise
 from autoscale.recommend.choice.scenario import Scenario
@@ -60,7 +62,7 @@ def recommend(
     attainment: float | None = None,
     promise: Promise | None = None,
     max_replicas: int | None = None,
-    price: float | None = None,
+    price: Price | None = None,
     current: Manifest | None = None,
     measured: Path | None = None,
     against: Path | None = None,
@@ -80,7 +82,7 @@ def recommend(
     """
     progress(0.0, "reading the run")
     found = runs_of(runs)
-    system = system_of(profile, found, price, measured)
+    system = system_of(profile, found, price.per_accelerator_hour if price else None, measured)
     # bad files are refused before the search, not after
     old = read_recommendation(against) if against is not None else None
     target = _target(out, found, system.name)
@@ -103,8 +105,9 @@ def recommend(
         notes=[*said, *(note for capacity in model.capacities for note in capacity.notes)],
         provenance=_provenance(found, scenario, traffic, command),
     )
-    progress(1.0, "writing")
+    progress(0.98, "the bill")
     made = _beside(made, scenario, decision, model, old)
+    made = replace(made, bill=bill(scenario, decision, price.currency if price else ""))
     files = _write(made, target)
     return Recommended(made, files, scenario, decision, model, tuple(found))
 

@@ -14,6 +14,7 @@ from analysis.numbers import known, seeds_too_few
 from autoscale.recommend import Recommended
 from autoscale.recommendation import Estimated, Forecast, Recommendation
 from autoscale.show import words
+from autoscale.show.bill_rows import bill_note, bill_rows, hour_rows, hours_are
 from autoscale.show.pages.next_commands import next_commands
 from autoscale.show.pages.page import write_page
 from autoscale.show.pages.recommendation_figures import (
@@ -75,7 +76,27 @@ def recommendation_page(result: Recommended, out: Path) -> Path:
         traffic=list(_traffic(result)),
         cold_start=list(_cold_start(result)),
         commands=list(next_commands(result)),
+        bill=_bill(made),
     )
+
+
+@dataclass(frozen=True)
+class BillShown:
+    """The bill as tables: heads of the settings, rows of a month, rows of the hours of the day, and what they hold."""
+
+    heads: list[str]
+    rows: list[list[str]]
+    note: str
+    hours: list[list[str]]
+    hours_are: str
+
+
+def _bill(made: Recommendation) -> BillShown | None:
+    bill = made.bill
+    if bill is None:
+        return None
+    rows = bill_rows(bill.settings, bill.currency)
+    return BillShown(list(bill.settings), rows, bill_note(bill), hour_rows(bill), hours_are(bill))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from analysis.slo import Slo, Verdict
 from autoscale.profiles.profile import Profile
 from autoscale.sim.fleet.held import Held
 from autoscale.sim.fleet.replica import FleetReplica, PodEvent, pod_name
+from autoscale.sim.fleet.spending import Spending, Spent
 from autoscale.sim.fleet.tally import Period, Tally
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class FleetRecorder:
         self.decisions: list[tuple[float, int, int, str]] = []  # time, before, after, sentence
         self.events: list[tuple[float, str, str, int]] = []  # time, kind, pod, ordinal
         self.wasted = 0
+        self.spent = Spent(profile.replica.chips_per_node)
         self.batches: list[NDArray[Any]] = []
         self.samples: list[tuple[float, NDArray[Any], list[str]]] = []
         self._counts = [replicas, 0, 0, 0]
@@ -40,6 +42,7 @@ class FleetRecorder:
     def pod(self, event: PodEvent) -> None:
         """Count the transition."""
         replica, counts = event.replica, self._counts
+        self.spent.pod(event)
         if event.kind == "created":
             counts[1] += 1
         elif event.kind == "scheduled" and replica.scheduled:
@@ -90,7 +93,8 @@ class FleetRecorder:
             self.samples.append((fleet.now_s, gauges[slots], names))
 
     def keep_requests(self, finished: NDArray[Any]) -> None:
-        """Keep a batch of finished requests when everything is kept."""
+        """Note where a batch of finished requests was; keep it when everything is kept."""
+        self.spent.requests(finished)
         if self.keep and len(finished):
             self.batches.append(finished)
 
@@ -112,6 +116,7 @@ class Outcome:
     replicas            rows of time_s, desired, created, scheduled, ready, one per change
     decisions           rows of time_s, before, after, why
     events              rows of time_s, kind, pod, ordinal of the start
+    spent               what `spending` is worked out from
     requests            engine.FINISHED by request_id, when everything was kept
     held                what an inference gateway did with them, None without one
     """
@@ -141,10 +146,15 @@ class Outcome:
     replicas: tuple[tuple[float, int, int, int, int], ...]
     decisions: tuple[tuple[float, int, int, str], ...]
     events: tuple[tuple[float, str, str, int], ...]
+    spent: Spent = field(compare=False, repr=False)
     stopped: str = ""
     requests: NDArray[Any] | None = field(default=None, compare=False)
     samples: tuple[Any, ...] = field(default=(), compare=False)
     held: Held | None = None
+
+    def spending(self, begins_s: float = 0.0) -> Spending:
+        """Where its accelerator-hours went; the traffic began `begins_s` after a midnight."""
+        return self.spent.spending(self.duration_s, begins_s)
 
     @property
     def longest_start_s(self) -> float:
@@ -224,6 +234,7 @@ class Outcome:
             requests=requests,
             samples=tuple(recorder.samples),
             held=held,
+            spent=recorder.spent,
         )
 
 
