@@ -135,8 +135,7 @@ def simulate(
     settings = _settings((hpa, *(compare or [])), static or [])
     if out is not None:
         free_directory(out, empty)
-    runs = runs_of([run]) if run else []
-    paid = price_of(price)
+    runs, paid = runs_of([run]) if run else [], price_of(price)
     system = system_of(profile, runs, paid.per_accelerator_hour if paid else None)
     notes = {name: notes_on(system, setting) for name, setting in settings.items()}
     bounds = slo_of(slo, runs, system)
