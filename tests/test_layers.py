@@ -24,7 +24,7 @@ ABOVE: dict[str, set[str]] = {
     "autoscale.version": set(),
     "autoscale.typed_json": set(),
     "autoscale.bill": {"autoscale.typed_json"},
-    "autoscale.schedule": set(),
+    "autoscale.schedule": {"autoscale.signal_target", "autoscale.typed_json"},
     "autoscale.signal_target": {"autoscale.typed_json"},
     "autoscale.recommendation": {
         "autoscale.bill",

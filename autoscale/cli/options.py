@@ -132,6 +132,13 @@ MeasuredFile = Annotated[
 Against = Annotated[
     Path | None, typer.Option(help="An older recommendation.json: does its target still hold?")
 ]
+WithSchedule = Annotated[
+    bool,
+    typer.Option(
+        "--schedule",
+        help="Also look for minimum replicas by hour and weekday; needs traffic of two days at least.",
+    ),
+]
 ConfirmingSeeds = Annotated[
     int, typer.Option(help="Simulations that confirm the answer, at least: short traffic gets more.", min=2)
 ]

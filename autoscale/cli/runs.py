@@ -48,6 +48,7 @@ from autoscale.cli.options import (
     TimeUnit,
     TokenFile,
     Traffic,
+    WithSchedule,
 )
 from autoscale.cli.printing import show, show_json, show_paths
 from autoscale.load_command import load_summary
@@ -139,6 +140,7 @@ def recommend(
     current: CurrentHpa = None,
     measured: MeasuredFile = None,
     against: Against = None,
+    schedule: WithSchedule = False,
     seeds: ConfirmingSeeds = 64,
     jobs: Jobs = None,
     out: ResultsDirectory = None,
@@ -155,7 +157,7 @@ def recommend(
         result = find(
             runs or None, profile=profile, traffic=traffic, peak_rps=peak, slo=slo, attainment=attainment,
             promise=promise_of(days_kept, longest_breach), max_replicas=max_replicas, price=price_of(price),
-            current=hpa_in(current) if current else None, measured=measured, against=against, seeds=seeds, jobs=jobs,
+            current=hpa_in(current) if current else None, measured=measured, against=against, schedule=schedule, seeds=seeds, jobs=jobs,
             out=out, command=command_line(sys.argv), hours=hours, time_unit=trace_time_unit,
             lengths=lengths_asked(prompt_tokens, output_tokens, traffic), progress=report, tell=progress.note,
         )  # fmt: skip

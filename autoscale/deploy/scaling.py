@@ -8,6 +8,7 @@ from autoscale.deploy import sizing
 from autoscale.deploy.choices import Options
 from autoscale.deploy.meta import meta
 from autoscale.deploy.targets import Plan, decimal
+from autoscale.deploy.timetable import cron_triggers
 from autoscale.deploy.yaml_out import Note, plain_yaml
 from autoscale.hpa import HpaSpec, format_milli
 from autoscale.hpa import parse_quantity as parse
@@ -75,7 +76,10 @@ def scaled_object(profile: Profile, options: Options, plan: Plan) -> Object:
             "minReplicaCount": plan.min_replicas,
             "maxReplicaCount": Note(_pool(profile, plan.max_replicas), plan.max_replicas),
             "advanced": {"horizontalPodAutoscalerConfig": config},
-            "triggers": [_trigger(profile, options, target, plan) for target in plan.targets],
+            "triggers": [
+                *(_trigger(profile, options, target, plan) for target in plan.targets),
+                *cron_triggers(plan.windows),
+            ],
         },
     }
 

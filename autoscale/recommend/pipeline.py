@@ -31,6 +31,7 @@ from autoscale.recommend.model.one_replica import shape
 from autoscale.recommend.model.replica_model import ReplicaModel
 from autoscale.recommend.open_points import more_data, of_runs, worth_of_a_run
 from autoscale.recommend.progress import Progress, Tell, part, silent, unheard
+from autoscale.recommend.schedule.judge import halves_s, schedule_of
 from autoscale.recommendation import Provenance, Recommendation
 from autoscale.recommendation import read_recommendation as read_recommendation
 from autoscale.recommendation import write as write_recommendation
@@ -66,6 +67,7 @@ def recommend(
     current: Manifest | None = None,
     measured: Path | None = None,
     against: Path | None = None,
+    schedule: bool = False,
     seeds: int = CHOOSING.own_at_least,
     jobs: int | None = None,
     out: Path | None = None,
@@ -95,6 +97,8 @@ def recommend(
         system, traffic=traffic, peak_rps=peak_rps, slo=asked, attainment=attainment, engine=model.engine, lengths=tokens,
         hours=hours, promise=promise, plan=plan, tell=tell,
     )  # fmt: skip
+    if schedule:
+        halves_s(scenario.plan)  # too little of it is told before the search
     said, spread = _said(of_current, scenario, tell), _spread(model, scenario)
     decision = _decision(scenario, model, spread, current, max_replicas, seeds, jobs, progress)
     made = document(
@@ -108,6 +112,7 @@ def recommend(
     progress(0.98, "the bill")
     made = _beside(made, scenario, decision, model, old)
     made = replace(made, bill=bill(scenario, decision, price.currency if price else ""))
+    made = replace(made, schedule=schedule_of(scenario, decision, jobs) if schedule else None)
     files = _write(made, target)
     return Recommended(made, files, scenario, decision, model, tuple(found))
 

@@ -38,13 +38,14 @@ class Week:
         for hour in range(first + 1, last + 1):
             before, now = self.at_hour(hour - 1), self.at_hour(hour)
             if now != before:
-                lead_s = 60.0 * self.lead_minutes if now > before else 0.0
+                lead_s = 60.0 * self.lead_minutes if now > before and hour % HOURS else 0.0
                 found.append((hour * HOUR_S - lead_s - begins_s, now))
         return tuple((at_s, least) for at_s, least in found if at_s == 0 or 0 < at_s < duration_s)
 
     def _early(self, begins_s: float) -> int:
         """What a rise that comes soon asks for already."""
-        return self.at_hour(int((begins_s + 60.0 * self.lead_minutes) // HOUR_S))
+        soon = int((begins_s + 60.0 * self.lead_minutes) // HOUR_S)
+        return self.at_hour(soon) if soon % HOURS else 0
 
     def windows(self) -> tuple[int, tuple[Window, ...]]:
         """The least minimum, and the windows in which it is higher."""

@@ -43,6 +43,8 @@ def recommendation_lines(made: Recommendation, *, explain: bool = False) -> Iter
             yield Text(f"  {name}: {forecast.setting}", style="dim")
     if made.bill:
         yield from _bill(made.bill, by_hour=explain)
+    if made.schedule:
+        yield Text(f"\nSchedule: {made.schedule.sentence}", style="bold")
     yield Text("\nWhy", style="bold")
     for reason in made.reasons:
         yield bullet(reason.sentence, colour)

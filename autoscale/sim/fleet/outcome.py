@@ -111,6 +111,7 @@ class Outcome:
     wasted_scale_outs   replicas that were removed before they were ready
     flaps               changes of direction within `flap_s`
     longest_breach_s    longest time in a row in which the due requests broke the SLO's share
+    hours_over          hours in which they did
     periods             the same of every day, or of the whole traffic where that is shorter
     cost                accelerator-hours at the profile's price; NaN without a price
     replicas            rows of time_s, desired, created, scheduled, ready, one per change
@@ -139,6 +140,7 @@ class Outcome:
     wasted_scale_outs: int
     flaps: int
     longest_breach_s: float
+    hours_over: int
     periods: tuple[Period, ...]
     peak_replicas: int
     output_tokens: int
@@ -223,6 +225,7 @@ class Outcome:
             wasted_scale_outs=recorder.wasted,
             flaps=_flaps(recorder.decisions, flap_s),
             longest_breach_s=tally.longest_breach_s(),
+            hours_over=tally.hours_over(),
             periods=tally.periods(unserved),
             peak_replicas=max((row[1] for row in recorder.replicas), default=0),
             output_tokens=tally.output_tokens,
