@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal
 from analysis.errors import BadInput
 from analysis.files import read_json
 from analysis.numbers import known
+from autoscale.bill import Bill
+from autoscale.schedule import Scheduled
 from autoscale.signal_target import SignalTarget
 from autoscale.typed_json import LeftOut, Name, Reading, as_plain, decoded, whole
 
@@ -305,6 +307,8 @@ class Recommendation:
     candidates: tuple[Tried, ...] = ()
     traffic: Mapping[str, Any] = field(default_factory=dict)
     drift: Annotated[Drift | None, LeftOut] = None
+    bill: Annotated[Bill | None, LeftOut] = None
+    schedule: Annotated[Scheduled | None, LeftOut] = None
 
     @property
     def scaler(self) -> KubernetesObject | None:

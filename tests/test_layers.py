@@ -23,8 +23,15 @@ ABOVE: dict[str, set[str]] = {
     "autoscale.load_command": {"loadgen"},
     "autoscale.version": set(),
     "autoscale.typed_json": set(),
+    "autoscale.bill": {"autoscale.typed_json"},
+    "autoscale.schedule": {"autoscale.signal_target", "autoscale.typed_json"},
     "autoscale.signal_target": {"autoscale.typed_json"},
-    "autoscale.recommendation": {"autoscale.signal_target", "autoscale.typed_json"},
+    "autoscale.recommendation": {
+        "autoscale.bill",
+        "autoscale.schedule",
+        "autoscale.signal_target",
+        "autoscale.typed_json",
+    },
     "autoscale.profiles": set(),
     "autoscale.hpa": set(),
     "autoscale.keda": {"autoscale.hpa"},
@@ -38,6 +45,8 @@ ABOVE: dict[str, set[str]] = {
     },
     "autoscale.sim": set(),
     "autoscale.recommend": {
+        "autoscale.bill",
+        "autoscale.schedule",
         "autoscale.profiles",
         "autoscale.recommendation",
         "autoscale.signal_target",
@@ -47,6 +56,7 @@ ABOVE: dict[str, set[str]] = {
     "autoscale.observe": set(),
     "autoscale.history": {"autoscale.observe"},
     "autoscale.deploy": {
+        "autoscale.schedule",
         "autoscale.hpa",
         "autoscale.profiles",
         "autoscale.recommendation",

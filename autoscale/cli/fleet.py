@@ -12,7 +12,7 @@ import typer
 
 from analysis.files import empty, free_directory
 from analysis.redact import command_line
-from autoscale.cli.inputs import fleet_options, hpa_in, lengths_asked, told_apart
+from autoscale.cli.inputs import fleet_options, hpa_in, lengths_asked, price_of, told_apart
 from autoscale.cli.options import (
     DEFAULT_PROFILE,
     ClientTimeout,
@@ -24,6 +24,7 @@ from autoscale.cli.options import (
     OtherHpas,
     OutputTokens,
     Peak,
+    PriceAsked,
     ProfileName,
     PromptTokens,
     RunSlo,
@@ -35,6 +36,7 @@ from autoscale.cli.printing import show, show_json, show_paths
 from autoscale.show import progress
 
 if TYPE_CHECKING:
+    from autoscale.recommend.choice.scenario import Scenario
     from autoscale.recommend.choice.settings import Setting
     from autoscale.recommend.comparison import Compared
 
@@ -120,6 +122,7 @@ def simulate(
     slo: RunSlo = None,
     gateway: GatewayOptions = None,
     client_timeout: ClientTimeout = None,
+    price: PriceAsked = None,
     seeds: Annotated[int, typer.Option(help="Simulations per setting.", min=1)] = 3,
     out: Annotated[Path | None, typer.Option(help="Directory for run directories and plots.")] = None,
     as_json: Json = False,
@@ -138,8 +141,8 @@ def simulate(
     settings = _settings((hpa, *(compare or [])), static or [])
     if out is not None:
         free_directory(out, empty)
-    runs = runs_of([run]) if run else []
-    system = system_of(profile, runs)
+    runs, paid = runs_of([run]) if run else [], price_of(price)
+    system = system_of(profile, runs, paid.per_accelerator_hour if paid else None)
     notes = {name: notes_on(system, setting) for name, setting in settings.items()}
     bounds = slo_of(slo, runs, system)
     tokens = lengths_of(lengths_asked(prompt_tokens, output_tokens, traffic), runs, system)
@@ -147,37 +150,44 @@ def simulate(
     progress.compiled_engine()
     with progress.bar() as report:
         engine = learn(runs, system, bounds, report).engine if runs else None
-    scenario = scenario_of(
+    scenario = replace(scenario_of(
         system, traffic=traffic, peak_rps=peak, slo=bounds, engine=engine, lengths=tokens, hours=hours, plan=plan,
         tell=progress.note,
-    )  # fmt: skip
-    scenario = replace(scenario, options=options)
+    ), options=options)  # fmt: skip
     said = traffic_in_words(scenario.plan, traffic)
-    most = max(setting.replicas or 1 for setting in settings.values())
-    _told(notes, cost.check_cost(scenario, most, len(settings) * seeds))
+    _told(notes, cost.check_cost(scenario, _largest(settings), len(settings) * seeds))
     with progress.bar() as report:
         compared = set_side_by_side(scenario, settings, seeds, keep_first=out is not None, progress=report)
-    content = {name: _figures(name, found, notes[name]) for name, found in compared.items()}
+    content = {name: _figures(name, found, notes[name], scenario) for name, found in compared.items()}
     paths = _written(compared, system.name, out) if out is not None else []
     if as_json:
         whose = {"profile": system.name, "run": run, "traffic": said, "slo": bounds, "seeds": seeds}
         show_json({"settings": content}, whose)
         return
-    show(*comparison_table(content, scenario, said, "" if slo else "the run's" if runs else "the profile's"))
+    whose_slo = "" if slo else "the run's" if runs else "the profile's"
+    show(*comparison_table(content, scenario, said, whose_slo, paid.currency if paid else ""))
     show_paths(paths)
 
 
-def _figures(name: str, found: Compared, notes: Sequence[str]) -> dict[str, Any]:
+def _figures(name: str, found: Compared, notes: Sequence[str], scenario: Scenario) -> dict[str, Any]:
     """What is shown of a setting; why a gateway held its requests is said at once."""
+    from autoscale.recommend.billing import billed_setting
+
     for cause in found.causes():
         progress.note(f"{name}: {cause}")
-    return {**found.figures(), "notes": [*notes, *found.causes()]}
+    billed = billed_setting(name, found.outcomes, scenario.plan.begins_s)
+    return {**found.figures(), "month": billed, "notes": [*notes, *found.causes()]}
 
 
 def _told(notes: Mapping[str, Sequence[str]], takes: str | None) -> None:
     """Say once what is to be known of the settings, and how long they take."""
     for note in dict.fromkeys([*itertools.chain.from_iterable(notes.values()), *([takes] if takes else [])]):
         progress.note(note)
+
+
+def _largest(settings: Mapping[str, Setting]) -> int:
+    """Replicas of the largest standing fleet, 1 without one."""
+    return max(setting.replicas or 1 for setting in settings.values())
 
 
 def _settings(hpas: Sequence[Path], static: Sequence[int]) -> dict[str, Setting]:

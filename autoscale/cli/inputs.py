@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING
 from analysis.errors import BadInput
 
 if TYPE_CHECKING:
+    from autoscale.bill import Price
     from autoscale.recommend.choice.keda.space import KedaAsked
     from autoscale.recommend.choice.promise import Promise
     from autoscale.recommendation import KubernetesObject
     from autoscale.sim.fleet.control import FleetOptions
+
+
+MOST_OF_A_CURRENCY = 12  # characters
 
 
 def run_path(run: Path | None) -> Path:
@@ -42,6 +46,26 @@ def rates_of(text: str | None) -> list[float]:
         raise BadInput(
             "rates", value=text, expected="requests/s separated by commas, for example 1,2,4"
         ) from None
+
+
+def price_of(text: str | None) -> Price | None:
+    """The price that "2.5" or "2.5 EUR" says."""
+    from autoscale.bill import Price
+
+    if text is None:
+        return None
+    number, _, currency = text.strip().partition(" ")
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf or len(currency) > MOST_OF_A_CURRENCY:
+        raise BadInput(
+            "--price",
+            value=text,
+            expected="a price of at least 0 and, after a space, its currency if you like: 2.5 or '2.5 EUR'",
+        )
+    return Price(value, currency.strip())
 
 
 def promise_of(days_kept: str | None, longest_breach: str | None) -> Promise:

@@ -131,7 +131,14 @@ SloColdStart = Annotated[
         help="TTFT that a request may have which waits on a start from zero, such as 10m; implies --to-zero.",
     ),
 ]
-Price = Annotated[float | None, typer.Option(help="Price of one accelerator hour.", min=0)]
+PriceAsked = Annotated[
+    str | None,
+    typer.Option(
+        "--price",
+        metavar="PRICE",
+        help="Price of one accelerator hour, and its currency if you like: 2.5 or '2.5 EUR'.",
+    ),
+]
 CurrentHpa = Annotated[
     Path | None, typer.Option(help="The HPA or ScaledObject in use now, to set beside it.")
 ]
@@ -141,6 +148,13 @@ MeasuredFile = Annotated[
 ]
 Against = Annotated[
     Path | None, typer.Option(help="An older recommendation.json: does its target still hold?")
+]
+WithSchedule = Annotated[
+    bool,
+    typer.Option(
+        "--schedule",
+        help="Also look for minimum replicas by hour and weekday; needs traffic of two days at least.",
+    ),
 ]
 ConfirmingSeeds = Annotated[
     int, typer.Option(help="Simulations that confirm the answer, at least: short traffic gets more.", min=2)

@@ -24,12 +24,13 @@ def show_json(content: Mapping[str, object], computed_from: Mapping[str, object]
     version, where the content does not say so itself."""
     from analysis.numbers import plain
     from analysis.redact import redacted
+    from autoscale.typed_json import as_plain
     from autoscale.version import own_version
 
     if computed_from is not None:
         said = {name: str(one) if isinstance(one, Path) else one for name, one in computed_from.items()}
         content = {"computed_from": redacted(plain({"version": own_version(), **said})), **content}
-    print(json.dumps(plain(content), indent=2, default=str, allow_nan=False))
+    print(json.dumps(as_plain(content), indent=2, default=str, allow_nan=False))
 
 
 def show_paths(paths: Sequence[Path]) -> None:

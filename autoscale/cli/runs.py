@@ -17,6 +17,7 @@ from autoscale.cli.inputs import (
     hpa_in,
     keda_asked,
     lengths_asked,
+    price_of,
     promise_of,
     rates_of,
     run_path,
@@ -45,7 +46,7 @@ from autoscale.cli.options import (
     Namespace,
     OutputTokens,
     Peak,
-    Price,
+    PriceAsked,
     Prometheus,
     PromptTokens,
     ResultsDirectory,
@@ -61,6 +62,7 @@ from autoscale.cli.options import (
     TokenFile,
     ToZero,
     Traffic,
+    WithSchedule,
 )
 from autoscale.cli.printing import show, show_json, show_paths
 from autoscale.load_command import load_summary
@@ -153,10 +155,11 @@ def recommend(
     client_timeout: ClientTimeout = None,
     to_zero: ToZero = False,
     slo_cold_start: SloColdStart = None,
-    price: Price = None,
+    price: PriceAsked = None,
     current: CurrentHpa = None,
     measured: MeasuredFile = None,
     against: Against = None,
+    schedule: WithSchedule = False,
     seeds: ConfirmingSeeds = 64,
     jobs: Jobs = None,
     out: ResultsDirectory = None,
@@ -173,8 +176,9 @@ def recommend(
     with progress.bar() as report:
         result = find(
             runs or None, profile=profile, traffic=traffic, peak_rps=peak, slo=slo, attainment=attainment,
-            promise=promise_of(days_kept, longest_breach), max_replicas=max_replicas, price=price, fleet=fleet, keda=keda,
-            current=hpa_in(current) if current else None, measured=measured, against=against, seeds=seeds, jobs=jobs,
+            promise=promise_of(days_kept, longest_breach), max_replicas=max_replicas, price=price_of(price), fleet=fleet,
+            keda=keda, current=hpa_in(current) if current else None, measured=measured, against=against, schedule=schedule,
+            seeds=seeds, jobs=jobs,
             out=out, command=command_line(sys.argv), hours=hours, time_unit=trace_time_unit,
             lengths=lengths_asked(prompt_tokens, output_tokens, traffic), progress=report, tell=progress.note,
         )  # fmt: skip
@@ -259,7 +263,7 @@ def profile(
     from_run: Annotated[Path, typer.Option(help="Run directory of one replica.")],
     profile: MaybeProfile = None,
     slo: RunSlo = None,
-    price: Price = None,
+    price: PriceAsked = None,
     accelerator: Annotated[str | None, typer.Option(help="Name of the accelerator.")] = None,
     model_config: Annotated[
         Path | None, typer.Option(help="config.json of the model, where the base profile's is another.")
@@ -274,13 +278,18 @@ def profile(
         raise BadInput("name of a profile file", value=str(out), expected="one that ends in .yaml")
     if out is not None:
         free_file(out, _is_profile, "a profile")
-    found = runs_of([from_run])
+    given, found = price_of(price), runs_of([from_run])
     system = system_of(profile, found)
     named = profile or found[0].header.get("profile") or system.name
     progress.compiled_engine()
     with progress.bar() as report:
         model = learn(found, system, slo_of(slo, found, system), report)
-    written = measured_profile(found[0], model, str(named), UserFacts(price, accelerator, model_config))
+    written = measured_profile(
+        found[0],
+        model,
+        str(named),
+        UserFacts(given.per_accelerator_hour if given else None, accelerator, model_config),
+    )
     if out is None:
         print(written.text, end="")
         return

@@ -10,6 +10,7 @@ from autoscale.deploy.choices import Options
 from autoscale.deploy.gateway import picker_triggers
 from autoscale.deploy.meta import meta
 from autoscale.deploy.targets import Plan, decimal
+from autoscale.deploy.timetable import cron_triggers
 from autoscale.deploy.yaml_out import Note, plain_yaml
 from autoscale.hpa import HpaSpec, format_milli
 from autoscale.hpa import parse_quantity as parse
@@ -80,7 +81,10 @@ def scaled_object(profile: Profile, options: Options, plan: Plan, path: MetricsP
             "advanced": {"horizontalPodAutoscalerConfig": config},
             "triggers": picker_triggers(profile, options.prometheus_url)
             if path == "llm-d"
-            else [_trigger(profile, options, target, plan) for target in plan.targets],
+            else [
+                *(_trigger(profile, options, target, plan) for target in plan.targets),
+                *cron_triggers(plan.windows),
+            ],
         },
     }
 

@@ -10,6 +10,7 @@ from autoscale.hpa import format_milli
 from autoscale.hpa import parse_quantity as parse
 from autoscale.profiles import Profile
 from autoscale.recommendation import KubernetesObject, Recommendation, refuse_other
+from autoscale.schedule import Scheduled, Window
 from autoscale.signal_target import SignalTarget
 
 
@@ -23,6 +24,7 @@ class Plan:
     behavior: KubernetesObject | None
     source: str
     scaled_object: KubernetesObject | None = None  # that was recommended, where KEDA was asked for
+    windows: tuple[Window, ...] = ()  # in which the minimum is higher
 
     @property
     def autoscales(self) -> bool:
@@ -46,6 +48,9 @@ def plan(profile: Profile, recommendation: Recommendation | None) -> Plan:
     refuse_other(
         recommendation, profile=profile.name, model=profile.model.id, accelerator=profile.accelerator.name
     )
+    scheduled = recommendation.schedule
+    if scheduled and scheduled.recommended:
+        return _scheduled(scheduled)
     match recommendation.answer:
         case "infeasible":
             raise NotAchieved(
@@ -72,6 +77,14 @@ def plan(profile: Profile, recommendation: Recommendation | None) -> Plan:
                 raise BadInput("recommendation names a metric twice", value=[t.signal for t in targets])
             source = f"Derived from a measured or simulated run of this system{_kept(recommendation)}; see recommendation.json."
             return Plan(targets, low, high, recommendation.behavior, source, recommendation.scaled_object)
+
+
+def _scheduled(scheduled: Scheduled) -> Plan:
+    targets = [_canonical_target(target) for target in scheduled.metrics]
+    least = scheduled.otherwise
+    most = max([least, scheduled.max_replicas or least, *(w.replicas for w in scheduled.windows)])
+    source = f"Beside a schedule: {scheduled.sentence}."
+    return Plan(targets, least, most, scheduled.behavior, source, windows=scheduled.windows)
 
 
 def _kept(recommendation: Recommendation) -> str:

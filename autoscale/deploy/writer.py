@@ -21,6 +21,7 @@ from autoscale.deploy import (
     readme,
     scaling,
     targets,
+    timetable,
     weights,
     workload,
 )
@@ -282,7 +283,11 @@ def _scaling_parts(profile: Profile, options: Options, path: MetricsPath, plan: 
     if path == "autoscalingmetric":
         about = "Gauges that GKE's metrics agent reads from the pods (GKE 1.35.1 or later, 20 per cluster)."
         parts.append(Part("autoscaling-metric.yaml", about, [scaling.autoscaling_metric(profile, plan)]))
-    return [*parts, Part("hpa.yaml", "Scales the workload.", [scaling.hpa(profile, options, path, plan)])]
+    parts.append(Part("hpa.yaml", "Scales the workload.", [scaling.hpa(profile, options, path, plan)]))
+    if plan.windows:
+        about = "Patches the HPA's minReplicas by the hour; the account may patch this one object."
+        parts.append(Part("schedule.yaml", about, timetable.minimum_jobs(profile, plan)))
+    return parts
 
 
 def _folder(prefix: str, parts: list[Part], about: str) -> list[File]:

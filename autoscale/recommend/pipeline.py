@@ -13,10 +13,12 @@ import yaml
 
 from analysis.files import free_directory
 from analysis.run import Run
+from autoscale.bill import Price
 from autoscale.profiles import Profile
 from autoscale.profiles.prior_error import prior_error
 from autoscale.recommend import cost
 from autoscale.recommend.answer import Decision
+from autoscale.recommend.billing import bill
 from autoscale.recommend.choice.decide import choose_setting
 from autoscale.recommend.choice.keda.space import KedaAsked, check_zero
 from autoscale.recommend.choice.keda.written import scaled_object_text
@@ -32,6 +34,7 @@ from autoscale.recommend.model.one_replica import shape
 from autoscale.recommend.model.replica_model import ReplicaModel
 from autoscale.recommend.open_points import more_data, of_runs, worth_of_a_run
 from autoscale.recommend.progress import Progress, Tell, part, silent, unheard
+from autoscale.recommend.schedule.judge import halves_s, schedule_of
 from autoscale.recommendation import Provenance, Recommendation
 from autoscale.recommendation import read_recommendation as read_recommendation
 from autoscale.recommendation import write as write_recommendation
@@ -66,10 +69,11 @@ def recommend(
     max_replicas: int | None = None,
     fleet: FleetOptions = DEFAULTS,
     keda: KedaAsked | None = None,
-    price: float | None = None,
+    price: Price | None = None,
     current: Manifest | None = None,
     measured: Path | None = None,
     against: Path | None = None,
+    schedule: bool = False,
     seeds: int = CHOOSING.own_at_least,
     jobs: int | None = None,
     out: Path | None = None,
@@ -86,7 +90,7 @@ def recommend(
     """
     progress(0.0, "reading the run")
     found = runs_of(runs)
-    system = system_of(profile, found, price, measured)
+    system = system_of(profile, found, price.per_accelerator_hour if price else None, measured)
     # bad files are refused before the search, not after
     old = read_recommendation(against) if against is not None else None
     target = _target(out, found, system.name)
@@ -100,6 +104,8 @@ def recommend(
         hours=hours, promise=promise, plan=plan, tell=tell,
     )  # fmt: skip
     scenario = replace(scenario, options=fleet, slo_cold_start_s=keda.slo_cold_start_s if keda else None)
+    if schedule:
+        halves_s(scenario.plan)  # too little of it is told before the search
     said, spread = _said(of_current, scenario, tell), _spread(model, scenario)
     decision = _decision(scenario, model, spread, (current, keda), max_replicas, seeds, jobs, progress)
     made = document(
@@ -110,8 +116,10 @@ def recommend(
         notes=[*said, *(note for capacity in model.capacities for note in capacity.notes)],
         provenance=_provenance(found, scenario, traffic, command),
     )
-    progress(1.0, "writing")
+    progress(0.98, "the bill")
     made = _beside(made, scenario, decision, model, old)
+    made = replace(made, bill=bill(scenario, decision, price.currency if price else ""))
+    made = replace(made, schedule=schedule_of(scenario, decision, jobs) if schedule else None)
     files = _write(made, target)
     return Recommended(made, files, scenario, decision, model, tuple(found))
 

@@ -51,6 +51,7 @@ class LoadPlan:
     trace: Trace | None = None
     turns: int = 1  # requests of one conversation; each prompt holds the earlier prompts and answers
     conversations: int = 1  # that are held at the same time: turn k + 1 comes this many requests after turn k
+    begins_s: float = 0.0  # after a Monday 00:00 UTC
     most_tokens: int | None = None  # of prompt and answer together, to which requests are cut
     index: int = 0
     of: int = 1

@@ -13,7 +13,6 @@ from autoscale.keda import ScaledObject
 from autoscale.keda.hpa_made import hpa_spec
 from autoscale.kube.scaling_signals import LATENCY_SIGNALS, SCALING_SIGNALS
 from autoscale.profiles import load, names
-from autoscale.profiles.trigger_queries import pods_pattern
 from autoscale.recommend.choice.keda.beside import guide_objects
 from autoscale.recommend.choice.keda.scaled_object import Keda
 from autoscale.recommend.choice.keda.space import KedaAsked, check_zero, keda_space, zero_space
@@ -47,7 +46,6 @@ def test_every_signal_of_every_profile_is_an_object_that_keda_and_the_simulator_
     assert (metric.name, metric.target_milli) == ("s0-prometheus", 2500)
     assert metric.average == (SCALING_SIGNALS[signal].metric_type == "AverageValue")
     (query,) = queries_of(scaler).values()
-    engines = profile.replica.data_parallel
     total = gauge_total(query, profile)
     assert (total is None) == (signal in LATENCY_SIGNALS)
 

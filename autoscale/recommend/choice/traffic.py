@@ -112,7 +112,8 @@ def default_traffic(peak_rps: float, prompt: str, output: str, hours: float | No
     elif not 0 < hours < math.inf:
         raise BadInput("--hours", value=hours, expected="hours of traffic above 0, for example 24")
     start_hour = max(0.0, PEAK_HOUR - 0.6 * hours)
-    return replace(plan, programme=rates.diurnal(peak_rps, hours * 3600, start_hour=start_hour))
+    programme = rates.diurnal(peak_rps, hours * 3600, start_hour=start_hour)
+    return replace(plan, programme=programme, begins_s=start_hour * 3600)
 
 
 def _plan(path: Path, time_unit: str | None) -> LoadPlan:

@@ -15,6 +15,7 @@ from autoscale.recommend import Recommended
 from autoscale.recommend.choice.keda.written import scaled_object_text
 from autoscale.recommendation import Estimated, Forecast, Recommendation
 from autoscale.show import words
+from autoscale.show.bill_rows import bill_note, bill_rows, hour_rows, hours_are
 from autoscale.show.pages.next_commands import next_commands
 from autoscale.show.pages.page import write_page
 from autoscale.show.pages.recommendation_figures import (
@@ -76,6 +77,7 @@ def recommendation_page(result: Recommended, out: Path) -> Path:
         traffic=list(_traffic(result)),
         cold_start=list(_cold_start(result)),
         commands=list(next_commands(result)),
+        bill=_bill(made),
     )
 
 
@@ -83,6 +85,25 @@ def _manifest(made: Recommendation) -> str | None:
     if made.scaled_object:
         return scaled_object_text(made)
     return yaml.safe_dump(made.as_json()["hpa"], sort_keys=False) if made.hpa else None
+
+
+@dataclass(frozen=True)
+class BillShown:
+    """The bill as tables: heads of the settings, rows of a month, rows of the hours of the day, and what they hold."""
+
+    heads: list[str]
+    rows: list[list[str]]
+    note: str
+    hours: list[list[str]]
+    hours_are: str
+
+
+def _bill(made: Recommendation) -> BillShown | None:
+    bill = made.bill
+    if bill is None:
+        return None
+    rows = bill_rows(bill.settings, bill.currency)
+    return BillShown(list(bill.settings), rows, bill_note(bill), hour_rows(bill), hours_are(bill))
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,15 @@ from rich.text import Text
 from analysis.numbers import seeds_too_few
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.show import words
+from autoscale.show.bill_rows import bill_rows
 from autoscale.show.terminal.layout import NONE, money_text, number_text, plain_table
 from autoscale.show.words import seconds
 
 
 def comparison_table(
-    content: Mapping[str, Mapping[str, Any]], scenario: Scenario, traffic: str, whose_slo: str
+    content: Mapping[str, Mapping[str, Any]], scenario: Scenario, traffic: str, whose_slo: str, currency: str
 ) -> Iterator[RenderableType]:
-    """Settings side by side: one column each; `whose_slo` it is when nobody gave one."""
+    """Settings side by side: one column each; `whose_slo` it is when nobody gave one. Below, what a month takes and costs."""
     made = plain_table("", *content)
     terms = [term for term in scenario.slo.terms if term.percentile is not None]
     rows: dict[str, Callable[[Mapping[str, Any]], str]] = {
@@ -53,6 +54,10 @@ def comparison_table(
     whose = f" ({whose_slo}; --slo sets another)" if whose_slo else ""
     yield Text(f"simulated on {scenario.profile.name}, SLO {scenario.slo}{whose}", style="dim")
     yield Text(f"traffic {traffic}", style="dim")
+    yield made
+    made = plain_table("a month of 730.5 hours", *content, title="")
+    for row in bill_rows({name: figures["month"] for name, figures in content.items()}, currency):
+        made.add_row(*row)
     yield made
 
 

@@ -9,8 +9,10 @@ from rich.panel import Panel
 from rich.text import Text
 
 from analysis.numbers import known, seeds_too_few
+from autoscale.bill import Bill
 from autoscale.recommendation import Estimated, Forecast, Recommendation
 from autoscale.show import words
+from autoscale.show.bill_rows import bill_note, bill_rows, hour_rows, hours_are
 from autoscale.show.terminal.layout import NONE, PlainTable, bullet, money_text, number_text, plain_table
 
 COLOURS = {
@@ -39,6 +41,10 @@ def recommendation_lines(made: Recommendation, *, explain: bool = False) -> Iter
             yield Text(f"  {note}", style="dim")
         for name, forecast in compared.items():
             yield Text(f"  {name}: {forecast.setting}", style="dim")
+    if made.bill:
+        yield from _bill(made.bill, by_hour=explain)
+    if made.schedule:
+        yield Text(f"\nSchedule: {made.schedule.sentence}", style="bold")
     yield Text("\nWhy", style="bold")
     for reason in made.reasons:
         yield bullet(reason.sentence, colour)
@@ -122,6 +128,19 @@ def _comparison(compared: Mapping[str, Forecast]) -> PlainTable:
         c for c in made.columns if any(cell.plain != NONE for cell in c.cells)
     ]  # no price: no cost
     return made
+
+
+def _bill(bill: Bill, *, by_hour: bool) -> Iterator[RenderableType]:
+    table = plain_table("", *bill.settings, title="\nThe bill")
+    for row in bill_rows(bill.settings, bill.currency):
+        table.add_row(*row)
+    yield table
+    yield Text(f"  {bill_note(bill)}", style="dim")
+    if by_hour:
+        hours = plain_table("hour", *bill.settings, title=f"\n{hours_are(bill).capitalize()}")
+        for row in hour_rows(bill):
+            hours.add_row(*row)
+        yield hours
 
 
 def _path(made: Recommendation) -> Iterator[RenderableType]:

@@ -12,7 +12,8 @@ while tokens take their true time.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,7 @@ class FleetOptions:
     gateway         an inference gateway before the replicas; it routes instead of `routing`, and holds requests instead of
                     `no_ready`
     patience_s      how long a client waits for the end of its answer
+    minima          (s, minReplicas) that somebody patches into the HPA, in order of time
     """
 
     nodes: Nodes = UNLIMITED
@@ -74,6 +76,7 @@ class FleetOptions:
     flap_s: float = 900.0
     gateway: InferenceGateway | None = None
     patience_s: float = math.inf
+    minima: tuple[tuple[float, int], ...] = ()
 
 
 DEFAULTS = FleetOptions()
@@ -107,6 +110,8 @@ class Fleet:
             if metric.kind == "Pods"
         ]
         self.least = 0 if scaler is None else least_replicas(scaler)
+        self.minima = deque(options.minima if spec else ())
+        self.least = min([self.least, *(replicas for _, replicas in self.minima)])
         self.external: External | None = None
         if scaler is not None and len(self.signals) < len(hpa_of(scaler).metrics):
             phase = np.random.Generator(np.random.PCG64([seed, 9008])).random()
@@ -131,12 +136,24 @@ class Fleet:
     @property
     def next_s(self) -> float:
         """When the control plane has something to do next (control time)."""
-        return min(self.pods.next_s, self.next_scrape_s, self.next_sync_s, self.poll_s, self.next_poll_s)
+        return min(
+            self.pods.next_s,
+            self.next_scrape_s,
+            self.next_sync_s,
+            self.poll_s,
+            self.next_poll_s,
+            self.next_minimum_s,
+        )
 
     @property
     def next_poll_s(self) -> float:
         """KEDA's next poll; inf where there is none."""
         return self.external.next_poll_s if self.external else math.inf
+
+    @property
+    def next_minimum_s(self) -> float:
+        """When the HPA's minimum changes next; inf when never."""
+        return self.minima[0][0] if self.minima else math.inf
 
     @property
     def desired(self) -> int:
@@ -147,6 +164,9 @@ class Fleet:
         """Run the control plane, and the engines with it, through every event up to and including `until_s`."""
         while (now_s := self.next_s) <= until_s:
             self.now_s = now_s
+            while self.next_minimum_s <= now_s:
+                assert self.spec is not None
+                self.spec = replace(self.spec, min_replicas=self.minima.popleft()[1])
             if self.pods.next_s <= now_s:
                 self._handle(self.pods.advance(now_s))
             if self.poll_s <= now_s:

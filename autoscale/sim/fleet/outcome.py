@@ -17,6 +17,7 @@ from analysis.slo import Slo, Verdict
 from autoscale.profiles.profile import Profile
 from autoscale.sim.fleet.held import Held
 from autoscale.sim.fleet.replica import FleetReplica, PodEvent, pod_name
+from autoscale.sim.fleet.spending import Spending, Spent
 from autoscale.sim.fleet.tally import Period, Tally
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class FleetRecorder:
         self.decisions: list[tuple[float, int, int, str]] = []  # time, before, after, sentence
         self.events: list[tuple[float, str, str, int]] = []  # time, kind, pod, ordinal
         self.wasted = 0
+        self.spent = Spent(profile.replica.chips_per_node)
         self.batches: list[NDArray[Any]] = []
         self.samples: list[tuple[float, NDArray[Any], list[str]]] = []
         self._counts = [replicas, 0, 0, 0]
@@ -40,6 +42,7 @@ class FleetRecorder:
     def pod(self, event: PodEvent) -> None:
         """Count the transition."""
         replica, counts = event.replica, self._counts
+        self.spent.pod(event)
         if event.kind == "created":
             counts[1] += 1
         elif event.kind == "scheduled" and replica.scheduled:
@@ -90,7 +93,8 @@ class FleetRecorder:
             self.samples.append((fleet.now_s, gauges[slots], names))
 
     def keep_requests(self, finished: NDArray[Any]) -> None:
-        """Keep a batch of finished requests when everything is kept."""
+        """Note where a batch of finished requests was; keep it when everything is kept."""
+        self.spent.requests(finished)
         if self.keep and len(finished):
             self.batches.append(finished)
 
@@ -107,11 +111,13 @@ class Outcome:
     wasted_scale_outs   replicas that were removed before they were ready
     flaps               changes of direction within `flap_s`
     longest_breach_s    longest time in a row in which the due requests broke the SLO's share
+    hours_over          hours in which they did
     periods             the same of every day, or of the whole traffic where that is shorter
     cost                accelerator-hours at the profile's price; NaN without a price
     replicas            rows of time_s, desired, created, scheduled, ready, one per change
     decisions           rows of time_s, before, after, why
     events              rows of time_s, kind, pod, ordinal of the start
+    spent               what `spending` is worked out from
     requests            engine.FINISHED by request_id, when everything was kept
     from_zero           requests that were due while no replica was ready, of a scaler that goes to zero
     longest_from_zero_s the longest TTFT among them; NaN without one
@@ -136,6 +142,7 @@ class Outcome:
     wasted_scale_outs: int
     flaps: int
     longest_breach_s: float
+    hours_over: int
     periods: tuple[Period, ...]
     peak_replicas: int
     output_tokens: int
@@ -143,12 +150,17 @@ class Outcome:
     replicas: tuple[tuple[float, int, int, int, int], ...]
     decisions: tuple[tuple[float, int, int, str], ...]
     events: tuple[tuple[float, str, str, int], ...]
+    spent: Spent = field(compare=False, repr=False)
     stopped: str = ""
     requests: NDArray[Any] | None = field(default=None, compare=False)
     samples: tuple[Any, ...] = field(default=(), compare=False)
     held: Held | None = None
     from_zero: int = 0
     longest_from_zero_s: float = field(default=math.nan, compare=False)
+
+    def spending(self, begins_s: float = 0.0) -> Spending:
+        """Where its accelerator-hours went; the traffic began `begins_s` after a midnight."""
+        return self.spent.spending(self.duration_s, begins_s)
 
     @property
     def longest_start_s(self) -> float:
@@ -217,6 +229,7 @@ class Outcome:
             wasted_scale_outs=recorder.wasted,
             flaps=_flaps(recorder.decisions, flap_s),
             longest_breach_s=tally.longest_breach_s(),
+            hours_over=tally.hours_over(),
             periods=tally.periods(unserved),
             peak_replicas=max((row[1] for row in recorder.replicas), default=0),
             output_tokens=tally.output_tokens,
@@ -230,6 +243,7 @@ class Outcome:
             held=held,
             from_zero=tally.from_zero.count if tally.from_zero else 0,
             longest_from_zero_s=tally.from_zero.longest_s if tally.from_zero else math.nan,
+            spent=recorder.spent,
         )
 
 

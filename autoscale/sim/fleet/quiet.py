@@ -76,7 +76,10 @@ class Quiet:
     def run(self, until_s: float, *, until_empty: bool = False) -> None:
         """Through the ticks before `until_s`, or until no request is in flight; up to the first that is not quiet."""
         fleet, timing = self.fleet, self._state.timing
-        until_s = min(until_s, fleet.pods.next_s, fleet.poll_s, fleet.next_poll_s)
+        if fleet.spec is not None and fleet.spec.min_replicas != timing.least:
+            timing = timing._replace(least=fleet.spec.min_replicas)
+            self._state = self._state._replace(timing=timing)
+        until_s = min(until_s, fleet.pods.next_s, fleet.poll_s, fleet.next_poll_s, fleet.next_minimum_s)
         if min(fleet.next_scrape_s, fleet.next_sync_s) >= until_s or fleet.memory is None:
             return
         if not timing.least <= fleet.desired <= timing.most or fleet.desired == 0:

@@ -131,15 +131,27 @@ class Tally:
             return term.bound_s
         return np.where(cold, self.from_zero.bound_s(term), term.bound_s)
 
-    def longest_breach_s(self, minutes: slice = slice(None)) -> float:
-        """The longest time in a row, in whole minutes, in which the requests that were due broke the SLO's share."""
-        due, good = self.due_by_minute[minutes], self.good_by_minute[minutes]
+    def hours_over(self) -> int:
+        """Hours, counted from the begin, in which the requests that were due broke the SLO's share."""
+        starts = np.arange(0, len(self.due_by_minute), 60)
+        due, good = (np.add.reduceat(of, starts) for of in (self.due_by_minute, self.good_by_minute))
+        breaches = np.add.reduceat(self.breaches_by_minute, starts, axis=1)
+        return int(self._over(due, good, breaches).sum())
+
+    def _over(self, due: NDArray[Any], good: NDArray[Any], breaches: NDArray[Any]) -> NDArray[np.bool_]:
         over = np.zeros(len(due), bool)
-        for k, term in enumerate(self.terms):
+        for term, broken in zip(self.terms, breaches, strict=True):
             assert term.percentile is not None
-            over |= self.breaches_by_minute[k, minutes] > (1 - term.percentile / 100) * due
+            over |= broken > (1 - term.percentile / 100) * due
         if self.slo.goodput is not None:
             over |= due - good > (1 - self.slo.goodput) * due
+        return over
+
+    def longest_breach_s(self, minutes: slice = slice(None)) -> float:
+        """The longest time in a row, in whole minutes, in which the requests that were due broke the SLO's share."""
+        over = self._over(
+            self.due_by_minute[minutes], self.good_by_minute[minutes], self.breaches_by_minute[:, minutes]
+        )
         ends = np.flatnonzero(np.diff(np.concatenate([[0], over.astype(np.int8), [0]])))
         return float((ends[1::2] - ends[::2]).max()) * MINUTE_S if len(ends) else 0.0
 

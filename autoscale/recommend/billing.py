@@ -1,0 +1,96 @@
+"""The bill: what simulated settings take of accelerators, for a month, per million output tokens, by hour of the day."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from analysis.numbers import known
+from autoscale.bill import MONTH_H, Bill, Billed
+from autoscale.recommend.answer import Decision
+from autoscale.recommend.choice.circumstances import at_speed
+from autoscale.recommend.choice.judging import Judged
+from autoscale.recommend.choice.scenario import Scenario
+from autoscale.recommend.choice.seeds import own_seeds, trial_s
+from autoscale.recommend.choice.settings import Setting
+from autoscale.sim.fleet.outcome import Outcome
+
+SPLIT_S = 10.0  # of a processor, for the simulations that split the hours of one setting
+SPLIT_AT_MOST = 8
+
+
+def bill(scenario: Scenario, decision: Decision, currency: str) -> Bill | None:
+    """The bill of what is recommended, of the standing fleet and of the current HPA; None without an answer.
+
+    Hours are the means over all simulations that judged a setting; the first of their seeds are simulated again to split
+    them.
+    """
+    judged = {
+        "recommended": decision.chosen,
+        "standing fleet": decision.static,
+        "current HPA": decision.current,
+    }
+    if decision.chosen is None:
+        return None
+    if decision.static is not None and decision.static.setting == decision.chosen.setting:
+        del judged["standing fleet"]
+    served = at_speed(scenario, decision.slower).keeping()
+    count = max(1, min(SPLIT_AT_MOST, int(SPLIT_S / trial_s(scenario.plan))))
+    seeds = own_seeds(scenario.plan, scenario.promise)[:count]
+    price = scenario.profile.accelerator.price_per_chip_hour
+    settings = {
+        name: billed_setting(
+            of.setting.label,
+            [served.outcome(of.setting, seed) for seed in seeds],
+            scenario.plan.begins_s,
+            _hours(of),
+        )
+        for name, of in judged.items()
+        if of is not None
+    }
+    return Bill(scenario.plan.duration_s / 3600, count, price, currency, settings)
+
+
+def _hours(judged: Judged[Setting]) -> float:
+    return judged.mean("accelerator_hours")
+
+
+def billed_setting(
+    label: str, outcomes: Sequence[Outcome], begins_s: float, hours: float = math.nan
+) -> Billed:
+    """One setting from its simulations, whose traffic begins `begins_s` after a midnight; `hours` where its
+    accelerator-hours are known from more of them."""
+    spent = [outcome.spending(begins_s) for outcome in outcomes]
+    total = float(np.mean([s.total for s in spent]))
+    whole = hours if known(hours) else total
+    months = MONTH_H / (outcomes[0].duration_s / 3600)
+    share = whole / total * months if total else months
+
+    def mean(part: str) -> float:
+        return float(np.mean([getattr(s, part) for s in spent])) * share
+
+    made = Billed(
+        label,
+        whole * months,
+        mean("starting"),
+        mean("wasted"),
+        mean("idle"),
+        float(np.mean([outcome.output_tokens for outcome in outcomes])) * months,
+        tuple((np.mean([s.by_hour for s in spent], axis=0) * share / months).tolist()),
+    )
+    price = outcomes[0].profile.accelerator.price_per_chip_hour
+    if price is None:
+        return made
+    tokens = made.output_tokens
+    return replace(
+        made,
+        cost=made.accelerator_hours * price,
+        cost_starting=made.starting * price,
+        cost_wasted=made.wasted * price,
+        cost_idle=made.idle * price,
+        cost_per_million_output_tokens=made.accelerator_hours * price / tokens * 1e6 if tokens else math.nan,
+        cost_by_hour=tuple(held * price for held in made.by_hour),
+    )
