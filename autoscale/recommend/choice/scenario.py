@@ -140,8 +140,6 @@ def trial_of(outcome: Outcome, attainment: float | None, promise: Promise) -> Tr
         attainment=outcome.attainment,
         accelerator_hours=outcome.accelerator_hours,
         replica_hours=outcome.replica_hours,
-        ttft_p99_s=outcome.percentile("ttft", 99),
-        tpot_p99_s=outcome.percentile("tpot", 99),
         wasted_scale_outs=outcome.wasted_scale_outs,
         flaps=outcome.flaps,
         longest_breach_s=outcome.longest_breach_s,
@@ -151,6 +149,7 @@ def trial_of(outcome: Outcome, attainment: float | None, promise: Promise) -> Tr
         overrun=max(_overrun(period, attainment) for period in outcome.periods),
         promise=promise,
         longest_start_s=outcome.longest_start_s,
+        latencies=tuple(outcome.asked_latencies()),
         stopped=outcome.stopped,
     )
 
