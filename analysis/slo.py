@@ -65,6 +65,15 @@ class Slo:
         asked = [] if self.goodput is None else [f"goodput={self.goodput * 100:g}%"]
         return ",".join([*map(str, self.terms), *asked])
 
+    def percentile_terms(self) -> tuple[Term, ...]:
+        """The terms as bounds of a percentile: a term without one bounds the percentile that goodput asks for."""
+        goodput = 100 * (self.goodput or 0.0)
+        return tuple(
+            dict.fromkeys(
+                Term(t.metric, t.percentile or float(f"{goodput:g}"), t.bound_s) for t in self.terms
+            )
+        )
+
     def bounds_s(self) -> dict[str, float]:
         """The bound in s that one request has to keep, per metric that has one.
 

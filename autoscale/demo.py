@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from socket import socket
 from typing import TYPE_CHECKING, Any
@@ -68,6 +68,7 @@ class Demonstration:
 def run_demo(out: Path, *, profile: str, seed: int, progress: Progress) -> Demonstration:
     """Do it all, writing below `out`, an empty directory of `directory`."""
     from analysis import plots
+    from analysis.opened import open_run
     from autoscale.show.pages import recommendation_page, run_page
 
     source = _measure(out, profile, seed, progress)
@@ -81,7 +82,11 @@ def run_demo(out: Path, *, profile: str, seed: int, progress: Progress) -> Demon
     checked = _check(out, profile, seed, found, progress)
     pages = [
         recommendation_page(found, out / "report.html"),
-        run_page(out / "load", None, out / "load" / "run.html", found.model.capacities[0]),
+        run_page(
+            replace(open_run(out / "load"), learned=found.model.capacities[0]),
+            None,
+            out / "load" / "run.html",
+        ),
     ]
     plots.save(plots.capacity_curve(found.model.capacities[0]), out / "load" / "capacity.png")
     files = [*pages, out / "load" / "capacity.png", *found.files, *written, *checked[1]]

@@ -111,7 +111,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "report": (
         ("the newest run as a page", "autoscale report"),
-        ("two runs side by side", "autoscale report runs/first --compare runs/second --out compared.html"),
+        (
+            "is it better or worse than last time? exit code 1 when worse",
+            "autoscale report runs/new --compare runs/first --out compared.html",
+        ),
     ),
     "profiles": (
         ("all that come with the package", "autoscale profiles"),

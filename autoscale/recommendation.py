@@ -64,6 +64,7 @@ class EstimatedRate(Estimated):
 class Forecast:
     """What a setting does on the traffic: means over `seeds` simulations. Shares 0-1, times in s, cost in the price's unit.
 
+    `latencies` are the percentiles that the SLO asks about, in s: `ttft_p95`.
     `days_kept` is the share of the simulated `periods` that kept the SLO, its `low` end what they show with 95 %
     confidence; `worst_stretch_s` the longest time over the SLO in any of them. The last three are of one simulation, not
     means: the middle, the least and the most of them all (`ready_s`: of starts drawn), since a check sees one course of things.
@@ -79,8 +80,7 @@ class Forecast:
     worst_stretch_s: float = math.nan
     replica_hours: Estimated = Estimated()
     accelerator_hours: Estimated = Estimated()
-    ttft_p99_s: Estimated = Estimated()
-    tpot_p99_s: Estimated = Estimated()
+    latencies: Mapping[str, Estimated] = field(default_factory=dict)
     wasted_scale_outs: Estimated = Estimated()
     flaps: Estimated = Estimated()
     longest_breach_s: Estimated = Estimated()

@@ -27,19 +27,11 @@ def pareto(
 ) -> Figure:
     """Cost against SLO attainment. Columns of `candidates`: name, kind, cost, attainment (0-1) and, where known,
     attainment_low, attainment_high; points of one kind share a marker, those not beaten by another are joined. The
-    names of `annotate` are written beside their points."""
+    names of `annotate` are written beside their points. What lies further below `asked` than it may lie above stands at
+    the lower edge, hollow, with its attainment beside its name."""
     figure, (axis,) = stacked(1, title, height=4.4)
-    for (kind, part), style in zip(candidates.groupby("kind", sort=False), cycle(SERIES), strict=False):
-        if {"attainment_low", "attainment_high"} <= set(part):
-            _bars_of_error(axis, part, style["color"])
-        axis.plot(
-            part["cost"],
-            100 * part["attainment"],
-            style["marker"],
-            color=style["color"],
-            label=str(kind),
-            alpha=0.85,
-        )
+    candidates, far = _raised(candidates, asked)
+    _points(axis, candidates)
     ordered = candidates.sort_values(["cost", "attainment"], ascending=[True, False])
     front = ordered[ordered["attainment"] > ordered["attainment"].cummax().shift(fill_value=-np.inf)]
     axis.plot(
@@ -63,11 +55,54 @@ def pareto(
             color=BLACK,
             label=f"chosen: {chosen}",
         )
+    if len(far):
+        axis.plot(
+            far["cost"],
+            100 * far["attainment"],
+            "v",
+            color=GREY,
+            markerfacecolor="none",
+            markersize=9,
+            label="far below",
+        )
     axis.set_xlabel("cost (accelerator-hours)")
     axis.set_ylabel(attainment_label)
     legend(axis)
-    _names(axis, candidates, annotate)
+    _names(axis, candidates, [name for name in candidates["name"] if str(name).split(" (")[0] in annotate])
     return figure
+
+
+def _points(axis: Axes, candidates: pd.DataFrame) -> None:
+    for (kind, part), style in zip(candidates.groupby("kind", sort=False), cycle(SERIES), strict=False):
+        if {"attainment_low", "attainment_high"} <= set(part):
+            _bars_of_error(axis, part, style["color"])
+        axis.plot(
+            part["cost"],
+            100 * part["attainment"],
+            style["marker"],
+            color=style["color"],
+            label=str(kind),
+            alpha=0.85,
+        )
+
+
+def _raised(candidates: pd.DataFrame, asked: float | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The candidates with those far below what is asked raised to the lower edge, which they would else stretch; and those."""
+    if not asked:
+        return candidates, candidates.iloc[:0]
+    edge = asked - 2 * (1 - asked)
+    far = candidates["attainment"] < edge
+    told = [
+        f"{name} ({share:.0%})"
+        for name, share in zip(candidates["name"], candidates["attainment"], strict=True)
+    ]
+    raised = candidates.assign(
+        name=candidates["name"].where(~far, pd.Series(told, candidates.index)),
+        attainment=candidates["attainment"].clip(lower=edge),
+    )
+    for side in {"attainment_low", "attainment_high"} & set(candidates):
+        raised[side] = candidates[side].where(~far, edge)
+    return raised, raised[far]
 
 
 def bars(

@@ -29,6 +29,7 @@ from analysis.plots.style import (
     stacked,
     time_unit,
 )
+from analysis.slo import Term
 
 
 def timeline(
@@ -40,18 +41,24 @@ def timeline(
     breaches: Sequence[tuple[float, float]] = (),
     title: str = "Load, signals and replicas",
     show: Sequence[str] = ("waiting", "kv_usage"),
+    latency: Mapping[Term, pd.DataFrame] = {},
     clock: str = "time",
 ) -> Figure:
-    """What happened over time, panels from top to bottom: rates, the signals of `show`, replicas.
+    """What happened over time, panels from top to bottom: rates, latency, the signals of `show`, replicas.
 
     `load`: time_s, offered_rps, served_rps; `signals`: time_s and the signals (means over pods, `signals.fleet`);
     `replicas`: time_s, desired, ready and, where known, created; `target`: the HPA's averageValue per signal;
+    `latency`: per term of an SLO time_s and value_s, drawn against its bound;
     `breaches`: (from_s, to_s) in which the SLO was broken. Panels without data are left out; one table is needed.
     """
     shown = [s for s in show if signals is not None and signals[s].notna().any()]
-    count = (load is not None) + len(shown) + (replicas is not None)
-    figure, axes = stacked(count, title, height=1.75)
-    known = [table for table in (load, signals if shown else None, replicas) if table is not None]
+    count = (load is not None) + len(latency) + len(shown) + (replicas is not None)
+    figure, axes = stacked(count, title, height=1.75 if count < 5 else 1.25)
+    known = [
+        table
+        for table in (load, signals if shown else None, replicas, *latency.values())
+        if table is not None
+    ]
     scale, unit = time_unit(max(float(table["time_s"].max()) for table in known))
     _shade(axes, [(from_s / scale, to_s / scale) for from_s, to_s in breaches])
     if load is not None:
@@ -59,9 +66,12 @@ def timeline(
             line(axes[0], load["time_s"] / scale, load[f"{name}_rps"], STYLES[name], name)
         axes[0].set_ylabel("requests/s")
         axes[0].set_ylim(bottom=0)
-    for axis, signal in zip(axes[load is not None :], shown, strict=False):
+    first = int(load is not None)
+    for axis, (term, series) in zip(axes[first:], latency.items(), strict=False):
+        _against_bound(axis, term, series["time_s"] / scale, series["value_s"])
+    for axis, signal in zip(axes[first + len(latency) :], shown, strict=False):
         assert signals is not None
-        line(axis, signals["time_s"] / scale, signals[signal], STYLES[signal], "mean over pods")
+        line(axis, signals["time_s"] / scale, signals[signal], STYLES[signal], "mean of the replicas")
         if target and signal in target:
             axis.axhline(
                 target[signal],
@@ -73,23 +83,34 @@ def timeline(
         axis.set_ylabel("KV used\n(share)" if signal == "kv_usage" else f"{signal}\n(requests)")
         axis.set_ylim(bottom=0)
     if replicas is not None:
-        for name in ("created", "desired", "ready"):
-            if name in replicas and replicas[name].notna().any():
-                line(
-                    axes[-1],
-                    replicas["time_s"] / scale,
-                    replicas[name],
-                    STYLES[name],
-                    name,
-                    drawstyle="steps-post",
-                )
-        axes[-1].set_ylabel("replicas")
-        axes[-1].set_ylim(bottom=0)
-        axes[-1].yaxis.set_major_locator(MaxNLocator(integer=True))
+        _replicas(axes[-1], replicas.assign(time_s=replicas["time_s"] / scale))
     for axis in axes:
         legend(axis)
     axes[-1].set_xlabel(f"{clock} ({unit})")
     return figure
+
+
+def _against_bound(axis: Axes, term: Term, time: pd.Series[float], value_s: pd.Series[float]) -> None:
+    name = f"{term.metric.upper()} p{term.percentile:g}"
+    line(axis, time, value_s, STYLES[term.metric], name)
+    axis.axhline(term.bound_s, **SLO, label=f"SLO: {term.bound_s:g} s")
+    log_seconds(axis)
+    axis.set_ylabel(f"{name}\n(s)")
+
+
+def _replicas(axis: Axes, replicas: pd.DataFrame) -> None:
+    """Desired and ready as steps; what is created and not ready is the hatched area between."""
+    if "created" in replicas and (replicas["created"] > replicas["ready"]).any():
+        axis.fill_between(
+            replicas["time_s"], replicas["ready"], replicas[["created", "ready"]].max(axis=1),
+            step="post", facecolor=GREY, alpha=0.3, hatch="....", edgecolor="white", linewidth=0, label="starting",
+        )  # fmt: skip
+    for name in ("ready", "desired"):
+        if replicas[name].notna().any():
+            line(axis, replicas["time_s"], replicas[name], STYLES[name], name, drawstyle="steps-post")
+    axis.set_ylabel("replicas")
+    axis.set_ylim(bottom=0)
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _shade(axes: Sequence[Axes], breaches: Sequence[tuple[float, float]]) -> None:

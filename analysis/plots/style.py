@@ -43,7 +43,6 @@ STYLES: dict[str, dict[str, Any]] = {
     "served": {"color": SKY, "linestyle": "--", "marker": "s"},
     "desired": {"color": VERMILION, "linestyle": "--", "marker": ""},
     "ready": {"color": BLUE, "linestyle": "-", "marker": ""},
-    "created": {"color": GREY, "linestyle": ":", "marker": ""},
 }
 SERIES: list[dict[str, Any]] = [
     {"color": colour, "linestyle": line, "marker": marker}

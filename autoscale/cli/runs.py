@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -240,23 +241,40 @@ def predict(
 
 def report(
     run: RunDirectory = None,
-    compare: Annotated[Path | None, typer.Option(help="Another run to set beside it.")] = None,
+    compare: Annotated[
+        Path | None,
+        typer.Option(help="An earlier run of the same load: is this one better, worse, the same?"),
+    ] = None,
     details: Annotated[
         bool, typer.Option("--details", help="Also print the load's summary with every percentile.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="The page; default run.html in the run.")] = None,
+    as_json: Json = False,
 ) -> None:
-    """Write a run, or two side by side, as a page. Load, latency, server signals, client verdict, replicas."""
+    """Write a run as a page, or judge it against an earlier one. Load, latency, server signals, client verdict, replicas."""
+    from analysis.opened import open_run
     from autoscale.recommend.model.learning import capacity_of_run
+    from autoscale.regression import regression
     from autoscale.show.pages import run_page
+    from autoscale.show.run_numbers import run_numbers
+    from autoscale.show.terminal.regression import regression_lines
 
     path = run_path(run)
     page = free_file(out, begins_with("<!doctype html"), "a page") if out else path / "run.html"
     with progress.bar() as shown:
         capacity = capacity_of_run(path, shown)
-    if details:
-        print(load_summary(path))
-    print(run_page(path, compare, page, capacity))
+    seen, before = replace(open_run(path), learned=capacity), open_run(compare) if compare else None
+    found = regression(seen, before) if before else None
+    made = run_page(seen, before, page, found)
+    if as_json:
+        of = {"run": path, "before": compare, "slo": str(seen.slo) if seen.slo else None}
+        show_json({**run_numbers(seen, found), "page": str(made)}, of)
+    else:
+        if details:
+            print(load_summary(path))
+        show(*regression_lines(found, str(compare)) if found else ())
+        print(made)
+    raise typer.Exit(1 if found and not found.no_worse else 0)
 
 
 def profile(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -25,7 +24,7 @@ class Compared:
     def figures(self) -> dict[str, float | bool | int]:
         """Means over the seeds, the 95 % interval of the attainment, and whether it holds.
 
-        FIGURES, cost, lost_ and rejected_requests, and each percentile that the SLO names: `ttft_p95_s`.
+        FIGURES, cost, lost_ and rejected_requests, and each percentile that the SLO asks about: `ttft_p95_s`.
         """
         judged = Judged(
             self.setting, tuple(trial_of(outcome, None, self.promise) for outcome in self.outcomes)
@@ -34,7 +33,7 @@ class Compared:
         count = len(self.outcomes)
         return {
             **{name: judged.mean(name) for name in FIGURES},
-            **{f"{term}_s": sum(values) / count for term, values in self._named().items()},
+            **{f"{name}_s": sum(values) / len(values) for name, values in judged.latencies().items()},
             "attainment_low": low,
             "attainment_high": high,
             "cost": sum(o.cost for o in self.outcomes) / count,
@@ -60,15 +59,6 @@ class Compared:
         """Why a gateway held requests that pods had room for: of the first seed in which it did."""
         found = [outcome.held.cause for outcome in self.outcomes if outcome.held and outcome.held.cause]
         return found[:1]
-
-    def _named(self) -> dict[str, list[float]]:
-        """Per percentile that the SLO names its value of every seed, in s."""
-        found: dict[str, list[float]] = defaultdict(list)
-        for outcome in self.outcomes:
-            for verdict in outcome.verdicts:
-                if "_p" in verdict.name:
-                    found[verdict.name].append(verdict.value)
-        return found
 
 
 def compare(

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 import analysis.capacity
-from analysis.numbers import known
+from analysis.numbers import known, mean_interval
 from autoscale.kube.scaling_signals import SCALING_SIGNALS
 from autoscale.kube.vllm_names import hpa_metric_name
 from autoscale.profiles import Profile
@@ -203,8 +203,10 @@ def _forecast(scenario: Scenario, judged: Judged[Setting] | None) -> Forecast | 
         worst_stretch_s=judged.longest_breach_s,
         replica_hours=of("replica_hours"),
         accelerator_hours=of("accelerator_hours"),
-        ttft_p99_s=of("ttft_p99_s"),
-        tpot_p99_s=of("tpot_p99_s"),
+        latencies={
+            name: Estimated(sum(values) / len(values), *mean_interval(values, least=0.0))
+            for name, values in judged.latencies().items()
+        },
         wasted_scale_outs=of("wasted_scale_outs"),
         flaps=of("flaps"),
         longest_breach_s=of("longest_breach_s"),

@@ -12,13 +12,14 @@ import pandas as pd
 from analysis import plots, signals
 from analysis.numbers import known
 from analysis.run import SIGNALS, Run, read
-from analysis.slo import Slo, breaches
+from analysis.slo import PER_REQUEST, Slo, Term, breaches
 from autoscale.check import CheckResult
 from autoscale.kube.scaler import Hpa
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+WINDOWS = 160  # in which percentiles are taken and the SLO is judged over time
 CELLS = 240  # points of a line over time: finer ones cannot be seen, and a page stays small
 
 
@@ -30,11 +31,12 @@ def run_over_time(
     target: Mapping[str, float] | None = None,
     title: str = "Load, signals and replicas",
     show: Sequence[str] = SIGNALS,
+    clock: str = "time",
 ) -> Figure | None:
     """Load, signals and replicas of a run over time; None when it holds none of them.
 
     `table` holds the latencies of the run's requests (`analysis.latency.latencies`): with an SLO the times in which it
-    was broken are marked.
+    was broken are marked, and the percentiles that it asks about are drawn against their bounds.
     """
     load = rates(run) if run.has("requests") and len(run.requests) else None
     gauges = gauges_of(run)
@@ -42,9 +44,11 @@ def run_over_time(
     if load is None and gauges is None and replicas is None:
         return None
     spans: list[tuple[float, float]] = []
+    latency: dict[Term, pd.DataFrame] = {}
     if slo is not None and table is not None and len(table):
         length_s = float(table["due_s"].max())
-        spans = breaches(slo, table, window_s=max(3.0, min(15.0, length_s / 40), length_s / 480))
+        window_s = max(3.0, min(15.0, length_s / 40), length_s / WINDOWS)
+        spans, latency = breaches(slo, table, window_s), percentiles_over_time(slo, table, window_s)
     return plots.timeline(
         load=load,
         signals=gauges,
@@ -53,7 +57,27 @@ def run_over_time(
         breaches=spans,
         title=title,
         show=show,
+        latency=latency,
+        clock=clock,
     )
+
+
+def percentiles_over_time(slo: Slo, table: pd.DataFrame, window_s: float) -> dict[Term, pd.DataFrame]:
+    """Per percentile that the SLO asks about its value in windows of `window_s` of the due time: time_s, value_s.
+
+    Requests that never finished have no latency: a window whose percentile lies among them has no value.
+    """
+    found = {}
+    windows = table.groupby(table["due_s"] // window_s)
+    for term in slo.percentile_terms():
+        if term.metric in PER_REQUEST and term.percentile and table[f"{term.metric}_s"].notna().any():
+            share = term.percentile / 100
+            value_s = windows[f"{term.metric}_s"].quantile(share, interpolation="higher")
+            value_s = value_s.where(windows["ok"].mean() >= share)
+            found[term] = pd.DataFrame(
+                {"time_s": (value_s.index + 0.5) * window_s, "value_s": value_s.to_numpy()}
+            )
+    return found
 
 
 def check_over_time(result: CheckResult, load_run: Path | None) -> Figure | None:

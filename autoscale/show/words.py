@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from analysis.slo import Term
@@ -116,11 +116,44 @@ def term_name(term: Term) -> str:
     return f"{term.metric.upper()}{percentile}"
 
 
+def kept(forecast: Forecast) -> str:
+    """What became of the SLO: kept, broken, kept with replicas started in vain, or not shown by so few simulations."""
+    if forecast.holds:
+        return "kept"
+    if not forecast.periods or forecast.days_kept.value < 1:
+        return "broken"
+    return "kept, wasteful" if forecast.wasted_scale_outs.value > 0 else "not shown"
+
+
+def latency_name(name: str) -> str:
+    """A percentile of an SLO's term as a heading: TTFT p95 of ttft_p95."""
+    metric, _, percentile = name.partition("_")
+    return f"{metric.upper()} {percentile}"
+
+
+def asked_latencies(compared: Iterable[Forecast]) -> list[str]:
+    """The percentiles that the SLO asks about, as the forecasts hold them."""
+    return list(dict.fromkeys(name for forecast in compared for name in forecast.latencies))
+
+
 def became(tried: Tried) -> str:
     """What became of a setting that the search tried."""
     if tried.why_not:
         return f"held in the search; {tried.why_not}"
     return "holds" if tried.holds else f"stopped: {tried.stopped}" if tried.stopped else "breaks"
+
+
+def in_order(made: Recommendation, shown: int) -> list[tuple[Tried, str]]:
+    """What was tried with what became of it: the recommended setting first, then what held for less, `shown` in all."""
+    best = made.predicted if made.metrics else None
+    rest = [row for row in made.candidates if best is None or row.setting != best.setting]
+    rows = [(row, became(row)) for row in sorted(rest, key=lambda row: not (row.holds and row.why_not))]
+    if best is not None:
+        kept = f"{round(best.days_kept.value * best.periods)} of {best.periods} {periods(made)}"
+        searched = next((row for row in made.candidates if row.setting == best.setting), None)
+        row = searched or Tried(best.setting, "", True, None, math.nan, best.accelerator_hours.value, 0)
+        rows.insert(0, (row, f"recommended: kept the SLO in {kept} on seeds of its own"))
+    return rows[:shown]
 
 
 # Numbers

@@ -64,9 +64,11 @@ def test_a_readme_gives_the_steps_in_order(name):
     profile, readme = load(name), dict(write_set(load(name)))["README.md"]
     bare, grouped = profile.deploy.platform == "bare-metal", profile.deploy.kind == "LeaderWorkerSet"
     steps = [
+        None if bare else "gcloud services enable",
         None if bare else "gcloud container clusters create",
         None if bare else "gcloud container node-pools create",
         "docker push" if bare else None,
+        "/resolve/main/config.json",  # the token is tried before it becomes a Secret
         'printf %s "$HF_TOKEN"',
         "lws/releases" if grouped else None,
         "add-iam-policy-binding" if profile.deploy.storage == "gcsfuse" else None,
@@ -75,9 +77,12 @@ def test_a_readme_gives_the_steps_in_order(name):
         "prometheus-adapter-values.yaml" if bare else "custom-metrics-stackdriver-adapter/deploy",
         None if bare else "roles/monitoring.viewer",
         "apply --server-side -k .",
+        "--follow",
         "/v1/completions",
         "get --raw",
+        "manifests/locust",
         f"get hpa {profile.deploy.hpa_name} --watch",
+        "sed -i '/^  replicas: /d' workload.yaml",
         "delete -k .",
     ]
     places = [readme.index(step) for step in steps if step]

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from analysis import run
-from analysis.errors import BadInput, BadRun
+from analysis.errors import BadInput
+from analysis.opened import open_run
 from autoscale.show.pages import run_page
 
 
@@ -40,7 +41,7 @@ def make(path: Path, *, ended: bool = True, **header) -> Path:
 
 
 def test_the_page_of_a_sweep_holds_its_figures(sweep_d, tmp_path, page):
-    found = page(run_page(sweep_d, None, tmp_path / "page.html"))
+    found = page(run_page(open_run(sweep_d), None, tmp_path / "page.html"))
     rows = run.read(sweep_d).requests
     stage = rows[rows["stage"] == 3]
     (planned,) = (s for s in run.read_header(sweep_d)["stages"] if s["stage"] == 3)
@@ -69,7 +70,7 @@ def test_the_page_of_a_sweep_holds_its_figures(sweep_d, tmp_path, page):
 
 
 def test_the_client_limited_stage_is_named(sweep_run, tmp_path, page):
-    found = page(run_page(sweep_run("sweep_A"), None, tmp_path / "page.html"))
+    found = page(run_page(open_run(sweep_run("sweep_A")), None, tmp_path / "page.html"))
     assert "The client limited this run" in found.text
     assert "stage 1: 5 % of the sends were" in found.text
 
@@ -130,7 +131,7 @@ def unreadable_slo(path):
     ids=lambda x: x.__name__.replace("_", " ") if callable(x) else "",
 )
 def test_an_incomplete_run_gives_a_page_that_says_what_is_missing(build, said, tmp_path, page):
-    found = page(run_page(build(tmp_path / "run"), None, tmp_path / "page.html"))
+    found = page(run_page(open_run(build(tmp_path / "run")), None, tmp_path / "page.html"))
     for words in said:
         assert words in found.text
 
@@ -139,7 +140,7 @@ def test_a_simulated_run_without_metrics_shows_its_replicas(tmp_path, page):
     path = make(tmp_path / "run", kind="simulated")
     run.write_table(path, "requests", requests(600))
     run.write_table(path, "replicas", {"time_s": [0.0, 20.0], "desired": [1.0, 2.0], "ready": [1.0, 2.0]})
-    found = page(run_page(path, None, tmp_path / "page.html"))
+    found = page(run_page(open_run(path), None, tmp_path / "page.html"))
     assert "client" not in found.text.split("What was sent")[0]
     assert len(found.pictures) == 2
 
@@ -147,36 +148,31 @@ def test_a_simulated_run_without_metrics_shows_its_replicas(tmp_path, page):
 def test_two_runs_stand_side_by_side_with_their_differences(sweep_d, tmp_path, page):
     other = make(tmp_path / "other", model="another")
     run.write_table(other, "requests", requests(513))
-    found = page(run_page(sweep_d, other, tmp_path / "page.html"))
+    found = page(run_page(open_run(sweep_d), open_run(other), tmp_path / "page.html"))
     table = found.table("difference")
-    assert table[0][1:] == ["sweep_D", "other", "difference"]
+    assert table[0][1:] == ["other", "sweep_D", "difference"]
     planned = next(row for row in table if row[0] == "planned requests")
-    assert planned == ["planned requests", "1,026", "513", "-50.0%"]
-    assert ["model", "tiny", "another"] in found.table("what was different")
+    assert planned == ["planned requests", "513", "1,026", "+100.0%"]
+    assert ["model", "another", "tiny"] in found.table("what was different")
     waiting = next(row for row in table if row[0].startswith("mean requests waiting"))
-    assert waiting[2:] == ["–", "–"]  # not measured is not zero
+    assert (waiting[1], waiting[3]) == ("–", "–")  # not measured is not zero
 
 
 def test_two_runs_of_one_name_are_told_apart(tmp_path, page):
     first = make(tmp_path / "a" / "run")
     run.write_table(first, "requests", requests(100))
     shutil.copytree(first, tmp_path / "b" / "run")
-    found = page(run_page(first, tmp_path / "b" / "run", tmp_path / "page.html"))
-    assert found.table("difference")[0][1:3] == ["run", "run (2)"]
+    found = page(run_page(open_run(first), open_run(tmp_path / "b" / "run"), tmp_path / "page.html"))
+    assert found.table("difference")[0][1:3] == ["run (before)", "run"]
     assert all(row[3] in ("+0.0%", "–") for row in found.table("difference")[1:])
 
 
 def test_texts_of_a_run_cannot_become_markup(tmp_path, page):
     path = make(tmp_path / "run", model="<script>alert(1)</script>", command='x\' onload="y" <img src=z>')
-    assert "<script>alert(1)</script>" in page(run_page(path, None, tmp_path / "page.html")).text
-
-
-def test_a_directory_without_a_run_is_refused(tmp_path):
-    with pytest.raises(BadRun, match="not a run directory"):
-        run_page(tmp_path, None, tmp_path / "page.html")
+    assert "<script>alert(1)</script>" in page(run_page(open_run(path), None, tmp_path / "page.html")).text
 
 
 def test_a_page_that_cannot_be_written_is_bad_input(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match="cannot write the page"):
-        run_page(make(tmp_path / "run"), None, tmp_path / "file" / "page.html")
+        run_page(open_run(make(tmp_path / "run")), None, tmp_path / "file" / "page.html")

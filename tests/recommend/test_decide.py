@@ -155,7 +155,7 @@ def test_the_reasons_name_the_pace_and_compare_it_with_the_start(small) -> None:
         setting = Candidate((("waiting", 5),), behavior, 1, 4)
         decided = replace(found, answer="autoscale", chosen=replace(found.chosen, setting=setting))
         said[behavior.name] = {r.code: r.sentence for r in reasons(small(PEAKS, cold_s=240), decided)}
-    assert "30 min, longer than the 4 min that a replica" in said["down 30 min"]["behavior"]
+    assert "30 min, no shorter than the 4 min that a replica" in said["down 30 min"]["behavior"]
     assert "2 min, shorter than the 4 min that a replica" in said["down 2 min"]["behavior"]
     assert "behavior_up" not in said["down 2 min"]
     assert "lasted 60 s" in said["down 5 min, up after 1 min"]["behavior_up"]

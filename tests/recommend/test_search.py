@@ -21,8 +21,6 @@ def trial(margin: float, cost: float, *, wasted: int = 0, stopped: str = "") -> 
         attainment=0.95 + margin,
         accelerator_hours=cost,
         replica_hours=cost,
-        ttft_p99_s=1.0,
-        tpot_p99_s=0.05,
         wasted_scale_outs=wasted,
         flaps=0,
         longest_breach_s=0.0,

@@ -19,8 +19,6 @@ FIGURES = (  # of a trial, that results show
     "attainment",
     "replica_hours",
     "accelerator_hours",
-    "ttft_p99_s",
-    "tpot_p99_s",
     "wasted_scale_outs",
     "flaps",
     "longest_breach_s",
@@ -48,6 +46,7 @@ class Trial:
     kept, periods     periods that kept the SLO, of so many
     overrun           breaches of the worst period, in multiples of what the SLO allows
     promise           what it is held to
+    latencies         the percentiles that the SLO asks about, in s: ttft_p95
     longest_start_s   from created to ready, of the slowest start; NaN when nothing was started
     from_zero         requests that waited on a start from zero, and the longest TTFT among them, in s; NaN without one
     stopped           "" ran to the end; "breaches" or "cost": stopped early, the other figures are partial
@@ -57,8 +56,6 @@ class Trial:
     attainment: float
     accelerator_hours: float
     replica_hours: float
-    ttft_p99_s: float
-    tpot_p99_s: float
     wasted_scale_outs: int
     flaps: int
     longest_breach_s: float
@@ -70,6 +67,7 @@ class Trial:
     longest_start_s: float = field(default=math.nan, compare=False)  # NaN is not itself
     from_zero: float = 0
     longest_from_zero_s: float = field(default=math.nan, compare=False)
+    latencies: tuple[tuple[str, float], ...] = field(default=(), compare=False)
     stopped: str = ""
 
     @property
@@ -119,6 +117,14 @@ class Judged(Generic[S_co]):
         """Median, least and most of a figure over the trials: what one more of them may show; NaN when none has it."""
         values = [value for value in self._whole(figure) if known(value)]
         return (float(np.median(values)), min(values), max(values)) if values else (math.nan,) * 3
+
+    def latencies(self) -> dict[str, list[float]]:
+        """Per percentile that the SLO asks about its value in s of every trial that ran to the end."""
+        found: dict[str, list[float]] = {}
+        for trial in self.trials:
+            for name, value_s in () if trial.stopped else trial.latencies:
+                found.setdefault(name, []).append(value_s)
+        return found
 
     @property
     def wasted(self) -> int:

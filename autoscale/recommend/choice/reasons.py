@@ -104,7 +104,7 @@ def _pace(behavior: Behavior, cold_min: float) -> Iterator[Reason]:
         window_min = behavior.down_window_s / 60
         start = f"the {cold_min:.0f} min that a replica needs to start"
         why = (
-            f"longer than {start}: capacity that goes too early is not back in time"
+            f"no shorter than {start}: capacity that goes too early is not back in time"
             if window_min >= cold_min
             else f"shorter than {start}: the SLO holds without idle replicas being kept for longer"
         )

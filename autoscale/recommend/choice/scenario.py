@@ -142,8 +142,6 @@ def trial_of(outcome: Outcome, attainment: float | None, promise: Promise) -> Tr
         attainment=outcome.attainment,
         accelerator_hours=outcome.accelerator_hours,
         replica_hours=outcome.replica_hours,
-        ttft_p99_s=outcome.percentile("ttft", 99),
-        tpot_p99_s=outcome.percentile("tpot", 99),
         wasted_scale_outs=outcome.wasted_scale_outs,
         flaps=outcome.flaps,
         longest_breach_s=outcome.longest_breach_s,
@@ -155,6 +153,7 @@ def trial_of(outcome: Outcome, attainment: float | None, promise: Promise) -> Tr
         longest_start_s=outcome.longest_start_s,
         from_zero=outcome.from_zero,
         longest_from_zero_s=outcome.longest_from_zero_s,
+        latencies=tuple(outcome.asked_latencies()),
         stopped=outcome.stopped,
     )
 

@@ -15,6 +15,7 @@ from analysis.run import SIGNALS, read
 from autoscale.recommend import Recommended
 from autoscale.recommend.choice.judging import Judged
 from autoscale.recommend.choice.settings import Setting
+from autoscale.show import words
 from autoscale.show.over_time import run_over_time
 from autoscale.show.pages.page import Picture, picture
 from autoscale.show.words import QUANTITIES, counted, share
@@ -118,16 +119,23 @@ def simulated_figure(result: Recommended) -> Picture | None:
         table = latencies(run.requests) if run.has("requests") else None
         target = dict(setting.targets)
         made = run_over_time(
-            run, slo=slo, table=table, target=target, title="The recommended setting on this traffic"
+            run,
+            slo=slo,
+            table=table,
+            target=target,
+            title="The recommended setting on this traffic",
+            show=list(target) or ["running"],
+            clock="simulated time",
         )
     if made is None:
         return None
     return picture(
         made,
         f"Load, signals and replicas over time; {counted(outcome.peak_replicas, 'replica')} at the peak",
-        f"One simulation (seed 1): {outcome.offered:,} requests, {share(outcome.attainment, 2)} within every bound, at "
-        f"most {counted(outcome.peak_replicas, 'replica')}, {counted(len(outcome.decisions), 'change')}. Shaded: windows in which the SLO was "
-        "broken. What was created but is not ready is starting.",
+        f"One simulation (seed 1): {outcome.offered:,} requests, {share(outcome.attainment, 2)} within every bound, "
+        f"{outcome.peak_replicas} replicas at most, {counted(len(outcome.decisions), 'change')} of their number. "
+        "Percentiles over time are those of short windows: shaded ones break the SLO, which bounds those of "
+        f"{words.periods(result.document)}.",
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from autoscale.recommend.choice.keda.written import scaled_object_text
 from autoscale.recommendation import Estimated, Forecast, Recommendation
 from autoscale.show import words
 from autoscale.show.bill_rows import bill_note, bill_rows, hour_rows, hours_are
+from autoscale.show.pages.key_figures import key_figures
 from autoscale.show.pages.next_commands import next_commands
 from autoscale.show.pages.page import write_page
 from autoscale.show.pages.recommendation_figures import (
@@ -30,17 +31,15 @@ from autoscale.typed_json import as_plain
 TONES = {"autoscale": "yes", "do_not_autoscale": "", "infeasible": "no", "need_more_data": ""}
 FIGURES = {  # label -> (key, how it is written)
     "requests within every bound": ("slo_attainment", lambda v: share(v, 2)),
-    "days that keep the SLO": ("days_kept", lambda v: share(v, 1)),
-    "TTFT p99": ("ttft_p99_s", span),
-    "TPOT p99": ("tpot_p99_s", span),
+    "that keep the SLO": ("days_kept", lambda v: share(v, 1)),
     "longest time over the SLO, on average": ("longest_breach_s", span),
     "replica-hours": ("replica_hours", lambda v: number(v, ",.1f")),
     "accelerator-hours": ("accelerator_hours", lambda v: number(v, ",.1f")),
     "cost": ("cost", lambda v: number(v, ",.2f")),
-    "scale-outs in vain": ("wasted_scale_outs", lambda v: number(v, ".1f")),
-    "changes of mind within 10 min": ("flaps", lambda v: number(v, ".1f")),
+    "wasted scale-outs": ("wasted_scale_outs", lambda v: number(v, ".1f")),
+    "flaps": ("flaps", lambda v: number(v, ".1f")),
 }
-SHOWN_CANDIDATES = 20
+SHOWN_CANDIDATES = 12
 
 
 def recommendation_page(result: Recommended, out: Path) -> Path:
@@ -60,6 +59,7 @@ def recommendation_page(result: Recommended, out: Path) -> Path:
         targets=list(_targets(result)),
         behavior=list(words.pace_each_way(made.behavior)),
         comparison=_comparison(made),
+        key_figures=list(key_figures(result)),
         promised=words.promised(made),
         robust=words.robust(made),
         manifest=_manifest(made),
@@ -132,7 +132,7 @@ class ComparedRow:
     """Settings as columns, each once, and figures as rows, each cell (text, interval)."""
 
     heads: list[tuple[str, str]]
-    holds: list[bool]
+    verdicts: list[str]
     rows: list[tuple[str, list[tuple[str, str]]]]
     unknown: list[str]
     seeds: str
@@ -152,20 +152,30 @@ def _comparison(made: Recommendation) -> ComparedRow | None:
     for label, (figure, form) in FIGURES.items():
         cells = [_cell(getattr(forecast, figure), form, forecast.seeds) for forecast in settings.values()]
         if any(text != DASH for text, _ in cells):
-            rows.append((label, cells))
+            rows.append((f"{words.periods(made)} {label}" if figure == "days_kept" else label, cells))
+        if figure == "days_kept":
+            rows += _latency_rows(settings.values())
         if figure == "longest_breach_s":
             worst = [(span(f.worst_stretch_s), "") for f in settings.values()]
             rows.append(("longest time over the SLO, at worst", worst))
     counts = sorted({forecast.seeds for forecast in settings.values()})
     return ComparedRow(
         heads=[(name, _label(forecast.setting)) for name, forecast in settings.items()],
-        holds=[forecast.holds for forecast in settings.values()],
+        verdicts=[words.kept(forecast) for forecast in settings.values()],
         rows=rows,
         unknown=[name for name, forecast in settings.items() if not known(forecast.accelerator_hours.value)],
         seeds=f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0]),
         slower=words.careful(made),
         priced=any(forecast.cost and known(forecast.cost.value) for forecast in settings.values()),
     )
+
+
+def _latency_rows(compared: Collection[Forecast]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    for name in words.asked_latencies(compared):
+        yield (
+            words.latency_name(name),
+            [_cell(forecast.latencies.get(name), span, forecast.seeds) for forecast in compared],
+        )
 
 
 def _label(setting: str) -> str:
@@ -204,14 +214,14 @@ class TriedShown:
 
 def _candidates(made: Recommendation) -> TriedShown:
     rows = []
-    for row in made.candidates[:SHOWN_CANDIDATES]:
-        whole = not row.stopped and known(row.margin)
+    for row, became in words.in_order(made, SHOWN_CANDIDATES):
+        whole = not row.stopped
         rows.append(
             (
                 _label(row.setting),
                 number(row.accelerator_hours, ",.1f") if whole else DASH,
-                f"{100 * row.margin:+.2f}" if whole else DASH,
-                words.became(row),
+                f"{100 * row.margin:+.2f}" if whole and known(row.margin) else DASH,
+                became,
             )
         )
     return TriedShown(

@@ -70,14 +70,15 @@ def _figures(seen: OpenedRun) -> dict[str, Written]:
         for metric in METRICS:
             for p in PERCENTILES:
                 found[f"{metric.upper()} p{p:g}"] = (seen.percentile(metric, p).value, span)
-    if seen.capacity is not None:
+    replicas = seen.run.replicas["ready"].max() if seen.run.has("replicas") and len(seen.run.replicas) else 1
+    if seen.capacity is not None and replicas <= 1:
         found["knee (requests/s per replica)"] = (seen.capacity.knee.value, number)
     gauges = gauges_of(seen.run)
     for signal in SIGNALS if gauges is not None else ():
         assert gauges is not None
         found[f"mean {plots.LABELS[signal]}"] = (float(gauges[signal].mean()), number)
-    if seen.run.has("replicas") and len(seen.run.replicas):
-        found["replicas at most"] = (float(seen.run.replicas["ready"].max()), lambda v: number(v, "g"))
+    if seen.run.has("replicas"):
+        found["replicas at most"] = (float(replicas), lambda v: number(v, "g"))
     return found
 
 

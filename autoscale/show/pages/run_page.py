@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from analysis.capacity import Capacity
-from analysis.opened import OpenedRun, open_run
+from analysis.opened import OpenedRun
 from analysis.run import validate
+from autoscale.regression import Regression
 from autoscale.show.pages.check_facts import phase_rows
 from autoscale.show.pages.page import Picture, write_page
 from autoscale.show.pages.run_comparison import comparison
@@ -27,27 +28,53 @@ from autoscale.show.pages.run_facts import (
     when,
 )
 from autoscale.show.pages.run_figures import latency_figure, run_capacity_figures, timeline_figure
+from autoscale.show.regression_words import (
+    HEADLINES,
+    HEADS,
+    TONES,
+    regression_rows,
+    regression_sentences,
+)
 
 
-def run_page(run_dir: Path, compare: Path | None, out: Path, capacity: Capacity | None = None) -> Path:
-    """Write the page of a run to `out`, beside it the run `compare` when given; returns the path.
+def run_page(
+    seen: OpenedRun, before: OpenedRun | None, out: Path, regression: Regression | None = None
+) -> Path:
+    """Write the page of a run to `out`, with an earlier run and the verdict against it when given; returns the path.
 
-    `capacity` is what the run teaches about one replica (recommend.model), where that is known: it is more than what its
-    stages show by themselves.
-
-    A run that lacks tables still gives a page, which says what is missing. Raises BadRun when there is no run header,
-    BadInput when the page cannot be written.
+    A run that lacks tables still gives a page, which says what is missing. Raises BadInput when it cannot be written.
     """
-    seen = replace(open_run(run_dir), learned=capacity)
-    other = open_run(compare) if compare is not None else None
+    other = before
     if other is not None and other.name == seen.name:
-        other = replace(other, name=f"{other.name} (2)")
+        other = replace(other, name=f"{other.name} (before)")
     return write_page(
         "run.html.j2",
         out,
         title=f"Run {seen.name}" + (f" against {other.name}" if other else ""),
         runs=[_shown(s) for s in (seen, other) if s is not None],
-        comparison=comparison(seen, other) if other else None,
+        comparison=comparison(other, seen) if other else None,
+        verdict=_verdict(regression) if regression else None,
+    )
+
+
+@dataclass(frozen=True)
+class VerdictShown:
+    """A run against an earlier one: headline, why, and the figures per stage."""
+
+    headline: str
+    tone: str
+    why: list[str]
+    heads: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+def _verdict(found: Regression) -> VerdictShown:
+    return VerdictShown(
+        HEADLINES[found.change],
+        TONES[found.change],
+        list(regression_sentences(found)),
+        HEADS,
+        list(regression_rows(found)),
     )
 
 

@@ -22,7 +22,7 @@ def comparison_table(
 ) -> Iterator[RenderableType]:
     """Settings side by side: one column each; `whose_slo` it is when nobody gave one. Below, what a month takes and costs."""
     made = plain_table("", *content)
-    terms = [term for term in scenario.slo.terms if term.percentile is not None]
+    terms = scenario.slo.percentile_terms()
     rows: dict[str, Callable[[Mapping[str, Any]], str]] = {
         "SLO": lambda f: "kept" if f["holds"] else "broken",
         "requests in bounds": lambda f: number_text(f["attainment"], ".2%"),
@@ -62,4 +62,4 @@ def comparison_table(
 
 
 def _latency(name: str, figures: Mapping[str, Any]) -> str:
-    return seconds(figures[name])
+    return seconds(figures.get(name))

@@ -94,14 +94,14 @@ def _rate(rate: Estimated) -> str:
 
 
 def _comparison(compared: Mapping[str, Forecast]) -> PlainTable:
+    named = words.asked_latencies(compared.values())
     made = plain_table(
         "",
         "SLO",
         "in bounds",
         "days kept",
         "worst stretch",
-        "TTFT p99",
-        "TPOT p99",
+        *map(words.latency_name, named),
         "accelerator-h",
         "cost",
         "wasted",
@@ -113,12 +113,11 @@ def _comparison(compared: Mapping[str, Forecast]) -> PlainTable:
         between = seeds_too_few(forecast.seeds) or ("" if low == high else f"{low} to {high}")
         made.add_row(
             name,
-            Text("kept", "green") if forecast.holds else Text("broken", "red"),
+            Text(words.kept(forecast), "green" if forecast.holds else "red"),
             number_text(forecast.slo_attainment.value, ".2%"),
             number_text(forecast.days_kept.value, ".1%"),
             words.span(forecast.worst_stretch_s) if forecast.periods else "-",
-            words.seconds(forecast.ttft_p99_s.value),
-            words.seconds(forecast.tpot_p99_s.value),
+            *(words.seconds(forecast.latencies.get(name, Estimated()).value) for name in named),
             number_text(hours.value) + (f" ({between})" if between else ""),
             money_text(forecast.cost.value if forecast.cost else None),
             number_text(forecast.wasted_scale_outs.value, ".1f"),
@@ -160,12 +159,12 @@ def _path(made: Recommendation) -> Iterator[RenderableType]:
     tried = plain_table(
         "candidates (first seed)", "margin", "accelerator-h", "wasted", "verdict", title="\nWhat was tried"
     )
-    for row in made.candidates[:SHOWN_CANDIDATES]:
+    for row, became in words.in_order(made, SHOWN_CANDIDATES):
         tried.add_row(
             row.setting,
             number_text(row.margin, "+.2%"),
             number_text(row.accelerator_hours),
             str(row.wasted_scale_outs),
-            words.became(row),
+            became,
         )
     yield tried

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -183,6 +183,12 @@ class Outcome:
     def percentile(self, metric: str, percent: float) -> float:
         """A percentile in s of ttft, tpot or e2e over the finished requests; NaN when there were none."""
         return self.latency[metric].quantile(percent / 100)
+
+    def asked_latencies(self) -> Iterator[tuple[str, float]]:
+        """Name and value in s of the percentiles that the SLO asks about (Slo.percentile_terms); gaps have none here."""
+        for term in self.slo.percentile_terms():
+            if term.metric in self.latency and term.percentile:
+                yield term.name, self.percentile(term.metric, term.percentile)
 
     @classmethod
     def of(
