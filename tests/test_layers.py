@@ -38,6 +38,7 @@ ABOVE: dict[str, set[str]] = {
     },
     "autoscale.sim": set(),
     "autoscale.recommend": {
+        "autoscale.history",
         "autoscale.profiles",
         "autoscale.recommendation",
         "autoscale.signal_target",
