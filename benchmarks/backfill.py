@@ -5,17 +5,23 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, TextIO
 
 import numpy as np
 import pandas as pd
 import requests
 
+from autoscale.sim.fleet.outcome import Outcome
+
 NAMES = {
     "running": "vllm:num_requests_running",
     "waiting": "vllm:num_requests_waiting",
+    "kv_usage": "vllm:kv_cache_usage_perc",
     "requests_total": "vllm:request_success_total",
+    "prompt_tokens_total": "vllm:prompt_tokens_total",
+    "generation_tokens_total": "vllm:generation_tokens_total",
 }
 BOUNDS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000]
 HISTOGRAMS = {
@@ -24,51 +30,152 @@ HISTOGRAMS = {
 }
 
 
-def open_metrics(path: Path, metrics: pd.DataFrame, finished: pd.DataFrame, zero: float, model: str) -> None:
-    """The series of the pods at their scrapes; `finished` requests (last_token_s, tokens) count for a pod of the time."""
+def with_pods(outcome: Outcome, finished: pd.DataFrame) -> pd.DataFrame:
+    """The requests with the pod that served each: the one that was scraped in its slot when its first token came."""
+    assert outcome.requests is not None
+    slots = pd.Series(outcome.requests["slot"], index=outcome.requests["request_id"])
+    seen = pd.concat(
+        pd.DataFrame({"at_s": at_s, "slot": rows["slot"].astype(np.int64), "pod": pods})
+        for at_s, rows, pods in outcome.samples
+    ).drop_duplicates(["at_s", "slot"])
+    asked = finished.assign(slot=slots.loc[finished["request_id"]].to_numpy(np.int64))
+    return pd.merge_asof(
+        asked.sort_values("first_token_s"),
+        seen.sort_values("at_s"),
+        left_on="first_token_s",
+        right_on="at_s",
+        by="slot",
+        direction="forward",
+    ).dropna(subset=["pod"])
+
+
+def open_metrics(
+    path: Path,
+    metrics: pd.DataFrame,
+    finished: pd.DataFrame,
+    zero: float,
+    model: str,
+    more: Mapping[str, list[tuple[str, pd.Series]]] | None = None,
+    kv_blocks: tuple[int, int] | None = None,
+) -> None:
+    """The series of the pods at their scrapes; `finished` requests (first_ and last_token_s, due_s, tokens, pod).
+
+    `more` are further gauges: name -> labels and values by time; `kv_blocks` is how many of how many tokens.
+    """
     metrics = metrics.sort_values(["pod", "time_s"])
     pods = dict(list(metrics.groupby("pod")))
-    rng = np.random.default_rng(1)
-    names = list(pods)
-    first = np.array([pods[name]["time_s"].iloc[0] for name in names])
-    last = np.array([pods[name]["time_s"].iloc[-1] for name in names])
-    ends = finished["last_token_s"].to_numpy()
-    there = (first[None, :] <= ends[:, None]) & (ends[:, None] <= last[None, :] + 15)
-    of = np.argmax(rng.random(there.shape) * there, axis=1)
+    by_pod = dict(list(finished.groupby("pod")))
     with open(path, "w") as file:
         for column, name in NAMES.items():
             counter = column.endswith("_total")
             file.write(f"# TYPE {name.removesuffix('_total')} {'counter' if counter else 'gauge'}\n")
-            more = ',finished_reason="stop"' if counter else ""
+            reason = ',finished_reason="stop"' if column == "requests_total" else ""
             for pod, rows in pods.items():
-                labels = f'{name}{{pod="{pod}",model_name="{model}",engine="0"{more}}}'
+                labels = f'{name}{{pod="{pod}",model_name="{model}",engine="0"{reason}}}'
                 file.writelines(
-                    f"{labels} {v:g} {zero + t:.3f}\n"
+                    f"{labels} {v:.6g} {zero + t:.3f}\n"
+                    if not counter
+                    else f"{labels} {v:.0f} {zero + t:.3f}\n"
                     for t, v in zip(rows["time_s"], rows[column], strict=True)
                 )
         for column, name in HISTOGRAMS.items():
             file.write(f"# TYPE {name} histogram\n")
-            tokens = finished[column].to_numpy()
-            for k, (pod, rows) in enumerate(pods.items()):
-                mine = of == k
-                order = np.argsort(ends[mine])
-                at = np.searchsorted(ends[mine][order], rows["time_s"], side="right")
-                sizes = tokens[mine][order]
-                labels = f'pod="{pod}",model_name="{model}",engine="0"'
-                times = [f"{zero + t:.3f}" for t in rows["time_s"]]
-                for bound in [*BOUNDS, np.inf]:
-                    counted = np.concatenate([[0], np.cumsum(sizes <= bound)])[at]
-                    le = "+Inf" if bound == np.inf else f"{bound:.1f}"
-                    file.writelines(
-                        f'{name}_bucket{{{labels},le="{le}"}} {v} {t}\n'
-                        for t, v in zip(times, counted, strict=True)
-                    )
-                total = np.concatenate([[0], np.cumsum(sizes)])[at]
+            for pod, rows in pods.items():
+                if pod in by_pod:
+                    _histogram(file, name, _labels(pod, model), rows, by_pod[pod], column, zero)
+        _latencies(file, pods, by_pod, model, zero)
+        if kv_blocks:
+            file.write("# TYPE vllm:cache_config_info gauge\n")
+            for pod, rows in pods.items():
+                labels = f'pod="{pod}",engine="0",num_gpu_blocks="{kv_blocks[0]}",block_size="{kv_blocks[1]}"'
                 file.writelines(
-                    f"{name}_sum{{{labels}}} {v} {t}\n" for t, v in zip(times, total, strict=True)
+                    f"vllm:cache_config_info{{{labels}}} 1 {zero + t:.3f}\n" for t in rows["time_s"]
                 )
-                file.writelines(f"{name}_count{{{labels}}} {v} {t}\n" for t, v in zip(times, at, strict=True))
+        for name, series in (more or {}).items():
+            file.write(f"# TYPE {name} gauge\n")
+            for labels, values in series:
+                file.writelines(f"{name}{{{labels}}} {v:.15g} {zero + t:.3f}\n" for t, v in values.items())
         file.write("# EOF\n")
+
+
+def _labels(pod: str, model: str) -> str:
+    return f'pod="{pod}",model_name="{model}",engine="0"'
+
+
+def _histogram(
+    file: TextIO, name: str, labels: str, rows: pd.DataFrame, mine: pd.DataFrame, column: str, zero: float
+) -> None:
+    """One histogram of one pod, counted when a request is finished."""
+    mine = mine.sort_values("last_token_s")
+    at = np.searchsorted(mine["last_token_s"].to_numpy(), rows["time_s"], side="right")
+    sizes = mine[column].to_numpy()
+    times = [f"{zero + t:.3f}" for t in rows["time_s"]]
+    for bound in [*BOUNDS, np.inf]:
+        counted = np.concatenate([[0], np.cumsum(sizes <= bound)])[at]
+        le = "+Inf" if bound == np.inf else f"{bound:.1f}"
+        file.writelines(
+            f'{name}_bucket{{{labels},le="{le}"}} {v} {t}\n' for t, v in zip(times, counted, strict=True)
+        )
+    total = np.concatenate([[0], np.cumsum(sizes)])[at]
+    file.writelines(f"{name}_sum{{{labels}}} {v} {t}\n" for t, v in zip(times, total, strict=True))
+    file.writelines(f"{name}_count{{{labels}}} {v} {t}\n" for t, v in zip(times, at, strict=True))
+
+
+def _latencies(
+    file: TextIO,
+    pods: Mapping[Any, pd.DataFrame],
+    by_pod: Mapping[Any, pd.DataFrame],
+    model: str,
+    zero: float,
+) -> None:
+    """Sums and counts of TTFT, counted with the first token, and of ITL, with every further one (evenly spread)."""
+    for name, of in (
+        ("vllm:time_to_first_token_seconds", _first_tokens),
+        ("vllm:inter_token_latency_seconds", _gaps),
+    ):
+        file.write(f"# TYPE {name} histogram\n")
+        for pod, rows in pods.items():
+            if pod not in by_pod:
+                continue
+            times_s = rows["time_s"].to_numpy(float)
+            total, count = of(by_pod[pod], times_s)
+            labels, times = _labels(str(pod), model), [f"{zero + t:.3f}" for t in times_s]
+            file.writelines(
+                f'{name}_bucket{{{labels},le="+Inf"}} {v:.0f} {t}\n'
+                for t, v in zip(times, count, strict=True)
+            )
+            file.writelines(
+                f"{name}_sum{{{labels}}} {v:.9g} {t}\n" for t, v in zip(times, total, strict=True)
+            )
+            file.writelines(
+                f"{name}_count{{{labels}}} {v:.0f} {t}\n" for t, v in zip(times, count, strict=True)
+            )
+
+
+def _first_tokens(mine: pd.DataFrame, times_s: Any) -> tuple[Any, Any]:
+    mine = mine.sort_values("first_token_s")
+    at = np.searchsorted(mine["first_token_s"].to_numpy(), times_s, side="right")
+    waits = (mine["first_token_s"] - mine["sent_s"]).to_numpy()
+    return np.concatenate([[0], np.cumsum(waits)])[at], at
+
+
+def _gaps(mine: pd.DataFrame, times_s: Any) -> tuple[Any, Any]:
+    """Seconds between tokens so far, and how many gaps: straight lines from each request's first to its last token."""
+    first, last = mine["first_token_s"].to_numpy(float), mine["last_token_s"].to_numpy(float)
+    rate = np.maximum(mine["output_tokens"].to_numpy(float) - 1, 0.0) / np.maximum(last - first, 1e-9)
+
+    def grown(weight: Any) -> Any:
+        order_first, order_last = np.argsort(first), np.argsort(last)
+        total = np.zeros(len(times_s))
+        for edges, order, sign in ((first, order_first, 1.0), (last, order_last, -1.0)):
+            at = np.searchsorted(edges[order], times_s, side="right")
+            sums = np.concatenate([[0.0], np.cumsum(weight[order])])[at]
+            moments = np.concatenate([[0.0], np.cumsum((weight * edges)[order])])[at]
+            total += sign * (sums * times_s - moments)
+        return total
+
+    count = np.maximum.accumulate(np.floor(grown(rate) + 1e-6))
+    return np.maximum.accumulate(grown(np.where(rate > 0, 1.0, 0.0))), count
 
 
 @contextlib.contextmanager

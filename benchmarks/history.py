@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from analysis import run
 from autoscale.history.learned import learn_traffic
+from autoscale.history.service import find_service
 from autoscale.profiles import load
 from autoscale.recommend.choice.settings import Behavior, Candidate
 from autoscale.recommend.choice.traffic import scenario_of
@@ -76,10 +77,11 @@ def fleet(number: int, hours: float, folder: Path) -> dict[str, Any]:
     metrics.loc[mine, "requests_total"] -= metrics.loc[mine, "requests_total"].min()
     metrics = metrics[~metrics["time_s"].between(half_s + 3600, half_s + 4200)]
     done = requests[requests["status"] == "ok"]
-    backfill.open_metrics(folder / "text", metrics, done, ZERO, profile.model.id)
+    served = backfill.with_pods(outcome, done)
+    backfill.open_metrics(folder / "text", metrics, served, ZERO, profile.model.id)
     with backfill.prometheus(folder / "text", folder) as url:
         began_s = time.monotonic()
-        learned = learn_traffic(url, hours * 3600, until=ZERO + hours * 3600)
+        learned = learn_traffic(find_service(url, hours * 3600, until=ZERO + hours * 3600))
         took_s = time.monotonic() - began_s
     edges = (
         learned.window[0]

@@ -48,6 +48,7 @@ ABOVE: dict[str, set[str]] = {
     "autoscale.recommend": {
         "autoscale.bill",
         "autoscale.schedule",
+        "autoscale.history",
         "autoscale.profiles",
         "autoscale.recommendation",
         "autoscale.signal_target",

@@ -59,6 +59,15 @@ Prometheus = Annotated[
     str | None,
     typer.Option(help="URL of Prometheus or Managed Prometheus; default the one noted in the run."),
 ]
+FromPrometheus = Annotated[
+    str | None,
+    typer.Option(help="URL of a Prometheus: traffic and replica as production shows them, without a run."),
+]
+Last = Annotated[str, typer.Option(metavar="TIME", help="How far back, such as 14d or 36h.")]
+Until = Annotated[
+    str | None, typer.Option(metavar="UTC", help="To when, such as 2026-11-27T12:00; default now.")
+]
+ModelOf = Annotated[str | None, typer.Option(help="Model, where Prometheus has several.")]
 Scrape = Annotated[
     list[str] | None, typer.Option(help="A replica's address to scrape until the run ends; repeat.")
 ]

@@ -4,33 +4,47 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from analysis.errors import BadInput
 from analysis.files import begins_with, free_file
-from autoscale.cli.options import CaFile, Headers, Insecure, Json, Namespace, Selector, TokenFile
+from autoscale.cli.options import (
+    CaFile,
+    Headers,
+    Insecure,
+    Json,
+    Last,
+    ModelOf,
+    Namespace,
+    Selector,
+    TokenFile,
+    Until,
+)
 from autoscale.cli.printing import show_json, show_paths
 from autoscale.show import progress
 
 if TYPE_CHECKING:
     from autoscale.history.learned import LearnedTraffic
+    from autoscale.history.service import Service
+    from autoscale.recommend import Recommended
+    from loadgen.plan.lengths import Lengths
 
 MARK = "# traffic learned by autoscale traffic"
 
 
 def traffic(
     prometheus: Annotated[str, typer.Option(help="URL of Prometheus or Managed Prometheus.")],
-    last: Annotated[str, typer.Option(metavar="TIME", help="How far back, such as 14d or 36h.")] = "14d",
-    until: Annotated[
-        str | None, typer.Option(metavar="UTC", help="To when, such as 2026-11-27T12:00; default now.")
-    ] = None,
+    last: Last = "14d",
+    until: Until = None,
     namespace: Namespace = None,
     selector: Selector = "",
-    model: Annotated[str | None, typer.Option(help="Model, where Prometheus has several.")] = None,
+    model: ModelOf = None,
     prompt_tokens: Annotated[
         str | None,
         typer.Option(metavar="LEN", help="Prompt lengths, where the server has no histogram of them."),
@@ -48,31 +62,13 @@ def traffic(
     as_json: Json = False,
 ) -> None:
     """Learn a service's traffic from its Prometheus. When requests came, how bursty, how long: as a load file."""
-    from analysis.access import access
     from autoscale.history.learned import learn_traffic
-    from loadgen.plan.lengths import parse_lengths
 
     free_file(out, begins_with(MARK), "one that `autoscale traffic` wrote")
-    given = tuple(None if text is None else parse_lengths(text) for text in (prompt_tokens, output_tokens))
-    last_s = _seconds(last)
+    given = lengths_given(prompt_tokens, output_tokens)
+    asked = Asked(prometheus, last, until, namespace, selector, model, token_file, header, ca_file, insecure)
     with progress.bar() as report:
-        learned = learn_traffic(
-            prometheus,
-            last_s,
-            until=None if until is None else _unix(until),
-            namespace=namespace,
-            selector=selector,
-            model=model,
-            access=access(
-                key_file=token_file,
-                key_option="--token-file",
-                headers=header or (),
-                ca_file=ca_file,
-                insecure=insecure,
-                key_variables=(),
-            ),
-            progress=report,
-        )
+        learned = learn_traffic(asked.service(report))
     paths = _written(learned, learned.yaml(*given), out)
     if as_json:
         show_json(learned.as_json())
@@ -80,6 +76,81 @@ def traffic(
     for sentence in learned.sentences():
         print(sentence)
     show_paths(paths)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A service in a Prometheus as the command line names it."""
+
+    url: str
+    last: str
+    until: str | None
+    namespace: str | None
+    selector: str
+    model: str | None
+    token_file: Path | None
+    header: list[str] | None
+    ca_file: Path | None
+    insecure: bool
+
+    def service(self, report: Callable[[float, str], None]) -> Service:
+        """Its rows. Raises BadInput, SourceUnavailable, TooLittleData."""
+        from analysis.access import access
+        from autoscale.history.service import find_service
+
+        return find_service(
+            self.url,
+            _seconds(self.last),
+            until=None if self.until is None else _unix(self.until),
+            namespace=self.namespace,
+            selector=self.selector,
+            model=self.model,
+            access=access(
+                key_file=self.token_file,
+                key_option="--token-file",
+                headers=self.header or (),
+                ca_file=self.ca_file,
+                insecure=self.insecure,
+                key_variables=(),
+            ),
+            progress=report,
+        )
+
+
+def recommended_from(
+    asked: Asked,
+    excluded: Mapping[str, object],
+    lengths: tuple[Lengths | None, Lengths | None],
+    same: Mapping[str, Any],
+) -> Recommended:
+    """The recommendation from production; `excluded` are options that only go with runs, `same` those of both."""
+    from autoscale.history.production import learn_production
+    from autoscale.recommend.from_production import recommend_from
+    from autoscale.recommend.progress import part
+
+    for option, value in excluded.items():
+        if value:
+            raise BadInput(
+                f"{option} with --from-prometheus",
+                value=value,
+                expected="traffic and replica as production has them",
+            )
+    progress.compiled_engine()
+    with progress.bar() as report:
+        service = asked.service(part(report, 0.0, 0.2))
+        production = learn_production(service, part(report, 0.2, 0.1))
+        for note in production.notes:
+            progress.note(note)
+        return recommend_from(production, lengths=lengths, progress=part(report, 0.3, 0.7), **same)
+
+
+def lengths_given(prompt: str | None, output: str | None) -> tuple[Lengths | None, Lengths | None]:
+    """Lengths as they were typed; None where they were not."""
+    from loadgen.plan.lengths import parse_lengths
+
+    return None if prompt is None else parse_lengths(prompt), None if output is None else parse_lengths(
+        output
+    )
 
 
 def _written(learned: LearnedTraffic, load: str, out: Path) -> list[Path]:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -33,17 +33,20 @@ from autoscale.cli.options import (
     CurrentHpa,
     DaysKept,
     Explain,
+    FromPrometheus,
     GatewayOptions,
     Headers,
     Hours,
     Insecure,
     Jobs,
     Json,
+    Last,
     LongestBreach,
     MaxReplicas,
     MaybeProfile,
     MeasuredFile,
     ModelKept,
+    ModelOf,
     Namespace,
     OutputTokens,
     Peak,
@@ -63,11 +66,16 @@ from autoscale.cli.options import (
     TokenFile,
     ToZero,
     Traffic,
+    Until,
     WithSchedule,
 )
 from autoscale.cli.printing import show, show_json, show_paths
+from autoscale.cli.production import Asked, lengths_given, recommended_from
 from autoscale.load_command import load_summary
 from autoscale.show import progress
+
+if TYPE_CHECKING:
+    from autoscale.recommend import Recommended
 
 
 def collect(
@@ -139,6 +147,16 @@ def _tell_collected(path: Path, summary: Mapping[str, Any]) -> None:
 
 def recommend(
     runs: Runs = None,
+    from_prometheus: FromPrometheus = None,
+    last: Last = "14d",
+    until: Until = None,
+    namespace: Namespace = None,
+    selector: Selector = "",
+    model: ModelOf = None,
+    token_file: TokenFile = None,
+    header: Headers = None,
+    ca_file: CaFile = None,
+    insecure: Insecure = False,
     profile: MaybeProfile = None,
     traffic: Traffic = None,
     trace_time_unit: TimeUnit = None,
@@ -167,22 +185,40 @@ def recommend(
     explain: Explain = False,
     as_json: Json = False,
 ) -> None:
-    """Find the cheapest target of an HPA or ScaledObject that keeps the SLO. From load tests of one replica; with an interval and reasons."""
+    """Find the cheapest target of an HPA or ScaledObject that keeps the SLO. From load tests of one replica, or from production."""
+    same: dict[str, Any] = {
+        "profile": profile, "slo": slo, "attainment": attainment, "promise": promise_of(days_kept, longest_breach),
+        "max_replicas": max_replicas, "price": price_of(price), "current": hpa_in(current) if current else None,
+        "fleet": fleet_options(gateway, client_timeout), "keda": keda_asked(scaler, to_zero, slo_cold_start),
+        "measured": measured, "against": against, "schedule": schedule, "seeds": seeds, "jobs": jobs, "out": out,
+        "command": command_line(sys.argv), "tell": progress.note,
+    }  # fmt: skip
+    if from_prometheus is not None:
+        excluded = {"RUNS": runs, "--traffic": traffic, "--trace-time-unit": trace_time_unit, "--peak": peak, "--hours": hours}  # fmt: skip
+        asked = Asked(
+            from_prometheus, last, until, namespace, selector, model, token_file, header, ca_file, insecure
+        )
+        result = recommended_from(asked, excluded, lengths_given(prompt_tokens, output_tokens), same)
+    else:
+        lengths = lengths_asked(prompt_tokens, output_tokens, traffic)
+        result = _of_runs(
+            runs or None, traffic=traffic, peak_rps=peak, hours=hours, time_unit=trace_time_unit, lengths=lengths, **same
+        )  # fmt: skip
+    _tell_recommended(result, explain, as_json)
+
+
+def _of_runs(runs: list[Path] | None, **asked: Any) -> Recommended:
     from autoscale.recommend import recommend as find
+
+    progress.compiled_engine()
+    with progress.bar() as report:
+        return find(runs, progress=report, **asked)
+
+
+def _tell_recommended(result: Recommended, explain: bool, as_json: bool) -> None:
     from autoscale.show.pages import recommendation_page
     from autoscale.show.terminal.recommendation import recommendation_lines
 
-    fleet, keda = fleet_options(gateway, client_timeout), keda_asked(scaler, to_zero, slo_cold_start)
-    progress.compiled_engine()
-    with progress.bar() as report:
-        result = find(
-            runs or None, profile=profile, traffic=traffic, peak_rps=peak, slo=slo, attainment=attainment,
-            promise=promise_of(days_kept, longest_breach), max_replicas=max_replicas, price=price_of(price), fleet=fleet,
-            keda=keda, current=hpa_in(current) if current else None, measured=measured, against=against, schedule=schedule,
-            seeds=seeds, jobs=jobs,
-            out=out, command=command_line(sys.argv), hours=hours, time_unit=trace_time_unit,
-            lengths=lengths_asked(prompt_tokens, output_tokens, traffic), progress=report, tell=progress.note,
-        )  # fmt: skip
     page = recommendation_page(result, result.files[0].parent / "report.html")
     if as_json:
         show_json(result.document.as_json())

@@ -11,9 +11,9 @@ spread evenly; what a replica took between its last scrape and its end is not kn
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,26 @@ class CameIn:
         """float64[n], requests per second."""
         return (self.counts / self.step_s).astype(np.float64)
 
+    def wider(self, step_s: float) -> CameIn:
+        """The same in bins as wide as `step_s`, a multiple of these; what does not fill the last one is left out.
+
+        Raises TooLittleData when not one is full.
+        """
+        each = round(step_s / self.step_s)
+        if not (bins := len(self.counts) // each):
+            raise _shorter_than_a_bin(self.step_s * len(self.counts), step_s)
+
+        def parts(values: NDArray[Any]) -> NDArray[Any]:
+            return values[: bins * each].reshape(bins, each)
+
+        return replace(
+            self,
+            step_s=step_s,
+            counts=parts(self.counts).sum(axis=1),
+            gap=np.asarray(parts(self.gap).any(axis=1)),
+            replicas=parts(self.replicas).mean(axis=1),
+        )
+
 
 def came_in(frame: pd.DataFrame, step_s: float) -> CameIn:
     """The requests that came, in bins of `step_s`, from rows of metrics (time_s, pod, engine, and the three columns).
@@ -80,11 +100,7 @@ def came_in(frame: pd.DataFrame, step_s: float) -> CameIn:
     start_s = float(seen[0])
     edges = np.asarray(start_s + step_s * np.arange(int((seen[-1] - start_s) // step_s) + 1), np.float64)
     if len(edges) < 2:
-        raise TooLittleData(
-            "the window is shorter than a bin",
-            value=f"{seen[-1] - start_s:.0f} s",
-            expected=f"{step_s:.0f} s",
-        )
+        raise _shorter_than_a_bin(float(seen[-1]) - start_s, step_s)
     came, replicas = np.zeros(len(edges)), np.zeros(len(edges) - 1)
     for _, rows in told.groupby(["pod", "engine"], sort=True):
         times_s, total = _of_replica(rows, seen, interval_s, silent_s)
@@ -99,6 +115,12 @@ def came_in(frame: pd.DataFrame, step_s: float) -> CameIn:
         replicas / engines,
         interval_s,
         tuple(notes.sentences()),
+    )
+
+
+def _shorter_than_a_bin(seen_s: float, step_s: float) -> TooLittleData:
+    return TooLittleData(
+        "the window is shorter than a bin", value=f"{seen_s:.0f} s", expected=f"{step_s:.0f} s"
     )
 
 

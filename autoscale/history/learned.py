@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
-from analysis.access import Access
 from analysis.errors import BadInput
 from autoscale.history.arrivals import CameIn, came_in
 from autoscale.history.burstiness import Burstiness, burstiness
+from autoscale.history.service import Service
 from autoscale.history.token_counts import TokenCounts, shares, token_counts
 from autoscale.history.traffic_file import curve, traffic_yaml
-from autoscale.observe.prometheus import Prometheus
-from autoscale.observe.tidy import usual_interval_s
-from autoscale.observe.window import label_matchers, read_window
 from loadgen.plan.lengths import Lengths
 
-COLUMNS = ("requests_total", "running", "waiting")
 BIN_S = 60.0  # of the curve that is shown
 BINS_OF_A_SCRAPE = 4
-STEP_S = 15.0  # of range queries, where a server gives no raw samples
-CHUNK_S = 6 * 3600.0  # of raw samples: 16 pods at 15 s are 70,000 of three metrics
-LEAST_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -139,56 +130,21 @@ def _tokens(counts: TokenCounts | None) -> dict[str, Any] | None:
     return {"lengths": str(counts.lengths), "mean": counts.mean, "by_hour": counts.by_hour.tolist()}
 
 
-def learn_traffic(
-    prometheus: str,
-    last_s: float,
-    *,
-    until: float | None = None,
-    namespace: str | None = None,
-    selector: str = "",
-    model: str | None = None,
-    access: Access | None = None,
-    progress: Callable[[float, str], None] | None = None,
-) -> LearnedTraffic:
-    """The traffic of the last `last_s` seconds before `until` (unix s; None: now, by the server's clock).
-
-    Raises SourceUnavailable (not reachable, not Prometheus), TooLittleData (nothing there, naming what is), BadInput.
-    """
-    if not last_s >= LEAST_S:
-        raise BadInput("--last", value=f"{last_s:g}s", expected="an hour or more, such as 14d")
-    door = Prometheus(prometheus, access or Access())
-    end = time.time() + door.clock_offset_s() if until is None else until
-    matchers = label_matchers(namespace, selector)
-    read = read_window(
-        door,
-        (end - last_s, end),
-        step_s=STEP_S,
-        matchers=matchers,
-        model=model,
-        any_model=model is None,
-        columns=COLUMNS,
-        chunk_s=CHUNK_S,
-        progress=progress,
-    )
-    name = read.choice.model or "a model without a name"
-    of_model = ",".join(
-        filter(None, (matchers, f'model_name="{read.choice.model}"' if read.choice.model else ""))
-    )
-    frame, zero = read.frame, end - last_s
-    came = came_in(frame, BIN_S)
-    interval_s = usual_interval_s(frame, STEP_S)
-    fine = came_in(frame, interval_s / BINS_OF_A_SCRAPE)
-    window = zero + came.start_s, zero + came.start_s + came.step_s * len(came.counts)
-    hits, aborted = shares(door, window, of_model)
+def learn_traffic(service: Service) -> LearnedTraffic:
+    """The traffic of a service over its window. Raises TooLittleData where no replica told its requests twice."""
+    fine = came_in(service.frame, BIN_S / math.ceil(BINS_OF_A_SCRAPE * BIN_S / service.interval_s))
+    came = fine.wider(BIN_S)
+    window = service.start_s + came.start_s, service.start_s + came.start_s + came.step_s * len(came.counts)
+    hits, aborted = shares(service.door, window, service.matchers)
     return LearnedTraffic(
-        source=door.shown,
-        model=name,
+        source=service.door.shown,
+        model=service.model or "a model without a name",
         window=window,
         came=came,
         burstiness=burstiness(fine),
-        prompt=token_counts(door, window, of_model, "prompt"),
-        output=token_counts(door, window, of_model, "output"),
+        prompt=token_counts(service.door, window, service.matchers, "prompt"),
+        output=token_counts(service.door, window, service.matchers, "output"),
         prefix_hit_share=hits,
         aborted_share=aborted,
-        notes=tuple(dict.fromkeys([*read.choice.notes.sentences(), *came.notes])),
+        notes=tuple(dict.fromkeys([*service.read.choice.notes.sentences(), *came.notes])),
     )

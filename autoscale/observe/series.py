@@ -143,6 +143,11 @@ def choose_series(
     return choice
 
 
+def replica_of(labels: Labels) -> tuple[str, str]:
+    """The replica that Prometheus scraped a series from, and its engine."""
+    return _first(labels, TARGET) or "unknown", _first(labels, ENGINE) or "0"
+
+
 def sound(column: str, values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """The values with NaN where they cannot be, and where a number was taken out."""
     highest = 1.0 + ALMOST if column == "kv_usage" else np.inf

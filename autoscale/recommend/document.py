@@ -244,7 +244,7 @@ def _engine_model(scenario: Scenario, model: ReplicaModel) -> EngineModel:
     if not model.fitted:
         return EngineModel("profile prior (no run)", parameters)
     return EngineModel(
-        "calibrated on the run",
+        f"calibrated on {model.basis}",
         parameters,
         replay_median_error=model.median_error(),
         intervals=model.intervals,

@@ -35,6 +35,12 @@ def more_data(model: ReplicaModel) -> Iterator[Reason]:
             "confounded",
             f"the run cannot tell {a} from {b}: add stages with other prompt and output lengths",
         )
+    if not model.capacities:  # learned from production
+        yield Reason(
+            "measure_again",
+            "measure one quiet replica: autoscale load --host URL --headless, then autoscale recommend of that run",
+        )
+        return
     command = next((c.next_command for c in model.capacities if c.next_command), None)
     yield Reason(
         "measure_again",

@@ -30,12 +30,14 @@ from autoscale.recommend.document import document, step_scale
 from autoscale.recommend.drift import drift
 from autoscale.recommend.effort import CHOOSING
 from autoscale.recommend.model.learning import learn, lengths_of, runs_of, slo_of, system_of
+from autoscale.recommend.model.load_test import load_test_worth
 from autoscale.recommend.model.one_replica import shape
+from autoscale.recommend.model.production import BASIS
 from autoscale.recommend.model.replica_model import ReplicaModel
 from autoscale.recommend.open_points import more_data, of_runs, worth_of_a_run
 from autoscale.recommend.progress import Progress, Tell, part, silent, unheard
 from autoscale.recommend.schedule.judge import halves_s, schedule_of
-from autoscale.recommendation import Provenance, Recommendation
+from autoscale.recommendation import Provenance, Recommendation, WorthOfARun
 from autoscale.recommendation import read_recommendation as read_recommendation
 from autoscale.recommendation import write as write_recommendation
 from autoscale.sim.fleet.control import DEFAULTS, FleetOptions
@@ -93,8 +95,8 @@ def recommend(
     system = system_of(profile, found, price.per_accelerator_hour if price else None, measured)
     # bad files are refused before the search, not after
     old = read_recommendation(against) if against is not None else None
-    target = _target(out, found, system.name)
-    of_current = _checked(system, current, fleet, keda)
+    target = answers_directory(out, found, system.name)
+    of_current = checked_scaler(system, current, fleet, keda)
     asked, attainment = slo_of(slo, found, system), checked_share(attainment)
     tokens = lengths_of(lengths, found, system)
     plan = offered(traffic, peak_rps, tokens, hours, time_unit)
@@ -104,24 +106,58 @@ def recommend(
         hours=hours, promise=promise, plan=plan, tell=tell,
     )  # fmt: skip
     scenario = replace(scenario, options=fleet, slo_cold_start_s=keda.slo_cold_start_s if keda else None)
-    if schedule:
+    return answered(
+        Question(
+            scenario, model, current, keda, max_replicas, seeds, jobs, old, noticed(of_current, scenario, tell), price,
+            schedule,
+        ),
+        _provenance(found, scenario, traffic, command),
+        target,
+        progress,
+        runs=found,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What is chosen for, however the model was learned: `current` is what runs now, `keda` what is asked of a
+    ScaledObject, `old` an older answer, `notes` what was noticed on the way."""
+
+    scenario: Scenario
+    model: ReplicaModel
+    current: Manifest | None
+    keda: KedaAsked | None
+    max_replicas: int | None
+    seeds: int
+    jobs: int | None
+    old: Recommendation | None
+    notes: Sequence[str]
+    price: Price | None
+    schedule: bool
+
+
+def answered(
+    asked: Question, provenance: Provenance, target: Path, progress: Progress, runs: Sequence[Run] = ()
+) -> Recommended:
+    """The answer, with its recommendation.json and hpa.yaml in `target`."""
+    scenario, model = asked.scenario, asked.model
+    if asked.schedule:
         halves_s(scenario.plan)  # too little of it is told before the search
-    said, spread = _said(of_current, scenario, tell), _spread(model, scenario)
-    decision = _decision(scenario, model, spread, (current, keda), max_replicas, seeds, jobs, progress)
+    spread = _spread(model, scenario)
+    decision = _decision(asked, spread, progress)
     made = document(
         scenario,
         decision,
         model,
         spread=spread,
-        notes=[*said, *(note for capacity in model.capacities for note in capacity.notes)],
-        provenance=_provenance(found, scenario, traffic, command),
+        notes=[*asked.notes, *(note for capacity in model.capacities for note in capacity.notes)],
+        provenance=provenance,
     )
     progress(0.98, "the bill")
-    made = _beside(made, scenario, decision, model, old)
-    made = replace(made, bill=bill(scenario, decision, price.currency if price else ""))
-    made = replace(made, schedule=schedule_of(scenario, decision, jobs) if schedule else None)
-    files = _write(made, target)
-    return Recommended(made, files, scenario, decision, model, tuple(found))
+    made = _beside(made, scenario, decision, model, asked.old)
+    made = replace(made, bill=bill(scenario, decision, asked.price.currency if asked.price else ""))
+    made = replace(made, schedule=schedule_of(scenario, decision, asked.jobs) if asked.schedule else None)
+    return Recommended(made, _write(made, target), scenario, decision, model, tuple(runs))
 
 
 def _spread(model: ReplicaModel, scenario: Scenario) -> tuple[float, float]:
@@ -132,31 +168,22 @@ def _spread(model: ReplicaModel, scenario: Scenario) -> tuple[float, float]:
     return 1 - half, 1 + half
 
 
-def _decision(
-    scenario: Scenario,
-    model: ReplicaModel,
-    spread: tuple[float, float],
-    scalers: tuple[Manifest | None, KedaAsked | None],
-    max_replicas: int | None,
-    seeds: int,
-    jobs: int | None,
-    progress: Progress,
-) -> Decision:
+def _decision(asked: Question, spread: tuple[float, float], progress: Progress) -> Decision:
     """The answer with what its runs leave open among the reasons; need_more_data when the model reproduces no run."""
+    scenario, model = asked.scenario, asked.model
     cost.check_search(scenario)
     if model.untrusted():  # the command that it gives settles the one-sided runs, too
         open_ = (*more_data(model), *of_runs(model.capacities, one_sided=False))
         return Decision("need_more_data", open_, None)
-    current, keda = scalers
     decision = choose_setting(
         scenario,
-        max_replicas=max_replicas,
-        current=None if current is None else Given(current),
-        keda=keda,
+        max_replicas=asked.max_replicas,
+        current=None if asked.current is None else Given(asked.current),
+        keda=asked.keda,
         step_scale=step_scale(spread),
-        basis="the run" if model.fitted else "the prediction's error",
-        seeds=seeds,
-        jobs=jobs,
+        basis=model.basis if model.fitted else "the prediction's error",
+        seeds=asked.seeds,
+        jobs=asked.jobs,
         progress=part(progress, 0.1, 0.88),
     )
     return replace(decision, reasons=(*decision.reasons, *of_runs(model.capacities, one_sided=True)))
@@ -173,11 +200,11 @@ def _beside(
     return replace(
         made,
         drift=None if old is None else drift(scenario, old, decision),
-        measuring=None if model.fitted else worth_of_a_run(decision),
+        measuring=_measuring(scenario, decision, model),
     )
 
 
-def _checked(
+def checked_scaler(
     system: Profile, current: Manifest | None, fleet: FleetOptions, keda: KedaAsked | None
 ) -> str | None:
     """A note on the scaler in use. Raises BadInput for one that cannot be simulated, and for a zero that nothing bridges."""
@@ -190,7 +217,13 @@ def _checked(
     return foreign_name(system, scaler)
 
 
-def _said(of_current: str | None, scenario: Scenario, tell: Tell) -> list[str]:
+def _measuring(scenario: Scenario, decision: Decision, model: ReplicaModel) -> WorthOfARun | None:
+    if not model.fitted:
+        return worth_of_a_run(decision)
+    return load_test_worth(model, scenario, decision) if model.basis == BASIS else None
+
+
+def noticed(of_current: str | None, scenario: Scenario, tell: Tell) -> list[str]:
     """What is to be known of the current HPA and of the traffic; told at once."""
     said = [*([f"current: {of_current}"] if of_current else []), *_refused(scenario)]
     for note in said:
@@ -219,7 +252,7 @@ def _provenance(runs: Sequence[Run], scenario: Scenario, traffic: Path | None, c
     )
 
 
-def _target(out: Path | None, found: Sequence[Run], name: str) -> Path:
+def answers_directory(out: Path | None, found: Sequence[Run], name: str) -> Path:
     """Where the answer goes: beside a run that it is of, or where nothing but an older answer lies."""
     target = out or (found[0].path if found else Path("runs") / f"recommend-{name}")
     own = target.resolve() in [run.path.resolve() for run in found]

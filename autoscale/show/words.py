@@ -96,7 +96,7 @@ def careful(made: Recommendation) -> str:
     slower = f"{made.slower_than_fitted:.1%} slower than"
     if made.model_error.replay_median_error is None:
         return f"{slower} predicted, as slow as the prediction's error allows"
-    return f"{slower} fitted, as slow as the run allows"
+    return f"{slower} fitted, as slow as {made.model_error.source.removeprefix('calibrated on ')} allows"
 
 
 def judged_over(made: Recommendation) -> str:

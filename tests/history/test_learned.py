@@ -13,8 +13,10 @@ from analysis import run
 from analysis.errors import BadInput
 from autoscale.cli import app
 from autoscale.history.learned import learn_traffic
+from autoscale.history.service import find_service
 from autoscale.profiles import load
 from autoscale.recommend.choice.settings import Behavior, Candidate
+from autoscale.sim.engine.params import EngineParams
 from autoscale.sim.fleet.run_writer import write_run
 from autoscale.sim.fleet.simulate import simulate
 from benchmarks import backfill
@@ -27,13 +29,17 @@ HOURS = 8
 PROFILE = "llama-3.1-8b-1xl4"
 
 
-@pytest.fixture(scope="module")
-def past(tmp_path_factory):
-    """Eight hours of a fleet that an HPA scales: one replica restarts, none is scraped for ten minutes, one hour idle."""
+def needs_prometheus():
     if shutil.which("promtool") is None:
         if os.environ.get("CI") == "true":
             pytest.fail("the prometheus package is missing")
         pytest.skip("prometheus is not installed: apt-get install prometheus")
+
+
+@pytest.fixture(scope="module")
+def past(tmp_path_factory):
+    """Eight hours of a fleet that an HPA scales: one replica restarts, none is scraped for ten minutes, one hour idle."""
+    needs_prometheus()
     folder = tmp_path_factory.mktemp("past")
     profile = load(PROFILE)
     plan = LoadPlan(
@@ -59,9 +65,13 @@ def past(tmp_path_factory):
         mine, "requests_total"
     ].min()  # a restart at three hours
     metrics = metrics[~metrics["time_s"].between(5 * 3600, 5 * 3600 + 600)]  # nothing was scraped
-    backfill.open_metrics(folder / "text", metrics, requests[requests["status"] == "ok"], ZERO, "meta/m")
+    done = backfill.with_pods(outcome, requests[requests["status"] == "ok"])
+    engine = EngineParams.from_profile(profile)
+    backfill.open_metrics(
+        folder / "text", metrics, done, ZERO, "meta/m", kv_blocks=(engine.num_blocks, engine.block_size)
+    )
     with backfill.prometheus(folder / "text", folder) as url:
-        learned = learn_traffic(url, HOURS * 3600.0, until=ZERO + HOURS * 3600.0)
+        learned = learn_traffic(find_service(url, HOURS * 3600.0, until=ZERO + HOURS * 3600.0))
         yield learned, requests, url, metrics
 
 
@@ -112,9 +122,9 @@ def test_lengths_that_the_server_does_not_tell_are_asked_for_and_given(past):
 def test_a_service_that_is_not_there_is_named_with_what_is(past):
     _, _, url, _ = past
     with pytest.raises(BadInput, match=r"no metrics of model other.*it has meta/m.*--model"):
-        learn_traffic(url, HOURS * 3600.0, until=ZERO + HOURS * 3600.0, model="other")
+        learn_traffic(find_service(url, HOURS * 3600.0, until=ZERO + HOURS * 3600.0, model="other"))
     with pytest.raises(BadInput, match="--last: '60s'; expected an hour or more"):
-        learn_traffic(url, 60.0)
+        learn_traffic(find_service(url, 60.0))
 
 
 def test_the_verb_writes_a_load_file_and_a_picture_and_nothing_over_another_file(past, tmp_path, monkeypatch):

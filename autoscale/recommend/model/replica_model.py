@@ -32,7 +32,12 @@ from loadgen.plan.lengths import Lengths
 DRAWS = 4000
 REPLAY = ("run", "stage", "figure", "measured", "modelled", "error")  # columns
 METRICS = ("ttft", "tpot", "e2e")
-TRUSTED_ERROR = {"tpot_p50_s": 0.15, "running": 0.20, "throughput_rps": 0.10}  # medians over the stages
+TRUSTED_ERROR = {
+    "tpot_p50_s": 0.15,
+    "itl_mean_s": 0.15,
+    "running": 0.20,
+    "throughput_rps": 0.10,
+}  # medians over the stages
 TOLD_APART = (
     0.02  # standard deviation of the capacity's logarithm, below which no coefficient is worth naming
 )
@@ -83,6 +88,7 @@ class ReplicaModel:
     replay        one row per run, stage and figure: run, stage, figure, measured, modelled, error (relative)
     stages_used   stage numbers that the fit rests on; none without a run
     capacities    what the runs themselves say, one per run
+    basis         what it was learned from: the run, or production
     """
 
     engine: EngineParams
@@ -97,6 +103,7 @@ class ReplicaModel:
     )
     stages_used: tuple[int, ...] = ()
     capacities: tuple[Capacity, ...] = ()
+    basis: str = "the run"
 
     # --- what it is worth ---
 
@@ -109,7 +116,7 @@ class ReplicaModel:
         """Median absolute relative error over the stages, per figure; NaN where nothing was measured."""
         known = self.replay.dropna(subset="error")
         medians = known["error"].abs().groupby(known["figure"]).median()
-        return {f: float(medians.get(f, math.nan)) for f in FIGURES}
+        return {f: float(medians.get(f, math.nan)) for f in dict.fromkeys((*FIGURES, *medians.index))}
 
     def untrusted(self) -> list[str]:
         """Why the model must not be used to extrapolate, one sentence each; empty when it reproduces its run."""
@@ -117,7 +124,7 @@ class ReplicaModel:
         return [
             f"the replay misses {figure} by {errors[figure]:.0%} (median over the stages; at most {limit:.0%} is trusted)"
             for figure, limit in TRUSTED_ERROR.items()
-            if errors[figure] > limit
+            if errors.get(figure, math.nan) > limit
         ]
 
     # --- questions ---

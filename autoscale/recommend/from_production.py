@@ -1,0 +1,214 @@
+"""The same answer without a run: the replica and the traffic learned from what a Prometheus tells of production."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analysis.errors import BadInput, TooLittleData
+from analysis.files import read_yaml
+from autoscale.bill import Price
+from autoscale.history.operating import OperatingPoints, Stretch
+from autoscale.history.production import Production, SeenStarts
+from autoscale.profiles import Profile, load, names, overlay
+from autoscale.profiles.prior_error import prior_error
+from autoscale.recommend.choice.keda.space import KedaAsked
+from autoscale.recommend.choice.promise import Promise
+from autoscale.recommend.choice.settings import Manifest
+from autoscale.recommend.choice.traffic import checked_share, offered, scenario_of, traffic_in_words
+from autoscale.recommend.effort import CHOOSING, WATCHING
+from autoscale.recommend.model.limits import limits_from_run
+from autoscale.recommend.model.production import learn_from
+from autoscale.recommend.model.replica_model import ReplicaModel
+from autoscale.recommend.pipeline import (
+    Question,
+    Recommended,
+    answered,
+    answers_directory,
+    checked_scaler,
+    noticed,
+)
+from autoscale.recommend.progress import Progress, Tell, part, silent, unheard
+from autoscale.recommendation import Provenance, read_recommendation
+from autoscale.sim.engine.replicas import EngineParams
+from autoscale.sim.fleet.control import DEFAULTS, FleetOptions
+from autoscale.version import own_version
+from loadgen.plan.lengths import Lengths
+
+TRAFFIC = "traffic.yaml"
+DAY_S = 86_400.0
+MOST_HITS = 0.95  # of prompt tokens from the prefix cache
+
+
+def recommend_from(
+    production: Production,
+    *,
+    profile: str | None = None,
+    slo: str | None = None,
+    attainment: float | None = None,
+    promise: Promise | None = None,
+    max_replicas: int | None = None,
+    fleet: FleetOptions = DEFAULTS,
+    keda: KedaAsked | None = None,
+    price: Price | None = None,
+    current: Manifest | None = None,
+    measured: Path | None = None,
+    against: Path | None = None,
+    schedule: bool = False,
+    seeds: int = CHOOSING.own_at_least,
+    jobs: int | None = None,
+    out: Path | None = None,
+    command: str = "",
+    lengths: tuple[Lengths | None, Lengths | None] = (None, None),
+    progress: Progress = silent,
+    tell: Tell = unheard,
+) -> Recommended:
+    """The cheapest HPA setting that keeps the SLO on production's own traffic.
+
+    Writes traffic.yaml, recommendation.json and hpa.yaml to `out`. Raises BadInput, TooLittleData.
+    """
+    learned = production.traffic
+    hourly = price.per_accelerator_hour if price else None
+    system = _system(profile, learned.model, production.starts, hourly, measured)
+    old = read_recommendation(against) if against is not None else None
+    of_current = checked_scaler(system, current, fleet, keda)
+    load_text = learned.yaml(*lengths)
+    target = answers_directory(out, (), system.name)
+    target.mkdir(parents=True, exist_ok=True)
+    traffic = target / TRAFFIC
+    traffic.write_text(load_text, "utf-8")
+    plan = offered(traffic, None, ("", ""))
+    model = learn_replica_from(
+        production.points,
+        (plan.prompt, plan.output),
+        system,
+        learned.prefix_hit_share,
+        part(progress, 0.0, 0.08),
+    )
+    scenario = scenario_of(
+        system, traffic=traffic, slo=slo or system.workload.slo, attainment=checked_share(attainment),
+        engine=model.engine, lengths=(str(plan.prompt), str(plan.output)), promise=promise, plan=plan, tell=tell,
+    )  # fmt: skip
+    scenario = replace(scenario, options=fleet, slo_cold_start_s=keda.slo_cold_start_s if keda else None)
+    notes = [*production.notes, *_notes(production.points, model), *noticed(of_current, scenario, tell)]
+    return answered(
+        Question(scenario, model, current, keda, max_replicas, seeds, jobs, old, notes, price, schedule),
+        Provenance(
+            profile=system.name,
+            traffic=traffic_in_words(plan, Path(TRAFFIC)),
+            command=command,
+            version=own_version(),
+        ),
+        target,
+        progress,
+    )
+
+
+def learn_replica_from(
+    points: OperatingPoints,
+    lengths: tuple[Lengths, Lengths],
+    system: Profile,
+    prefix_hit_share: float,
+    progress: Progress,
+) -> ReplicaModel:
+    """The model of one replica. Raises TooLittleData where no replica tells how long a token takes."""
+    known = _telling(points)
+    if not known:
+        raise TooLittleData(
+            "no replica tells how long a token takes",
+            expected="vllm:inter_token_latency_seconds, or vllm:generation_tokens_total",
+            next_step="scrape them, or measure one replica with `autoscale load`",
+        )
+    facts: Mapping[str, Any] = next(iter(points.facts.values()), {})
+    prior = limits_from_run({"engine": dict(facts)}, EngineParams.from_profile(system))
+    if math.isfinite(prefix_hit_share):
+        prior = replace(prior, prefix_hit_fraction=min(prefix_hit_share, MOST_HITS))
+    return learn_from(known, lengths, prior, prior_error(system).step.half_width_95, progress)
+
+
+def _telling(points: OperatingPoints) -> list[Stretch]:
+    """Those that tell how long a token takes, from the quietest to the busiest, no more than are replayed."""
+    told = [one for one in points.stretches if math.isfinite(one.itl_s) and one.rate_rps > 0]
+    told.sort(key=lambda one: one.running)
+    at = np.linspace(0, len(told) - 1, min(len(told), WATCHING.stretches))
+    return [told[k] for k in np.unique(np.rint(at).astype(int))]
+
+
+def _system(
+    name: str | None, model: str, starts: SeenStarts | None, price: float | None, measured: Path | None
+) -> Profile:
+    """The profile of that name, or the one that serves the model; with what was seen of starts, price and overlay."""
+    if name is None:
+        serving = [n for n in names() if load(n).model.id == model]
+        if len(serving) != 1:
+            raise BadInput(
+                "several profiles serve the model" if serving else "no profile serves the model",
+                value=model,
+                expected=f"--profile with one of {', '.join(serving or names())}, or a file of your own",
+            )
+        name = serving[0]
+    system = load(name)
+    if starts is not None:
+        system = overlay(system, {"cold_start": _cold_start(starts)})
+    if price is not None:
+        system = overlay(system, {"accelerator": {"price_per_chip_hour": price}})
+    return system if measured is None else overlay(system, read_yaml(measured, "measured overlay"))
+
+
+def _cold_start(starts: SeenStarts) -> dict[str, Any]:
+    """What was seen as phases: the last holds weights and engine, which nobody parts."""
+
+    def phase(seen: tuple[float, float]) -> dict[str, float]:
+        return {"median_s": max(seen[0], 0.1), "p95_s": max(seen[1], seen[0], 0.1)}
+
+    nothing = {"median_s": 0.0, "p95_s": 0.0}
+    return {
+        "node": phase(starts.node_s),
+        "image": phase(starts.image_s),
+        "engine_init": phase(starts.ready_s),
+        "weights_rate_bytes_s": 1e18,
+        "weights_shared": False,
+        "group_join": nothing,
+        "compile": nothing,
+        "compile_cached": None,
+    }
+
+
+def _notes(points: OperatingPoints, model: ReplicaModel) -> Iterator[str]:
+    """How far the load went, and pods whose speed is another."""
+    engine = model.engine
+    most = max(one.running for one in points.stretches)
+    cache = max((one.kv_usage for one in points.stretches if math.isfinite(one.kv_usage)), default=math.nan)
+    told = f" and {cache:.0%} of the KV cache" if math.isfinite(cache) else ""
+    low, high = model.spread_at(*model.shape)
+    yield (
+        f"the replica is learned from {len(points.stretches)} stretches of production of up to {most:.0f} running requests"
+        f"{told} on average, of {engine.max_num_seqs} seats; what a fuller batch takes is the model's, and its interval, "
+        f"{low - 1:+.0%} to {high - 1:+.0%} of the capacity, says so"
+    )
+    yield from _other_speeds(_telling(points), model)
+
+
+def _other_speeds(stretches: Sequence[Stretch], model: ReplicaModel) -> Iterator[str]:
+    """Sentences on pods whose tokens take longer, or less long, than others' at the same load."""
+    ratios: dict[str, list[float]] = {}
+    for number, one in enumerate(stretches):
+        row = model.replay[(model.replay["stage"] == number) & (model.replay["figure"] == "itl_mean_s")]
+        if len(row) and math.isfinite(error := float(row["error"].iloc[0])):
+            ratios.setdefault(one.pod, []).append(1 / (1 + error))
+    usual = {pod: float(np.median(some)) for pod, some in ratios.items() if len(some) >= WATCHING.fewest}
+    if len(usual) < 2:
+        return
+    middle = float(np.median(list(usual.values())))
+    for pod, ratio in sorted(usual.items()):
+        apart = ratio / middle - 1
+        if abs(apart) >= WATCHING.other_speed:
+            yield (
+                f"{pod} takes {abs(apart):.0%} {'longer' if apart > 0 else 'less long'} for a token than the others at the "
+                "same load: another speed; the replica is learned from all of them, --selector leaves pods out"
+            )
