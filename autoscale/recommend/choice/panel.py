@@ -71,4 +71,13 @@ class Panel:
         return {s: replace(t, margin=t.margin - more) for s, t in tried.items() if t.stopped != "cost"}
 
 
-_COUNTED = ("wasted_scale_outs", "flaps", "peak_replicas", "kept", "periods", "promise", "latencies", "stopped")
+_COUNTED = (
+    "wasted_scale_outs",
+    "flaps",
+    "peak_replicas",
+    "kept",
+    "periods",
+    "promise",
+    "latencies",
+    "stopped",
+)
