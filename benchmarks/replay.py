@@ -2,10 +2,14 @@
 
     python -m benchmarks.replay            the table of tests/sim/test_engine_replay.py, for people
 
+With the public data (AUTOSCALE_SHARED) also the queue of four short runs of one server at 3 to 10 requests/s (paired/PD1 to
+PD4), which are fitted together.
+
 The fit is that of `autoscale recommend` (autoscale/recommend/model/calibrate.py); nothing but the engine's limits is known
 beforehand.
 """
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +33,16 @@ from tests.recorded_sweeps import ENGINE, sweep_to_run
 def calibrated(recorded: run.Run) -> ReplicaModel:
     """The engine model of a recorded sweep, from its limits alone."""
     return calibrate([recorded], EngineParams(0.01, 0, 0, 0, **{name: ENGINE[name] for name in LIMITS}))
+
+
+def paired_queue(folder: Path) -> pd.DataFrame:
+    """Mean waiting and running of the paired runs, measured and modelled, one row per run."""
+    runs = [run.read(folder / f"PD{k}") for k in (1, 2, 3, 4)]
+    limits = {name: ENGINE[name] for name in LIMITS}
+    found = calibrate(runs, EngineParams(0.01, 0, 0, 0, **limits), scheduling_known=True)
+    shown = found.replay[found.replay["figure"].isin(["waiting", "running"])]
+    table = shown.pivot(index="run", columns="figure", values=["measured", "modelled"])
+    return table.assign(rate_rps=[one.header["stages"][0]["rate"] for one in runs])
 
 
 def figures(of: ReplicaModel, side: str) -> pd.DataFrame:
@@ -66,6 +80,11 @@ def main() -> None:
     for side in ("measured", "modelled", "error"):
         print(side, figures(found, side).round(4), sep="\n", end="\n\n")
     print("waiting, replayed at the speed of every block of time", queue.round(2), sep="\n", end="\n\n")
+    shared = os.environ.get("AUTOSCALE_SHARED")
+    if shared:
+        print(
+            "paired runs", paired_queue(Path(shared) / "recordings" / "vllm" / "paired"), sep="\n", end="\n\n"
+        )
     print("median |error|", pd.Series(found.median_error()).round(3), sep="\n")
 
 
