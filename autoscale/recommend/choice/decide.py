@@ -9,7 +9,7 @@ _around     interval of the target (interval.py) -> how far things may move (cir
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -150,6 +150,7 @@ def _decided(ask: _Question, slower: float) -> Decision:
     found = ranked(hunt.tried.items())
     singles = each_alone(scenario, panel, found, hunt.known(), space, ask.seeds, each)
     best = hunt.best_with(singles.values())
+    singles = hunt.as_confirmed(singles)
     lead = best.setting if best else found[0][0]
     made = _compared(ask, scenario, fleets, cap)
     if ask.keda:
@@ -276,17 +277,18 @@ class _Hunt:
             *self.confirming.failed,
         ]
 
+    def as_confirmed(self, singles: Mapping[str, Judged[Candidate]]) -> dict[str, Judged[Candidate]]:
+        """Each signal's best, over seeds of its own where these broke what had held over those of judging."""
+        failed = {j.setting: j for j in self.confirming.failed}
+        return {signal: failed.get(j.setting, j) for signal, j in singles.items()}
+
     def best_with(self, others: Iterable[Judged[Candidate]]) -> Judged[Candidate] | None:
         """The choice, or one of the others that is cheaper by more than what is told apart, and as sure."""
         best = self.best
         limit_h = math.inf if best is None else best.cost * (1 - CHOOSING.alike)
         looked = {j.setting for j in self.confirming.failed}
         for one in sorted((j for j in others if j.holds and j.setting not in looked), key=lambda j: j.cost):
-            if (
-                best is not None
-                and one.cost < limit_h
-                and (sure := self.confirming.sure(one.setting)) is not None
-            ):
+            if one.cost < limit_h and (sure := self.confirming.sure(one.setting)) is not None:
                 return sure
         return best
 
