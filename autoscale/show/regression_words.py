@@ -33,9 +33,12 @@ def regression_sentences(found: Regression) -> Iterator[str]:
         yield "no stage of one run has the same planned rate as one of the other: send both the same --stages"
     moved: tuple[Change, ...] = ("worse", "better")
     for change in moved:
+        stages: dict[str, list[str]] = {}
         for row in found.of(change):
             before, now = _values(row)
-            yield f"{change} at {row.plan}: {_figure(row)} {before} before, {now} now ({_change(row)})"
+            stages.setdefault(row.plan, []).append(f"{_figure(row)} {before} to {now}")
+        for plan, figures in stages.items():
+            yield f"{change} at {plan}: {', '.join(figures)}"
     open_, judged = len(found.of("not judged")), len(found.rows)
     if found.rows and open_:
         yield f"{open_} of {judged} figures could not be judged: longer stages would"
