@@ -106,9 +106,10 @@ def _namespace_rules(
 
 
 def _metrics_rule(profile: Profile, path: MetricsPath, targets: list[SignalTarget]) -> Object:
-    group, names = METRICS_GROUP, [f"pods/{metric_name(profile, path, target.signal)}" for target in targets]
     if path == "keda":
         group, names = "external.metrics.k8s.io", [external_name(index) for index in range(len(targets))]
+    else:
+        group, names = METRICS_GROUP, [f"pods/{metric_name(profile, path, one.signal)}" for one in targets]
     return {"apiGroups": [group], "resources": names, "verbs": ["get", "list"]}
 
 
