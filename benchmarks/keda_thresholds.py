@@ -1,6 +1,6 @@
 """Thresholds of KEDA's triggers: derived against the guides' defaults and an exhaustive grid; nights at zero.
 
-    python -m benchmarks.keda_thresholds              all scenarios (about ten minutes of processor time), two tables
+    python -m benchmarks.keda_thresholds              all scenarios, minutes of processor time each: a table, and the nights
     python -m benchmarks.keda_thresholds --only KV    those whose name holds the text
 
 Two profiles before an inference gateway with flow control, one signal at a time, HOURS of a day made shorter, starts of
@@ -47,7 +47,7 @@ SIGNALS = {
     "in flight": "gateway_in_flight",
     "KV": "kv_usage",
 }
-HOURS, COLD_MIN = 1.0, 2
+HOURS, COLD_MIN = 3.0, 2
 WINDOWS_S = (None, 300, 1800)
 COOLDOWNS_S = (None, 180, 300, 600, 900, 1800, 3600)
 SEED, JUDGING, FINAL = 500, range(501, 505), range(601, 617)
@@ -130,7 +130,7 @@ def grid(case: Case, space: Space, standing: int) -> Iterator[Candidate]:
 def best_of_grid(
     scenario: Scenario, settings: Iterable[Candidate], limit_h: float
 ) -> tuple[list[Candidate], int]:
-    """The four cheapest that hold on average over JUDGING, of those that hold on SEED; and how many were tried."""
+    """The four cheapest that hold over JUDGING, as the choice has to, of those that hold on SEED; and how many were tried."""
     holding: list[tuple[float, Candidate]] = []
     count = 0
     for setting in settings:
@@ -141,7 +141,7 @@ def best_of_grid(
     good: list[Judged[Candidate]] = []
     for _, setting in sorted(holding, key=lambda one: one[0])[:MOST]:
         judged = confirm(scenario, [setting], JUDGING)[0]
-        if judged.mean("margin") >= 0:
+        if judged.holds:
             good.append(judged)
         if len(good) == 4:
             break
@@ -172,9 +172,7 @@ def _row(found: Decision, again: Sequence[Judged[Setting]], count: int, searched
     ours, static, guide, *others = again
     if found.chosen == found.static:
         ours, static, guide, others = again[0], again[0], again[1], list(again[2:])
-    best = min(
-        (j for j in [*others, static, ours] if j.mean("margin") >= 0), key=lambda j: j.cost, default=ours
-    )
+    best = min((j for j in [*others, static, ours] if j.holds), key=lambda j: j.cost, default=ours)
     return {
         "derived": ours.setting.label,
         "attainment": ours.mean("attainment"),
