@@ -168,7 +168,8 @@ def recommend(
     from autoscale.show.pages import recommendation_page
     from autoscale.show.terminal.recommendation import recommendation_lines
 
-    fleet, keda = fleet_options(gateway, client_timeout), keda_asked(scaler, to_zero, slo_cold_start)
+    fleet = fleet_options(gateway, client_timeout)
+    keda = keda_asked(scaler, to_zero, slo_cold_start, fleet)
     progress.compiled_engine()
     with progress.bar() as report:
         result = find(

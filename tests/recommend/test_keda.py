@@ -135,12 +135,12 @@ def test_a_current_object_on_the_gateways_series_needs_a_gateway() -> None:
 
 
 def test_options_of_a_scaled_object_are_refused_for_an_hpa() -> None:
-    assert keda_asked("hpa", False, None) is None
-    assert keda_asked("keda", False, "10m") == KedaAsked(True, 600.0)
+    assert keda_asked("hpa", False, None, GATEWAY) is None
+    assert keda_asked("keda", False, "10m", GATEWAY) == KedaAsked(True, 600.0)
     with pytest.raises(BadInput, match="--slo-cold-start is of a ScaledObject"):
-        keda_asked("hpa", False, "10m")
+        keda_asked("hpa", False, "10m", GATEWAY)
     with pytest.raises(BadInput, match="--slo-cold-start"):
-        keda_asked("keda", False, "soon")
+        keda_asked("keda", False, "soon", GATEWAY)
 
 
 def test_guides_are_what_their_files_say(small) -> None:
