@@ -141,15 +141,19 @@ def hpa_in(path: Path) -> KubernetesObject:
     )
 
 
-def keda_asked(scaler: str, to_zero: bool, slo_cold_start: str | None) -> KedaAsked | None:
+def keda_asked(
+    scaler: str, to_zero: bool, slo_cold_start: str | None, fleet: FleetOptions
+) -> KedaAsked | None:
     """What --scaler, --to-zero and --slo-cold-start ask of a ScaledObject; None for an HPA."""
     from analysis.numbers import parse_seconds
-    from autoscale.recommend.choice.keda.space import KedaAsked
+    from autoscale.recommend.choice.keda.space import KedaAsked, check_zero
 
     bound_s = None if slo_cold_start is None else parse_seconds(slo_cold_start)
     if bound_s is not None and not bound_s > 0:
         raise BadInput("--slo-cold-start", value=slo_cold_start, expected="a time such as 10m or 600s")
     if scaler == "keda":
+        if to_zero or bound_s is not None:
+            check_zero(fleet)
         return KedaAsked(to_zero or bound_s is not None, bound_s)
     if to_zero or bound_s is not None:
         option = "--to-zero" if bound_s is None else "--slo-cold-start"

@@ -186,10 +186,11 @@ def recommend(
     as_json: Json = False,
 ) -> None:
     """Find the cheapest target of an HPA or ScaledObject that keeps the SLO. From load tests of one replica, or from production."""
+    fleet = fleet_options(gateway, client_timeout)
     same: dict[str, Any] = {
         "profile": profile, "slo": slo, "attainment": attainment, "promise": promise_of(days_kept, longest_breach),
         "max_replicas": max_replicas, "price": price_of(price), "current": hpa_in(current) if current else None,
-        "fleet": fleet_options(gateway, client_timeout), "keda": keda_asked(scaler, to_zero, slo_cold_start),
+        "fleet": fleet, "keda": keda_asked(scaler, to_zero, slo_cold_start, fleet),
         "measured": measured, "against": against, "schedule": schedule, "seeds": seeds, "jobs": jobs, "out": out,
         "command": command_line(sys.argv), "tell": progress.note,
     }  # fmt: skip

@@ -1,24 +1,34 @@
 """ScaledObjects as answers: what is written, that KEDA and the simulator read it, what may be chosen, nights at zero."""
 
 from dataclasses import replace
+from io import StringIO
 
 import numpy as np
 import pytest
 import yaml
+from rich.console import Console
 
 from analysis.errors import BadInput
 from analysis.slo import parse_slo
 from autoscale.cli.inputs import keda_asked
+from autoscale.deploy.writer import objects
 from autoscale.keda import ScaledObject
 from autoscale.keda.hpa_made import hpa_spec
 from autoscale.kube.scaling_signals import LATENCY_SIGNALS, SCALING_SIGNALS
 from autoscale.profiles import load, names
+from autoscale.recommend.answer import Decision, TargetInterval
+from autoscale.recommend.choice.judging import confirm
 from autoscale.recommend.choice.keda.beside import guide_objects
 from autoscale.recommend.choice.keda.scaled_object import Keda
 from autoscale.recommend.choice.keda.space import KedaAsked, check_zero, keda_space, zero_space
+from autoscale.recommend.choice.keda.written import scaled_object_text
 from autoscale.recommend.choice.settings import Behavior, Candidate
 from autoscale.recommend.choice.space import build_space
+from autoscale.recommend.document import document
 from autoscale.recommend.model.one_replica import capacity
+from autoscale.recommend.model.replica_model import ReplicaModel
+from autoscale.recommendation import parse_recommendation
+from autoscale.show.terminal.recommendation import recommendation_lines
 from autoscale.sim.engine.gateway import InferenceGateway
 from autoscale.sim.fleet.control import FleetOptions
 from autoscale.sim.fleet.scalers import check_gateway, queries_of, read_scaler
@@ -123,12 +133,12 @@ def test_a_current_object_on_the_gateways_series_needs_a_gateway() -> None:
 
 
 def test_options_of_a_scaled_object_are_refused_for_an_hpa() -> None:
-    assert keda_asked("hpa", False, None) is None
-    assert keda_asked("keda", False, "10m") == KedaAsked(True, 600.0)
+    assert keda_asked("hpa", False, None, GATEWAY) is None
+    assert keda_asked("keda", False, "10m", GATEWAY) == KedaAsked(True, 600.0)
     with pytest.raises(BadInput, match="--slo-cold-start is of a ScaledObject"):
-        keda_asked("hpa", False, "10m")
+        keda_asked("hpa", False, "10m", GATEWAY)
     with pytest.raises(BadInput, match="--slo-cold-start"):
-        keda_asked("keda", False, "soon")
+        keda_asked("keda", False, "soon", GATEWAY)
 
 
 def test_guides_are_what_their_files_say(small) -> None:
@@ -187,3 +197,36 @@ def test_the_slo_of_a_start_changes_only_what_counts_time_to_the_first_token() -
     slo = parse_slo("ttft_p95=2s,tpot_p95=100ms,e2e_p95=30s")
     assert str(FromZero([], 300.0).slo(slo)) == "ttft_p95=300s,tpot_p95=100ms,e2e_p95=330s"
     assert FromZero([]).slo(slo) == slo
+
+
+def test_a_recommendation_is_written_as_a_scaled_object_that_reads_back(small, tmp_path) -> None:
+    """A setting judged over three seeds as the answer: document, file with comments, and the set around it."""
+    scenario = small(LOAD, "ttft_p95=10s", options=GATEWAY, slo_cold_start_s=300.0)
+    setting = keda(("gateway_queue", 5), ("gateway_in_flight", 8), zero_after_s=900)
+    (judged,) = confirm(scenario, [setting], range(3))
+    interval = TargetInterval({"gateway_queue": (5, 5), "gateway_in_flight": (7.4, 9)})
+    decision = Decision("autoscale", (), capacity(scenario), chosen=judged, interval=interval)
+    made = document(scenario, decision, ReplicaModel(scenario.engine))
+    assert parse_recommendation(made.as_json()).scaled_object == made.scaled_object == made.scaler
+    assert made.hpa is None
+    text = scaled_object_text(made)
+    assert yaml.safe_load(text) == made.scaled_object
+    words = " ".join(text.replace("#", "").split())
+    assert "The best threshold lies between 7.4 and 9" in words
+    assert "cooldownPeriod 900 s" in words
+    (scaled,) = [o for o in objects(scenario.profile, made, "keda") if o["kind"] == "ScaledObject"]
+    ours, theirs = made.scaled_object["spec"], scaled["spec"]
+    for of in ("minReplicaCount", "maxReplicaCount", "pollingInterval", "cooldownPeriod"):
+        assert theirs[of] == ours[of]
+    for a, b in zip(ours["triggers"], theirs["triggers"], strict=True):
+        assert [a["metadata"][k] for k in ("query", "threshold")] == [
+            b["metadata"][k] for k in ("query", "threshold")
+        ]
+        assert a["metricType"] == b["metricType"]
+    with pytest.raises(BadInput, match="no HPA reads from the pods"):
+        objects(scenario.profile, made, "stackdriver")
+    shown = StringIO()
+    Console(file=shown, width=200).print(*recommendation_lines(made))
+    assert "averageValue 8 requests that the gateway has sent on per replica" in shown.getvalue()
+    assert "to zero 900 s after the last activity" in shown.getvalue()
+    assert "for who waits on a start from zero" in shown.getvalue()
