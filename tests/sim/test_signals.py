@@ -345,6 +345,30 @@ def test_to_zero_and_from_zero_nobody_is_lost_and_every_wait_has_its_reason(seed
         assert waited == pytest.approx(without + row["held_s"], abs=1e-6)
 
 
+@pytest.mark.parametrize("high", [1, 2])
+def test_production_stacks_own_object_goes_to_zero_and_its_routers_counter_wakes_it(high: int):
+    manifest = scaled(
+        (WAITING, "5"),
+        ("sum(rate(vllm:num_incoming_requests_total[1m]) > bool 0)", "1"),  # as its tutorial has it
+        low=0,
+        high=high,
+        pollingInterval=15,
+        cooldownPeriod=360,
+    )
+    outcome = run(manifest, waves(4), duration_s=3600.0)
+    woken = [row for row in outcome.decisions if row[1] == 0]
+    assert all("s1-prometheus" in row[3] for row in woken)
+    assert (
+        60.0 < woken[0][0] < 60.0 + 75
+    )  # a rate needs a second sample that is larger: two requests, two scrapes
+    if high == 1:
+        assert len(woken) == 2
+        assert 2400.0 < woken[1][0] < 2400.0 + 75
+    else:  # with two pods the first query has two elements: KEDA neither scales in nor goes to zero again
+        assert outcome.decisions[-1][2] == 2
+    assert outcome.lost == outcome.unserved == 0
+
+
 def _no_pod(outcome: Any) -> list[tuple[float, float]]:
     """Stretches in which no pod was ready."""
     rows = [*outcome.replicas, (math.inf, 0, 0, 0, 0)]

@@ -21,8 +21,7 @@ from typing import Any
 from aiohttp import web
 
 from analysis.errors import BadInput
-from autoscale.hpa import HpaDecision, PodMetric
-from autoscale.keda import ScaledObject
+from autoscale.hpa import HpaDecision, HpaSpec, PodMetric
 from autoscale.profiles.profile import Profile
 from autoscale.sim.engine.replicas import EngineParams
 from autoscale.sim.fleet.control import DEFAULTS, Fleet, FleetOptions
@@ -78,7 +77,7 @@ class FleetServer:
         self.speed, self.seed, self.options = speed, seed, options
         self.scaler = None if hpa is None else read_scaler(profile, hpa)
         self.spec = None if self.scaler is None else hpa_of(self.scaler)
-        self.scaled_object = hpa if isinstance(self.scaler, ScaledObject) else None
+        self.scaled_object = None if isinstance(self.scaler, HpaSpec) else hpa
         self.note = foreign_name(profile, self.scaler) if self.scaler else None
         least = self.spec.min_replicas if self.spec else profile.deploy.min_replicas
         self.replicas = max(1, least) if replicas is None else replicas

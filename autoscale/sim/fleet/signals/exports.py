@@ -23,6 +23,7 @@ from autoscale.sim.fleet.signals.readings import seen
 from autoscale.sim.fleet.signals.series import Labels, Rows
 
 Serving = Mapping[int, FleetReplica]  # slot -> replica whose engine is up
+ROUTER_COUNTER = "vllm:num_incoming_requests_total"
 _COUNTERS = {metric: column for column, metric in COLUMN_COUNTERS.items()}
 
 
@@ -36,6 +37,7 @@ class Exports:
         self.profile, self.engine = profile, engine
         self._of = {name: self._reader(name) for name in names}
         self._latencies: dict[str, Latencies] = {}
+        self._ended = 0  # requests
         self._holds: dict[int, int] = {}  # slot -> the replica whose latencies are counted there
         for name in self._of:
             metric = metric_of(name)
@@ -44,7 +46,7 @@ class Exports:
 
     def rows(self, pods: Pods, serving: Serving) -> dict[str, Rows]:
         """Every series as (labels, value)."""
-        if self._latencies:
+        if self._latencies or ROUTER_COUNTER in self._of:
             self._follow(serving)
         return {name: list(reader(pods, serving)) for name, reader in self._of.items()}
 
@@ -54,6 +56,8 @@ class Exports:
             return lambda pods, _: _replicas(name, pods)
         if origin == "gateway":
             return self._gateway_reader(name)
+        if name == ROUTER_COUNTER and isinstance(self.engine, Replicas):
+            return lambda *_: self._incoming()
         if origin == "engine" and isinstance(self.engine, Replicas):
             signal = signal_of(name)
             column = signal if name in exported_names(self.profile.engine.vllm_version) else None
@@ -69,6 +73,11 @@ class Exports:
             expected=f"one of {', '.join(exported_names(self.profile.engine.vllm_version))}, a latency histogram or "
             "counter of vLLM, a gauge of the gateway, or replica counts",
         )
+
+    def _incoming(self) -> Iterator[tuple[Labels, float]]:
+        """What production-stack's router counts, with or without a backend; absent before the first request."""
+        if came := self._ended + self.engine.in_flight:
+            yield (), float(came)
 
     # --- the replicas ---
 
@@ -88,6 +97,7 @@ class Exports:
                 for latencies in self._latencies.values():
                     latencies.restart(slot)
         ended = self.engine.ended()
+        self._ended += len(ended)
         for latencies in self._latencies.values():
             latencies.count(ended)
 
