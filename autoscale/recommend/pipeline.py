@@ -97,8 +97,7 @@ def recommend(
         system, traffic=traffic, peak_rps=peak_rps, slo=asked, attainment=attainment, engine=model.engine, lengths=tokens,
         hours=hours, promise=promise, plan=plan, tell=tell,
     )  # fmt: skip
-    if schedule:
-        halves_s(scenario.plan)  # too little of it is told before the search
+    learn_s = halves_s(scenario.plan) if schedule else None
     said, spread = _said(of_current, scenario, tell), _spread(model, scenario)
     decision = _decision(scenario, model, spread, current, max_replicas, seeds, jobs, progress)
     made = document(
@@ -110,11 +109,10 @@ def recommend(
         provenance=_provenance(found, scenario, traffic, command),
     )
     progress(0.98, "the bill")
-    made = _beside(made, scenario, decision, model, old)
-    made = replace(made, bill=bill(scenario, decision, price.currency if price else ""))
-    made = replace(made, schedule=schedule_of(scenario, decision, jobs) if schedule else None)
-    files = _write(made, target)
-    return Recommended(made, files, scenario, decision, model, tuple(found))
+    billed = bill(scenario, decision, price.currency if price else "")
+    minima = None if learn_s is None else schedule_of(scenario, decision, learn_s, jobs)
+    made = replace(_beside(made, scenario, decision, model, old), bill=billed, schedule=minima)
+    return Recommended(made, _write(made, target), scenario, decision, model, tuple(found))
 
 
 def _spread(model: ReplicaModel, scenario: Scenario) -> tuple[float, float]:
