@@ -16,10 +16,50 @@ RECOMMENDATION = "autoscale-recommendation"  # ConfigMap
 
 def watch_job(profile: Profile, options: Options) -> list[Object]:
     """The CronJob and an account without any right. Its Job fails when the target does not hold any more."""
+    spec = {
+        "schedule": "0 6 * * 1",
+        "timeZone": "Etc/UTC",
+        "concurrencyPolicy": "Forbid",
+        "failedJobsHistoryLimit": 1,
+        "successfulJobsHistoryLimit": 1,
+        "jobTemplate": {
+            "spec": {
+                "backoffLimit": Note(
+                    "A target that does not hold fails the Job: alert on kube_job_status_failed.", 0
+                ),
+                "activeDeadlineSeconds": 7200,
+                "template": {"spec": _pod(profile, options)},
+            }
+        },
+    }
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": meta(profile, NAME),
+            "automountServiceAccountToken": Note("It asks Prometheus, never the API server.", False),
+        },
+        {"apiVersion": "batch/v1", "kind": "CronJob", "metadata": meta(profile, NAME), "spec": spec},
+    ]
+
+
+def _pod(profile: Profile, options: Options) -> Object:
     learn = _container(
         "traffic",
         options,
-        ["traffic", "--prometheus", options.prometheus_url, "--namespace", profile.deploy.namespace, "--model", profile.model.id, "--last", "7d", "--out", "/week/traffic.yaml"],
+        [
+            "traffic",
+            "--prometheus",
+            options.prometheus_url,
+            "--namespace",
+            profile.deploy.namespace,
+            "--model",
+            profile.model.id,
+            "--last",
+            "7d",
+            "--out",
+            "/week/traffic.yaml",
+        ],
     )
     watch = _container(
         "watch",
@@ -32,7 +72,7 @@ def watch_job(profile: Profile, options: Options) -> list[Object]:
             "/week/traffic.yaml",
         ],
     )
-    pod = {
+    return {
         "serviceAccountName": NAME,
         "automountServiceAccountToken": False,
         "restartPolicy": "Never",
@@ -54,31 +94,6 @@ def watch_job(profile: Profile, options: Options) -> list[Object]:
             },
         ],
     }
-    spec = {
-        "schedule": "0 6 * * 1",
-        "timeZone": "Etc/UTC",
-        "concurrencyPolicy": "Forbid",
-        "failedJobsHistoryLimit": 1,
-        "successfulJobsHistoryLimit": 1,
-        "jobTemplate": {
-            "spec": {
-                "backoffLimit": Note(
-                    "A target that does not hold fails the Job: alert on kube_job_status_failed.", 0
-                ),
-                "activeDeadlineSeconds": 7200,
-                "template": {"spec": pod},
-            }
-        },
-    }
-    return [
-        {
-            "apiVersion": "v1",
-            "kind": "ServiceAccount",
-            "metadata": meta(profile, NAME),
-            "automountServiceAccountToken": Note("It asks Prometheus, never the API server.", False),
-        },
-        {"apiVersion": "batch/v1", "kind": "CronJob", "metadata": meta(profile, NAME), "spec": spec},
-    ]
 
 
 def _container(name: str, options: Options, arguments: list[str]) -> dict[str, Any]:
