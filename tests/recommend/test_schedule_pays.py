@@ -41,6 +41,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(judge, "own_seeds", lambda *_: range(500, 503))
 
 
+@pytest.mark.timeout(600)  # on a machine that may be busy
 @pytest.mark.usefixtures("quick")
 def test_office_hours_are_found_and_pay(tmp_path) -> None:
     asked = scenario(tmp_path, f"{OFFICE},{OFFICE}")
@@ -58,6 +59,7 @@ def test_office_hours_are_found_and_pay(tmp_path) -> None:
     assert found.learned_s[1] == found.judged_s[0] == 86_400
 
 
+@pytest.mark.timeout(600)  # on a machine that may be busy
 @pytest.mark.usefixtures("quick")
 def test_a_day_that_does_not_repeat_gets_no_schedule(tmp_path) -> None:
     asked = scenario(tmp_path, f"{OFFICE},0.22:28800,0.02:43200,0.22:14400")
