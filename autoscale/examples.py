@@ -55,6 +55,13 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "autoscale recommend runs/new --against runs/first/recommendation.json",
         ),
     ),
+    "watch": (
+        (
+            "weekly, after `autoscale traffic --last 7d --out week.yaml`: one line, an exit code, metrics for an alert",
+            "autoscale watch --recommendation runs/first/recommendation.json --traffic week.yaml "
+            "--textfile /var/lib/node_exporter/autoscale.prom",
+        ),
+    ),
     "predict": (
         (
             "a sweep of short prompts, asked about long ones",

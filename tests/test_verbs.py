@@ -32,7 +32,7 @@ VERBS = typer.main.get_command(app).commands
 WITH_JSON = {name for name, verb in VERBS.items() if any("--json" in p.opts for p in verb.params)}
 # serve ends by a signal, below; load becomes Locust: tests/loadgen/test_load_command.py; the demo takes minutes; traffic needs
 # a past: tests/history
-ELSEWHERE = {"serve", "load", "demo", "traffic"}
+ELSEWHERE = {"serve", "load", "demo", "traffic", "watch"}
 
 
 @pytest.fixture(scope="module")

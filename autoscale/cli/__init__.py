@@ -36,6 +36,7 @@ VERBS = (  # in the order of --help
     runs.collect,
     production.traffic,
     runs.recommend,
+    production.watch,
     runs.predict,
     runs.profile,
     runs.report,

@@ -153,6 +153,39 @@ def lengths_given(prompt: str | None, output: str | None) -> tuple[Lengths | Non
     )
 
 
+def watch(
+    recommendation: Annotated[Path, typer.Option(help="The recommendation.json whose target is in use.")],
+    traffic: Annotated[
+        Path, typer.Option(help="What came lately: a load file of `autoscale traffic`, or a recorded trace.")
+    ],
+    textfile: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Also write metrics for node_exporter's textfile collector, FILE.prom."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say whether a recommended target still holds. In one line; exit code 1 when not, and metrics for an alert."""
+    from autoscale.recommend.drift import still_holds
+    from autoscale.recommendation import read_recommendation
+    from autoscale.show.textfile import check_textfile, exposition, write_textfile
+    from autoscale.typed_json import as_plain
+
+    old = read_recommendation(recommendation)
+    if textfile is not None:
+        check_textfile(textfile)
+    progress.compiled_engine()
+    scenario, found = still_holds(old, traffic, tell=progress.note)
+    if textfile is not None:
+        write_textfile(textfile, exposition(old, found, scenario.plan.duration_s / 3600, time.time()))
+    if as_json:
+        show_json(as_plain(found), {"recommendation": recommendation, "traffic": traffic})
+    else:
+        print(found.sentence)
+    raise typer.Exit(0 if found.holds else 1)
+
+
 def _written(learned: LearnedTraffic, load: str, out: Path) -> list[Path]:
     """The load file, and its picture beside it."""
     from autoscale.history.picture import days_picture

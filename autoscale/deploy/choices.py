@@ -47,6 +47,7 @@ class Options:
     checker_may_scale: bool = False
     create_namespace: bool = False
     xla_cache: Literal["seeded", "shared", "off"] = "seeded"
+    watch_image: str = ""
     stage: Literal["all", "weights", "serving"] = "all"
     longest_output_s: float | None = None
     namespace: str = ""

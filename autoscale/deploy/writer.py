@@ -22,6 +22,7 @@ from autoscale.deploy import (
     scaling,
     targets,
     timetable,
+    weekly,
     weights,
     workload,
 )
@@ -267,6 +268,9 @@ def _serving_parts(profile: Profile, options: Options, path: MetricsPath, plan: 
     if path == "llm-d":
         scraped.append(gateway.picker_scrape(profile))
     parts.append(Part("monitoring.yaml", "Scrapes the pods that serve HTTP.", scraped))
+    if options.watch_image:
+        about = "Asks weekly whether the target still holds; no right in the cluster."
+        parts.append(Part("watch.yaml", about, weekly.watch_job(profile, options)))
     return parts + (_scaling_parts(profile, options, path, plan) if plan.autoscales else [])
 
 

@@ -7,7 +7,6 @@ least and the most of SEEDS of them: one more simulation would lie inside with p
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
@@ -22,7 +21,7 @@ from autoscale.check.scaleout import history
 from autoscale.check.timeline import Timeline
 from autoscale.forecast.replayed_load import ReplayedLoad, client_view, load_as_sent
 from autoscale.forecast.virtual_watch import STARTED_AT, VirtualWatch, watched
-from autoscale.profiles import Profile, from_content
+from autoscale.recommend.behind import SystemBehind, system_behind
 from autoscale.recommend.model.coefficients import scaled
 from autoscale.recommendation import Recommendation
 from autoscale.sim.engine.replicas import EngineParams
@@ -46,7 +45,7 @@ def expecting(recommendation: Recommendation) -> Expecting:
             value=recommendation.answer,
             expected="one whose answer is autoscale",
         )
-    behind = _behind(recommendation)
+    behind = _Behind(**vars(system_behind(recommendation)))
 
     def expect(timeline: Timeline, load: ClientView) -> Expectation:
         found = load_as_sent(timeline, load)
@@ -63,38 +62,13 @@ NO_SLO = ("no SLO of the load is known", "name it with --slo")
 
 
 @dataclass(frozen=True)
-class _Behind:
-    """The system behind a recommendation: its profile, and the replica as fitted and as uncertain as it is."""
-
-    profile: Profile
-    engine: EngineParams
-    slower: float
-
+class _Behind(SystemBehind):
     def engine_of(self, seed: int) -> EngineParams:
         """A replica as the recommendation's runs leave it open."""
         if not self.slower:
             return self.engine
         rng = np.random.Generator(np.random.PCG64([seed, 9007]))
         return scaled(self.engine, max(0.1, 1 + self.slower / Z * float(rng.standard_normal())))
-
-
-def _behind(recommendation: Recommendation) -> _Behind:
-    system = recommendation.system
-    again = "run `autoscale recommend` again"
-    if system is None:
-        raise BadInput(
-            "the recommendation does not hold the system that it is for: an older version wrote it",
-            expected="a recommendation.json with `system`",
-            next_step=again,
-        )
-    profile = from_content(system.content, "the recommendation's system")
-    given = {one.name: recommendation.model_error.engine.get(one.name) for one in fields(EngineParams)}
-    told = {name: math.inf if value is None else value for name, value in given.items()}
-    try:  # null stands for what is not finite: a client that never gives up
-        engine = EngineParams(**told)  # type: ignore[arg-type]
-    except TypeError:
-        raise BadInput("the recommendation's model_error.engine is none", next_step=again) from None
-    return _Behind(profile, engine, system.slower)
 
 
 def _over_seeds(

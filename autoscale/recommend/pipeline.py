@@ -141,8 +141,7 @@ def answered(
 ) -> Recommended:
     """The answer, with its recommendation.json and hpa.yaml in `target`."""
     scenario, model = asked.scenario, asked.model
-    if asked.schedule:
-        halves_s(scenario.plan)  # too little of it is told before the search
+    learn_s = halves_s(scenario.plan) if asked.schedule else None  # too little is told before the search
     spread = _spread(model, scenario)
     decision = _decision(asked, spread, progress)
     made = document(
@@ -154,9 +153,9 @@ def answered(
         provenance=provenance,
     )
     progress(0.98, "the bill")
-    made = _beside(made, scenario, decision, model, asked.old)
-    made = replace(made, bill=bill(scenario, decision, asked.price.currency if asked.price else ""))
-    made = replace(made, schedule=schedule_of(scenario, decision, asked.jobs) if asked.schedule else None)
+    billed = bill(scenario, decision, asked.price.currency if asked.price else "")
+    minima = None if learn_s is None else schedule_of(scenario, decision, learn_s, asked.jobs)
+    made = replace(_beside(made, scenario, decision, model, asked.old), bill=billed, schedule=minima)
     return Recommended(made, _write(made, target), scenario, decision, model, tuple(runs))
 
 

@@ -4,7 +4,9 @@ import json
 from dataclasses import replace
 
 import pytest
+import typer
 
+from autoscale.cli import app
 from autoscale.deploy import Options, objects, scaling
 from autoscale.deploy.targets import plan
 from autoscale.deploy.timetable import _changes, cron_triggers
@@ -115,3 +117,19 @@ def test_a_schedule_that_does_not_pay_is_not_written() -> None:
 def test_what_is_written_is_read_again() -> None:
     asked = made((Window(WEEKDAYS, 465, 1200, 3),))
     assert parse_recommendation(asked.as_json()).schedule.windows == asked.schedule.windows
+
+
+def test_the_weekly_watch_has_no_right_and_the_commands_of_its_verbs() -> None:
+    image = Options(watch_image="registry.example.com/llm-autoscale:1")
+    found = objects(PROFILE, made((Window(WEEKDAYS, 465, 1200, 3),)), None, image)
+    (job,) = [o for o in found if o["kind"] == "CronJob" and o["metadata"]["name"] == "autoscale-watch"]
+    pod = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+    bound = [s["name"] for o in found if o["kind"].endswith("RoleBinding") for s in o["subjects"]]
+    assert pod["serviceAccountName"] not in bound
+    verbs = typer.main.get_command(app).commands
+    for container in (*pod["initContainers"], *pod["containers"]):
+        verb, *arguments = container["args"]
+        known = {option for parameter in verbs[verb].params for option in parameter.opts}
+        assert {word for word in arguments if word.startswith("--")} <= known
+    assert [f.code for f in lint_objects(found).findings if f.severity == "error"] == []

@@ -43,9 +43,8 @@ def halves_s(plan: LoadPlan) -> float:
     return DAY_S * (weeks // 2 * WEEK_DAYS if weeks >= 2 else days // 2)
 
 
-def schedule_of(scenario: Scenario, decision: Decision, jobs: int | None) -> Scheduled:
-    """The schedule that is found for a recommendation, and whether it pays. Raises BadInput for less than two days."""
-    learn_s = halves_s(scenario.plan)
+def schedule_of(scenario: Scenario, decision: Decision, learn_s: float, jobs: int | None) -> Scheduled:
+    """The schedule that is learned from the first `learn_s` for a recommendation, and whether it pays on what follows."""
     if decision.best_hpa is None or decision.chosen is None or decision.capacity is None:
         return Scheduled(sentence="no schedule: there is no HPA that it could stand beside")
     served = at_speed(replace(scenario, kept=None), decision.slower)
@@ -69,7 +68,7 @@ def schedule_of(scenario: Scenario, decision: Decision, jobs: int | None) -> Sch
 
 
 @dataclass(frozen=True)
-class Seen:
+class SeenDays:
     """A setting on the judged days: its trials, hours over the SLO per simulation, the most replicas of each hour."""
 
     judged: Judged[Setting]
@@ -77,11 +76,11 @@ class Seen:
     most: np.ndarray
 
 
-def _seen(part: Scenario, setting: Setting, timed: Timed | None, each: Each) -> Seen:
+def _seen(part: Scenario, setting: Setting, timed: Timed | None, each: Each) -> SeenDays:
     seeds = own_seeds(part.plan, part.promise)
     rows = list(each(partial(_one, part, setting, timed), seeds))
     judged = Judged(setting, tuple(trial for trial, _, _ in rows))
-    return Seen(
+    return SeenDays(
         judged, float(np.mean([over for _, over, _ in rows])), np.max([most for _, _, most in rows], axis=0)
     )
 
@@ -111,7 +110,7 @@ def _metrics(profile: Profile, timed: Timed) -> tuple[SignalTarget, ...]:
 
 
 def _answer(
-    timed: Timed, seen: Seen, plain: Seen, span: tuple[float, float], begin_h: int, profile: Profile
+    timed: Timed, seen: SeenDays, plain: SeenDays, span: tuple[float, float], begin_h: int, profile: Profile
 ) -> Scheduled:
     least, windows = timed.week.windows()
     saved = 1 - seen.judged.cost / plain.judged.cost

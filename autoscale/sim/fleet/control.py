@@ -4,9 +4,8 @@
                                     scrape  ->  samples on their way to the adapter
                                     HPA sync  ->  decide(spec, what the adapter shows)  ->  pods.scale
 
-Between two events the engines advance on their own (compiled). A `Fleet` runs on a control clock; its engines run at
-control time / speed, which is 1 in a simulation and lets the fleet over HTTP compress cold starts and waiting periods
-while tokens take their true time.
+Between two events the engines advance on their own (compiled). A `Fleet` runs on a control clock, its engines at control
+time / speed: 1 in a simulation, more where the fleet over HTTP compresses starts and windows, but never tokens.
 """
 
 from __future__ import annotations
@@ -109,9 +108,9 @@ class Fleet:
             for metric in (spec.metrics if spec else ())
             if metric.kind == "Pods"
         ]
-        self.least = 0 if scaler is None else least_replicas(scaler)
         self.minima = deque(options.minima if spec else ())
-        self.least = min([self.least, *(replicas for _, replicas in self.minima)])
+        least = 0 if scaler is None else least_replicas(scaler)
+        self.least = min([least, *(replicas for _, replicas in self.minima)])
         self.external: External | None = None
         if scaler is not None and len(self.signals) < len(hpa_of(scaler).metrics):
             phase = np.random.Generator(np.random.PCG64([seed, 9008])).random()
@@ -165,8 +164,7 @@ class Fleet:
         while (now_s := self.next_s) <= until_s:
             self.now_s = now_s
             while self.next_minimum_s <= now_s:
-                assert self.spec is not None
-                self.spec = replace(self.spec, min_replicas=self.minima.popleft()[1])
+                self.spec = self.spec and replace(self.spec, min_replicas=self.minima.popleft()[1])
             if self.pods.next_s <= now_s:
                 self._handle(self.pods.advance(now_s))
             if self.poll_s <= now_s:
@@ -202,8 +200,6 @@ class Fleet:
         """Leave out the scrapes before `until_s`: a fleet of fixed size that nobody watches has no reader for them."""
         interval_s = self.profile.metric_path.scrape_interval_s
         self.skip(max(self.scrapes, math.ceil((until_s - self.scrape_phase_s) / interval_s)), 0)
-
-    # --- events -----------------------------------------------------------------------------------------------------
 
     def _handle(self, events: list[PodEvent]) -> None:
         for event in events:

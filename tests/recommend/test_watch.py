@@ -1,0 +1,101 @@
+"""Whether a recommendation still holds: a sentence, an exit code, and metrics that Prometheus can read."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from analysis.errors import BadInput
+from autoscale.profiles import load, overlay
+from autoscale.recommend.choice.settings import Behavior, Candidate
+from autoscale.recommend.drift import still_holds
+from autoscale.recommendation import AskedSlo, Drift, EngineModel, Recommendation, System, write
+from autoscale.show.textfile import check_textfile, exposition, write_textfile
+from autoscale.signal_target import SignalTarget
+from autoscale.sim.engine.replicas import EngineParams
+
+L4 = overlay(load("llama-3.1-8b-1xl4"), {"cold_start": {"node": {"median_s": 60, "p95_s": 60}}})
+SLOW = EngineParams(
+    base_s=4.0, per_sequence_s=0.0, per_kv_token_s=0.0, per_prefill_token_s=0.0, num_blocks=401, max_num_seqs=4,
+    max_num_batched_tokens=2048,
+)  # fmt: skip
+CALM, BUSY = "0.05:7200", "0.05:1800,2:3600,0.05:1800"
+
+
+def recommendation(answer="autoscale"):
+    setting = Candidate((("running", 2.0),), Behavior(600), 1, 3)
+    return Recommendation(
+        answer,
+        profile=L4.name,
+        system=System(L4.name, L4.model.id, L4.accelerator.name, L4.model_dump(mode="json")),
+        slo=AskedSlo("ttft_p95=60s", days_kept=0.9),
+        metrics=(SignalTarget("running", "2", metric="m"),),
+        min_replicas=1,
+        hpa=setting.manifest(L4) if answer == "autoscale" else None,
+        model_error=EngineModel("by hand", {name: getattr(SLOW, name) for name in SLOW.__dataclass_fields__}),
+    )
+
+
+def traffic(folder, stages):
+    file = folder / "week.yaml"
+    file.write_text(f"load: [{{stages: '{stages}'}}]\nprompt_tokens: fixed:50\noutput_tokens: fixed:10\n")
+    return file
+
+
+@pytest.mark.parametrize(
+    ("stages", "holds", "words"), [(CALM, True, "still holds"), (BUSY, False, "does not hold any more")]
+)
+def test_one_line_says_whether_it_holds(tmp_path, stages, holds, words) -> None:
+    scenario, found = still_holds(recommendation(), traffic(tmp_path, stages))
+    assert found.holds is holds
+    assert words in found.sentence
+    assert scenario.plan.duration_s == 7200
+
+
+def test_a_standing_fleet_is_held_to_its_traffic_too(tmp_path) -> None:
+    _, found = still_holds(recommendation("do_not_autoscale"), traffic(tmp_path, CALM))
+    assert found.holds
+    assert found.accelerator_hours == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("answer", ["infeasible", "need_more_data"])
+def test_an_answer_without_a_setting_is_refused(tmp_path, answer) -> None:
+    with pytest.raises(BadInput, match="nothing that could still hold"):
+        still_holds(recommendation(answer), traffic(tmp_path, CALM))
+
+
+def test_prometheus_reads_the_metrics_with_help_and_type() -> None:
+    found = Drift(True, False, "", 0.998, float("nan"))
+    text = exposition(Recommendation("autoscale", profile='a "b"'), found, 168.0, 1.7e9)
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert "autoscale_target_accelerator_hours" not in families
+    assert families["autoscale_target_holds"].samples[0].value == 1
+    assert families["autoscale_target_confident"].samples[0].value == 0
+    assert families["autoscale_target_attainment_ratio"].samples[0].labels == {"profile": 'a "b"'}
+    assert all(family.type == "gauge" and family.documentation for family in families.values())
+
+
+def test_the_file_is_there_whole_or_not_at_all(tmp_path) -> None:
+    file = tmp_path / "autoscale.prom"
+    file.write_text("old\n")
+    write_textfile(file, "new\n")
+    assert file.read_text() == "new\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["autoscale.prom"]
+
+
+@pytest.mark.parametrize("name", ["autoscale.txt", "nowhere/autoscale.prom"])
+def test_a_file_that_nobody_would_collect_is_refused(tmp_path, name) -> None:
+    with pytest.raises(BadInput, match="--textfile"):
+        check_textfile(tmp_path / name)
+
+
+def test_the_verb_ends_with_one_where_it_does_not_hold(tmp_path) -> None:
+    write(recommendation(), tmp_path / "recommendation.json")
+    command = [sys.executable, "-m", "autoscale", "watch", "--recommendation", "recommendation.json"]
+    command += ["--traffic", traffic(tmp_path, BUSY).name, "--textfile", "watch.prom", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert json.loads(done.stdout)["holds"] is False
+    assert "autoscale_target_holds" in (tmp_path / "watch.prom").read_text()
