@@ -46,7 +46,7 @@ ABOVE: dict[str, set[str]] = {
         "autoscale.version",
     },
     "autoscale.observe": set(),
-    "autoscale.history": {"autoscale.observe"},
+    "autoscale.history": {"autoscale.hpa", "autoscale.observe"},
     "autoscale.deploy": {
         "autoscale.hpa",
         "autoscale.profiles",

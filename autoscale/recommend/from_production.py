@@ -17,7 +17,6 @@ from autoscale.history.production import Production, SeenStarts
 from autoscale.profiles import Profile, load, names, overlay
 from autoscale.profiles.prior_error import prior_error
 from autoscale.recommend.choice.promise import Promise
-from autoscale.recommend.choice.settings import Manifest
 from autoscale.recommend.choice.traffic import checked_share, offered, scenario_of, traffic_in_words
 from autoscale.recommend.effort import CHOOSING, WATCHING
 from autoscale.recommend.model.limits import limits_from_run
@@ -45,7 +44,6 @@ def recommend_from(
     promise: Promise | None = None,
     max_replicas: int | None = None,
     price: float | None = None,
-    current: Manifest | None = None,
     measured: Path | None = None,
     against: Path | None = None,
     seeds: int = CHOOSING.own_at_least,
@@ -60,7 +58,7 @@ def recommend_from(
 
     Writes traffic.yaml, recommendation.json and hpa.yaml to `out`. Raises BadInput, TooLittleData.
     """
-    learned = production.traffic
+    learned, current = production.traffic, production.current
     system = _system(profile, learned.model, production.starts, price, measured)
     old = read_recommendation(against) if against is not None else None
     of_current = None if current is None else foreign_name(system, read_scaler(system, current))
