@@ -30,7 +30,7 @@ def pod_moments(service: Service) -> dict[str, PodMoments]:
     told = [
         {
             one["metric"].get("pod", ""): float(one["value"][1])
-            for one in instant(service, f"min by (pod) (min_over_time(kube_pod_{name}{window}))")
+            for one in at_the_end(service, f"min by (pod) (min_over_time(kube_pod_{name}{window}))")
         }
         for name in _SERIES
     ]
@@ -40,7 +40,7 @@ def pod_moments(service: Service) -> dict[str, PodMoments]:
     return {pod: PodMoments(*(moments.get(pod, math.nan) for moments in told)) for pod in sorted(pods)}
 
 
-def instant(service: Service, promql: str) -> list[Mapping[str, Any]]:
+def at_the_end(service: Service, promql: str) -> list[Mapping[str, Any]]:
     """The result of a query at the window's end; nothing where it is refused."""
     try:
         return list(service.door.query(promql, service.end_s))

@@ -10,9 +10,9 @@ import numpy as np
 
 from analysis.numbers import known
 from autoscale.history.learned import LearnedTraffic, learn_traffic
-from autoscale.history.operating import OperatingPoints, operating_points
+from autoscale.history.operating import OperatingPoints, points_of_operation
 from autoscale.history.past_hpa import Manifest, past_hpa, reproduced
-from autoscale.history.pod_moments import instant, pod_moments
+from autoscale.history.pod_moments import at_the_end, pod_moments
 from autoscale.history.service import Service
 from autoscale.kube.vllm_names import image_version
 from autoscale.observe.series import listed
@@ -55,7 +55,7 @@ def learn_production(
     """
     current, said = _current(service, given)
     learned = learn_traffic(service)
-    found = operating_points(service, progress)
+    found = points_of_operation(service, progress)
     newest, notes = _newest_version(service, found)
     starts = _starts(service)
     if starts is None:
@@ -102,7 +102,7 @@ def _images(service: Service) -> dict[str, str]:
     """Pod -> image of its vLLM container, as kube-state-metrics tells."""
     seconds = service.end_s - service.start_s
     images = {}
-    for one in instant(
+    for one in at_the_end(
         service, f"group by (pod, image) (last_over_time(kube_pod_container_info[{seconds:.0f}s]))"
     ):
         labels = one["metric"]

@@ -18,12 +18,13 @@ from autoscale.profiles import Profile, load, names, overlay
 from autoscale.profiles.prior_error import prior_error
 from autoscale.recommend.choice.promise import Promise
 from autoscale.recommend.choice.traffic import checked_share, offered, scenario_of, traffic_in_words
-from autoscale.recommend.effort import CHOOSING, WATCHING
+from autoscale.recommend.effort import CHOOSING
 from autoscale.recommend.model.limits import limits_from_run
 from autoscale.recommend.model.production import learn_from
 from autoscale.recommend.model.replica_model import ReplicaModel
 from autoscale.recommend.pipeline import Question, Recommended, answered, answers_directory, noticed
 from autoscale.recommend.progress import Progress, Tell, part, silent, unheard
+from autoscale.recommend.watching import WATCHING
 from autoscale.recommendation import Provenance, read_recommendation
 from autoscale.sim.engine.replicas import EngineParams
 from autoscale.sim.fleet.scalers import foreign_name, read_scaler

@@ -5,13 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
 from typer.testing import CliRunner
 
 from analysis import run
 from analysis.errors import BadInput, TooLittleData
 from autoscale.cli import app
-from autoscale.history.operating import LEAD_S, operating_points
+from autoscale.history.operating import LEAD_S, points_of_operation
 from autoscale.history.past_hpa import past_hpa, reproduced
 from autoscale.history.production import learn_production
 from autoscale.history.service import find_service
@@ -97,7 +96,7 @@ def past(tmp_path_factory):
 
 def test_a_stretch_tells_what_a_pod_did(past):
     service, _, _ = past
-    for one in operating_points(service, silent).stretches:
+    for one in points_of_operation(service, silent).stretches:
         assert one.times_s[-1] > LEAD_S
         assert one.running == pytest.approx(one.output_tokens * one.itl_s, rel=0.25), "Little's law of tokens"
         assert 0.02 < one.itl_s < 0.3 < 1.0 / one.rate_rps + 1.0
@@ -139,7 +138,7 @@ def test_a_model_that_no_profile_serves_and_too_short_a_window_are_sentences(pas
         recommend_from(production, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
     with pytest.raises(TooLittleData, match=r"scraped for long enough.*25 minutes.*--last"):
-        operating_points(replace(service, start_s=service.end_s - 1000.0), silent)
+        points_of_operation(replace(service, start_s=service.end_s - 1000.0), silent)
 
 
 def test_the_past_decisions_of_the_hpa_are_reproduced_and_told_first(past):
