@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from autoscale.recommend import Recommended
 
 
-def of_runs(runs: list[Path] | None, **asked: Any) -> Recommended:
+def recommended_of(runs: list[Path] | None, **asked: Any) -> Recommended:
     """The recommendation from runs of one replica."""
     from autoscale.recommend import recommend as find
 

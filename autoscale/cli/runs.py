@@ -55,7 +55,7 @@ from autoscale.cli.options import (
 )
 from autoscale.cli.printing import show, show_json, show_paths
 from autoscale.cli.production import Asked, lengths_given, recommended_from
-from autoscale.cli.recommended import of_runs, tell_recommended
+from autoscale.cli.recommended import recommended_of, tell_recommended
 from autoscale.load_command import load_summary
 from autoscale.show import progress
 
@@ -176,7 +176,7 @@ def recommend(
         result = recommended_from(asked, excluded, lengths_given(prompt_tokens, output_tokens), same)
     else:
         lengths = lengths_asked(prompt_tokens, output_tokens, traffic)
-        result = of_runs(
+        result = recommended_of(
             runs or None, traffic=traffic, peak_rps=peak, hours=hours, time_unit=trace_time_unit, lengths=lengths, **same
         )  # fmt: skip
     tell_recommended(result, explain, as_json)
