@@ -56,7 +56,7 @@ ABOVE: dict[str, set[str]] = {
         "autoscale.version",
     },
     "autoscale.observe": set(),
-    "autoscale.history": {"autoscale.observe"},
+    "autoscale.history": {"autoscale.hpa", "autoscale.observe"},
     "autoscale.deploy": {
         "autoscale.schedule",
         "autoscale.hpa",

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -71,11 +71,9 @@ from autoscale.cli.options import (
 )
 from autoscale.cli.printing import show, show_json, show_paths
 from autoscale.cli.production import Asked, lengths_given, recommended_from
+from autoscale.cli.recommended import recommended_of, tell_recommended
 from autoscale.load_command import load_summary
 from autoscale.show import progress
-
-if TYPE_CHECKING:
-    from autoscale.recommend import Recommended
 
 
 def collect(
@@ -202,31 +200,10 @@ def recommend(
         result = recommended_from(asked, excluded, lengths_given(prompt_tokens, output_tokens), same)
     else:
         lengths = lengths_asked(prompt_tokens, output_tokens, traffic)
-        result = _of_runs(
+        result = recommended_of(
             runs or None, traffic=traffic, peak_rps=peak, hours=hours, time_unit=trace_time_unit, lengths=lengths, **same
         )  # fmt: skip
-    _tell_recommended(result, explain, as_json)
-
-
-def _of_runs(runs: list[Path] | None, **asked: Any) -> Recommended:
-    from autoscale.recommend import recommend as find
-
-    progress.compiled_engine()
-    with progress.bar() as report:
-        return find(runs, progress=report, **asked)
-
-
-def _tell_recommended(result: Recommended, explain: bool, as_json: bool) -> None:
-    from autoscale.show.pages import recommendation_page
-    from autoscale.show.terminal.recommendation import recommendation_lines
-
-    page = recommendation_page(result, result.files[0].parent / "report.html")
-    if as_json:
-        show_json(result.document.as_json())
-    else:
-        show(*recommendation_lines(result.document, explain=explain))
-        show_paths([*result.files, page])
-    raise typer.Exit(0 if result.document.achieved else 1)
+    tell_recommended(result, explain, as_json)
 
 
 def predict(

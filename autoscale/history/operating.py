@@ -83,7 +83,7 @@ class OperatingPoints:
         )
 
 
-def operating_points(service: Service, progress: Callable[[float, str], None]) -> OperatingPoints:
+def points_of_operation(service: Service, progress: Callable[[float, str], None]) -> OperatingPoints:
     """What the replicas did in STRETCHES stretches of time, all replicas that were there from their leads on.
 
     Raises TooLittleData where no replica was scraped that long without a break.

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from analysis.numbers import known
 from autoscale.history.learned import LearnedTraffic, learn_traffic
-from autoscale.history.operating import OperatingPoints, operating_points
+from autoscale.history.operating import OperatingPoints, points_of_operation
+from autoscale.history.past_hpa import Manifest, past_hpa, reproduced
+from autoscale.history.pod_moments import at_the_end, pod_moments
 from autoscale.history.service import Service
 from autoscale.kube.vllm_names import image_version
-from autoscale.observe.prometheus import Refused
 from autoscale.observe.series import listed
 
 LEAST_STARTS = 3  # from which on they replace the profile's
@@ -35,18 +36,26 @@ class SeenStarts:
 
 @dataclass(frozen=True, eq=False)
 class Production:
-    """What was learned. `starts` is None where kube-state-metrics tells of too few; `notes` are sentences."""
+    """What was learned. `starts` is None where kube-state-metrics tells of too few, `current` the HPA that runs now, None where
+    it is not known; `notes` are sentences, that of its past decisions first."""
 
     traffic: LearnedTraffic
     points: OperatingPoints
     starts: SeenStarts | None
+    current: Manifest | None
     notes: tuple[str, ...]
 
 
-def learn_production(service: Service, progress: Callable[[float, str], None]) -> Production:
-    """Traffic, operating points, versions and starts of a service. Raises TooLittleData."""
+def learn_production(
+    service: Service, given: Manifest | None, progress: Callable[[float, str], None]
+) -> Production:
+    """Traffic, operating points, versions and starts of a service, and the HPA that runs: `given`, or as Prometheus tells it.
+
+    Raises TooLittleData.
+    """
+    current, said = _current(service, given)
     learned = learn_traffic(service)
-    found = operating_points(service, progress)
+    found = points_of_operation(service, progress)
     newest, notes = _newest_version(service, found)
     starts = _starts(service)
     if starts is None:
@@ -54,7 +63,18 @@ def learn_production(service: Service, progress: Callable[[float, str], None]) -
             "kube-state-metrics does not tell how long pods take to start (kube_pod_created, kube_pod_status_ready_time): "
             "starts are the profile's"
         )
-    return Production(learned, found.of_pods(newest), starts, (*learned.notes, *notes))
+    return Production(learned, found.of_pods(newest), starts, current, (*said, *learned.notes, *notes))
+
+
+def _current(service: Service, given: Manifest | None) -> tuple[Manifest | None, list[str]]:
+    """The HPA that runs, and how many of its past decisions are reproduced."""
+    past, said = past_hpa(service)
+    manifest = given or (past.manifest if past else None)
+    if past is None or manifest is None or manifest.get("kind") != "HorizontalPodAutoscaler":
+        return manifest, [] if given else said
+    repeated = reproduced(service, past, manifest)
+    told = [repeated.sentence(past.name)] if repeated else []
+    return manifest, told if given else [*told, *said]
 
 
 def _newest_version(service: Service, found: OperatingPoints) -> tuple[set[str], list[str]]:
@@ -65,8 +85,8 @@ def _newest_version(service: Service, found: OperatingPoints) -> tuple[set[str],
     kinds: dict[str, set[str]] = defaultdict(set)
     for pod in sorted(last_s):
         facts = found.facts.get(pod, {})
-        words = [images.get(pod, ""), f"{facts['kv_tokens']:,} KV tokens" if "kv_tokens" in facts else ""]
-        kinds[", ".join(filter(None, words))].add(pod)
+        cache = f"{facts['kv_tokens']:,} KV tokens" if "kv_tokens" in facts else ""
+        kinds[images.get(pod, "") if images else cache].add(pod)
     told = {words: pods for words, pods in kinds.items() if words}
     if len(told) < 2:
         return seen, []
@@ -82,7 +102,7 @@ def _images(service: Service) -> dict[str, str]:
     """Pod -> image of its vLLM container, as kube-state-metrics tells."""
     seconds = service.end_s - service.start_s
     images = {}
-    for one in _told(
+    for one in at_the_end(
         service, f"group by (pod, image) (last_over_time(kube_pod_container_info[{seconds:.0f}s]))"
     ):
         labels = one["metric"]
@@ -93,31 +113,14 @@ def _images(service: Service) -> dict[str, str]:
 
 def _starts(service: Service) -> SeenStarts | None:
     """Of the pods that were created in the window; None where fewer than LEAST_STARTS are told."""
-    window = f"[{service.end_s - service.start_s:.0f}s]"
-    told: dict[str, dict[str, float]] = {
-        name: {
-            one["metric"].get("pod", ""): float(one["value"][1])
-            for one in _told(service, f"min by (pod) (min_over_time(kube_pod_{name}{window}))")
-        }
-        for name in ("created", "status_scheduled_time", "container_state_started", "status_ready_time")
-    }
-    created, scheduled, started, ready = told.values()
     spans = []
-    for pod in service.frame["pod"].unique():
-        if not all(pod in moments for moments in (created, scheduled, ready)):
-            continue
-        moments = [created[pod], scheduled[pod], started.get(pod, scheduled[pod]), ready[pod]]
-        if moments[0] >= service.start_s and moments == sorted(moments):
+    for seen in pod_moments(service).values():
+        started_s = seen.started_s if known(seen.started_s) else seen.scheduled_s
+        moments = [seen.created_s, seen.scheduled_s, started_s, seen.ready_s]
+        if seen.created_s >= service.start_s and moments == sorted(moments) and all(map(known, moments)):
             spans.append(np.diff(moments))
     if len(spans) < LEAST_STARTS:
         return None
     low, high = np.quantile(spans, [0.5, 0.95], axis=0).tolist()
     node, image, rest = zip(low, high, strict=True)
     return SeenStarts(len(spans), node, image, rest)
-
-
-def _told(service: Service, promql: str) -> list[Mapping[str, Any]]:
-    try:
-        return list(service.door.query(promql, service.end_s))
-    except Refused:
-        return []

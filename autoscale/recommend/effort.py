@@ -1,6 +1,6 @@
 """What tunes a recommendation, in one place: how much is tried, how much of it is believed, how careful the choice is.
 
-Three frozen tables, read where they act: CHOOSING (choice/: seeds, steps, margins), REFINING and DOUBTING (model/: the fit
+Frozen tables, read where they act (WATCHING, of production, in watching.py): CHOOSING (choice/: seeds, steps, margins), REFINING and DOUBTING (model/: the fit
 of the engine, and what the runs leave open about it). Shares are of 1, times in s; "of all requests" is a share of those
 of the whole traffic. Nothing here comes from a run, a profile or a user.
 """
@@ -293,34 +293,4 @@ class Speeds:
         return [(s, m, p * share) for s, p in self.strengths for m in self.memories_s]
 
 
-@dataclass(frozen=True)
-class Watching:
-    """How a replica is learned from what production did with it (model/production.py)."""
-
-    # Of the figures of a stretch, beside its own speed: a histogram's mean of ITL is exact, running requests depend on
-    # lengths that are drawn, TTFT on the moments of arrivals within a scrape
-    noise: tuple[float, ...] = (0.01, 0.05, 0.1)
-    # Stretches that are replayed at most, from the quietest to the busiest
-    stretches: int = 14
-    # Of a stretch's speed: what is expected before the stretches show it, and what it is at least
-    start_wander: float = 0.03
-    least_wander: float = 0.01
-    # Rounds of the fit; how far a coefficient is moved to see what it does, and is moved at once (logarithms)
-    rounds: int = 4
-    move: float = 0.15
-    longest: float = 0.7
-    # Logarithm beyond which an error counts no more; standard deviations from which it counts linearly
-    largest_error: float = 1.0
-    robust: float = 2.0
-    # Mean squared error, in variances, from which on a line is tried in place of the data sheet's bends
-    poor: float = 2.0
-    # Median ratio of a pod's ITL to the others' at the same load, from which on it is another speed; in so many stretches
-    other_speed: float = 0.10
-    fewest: int = 2
-    # Stages of the load test that is proposed: shares of the capacity, s each
-    stages: tuple[float, ...] = (0.3, 0.5, 0.7, 0.9, 1.1)
-    stage_s: float = 120.0
-
-
 CHOOSING, REFINING, DOUBTING, SPEEDS = Choosing(), Refining(), Doubting(), Speeds()
-WATCHING = Watching()

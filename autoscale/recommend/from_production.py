@@ -19,9 +19,8 @@ from autoscale.profiles import Profile, load, names, overlay
 from autoscale.profiles.prior_error import prior_error
 from autoscale.recommend.choice.keda.space import KedaAsked
 from autoscale.recommend.choice.promise import Promise
-from autoscale.recommend.choice.settings import Manifest
 from autoscale.recommend.choice.traffic import checked_share, offered, scenario_of, traffic_in_words
-from autoscale.recommend.effort import CHOOSING, WATCHING
+from autoscale.recommend.effort import CHOOSING
 from autoscale.recommend.model.limits import limits_from_run
 from autoscale.recommend.model.production import learn_from
 from autoscale.recommend.model.replica_model import ReplicaModel
@@ -34,6 +33,7 @@ from autoscale.recommend.pipeline import (
     noticed,
 )
 from autoscale.recommend.progress import Progress, Tell, part, silent, unheard
+from autoscale.recommend.watching import WATCHING
 from autoscale.recommendation import Provenance, read_recommendation
 from autoscale.sim.engine.replicas import EngineParams
 from autoscale.sim.fleet.control import DEFAULTS, FleetOptions
@@ -56,7 +56,6 @@ def recommend_from(
     fleet: FleetOptions = DEFAULTS,
     keda: KedaAsked | None = None,
     price: Price | None = None,
-    current: Manifest | None = None,
     measured: Path | None = None,
     against: Path | None = None,
     schedule: bool = False,
@@ -72,7 +71,7 @@ def recommend_from(
 
     Writes traffic.yaml, recommendation.json and hpa.yaml to `out`. Raises BadInput, TooLittleData.
     """
-    learned = production.traffic
+    learned, current = production.traffic, production.current
     hourly = price.per_accelerator_hour if price else None
     system = _system(profile, learned.model, production.starts, hourly, measured)
     old = read_recommendation(against) if against is not None else None

@@ -1,13 +1,17 @@
 """A replica learned from production, through a real Prometheus that holds a simulated fleet's past."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from analysis import run
 from analysis.errors import BadInput, TooLittleData
-from autoscale.history.operating import LEAD_S, operating_points
+from autoscale.cli import app
+from autoscale.history.operating import LEAD_S, points_of_operation
+from autoscale.history.past_hpa import past_hpa, reproduced
 from autoscale.history.production import learn_production
 from autoscale.history.service import find_service
 from autoscale.profiles import load
@@ -34,24 +38,17 @@ def silent(_share, _text):
     pass
 
 
-def starts(metrics):
-    """kube-state-metrics of pods that wait 60 s for a node, pull for 30 s and load for 100 s, before each first scrape."""
-    found = {}
-    for name, before_s in (
-        ("created", 190.0),
-        ("status_scheduled_time", 130.0),
-        ("container_state_started", 100.0),
-        ("status_ready_time", 0.0),
-    ):
-        found[f"kube_pod_{name}"] = [
-            (f'pod="{pod}",namespace="default"', rows.set_index("time_s")["running"] * 0 + ZERO + rows["time_s"].min() - before_s)
-            for pod, rows in metrics.groupby("pod")
-        ]  # fmt: skip
-    found["kube_pod_container_info"] = [
-        (f'pod="{pod}",image="vllm/vllm-openai:v0.1{k % 2}.0"', rows.set_index("time_s")["running"] * 0 + 1)
-        for k, (pod, rows) in enumerate(metrics.groupby("pod"))
-    ]
-    return found
+def images(metrics):
+    """kube-state-metrics of pods of which every other one has another version."""
+    return {
+        "kube_pod_container_info": [
+            (
+                f'pod="{pod}",image="vllm/vllm-openai:v0.1{k % 2}.0"',
+                rows.set_index("time_s")["running"] * 0 + 1,
+            )
+            for k, (pod, rows) in enumerate(metrics.groupby("pod"))
+        ]
+    }
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +65,10 @@ def past(tmp_path_factory):
         output=parse_lengths("normal:60,15"),
         seed=5,
     )
+    manifest = Candidate((("running", 6.0),), Behavior(), 1, 6).manifest(profile)
     outcome = simulate(
         profile,
-        Candidate((("running", 6.0),), Behavior(), 1, 6).manifest(profile),
+        manifest,
         plan.arrivals(),
         seed=3,
         duration_s=HOURS * 3600.0,
@@ -79,6 +77,8 @@ def past(tmp_path_factory):
     )
     recorded = run.read(write_run(outcome, folder / "run", plan=plan))
     done = backfill.with_pods(outcome, recorded.requests[recorded.requests["status"] == "ok"])
+    more = images(recorded.metrics) | backfill.pod_series(outcome, ZERO)
+    more |= backfill.hpa_series(outcome, manifest, HOURS * 3600.0)
     blocks = (true.engine.num_blocks, true.engine.block_size)
     backfill.open_metrics(
         folder / "text",
@@ -86,17 +86,17 @@ def past(tmp_path_factory):
         done,
         ZERO,
         "meta/m",
-        more=starts(recorded.metrics),
+        more=more,
         kv_blocks=blocks,
     )
     with backfill.prometheus(folder / "text", folder) as url:
         service = find_service(url, HOURS * 3600.0, until=ZERO + HOURS * 3600.0)
-        yield service, learn_production(service, silent), replace(true, plan=plan)
+        yield service, learn_production(service, None, silent), replace(true, plan=plan)
 
 
 def test_a_stretch_tells_what_a_pod_did(past):
     service, _, _ = past
-    for one in operating_points(service, silent).stretches:
+    for one in points_of_operation(service, silent).stretches:
         assert one.times_s[-1] > LEAD_S
         assert one.running == pytest.approx(one.output_tokens * one.itl_s, rel=0.25), "Little's law of tokens"
         assert 0.02 < one.itl_s < 0.3 < 1.0 / one.rate_rps + 1.0
@@ -117,17 +117,42 @@ def test_the_capacity_lies_in_the_interval_of_the_replica_learned_from_productio
 
 
 def test_two_versions_and_the_starts_are_told(past):
-    _, production, _ = past
+    _, production, true = past
     assert any("pods of 2 versions" in note and "v0.10.0" in note for note in production.notes)
-    assert production.starts.node_s == pytest.approx((60.0, 60.0))
-    assert production.starts.image_s == pytest.approx((30.0, 30.0))
-    assert production.starts.ready_s == pytest.approx((100.0, 100.0))
+    cold = true.profile.cold_start
+    assert production.starts.count >= 3
+    for seen, phase in ((production.starts.node_s, cold.node), (production.starts.image_s, cold.image)):
+        assert phase.median_s / 2 < seen[0] <= seen[1] < 2 * phase.p95_s
 
 
 def test_a_model_that_no_profile_serves_and_too_short_a_window_are_sentences(past, tmp_path):
     service, production, _ = past
+    with pytest.raises(BadInput, match=r"--peak with --from-prometheus: 3.0.*as production has them"):
+        CliRunner().invoke(
+            app,
+            ["recommend", "--from-prometheus", "http://127.0.0.1:1", "--peak", "3"],
+            catch_exceptions=False,
+            standalone_mode=False,
+        )
     with pytest.raises(BadInput, match=r"no profile serves the model: 'meta/m'.*--profile"):
         recommend_from(production, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
     with pytest.raises(TooLittleData, match=r"scraped for long enough.*25 minutes.*--last"):
-        operating_points(replace(service, start_s=service.end_s - 1000.0), silent)
+        points_of_operation(replace(service, start_s=service.end_s - 1000.0), silent)
+
+
+def test_the_past_decisions_of_the_hpa_are_reproduced_and_told_first(past):
+    service, production, _ = past
+    found, said = past_hpa(service)
+    assert found is not None, said
+    assert found.name == "vllm-hpa"
+    repeated = reproduced(service, found, found.manifest)
+    assert repeated.rescales > 3
+    assert repeated.same >= 0.98 * repeated.syncs
+    assert repeated.complete > 0.99
+    assert production.notes[0] == repeated.sentence("vllm-hpa")
+    assert production.current["spec"]["metrics"][0]["pods"]["target"]["averageValue"] == "6000m"
+    other = json.loads(json.dumps(found.manifest).replace("6000m", "3000m"))
+    assert reproduced(service, found, other).same_rescales < repeated.same_rescales, (
+        "another target decides otherwise"
+    )

@@ -9,11 +9,12 @@ import numpy as np
 from analysis.numbers import Z975, known
 from autoscale.recommend.answer import Decision
 from autoscale.recommend.choice.scenario import Scenario
-from autoscale.recommend.effort import DOUBTING, WATCHING
+from autoscale.recommend.effort import DOUBTING
 from autoscale.recommend.model.one_replica import shape
 from autoscale.recommend.model.production import FIGURES, Evidence, information
 from autoscale.recommend.model.replaying import Offered
 from autoscale.recommend.model.replica_model import ReplicaModel
+from autoscale.recommend.watching import WATCHING
 from autoscale.recommendation import WorthOfARun
 
 

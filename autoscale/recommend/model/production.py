@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 
 from analysis.numbers import Z975
 from autoscale.history.operating import LEAD_S, Stretch
-from autoscale.recommend.effort import DOUBTING, WATCHING
+from autoscale.recommend.effort import DOUBTING
 from autoscale.recommend.model.coefficients import FACTORS, drawn, full_batch_shares, scaled, straight
 from autoscale.recommend.model.replaying import Offered
 from autoscale.recommend.model.replica_model import ReplicaModel
 from autoscale.recommend.model.speeds import UsualSpeed
 from autoscale.recommend.model.uncertainty import Explained
 from autoscale.recommend.progress import Progress
+from autoscale.recommend.watching import WATCHING
 from autoscale.sim.engine.params import COEFFICIENTS
 from autoscale.sim.engine.replicas import EngineParams, replay
 from loadgen.plan.lengths import Lengths
