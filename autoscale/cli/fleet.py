@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from autoscale.recommend.choice.scenario import Scenario
     from autoscale.recommend.choice.settings import Setting
     from autoscale.recommend.comparison import Compared
+    from autoscale.sim.http.server import FleetServer
 
 
 def serve(
@@ -77,19 +79,6 @@ def serve(
     from autoscale.sim.http.hosting import serve_fleet
     from autoscale.sim.http.server import FleetServer
 
-    def started(server: FleetServer) -> None:
-        if server.note:
-            progress.note(server.note)
-        print(f"gateway   {server.url}/v1   model {server.model}", file=sys.stderr)
-        print(f"fleet     {server.url}/fleet   targets for Prometheus {server.url}/fleet/sd", file=sys.stderr)
-        if server.gateway_metrics:
-            print(f"metrics   {server.url}/metrics of the inference gateway", file=sys.stderr)
-        if speed != 1:
-            print(
-                f"speed     cold start, scrape, sync and windows run {speed:g} times faster; the engine does not",
-                file=sys.stderr,
-            )
-
     system = load(profile)
     progress.compiled_engine()
     server = FleetServer(
@@ -104,7 +93,21 @@ def serve(
         routing=routing,
         options=replace(fleet_options(gateway, None), warm=not cold),
     )
-    serve_fleet(server, on_started=started, with_parent=with_parent)
+    serve_fleet(server, on_started=partial(_tell_served, speed), with_parent=with_parent)
+
+
+def _tell_served(speed: float, server: FleetServer) -> None:
+    if server.note:
+        progress.note(server.note)
+    print(f"gateway   {server.url}/v1   model {server.model}", file=sys.stderr)
+    print(f"fleet     {server.url}/fleet   targets for Prometheus {server.url}/fleet/sd", file=sys.stderr)
+    if server.gateway_metrics:
+        print(f"metrics   {server.url}/metrics of the inference gateway", file=sys.stderr)
+    if speed != 1:
+        print(
+            f"speed     cold start, scrape, sync and windows run {speed:g} times faster; the engine does not",
+            file=sys.stderr,
+        )
 
 
 def simulate(

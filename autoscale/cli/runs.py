@@ -194,9 +194,7 @@ def recommend(
     }  # fmt: skip
     if from_prometheus is not None:
         excluded = {"RUNS": runs, "--traffic": traffic, "--trace-time-unit": trace_time_unit, "--peak": peak, "--hours": hours}  # fmt: skip
-        asked = Asked(
-            from_prometheus, last, until, namespace, selector, model, token_file, header, ca_file, insecure
-        )
+        asked = Asked(from_prometheus, last, until, namespace, selector, model, token_file, header, ca_file, insecure)  # fmt: skip
         result = recommended_from(asked, excluded, lengths_given(prompt_tokens, output_tokens), same)
     else:
         lengths = lengths_asked(prompt_tokens, output_tokens, traffic)

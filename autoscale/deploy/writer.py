@@ -250,13 +250,8 @@ def _serving_parts(profile: Profile, options: Options, path: MetricsPath, plan: 
         parts.append(Part("volume.yaml", about, weights.static_volume(profile, options)))
     parts.append(Part("service.yaml", "Where requests go.", [workload.service(profile)]))
     if options.disruption_budget:
-        parts.append(
-            Part(
-                "disruption-budget.yaml",
-                "Bounds what maintenance may take away at once.",
-                [workload.disruption_budget(profile)],
-            )
-        )
+        about = "Bounds what maintenance may take away at once."
+        parts.append(Part("disruption-budget.yaml", about, [workload.disruption_budget(profile)]))
     if path == "llm-d":
         about = "What picks a replica for each request, and holds requests while the pool is saturated."
         parts.append(Part("endpoint-picker.yaml", about, gateway.picker(profile)))
@@ -276,13 +271,8 @@ def _serving_parts(profile: Profile, options: Options, path: MetricsPath, plan: 
 
 def _scaling_parts(profile: Profile, options: Options, path: MetricsPath, plan: Plan) -> list[Part]:
     if path in OF_KEDA:
-        return [
-            Part(
-                "scaledobject.yaml",
-                "Scales the workload; KEDA creates the HPA.",
-                [scaling.scaled_object(profile, options, plan, path)],
-            )
-        ]
+        scaled = scaling.scaled_object(profile, options, plan, path)
+        return [Part("scaledobject.yaml", "Scales the workload; KEDA creates the HPA.", [scaled])]
     parts = []
     if path == "autoscalingmetric":
         about = "Gauges that GKE's metrics agent reads from the pods (GKE 1.35.1 or later, 20 per cluster)."

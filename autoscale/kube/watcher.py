@@ -36,7 +36,6 @@ class Watched(Protocol):
 
     def now_s(self) -> float:
         """The observer's clock, unix s."""
-        ...
 
     def request(self, method: str, path: str, query: Any = ()) -> Any:
         """One request; the open response."""

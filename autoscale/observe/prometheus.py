@@ -60,12 +60,8 @@ class Prometheus:
         if host == GOOGLE and not access.has_key:
             access = access.with_header("Authorization", f"Bearer {_google_token()}")
         self.shown = redact(self.url)
-        self.ways = [
-            (True, True),
-            (True, False),
-            (False, True),
-            (False, False),
-        ]  # (raw samples, all names at once)
+        # (raw samples, all names at once)
+        self.ways = [(True, True), (True, False), (False, True), (False, False)]
         self.warnings: set[str] = set()
         retry = Retry(total=2, backoff_factor=0.2, status_forcelist=[502, 503, 504], raise_on_status=False)
         self.client = PrometheusConnect(self.url, retry=retry, session=Session(access, ANSWER_S, self._check))

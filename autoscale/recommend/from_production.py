@@ -82,13 +82,8 @@ def recommend_from(
     traffic = target / TRAFFIC
     traffic.write_text(load_text, "utf-8")
     plan = offered(traffic, None, ("", ""))
-    model = learn_replica_from(
-        production.points,
-        (plan.prompt, plan.output),
-        system,
-        learned.prefix_hit_share,
-        part(progress, 0.0, 0.08),
-    )
+    seen, asked, hits = production.points, (plan.prompt, plan.output), learned.prefix_hit_share
+    model = learn_replica_from(seen, asked, system, hits, part(progress, 0.0, 0.08))
     scenario = scenario_of(
         system, traffic=traffic, slo=slo or system.workload.slo, attainment=checked_share(attainment),
         engine=model.engine, lengths=(str(plan.prompt), str(plan.output)), promise=promise, plan=plan, tell=tell,
