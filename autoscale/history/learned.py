@@ -16,6 +16,7 @@ from autoscale.history.service import Service
 from autoscale.history.token_counts import TokenCounts, shares, token_counts
 from autoscale.history.traffic_file import curve, traffic_yaml
 from loadgen.plan.lengths import Lengths
+from loadgen.plan.weekday import moment_of
 
 BIN_S = 60.0  # of the curve that is shown
 BINS_OF_A_SCRAPE = 4
@@ -100,7 +101,8 @@ class LearnedTraffic:
             )
         cv = 1.0 if self.burstiness is None else self.burstiness.cv
         arrivals = "poisson" if self.burstiness is None or cv == 1.0 else f"gamma:{cv:.3g}"
-        return traffic_yaml(curve(self.came, cv), arrivals, str(prompt), str(output), self.sentences())
+        lengths, begins = (str(prompt), str(output)), moment_of(self.window[0])
+        return traffic_yaml(curve(self.came, cv), arrivals, lengths, begins, self.sentences())
 
     def as_json(self) -> dict[str, Any]:
         """Everything, with the curve of minutes."""

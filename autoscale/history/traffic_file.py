@@ -55,11 +55,12 @@ def _moving(rate: Floats) -> Floats:
 
 
 def traffic_yaml(
-    points: list[tuple[float, float]], arrivals: str, prompt: str, output: str, said: list[str]
+    points: list[tuple[float, float]], arrivals: str, lengths: tuple[str, str], begins: str, said: list[str]
 ) -> str:
-    """The load file, with what it was learned from as comments."""
+    """The load file, with what it was learned from as comments; `lengths` of prompts and answers, `begins` as in one."""
     lines = [f"# {line}" for line in said]
-    head = {"arrivals": arrivals, "prompt_tokens": prompt, "output_tokens": output}
+    prompt, output = lengths
+    head = {"arrivals": arrivals, "prompt_tokens": prompt, "output_tokens": output, "begins": begins}
     lines.append(yaml.safe_dump(head, sort_keys=False, width=10_000).strip())
     lines += ["load:", "  - curve:", "      points:"]
     lines += [f"        - [{time_s:g}, {rate:g}]" for time_s, rate in points]

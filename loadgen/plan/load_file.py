@@ -5,6 +5,7 @@
     prompt_tokens: lognormal:1020,1.0      # fixed:N | uniform:A,B | normal:M,S | lognormal:M,S | quantiles:A,B,... | trace
     output_tokens: lognormal:129,0.9
     repeat: 2                              # the whole load, this many times
+    begins: Tue 08:30                      # moment of the week (UTC), which schedules go by
     load:                                  # one after another, joined without gaps
       - {stages: "1:60,2:60", interleave_s: 20}  # RATE:SECONDS; cut into pieces that take turns
       - ramp: {from_rps: 2, to_rps: 8, duration_s: 300}
@@ -23,19 +24,19 @@ Paths are relative to the load file. Times are seconds, rates requests/s. The JS
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from analysis.errors import BadInput
 from loadgen.plan import rates
 from loadgen.plan.lengths import MOST
 from loadgen.plan.programme import Rate
-from loadgen.plan.text_files import yaml_text, yaml_value
+from loadgen.plan.text_files import PlainNumbers, yaml_text, yaml_value
+from loadgen.plan.weekday import since_monday_s
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -188,22 +189,6 @@ class Conversations(_Section):
     concurrent: Some = Field(8, description="turn k + 1 comes this many requests after turn k")
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # libyaml is ten times as fast
-    """Safe YAML without YAML 1.1's numbers to the base of 60: there `stages: 10:1` is the number 601."""
-
-
-_NUMBERS = {
-    "tag:yaml.org,2002:int": r"[-+]?(?:0|[1-9][0-9_]*)",
-    "tag:yaml.org,2002:float": r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan",
-}
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-for _tag, _pattern in _NUMBERS.items():
-    _Loader.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern})$"), list("-+.0123456789"))
-
-
 class LoadFile(_Section):
     """A load file; see the module docstring."""
 
@@ -218,8 +203,17 @@ class LoadFile(_Section):
     shared_prefix_tokens: Annotated[int, Field(ge=0, le=MOST)] = 0
     conversations: Conversations | None = None
     repeat: Count = 1
+    begins: str = Field(
+        "Mon 00:00", description="moment of the week (UTC) at which it begins, for schedules: Tue 08:30"
+    )
     duration_s: Positive | None = Field(None, description="ends the load earlier")
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("begins")
+    @classmethod
+    def _moment(cls, begins: str) -> str:
+        since_monday_s(begins)
+        return begins
 
     @model_validator(mode="after")
     def _one_load(self) -> LoadFile:
@@ -228,6 +222,11 @@ class LoadFile(_Section):
         if self.trace is not None and "arrivals" in self.model_fields_set:
             raise ValueError("arrivals do not go with a trace, which brings its own times")
         return self
+
+    @property
+    def begins_s(self) -> float:
+        """When it begins, in s after a Monday 00:00 UTC."""
+        return since_monday_s(self.begins)
 
     def programme(self) -> Rate | None:
         """The rate of `load`; None with a trace. Raises BadInput when a part does not hold together."""
@@ -249,7 +248,7 @@ class LoadFile(_Section):
 def read_load_file(path: Path | str) -> LoadFile:
     """The load file, validated. Raises BadInput naming the file, the line and the field."""
     path = Path(path)
-    node, content = yaml_value(path, yaml_text(path, "the load file"), _Loader)
+    node, content = yaml_value(path, yaml_text(path, "the load file"), PlainNumbers)
     if not isinstance(content, dict):
         raise BadInput(f"{path} holds", value=type(content).__name__, expected="a mapping with load or trace")
     try:

@@ -250,6 +250,7 @@ class LoadPlan:
                 trace=recorded,
                 turns=spec.conversations.turns if spec.conversations else 1,
                 conversations=spec.conversations.concurrent if spec.conversations else 1,
+                begins_s=spec.begins_s,
             )
             plan.check()
             return plan.until(spec.duration_s)

@@ -360,13 +360,13 @@ def test_aliases_within_reason_are_followed(tmp_path):
 def test_a_load_file_is_read_alike_without_libyaml(tmp_path):
     import yaml
 
-    from loadgen.plan import load_file
-
     class Plain(yaml.SafeLoader):
-        yaml_implicit_resolvers = load_file._Loader.yaml_implicit_resolvers
+        yaml_implicit_resolvers = text_files.PlainNumbers.yaml_implicit_resolvers
 
     text = "seed: 7\nload:\n  - stages: 10:30,20:59\n  - constant: {rate_rps: 1e1, duration_s: .5}\n"
-    (_, fast), (_, slow) = (text_files.yaml_value("x", text, loader) for loader in (load_file._Loader, Plain))
+    (_, fast), (_, slow) = (
+        text_files.yaml_value("x", text, loader) for loader in (text_files.PlainNumbers, Plain)
+    )
     assert (
         fast
         == slow
@@ -374,3 +374,15 @@ def test_a_load_file_is_read_alike_without_libyaml(tmp_path):
             '{"seed": 7, "load": [{"stages": "10:30,20:59"}, {"constant": {"rate_rps": 10.0, "duration_s": 0.5}}]}'
         )
     )
+
+
+def test_a_load_file_says_when_in_the_week_it_begins(tmp_path):
+    """A Tuesday's morning is 32.5 h after Monday's midnight; what is no such moment is named with the line."""
+    text = "load:\n  - constant: {rate_rps: 1, duration_s: 60}\nbegins: "
+    plan = LoadPlan.from_file(written(tmp_path, text + "Tue 08:30\n", "load.yaml"))
+    assert plan.begins_s == 32.5 * 3600
+    assert plan.until(30).begins_s == plan.begins_s
+    assert LoadPlan.from_file(written(tmp_path, text + "Sun\n", "load.yaml")).begins_s == 6 * 86_400
+    for wrong in ("Tuesday", "tue 08:30", "Tue 24:00", "8", "[1]"):
+        with pytest.raises(BadInput, match=r"line 3, field begins"):
+            LoadPlan.from_file(written(tmp_path, text + wrong + "\n", "load.yaml"))

@@ -432,3 +432,18 @@ def test_two_engines_per_pod_are_summed_and_other_aggregates_ask_prometheus():
     assert gauge_total(parse_query(f"sum({WAITING})"), two) is not None
     assert gauge_total(parse_query(f"max({WAITING})"), two) is None
     assert np.isfinite(bucket_quantile(0.5, [(1, 1), (math.inf, 1)]))
+
+
+def test_cron_goes_by_the_moment_of_the_week_at_which_the_load_begins():
+    """Tuesday 07:00, and three replicas are wanted from 08:00; a Monday has no such hour."""
+    made = scaled(low=1, high=4)
+    when = {"timezone": "Etc/UTC", "start": "0 8 * * 2", "end": "0 20 * * 2", "desiredReplicas": "3"}
+    made["spec"]["triggers"] = [{"type": "cron", "metadata": when}]
+    peaks = {}
+    for day in (0, 1):
+        options = FleetOptions(begins_s=86_400.0 * day + 7 * 3600)
+        rows = run(made, [load_of(0.2, 7200)], duration_s=7200.0, options=options).replicas
+        peaks[day] = max(row[1] for row in rows)
+        first = next((row[0] for row in rows if row[1] == 3), math.nan)
+        assert day == 0 or 3600 <= first < 3600 + 60
+    assert peaks == {0: 1, 1: 3}

@@ -105,7 +105,7 @@ class Scenario:
             engine=self.engine,
             static_replicas=setting.replicas,
             slo=self.slo,
-            options=self.options,
+            options=replace(self.options, begins_s=self.plan.begins_s),
             slo_cold_start_s=self.slo_cold_start_s,
             keep=keep,
             stop=None if cost_limit_h is None else stop,

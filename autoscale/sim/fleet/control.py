@@ -49,8 +49,7 @@ class FleetOptions:
     """How the world around the HPA behaves.
 
     nodes           node supply
-    grace_s         how long a removed replica may finish its requests; 0 aborts them at once, as vLLM does without
-                    --shutdown-timeout
+    grace_s         how long a removed replica may finish its requests; 0 aborts them at once (vLLM's --shutdown-timeout)
     routing         random (kube-proxy), round_robin or least_requests
     connections     keep-alive connections that requests travel on; 0 makes a new one per request
     no_ready        what happens to a request while no replica is ready: "wait" or "fail"
@@ -58,10 +57,10 @@ class FleetOptions:
     drift           whether HPA syncs drift as the real controller's do
     tail_s          how long after the end requests in flight may still finish
     flap_s          a change of direction within this time counts as a flap
-    gateway         an inference gateway before the replicas; it routes instead of `routing`, and holds requests instead of
-                    `no_ready`
+    gateway         an inference gateway before the replicas; it routes and holds instead of `routing` and `no_ready`
     patience_s      how long a client waits for the end of its answer
     minima          (s, minReplicas) that somebody patches into the HPA, in order of time
+    begins_s        when it begins, in s after a Monday 00:00 UTC, for what goes by the calendar
     """
 
     nodes: Nodes = UNLIMITED
@@ -76,6 +75,7 @@ class FleetOptions:
     gateway: InferenceGateway | None = None
     patience_s: float = math.inf
     minima: tuple[tuple[float, int], ...] = ()
+    begins_s: float = 0.0
 
 
 DEFAULTS = FleetOptions()
@@ -114,7 +114,7 @@ class Fleet:
         self.external: External | None = None
         if scaler is not None and len(self.signals) < len(hpa_of(scaler).metrics):
             phase = np.random.Generator(np.random.PCG64([seed, 9008])).random()
-            self.external = External(profile, engine, scaler, float(phase))
+            self.external = External(profile, engine, scaler, float(phase), self.options.begins_s)
         self.serving: dict[
             int, FleetReplica
         ] = {}  # slot -> replica whose engine is up, draining ones included

@@ -47,8 +47,10 @@ class _Query:
 class External:
     """The External and Object metrics of a scaler over one fleet."""
 
-    def __init__(self, profile: Profile, engine: Any, scaler: Scaler, phase: float) -> None:
-        self.scaler = scaler
+    def __init__(
+        self, profile: Profile, engine: Any, scaler: Scaler, phase: float, begins_s: float = 0.0
+    ) -> None:
+        self.scaler, self.began_s = scaler, MONDAY_S + begins_s
         self.queries = [
             _Query(name, query, gauge_total(query, profile)) for name, query in queries_of(scaler).items()
         ]
@@ -61,7 +63,7 @@ class External:
         if self.totals is None or (any(map(gateway_metric, names)) and not known(engine.gateway_gauges()[0])):
             self._exports = Exports(profile, engine, names)  # of what nobody exports it tells
         self.samples = Samples(names, delay_s, max(windows, default=LOOKBACK_S))
-        self.loops = Loops.started(scaler, MONDAY_S) if isinstance(scaler, ScaledObject) else None
+        self.loops = Loops.started(scaler, self.began_s) if isinstance(scaler, ScaledObject) else None
         self._engine = engine
         self._poll_phase_s = phase * self.polling_s
         self._polls = 0
@@ -101,7 +103,7 @@ class External:
         """One poll of KEDA's scale loop."""
         assert self.loops is not None
         self._polls += 1
-        self.loops, step = self.loops.polled(self._reads(now_s), _workload(pods), MONDAY_S + now_s)
+        self.loops, step = self.loops.polled(self._reads(now_s), _workload(pods), self.began_s + now_s)
         return step
 
     # --- what is read ---
@@ -148,7 +150,7 @@ class External:
         for trigger in self.scaler.triggers:
             if isinstance(trigger, PrometheusTrigger):
                 given[trigger.metric_name] = _answer(answers[trigger.metric_name], trigger.many())
-        return read_triggers(self.scaler, given, MONDAY_S + now_s)
+        return read_triggers(self.scaler, given, self.began_s + now_s)
 
 
 def _answer(values: Sequence[float], many: QueryFailed) -> Answer:
