@@ -39,7 +39,20 @@ MARK = "# traffic learned by autoscale traffic"
 
 
 def traffic(
-    prometheus: Annotated[str, typer.Option(help="URL of Prometheus or Managed Prometheus.")],
+    prometheus: Annotated[
+        str | None, typer.Option(metavar="URL", help="Prometheus or Managed Prometheus.")
+    ] = None,
+    access_log: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Or an access log: JSON lines or CSV with a header, .gz too."),
+    ] = None,
+    columns: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME=FIELD,...",
+            help="The log's fields, where they are not found: time, prompt, output, model, took (s; the time is the end's).",
+        ),
+    ] = "",
     last: Last = "14d",
     until: Until = None,
     namespace: Namespace = None,
@@ -47,7 +60,7 @@ def traffic(
     model: ModelOf = None,
     prompt_tokens: Annotated[
         str | None,
-        typer.Option(metavar="LEN", help="Prompt lengths, where the server has no histogram of them."),
+        typer.Option(metavar="LEN", help="Prompt lengths, where nothing tells them."),
     ] = None,
     output_tokens: Annotated[
         str | None, typer.Option(metavar="LEN", help="The same for the answers.")
@@ -61,14 +74,17 @@ def traffic(
     ] = Path("traffic.yaml"),
     as_json: Json = False,
 ) -> None:
-    """Learn a service's traffic from its Prometheus. When requests came, how bursty, how long: as a load file."""
-    from autoscale.history.learned import learn_traffic
-
+    """Learn a service's traffic from its Prometheus or an access log. When requests came, how bursty, how long: as a load file."""
     free_file(out, begins_with(MARK), "one that `autoscale traffic` wrote")
     given = lengths_given(prompt_tokens, output_tokens)
-    asked = Asked(prometheus, last, until, namespace, selector, model, token_file, header, ca_file, insecure)
-    with progress.bar() as report:
-        learned = learn_traffic(asked.service(report))
+    if (prometheus is None) == (access_log is None):
+        raise BadInput("where the traffic is told", expected="one of --prometheus URL and --access-log FILE")
+    if access_log is not None:
+        learned = _of_log(access_log, columns, model, last, until)
+    else:
+        assert prometheus is not None
+        asked = Asked(prometheus, last, until, namespace, selector, model, token_file, header, ca_file, insecure)  # fmt: skip
+        learned = _of_prometheus(asked)
     paths = _written(learned, learned.yaml(*given), out)
     if as_json:
         show_json(learned.as_json())
@@ -76,6 +92,20 @@ def traffic(
     for sentence in learned.sentences():
         print(sentence)
     show_paths(paths)
+
+
+def _of_log(file: Path, columns: str, model: str | None, last: str, until: str | None) -> LearnedTraffic:
+    from autoscale.history.access_log import columns_of, learn_log
+
+    to = None if until is None else _unix(until)
+    return learn_log(file, columns=columns_of(columns), model=model, last_s=_seconds(last), until=to)
+
+
+def _of_prometheus(asked: Asked) -> LearnedTraffic:
+    from autoscale.history.learned import learn_traffic
+
+    with progress.bar() as report:
+        return learn_traffic(asked.service(report))
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,8 @@ class CameIn:
     step_s     width of a bin
     counts     float64[n], requests; evenly spread over a gap
     gap        bool[n], no replica was scraped for so long before or after that the bin is not known by itself
-    replicas   float64[n], replicas that were scraped, the mean over the bin
-    interval_s between two scrapes of a replica
+    replicas   float64[n], replicas that were scraped, the mean over the bin; NaN where nobody told
+    interval_s between two scrapes of a replica; 0 where each request's own time is known
     notes      what was noticed, a sentence each
     """
 

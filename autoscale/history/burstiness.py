@@ -28,6 +28,7 @@ from autoscale.history.arrivals import CameIn
 SCRAPES = 4  # of a window: shorter ones are mostly ends, longer ones see the day's curve
 BLOCK_S = 3600.0
 LEAST_BLOCKS = 4
+EXACT_S = 15.0  # what stands for the scrape interval where each request's own time is known, and nothing is smoothed
 LEAST_COUNT = 3.0  # requests in a window, below which c^2 cannot be told from the second term
 FAR_OUT = 5.0  # standard deviations above the middle
 
@@ -45,14 +46,15 @@ class Burstiness:
 def burstiness(came: CameIn) -> Burstiness | None:
     """The burstiness of what came in, in bins a few times shorter than a scrape. None where too few hours say something."""
     counts = np.where(came.gap, np.nan, came.counts)
-    bins = max(round(SCRAPES * came.interval_s / came.step_s), 1)  # of a window
-    shifts = max(round(came.interval_s / came.step_s), 1)
+    interval_s = came.interval_s or EXACT_S
+    bins = max(round(SCRAPES * interval_s / came.step_s), 1)  # of a window
+    shifts = max(round(interval_s / came.step_s), 1)
     per_block = max(round(BLOCK_S / came.step_s), 4 * bins)
     found = []
     for block, first in enumerate(range(0, len(counts) - per_block + 1, per_block)):
         some = counts[first + block % shifts : first + per_block]
         windows = some[: len(some) // (2 * bins) * 2 * bins].reshape(-1, 2, bins).sum(axis=2)
-        replicas = max(float(came.replicas[first : first + per_block].mean()), 1.0)
+        replicas = max(1.0, float(came.replicas[first : first + per_block].mean()))  # 1 where not known
         squared = _cv_squared(windows, bins * came.step_s, came.interval_s, replicas)
         if squared is not None:
             found.append(squared)

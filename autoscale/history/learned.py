@@ -60,12 +60,12 @@ class LearnedTraffic:
         told = [
             f"{self.model}, from {self.source}: {when} UTC, {days:.1f} days",
             f"{self.came.counts.sum():,.0f} requests, {rate.mean():.3g}/s on average, "
-            f"{np.quantile(rate, 0.99):.3g}/s in the busiest of 100 minutes, on {self.came.replicas.mean():.1f} replicas",
+            f"{np.quantile(rate, 0.99):.3g}/s in the busiest of 100 minutes"
+            + ("" if math.isnan(on := self.came.replicas.mean()) else f", on {on:.1f} replicas"),
         ]
         if self.burstiness is None:
-            told.append(
-                "too few requests to tell how bursty they are below the scrape interval: taken as Poisson"
-            )
+            below = "the scrape interval" if self.came.interval_s else "a minute"
+            told.append(f"too few requests to tell how bursty they are below {below}: taken as Poisson")
         else:
             b = self.burstiness
             told.append(
@@ -73,7 +73,7 @@ class LearnedTraffic:
             )
         for what, tokens in (("prompt", self.prompt), ("output", self.output)):
             if tokens is None:
-                told.append(f"no histogram of {what} tokens")
+                told.append(f"nothing tells {what} tokens")
                 continue
             known = tokens.by_hour[np.isfinite(tokens.by_hour)]
             told.append(
@@ -96,7 +96,7 @@ class LearnedTraffic:
         if prompt is None or output is None:
             missing = "prompt" if prompt is None else "output"
             raise BadInput(
-                f"{self.source} has no histogram of {missing} tokens, so a load file would have to guess them",
+                f"{self.source} does not tell {missing} tokens, so a load file would have to guess them",
                 next_step=f"give --{missing}-tokens",
             )
         cv = 1.0 if self.burstiness is None else self.burstiness.cv

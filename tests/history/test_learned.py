@@ -114,7 +114,7 @@ def test_the_load_file_offers_what_came(past, tmp_path):
 def test_lengths_that_the_server_does_not_tell_are_asked_for_and_given(past):
     learned, _, _, _ = past
     untold = replace(learned, prompt=None)
-    with pytest.raises(BadInput, match=r"no histogram of prompt tokens.*--prompt-tokens"):
+    with pytest.raises(BadInput, match=r"does not tell prompt tokens.*--prompt-tokens"):
         untold.yaml()
     assert "prompt_tokens: uniform:5,9\n" in untold.yaml(prompt=parse_lengths("uniform:5,9"))
 

@@ -1,0 +1,297 @@
+"""Traffic out of an access log: when each request came and how long it was, from JSON lines or CSV with a header.
+
+Fields are found by the names that gateways, proxies and OpenTelemetry give them, at any depth of a JSON object, or named
+(`time=start_time,prompt=usage.prompt_tokens`). A time is a date with or without zone (UTC then), nginx's, or a number since 1970
+in s, ms, us or ns. `took` are the seconds that a request took, where the log's time is that of its end.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.errors import BadInput, TooLittleData
+from analysis.files import json_value
+from autoscale.history.arrivals import CameIn
+from autoscale.history.burstiness import burstiness
+from autoscale.history.learned import BIN_S, LearnedTraffic
+from autoscale.history.token_counts import DAY_HOURS, HOUR_S, TokenCounts
+from autoscale.history.token_lengths import KNOTS
+from loadgen.plan.lengths import MOST, Lengths
+from loadgen.plan.text_files import lines
+
+NAMES: Mapping[str, tuple[str, ...]] = {
+    "time": (
+        *("start_time", "starttime", "request_start", "received_at", "arrived_at", "startTime", "time", "timestamp"),
+        *("@timestamp", "ts", "time_iso8601", "time_local", "msec", "date", "datetime", "created", "TIMESTAMP"),
+    ),
+    "prompt": (
+        *("prompt_tokens", "input_tokens", "prompt_token_count", "num_prompt_tokens", "tokens_in", "ContextTokens"),
+        *("gen_ai.usage.input_tokens", "llm.token_count.prompt", "promptTokens", "inputTokens", "input_length"),
+    ),
+    "output": (
+        *("completion_tokens", "output_tokens", "generated_tokens", "num_output_tokens", "tokens_out", "GeneratedTokens"),
+        *("gen_ai.usage.output_tokens", "llm.token_count.completion", "completionTokens", "outputTokens", "output_length"),
+    ),
+    "model": ("model", "model_name", "gen_ai.request.model", "modelName"),
+    "took": (),
+}  # fmt: skip
+FINE_S = 5.0  # bins in which burstiness is looked for
+MOST_UNREAD = 0.1  # share of the lines; more, and the file is not what it is taken for
+_NGINX = re.compile(r"\[?(\d{2}/[A-Z][a-z]{2}/\d{4}:\d{2}:\d{2}:\d{2})(?: ([+-]\d{4}))?\]?")
+_UNITS = (
+    (1e11, 1.0),
+    (1e14, 1e-3),
+    (1e17, 1e-6),
+    (1e20, 1e-9),
+)  # a number below the first is so many of the second
+
+Row = Mapping[str, Any]
+
+
+@dataclass
+class _Rows:
+    """What was read, in the file's order; tokens are NaN where a line has none."""
+
+    time_s: list[float] = field(default_factory=list)
+    prompt: list[float] = field(default_factory=list)
+    output: list[float] = field(default_factory=list)
+    models: dict[str, int] = field(default_factory=dict)
+    unread: int = 0
+    first_unread: str = ""
+
+
+def columns_of(text: str) -> dict[str, str]:
+    """What `time=start_time,prompt=usage.prompt_tokens` names. Raises BadInput."""
+    named: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, column = part.partition("=")
+        if not (equals and column and name in NAMES):
+            raise BadInput("--columns", value=part, expected=f"NAME=FIELD, NAME one of {', '.join(NAMES)}")
+        named[name] = column
+    return named
+
+
+def learn_log(
+    path: Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    model: str | None = None,
+    last_s: float = math.inf,
+    until: float | None = None,
+) -> LearnedTraffic:
+    """The traffic of the last `last_s` seconds before `until` (unix s; the newest line without).
+
+    Raises BadInput naming line and field, and for several models without one chosen; TooLittleData for a log of less than
+    two minutes.
+    """
+    found = _read(path, dict(columns or {}), model)
+    _one_model(path, found, model)
+    order = np.argsort(np.array(found.time_s), kind="stable")
+    time_s = np.array(found.time_s)[order]
+    end = float(time_s[-1]) + 1e-3 if until is None else until
+    kept = (time_s >= end - last_s) & (time_s < end)
+    if not kept.any():
+        raise TooLittleData(f"{path} has no request in that time", next_step="ask for a longer one")
+    time_s, tokens = time_s[kept], [np.array(some)[order][kept] for some in (found.prompt, found.output)]
+    window, fine = _bins(path, time_s)
+    notes = [
+        "when requests came is read off the log, so nothing is known of replicas, prefix cache and aborts"
+    ]
+    if found.unread:
+        notes.append(f"{found.unread:,} lines were not read; the first: {found.first_unread}")
+    prompt, output = (_counts(some, time_s) for some in tokens)
+    return LearnedTraffic(
+        source=path.name,
+        model=model or next(iter(found.models), "a model without a name"),
+        window=window,
+        came=fine.wider(BIN_S),
+        burstiness=burstiness(fine),
+        prompt=prompt,
+        output=output,
+        prefix_hit_share=math.nan,
+        aborted_share=math.nan,
+        notes=tuple(notes),
+    )
+
+
+def _bins(path: Path, time_s: NDArray[np.float64]) -> tuple[tuple[float, float], CameIn]:
+    """The window, in whole minutes from the first request on, and the requests in bins of FINE_S."""
+    minutes = int((time_s[-1] - time_s[0]) // BIN_S)
+    if minutes < 2:
+        seconds = f"{time_s[-1] - time_s[0]:.0f} s"
+        raise TooLittleData(f"{path} covers too little time", value=seconds, expected="two minutes or more")
+    window = float(time_s[0]), float(time_s[0]) + BIN_S * minutes
+    edges = window[0] + FINE_S * np.arange(round(BIN_S / FINE_S) * minutes + 1)
+    counts = np.histogram(time_s, edges)[0].astype(float)
+    unknown = np.full(len(counts), math.nan)
+    return window, CameIn(0.0, FINE_S, counts, np.zeros(len(counts), bool), unknown, 0.0)
+
+
+def _counts(tokens: NDArray[np.float64], time_s: NDArray[np.float64]) -> TokenCounts | None:
+    """The distribution at KNOTS of its quantiles; None where no line has any."""
+    known = np.isfinite(tokens)
+    if not known.any():
+        return None
+    hour = ((time_s[known] % (DAY_HOURS * HOUR_S)) // HOUR_S).astype(int)
+    with np.errstate(invalid="ignore"):
+        by_hour = np.bincount(hour, tokens[known], DAY_HOURS) / np.bincount(hour, minlength=DAY_HOURS)
+    knots = np.maximum(np.quantile(tokens[known], np.linspace(0, 1, KNOTS)), 1.0)
+    return TokenCounts(
+        Lengths("quantiles", knots=tuple(np.round(knots, 1).tolist())), float(tokens[known].mean()), by_hour
+    )
+
+
+def _one_model(path: Path, found: _Rows, model: str | None) -> None:
+    if model is None and len(found.models) > 1:
+        raise BadInput(
+            f"{path} has requests of several models",
+            value=", ".join(sorted(found.models, key=lambda one: -found.models[one])[:5]),
+            next_step="name one with --model",
+        )
+    if not found.time_s:
+        near = f"it has {', '.join(sorted(found.models)[:5])}" if found.models else "is it an access log?"
+        raise BadInput(f"{path} has no request" + (f" of {model}" if model else ""), next_step=near)
+
+
+def _read(path: Path, named: dict[str, str], model: str | None) -> _Rows:
+    """All requests of the file. Raises BadInput for a missing field and when too many lines cannot be read."""
+    found, number = _Rows(), 0
+    places: dict[str, str] = {}
+    for number, line, row in _rows(path):
+        if row is None:
+            _unread(found, number, line, "no JSON object, and no row of the header's columns")
+            continue
+        if not places:
+            places = _places(path, number, row, named)
+        name = row.get(places["model"]) if "model" in places else None
+        if name is not None:
+            found.models[str(name)[:200]] = found.models.get(str(name)[:200], 0) + 1
+        if model is not None and "model" in places and name != model:
+            continue
+        try:
+            time_s = _unix(row.get(places["time"])) - _number(row.get(places.get("took", "")), 0.0)
+            tokens = [_number(row.get(places.get(what, "")), math.nan) for what in ("prompt", "output")]
+            if any(not 0 <= some <= MOST for some in tokens if math.isfinite(some)):
+                raise ValueError("tokens below 0 or above what a request can have")
+        except (ValueError, TypeError, OverflowError) as error:
+            _unread(found, number, line, str(error))
+            continue
+        found.time_s.append(time_s)
+        found.prompt.append(tokens[0])
+        found.output.append(tokens[1])
+    read = len(found.time_s)
+    if found.unread > MOST_UNREAD * (read + found.unread):
+        raise BadInput(
+            f"{path}: {found.unread:,} of {read + found.unread:,} lines cannot be read", value=found.first_unread,
+            expected="JSON lines, or CSV with a header", next_step="name the fields with --columns",
+        )  # fmt: skip
+    return found
+
+
+def _unread(found: _Rows, number: int, line: str, why: str) -> None:
+    found.unread += 1
+    if not found.first_unread:
+        found.first_unread = f"line {number}: {why}: {line[:60]!r}"
+
+
+def _rows(path: Path) -> Iterator[tuple[int, str, Row | None]]:
+    """Line number, text and row of every line but the header; None for a row that is none."""
+    header: list[str] | None = None
+    for number, line in lines(path):
+        if header is None and not line.startswith("{"):
+            header = [name.strip().strip('"') for name in next(csv.reader([line]))]
+            continue
+        if header is None:
+            yield number, line, _json_row(line)
+            continue
+        try:
+            cells = next(csv.reader([line], strict=True))
+        except csv.Error:
+            cells = []
+        yield number, line, dict(zip(header, cells, strict=True)) if len(cells) == len(header) else None
+
+
+def _json_row(line: str) -> Row | None:
+    """An object with the names of inner fields joined by dots."""
+    try:
+        value = json_value(line)
+    except (ValueError, json.JSONDecodeError):
+        return None
+    if not isinstance(value, dict):
+        return None
+    flat: dict[str, Any] = {}
+    below = [("", value)]
+    while below:
+        prefix, some = below.pop()
+        for name, one in some.items():
+            if isinstance(one, dict):
+                below.append((f"{prefix}{name}.", one))
+            else:
+                flat[prefix + name] = one
+    return flat
+
+
+def _places(path: Path, number: int, row: Row, named: Mapping[str, str]) -> dict[str, str]:
+    """Which field is what: as named, else the first of NAMES that the row has, at its top or below."""
+    places: dict[str, str] = {}
+    for what, names in NAMES.items():
+        if what in named:
+            if named[what] not in row:
+                raise _missing(path, number, f"{named[what]!r} for {what}", row)
+            places[what] = named[what]
+            continue
+        for name in names:
+            ends = [one for one in row if one == name or one.endswith(f".{name}")]
+            if ends:
+                places[what] = min(ends, key=len)
+                break
+    if "time" not in places:
+        raise _missing(path, number, "that says when the request came", row)
+    return places
+
+
+def _missing(path: Path, number: int, what: str, row: Row) -> BadInput:
+    return BadInput(
+        f"{path} line {number} has no field {what}",
+        value=", ".join(sorted(map(str, row))[:12])[:200],
+        next_step="name it with --columns, such as time=FIELD,prompt=FIELD,output=FIELD",
+    )
+
+
+def _number(value: Any, missing: float) -> float:
+    """A finite number. Raises ValueError."""
+    if value is None or value == "" or value == "-":
+        return missing
+    if isinstance(value, bool) or not math.isfinite(number := float(value)):
+        raise ValueError(f"not a number: {str(value)[:40]!r}")
+    return number
+
+
+def _unix(value: Any) -> float:
+    """Unix seconds of a time as logs write it. Raises ValueError."""
+    if isinstance(value, str) and not re.fullmatch(r"[0-9.]+(?:[eE][+]?[0-9]+)?", value.strip()):
+        return _dated(value.strip())
+    number = _number(value, math.nan)
+    for below, unit in _UNITS:
+        if 0 < number < below:
+            return number * unit
+    raise ValueError(f"not a time: {str(value)[:40]!r}")
+
+
+def _dated(text: str) -> float:
+    if nginx := _NGINX.fullmatch(text):
+        when = datetime.strptime(f"{nginx[1]} {nginx[2] or '+0000'}", "%d/%b/%Y:%H:%M:%S %z")
+    else:
+        when = datetime.fromisoformat(text.replace("Z", "+00:00").replace(" UTC", "+00:00"))
+    return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
