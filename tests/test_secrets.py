@@ -90,6 +90,7 @@ ASKED: dict[str, dict[str, Asked]] = {
             lambda i: ["--prometheus", f"http://{i.refusing}/{ASKS}", "--token-file", i.at("key"), "--out", i.at("out/traffic.yaml")],
             {2, 3},
         ),
+        "an access log": (lambda i: ["--access-log", i.at("access.log"), "--out", i.at("out/log.yaml")], {2}),
         "no time": (lambda i: ["--prometheus", f"http://{LOGIN}h{ASKS}", "--until", "soon", "--out", i.at("out/traffic.yaml")], {2}),
     },
     "recommend": {
@@ -99,6 +100,14 @@ ASKED: dict[str, dict[str, Asked]] = {
         ),
         "no HPA": (lambda i: [str(i.run), "--current", i.at("pod.yaml")], {2}),
         "no recommendation": (lambda i: [str(i.run), "--against", i.at("pod.yaml")], {2}),
+        "from a Prometheus that refuses": (
+            lambda i: ["--from-prometheus", f"http://{LOGIN}{i.refusing}/{ASKS}", "--token-file", i.at("key"), "--out", i.at("out/prod")],
+            {2, 3},
+        ),
+    },
+    "watch": {
+        "no recommendation": (lambda i: ["--recommendation", i.at("pod.yaml"), "--traffic", i.at("load.yaml")], {2}),
+        "an address": (lambda i: ["--recommendation", f"http://{LOGIN}h/r.json{ASKS}", "--traffic", f"http://{LOGIN}h/t{ASKS}"], {2}),
     },
     "predict": {
         "a run": (lambda i: [str(i.run), *LENGTHS, "--json"], {0, 1, 2}),
@@ -225,6 +234,12 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, sweep_run: Callable[[str], 
     (folder / "key").write_text(KEY)
     (folder / "out").mkdir()
     (folder / "load.yaml").write_text(yaml.safe_dump(LOAD_FILE))
+    logged = [
+        json.dumps({"time": 1.78e9, "authorization": f"Bearer {TOKEN}"}),
+        f"Bearer {TOKEN}",
+        f"{{{VALUE}",
+    ]
+    (folder / "access.log").write_text("\n".join(logged))
     (folder / "hpa.yaml").write_text(yaml.safe_dump(HPA))
     (folder / "pod.yaml").write_text(yaml.safe_dump(POD))
     (folder / "set.yaml").write_text(yaml.safe_dump_all([DEPLOYMENT, SECRET]))

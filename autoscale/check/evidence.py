@@ -25,6 +25,7 @@ from autoscale.check.client_view import ClientView
 from autoscale.check.replicas import counts
 from autoscale.check.timeline import Timeline
 from autoscale.kube.cluster import Observation, read_observations
+from autoscale.kube.objects import mapping
 
 OWN_LOAD = "load"  # the run directory of a load that the check itself sends, inside its own
 OBSERVATIONS = "observations.jsonl.gz"
@@ -119,7 +120,7 @@ def load_of(
         closed_loop=sent.get("loop") == "closed",
         run=run_dir,
         queries_told=queries_told,
-        limited=(run.header.get("client") or {}).get("verdict") == "limited",
+        limited=mapping(run.header.get("client")).get("verdict") == "limited",
     )
 
 

@@ -122,10 +122,11 @@ def _namespace_rules(
 
 
 def _metrics_rule(profile: Profile, path: MetricsPath, targets: list[SignalTarget]) -> Object:
-    group, names = METRICS_GROUP, [f"pods/{metric_name(profile, path, target.signal)}" for target in targets]
     if path in OF_KEDA:
         triggers = len(GUIDE_TARGETS) if path == "llm-d" else len(targets)
         group, names = EXTERNAL_GROUP, [external_name(index) for index in range(triggers)]
+    else:
+        group, names = METRICS_GROUP, [f"pods/{metric_name(profile, path, one.signal)}" for one in targets]
     return {"apiGroups": [group], "resources": names, "verbs": ["get", "list"]}
 
 

@@ -168,9 +168,9 @@ def _read(path: Path, named: dict[str, str], model: str | None) -> _Rows:
     """All requests of the file. Raises BadInput for a missing field and when too many lines cannot be read."""
     found, number = _Rows(), 0
     places: dict[str, str] = {}
-    for number, line, row in _rows(path):
+    for number, row in _rows(path):
         if row is None:
-            _unread(found, number, line, "no JSON object, and no row of the header's columns")
+            _unread(found, number, "no JSON object, and no row of the header's columns")
             continue
         if not places:
             places = _places(path, number, row, named)
@@ -185,7 +185,7 @@ def _read(path: Path, named: dict[str, str], model: str | None) -> _Rows:
             if any(not 0 <= some <= MOST for some in tokens if math.isfinite(some)):
                 raise ValueError("tokens below 0 or above what a request can have")
         except (ValueError, TypeError, OverflowError) as error:
-            _unread(found, number, line, str(error))
+            _unread(found, number, str(error))
             continue
         found.time_s.append(time_s)
         found.prompt.append(tokens[0])
@@ -199,27 +199,28 @@ def _read(path: Path, named: dict[str, str], model: str | None) -> _Rows:
     return found
 
 
-def _unread(found: _Rows, number: int, line: str, why: str) -> None:
+def _unread(found: _Rows, number: int, why: str) -> None:
+    """The line itself is not shown: logs hold keys and prompts."""
     found.unread += 1
     if not found.first_unread:
-        found.first_unread = f"line {number}: {why}: {line[:60]!r}"
+        found.first_unread = f"line {number}: {why}"
 
 
-def _rows(path: Path) -> Iterator[tuple[int, str, Row | None]]:
-    """Line number, text and row of every line but the header; None for a row that is none."""
+def _rows(path: Path) -> Iterator[tuple[int, Row | None]]:
+    """Line number and row of every line but the header; None for a row that is none."""
     header: list[str] | None = None
     for number, line in lines(path):
         if header is None and not line.startswith("{"):
             header = [name.strip().strip('"') for name in next(csv.reader([line]))]
             continue
         if header is None:
-            yield number, line, _json_row(line)
+            yield number, _json_row(line)
             continue
         try:
             cells = next(csv.reader([line], strict=True))
         except csv.Error:
             cells = []
-        yield number, line, dict(zip(header, cells, strict=True)) if len(cells) == len(header) else None
+        yield number, dict(zip(header, cells, strict=True)) if len(cells) == len(header) else None
 
 
 def _json_row(line: str) -> Row | None:

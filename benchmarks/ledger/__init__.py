@@ -6,7 +6,7 @@ learnt_from and predicted_for (lengths), client_late_p95_s, saturated_rps, recom
 predicted, low, high (95 %; null where none is given), measured. Machines that are shared change their speed: `slower` says how
 many times as long a step took right before and right after the predicted load as in the run that was learnt from, told by
 load of the lengths that were learnt; `then`, `then_low`, `then_high` of a figure are the same engine at that speed. (An
-entry of the first version has neither.)
+entry of the first version has neither.) A run that nothing could be learnt from has `refused`, why, and no figures.
 """
 
 from __future__ import annotations
@@ -52,6 +52,12 @@ def as_text(entries: Iterable[Mapping[str, Any]]) -> str:
         "|" + "---|" * (len(names) + 7),
     ]
     for entry in entries:
+        if refused := entry.get("refused"):
+            lines.append(
+                f"| {entry['at'][:16]} | {entry['machine']}, load {entry['load_average']:.1f} | nothing was predicted: {refused[:160]} |"
+                + " - |" * (len(names) + 4)
+            )
+            continue
         cells = []
         for name in names:
             errors = [error(f) for f in entry["figures"] if f["figure"] == name]

@@ -20,7 +20,7 @@ import yaml
 
 import autoscale
 from analysis import run
-from analysis.errors import AutoscaleError, BadInput
+from analysis.errors import AutoscaleError, BadInput, TooLittleData
 from analysis.numbers import known
 from autoscale.demo import directory
 from autoscale.recommend.model.coefficients import scaled
@@ -61,7 +61,8 @@ class Plan:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, predict, load, compare, and add a line to the ledger; 0 when it could be done, however good it was."""
+    """Measure, predict, load, compare, and add a line to the ledger; 0 when it could be done, however good it was, 1 when the
+    run could not be learnt from, which is a line, too."""
     options = _options(argv)
     device, plan = CPU if options.cpu else GPU, Plan.of(options.minutes)
     out = directory(options.out)
@@ -69,7 +70,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         version = str(requests.get(f"{url}/version", timeout=10).json()["version"])
         measured = _measured(out, url, collector, device, plan)
         profile = _profile(out, measured, device, version)
-        found = _predict(measured, profile, device)
+        try:
+            found = _predict(measured, profile, device)
+        except TooLittleData as error:
+            refused = _about(options, device, version) | {
+                "figures": [],
+                "refused": str(error).replace(f"{out}/", ""),
+            }
+            append(options.ledger, refused)
+            print(as_text([refused]))
+            return 1
         rows = _frozen(found, out / "prediction.json")
         rates = [row["rate_rps"] for row in rows]
         known = [_known(out / "before", url, collector, device, measured)]
@@ -219,6 +229,12 @@ def _entry(
                     "measured": float(at[name]),
                 }
             )
+    seen = {"client_late_p95_s": float(happened["late_p95_s"].max()), "saturated_rps": found.saturated.value}
+    return _about(options, device, version) | seen | {"figures": figures}
+
+
+def _about(options: argparse.Namespace, device: Device, version: str) -> dict[str, Any]:
+    """Where and on what an entry was made."""
     return {
         "at": _now(),
         "commit": _commit(),
@@ -228,9 +244,6 @@ def _entry(
         "server": " ".join(device.options),
         "learnt_from": " / ".join(device.lengths[0]),
         "predicted_for": " / ".join(device.lengths[1]),
-        "client_late_p95_s": float(happened["late_p95_s"].max()),
-        "saturated_rps": found.saturated.value,
-        "figures": figures,
     }
 
 

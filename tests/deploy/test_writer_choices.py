@@ -258,7 +258,7 @@ def test_keda_reads_one_series_and_takes_no_data_for_an_error():
     assert spec["advanced"]["horizontalPodAutoscalerConfig"] == {"name": "lws-hpa", "behavior": BEHAVIOR}
     waiting, cache = [trigger["metadata"] for trigger in spec["triggers"]]
     assert waiting["query"] == 'sum(vllm:num_requests_waiting{namespace="default",pod=~"vllm-[0-9]+"})'
-    assert cache["query"].startswith("sum(avg by (pod) (vllm:kv_cache_usage_perc{")
+    assert cache["query"].startswith("sum(vllm:kv_cache_usage_perc{")  # one engine per pod
     assert (waiting["threshold"], cache["threshold"]) == ("5.5", "0.504")
     assert waiting["ignoreNullValues"] == "false"
     assert all(trigger["metricType"] == "AverageValue" for trigger in spec["triggers"])
@@ -430,7 +430,7 @@ def test_a_profiles_text_stays_one_word_in_the_readmes_commands():
     assert "node-pools create 'a b; reboot'" in readme
     assert "-d {" not in readme
     blocks = re.findall(r"^```sh\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
-    words = shlex.split(next(block for block in blocks if "curl" in block), comments=True)
+    words = shlex.split(next(block for block in blocks if "/v1/completions" in block), comments=True)
     assert json.loads(words[words.index("-d") + 1])["model"] == "x'; reboot; '"
 
 

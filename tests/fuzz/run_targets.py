@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from analysis import run as runs
 from analysis.capacity import analyse
+from analysis.opened import open_run
 from analysis.slo import parse_slo
 from autoscale import profiles
 from autoscale.check import judge_again
@@ -253,7 +254,8 @@ def take_reported(given: Spoilt) -> None:
     """Its page."""
 
     def take(folder: Path) -> None:
-        run_page(folder, None, folder / "run.html", capacity_of_run(folder, silent))
+        seen = replace(open_run(folder), learned=capacity_of_run(folder, silent))
+        run_page(seen, None, folder / "run.html")
 
     in_folder(given, take)
 

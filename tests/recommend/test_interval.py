@@ -33,9 +33,7 @@ class Formula:
         stopped = "cost" if cost_limit_h is not None and hours > cost_limit_h else ""
         margin = 0.01 if value <= self.limit else -0.01
         kept = int(margin >= 0)
-        return Trial(
-            margin, 0.95 + margin, hours, hours, 1.0, 0.05, 0, 0, 0.0, 4, kept, 1, 0.0, stopped=stopped
-        )
+        return Trial(margin, 0.95 + margin, hours, hours, 0, 0, 0.0, 4, kept, 1, 0.0, stopped=stopped)
 
 
 @pytest.mark.parametrize("near", [1, 12, 20, 40])
