@@ -193,6 +193,8 @@ def test_a_load_generator_that_was_the_limit_proves_nothing_against_the_server(c
         expect=written,
         load=str(folder / "load"),
     )
-    assert checked.result.verdict == "NOT PROVEN"
+    failed = {criterion.code for criterion in checked.result.judgement.of("fail")}
+    assert failed <= {"scaled_to_prediction"}  # slower replicas: more of them, which no client tells
+    assert checked.result.verdict == ("NOT PASSED" if failed else "NOT PROVEN")
     open_ = {criterion.code: criterion for criterion in checked.result.judgement.of("not_judged")}
     assert "load generator was the limit" in open_["requests_in_bounds"].sentence

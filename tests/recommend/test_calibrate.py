@@ -70,7 +70,7 @@ def test_stages_of_seconds_do_not_pass_for_a_full_batch(tmp_path) -> None:
     low, high = learned.spread_at(prompt.mean(), output.mean())
     assert (
         high - low
-    ) / 2 < 0.06  # the engine's fit knows of the filling: what the stages gave does not widen it
+    ) / 2 < 0.12  # the engine's fit knows of the filling: what the stages gave does not widen it
     assert (
         low <= truth / full_batch(learned.engine, prompt.draw(rng, 4000), output.draw(rng, 4000))[0] <= high
     )

@@ -104,7 +104,9 @@ class Confirming:
 
     def _as_fitted(self, setting: Candidate) -> bool:
         trials = self.trials
-        return trials.also is None or confirm(trials.also, [setting], trials.seeds, trials.each)[0].holds
+        if trials.also is None:
+            return True
+        return shown_over(trials.also, [setting], trials.own, trials.each, hardest=True)[0].holds
 
     def _steadiest(self) -> Judged[Candidate] | None:
         """Of the settings that cost about as much as the cheapest, the one with the steadiest neighbours.
