@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import socket
 import time
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
@@ -141,9 +142,13 @@ class FleetServer:
         self.port = gateway_socket.getsockname()[1]
         try:
             self.ports.bind()
-        except BadInput:
+            await self._start(gateway_socket)
+        except BaseException:  # a scaler that is refused, or Ctrl-C while the engine compiles
             gateway_socket.close()
+            await self.ports.close_all()
             raise
+
+    async def _start(self, gateway_socket: socket.socket) -> None:
         warm_up(self.params)
         self.started_at, self._zero = time.time(), time.perf_counter()
         self.start_times = StartTimes(self.profile, self.started_at)
