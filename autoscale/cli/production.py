@@ -95,10 +95,10 @@ def traffic(
 
 
 def _of_log(file: Path, columns: str, model: str | None, last: str, until: str | None) -> LearnedTraffic:
-    from autoscale.history.access_log import columns_of, learn_log
+    from autoscale.history.access_log import learn_log, log_columns
 
     to = None if until is None else _unix(until)
-    return learn_log(file, columns=columns_of(columns), model=model, last_s=_seconds(last), until=to)
+    return learn_log(file, columns=log_columns(columns), model=model, last_s=_seconds(last), until=to)
 
 
 def _of_prometheus(asked: Asked) -> LearnedTraffic:

@@ -71,7 +71,7 @@ class _Rows:
     first_unread: str = ""
 
 
-def columns_of(text: str) -> dict[str, str]:
+def log_columns(text: str) -> dict[str, str]:
     """What `time=start_time,prompt=usage.prompt_tokens` names. Raises BadInput."""
     named: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):

@@ -16,7 +16,7 @@ from autoscale.history.service import Service
 from autoscale.history.token_counts import TokenCounts, shares, token_counts
 from autoscale.history.traffic_file import curve, traffic_yaml
 from loadgen.plan.lengths import Lengths
-from loadgen.plan.weekday import moment_of
+from loadgen.plan.time_units import moment_of
 
 BIN_S = 60.0  # of the curve that is shown
 BINS_OF_A_SCRAPE = 4

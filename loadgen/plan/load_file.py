@@ -36,7 +36,7 @@ from loadgen.plan import rates
 from loadgen.plan.lengths import MOST
 from loadgen.plan.programme import Rate
 from loadgen.plan.text_files import PlainNumbers, yaml_text, yaml_value
-from loadgen.plan.weekday import since_monday_s
+from loadgen.plan.time_units import since_monday_s
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]

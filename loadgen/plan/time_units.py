@@ -7,7 +7,14 @@ nobody records 20 requests within 60 ms, or 1,000 requests over a year. `time_un
 
 from __future__ import annotations
 
+import re
+from datetime import UTC, datetime
+
 from analysis.errors import BadInput
+
+DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+DAY_S = 86_400.0
+_MOMENT = re.compile(r"([A-Z][a-z]{2})(?: ([01]\d|2[0-3]):([0-5]\d))?")
 
 UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}  # in s
 WORDS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
@@ -70,3 +77,17 @@ def duration(seconds: float) -> str:
             return f"{seconds / unit:.3g} {name}"
     days = seconds / 86_400
     return f"{days:,.3g} days" if days < 1000 else f"{days / 365.25:,.0f} years"
+
+
+def since_monday_s(moment: str) -> float:
+    """Seconds since Monday 00:00 of `Tue 08:30`, or of a day's midnight, `Tue`. Raises ValueError for anything else."""
+    found = _MOMENT.fullmatch(moment)
+    if found is None or found[1] not in DAYS:
+        raise ValueError(f"not a moment of the week such as 'Tue 08:30' (UTC): {moment[:40]!r}")
+    return DAY_S * DAYS.index(found[1]) + 3600.0 * int(found[2] or 0) + 60.0 * int(found[3] or 0)
+
+
+def moment_of(unix_s: float) -> str:
+    """The moment of the week of a unix time, to the minute."""
+    at = datetime.fromtimestamp(unix_s, UTC)
+    return f"{DAYS[at.weekday()]} {at:%H:%M}"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from analysis.errors import BadInput, TooLittleData
-from autoscale.history.access_log import columns_of, learn_log
+from autoscale.history.access_log import learn_log, log_columns
 from loadgen.plan import rates
 from loadgen.plan.lengths import parse_lengths
 from loadgen.plan.traffic import LoadPlan, parse_arrivals
@@ -79,7 +79,7 @@ def test_a_csv_with_names_of_its_own_and_times_of_the_end(requests, tmp_path):
             end = datetime.fromtimestamp(time_s + 30, UTC).strftime("%d/%b/%Y:%H:%M:%S +0000")
             broken = {10: "not a date", 20: ""}.get(k, end)
             rows.writerow([broken, 30, -5 if k == 30 else prompt, output, "/v1/completions"])
-    named = columns_of("time=when,took=seconds,prompt=in,output=out")
+    named = log_columns("time=when,took=seconds,prompt=in,output=out")
     learned = learn_log(file, columns=named, last_s=3 * 3600)
     assert learned.window[0] == pytest.approx(requests[0][-1] - 3 * 3600, abs=5)
     assert any("3 lines were not read; the first: line 12" in note for note in learned.notes)
@@ -115,4 +115,4 @@ def test_too_little_time_and_a_wrong_column_are_named(tmp_path):
     with pytest.raises(BadInput, match=r"has no request of b.*It has a"):
         learn_log(file, model="b")
     with pytest.raises(BadInput, match=r"--columns: 'when=x'.*time, prompt"):
-        columns_of("when=x")
+        log_columns("when=x")
