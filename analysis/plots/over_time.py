@@ -191,7 +191,7 @@ def phases(rows: Sequence[tuple[str, Mapping[str, float]]]) -> Figure:
         axis.text(total / scale, k, f" {size}{unfinished}", va="center", fontsize=9.5)
     axis.set_yticks(range(len(rows)), [label for label, _ in rows])
     axis.invert_yaxis()
-    axis.set_xlim(0, 1.3 * longest / scale)
+    axis.set_xlim(0, 1.3 * (longest or 1.0) / scale)  # where nothing was seen: an empty axis
     axis.set_xlabel(f"time since the load rose ({unit})")
     axis.grid(axis="y", visible=False)
     legend(axis)
