@@ -165,14 +165,15 @@ def recommended_from(
                 value=value,
                 expected="traffic and replica as production has them",
             )
-    progress.compiled_engine()
     rest = {name: value for name, value in same.items() if name != "current"}
     with progress.bar() as report:
-        service = asked.service(part(report, 0.0, 0.2))
-        production = learn_production(service, same["current"], part(report, 0.2, 0.1))
-        for note in production.notes:
-            progress.note(note)
-        return recommend_from(production, lengths=lengths, progress=part(report, 0.3, 0.7), **rest)
+        service = asked.service(part(report, 0.0, 0.7))
+        production = learn_production(service, same["current"], part(report, 0.7, 0.3))
+    for note in production.notes:
+        progress.note(note)
+    progress.compiled_engine()  # once it is known that the server answers
+    with progress.bar() as report:
+        return recommend_from(production, lengths=lengths, progress=report, **rest)
 
 
 def lengths_given(prompt: str | None, output: str | None) -> tuple[Lengths | None, Lengths | None]:

@@ -209,7 +209,7 @@ def _unread(found: _Rows, number: int, why: str) -> None:
 def _rows(path: Path) -> Iterator[tuple[int, Row | None]]:
     """Line number and row of every line but the header; None for a row that is none."""
     header: list[str] | None = None
-    for number, line in lines(path):
+    for number, line in lines(path, "the access log"):
         if header is None and not line.startswith("{"):
             header = [name.strip().strip('"') for name in next(csv.reader([line]))]
             continue

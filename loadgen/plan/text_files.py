@@ -61,14 +61,14 @@ def regular(path: Path | str, what: str) -> Path:
     return Path(path)
 
 
-def lines(path: Path | str) -> Iterator[tuple[int, str]]:
+def lines(path: Path | str, what: str = "the trace") -> Iterator[tuple[int, str]]:
     """Line numbers (from 1) and lines that are not blank, stripped; a byte order mark is left out.
 
     Bytes that are no text become U+FFFD, so that the row is blamed. Raises BadInput for a file that cannot be read, a
     line without end and a NUL byte.
     """
     blank = 0
-    with _opened(path) as file, _readable(path):
+    with _opened(path, what) as file, _readable(path, what):
         for number in range(1, 1 << 62):
             line = file.readline(MOST_LINE + 1)
             if not line:
@@ -88,8 +88,8 @@ def lines(path: Path | str) -> Iterator[tuple[int, str]]:
                 yield number, text
 
 
-def _opened(path: Path | str) -> IO[str]:
-    regular(path, "the trace")
+def _opened(path: Path | str, what: str) -> IO[str]:
+    regular(path, what)
     try:
         with open(path, "rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
@@ -97,16 +97,16 @@ def _opened(path: Path | str) -> IO[str]:
             return gzip.open(path, "rt", encoding="utf-8-sig", errors="replace")
         return open(path, encoding="utf-8-sig", errors="replace")
     except OSError as error:
-        raise BadInput(f"cannot read the trace: {error}") from None
+        raise BadInput(f"cannot read {what}: {error}") from None
 
 
 @contextmanager
-def _readable(path: Path | str) -> Iterator[None]:
+def _readable(path: Path | str, what: str) -> Iterator[None]:
     """Turns what a damaged file raises while it is read into BadInput."""
     try:
         yield
     except (OSError, EOFError, zlib.error) as error:
-        raise BadInput(f"cannot read the trace {path}: {error}") from None
+        raise BadInput(f"cannot read {what} {path}: {error}") from None
 
 
 def yaml_text(path: Path | str, what: str) -> str:
