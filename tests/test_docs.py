@@ -29,7 +29,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)(?:#([^)]+))?\)")
 RUNNABLE = [page for page in PAGES if "```bash" in page.read_text(encoding="utf-8")]
-LIMIT_S = 560
+LIMIT_S = 900
 LOAD = argparse.ArgumentParser(add_help=False)
 add_arguments(LOAD)
 LOCUSTS_OWN = {

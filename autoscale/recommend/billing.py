@@ -18,8 +18,8 @@ from autoscale.recommend.choice.seeds import own_seeds, trial_s
 from autoscale.recommend.choice.settings import Setting
 from autoscale.sim.fleet.outcome import Outcome
 
-SPLIT_S = 10.0  # of a processor, for the simulations that split the hours of one setting
-SPLIT_AT_MOST = 8
+SPLIT_S = 2.0  # of a processor, for the simulations that split the hours of one setting
+SPLIT_AT_MOST = 4
 
 
 def bill(scenario: Scenario, decision: Decision, currency: str) -> Bill | None:
