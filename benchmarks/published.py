@@ -135,11 +135,15 @@ def batches(shared: Path) -> pd.DataFrame:
     )
     older = {"engine": {"memory_overhead_gib": OLDER_OVERHEAD_GIB}}
     held = [
-        r.clients * (r.isl + r.osl)
-        <= prior.kv_tokens(profile.overlay(described(r.model_path, r.system, r.tp_size), older))
+        not waits_for_blocks(r, profile.overlay(described(r.model_path, r.system, r.tp_size), older))
         for r in table.itertuples()
     ]
     return table[held].reset_index(drop=True)
+
+
+def waits_for_blocks(row: Any, served: Profile) -> bool:
+    """Whether the KV cache cannot hold the row's requests all at once, at their mean lengths."""
+    return bool(row.clients * (row.prompt + row.output) > prior.kv_tokens(served))
 
 
 def vllm_rows(shared: Path) -> pd.DataFrame:
