@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.league import autoscaled, llama_405b, loops, stages
+from benchmarks.league import autoscaled, llama_405b, loops, stages, token_aware
 from benchmarks.league.entries import FIGURES, Entry
 
 FROZEN = Path(__file__).with_name("frozen.json")
@@ -38,7 +38,11 @@ PEERS = (  # (who, what of, error of E2E, TPOT or ITL, TTFT mean, TTFT p99; as p
 
 def entries(shared: Path) -> list[Entry]:
     """All of them."""
-    return [entry for room in (stages, llama_405b, autoscaled, loops) for entry in room.entries(shared)]
+    return [
+        entry
+        for room in (stages, llama_405b, autoscaled, token_aware, loops)
+        for entry in room.entries(shared)
+    ]
 
 
 def freeze(found: list[Entry], anew: bool) -> None:
