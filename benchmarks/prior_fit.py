@@ -124,7 +124,10 @@ def mean_ttft_s(params: EngineParams, row: Any) -> float:
 
 def fitted(table: pd.DataFrame, served: Sequence[Profile]) -> Fit:
     """The constants nearest to the rows and to what is expected of them; of rows that do not wait for blocks."""
-    held = [not published.waits_for_blocks(row, p) for row, p in zip(table.itertuples(), served, strict=True)]
+    held = [
+        not published.waits_for_blocks(row, prior.kv_tokens(p))
+        for row, p in zip(table.itertuples(), served, strict=True)
+    ]
     table, served = table[held], [p for p, one in zip(served, held, strict=True) if one]
     expected, spread = np.array(list(EXPECTED.values())).T
     shape = ["source", "model_path", "system", "tp_size"]
