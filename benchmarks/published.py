@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from autoscale.profiles import prior, profile
+from autoscale.profiles.prior_error import ERRORS
 from autoscale.profiles.profile import Profile
 from autoscale.sim.engine.params import COEFFICIENTS
 from autoscale.sim.engine.replicas import EngineParams, Replicas
@@ -77,7 +78,7 @@ V6E = (
     (64, 0.02535, 0.251),
     (128, 0.03512, 0.512),
 )  # clients, TPOT and TTFT in s: Llama 70B on v6e-8, 1000/1000 tokens
-ROW_ERROR, SPREAD = 0.02, 0.3  # of one measured TPOT; of a coefficient about the prior's
+ROW_ERROR, MOST_OFF = 0.02, 0.3  # of one measured TPOT; of a coefficient that a data sheet gives
 SHORTEST, ROUNDS = 0.8, 10  # InferenceMAX: of the stated lengths, and requests per client
 MEAN_LENGTH = (1 + SHORTEST) / 2
 COLUMNS = [
@@ -135,11 +136,17 @@ def batches(shared: Path) -> pd.DataFrame:
     )
     older = {"engine": {"memory_overhead_gib": OLDER_OVERHEAD_GIB}}
     held = [
-        r.clients * (r.isl + r.osl)
-        <= prior.kv_tokens(profile.overlay(described(r.model_path, r.system, r.tp_size), older))
+        not waits_for_blocks(
+            r, prior.kv_tokens(profile.overlay(described(r.model_path, r.system, r.tp_size), older))
+        )
         for r in table.itertuples()
     ]
     return table[held].reset_index(drop=True)
+
+
+def waits_for_blocks(row: Any, kv_tokens: int) -> bool:
+    """Whether a KV cache of so many tokens cannot hold the row's requests all at once, at their mean lengths."""
+    return bool(row.clients * (row.prompt + row.output) > kv_tokens)
 
 
 def vllm_rows(shared: Path) -> pd.DataFrame:
@@ -236,14 +243,20 @@ def load_of(params: EngineParams, row: Any) -> tuple[Any, float]:
 
 
 def fitted(params: EngineParams, group: pd.DataFrame) -> EngineParams:
-    """The parameters with the COEFFICIENTS that fit the rows of a configuration best, in relative error.
+    """The parameters with the COEFFICIENTS that fit the rows of a configuration best that do not wait for blocks, in
+    relative error.
 
-    Each is also held near the prior's (SPREAD): rows of few lengths leave open what is a sequence's and what its tokens'.
+    Each is also held near the prior's, as far as it alone would explain the prior's error on models it was not fitted on:
+    rows of few lengths leave open what is a sequence's and what its tokens'.
     """
+    held = [not waits_for_blocks(row, params.kv_tokens) for row in group.itertuples()]
+    group = group[held]
     tpot, known = group["tpot_s"].to_numpy(), np.array([getattr(params, name) for name in COEFFICIENTS])
     loads, fixed_s = map(np.array, zip(*(load_of(params, row) for row in group.itertuples()), strict=True))
-    rows = np.vstack([loads / tpot[:, None] / ROW_ERROR, np.diag(1 / known / SPREAD)])
-    aims = np.concatenate([np.maximum(1 - fixed_s / tpot, 0.0) / ROW_ERROR, np.full(len(known), 1 / SPREAD)])
+    off = ERRORS["experts" if params.experts_s > 0 else "dense"].step.half_width_95 / 1.960
+    spread = np.minimum(off / (loads * known / tpot[:, None]).mean(axis=0), MOST_OFF)
+    rows = np.vstack([loads / tpot[:, None] / ROW_ERROR, np.diag(1 / known / spread)])
+    aims = np.concatenate([np.maximum(1 - fixed_s / tpot, 0.0) / ROW_ERROR, 1 / spread])
     return replace(params, **dict(zip(COEFFICIENTS, map(float, nnls(rows, aims)[0]), strict=True)))
 
 

@@ -16,11 +16,13 @@ ATTENTION_COMPUTE = (
     0.6  # of the BF16 peak, by a prompt's causal attention (FlashAttention-3 paper, figure 5: 0.5 to 0.65)
 )
 
-WHOLE_BYTES = {
-    4: 512 * 1024,
-    8: 256 * 1024,
-}  # up to so many ranks read shorter messages whole, of all others at once
-# (vLLM, csrc/custom_all_reduce.cuh); two ranks always do
+WHOLE_BYTES = {4: 512 * 1024, 8: 256 * 1024}
+"""Up to so many ranks read a message below so many bytes whole, of all others at once; two ranks always do.
+
+vLLM, csrc/custom_all_reduce.cuh: the one-stage kernel below 512 KiB up to 4 ranks, below 256 KiB up to 8, two stages from
+there on. Where symmetric memory serves the longer ones, the 8-rank limit on Hopper is the same 256 KiB
+(vllm/distributed/device_communicators/all_reduce_utils.py, CUSTOM_ALL_REDUCE_MAX_SIZES; 4 ranks: 32 MiB).
+"""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Constants:
     cache_bandwidth: float  # of the memory's, when the KV cache is read
     bf16_compute: float  # of the peak FLOP/s, by the linear layers
     fp8_compute: float
-    link_bandwidth: float  # of a link's, by an all-reduce of long prompts
+    link_bandwidth: float  # of a link's, by an all-reduce of long prompts (NCCL)
+    batch_link_bandwidth: float  # of a link's, by that of a batch that decodes (vLLM's own kernel)
     step_s: float  # per step, whatever is in it: scheduling, input and output of the batch
     sequence_s: float  # and per sequence
     layer_s: float  # per layer: about ten kernels that start one after the other
@@ -43,20 +46,21 @@ class Constants:
 
 
 FITTED = (
-    Constants(  # on 194 rows by `python -m benchmarks.prior_fit`, the latent's layer on 15 of DeepSeek-R1
-        weight_bandwidth=0.8156,
-        cache_bandwidth=0.782,
-        bf16_compute=0.5708,
-        fp8_compute=0.6284,
-        link_bandwidth=0.8395,
-        step_s=382.6e-6,
-        sequence_s=6.756e-6,
-        layer_s=27.6e-6,
-        quantized_layer_s=12.89e-6,
-        latent_layer_s=36.88e-6,
-        hop_s=4.353e-6,
-        long_reduce_s=7.281e-6,
-        activation_passes=9.154,
+    Constants(  # on 190 rows by `python -m benchmarks.prior_fit`, the latent's layer on 15 of DeepSeek-R1
+        weight_bandwidth=0.8165,
+        cache_bandwidth=0.8528,
+        bf16_compute=0.6107,
+        fp8_compute=0.6122,
+        link_bandwidth=0.8638,
+        batch_link_bandwidth=0.3346,
+        step_s=355.7e-6,
+        sequence_s=3.809e-6,
+        layer_s=27.12e-6,
+        quantized_layer_s=14.28e-6,
+        latent_layer_s=36.68e-6,
+        hop_s=4.13e-6,
+        long_reduce_s=6.035e-6,
+        activation_passes=7.291,
     )
 )
 
@@ -84,15 +88,15 @@ def step_time(profile: Profile, constants: Constants = FITTED) -> StepTime:
 
     moved_bytes = layers * model.hidden * ACTIVATION_BYTES
     reduced_bytes = 2 * moved_bytes * 2 * (ranks - 1) / ranks  # two ring all-reduces per layer
-    pass_s = reduced_bytes / (chip.link_bytes_s * c.link_bandwidth) + c.activation_passes * moved_bytes / (
-        chip.bandwidth_bytes_s * c.weight_bandwidth
-    )
+    through_memory_s = c.activation_passes * moved_bytes / (chip.bandwidth_bytes_s * c.weight_bandwidth)
+    batch_pass_s = through_memory_s + reduced_bytes / (chip.link_bytes_s * c.batch_link_bandwidth)
+    pass_s = through_memory_s + reduced_bytes / (chip.link_bytes_s * c.link_bandwidth)
     layer_s = c.layer_s + 2 * c.hop_s * math.log2(ranks)
     layer_s += 0.0 if model.kv_heads else c.latent_layer_s
     layer_s += c.quantized_layer_s if model.weight_dtype == "fp8" else 0.0
     return StepTime(
         base_s=c.step_s + layers * layer_s + (1 - experts) * weights_s,
-        per_sequence_s=c.sequence_s / stages + pass_s,
+        per_sequence_s=c.sequence_s / stages + batch_pass_s,
         per_kv_token_s=kv_bytes_per_chip(profile) / chip.bandwidth_bytes_s / c.cache_bandwidth,
         per_prefill_token_s=compute_s + pass_s,
         compute_share=compute_s / (compute_s + pass_s),

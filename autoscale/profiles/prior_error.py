@@ -36,9 +36,9 @@ class PriorError:
 _KV = Error(0.003, 0.012, 6)  # six capacities that vLLM reported on H100 (tests/profiles/test_prior.py)
 ERRORS: dict[Family, PriorError] = {
     # vLLM on H100, A100 and TPU v6e, each model left out of the fit: `python -m benchmarks.prior_fit`
-    "dense": PriorError(step=Error(0.031, 0.090, 194), ttft=Error(0.136, 0.263, 18), kv=_KV),
+    "dense": PriorError(step=Error(0.033, 0.082, 194), ttft=Error(0.103, 0.219, 18), kv=_KV),
     # Mixtral 8x7B on H100 (vLLM) and DeepSeek-R1 on H200 (SGLang, of which one constant was fitted): `python -m benchmarks.league`
-    "experts": PriorError(step=Error(0.042, 0.094, 20), ttft=Error(0.074, 0.122, 5), kv=_KV),
+    "experts": PriorError(step=Error(0.038, 0.099, 20), ttft=Error(0.112, 0.122, 5), kv=_KV),
 }
 
 

@@ -110,7 +110,7 @@ class Engine(_Section):
     memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
     memory_overhead_gib: NotNegative = 1.4
     async_scheduling: bool | None = None  # None: what a run shows; false without a run
-    request_overhead_s: NotNegative = 0.007  # API server and tokenisation per request, outside the step
+    request_overhead_s: NotNegative = 0.0075  # API server and tokenisation per request, outside the step
     prefix_hit_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     step: StepTime | None = None
 

@@ -10,7 +10,7 @@ and what the prompts share (128 tokens of a chat template are taken).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -83,14 +83,14 @@ def system() -> Profile:
     )
 
 
-def scaled_object(served: Profile) -> dict[str, Any]:
-    """The ScaledObject that the text describes."""
+def scaled_object(served: Profile, queries: Sequence[tuple[str, str]] = TRIGGERS) -> dict[str, Any]:
+    """The ScaledObject that the text describes, or one of other (query, threshold)."""
     triggers = [
         {
             "type": "prometheus",
             "metadata": {"serverAddress": "http://prometheus", "query": query, "threshold": threshold},
         }
-        for query, threshold in TRIGGERS
+        for query, threshold in queries
     ]
     return {
         "apiVersion": "keda.sh/v1alpha1",

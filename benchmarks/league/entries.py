@@ -21,6 +21,7 @@ FIGURES = {  # what is compared -> its heading
     "ttft_p99_s": "TTFT p99",
     "rate_rps": "requests/s",
     "replicas": "replicas",
+    "most_replicas": "most replicas",
     "kv_usage": "KV usage",
 }
 Figures = dict[str, float]

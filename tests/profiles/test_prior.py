@@ -85,6 +85,7 @@ PLAIN = prior.Constants(
     bf16_compute=0.5,
     fp8_compute=0.5,
     link_bandwidth=0.5,
+    batch_link_bandwidth=0.25,
     step_s=1e-3,
     sequence_s=0.0,
     layer_s=1e-5,
@@ -133,11 +134,12 @@ def test_a_prompt_rides_along_with_decoding_until_the_ridge_and_pays_for_its_att
 
 def test_ranks_share_the_weights_and_reduce_what_each_token_computed():
     """4 ranks: 10 ms to read, 2 hops more for each of 2 all-reduces in 10 layers: 40 us. Of a token each rank sends and
-    receives 2 x 10 layers x 2000 bytes x 2 x 3/4 at 0.5e10/s: 12 us; it computes for 0.1 ms.
+    receives 2 x 10 layers x 2000 bytes x 2 x 3/4, at 0.5e10/s of a prompt: 12 us, at 0.25e10/s of a batch that decodes:
+    24 us; it computes for 0.1 ms.
     """
     step = prior.step_time(served(4, **ROUND), PLAIN)
     assert step.base_s == pytest.approx(0.010 + 0.0011 + 40e-6)
-    assert step.per_sequence_s == pytest.approx(12e-6)
+    assert step.per_sequence_s == pytest.approx(24e-6)
     assert step.per_prefill_token_s == pytest.approx(112e-6)
     assert step.compute_share == pytest.approx(100 / 112)
     assert step.ridge_tokens == pytest.approx(100)
