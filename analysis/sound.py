@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 LATEST_S = 1e11  # a later start is no unix time in seconds: milliseconds, or none at all
 LONGEST_S = 1e9  # from the start to any moment of a run: 31 years
-_MAPPINGS = ("engine", "load", "lengths", "check")
+_MAPPINGS = ("engine", "load", "lengths", "check", "versions")
 _TEXTS = ("slo", "kind", "model", "metrics_model", "profile", "target", "endpoint")
 _CHECK_TEXTS = ("hpa", "slo", "load")
 _FASTEST = 1e6  # control seconds per second of a check's clock

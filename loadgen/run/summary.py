@@ -72,8 +72,23 @@ def _warnings(header: Mapping[str, Any], requests: pd.DataFrame) -> Iterable[str
         )
     for note in header.get("notes", ()):
         yield from _folded(note)
-    if header["lengths"].get("prompts") is None:
+    if header["lengths"].get("prompts") is None:  # the user's own prompts have lengths of their own
         yield from _length_error(requests)
+        yield from _doubtful_counts(requests)
+
+
+def _doubtful_counts(requests: pd.DataFrame) -> Iterable[str]:
+    """Answers whose count of tokens cannot be: more than were asked, or none beside events that carry some."""
+    counted = requests["output_tokens"].to_numpy(dtype=np.float64, na_value=np.nan)
+    asked = requests["output_tokens_asked"].to_numpy(dtype=np.float64, na_value=np.nan)
+    more = (asked > 0) & (counted > asked)
+    if more.any():
+        yield from _folded(
+            f"{more.sum()} answers have more tokens by the server's usage than were asked, up to {counted[more].max():.0f}: "
+            "TPOT and tokens/s are only as right as that count"
+        )
+    if none := int(((counted == 0) & (requests["events"] > 0)).sum()):
+        yield from _folded(f"{none} streamed answers have no token by the server's usage: they have no TPOT")
 
 
 def _length_error(requests: pd.DataFrame) -> Iterable[str]:
