@@ -25,15 +25,18 @@ KINDS: dict[str, dict[str, tuple[str, ...]]] = {
         "no server, no model, nested model lists, redirections": ("loadgen/test_client.py::test_a_server_that_is_not_one_is_named_before_the_load", "loadgen/test_endpoint.py::test_a_server_that_cannot_be_loaded_is_named_before_the_load"),
         "a missing or expired key": ("loadgen/test_access.py::test_a_key_that_expires_is_named_after_the_load_and_its_echo_is_hidden", "loadgen/test_access.py::test_a_refused_key_of_the_environment_is_named_before_the_load"),
         "an odd answer, of sixteen kinds": (f"{LOAD}::test_one_odd_answer_in_ten", f"{LOAD}::test_odd_answers_of_every_kind_are_incomplete_and_the_others_ok"),
+        "compressed bodies, odd heads and lengths, events and ends that say an error": ("loadgen/test_stream.py::test_a_refusal_and_an_odd_head_have_a_reason_that_can_be_read", "loadgen/test_stream.py::test_an_odd_answer_is_incomplete_with_the_reason_and_keeps_its_tokens"),
     },
     "The life of a load test": {
         "workers that are killed": (f"{LOAD}::test_killed_workers_are_named_and_exit_code_1",),
         "a full disk": (f"{LOAD}::test_a_full_disk_stops_the_run_and_keeps_what_was_written",),
         "a limit on file sizes": (f"{LOAD}::test_a_file_size_limit_keeps_every_row_so_far",),
         "a run directory that is deleted": (f"{LOAD}::test_a_deleted_run_directory_ends_the_run",),
+        "parts that vanish while it runs": (f"{LOAD}::test_a_part_that_is_taken_away_is_missed_at_the_end",),
+        "a terminal that is full or closed": (f"{LOAD}::test_a_summary_that_nobody_can_read_is_no_failure_of_the_run",),
         "parts of an older run": (f"{LOAD}::test_parts_of_an_older_run_are_refused",),
         "too few descriptors": (f"{LOAD}::test_without_descriptors_requests_are_connection_errors_and_a_failing_server_is_not_hammered",),
-        "Ctrl-C and SIGTERM: in the load, in the grace, near the end": (f"{LOAD}::test_an_interrupt_at_any_time_leaves_a_row_for_each_request_that_was_due", f"{LOAD}::test_an_interrupt_before_the_load_is_one_sentence"),
+        "Ctrl-C, SIGTERM and SIGHUP: in the load, in the grace, near the end": (f"{LOAD}::test_an_interrupt_at_any_time_leaves_a_row_for_each_request_that_was_due", f"{LOAD}::test_an_interrupt_before_the_load_is_one_sentence"),
         "an exception that nobody foresaw": (f"{LOAD}::test_a_half_that_breaks_ends_the_run_and_keeps_what_was_recorded", f"{LOAD}::test_an_exception_that_nobody_foresaw_and_an_interrupt_in_the_grace_end_the_run"),
     },
     "Collecting": {
@@ -50,6 +53,8 @@ KINDS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "Files": {
         "run directories that cannot be": (f"{SOUND}::test_a_run_that_cannot_be_is_a_sentence_or_a_page",),
+        "evidence of a check that was spoilt": ("kube/test_cluster.py::test_evidence_that_was_spoilt_is_a_sentence",),
+        "prompt files that cannot be meant": ("loadgen/test_prompts.py::test_a_bad_prompt_file_is_named_by_line",),
         "runs that are incomplete": ("pages/test_run_page.py::test_an_incomplete_run_gives_a_page_that_says_what_is_missing",),
         "traces that cannot be meant": (f"{TRACES}::test_a_trace_that_cannot_be_meant_is_one_sentence", f"{TRACES}::test_only_regular_files_are_read"),
         "months between two rows of a trace": (f"{TRACES}::test_months_without_a_gap_are_counted_in_few_bins",),

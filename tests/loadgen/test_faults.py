@@ -242,6 +242,8 @@ def test_one_odd_answer_in_ten(load, fault):
         ("SIGINT", True, "--rate 20 -t 30s --processes 2", 2.0),
         ("SIGTERM", False, "--rate 20 -t 30s --processes 2", 2.0),
         ("SIGINT", False, "-u 5 -r 5 -t 30s", 2.0),
+        ("SIGHUP", False, "--rate 20 -t 30s", 2.0),  # a terminal that is closed, a connection that is lost
+        ("SIGHUP", True, "--rate 20 -t 30s --processes 2", 2.0),
         ("SIGINT", False, "--rate 20 -t 3s --grace 50", 4.0),
         ("SIGINT", True, "--rate 20 -t 3s --grace 50 --processes 2", 4.0),
         ("SIGTERM", False, "--rate 20 -t 3s --grace 50 --processes 2", 4.0),
@@ -368,6 +370,24 @@ def test_a_deleted_run_directory_ends_the_run(load):
     shutil.rmtree(one.path)
     one.ended(code=1)
     assert "cannot write the run directory" in one.log
+
+
+@pytest.mark.faults
+def test_a_part_that_is_taken_away_is_missed_at_the_end(load):
+    one = load("good", "--rate 20 -t 6s")
+    one.until_s(4.0)
+    for part in one.path.glob("requests.*.part.parquet"):
+        part.unlink()
+    one.ended(code=1)
+    one.said(r"The run is not as planned: \d+ of 120 rows were taken from .* meanwhile")
+
+
+@pytest.mark.faults
+def test_a_summary_that_nobody_can_read_is_no_failure_of_the_run(load):
+    one = load("good", "--rate 20 -t 3s", limit="exec >/dev/full")
+    one.ended(code=0)
+    assert one.accounts() == {"ok": 60}
+    one.said("the summary could not be printed: No space left on device")
 
 
 @pytest.mark.faults
