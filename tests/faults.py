@@ -33,10 +33,10 @@ KINDS: dict[str, dict[str, tuple[str, ...]]] = {
         "a limit on file sizes": (f"{LOAD}::test_a_file_size_limit_keeps_every_row_so_far",),
         "a run directory that is deleted": (f"{LOAD}::test_a_deleted_run_directory_ends_the_run",),
         "parts that vanish while it runs": (f"{LOAD}::test_a_part_that_is_taken_away_is_missed_at_the_end",),
-        "a terminal that is full or closed": (f"{LOAD}::test_a_summary_that_nobody_can_read_is_no_failure_of_the_run",),
+        "a terminal that is closed, output that nobody takes": (f"{LOAD}::test_a_terminal_that_is_closed_is_an_interrupt", f"{LOAD}::test_a_summary_that_nobody_can_read_is_no_failure_of_the_run"),
         "parts of an older run": (f"{LOAD}::test_parts_of_an_older_run_are_refused",),
         "too few descriptors": (f"{LOAD}::test_without_descriptors_requests_are_connection_errors_and_a_failing_server_is_not_hammered",),
-        "Ctrl-C, SIGTERM and SIGHUP: in the load, in the grace, near the end": (f"{LOAD}::test_an_interrupt_at_any_time_leaves_a_row_for_each_request_that_was_due", f"{LOAD}::test_an_interrupt_before_the_load_is_one_sentence"),
+        "Ctrl-C and SIGTERM: in the load, in the grace, near the end": (f"{LOAD}::test_an_interrupt_at_any_time_leaves_a_row_for_each_request_that_was_due", f"{LOAD}::test_an_interrupt_before_the_load_is_one_sentence"),
         "an exception that nobody foresaw": (f"{LOAD}::test_a_half_that_breaks_ends_the_run_and_keeps_what_was_recorded", f"{LOAD}::test_an_exception_that_nobody_foresaw_and_an_interrupt_in_the_grace_end_the_run"),
     },
     "Collecting": {

@@ -219,7 +219,14 @@ class Prometheus:
             sound, found = False, []
         if not sound:
             raise self._not_prometheus(": a result has no labels or no samples")
-        return found
+        return [
+            ({name: _encodable(text) for name, text in labels.items()}, values) for labels, values in found
+        ]
+
+
+def _encodable(text: str) -> str:
+    """The text without half a surrogate pair, which JSON can hold and no file."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _selectors(names: list[str], matchers: str, together: bool) -> list[str]:

@@ -242,8 +242,6 @@ def test_one_odd_answer_in_ten(load, fault):
         ("SIGINT", True, "--rate 20 -t 30s --processes 2", 2.0),
         ("SIGTERM", False, "--rate 20 -t 30s --processes 2", 2.0),
         ("SIGINT", False, "-u 5 -r 5 -t 30s", 2.0),
-        ("SIGHUP", False, "--rate 20 -t 30s", 2.0),  # a terminal that is closed, a connection that is lost
-        ("SIGHUP", True, "--rate 20 -t 30s --processes 2", 2.0),
         ("SIGINT", False, "--rate 20 -t 3s --grace 50", 4.0),
         ("SIGINT", True, "--rate 20 -t 3s --grace 50 --processes 2", 4.0),
         ("SIGTERM", False, "--rate 20 -t 3s --grace 50 --processes 2", 4.0),
@@ -259,6 +257,16 @@ def test_an_interrupt_at_any_time_leaves_a_row_for_each_request_that_was_due(
     begun_s = time.monotonic()
     one.ended(code=130)
     assert time.monotonic() - begun_s < 20
+    assert set(one.accounts(whole=False)) == {"cancelled"}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("options", ["--rate 20 -t 30s", "--rate 20 -t 30s --processes 2"])
+def test_a_terminal_that_is_closed_is_an_interrupt(load, options):
+    one = load("silent", f"{options} --timeout 60", limit="trap - HUP")
+    one.until_s(2.0)
+    os.killpg(one.process.pid, signal.SIGHUP)
+    one.ended(code=130)
     assert set(one.accounts(whole=False)) == {"cancelled"}
 
 
