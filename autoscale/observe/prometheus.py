@@ -219,14 +219,9 @@ class Prometheus:
             sound, found = False, []
         if not sound:
             raise self._not_prometheus(": a result has no labels or no samples")
-        return [
-            ({name: _encodable(text) for name, text in labels.items()}, values) for labels, values in found
-        ]
-
-
-def _encodable(text: str) -> str:
-    """The text without half a surrogate pair, which JSON can hold and no file."""
-    return text.encode("utf-8", "replace").decode()
+        for labels, _ in found:  # JSON can hold half a surrogate pair, no file can
+            labels.update({name: text.encode("utf-8", "replace").decode() for name, text in labels.items()})
+        return found
 
 
 def _selectors(names: list[str], matchers: str, together: bool) -> list[str]:
