@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 UPGRADE ?= --upgrade
-FUZZ_S  ?= 60
+FUZZ_CPU_S ?= 60
 export PYTHONDONTWRITEBYTECODE :=
 
 # What pip says beside errors is about this machine, not about the project. It compiles nothing: most of it would never be
@@ -39,8 +39,8 @@ test: $(VENV)/.installed-test prometheus   ## set up and run every test
 test-faults: $(VENV)/.installed-test   ## every fault that was tried, as a table: docs/faults.md (15 minutes)
 	$(BIN)/python -m tests.faults
 
-fuzz: $(VENV)/.installed-test   ## spoilt inputs to every reader of what others wrote, FUZZ_S seconds (60) each
-	FUZZ_S=$(FUZZ_S) $(BIN)/python -m tests.fuzz
+fuzz: $(VENV)/.installed-test   ## spoilt inputs to every reader of what others wrote, FUZZ_CPU_S seconds of CPU time (60) each
+	FUZZ_CPU_S=$(FUZZ_CPU_S) $(BIN)/python -m tests.fuzz
 
 check: lint types test   ## lint, types and every test: what CI runs
 

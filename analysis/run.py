@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.errors import BadInput, BadRun
 from analysis.files import json_value, read_json
 from analysis.redact import redacted
-from analysis.sound import LONGEST_S, header_problems, table_problem
+from analysis.sound import LONGEST_S, header_problems, table_problem, within
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -239,8 +239,8 @@ class Run:
 
     @cached_property
     def events(self) -> list[dict[str, Any]]:
-        """The lines of events.jsonl in file order; a half-written last line is left out."""
-        return list(_json_lines(self.path / EVENTS))
+        """The lines of events.jsonl in file order; a half-written last line is left out, and one without a time of a run."""
+        return [e for e in _json_lines(self.path / EVENTS) if within(e.get("time_s") or 0.0, LONGEST_S)]
 
 
 def read(path: Path | str) -> Run:
@@ -365,7 +365,7 @@ def _parts(path: Path, table: str) -> list[Path]:
 
 
 def _json_lines(file: Path) -> Iterator[dict[str, Any]]:
-    if not file.exists():
+    if not file.is_file():  # nor a pipe
         return
     with open(file, encoding="utf-8", errors="replace") as lines:
         for line in lines:

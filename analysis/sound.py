@@ -11,21 +11,37 @@ if TYPE_CHECKING:
 
 LATEST_S = 1e11  # a later start is no unix time in seconds: milliseconds, or none at all
 LONGEST_S = 1e9  # from the start to any moment of a run: 31 years
-_MAPPINGS = ("engine", "load", "lengths", "check")
+_MAPPINGS = ("engine", "load", "lengths", "check", "versions")
 _TEXTS = ("slo", "kind", "model", "metrics_model", "profile", "target", "endpoint")
+_TEXT, _NUMBER, _WHOLE = "a text", "a number", "a whole number"
+# What is read of the other parts; a key with ! is never absent.
+_REASON = {"sentence!": _TEXT}
+_SHAPE: dict[str, Any] = {
+    "load": {"loop": _TEXT, "expected_requests": _NUMBER},
+    "notes": [_TEXT],
+    "stopped": _TEXT,
+    "unwritten": _NUMBER,
+    "access": {"key": _TEXT, "headers": [_TEXT]},
+    "pauses": {"number!": _NUMBER, "seconds!": _NUMBER, "retry_after!": _NUMBER},
+    "client": {
+        "verdict": _TEXT,
+        "stages": [{"stage!": _WHOLE, "verdict!": _TEXT, "reasons!": [_REASON]}],
+        "lost_workers": [{"worker!": _TEXT, "time_s!": _NUMBER}],
+        "rate_limited": {"requests!": _NUMBER, "retry_after_s": [_NUMBER]},
+        "unsent": _NUMBER,
+    },
+}
 _CHECK_TEXTS = ("hpa", "slo", "load")
 _FASTEST = 1e6  # control seconds per second of a check's clock
 
 
 def header_problems(header: Mapping[str, Any]) -> Iterator[tuple[str, object, str]]:
     """What is wrong in a header: the field, its value, what was expected."""
-    if not _within(header.get("started_at"), LATEST_S):
+    if not within(header.get("started_at"), LATEST_S):
         yield "started_at", header.get("started_at"), "unix seconds"
         return
     ended = header.get("ended_at")
-    if ended is not None and not (
-        _within(ended, LATEST_S) and abs(ended - header["started_at"]) <= LONGEST_S
-    ):
+    if ended is not None and not (within(ended, LATEST_S) and abs(ended - header["started_at"]) <= LONGEST_S):
         yield "ended_at", ended, f"unix seconds, at most {LONGEST_S:g} s after started_at"
     for name in _MAPPINGS:
         if not isinstance(header.get(name) or {}, Mapping):
@@ -34,9 +50,33 @@ def header_problems(header: Mapping[str, Any]) -> Iterator[tuple[str, object, st
     for name in _TEXTS:
         if not isinstance(header.get(name) or "", str):
             yield name, header[name], "a text such as ttft_p95=2s" if name == "slo" else "a text"
+    yield from _shape_problems("", header, _SHAPE)
     yield from _check_problems(header.get("check") or {})
     yield from _stage_problems("stages", header.get("stages") or [])
     yield from _stage_problems("load.stages", (header.get("load") or {}).get("stages") or [])
+
+
+def _shape_problems(where: str, value: Any, shape: Any) -> Iterator[tuple[str, object, str]]:
+    """Where the value is not of this shape: a kind, a list of one shape, or an object with a shape for some of its keys."""
+    if isinstance(shape, list):
+        if not isinstance(value, list):
+            yield where, value, "a list"
+        else:
+            for number, item in enumerate(value):
+                yield from _shape_problems(f"{where}[{number}]", item, shape[0])
+    elif isinstance(shape, dict):
+        if not isinstance(value, Mapping):
+            yield where, value, "a JSON object"
+            return
+        for key, inner in shape.items():
+            name = key.removesuffix("!")
+            if name != key or value.get(name) is not None:
+                yield from _shape_problems(f"{where}.{name}".lstrip("."), value.get(name), inner)
+    elif shape == _TEXT:
+        if not isinstance(value, str):
+            yield where, value, shape
+    elif not within(value, math.inf) or (shape == _WHOLE and not isinstance(value, int)):
+        yield where, value, shape
 
 
 def _check_problems(facts: Mapping[str, Any]) -> Iterator[tuple[str, object, str]]:
@@ -45,9 +85,9 @@ def _check_problems(facts: Mapping[str, Any]) -> Iterator[tuple[str, object, str
         if not isinstance(facts.get(name) or "", str):
             yield f"check.{name}", facts[name], "a text"
     rate = facts.get("clock_rate", 1.0)
-    if not (_within(rate, _FASTEST) and rate > 0):
+    if not (within(rate, _FASTEST) and rate > 0):
         yield "check.clock_rate", rate, f"seconds of the cluster per second, above 0 and below {_FASTEST:g}"
-    if not _within(facts.get("clock_ahead_s", 0.0), LATEST_S * _FASTEST):
+    if not within(facts.get("clock_ahead_s", 0.0), LATEST_S * _FASTEST):
         yield "check.clock_ahead_s", facts["clock_ahead_s"], "seconds"
 
 
@@ -60,9 +100,9 @@ def _stage_problems(where: str, stages: Any) -> Iterator[tuple[str, object, str]
             yield f"{where}[{number}]", stage, "a JSON object"
             continue
         for name in ("start_s", "end_s"):
-            if not _within(stage.get(name), LONGEST_S):
+            if not within(stage.get(name), LONGEST_S):
                 yield f"{where}[{number}].{name}", stage.get(name), "seconds since the start"
-        if stage.get("rate") is not None and not _within(stage["rate"], math.inf):
+        if stage.get("rate") is not None and not within(stage["rate"], math.inf):
             yield f"{where}[{number}].rate", stage["rate"], "requests/s, or null"
         if not isinstance(stage.get("stage", number), int):
             yield f"{where}[{number}].stage", stage["stage"], "a whole number"
@@ -78,6 +118,6 @@ def table_problem(frame: pd.DataFrame) -> tuple[str, object] | None:
     return None
 
 
-def _within(value: object, most: float) -> bool:
+def within(value: object, most: float) -> bool:
     """Whether it is a number of less than this size (NaN is none)."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < most

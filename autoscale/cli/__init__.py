@@ -72,6 +72,8 @@ def main() -> NoReturn:
     """Run the command line and exit with the code of its outcome."""
     for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell made a background job ignore SIGINT
         signal.signal(number, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # the end of the terminal; nohup ignores it
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
     # What it retries is told in the sentence of the end; libraries give it handlers, the Kubernetes client its level.
     logging.getLogger("urllib3").propagate = False
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import builtins
 import gzip
 import math
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -174,6 +175,8 @@ def read_observations(file: Path | str) -> Iterator[Observation]:
     everything before the cut. Raises BadRun when it cannot be opened or a line is not an observation.
     """
     file = Path(file)
+    if file.exists() and not file.is_file():
+        raise BadRun(f"the observations {file} are no file", expected="what a check wrote")
     try:
         with (
             gzip.open(file, "rt", encoding="utf-8")
@@ -190,7 +193,7 @@ def read_observations(file: Path | str) -> Iterator[Observation]:
                     torn = error  # the last line may be half written, no other
     except EOFError:
         return  # the writer was killed: a gzip stream without its end
-    except OSError as error:
+    except (OSError, zlib.error, UnicodeDecodeError) as error:
         raise BadRun(f"cannot read the observations {file}: {error}") from None
 
 
@@ -199,7 +202,7 @@ def _observation(file: Path, number: int, line: str) -> Observation:
         row = json_value(line)
         time_s: Any = row["time_s"] if "time_s" in row else timestamp_s(row["ts"])
         found = Observation(float(time_s), row["resource"], row["type"], row["object"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise BadRun(f"{file}, line {number} is not an observation: {error!r}") from None
     texts = isinstance(found.resource, str) and isinstance(found.type, str)
     if not (texts and isinstance(found.object, dict) and abs(found.time_s) < LATEST_S):

@@ -219,6 +219,8 @@ class Prometheus:
             sound, found = False, []
         if not sound:
             raise self._not_prometheus(": a result has no labels or no samples")
+        for labels, _ in found:  # JSON can hold half a surrogate pair, no file can
+            labels.update({name: text.encode("utf-8", "replace").decode() for name, text in labels.items()})
         return found
 
 

@@ -2,9 +2,15 @@
 
 import sys
 
-from locust.main import main
-
-import loadgen.in_locust.users  # noqa: F401  # adds the options
+EXIT_INTERRUPTED = 130
 
 sys.argv[0] = "locust"
-main()
+try:
+    from locust.main import main
+
+    import loadgen.in_locust.users  # noqa: F401  # adds the options
+
+    main()
+except KeyboardInterrupt:  # its many modules take seconds to load; later interrupts are heard by the run
+    sys.stderr.write("locust: interrupted before the load began\n")
+    sys.exit(EXIT_INTERRUPTED)

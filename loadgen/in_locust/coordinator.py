@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import sys
 import uuid
 import zlib
@@ -325,10 +326,9 @@ class Coordinator:
         self.owner = None
         with self._books:
             finished = owner.finish(cut_s, clock.unix_now_s(), users, self._workers.offsets)
-        sys.stdout.write(summary.summary_table(finished, details=chosen.details) + "\n")
+        _say(summary.summary_table(finished, details=chosen.details) + "\n")
         if self.environment.parsed_options.headless and not chosen.details:
             rows.say_no_more()
-        sys.stdout.flush()
         self._judge(owner, finished)
 
     def _judge(self, owner: Owner, finished: run.Run) -> None:
@@ -382,3 +382,13 @@ class Coordinator:
                 self.owner.worker_lost(name, clock.unix_now_s())
             elif self.owner is not None:
                 self.owner.worker_found(name)
+
+
+def _say(text: str) -> None:
+    """Print it. Where nobody listens any more (`| head`, a closed terminal, a full disk) the run is no worse for it."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        log.warning("the summary could not be printed: %s", error.strerror)
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # Python would try once more at its end

@@ -34,15 +34,15 @@ def quit_within(environment: Any, settle: Callable[[], None], within_s: float) -
 
 
 def interrupt_politely(begun: Callable[[], bool], again: Callable[[], None]) -> None:
-    """Let the first Ctrl-C reach the main greenlet only, so that no greenlet dies in the middle of a record; before Locust's
-    main loop has begun it ends the process. The second one calls `again`, the third ends the process at once."""
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        return
+    """Let the first Ctrl-C, or the end of the terminal (SIGHUP; nohup ignores it), reach the main greenlet only, so that no
+    greenlet dies in the middle of a record; before Locust's main loop has begun it ends the process. The second one calls
+    `again`, the third ends the process at once."""
     counted = itertools.count()
 
     def interrupted() -> None:
         if next(counted):
-            watcher.cancel()
+            for watcher in watchers:
+                watcher.cancel()
             again()
         elif begun():
             gevent.get_hub().handle_system_error(KeyboardInterrupt, KeyboardInterrupt())
@@ -50,4 +50,9 @@ def interrupt_politely(begun: Callable[[], bool], again: Callable[[], None]) -> 
             sys.stderr.write("locust: interrupted before the load began\n")
             gevent.get_hub().handle_system_error(SystemExit, SystemExit(EXIT_INTERRUPTED))
 
-    watcher = gevent.signal_handler(signal.SIGINT, interrupted)
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    watchers = [
+        gevent.signal_handler(number, interrupted)
+        for number, default in usual.items()
+        if signal.getsignal(number) is default
+    ]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from analysis.errors import BadInput
+from analysis.files import json_value
+from loadgen.plan.lengths import MOST
 from loadgen.plan.request_template import RequestTemplate, encoded
+from loadgen.plan.text_files import lines
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,14 +65,8 @@ def by_jsonl(template: RequestTemplate, path: Path | str) -> OwnPrompts:
 
 def read_prompts(path: Path | str) -> list[tuple[int, str, Any, int]]:
     """(line number, "prompt" or "messages", its value, output tokens or 0) of each line. Raises BadInput."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"cannot read the prompts: {error}") from None
     rows = [
-        (number, *_own_prompt(f"{path} line {number}", line))
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
+        (number, *_own_prompt(f"{path} line {number}", line)) for number, line in lines(path, "the prompts")
     ]
     if not rows:
         raise BadInput("no prompts in", value=str(path), expected='lines such as {"prompt": "..."}')
@@ -79,13 +75,17 @@ def read_prompts(path: Path | str) -> list[tuple[int, str, Any, int]]:
 
 def _own_prompt(where: str, line: str) -> tuple[str, Any, int]:
     try:
-        row = json.loads(line)
+        row = json_value(line)
     except ValueError as error:
         raise BadInput(f"{where} is not JSON: {error}") from None
     for name, kind in (("prompt", str), ("messages", list)):
         if isinstance(row, dict) and isinstance(row.get(name), kind):
             output = row.get("output_tokens", 0)
-            if not isinstance(output, int) or output < 0:
-                raise BadInput(f"{where}, output_tokens", value=output, expected="a whole number of tokens")
+            if type(output) is not int or not 0 <= output <= MOST:
+                raise BadInput(
+                    f"{where}, output_tokens",
+                    value=str(output)[:40],
+                    expected=f"a whole number of tokens up to {MOST:,}",
+                )
             return name, row[name], output
     raise BadInput(where, value=line[:80], expected='{"prompt": "text"} or {"messages": [...]}')

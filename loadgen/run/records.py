@@ -100,7 +100,7 @@ class RunWriter:
         preload()
         self.path = run.create(path, header)
         self.trouble: str | None = None
-        self._parts = 0
+        self._parts = self._added = 0
         self._unwritten: deque[tuple[str, Sequence[RequestRow]]] = deque()  # worker, rows
         self._reserve = self.path / "reserve.tmp"
         with suppress(OSError):
@@ -123,6 +123,7 @@ class RunWriter:
             self._gaps.setdefault(stage, Histogram()).merge(Histogram.from_sparse(buckets, counts))
         if rows:
             self.seen.update([row.request_id for row in rows])
+            self._added += len(rows)
             self._unwritten.append((worker, rows))
             self._write_rest()
         if batch.gaps and time.monotonic() - self._gaps_written_s > GAPS_EVERY_S:
@@ -187,7 +188,14 @@ class RunWriter:
             for part in self.path.glob("itl.*.part.parquet"):
                 part.unlink()
         self._complete(header | ({"unwritten": self.unwritten} if self.trouble else {}))
-        return run.read(self.path)
+        recorded = run.read(self.path)
+        written = self._added - self.unwritten
+        left = len(recorded.requests) if recorded.has("requests") else 0
+        if left < written:
+            self.trouble = (
+                self.trouble or f"{written - left} of {written} rows were taken from {self.path} meanwhile"
+            )
+        return recorded
 
     def _complete(self, header: Mapping[str, object]) -> None:
         if (self.path / run.HEADER).exists():

@@ -38,14 +38,16 @@ def summary_table(recorded: run.Run, *, details: bool = False) -> str:
 
 
 def _warnings(header: Mapping[str, Any], requests: pd.DataFrame) -> Iterable[str]:
+    client = header.get("client") or {}
+    judged = client.get("stages") or ()
     if header.get("find_capacity"):
-        yield from _folded(capacity_sentence(header["find_capacity"], header["client"]["stages"]))
+        yield from _folded(capacity_sentence(header["find_capacity"], judged))
     if header.get("stopped"):
         yield from _wrapped(f"stopped early: {header['stopped']}")
-    for stage in header["client"]["stages"]:
+    for stage in judged:
         for reason in stage["reasons"]:
             yield from _wrapped(f"stage {stage['stage']} limited by the client: {reason['sentence']}")
-    for lost in header["client"].get("lost_workers", []):
+    for lost in client.get("lost_workers") or ():
         yield from _wrapped(f"worker {lost['worker']} was lost at {lost['time_s']:.1f} s")
     if unwritten := header.get("unwritten"):
         yield from _wrapped(f"{unwritten} requests have no row: the run directory could not be written")
@@ -54,7 +56,7 @@ def _warnings(header: Mapping[str, Any], requests: pd.DataFrame) -> Iterable[str
             f"users waited {pauses['number']} times after failures, {pauses['seconds']:.1f} s in all "
             f"({pauses['retry_after']} times by Retry-After)"
         )
-    if unsent := header["client"].get("unsent"):
+    if unsent := client.get("unsent"):
         yield from _wrapped(f"{unsent} planned requests have no record and count as dropped")
     failures = requests[~requests["status"].isin(["ok", "dropped"])]
     if len(failures):
@@ -64,16 +66,33 @@ def _warnings(header: Mapping[str, Any], requests: pd.DataFrame) -> Iterable[str
     for status in UNAUTHORIZED:
         if count := int((failures["http_status"] == status).sum()):
             yield from _folded(f"{count} x: {'. '.join(unauthorized(status, header.get('access') or {}))}")
-    if limited := header["client"].get("rate_limited"):
+    if limited := client.get("rate_limited"):
         yield from _folded(rate_limit_sentence(limited))
     if hidden := int((requests["hidden_tokens"] > 0).sum()):
         yield from _folded(
             f"{hidden} answers hold reasoning that was not streamed: TPOT and tokens/s are those of streamed tokens"
         )
-    for note in header.get("notes", ()):
+    for note in header.get("notes") or ():
         yield from _folded(note)
-    if header["lengths"].get("prompts") is None:
+    if (header.get("lengths") or {}).get(
+        "prompts"
+    ) is None:  # the user's own prompts have lengths of their own
         yield from _length_error(requests)
+        yield from _doubtful_counts(requests)
+
+
+def _doubtful_counts(requests: pd.DataFrame) -> Iterable[str]:
+    """Answers whose count of tokens cannot be: more than were asked, or none beside events that carry some."""
+    counted = requests["output_tokens"].to_numpy(dtype=np.float64, na_value=np.nan)
+    asked = requests["output_tokens_asked"].to_numpy(dtype=np.float64, na_value=np.nan)
+    more = (asked > 0) & (counted > asked)
+    if more.any():
+        yield from _folded(
+            f"{more.sum()} answers have more tokens by the server's usage than were asked, up to {counted[more].max():.0f}: "
+            "TPOT and tokens/s are only as right as that count"
+        )
+    if none := int(((counted == 0) & (requests["events"] > 0)).sum()):
+        yield from _folded(f"{none} streamed answers have no token by the server's usage: they have no TPOT")
 
 
 def _length_error(requests: pd.DataFrame) -> Iterable[str]:

@@ -58,12 +58,13 @@ class Stage:
 def stages_of(recorded: run.Run) -> list[Stage]:
     """The stages of a run that has requests."""
     header, requests = recorded.header, recorded.requests
-    verdicts = {v["stage"]: v["verdict"] for v in header["client"]["stages"]}
+    judged = (header.get("client") or {}).get("stages") or ()
+    verdicts = {v["stage"]: v["verdict"] for v in judged}
     last_s = requests["last_token_s"].to_numpy(dtype=np.float64, na_value=np.nan)
     answered = requests["status"].to_numpy(dtype=str) == "ok"
     found = []
-    for stage in header["stages"]:
-        number = int(stage["stage"])
+    for place, stage in enumerate(header.get("stages") or ()):
+        number = int(stage.get("stage", place))
         rows = requests[requests["stage"] == number]
         names = ("due_s", "sent_s", "first_token_s", "last_token_s", "output_tokens", "events")
         column = {name: rows[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in names}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
 import gevent.event
@@ -11,7 +10,7 @@ from analysis.errors import SourceUnavailable
 from loadgen.wire.client import Client
 from loadgen.wire.clock import now_s
 from loadgen.wire.exchange import Exchange
-from loadgen.wire.http_response import parse_head, response_body
+from loadgen.wire.http_response import header, parse_head, response_body
 from loadgen.wire.target import HttpTarget
 
 
@@ -33,8 +32,7 @@ class Reply(NamedTuple):
 
     def header(self, name: str) -> str | None:
         """The value of a header; None when it was not sent."""
-        found = re.search(rb"(?im)^%s:[ \t]*([^\r\n]*)" % re.escape(name.encode()), self.head)
-        return found[1].decode("latin-1").strip() if found else None
+        return header(self.head, name)
 
 
 def fetch(
@@ -51,6 +49,6 @@ def fetch(
     except ValueError as error:
         raise SourceUnavailable(f"{client.target} does not speak HTTP: {error}") from None
     if head is None:
-        reason = exchange.failure[1] if exchange.failure else "closed before an answer came"
+        reason = exchange.failure[1] if exchange.failure else "closed before its headers ended"
         raise SourceUnavailable(f"no answer from {client.target}: {reason}")
     return Reply(head.http_status, response_body(raw, head)[0], raw[: head.body_start])

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from loadgen.wire import scan
 
-RETRY_AFTER = re.compile(rb"\r\nretry-after:([^\r\n]{1,40})", re.IGNORECASE)
+STATUS = re.compile(rb" [1-9]\d\d ?")
+LENGTH = re.compile(rb"\d{1,18}")
 HEAD_LIMIT = 65_536  # bytes of headers after which the peer is not taken for an HTTP server
 
 
@@ -26,6 +27,7 @@ class Head(NamedTuple):
     length: int | None
     keep_alive: bool
     event_stream: bool
+    encoding: str  # in which the body is compressed; "" = it is not
 
 
 def parse_head(data: bytes) -> Head | None:
@@ -43,14 +45,16 @@ def parse_head(data: bytes) -> Head | None:
                 raise ValueError(f"no end of headers within {HEAD_LIMIT} bytes")
             return None
         lines = data[start:end].lower().split(b"\r\n")
+        if not STATUS.fullmatch(lines[0][8:13]):
+            raise ValueError(f"not an HTTP response: its status line is {lines[0][:40]!r}")
         http_status = int(lines[0][9:12])
         if http_status >= 200:
             break
         start = end + 4
     headers = dict(line.split(b":", 1) for line in lines[1:] if b":" in line)
-    chunked = b"chunked" in headers.get(b"transfer-encoding", b"")
-    length = headers.get(b"content-length")
-    size = 0 if http_status in (204, 304) else int(length) if length is not None and not chunked else None
+    transfer = headers.get(b"transfer-encoding", b"")
+    chunked = b"chunked" in transfer
+    size = 0 if http_status in (204, 304) else None if chunked else _length(headers.get(b"content-length"))
     persistent = b"keep-alive" if lines[0].startswith(b"http/1.1") else b"close"
     connection = headers.get(b"connection", persistent)
     return Head(
@@ -60,6 +64,24 @@ def parse_head(data: bytes) -> Head | None:
         size,
         b"close" not in connection and (chunked or size is not None),
         b"event-stream" in headers.get(b"content-type", b""),
+        _encoding(headers.get(b"content-encoding", b""), transfer),
+    )
+
+
+def _length(value: bytes | None) -> int | None:
+    """The number of a Content-Length, once or repeated by a proxy. Raises ValueError when it is none."""
+    if value is None:
+        return None
+    one, *others = {number.strip() for number in value.split(b",")}
+    if others or not LENGTH.fullmatch(one):
+        raise ValueError(f"no length of an answer: Content-Length is {value.strip()[:40]!r}")
+    return int(one)
+
+
+def _encoding(content: bytes, transfer: bytes) -> str:
+    named = [name.strip() for name in (content + b"," + transfer).split(b",")]
+    return b", ".join(name for name in named if name not in (b"", b"identity", b"chunked"))[:40].decode(
+        "latin-1"
     )
 
 
@@ -72,7 +94,7 @@ def is_complete(head: Head, raw: bytes) -> bool:
 
 def retry_after_s(reads: Sequence[bytes], now_unix_s: float) -> float:
     """The seconds that the server asks to wait in Retry-After (a number, or a date); NaN where it asks nothing."""
-    text = retry_after_header(b"".join(reads[:2])[:HEAD_LIMIT].split(b"\r\n\r\n", 1)[0])
+    text = header(b"".join(reads[:2])[:HEAD_LIMIT].split(b"\r\n\r\n", 1)[0], "retry-after")
     if text is None:
         return math.nan
     try:
@@ -82,10 +104,10 @@ def retry_after_s(reads: Sequence[bytes], now_unix_s: float) -> float:
     return max(0.0, wait_s)
 
 
-def retry_after_header(head: bytes) -> str | None:
-    """The value of the header in the bytes of a head."""
-    found = RETRY_AFTER.search(head)
-    return None if found is None else found[1].decode("latin-1").strip()
+def header(head: bytes, name: str) -> str | None:
+    """The value of this header in the bytes of a head; None when it was not sent."""
+    found = re.search(rb"(?im)^%s:[ \t]*([^\r\n]*)" % re.escape(name.encode()), head)
+    return found[1].decode("latin-1").strip() if found else None
 
 
 def response_body(raw: bytes, head: Head) -> tuple[bytes, NDArray[np.int64], NDArray[np.int64], bool]:

@@ -7,7 +7,8 @@ chunk carries no token; the usage event has no choices; a dying engine sends an 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,8 @@ KEYS = [
     [_bytes(b'"%s":%s"' % (key, gap)) for key in (b"text", b"content", b"finish_reason")]
     for gap in (b"", b" ")
 ]
+ERROR_EVENT = re.compile(rb"(?m)^event: ?error\r?$")
+FAILED = ("error", "abort")  # finish reasons of a choice that the server gave up
 MARKS = [_bytes(b'"role"'), _bytes(b'"error"')]
 
 
@@ -39,7 +42,7 @@ def error_message(body: bytes) -> str | None:
     content = json_or_none(body)
     if not isinstance(content, dict):
         return None
-    error = content.get("error", content.get("detail"))
+    error = content.get("error") or content.get("detail") or content.get("message")
     if isinstance(error, dict):
         error = error.get("message")
     return None if error is None else error if isinstance(error, str) else brief(error)
@@ -48,7 +51,7 @@ def error_message(body: bytes) -> str | None:
 def json_or_none(text: bytes) -> Any:
     """The JSON value in this text; None where it is none, or one that is nested too deeply to be read."""
     try:
-        return _JSON.decode(text.decode("utf-8", "replace"))
+        return _JSON.decode(text.removeprefix(BOM).decode("utf-8", "replace"))
     except (ValueError, RecursionError):
         return None
 
@@ -87,12 +90,20 @@ class BodyFacts:
         value = usage.get(name)
         if value is None:
             return before
-        if type(value) is int and 0 <= value <= MOST_TOKENS:
-            return value
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS:
+            whole = int(value)
+            if whole == value:
+                return whole
         self.odd = (
             f"usage.{name} is {brief(value)}; expected a whole number of tokens from 0 to {MOST_TOKENS}"
         )
         return None
+
+    def take_ends(self, choices: Sequence[Mapping[str, object]]) -> None:
+        """A choice that ended because the server failed or gave it up is no answer."""
+        for choice in choices:
+            if choice.get("finish_reason") in FAILED:
+                self.error = f"the server ended its answer with finish_reason {choice['finish_reason']}"
 
     def take_error(self, where: str, payload: bytes) -> None:
         self.error = f"error in the {where}: {error_message(payload) or brief(payload)}"
@@ -107,6 +118,9 @@ def stream_facts(body: bytes) -> tuple[NDArray[np.int64], BodyFacts]:
     starts, ends, plain = scan.events(body, DATA, *KEYS[b'": ' in body[:2000]], *MARKS)
     facts = BodyFacts()
     closing: list[int] = []  # events without text, which may only end a choice
+    plain[np.flatnonzero(plain)[-1:]] = (
+        False  # where each event repeats the usage, the last one holds all of it
+    )
     for number in np.flatnonzero(~plain).tolist():
         payload = _data(body[starts[number] : ends[number]])
         if payload == b"[DONE]":
@@ -119,11 +133,12 @@ def stream_facts(body: bytes) -> tuple[NDArray[np.int64], BodyFacts]:
             ):  # the last one may be cut in the middle
                 facts.odd = f"an event of the stream is {brief(payload)}; expected an object in JSON"
             continue
-        if content.get("error") is not None:
+        if _is_error(content) or ERROR_EVENT.search(body[starts[number] : ends[number]]):
             facts.take_error("stream", payload)
             continue
         facts.take_usage(content)
         choices = _objects(content.get("choices"))
+        facts.take_ends(choices)
         facts.reasoned = facts.reasoned or any(_reasons(choice) for choice in choices)
         if any(_carries_token(choice) for choice in choices):
             plain[number] = True
@@ -136,6 +151,14 @@ def stream_facts(body: bytes) -> tuple[NDArray[np.int64], BodyFacts]:
     if surplus > 0:
         plain[closing[-surplus:]] = False
     return ends[plain], facts
+
+
+def _is_error(content: Mapping[str, object]) -> bool:
+    """Whether an answer or an event says that the request failed; an empty error beside choices says that it did not."""
+    error = content.get("error")
+    if error or content.get("object") == "error":
+        return True
+    return error is not None and "choices" not in content
 
 
 def _data(event: bytes) -> bytes:
@@ -174,7 +197,7 @@ def _reasons(choice: Mapping[str, object]) -> bool:
 
 
 def _carries_token(choice: Mapping[str, object]) -> bool:
-    if "text" in choice:
+    if choice.get("text") is not None:
         return True
     deltas = _objects(choice.get("delta"))
     if any("role" in delta for delta in deltas):
@@ -190,9 +213,10 @@ def whole_facts(body: bytes) -> BodyFacts:
         facts.take_usage(content)
         choices = content.get("choices")
         facts.done = isinstance(choices, list)
-        if not _is_understood(choices):
+        facts.take_ends(_objects(choices))
+        if not _is_understood(choices) or choices == []:
             facts.odd = f"choices are {brief(choices)}; expected objects with text or message"
-        if content.get("error") is not None:
+        if _is_error(content):
             facts.take_error("answer", body)
     return facts
 

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loadgen.wire import read_times
-from loadgen.wire.http_response import parse_head, response_body, retry_after_header
+from loadgen.wire.http_response import Head, header, parse_head, response_body
 from loadgen.wire.openai_body import error_message, stream_facts, whole_facts
-from loadgen.wire.refusals import retry_after
+from loadgen.wire.refusals import redirected, retry_after
 
 LONGEST_REASON = 500  # characters of what a server said that are kept
 NO_REASON = "the server gave no reason"
@@ -78,13 +78,13 @@ def _read_answer(
     except ValueError as error:
         return _without_answer("connection_error", str(error))
     if head is None:
-        return _without_answer(*(failure or ("connection_error", "closed before an answer came")))
+        where = "in the headers of its answer" if raw else "before an answer came"
+        return _without_answer(*(failure or ("connection_error", f"closed {where}")))
     body, starts, ends, ended = response_body(raw, head)
     if head.http_status != 200:
-        message = error_message(body) or body[:200].decode("utf-8", "replace")
-        if (asked := retry_after_header(raw[: head.body_start])) is not None:
-            message = retry_after(message, asked)
-        return _without_answer("http_error", message, head.http_status)
+        return _without_answer("http_error", _refusal(head, raw[: head.body_start], body), head.http_status)
+    if head.length is None and not head.chunked:
+        ended = failure is None  # its end is where the peer closed
     if head.event_stream:
         token_ends, facts = stream_facts(body)
         read_ends = np.cumsum(np.fromiter(map(len, reads), np.int64, len(reads)))
@@ -101,7 +101,7 @@ def _read_answer(
         status, reason = "incomplete", facts.error
     elif not facts.done:
         missing = "[DONE]" if head.event_stream else "an OpenAI answer in JSON"
-        status, reason = "incomplete", f"the response ended without {missing}"
+        status, reason = "incomplete", _compressed(head) or f"the response ended without {missing}"
     elif not ended:
         status, reason = "incomplete", "the connection was closed before the end of the response"
     elif facts.odd is not None:
@@ -120,6 +120,21 @@ def _read_answer(
         facts.output_tokens,
         facts.hidden_tokens(),
     )
+
+
+def _refusal(head: Head, header_lines: bytes, body: bytes) -> str:
+    """What the server said instead of an answer, and where or when it wants to be asked."""
+    message = error_message(body) or _compressed(head) or body[:200].decode("utf-8", "replace")
+    if 300 <= head.http_status < 400 and (place := header(header_lines, "location")) is not None:
+        what, _ = redirected(head.http_status, place)
+        message = what
+    if (asked := header(header_lines, "retry-after")) is not None:
+        message = retry_after(message, asked)
+    return message
+
+
+def _compressed(head: Head) -> str:
+    return f"the body is compressed ({head.encoding}), which was not asked for" if head.encoding else ""
 
 
 def printable(text: str) -> str:

@@ -68,7 +68,16 @@ def loop(run):
 
 # what was done to a sound run: what `report` says; None: a page is made
 SPOILT = {
-    "a client that is text": (header(client="x"), None),
+    "a client that is text": (header(client="x"), "client"),
+    "versions that are text": (header(versions="x"), "versions"),
+    "notes that are numbers": (header(notes=[7]), r"notes\[0\]"),
+    "an expected number that is none": (header(load={"expected_requests": "x"}), "load.expected_requests"),
+    "a verdict without stage": (header(client={"stages": [{"verdict": "ok", "reasons": []}]}), r"client.stages\[0\].stage"),
+    "reasons without sentence": (header(client={"stages": [{"stage": 0, "verdict": "x", "reasons": [{}]}]}), r"reasons\[0\].sentence"),
+    "a count of 429 that is a list": (header(client={"rate_limited": []}), "client.rate_limited"),
+    "neither stages nor client nor lengths": (header(stages=None, client=None, lengths=None, notes=None), None),
+    "events at no time": (content("events.jsonl", b'{"message":"a","time_s":"soon"}\n{"message":"b","time_s":1e400}\n'), None),
+    "events that are a pipe": (lambda run: os.mkfifo(run / "events.jsonl"), None),
     "an end that is text": (header(ended_at="soon"), "ended_at"),
     "an end that is no time": (header(ended_at=math.inf), "ended_at"),
     "an engine that is text": (header(engine="x"), "engine"),
@@ -101,7 +110,7 @@ def test_a_run_that_cannot_be_is_a_sentence_or_a_page(sweep_run, tmp_path, spoil
     shutil.copytree(sweep_run("sweep_D"), run)
     spoil(run)
     report = CliRunner().invoke(app, ["report", str(run), "--out", str(tmp_path / "page.html")])
-    told = [report]
+    told = [report, CliRunner().invoke(app, ["report", str(run), "--details"])]
     if said is not None:
         told.append(CliRunner().invoke(app, ["predict", str(run), *LENGTHS]))
     for done in told:

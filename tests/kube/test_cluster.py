@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 
 import pytest
 
@@ -130,6 +131,28 @@ def test_evidence_that_was_cut_off_is_read_up_to_the_cut(tmp_path):
     plain = tmp_path / "observations.jsonl"
     plain.write_text("".join(json.dumps(row.as_dict()) + "\n" for row in rows[:3]) + '{"time_s": 4, "reso')
     assert list(read_observations(plain)) == rows[:3]
+
+
+SPOILT = [
+    ("bytes that gzip cannot unpack", lambda packed, _: packed[:60] + b"\xff" * 30 + packed[90:]),
+    ("another checksum", lambda packed, _: packed[:-8] + bytes(8)),
+    ("no gzip at all", lambda _, plain: plain),
+    ("lines that are no text", lambda _, plain: gzip.compress(plain[:40] + b"\xff\xfe\n" + plain[40:])),
+]
+
+
+@pytest.mark.parametrize("spoil", [row[1] for row in SPOILT], ids=[row[0] for row in SPOILT])
+def test_evidence_that_was_spoilt_is_a_sentence(tmp_path, spoil):
+    row = {"time_s": 1.0, "resource": "pods", "type": "ADDED", "object": {"metadata": {"name": "a"}}}
+    plain = b"".join(json.dumps(row | {"time_s": n / 7}).encode() + b"\n" for n in range(200))
+    file = tmp_path / "observations.jsonl.gz"
+    file.write_bytes(spoil(gzip.compress(plain), plain))
+    with pytest.raises(BadRun, match="cannot read the observations"):
+        list(read_observations(file))
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(BadRun, match="are no file"):
+        list(read_observations(file))
 
 
 def test_a_line_in_the_middle_that_is_no_observation_is_named(tmp_path):

@@ -282,6 +282,7 @@ ROWS = [
     ("CPU as the metric", GPU, None, put(HPA, ("spec", "metrics"), [{"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}}]), "cpu-metric", "warning"),
     ("a removed API version", GPU, None, put(HPA, ("apiVersion",), "autoscaling/v2beta2"), "hpa-api-version", "error"),
     ("the hub's token in plain text", GPU, None, put(SET, (*LEADER, "containers", 0, "env", 0), {"name": "HF_TOKEN", "value": "hf_AbCdEfGhIjKlMnOpQrStUvWx"}), "secret-inline", "error"),
+    ("the server's key in its command", ONE, None, lambda s: one(s, "Deployment")["spec"]["template"]["spec"]["containers"][0]["args"].append("--api-key=planted-7f3a"), "secret-inline", "error"),
     ("a Secret with its value", GPU, None, add({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "hf-secret"}, "stringData": {"hf_api_token": "s3cr3t-value"}}), "secret-inline", "error"),
     ("gcsfuse without its annotation", TPU, None, put("Deployment", ("spec", "template", "metadata", "annotations", "gke-gcsfuse/volumes"), DELETE), "gcsfuse-annotation", "error"),
     ("the gcsfuse annotation as a boolean", TPU, None, put("Deployment", ("spec", "template", "metadata", "annotations", "gke-gcsfuse/volumes"), True), "not-a-string", "error"),

@@ -260,6 +260,16 @@ def test_an_interrupt_at_any_time_leaves_a_row_for_each_request_that_was_due(
     assert set(one.accounts(whole=False)) == {"cancelled"}
 
 
+@pytest.mark.faults
+@pytest.mark.parametrize("options", ["--rate 20 -t 30s", "--rate 20 -t 30s --processes 2"])
+def test_a_terminal_that_is_closed_is_an_interrupt(load, options):
+    one = load("silent", f"{options} --timeout 60", limit="trap - HUP")
+    one.until_s(2.0)
+    os.killpg(one.process.pid, signal.SIGHUP)
+    one.ended(code=130)
+    assert set(one.accounts(whole=False)) == {"cancelled"}
+
+
 BROKEN = """
 from loadgen.run import generator
 from loadgen.wire.clock import now_s
@@ -368,6 +378,24 @@ def test_a_deleted_run_directory_ends_the_run(load):
     shutil.rmtree(one.path)
     one.ended(code=1)
     assert "cannot write the run directory" in one.log
+
+
+@pytest.mark.faults
+def test_a_part_that_is_taken_away_is_missed_at_the_end(load):
+    one = load("good", "--rate 20 -t 6s")
+    one.until_s(4.0)
+    for part in one.path.glob("requests.*.part.parquet"):
+        part.unlink()
+    one.ended(code=1)
+    one.said(r"The run is not as planned: \d+ of 120 rows were taken from .* meanwhile")
+
+
+@pytest.mark.faults
+def test_a_summary_that_nobody_can_read_is_no_failure_of_the_run(load):
+    one = load("good", "--rate 20 -t 3s", limit="exec >/dev/full")
+    one.ended(code=0)
+    assert one.accounts() == {"ok": 60}
+    one.said("the summary could not be printed: No space left on device")
 
 
 @pytest.mark.faults

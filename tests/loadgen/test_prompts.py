@@ -245,6 +245,17 @@ def test_own_prompts_are_sent_in_turn(tmp_path):
         ('{"prompt": "a"}\n{"prompt"\n', "own.jsonl line 2 is not JSON"),
         ('{"messages": []}\n', "line 1 holds messages. Use loadgen/chat.py"),
         ('{"prompt": "a", "output_tokens": "x"}\n', "line 1, output_tokens: 'x'"),
+        ('{"prompt": "a", "output_tokens": true}\n', "line 1, output_tokens: 'True'"),
+        (
+            '{"prompt": "a", "output_tokens": 1%s}\n' % ("0" * 30),
+            "expected a whole number of tokens up to 1,073,741,824",
+        ),
+        (
+            '{"prompt": "a", "messages": %s}\n' % ("[" * 100_000),
+            "own.jsonl line 1 is not JSON: nested more than 100",
+        ),
+        ('{"prompt": "%s"}\n' % ("a" * 5_000_000), "own.jsonl line 1 is longer than 4,000,000 characters"),
+        ('{"prompt": "a\0"}\n', "line 1 holds a NUL byte"),
         ("", "no prompts in"),
     ],
 )
@@ -255,3 +266,5 @@ def test_a_bad_prompt_file_is_named_by_line(tmp_path, text, sentence):
         by_jsonl(COMPLETIONS, file)
     with pytest.raises(BadInput, match="cannot read the prompts"):
         by_jsonl(COMPLETIONS, tmp_path / "none.jsonl")
+    with pytest.raises(BadInput, match="the prompts /dev/zero is a device; expected a regular file"):
+        by_jsonl(COMPLETIONS, "/dev/zero")

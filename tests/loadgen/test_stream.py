@@ -161,6 +161,12 @@ ROWS = [
     ("cancelled by the run's end", sse(TOKEN), ("cancelled", "end"), "cancelled", 1),
     ("no byte at all", b"", None, "connection_error", 0),
     ("not HTTP", b"SSH-2.0-OpenSSH\r\n", None, "connection_error", 0),
+    ("text of null is no token", sse(TOKEN, '{"choices":[{"index":0,"text":null}]}', "[DONE]"), None, "ok", 1),
+    ("an empty error beside a token", sse(TOKEN, TOKEN[:-1] + ',"error":""}', TOKEN, "[DONE]"), None, "ok", 3),
+    ("a byte order mark", b"HTTP/1.1 200 OK\r\ncontent-length: 29\r\n\r\n\xef\xbb\xbf" + b'{"choices":[{"text":"a"}]}', None, "ok", 0),
+    ("a whole answer that ends with the connection", b'HTTP/1.0 200 OK\r\n\r\n{"choices":[{"text":"a"}]}', None, "ok", 0),
+    ("the same, cut off by this side", b'HTTP/1.0 200 OK\r\n\r\n{"choices":[{"text":"a"}]}', ("timeout", "late"), "timeout", 0),
+    ("a length that two proxies wrote", b'HTTP/1.1 200 OK\r\ncontent-length: 26, 26\r\n\r\n{"choices":[{"text":"a"}]}', None, "ok", 0),
 ]  # fmt: skip
 
 
@@ -170,6 +176,45 @@ ROWS = [
 def test_classes(raw, failure, status, tokens):
     answer = read(raw, [], failure)
     assert (answer.status, len(answer.token_times_s)) == (status, tokens)
+
+
+WHOLE = '{"choices":[{"text":"a"}]}'
+REASONS = [
+    # head lines after the status, body, the reason
+    ("200 OK", "content-encoding: gzip", "\x1f\x8b", "incomplete", "the body is compressed (gzip), which was not asked for"),
+    ("500 No", "content-encoding: br", "\x1f\x8b", "http_error", "the body is compressed (br), which was not asked for"),
+    ("500 No", "content-encoding: identity", "no", "http_error", "no"),
+    ("301 Moved", "location: http://user:word-planted@h/x?key=1", "", "http_error", "answered 301: it sends to http://***@h/x"),
+    ("200 OK", "content-length: abc", WHOLE, "connection_error", "no length of an answer: Content-Length is b'abc'"),
+    ("200 OK", "content-length: 26, 27", WHOLE, "connection_error", "no length of an answer: Content-Length is b'26, 27'"),
+    ("200 OK", f"content-length: 1{'0' * 5000}", WHOLE, "connection_error", f"no length of an answer: Content-Length is b'1{'0' * 39}'"),
+    ("abc OK", "x: y", WHOLE, "connection_error", "not an HTTP response: its status line is b'http/1.1 abc ok'"),
+    ("-20 OK", "x: y", WHOLE, "connection_error", "not an HTTP response: its status line is b'http/1.1 -20 ok'"),
+    ("200 OK", "content-length: 14", '{"choices":[]}', "incomplete", "choices are []; expected objects with text or message"),
+    ("200 OK", "x: y", WHOLE[:-3] + ',"finish_reason":"error"}]}', "incomplete", "the server ended its answer with finish_reason error"),
+    ("200 OK", "x: y", '{"object":"error","message":"too long","code":400}', "incomplete", "error in the answer: too long"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "header", "body", "status", "said"), REASONS, ids=[r[-1][:60] for r in REASONS])  # fmt: skip
+def test_a_refusal_and_an_odd_head_have_a_reason_that_can_be_read(line, header, body, status, said):
+    exchange = Exchange(1, b"", 0.0, lambda _: None, 0, (7, 3), sent_s=0.0)
+    exchange.reads, exchange.stamps_s = (
+        [f"HTTP/1.1 {line}\r\n{header}\r\n\r\n{body}".encode("latin-1")],
+        [1.0],
+    )
+    answer = measured(exchange).answer
+    assert (answer.status, answer.error) == (status, said)
+
+
+def test_half_a_head_is_said_to_be_one():
+    assert read(b"HTTP/1.1 200 OK\r\ncontent-le", []).error == "closed in the headers of its answer"
+
+
+def test_usage_in_each_event_counts_by_the_last_one():
+    events = [f'{TOKEN[:-1]},"usage":{{"prompt_tokens":7,"completion_tokens":{n}}}}}' for n in (1, 2, 3)]
+    answer = read(sse(*events, "[DONE]"), [])
+    assert (answer.status, len(answer.token_times_s), answer.output_tokens) == ("ok", 3, 3)
 
 
 def test_a_closing_event_without_token_is_told_by_usage():
@@ -256,6 +301,10 @@ ODD = [
      r"error in the stream: bad \\ud800 \\x1b\[31m \\u202e text$"),
     ("an error that is a number", f'{{"error":1{"0" * 4000}}}', "error in the stream: 1000"),
     ("an error of a megabyte", '{"error":{"message":"%s"}}' % ("x" * 1_000_000), r"^error in the stream: x+\.\.\.$"),
+    ("an error of its own kind of event", "x\n\nevent: error\ndata: {\"message\":\"engine died\"}", "error in the stream: engine died"),
+    ("an error as old servers write it", '{"object":"error","message":"old","code":400}', "error in the stream: old"),
+    *((f"a choice that ended by {why}", f'{{"choices":[{{"index":0,"delta":{{}},"finish_reason":"{why}"}}]}}', f"finish_reason {why}")
+      for why in ("abort", "error")),
     ("an error without message", '{"error":{"code":5}}', "error in the stream: {.error.:{.code.:5}}"),
 ]  # fmt: skip
 

@@ -150,6 +150,13 @@ def test_warnings_and_values_that_are_no_numbers_are_notes(tmp_path: Path):
     assert {"metrics_value", "metrics_source"} <= kinds
 
 
+def test_a_label_that_no_file_can_hold_is_written_without_what_it_cannot(tmp_path: Path):
+    text = vector([{"metric": RUNNING[0] | {"pod": "a\ud800"}, "values": RUNNING[1]}])
+    with servers.serving(answering(200, text)) as server:
+        collect(new_run(tmp_path / "run"), server.url)
+    assert set(run.read(tmp_path / "run").metrics["pod"]) == {"a?"}
+
+
 # --- one number per replica ------------------------------------------------------------------------------------------
 
 

@@ -72,6 +72,10 @@ def rules(facts: Facts) -> Iterator[Finding]:
             for index, name, value in _secrets_in(container):
                 if not NO_SECRET.search(value) and not TOKEN.search(value):
                     yield inline(template.owner, (*path, "env", index, "value"), name)
+    for server in facts.servers:
+        key = server.flags.get("api-key", "")
+        if key and not NO_SECRET.search(key) and not TOKEN.search(key):
+            yield inline(server.owner, server.path, "--api-key")
 
 
 # --- secrets ---------------------------------------------------------------------------------------------------------

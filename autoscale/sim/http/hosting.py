@@ -19,7 +19,7 @@ def serve_fleet(
     on_started: Callable[[FleetServer], None] | None = None,
     with_parent: bool = False,
 ) -> None:
-    """Serve until SIGINT or SIGTERM; `with_parent` ends with the process that started this one (no orphan).
+    """Serve until SIGINT, SIGTERM or, unless nohup ignores it, SIGHUP; `with_parent` ends with the process that started this one (no orphan).
 
     For the main thread. Raises what FleetServer.start raises.
     """
@@ -27,8 +27,9 @@ def serve_fleet(
     async def main() -> None:
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stopped.set)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                loop.add_signal_handler(number, stopped.set)
         parent = os.getppid()
         await server.start()
         if on_started:
