@@ -14,6 +14,7 @@ from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.seeds import own_seeds
 from autoscale.recommend.choice.settings import Given, Setting, Standing
 from autoscale.recommend.choice.traffic import scenario_of
+from autoscale.recommend.days import by_days
 from autoscale.recommend.progress import Tell, unheard
 from autoscale.recommendation import Drift, Recommendation
 
@@ -43,9 +44,11 @@ def still_holds(old: Recommendation, traffic: Path, tell: Tell = unheard) -> tup
         )
     behind, slo = system_behind(old), old.slo
     promise = Promise() if slo.days_kept is None else Promise(slo.days_kept, slo.longest_breach_s)
-    scenario = scenario_of(
-        behind.profile, traffic=traffic, slo=slo.text, attainment=slo.attainment, promise=promise,
-        engine=behind.engine, tell=tell,
+    scenario = by_days(
+        scenario_of(
+            behind.profile, traffic=traffic, slo=slo.text, attainment=slo.attainment, promise=promise,
+            engine=behind.engine, tell=tell,
+        )
     )  # fmt: skip
     setting: Setting = Given(old.scaler) if old.scaler else Standing(old.min_replicas or 1)
     judged, slow = _judged(scenario, setting, old.slower_than_fitted)

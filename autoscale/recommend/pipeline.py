@@ -26,6 +26,7 @@ from autoscale.recommend.choice.promise import Promise
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.settings import Given, Manifest
 from autoscale.recommend.choice.traffic import checked_share, offered, scenario_of, traffic_in_words
+from autoscale.recommend.days import by_days, days_in_words
 from autoscale.recommend.document import document, step_scale
 from autoscale.recommend.drift import drift
 from autoscale.recommend.effort import CHOOSING
@@ -140,8 +141,9 @@ def answered(
     asked: Question, provenance: Provenance, target: Path, progress: Progress, runs: Sequence[Run] = ()
 ) -> Recommended:
     """The answer, with its recommendation.json and hpa.yaml in `target`."""
-    scenario, model = asked.scenario, asked.model
-    learn_s = halves_s(scenario.plan) if asked.schedule else None  # too little is told before the search
+    whole, model = asked.scenario, asked.model
+    learn_s = halves_s(whole.plan) if asked.schedule else None  # too little is told before the search
+    asked = replace(asked, scenario=(scenario := by_days(whole)))
     spread = _spread(model, scenario)
     decision = _decision(asked, spread, progress)
     made = document(
@@ -149,12 +151,16 @@ def answered(
         decision,
         model,
         spread=spread,
-        notes=[*asked.notes, *(note for capacity in model.capacities for note in capacity.notes)],
+        notes=[
+            *days_in_words(scenario.plan),
+            *asked.notes,
+            *(note for capacity in model.capacities for note in capacity.notes),
+        ],
         provenance=provenance,
     )
     progress(0.98, "the bill")
     billed = bill(scenario, decision, asked.price.currency if asked.price else "")
-    minima = None if learn_s is None else schedule_of(scenario, decision, learn_s, asked.jobs)
+    minima = None if learn_s is None else schedule_of(whole, decision, learn_s, asked.jobs)
     made = replace(_beside(made, scenario, decision, model, asked.old), bill=billed, schedule=minima)
     return Recommended(made, _write(made, target), scenario, decision, model, tuple(runs))
 
