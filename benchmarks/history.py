@@ -37,9 +37,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from analysis import run
 from autoscale.history.learned import LearnedTraffic
-from autoscale.history.past_hpa import past_hpa, reproduced
+from autoscale.history.past_hpa import reproduced
 from autoscale.history.production import Production, learn_production
 from autoscale.history.service import Service, find_service
+from autoscale.history.told_hpa import past_hpa
 from autoscale.profiles import Profile, load
 from autoscale.recommend.answer import Decision
 from autoscale.recommend.choice.decide import choose_setting
@@ -186,6 +187,7 @@ def of_decisions(service: Service) -> dict[str, Any]:
         "same": repeated.same,
         "rescales": repeated.rescales,
         "same_rescales": repeated.same_rescales,
+        "near_rescales": repeated.near_rescales,
         "complete": repeated.complete,
     }
 
@@ -238,7 +240,7 @@ def told(row: dict[str, Any]) -> str:
     cv = "too few" if row["cv_found"] is None else "{:.2f} ({:.2f} to {:.2f})".format(*row["cv_found"])
     decisions = "no HPA"
     if row["syncs"]:
-        decisions = f"{row['same'] / row['syncs']:.2%} of {row['syncs']:,} syncs, {row['same_rescales']} of {row['rescales']} rescales"
+        decisions = f"{row['same'] / row['syncs']:.2%} of {row['syncs']:,} syncs, {row['near_rescales']} of {row['rescales']} rescales within a sync"
     return (
         f"{row['number']:2d} {row['profile']:24s} {row['requests']:7,d} requests: total {row['total_off']:+.2%}, worst hour "
         f"{row['worst_hour_off']:.1%}; lengths {row['worst_prompt_tokens_off']:.1%}, {row['worst_output_tokens_off']:.1%}; "
@@ -265,6 +267,7 @@ def summary(rows: list[dict[str, Any]]) -> str:
         ],
         "capacity in its interval": [row["low"] <= 1 <= row["high"] for row in rows],
         "syncs reproduced >= 99 %": [row["same"] >= 0.99 * row["syncs"] for row in decided],
+        "rescales within a sync >= 90 %": [row["near_rescales"] >= 0.9 * row["rescales"] for row in decided],
     }
     hours = [row["hours"] for row in rows if None not in row.get("hours", [None])]
     if hours:

@@ -11,15 +11,17 @@ from analysis import run
 from analysis.errors import BadInput, TooLittleData
 from autoscale.cli import app
 from autoscale.history.operating import LEAD_S, points_of_operation
-from autoscale.history.past_hpa import past_hpa, reproduced
+from autoscale.history.past_hpa import reproduced
 from autoscale.history.production import learn_production
 from autoscale.history.service import find_service
+from autoscale.history.told_hpa import past_hpa
 from autoscale.profiles import load
 from autoscale.recommend.choice.settings import Behavior, Candidate
 from autoscale.recommend.choice.traffic import scenario_of
-from autoscale.recommend.from_production import learn_replica_from, recommend_from
+from autoscale.recommend.from_production import current_that_fits, learn_replica_from, recommend_from
 from autoscale.recommend.model.coefficients import drawn
 from autoscale.recommend.model.one_replica import capacity
+from autoscale.sim.fleet.control import DEFAULTS
 from autoscale.sim.fleet.run_writer import write_run
 from autoscale.sim.fleet.simulate import simulate
 from benchmarks import backfill
@@ -150,9 +152,26 @@ def test_the_past_decisions_of_the_hpa_are_reproduced_and_told_first(past):
     assert repeated.rescales > 3
     assert repeated.same >= 0.98 * repeated.syncs
     assert repeated.complete > 0.99
+    assert repeated.same_rescales <= repeated.near_rescales <= repeated.rescales
+    assert repeated.near_rescales >= 0.9 * repeated.rescales, "sync times are not recorded"
     assert production.notes[0] == repeated.sentence("vllm-hpa")
     assert production.current["spec"]["metrics"][0]["pods"]["target"]["averageValue"] == "6000m"
     other = json.loads(json.dumps(found.manifest).replace("6000m", "3000m"))
     assert reproduced(service, found, other).same_rescales < repeated.same_rescales, (
         "another target decides otherwise"
     )
+
+
+def test_an_hpa_that_the_profile_cannot_have_is_a_note_and_a_file_of_one_an_error(past, tmp_path):
+    """kube-state-metrics may tell of a workload, or of a metric, that is none of the profile's."""
+    _, production, true = past
+    foreign = json.loads(json.dumps(production.current).replace('"Deployment"', '"StatefulSet"'))
+    with pytest.raises(BadInput, match=r"another kind of workload: 'StatefulSet"):
+        recommend_from(
+            replace(production, current=foreign, current_given=True), profile=PROFILE, out=tmp_path / "given"
+        )
+    told = replace(production, current=foreign, current_given=False)
+    current, notes = current_that_fits(told, true.profile, DEFAULTS, None)
+    assert current is None
+    assert "what runs now is not set beside the answer" in notes[0]
+    assert "StatefulSet" in notes[0]
