@@ -50,6 +50,7 @@ from autoscale.recommend.choice.traffic import scenario_of
 from autoscale.recommend.from_production import learn_replica_from, recommend_from
 from autoscale.recommend.model.coefficients import drawn
 from autoscale.recommend.model.one_replica import capacity
+from autoscale.recommend.open_speed import capacity_between, speed_at_the_slo
 from autoscale.sim.fleet.outcome import Outcome
 from autoscale.sim.fleet.run_writer import write_run
 from autoscale.sim.fleet.simulate import simulate
@@ -200,16 +201,17 @@ def of_replica(learnt: Production, true: Scenario) -> dict[str, Any]:
     lengths = traffic.prompt.lengths, traffic.output.lengths
     model = learn_replica_from(learnt.points, lengths, true.profile, traffic.prefix_hit_share, silent)
     asked = capacity(true).rate_rps
-    found = capacity(
-        replace(true, engine=model.engine, plan=replace(plan, prompt=lengths[0], output=lengths[1]))
-    )
-    low, high = model.spread_at(*model.shape)
+    learned = replace(true, engine=model.engine, plan=replace(plan, prompt=lengths[0], output=lengths[1]))
+    speed = speed_at_the_slo(model, learned, model.spread_at(*model.shape))
+    low, high = capacity_between(learned, speed)
+    found = capacity(learned)
     return {
         "capacity": asked,
         "found": found.rate_rps / asked,
         "low": low * found.rate_rps / asked,
         "high": high * found.rate_rps / asked,
         "as_served": capacity(replace(true, engine=model.engine)).rate_rps / asked,
+        "speed": speed,
         "busiest": max(one.running for one in learnt.points.stretches),
         "stretches": len(learnt.points.stretches),
     }

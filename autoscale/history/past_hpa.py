@@ -108,7 +108,7 @@ class _Samples:
 
 def _samples(service: Service, signal: str, times_s: Floats) -> _Samples:
     frame, zero = service.frame, service.start_s
-    if frame[signal].isna().all():
+    if signal not in frame or frame[signal].isna().all():
         window = max(service.start_s, float(times_s[0]) - 60.0), service.end_s
         zero = window[0]
         frame = read_window(

@@ -63,7 +63,9 @@ def read_window(
     )
     if not choice.rows:
         raise _nothing_found(door, choice, model, matchers, window)
-    return WindowRead(_frame(choice, found, window[0]), choice, found)
+    frame = _frame(choice, found, window[0], columns)
+    found.forget_samples()
+    return WindowRead(frame, choice, found)
 
 
 def _nearest(door: Prometheus, matchers: str, window: tuple[float, float]) -> str:
@@ -121,6 +123,11 @@ class FoundSeries:
             self.times[number].append(np.array([pair[0] for pair in pairs], dtype=np.float64))
             self.values[number].append(_numbers([pair[1] for pair in pairs]))
 
+    def forget_samples(self) -> None:
+        """Keep the labels alone: the samples are in rows by now."""
+        self.times.clear()
+        self.values.clear()
+
     def samples(self, number: int) -> pd.Series:
         """The values of one series by their times, each time once."""
         import numpy as np
@@ -147,8 +154,8 @@ def _number(text: Any) -> float:
         return math.inf
 
 
-def _frame(choice: EngineChoice, found: FoundSeries, zero_s: float) -> pd.DataFrame:
-    """One row per scrape, pod and engine, with the columns of metrics.parquet."""
+def _frame(choice: EngineChoice, found: FoundSeries, zero_s: float, wanted: Collection[str]) -> pd.DataFrame:
+    """One row per scrape, pod and engine, with the wanted columns of metrics.parquet: a fortnight of all is half a GB."""
     import pandas as pd
 
     frames: dict[tuple[str, str], list[tuple[str, pd.DataFrame]]] = {}
@@ -157,7 +164,7 @@ def _frame(choice: EngineChoice, found: FoundSeries, zero_s: float) -> pd.DataFr
             column: _combined(row.replica, column, groups, found, choice.notes, zero_s)
             for column, groups in row.columns.items()
         }
-        rows = pd.DataFrame(columns).reindex(columns=list(COLUMNS))
+        rows = pd.DataFrame(columns).reindex(columns=[name for name in COLUMNS if name in wanted])
         rows.insert(0, "time_s", rows.index - zero_s)
         frames.setdefault((row.replica, row.engine), []).append((row.scrape, rows))
     kept = [

@@ -80,9 +80,7 @@ def recommend_from(
     of_current = checked_scaler(system, current, fleet, keda)
     load_text = learned.yaml(*lengths)
     target = answers_directory(out, (), system.name)
-    target.mkdir(parents=True, exist_ok=True)
-    traffic = target / TRAFFIC
-    traffic.write_text(load_text, "utf-8")
+    traffic = _written(target / TRAFFIC, load_text)
     plan = offered(traffic, None, ("", ""))
     seen, asked, hits = production.points, (plan.prompt, plan.output), learned.prefix_hit_share
     model = learn_replica_from(seen, asked, system, hits, part(progress, 0.0, 0.08))
@@ -108,6 +106,12 @@ def recommend_from(
         target,
         progress,
     )
+
+
+def _written(file: Path, load_text: str) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(load_text, "utf-8")
+    return file
 
 
 def current_that_fits(
