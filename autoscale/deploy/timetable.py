@@ -17,7 +17,7 @@ ACCOUNT = "autoscale-schedule"
 RBAC = "rbac.authorization.k8s.io"
 ZONE = "Etc/UTC"
 WEEK_MINUTES = 7 * DAY_MINUTES
-KUBECTL = "registry.k8s.io/kubectl:v1.34.2"
+KUBECTL = "registry.k8s.io/kubectl:v1.34.1"
 
 
 def cron_triggers(windows: Sequence[Window]) -> list[Object]:

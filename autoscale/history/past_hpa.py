@@ -8,59 +8,45 @@ follows where that reproduces a decision; no more freely. At every sync the targ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autoscale.history.pod_moments import PodMoments, pod_moments
 from autoscale.history.service import CHUNK_S, STEP_S, Service
+from autoscale.history.told_hpa import Manifest, PastHpa
 from autoscale.hpa.calculator import PodMetric, Reading
 from autoscale.hpa.limits import Memory
 from autoscale.hpa.rules import decide
 from autoscale.hpa.spec import HpaSpec
 from autoscale.kube.vllm_names import signal_of
-from autoscale.observe.prometheus import Refused
-from autoscale.observe.series import listed
 from autoscale.observe.tidy import silence_s
 from autoscale.observe.window import read_window
 
 if TYPE_CHECKING:
     import pandas as pd
 
-PREFIX = "kube_horizontalpodautoscaler_"
 AGES_S = (0.0, 5.0, 10.0, 15.0, 20.0, 25.0)  # at the first sync, of the newest sample that it may have seen
 OLDEST_S = 45.0
 STEPS_S = (-5.0, 5.0, -15.0, 15.0)
 DRIFT_SYNCS = 25  # of 0.2 s each
-MOST_SYNCS = 6_000  # of the past, the last ones: a day, whose decisions take seconds to repeat
-DAY_S = 86_400.0
 
 Floats = NDArray[np.float64]
-Manifest = Mapping[str, Any]
-
-
-@dataclass(frozen=True, eq=False)
-class PastHpa:
-    """An HPA as kube-state-metrics tells: its object without a behaviour, and what it wanted at the scrapes `times_s`
-    (unix s)."""
-
-    name: str
-    manifest: Manifest
-    times_s: Floats
-    desired: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Reproduced:
-    """Decisions that the rules reproduce, of all and of those that changed the size; the share of the syncs at which every
-    replica's metrics were known."""
+    """Decisions that the rules reproduce, of all and of those that changed the size, these also to the same size within a
+    sync; the share of the syncs at which every replica's metrics were known."""
 
     same: int
     syncs: int
     same_rescales: int
+    near_rescales: int
     rescales: int
     complete: float
 
@@ -68,39 +54,9 @@ class Reproduced:
         """For a terminal."""
         return (
             f"past decisions of the HPA {name}: the controller's rules, fed with the recorded metrics, give the same size at "
-            f"{self.same / max(self.syncs, 1):.2%} of the last {self.syncs:,} syncs and at {self.same_rescales} of {self.rescales} "
-            f"rescales; metrics of all replicas were there at {self.complete:.1%} of the syncs"
+            f"{self.same / max(self.syncs, 1):.2%} of the last {self.syncs:,} syncs, and {self.near_rescales} of {self.rescales} "
+            f"rescales within one sync ({self.same_rescales} at theirs: when a sync was is not recorded); metrics of all replicas were there at {self.complete:.1%} of the syncs"
         )
-
-
-def past_hpa(service: Service) -> tuple[PastHpa | None, list[str]]:
-    """The HPA that scales on the service's metrics, None where there is none or not one alone; and sentences on it."""
-    found: dict[tuple[str, str], list[tuple[str, float]]] = {}
-    for one in _last(service, "spec_target_metric"):
-        labels = one["metric"]
-        if labels.get("metric_target_type") == "average" and signal_of(labels.get("metric_name", "")):
-            key = labels.get("namespace", "default"), labels.get("horizontalpodautoscaler", "")
-            found.setdefault(key, []).append((labels["metric_name"], float(one["value"][1])))
-    if len(found) != 1:
-        names = listed([name for _, name in found])
-        return None, [
-            f"several HPAs scale on vLLM's metrics ({names}): --namespace chooses, or --current FILE"
-            if found
-            else "Prometheus has no kube_horizontalpodautoscaler_ series of an HPA on vLLM's metrics: --current FILE sets "
-            "the answer beside what runs now"
-        ]
-    ((namespace, name), targets) = next(iter(found.items()))
-    of = f'namespace="{namespace}",horizontalpodautoscaler="{name}"'
-    bounds = {}
-    for which in ("min", "max"):
-        told = _last(service, f"spec_{which}_replicas", of)
-        if not told:
-            return None, [f"the HPA {name} has no {PREFIX}spec_{which}_replicas: --current FILE tells it"]
-        bounds[f"{which}Replicas"] = int(float(told[0]["value"][1]))
-    times_s, desired = _desired(service, of)
-    manifest = _manifest(namespace, name, bounds, targets)
-    said = f"the HPA {name} is taken as kube-state-metrics tells it, which leaves out its behavior block: --current FILE has it"
-    return PastHpa(name, manifest, times_s[-MOST_SYNCS:], desired[-MOST_SYNCS:]), [said]
 
 
 def reproduced(service: Service, past: PastHpa, manifest: Manifest) -> Reproduced | None:
@@ -114,13 +70,21 @@ def reproduced(service: Service, past: PastHpa, manifest: Manifest) -> Reproduce
     silent_s = silence_s(service.interval_s)
     recorded = past.desired[1:]
     seen = _Seen(tables, starts, silent_s)
-    rows = [np.array(_decided(spec, past, seen, age_s), dtype=int) == recorded for age_s in AGES_S]
+    decided = [_decided(spec, past, seen, age_s) for age_s in AGES_S]
     changed = recorded != past.desired[:-1]
-    same = max(rows, key=lambda right: (int((right & changed).sum()) + int(right.sum()), int(right.sum())))
+
+    def right(sizes: NDArray[np.int64]) -> tuple[int, int]:
+        same = sizes == recorded
+        return int((same & changed).sum()) + int(same.sum()), int(same.sum())
+
+    sizes, late = max(decided, key=lambda one: right(one[0]))
+    same = sizes == recorded
+    early = np.append(False, sizes[:-1] == recorded[1:])
     return Reproduced(
         int(same.sum()),
         len(same),
         int((same & changed).sum()),
+        int((changed & (same | early | late)).sum()),
         int(changed.sum()),
         _complete(past, seen),
     )
@@ -144,7 +108,7 @@ class _Samples:
 
 def _samples(service: Service, signal: str, times_s: Floats) -> _Samples:
     frame, zero = service.frame, service.start_s
-    if frame[signal].isna().all():
+    if signal not in frame or frame[signal].isna().all():
         window = max(service.start_s, float(times_s[0]) - 60.0), service.end_s
         zero = window[0]
         frame = read_window(
@@ -188,12 +152,15 @@ class _Seen:
         return metrics
 
 
-def _decided(spec: HpaSpec, past: PastHpa, seen: _Seen, age_s: float) -> list[int]:
-    """What the rules decide at every recorded scrape but the first."""
+def _decided(
+    spec: HpaSpec, past: PastHpa, seen: _Seen, age_s: float
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """What the rules decide at every recorded scrape but the first; and whether they decide on a rescale one sync later."""
     memory: Memory | None = None
-    sizes: list[int] = []
+    sizes, late = [], []
     moved = -DRIFT_SYNCS
     desired, times_s = past.desired.tolist(), past.times_s.tolist()
+    next_s = [*times_s[2:], math.inf]
     for number, (before, after, now_s) in enumerate(zip(desired[:-1], desired[1:], times_s[1:], strict=True)):
         decision = decide(spec, memory, before, seen.pods(now_s - age_s, before), now_s)
         if decision.replicas != after and number - moved >= DRIFT_SYNCS:
@@ -202,12 +169,18 @@ def _decided(spec: HpaSpec, past: PastHpa, seen: _Seen, age_s: float) -> list[in
                 if other.replicas == after:
                     decision, age_s, moved = other, other_s, number
                     break
+        then_s = next_s[number] if decision.replicas != after != before else math.inf
+        late.append(
+            then_s < math.inf
+            and decide(spec, decision.memory, before, seen.pods(then_s - age_s, before), then_s).replicas
+            == after
+        )
         memory = decision.memory
         if after < decision.replicas:  # then the controller had no such recommendation left
             kept = tuple(one for one in memory.recommendations if one.replicas <= after)
             memory = replace(memory, recommendations=kept)
         sizes.append(decision.replicas)
-    return sizes
+    return np.array(sizes, np.int64), np.array(late, bool)
 
 
 def _without_value(
@@ -233,49 +206,3 @@ def _complete(past: PastHpa, seen: _Seen) -> float:
         starting = sum(m.created_s <= now_s and not m.ready_s <= now_s for _, m in seen.starts)
         known.append(all(len(s.at(now_s, seen.silent_s)) + starting >= before for s in seen.tables.values()))
     return float(np.mean(known))
-
-
-def _last(service: Service, name: str, matchers: str = "") -> list[Mapping[str, Any]]:
-    asked = ",".join(part for part in service.asked.split(",") if part.startswith("namespace="))
-    matchers = ",".join(filter(None, (matchers or asked,)))
-    query = f"last_over_time({PREFIX}{name}{{{matchers}}}[{service.end_s - service.start_s:.0f}s])"
-    try:
-        return list(service.door.query(query, service.end_s))
-    except Refused:
-        return []
-
-
-def _desired(service: Service, of: str) -> tuple[Floats, NDArray[np.int64]]:
-    name, window = f"{PREFIX}status_desired_replicas", (service.start_s, service.end_s)
-    pairs: list[list[Any]] = []
-    for _, series in service.door.samples([name], of, window, STEP_S, DAY_S):
-        pairs += [pair for _, values in series[:1] for pair in values]
-    pairs.sort(key=lambda pair: float(pair[0]))
-    return np.array([p[0] for p in pairs], np.float64), np.array([float(p[1]) for p in pairs]).astype(
-        np.int64
-    )
-
-
-def _manifest(
-    namespace: str, name: str, bounds: Mapping[str, int], targets: list[tuple[str, float]]
-) -> Manifest:
-    """The object without its behaviour; what it scales is called as itself."""
-    return {
-        "apiVersion": "autoscaling/v2",
-        "kind": "HorizontalPodAutoscaler",
-        "metadata": {"name": name, "namespace": namespace},
-        "spec": {
-            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
-            **bounds,
-            "metrics": [
-                {
-                    "type": "Pods",
-                    "pods": {
-                        "metric": {"name": metric},
-                        "target": {"type": "AverageValue", "averageValue": f"{round(1000 * value)}m"},
-                    },
-                }
-                for metric, value in sorted(targets)
-            ],
-        },
-    }

@@ -11,9 +11,10 @@ import numpy as np
 from analysis.numbers import known
 from autoscale.history.learned import LearnedTraffic, learn_traffic
 from autoscale.history.operating import OperatingPoints, points_of_operation
-from autoscale.history.past_hpa import Manifest, past_hpa, reproduced
+from autoscale.history.past_hpa import reproduced
 from autoscale.history.pod_moments import at_the_end, pod_moments
 from autoscale.history.service import Service
+from autoscale.history.told_hpa import Manifest, past_hpa
 from autoscale.kube.vllm_names import image_version
 from autoscale.observe.series import listed
 
@@ -37,12 +38,13 @@ class SeenStarts:
 @dataclass(frozen=True, eq=False)
 class Production:
     """What was learned. `starts` is None where kube-state-metrics tells of too few, `current` the HPA that runs now, None where
-    it is not known; `notes` are sentences, that of its past decisions first."""
+    it is not known, `current_given` whether by a file and not by kube-state-metrics; `notes` are sentences, that of its past decisions first."""
 
     traffic: LearnedTraffic
     points: OperatingPoints
     starts: SeenStarts | None
     current: Manifest | None
+    current_given: bool
     notes: tuple[str, ...]
 
 
@@ -63,7 +65,9 @@ def learn_production(
             "kube-state-metrics does not tell how long pods take to start (kube_pod_created, kube_pod_status_ready_time): "
             "starts are the profile's"
         )
-    return Production(learned, found.of_pods(newest), starts, current, (*said, *learned.notes, *notes))
+    return Production(
+        learned, found.of_pods(newest), starts, current, given is not None, (*said, *learned.notes, *notes)
+    )
 
 
 def _current(service: Service, given: Manifest | None) -> tuple[Manifest | None, list[str]]:

@@ -113,7 +113,7 @@ def without_resets(frame: pd.DataFrame, notes: Notes) -> tuple[pd.DataFrame, lis
     frame = frame.sort_values(["time_s", "pod", "engine"], kind="stable", ignore_index=True)
     resets: list[dict[str, Any]] = []
     for (pod, _), rows in frame.groupby(["pod", "engine"], sort=True):
-        for column in COUNTERS:
+        for column in (name for name in COUNTERS if name in frame):
             values = rows[column].dropna()
             if not (values < values.shift()).any():
                 continue

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 from analysis.errors import BadInput, TooLittleData
 from autoscale.observe import series, tidy
 from autoscale.observe.metric_names import COLUMNS, columns_of
-from autoscale.observe.prometheus import RAW_CHUNK_S, Prometheus, what_it_has
+from autoscale.observe.prometheus import RAW_CHUNK_S, Prometheus, Refused, what_it_has
 from autoscale.observe.series import EngineChoice, Notes
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_MATCHER = re.compile(r"""([a-zA-Z_]\w*)\s*=~?\s*["']([^"']*)["']""")
+MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,31 @@ def read_window(
     )
     if not choice.rows:
         raise _nothing_found(door, choice, model, matchers, window)
-    return WindowRead(_frame(choice, found, window[0]), choice, found)
+    frame = _frame(choice, found, window[0], columns)
+    found.forget_samples()
+    return WindowRead(frame, choice, found)
+
+
+def _nearest(door: Prometheus, matchers: str, window: tuple[float, float]) -> str:
+    """The values of the labels asked for that vLLM's series have in the window, those first that are most like what was
+    asked; "" where nothing was asked or nothing is there."""
+    found = []
+    for label, asked in _MATCHER.findall(matchers):
+        seconds = max(window[1] - window[0], 1.0)
+        query = f'group by ({label}) (last_over_time({{__name__=~"(?:.+_)?vllm[:_]num_requests_running"}}[{seconds:.0f}s]))'
+        try:
+            told = door.query(query, window[1])
+        except Refused:
+            continue
+        values = [one["metric"][label] for one in told if one["metric"].get(label)]
+        values.sort(key=lambda value: (-difflib.SequenceMatcher(None, asked, value).ratio(), value))
+        if values:
+            found.append(
+                f"{label} {', '.join(values[:MOST_NAMED])}" + (" and others" if values[MOST_NAMED:] else "")
+            )
+        elif told:
+            found.append(f"none with a label {label}")
+    return "; ".join(found)
 
 
 def label_matchers(namespace: str | None, selector: str) -> str:
@@ -94,6 +123,11 @@ class FoundSeries:
             self.times[number].append(np.array([pair[0] for pair in pairs], dtype=np.float64))
             self.values[number].append(_numbers([pair[1] for pair in pairs]))
 
+    def forget_samples(self) -> None:
+        """Keep the labels alone: the samples are in rows by now."""
+        self.times.clear()
+        self.values.clear()
+
     def samples(self, number: int) -> pd.Series:
         """The values of one series by their times, each time once."""
         import numpy as np
@@ -120,8 +154,8 @@ def _number(text: Any) -> float:
         return math.inf
 
 
-def _frame(choice: EngineChoice, found: FoundSeries, zero_s: float) -> pd.DataFrame:
-    """One row per scrape, pod and engine, with the columns of metrics.parquet."""
+def _frame(choice: EngineChoice, found: FoundSeries, zero_s: float, wanted: Collection[str]) -> pd.DataFrame:
+    """One row per scrape, pod and engine, with the wanted columns of metrics.parquet: a fortnight of all is half a GB."""
     import pandas as pd
 
     frames: dict[tuple[str, str], list[tuple[str, pd.DataFrame]]] = {}
@@ -130,7 +164,7 @@ def _frame(choice: EngineChoice, found: FoundSeries, zero_s: float) -> pd.DataFr
             column: _combined(row.replica, column, groups, found, choice.notes, zero_s)
             for column, groups in row.columns.items()
         }
-        rows = pd.DataFrame(columns).reindex(columns=list(COLUMNS))
+        rows = pd.DataFrame(columns).reindex(columns=[name for name in COLUMNS if name in wanted])
         rows.insert(0, "time_s", rows.index - zero_s)
         frames.setdefault((row.replica, row.engine), []).append((row.scrape, rows))
     kept = [
@@ -205,6 +239,11 @@ def _nothing_found(
         return TooLittleData(
             f"{door.shown} has no metrics of {sought} from {when}: {said[0]}",
             next_step="let it scrape the replicas themselves",
+        )
+    if near := _nearest(door, matchers, window):
+        return TooLittleData(
+            f"{door.shown} has no metrics of {sought} from {when}, but of {near}",
+            next_step="correct --selector or --namespace",
         )
     return TooLittleData(
         f"{door.shown} has no metrics of {sought} from {when}: {what_it_has(door)}",

@@ -47,6 +47,8 @@ def bill(scenario: Scenario, decision: Decision, currency: str) -> Bill | None:
             [served.outcome(of.setting, seed) for seed in seeds],
             scenario.plan.begins_s,
             _hours(of),
+            scenario.plan.expected_requests
+            / float(np.mean([scenario.plan.of_seed(s).expected_requests for s in seeds])),
         )
         for name, of in judged.items()
         if of is not None
@@ -59,10 +61,10 @@ def _hours(judged: Judged[Setting]) -> float:
 
 
 def billed_setting(
-    label: str, outcomes: Sequence[Outcome], begins_s: float, hours: float = math.nan
+    label: str, outcomes: Sequence[Outcome], begins_s: float, hours: float = math.nan, requests: float = 1.0
 ) -> Billed:
     """One setting from its simulations, whose traffic begins `begins_s` after a midnight; `hours` where its
-    accelerator-hours are known from more of them."""
+    accelerator-hours are known from more of them. Its days have so many times the `requests` of those simulated."""
     spent = [outcome.spending(begins_s) for outcome in outcomes]
     total = float(np.mean([s.total for s in spent]))
     whole = hours if known(hours) else total
@@ -78,7 +80,7 @@ def billed_setting(
         mean("starting"),
         mean("wasted"),
         mean("idle"),
-        float(np.mean([outcome.output_tokens for outcome in outcomes])) * months,
+        float(np.mean([outcome.output_tokens for outcome in outcomes])) * requests * months,
         tuple((np.mean([s.by_hour for s in spent], axis=0) * share / months).tolist()),
     )
     price = outcomes[0].profile.accelerator.price_per_chip_hour

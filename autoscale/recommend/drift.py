@@ -14,8 +14,11 @@ from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.seeds import own_seeds
 from autoscale.recommend.choice.settings import Given, Setting, Standing
 from autoscale.recommend.choice.traffic import scenario_of
+from autoscale.recommend.days import by_days
 from autoscale.recommend.progress import Tell, unheard
+from autoscale.recommend.schedule.patched import Patched, reactive
 from autoscale.recommendation import Drift, Recommendation
+from autoscale.schedule import Scheduled
 
 
 def drift(scenario: Scenario, old: Recommendation, decision: Decision) -> Drift:
@@ -43,26 +46,44 @@ def still_holds(old: Recommendation, traffic: Path, tell: Tell = unheard) -> tup
         )
     behind, slo = system_behind(old), old.slo
     promise = Promise() if slo.days_kept is None else Promise(slo.days_kept, slo.longest_breach_s)
-    scenario = scenario_of(
-        behind.profile, traffic=traffic, slo=slo.text, attainment=slo.attainment, promise=promise,
-        engine=behind.engine, tell=tell,
+    scenario = by_days(
+        scenario_of(
+            behind.profile, traffic=traffic, slo=slo.text, attainment=slo.attainment, promise=promise,
+            engine=behind.engine, tell=tell,
+        )
     )  # fmt: skip
     setting: Setting = Given(old.scaler) if old.scaler else Standing(old.min_replicas or 1)
-    judged, slow = _judged(scenario, setting, old.slower_than_fitted)
-    return scenario, _drift(old, judged, slow, f", {judged.cost:,.3g} accelerator-hours")
+    beside = reactive(old)
+    schedule = old.schedule if beside else None
+    judged, slow = _judged(scenario, Given(beside) if beside else setting, old.slower_than_fitted, schedule)
+    return scenario, _drift(old, judged, slow, f", {judged.cost:,.3g} accelerator-hours", schedule)
 
 
-def _judged(scenario: Scenario, setting: Setting, slower: float) -> tuple[Judged[Setting], Judged[Setting]]:
-    """A setting on replicas as fitted, and slower by that share."""
+def _judged(
+    scenario: Scenario, setting: Setting, slower: float, schedule: Scheduled | None = None
+) -> tuple[Judged[Setting], Judged[Setting]]:
+    """A setting on replicas as fitted, and slower by that share; with a schedule where there is one."""
     fitted, seeds = scenario.keeping(), own_seeds(scenario.plan, scenario.promise)
-    judged = shown_over(fitted, [setting], seeds)[0]
-    return judged, shown_over(at_speed(fitted, slower), [setting], seeds)[0] if slower else judged
+
+    def over(judge: Scenario) -> Judged[Setting]:
+        return shown_over(Patched(judge, schedule) if schedule else judge, [setting], seeds)[0]
+
+    judged = over(fitted)
+    return judged, over(at_speed(fitted, slower)) if slower else judged
 
 
-def _drift(old: Recommendation, judged: Judged[Setting], slow: Judged[Setting], cost: str) -> Drift:
+def _drift(
+    old: Recommendation,
+    judged: Judged[Setting],
+    slow: Judged[Setting],
+    cost: str,
+    schedule: Scheduled | None = None,
+) -> Drift:
     verb = "still holds" if slow.holds else "just about holds" if judged.holds else "does not hold any more"
-    targets = ", ".join(f"{target.signal} {target.quantity}" for target in old.metrics)
+    targets = ", ".join(f"{t.signal} {t.quantity}" for t in (schedule.metrics if schedule else old.metrics))
     what = f"target ({targets})" if targets else f"fleet of {old.min_replicas}"
+    if schedule:
+        what = f"schedule ({', '.join(map(str, schedule.windows))}, else {schedule.otherwise}) with {what}"
     attainment = judged.mean("attainment")
     sentence = f"the old {what} {verb}: {attainment:.2%} within every bound{cost}"
     return Drift(judged.holds, slow.holds, sentence, attainment, judged.cost)

@@ -19,6 +19,7 @@ from autoscale.profiles import Profile, load, names, overlay
 from autoscale.profiles.prior_error import prior_error
 from autoscale.recommend.choice.keda.space import KedaAsked
 from autoscale.recommend.choice.promise import Promise
+from autoscale.recommend.choice.settings import Manifest
 from autoscale.recommend.choice.traffic import checked_share, offered, scenario_of, traffic_in_words
 from autoscale.recommend.effort import CHOOSING
 from autoscale.recommend.model.limits import limits_from_run
@@ -71,16 +72,15 @@ def recommend_from(
 
     Writes traffic.yaml, recommendation.json and hpa.yaml to `out`. Raises BadInput, TooLittleData.
     """
-    learned, current = production.traffic, production.current
+    learned = production.traffic
     hourly = price.per_accelerator_hour if price else None
     system = _system(profile, learned.model, production.starts, hourly, measured)
     old = read_recommendation(against) if against is not None else None
+    current, unfit = current_that_fits(production, system, fleet, keda)
     of_current = checked_scaler(system, current, fleet, keda)
     load_text = learned.yaml(*lengths)
     target = answers_directory(out, (), system.name)
-    target.mkdir(parents=True, exist_ok=True)
-    traffic = target / TRAFFIC
-    traffic.write_text(load_text, "utf-8")
+    traffic = _written(target / TRAFFIC, load_text)
     plan = offered(traffic, None, ("", ""))
     seen, asked, hits = production.points, (plan.prompt, plan.output), learned.prefix_hit_share
     model = learn_replica_from(seen, asked, system, hits, part(progress, 0.0, 0.08))
@@ -89,7 +89,12 @@ def recommend_from(
         engine=model.engine, lengths=(str(plan.prompt), str(plan.output)), promise=promise, plan=plan, tell=tell,
     )  # fmt: skip
     scenario = replace(scenario, options=fleet, slo_cold_start_s=keda.slo_cold_start_s if keda else None)
-    notes = [*production.notes, *_notes(production.points, model), *noticed(of_current, scenario, tell)]
+    notes = [
+        *production.notes,
+        *unfit,
+        *_notes(production.points, model),
+        *noticed(of_current, scenario, tell),
+    ]
     return answered(
         Question(scenario, model, current, keda, max_replicas, seeds, jobs, old, notes, price, schedule),
         Provenance(
@@ -101,6 +106,28 @@ def recommend_from(
         target,
         progress,
     )
+
+
+def _written(file: Path, load_text: str) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(load_text, "utf-8")
+    return file
+
+
+def current_that_fits(
+    production: Production, system: Profile, fleet: FleetOptions, keda: KedaAsked | None
+) -> tuple[Manifest | None, list[str]]:
+    """The scaler in use and no note; without it and a note where kube-state-metrics tells of one that cannot be simulated here.
+
+    Raises BadInput for such a one that a file tells.
+    """
+    try:
+        checked_scaler(system, production.current, fleet, keda)
+    except BadInput as error:
+        if production.current_given:
+            raise
+        return None, [f"what runs now is not set beside the answer: {error}"]
+    return production.current, []
 
 
 def learn_replica_from(

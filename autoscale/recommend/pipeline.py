@@ -26,6 +26,7 @@ from autoscale.recommend.choice.promise import Promise
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.settings import Given, Manifest
 from autoscale.recommend.choice.traffic import checked_share, offered, scenario_of, traffic_in_words
+from autoscale.recommend.days import by_days, days_in_words
 from autoscale.recommend.document import document, step_scale
 from autoscale.recommend.drift import drift
 from autoscale.recommend.effort import CHOOSING
@@ -35,6 +36,7 @@ from autoscale.recommend.model.one_replica import shape
 from autoscale.recommend.model.production import BASIS
 from autoscale.recommend.model.replica_model import ReplicaModel
 from autoscale.recommend.open_points import more_data, of_runs, worth_of_a_run
+from autoscale.recommend.open_speed import idle_in_doubt, speed_at_the_slo, with_its_capacity
 from autoscale.recommend.progress import Progress, Tell, part, silent, unheard
 from autoscale.recommend.schedule.judge import halves_s, schedule_of
 from autoscale.recommendation import Provenance, Recommendation, WorthOfARun
@@ -140,21 +142,28 @@ def answered(
     asked: Question, provenance: Provenance, target: Path, progress: Progress, runs: Sequence[Run] = ()
 ) -> Recommended:
     """The answer, with its recommendation.json and hpa.yaml in `target`."""
-    scenario, model = asked.scenario, asked.model
-    learn_s = halves_s(scenario.plan) if asked.schedule else None  # too little is told before the search
-    spread = _spread(model, scenario)
+    whole, model = asked.scenario, asked.model
+    learn_s = halves_s(whole.plan) if asked.schedule else None  # too little is told before the search
+    asked = replace(asked, scenario=(scenario := by_days(whole)))
+    spread = speed_at_the_slo(model, scenario, _spread(model, scenario))
     decision = _decision(asked, spread, progress)
     made = document(
         scenario,
         decision,
         model,
         spread=spread,
-        notes=[*asked.notes, *(note for capacity in model.capacities for note in capacity.notes)],
+        notes=[
+            *days_in_words(scenario.plan),
+            *idle_in_doubt(scenario, model, spread),
+            *asked.notes,
+            *(note for capacity in model.capacities for note in capacity.notes),
+        ],
         provenance=provenance,
     )
+    made = with_its_capacity(made, scenario, model, spread)
     progress(0.98, "the bill")
     billed = bill(scenario, decision, asked.price.currency if asked.price else "")
-    minima = None if learn_s is None else schedule_of(scenario, decision, learn_s, asked.jobs)
+    minima = None if learn_s is None else schedule_of(whole, decision, learn_s, asked.jobs)
     made = replace(_beside(made, scenario, decision, model, asked.old), bill=billed, schedule=minima)
     return Recommended(made, _write(made, target), scenario, decision, model, tuple(runs))
 

@@ -91,6 +91,10 @@ class LoadPlan:
         """Offered requests/s of the whole plan at each time."""
         return self.programme.rate(t_s)
 
+    def of_seed(self, seed: int) -> LoadPlan:
+        """The same plan drawn with this seed."""
+        return replace(self, seed=seed)
+
     def describe(self) -> dict[str, object]:
         """The plan in words and numbers, for run.json."""
         return {

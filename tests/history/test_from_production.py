@@ -9,17 +9,21 @@ from typer.testing import CliRunner
 
 from analysis import run
 from analysis.errors import BadInput, TooLittleData
+from analysis.slo import parse_slo
 from autoscale.cli import app
 from autoscale.history.operating import LEAD_S, points_of_operation
-from autoscale.history.past_hpa import past_hpa, reproduced
+from autoscale.history.past_hpa import reproduced
 from autoscale.history.production import learn_production
 from autoscale.history.service import find_service
+from autoscale.history.told_hpa import past_hpa
 from autoscale.profiles import load
 from autoscale.recommend.choice.settings import Behavior, Candidate
 from autoscale.recommend.choice.traffic import scenario_of
-from autoscale.recommend.from_production import learn_replica_from, recommend_from
+from autoscale.recommend.from_production import current_that_fits, learn_replica_from, recommend_from
 from autoscale.recommend.model.coefficients import drawn
-from autoscale.recommend.model.one_replica import capacity
+from autoscale.recommend.model.one_replica import capacity, idle_verdict, roughly_holding_rps
+from autoscale.recommend.open_speed import capacity_between, idle_in_doubt, speed_at_the_slo
+from autoscale.sim.fleet.control import DEFAULTS
 from autoscale.sim.fleet.run_writer import write_run
 from autoscale.sim.fleet.simulate import simulate
 from benchmarks import backfill
@@ -150,9 +154,50 @@ def test_the_past_decisions_of_the_hpa_are_reproduced_and_told_first(past):
     assert repeated.rescales > 3
     assert repeated.same >= 0.98 * repeated.syncs
     assert repeated.complete > 0.99
+    assert repeated.same_rescales <= repeated.near_rescales <= repeated.rescales
+    assert repeated.near_rescales >= 0.9 * repeated.rescales, "sync times are not recorded"
     assert production.notes[0] == repeated.sentence("vllm-hpa")
     assert production.current["spec"]["metrics"][0]["pods"]["target"]["averageValue"] == "6000m"
     other = json.loads(json.dumps(found.manifest).replace("6000m", "3000m"))
     assert reproduced(service, found, other).same_rescales < repeated.same_rescales, (
         "another target decides otherwise"
     )
+
+
+def test_an_hpa_that_the_profile_cannot_have_is_a_note_and_a_file_of_one_an_error(past, tmp_path):
+    """kube-state-metrics may tell of a workload, or of a metric, that is none of the profile's."""
+    _, production, true = past
+    foreign = json.loads(json.dumps(production.current).replace('"Deployment"', '"StatefulSet"'))
+    with pytest.raises(BadInput, match=r"another kind of workload: 'StatefulSet"):
+        recommend_from(
+            replace(production, current=foreign, current_given=True), profile=PROFILE, out=tmp_path / "given"
+        )
+    told = replace(production, current=foreign, current_given=False)
+    current, notes = current_that_fits(told, true.profile, DEFAULTS, None)
+    assert current is None
+    assert "what runs now is not set beside the answer" in notes[0]
+    assert "StatefulSet" in notes[0]
+
+
+def test_the_interval_is_of_what_binds_and_of_capacities_at_its_ends(past):
+    """A TTFT bound near what an idle replica takes: a little slower, and the capacity is a fraction."""
+    _, production, true = past
+    lengths = true.plan.prompt, true.plan.output
+    model = learn_replica_from(production.points, lengths, true.profile, np.nan, silent)
+    served = replace(true, engine=model.engine)
+    bounds = np.geomspace(0.05, 3.0, 24)
+    idle = next(
+        s for s in bounds if idle_verdict(replace(served, slo=parse_slo(f"ttft_p95={s:.3f}s"))) is None
+    )
+    tight = replace(served, slo=parse_slo(f"ttft_p95={1.1 * idle:.3f}s"))
+    full = model.spread_at(*model.shape)
+    low, high = speed = speed_at_the_slo(model, tight, full)
+    assert low <= full[0] < 1 < full[1] <= high, "never narrower than a full batch's"
+    least, most = capacity_between(tight, speed)
+    assert least < low - 0.05, "the capacity falls by more than the speed"
+    assert least * roughly_holding_rps(tight) <= roughly_holding_rps(replace(true, slo=tight.slo))
+    assert most >= high
+    broken = replace(served, slo=parse_slo(f"ttft_p95={0.95 * idle:.3f}s"))
+    assert "an idle replica breaks the SLO by less than" in idle_in_doubt(broken, model, full)[0]
+    far = replace(served, slo=parse_slo(f"ttft_p95={0.4 * idle:.3f}s"))
+    assert idle_in_doubt(far, model, full) == []

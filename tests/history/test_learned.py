@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from analysis import run
-from analysis.errors import BadInput
+from analysis.errors import BadInput, TooLittleData
 from autoscale.cli import app
 from autoscale.history.learned import learn_traffic
 from autoscale.history.service import find_service
@@ -143,3 +143,14 @@ def test_the_verb_writes_a_load_file_and_a_picture_and_nothing_over_another_file
     ):
         CliRunner().invoke(app, words, catch_exceptions=False, standalone_mode=False)
     assert (tmp_path / "traffic.yaml").read_text() == "mine: 1\n"
+
+
+def test_a_wrong_selector_is_answered_with_the_nearest_names(past):
+    _, _, url, metrics = past
+    with pytest.raises(
+        TooLittleData, match=r"no metrics of .*pod=\"vlm\".*, but of pod .*vllm.*--selector"
+    ) as said:
+        find_service(url, HOURS * 3600.0, until=ZERO + HOURS * 3600.0, selector='pod="vlm"')
+    assert sum(pod in str(said.value) for pod in metrics["pod"].unique()) == min(5, metrics["pod"].nunique())
+    with pytest.raises(TooLittleData, match=r"none with a label team"):
+        find_service(url, HOURS * 3600.0, until=ZERO + HOURS * 3600.0, selector='team="chat"')

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -11,7 +12,9 @@ from analysis.errors import BadInput
 from autoscale.profiles import load, overlay
 from autoscale.recommend.choice.settings import Behavior, Candidate
 from autoscale.recommend.drift import still_holds
+from autoscale.recommend.schedule.patched import minima, reactive
 from autoscale.recommendation import AskedSlo, Drift, EngineModel, Recommendation, System, write
+from autoscale.schedule import EVERY_DAY, Scheduled, Window
 from autoscale.show.textfile import check_textfile, exposition, write_textfile
 from autoscale.signal_target import SignalTarget
 from autoscale.sim.engine.replicas import EngineParams
@@ -99,3 +102,32 @@ def test_the_verb_ends_with_one_where_it_does_not_hold(tmp_path) -> None:
     assert done.returncode == 1, done.stderr
     assert json.loads(done.stdout)["holds"] is False
     assert "autoscale_target_holds" in (tmp_path / "watch.prom").read_text()
+
+
+def scheduled(windows):
+    """The recommendation with a schedule beside a target so loose that it never asks for a second replica."""
+    plain = recommendation()
+    metric = plain.hpa["spec"]["metrics"][0]["pods"]["metric"]["name"]
+    loose = SignalTarget("running", "400", metric=metric)
+    return replace(plain, schedule=Scheduled(windows, 1, metrics=(loose,), max_replicas=3, recommended=True))
+
+
+def test_a_schedule_is_judged_with_its_hours(tmp_path) -> None:
+    """The busy hour of the traffic is too much for one replica, and others are started by the schedule alone."""
+    file = traffic(tmp_path, "0.05:3600,0.14:3600,0.05:3600")
+    for windows, holds in (
+        ((Window(EVERY_DAY, 30, 120, 3),), True),
+        ((Window(EVERY_DAY, 600, 660, 3),), False),
+    ):
+        _, found = still_holds(scheduled(windows), file)
+        assert found.holds is holds
+        assert "the old schedule (3 every day" in found.sentence
+        assert "with target (running 400)" in found.sentence
+
+
+def test_the_minimum_follows_the_clock_of_the_week() -> None:
+    week = Scheduled((Window((0, 1, 2, 3, 4), 480, 1200, 3), Window((5, 6), 600, 1440, 2)), 1)
+    friday, day_s = 4 * 86_400.0, 86_400.0
+    hours = [(0, 3), (11, 1), (25, 2), (39, 1)]  # Fri 9:00, 20:00, Sat 10:00, Sun 0:00; Sun 9:00 is the end
+    assert minima(week, friday + 9 * 3600.0, 2 * day_s) == tuple((3600.0 * h, least) for h, least in hours)
+    assert reactive(recommendation()) is None

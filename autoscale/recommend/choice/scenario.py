@@ -39,7 +39,7 @@ class Kept:
 
     def under(self, seed: int) -> Iterable[Arrivals]:
         """The arrivals of a seed."""
-        seeded, size = replace(self.plan, seed=seed).arrivals(), self.plan.expected_requests
+        seeded, size = self.plan.of_seed(seed).arrivals(), self.plan.expected_requests
         if 2 * size > self.room:
             return seeded
         self._drawn[seed] = known = self._drawn.pop(seed, None) or list(seeded)
@@ -86,7 +86,8 @@ class Scenario:
         self, setting: Setting, seed: int, *, keep: bool = False, cost_limit_h: float | None = None
     ) -> Outcome:
         """The simulation of one setting, to its end unless a limit is given (judging.Judge)."""
-        allowed = self._breaches_allowed()
+        plan = self.plan.of_seed(seed)
+        allowed = self._breaches_allowed(plan.expected_requests)
 
         def stop(tally: Tally) -> str:
             if tally.least_accelerator_hours > (cost_limit_h or math.inf):
@@ -101,11 +102,11 @@ class Scenario:
             setting.manifest(self.profile),
             self._arrivals(seed),
             seed=seed,
-            duration_s=self.plan.duration_s,
+            duration_s=plan.duration_s,
             engine=self.engine,
             static_replicas=setting.replicas,
             slo=self.slo,
-            options=replace(self.options, begins_s=self.plan.begins_s),
+            options=replace(self.options, begins_s=plan.begins_s),
             slo_cold_start_s=self.slo_cold_start_s,
             keep=keep,
             stop=None if cost_limit_h is None else stop,
@@ -114,7 +115,7 @@ class Scenario:
     def _arrivals(self, seed: int) -> Iterable[Arrivals]:
         if self.kept is not None and self.kept.plan is self.plan:
             return self.kept.under(seed)
-        return replace(self.plan, seed=seed).arrivals()
+        return self.plan.of_seed(seed).arrivals()
 
     def too_long(self) -> float:
         """Share of the traffic's requests that the engine refuses because of max_model_len, by its first requests."""
@@ -123,8 +124,7 @@ class Scenario:
         refused = sum(int(((c.prompt_tokens >= limit) | (c.output_tokens > limit)).sum()) for c in chunks)
         return refused / max(1, sum(len(c.due_s) for c in chunks))
 
-    def _breaches_allowed(self) -> list[float]:
-        expected = self.plan.expected_requests
+    def _breaches_allowed(self, expected: float) -> list[float]:
         asked = [t.percentile / 100 for t in self.slo.terms if t.percentile is not None and t.metric != "itl"]
         if self.attainment is not None:
             asked = [0.0 for _ in asked] + [self.attainment]

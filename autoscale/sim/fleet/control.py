@@ -61,6 +61,7 @@ class FleetOptions:
     patience_s      how long a client waits for the end of its answer
     minima          (s, minReplicas) that somebody patches into the HPA, in order of time
     begins_s        when it begins, in s after a Monday 00:00 UTC, for what goes by the calendar
+    start_replicas  at the start at least, of a fleet that is scaled: traffic that goes on from what came before
     """
 
     nodes: Nodes = UNLIMITED
@@ -76,6 +77,7 @@ class FleetOptions:
     patience_s: float = math.inf
     minima: tuple[tuple[float, int], ...] = ()
     begins_s: float = 0.0
+    start_replicas: int = 0
 
 
 DEFAULTS = FleetOptions()
@@ -109,23 +111,21 @@ class Fleet:
             if metric.kind == "Pods"
         ]
         self.minima = deque(options.minima if spec else ())
-        least = 0 if scaler is None else least_replicas(scaler)
-        self.least = min([least, *(replicas for _, replicas in self.minima)])
+        least = [0 if scaler is None else least_replicas(scaler)]
+        self.least = min(least + [replicas for _, replicas in self.minima])
         self.external: External | None = None
         if scaler is not None and len(self.signals) < len(hpa_of(scaler).metrics):
-            phase = np.random.Generator(np.random.PCG64([seed, 9008])).random()
-            self.external = External(profile, engine, scaler, float(phase), self.options.begins_s)
-        self.serving: dict[
-            int, FleetReplica
-        ] = {}  # slot -> replica whose engine is up, draining ones included
+            phase = float(np.random.Generator(np.random.PCG64([seed, 9008])).random())
+            self.external = External(profile, engine, scaler, phase, self.options.begins_s)
+        # slot -> replica whose engine is up, draining ones included
+        self.serving: dict[int, FleetReplica] = {}
         self.draining: dict[int, tuple[FleetReplica, float]] = {}  # slot -> replica and the end of its grace
         self.now_s = 0.0
         self.last_gauges: Any = None
         rng = np.random.Generator(np.random.PCG64([seed, 9006]))
         interval_s = profile.metric_path.scrape_interval_s
         self.scrape_phase_s = float(rng.random()) * interval_s
-        self.scrapes = 0
-        self.next_scrape_s = self.scrape_phase_s
+        self.scrapes, self.next_scrape_s = 0, self.scrape_phase_s
         self.syncs = Syncs(sync_times(profile.metric_path.sync_period_s, rng, drift=options.drift))
         self.next_sync_s = self.syncs.next_s if spec else math.inf
         self.poll_s = math.inf

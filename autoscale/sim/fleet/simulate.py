@@ -59,7 +59,7 @@ def simulate(
 ) -> Outcome:
     """What would happen to `profile` under the arrivals for `duration_s`, with this scaler or a fixed number of replicas.
 
-    `hpa` is an HPA or a ScaledObject, which starts from its minimum (1 where that is 0). Requests due after the end are left out; those in flight at the end get
+    `hpa` is an HPA or a ScaledObject, which starts from its minimum (1 where that is 0), or from `options.start_replicas`. Requests due after the end are left out; those in flight at the end get
     `options.tail_s` to finish, hours are counted to the end. `keep` returns every request and sample (memory grows with
     the trace). `stop` is asked now and then and ends the run with the reason that it returns; the figures are then
     partial.
@@ -70,7 +70,7 @@ def simulate(
     Raises BadInput when the HPA does not fit the profile, when neither or both of HPA and static_replicas are given, or
     when more replicas or requests in flight would be needed than are simulated.
     """
-    scaler, start = _setting(profile, hpa, static_replicas, duration_s)
+    scaler, start = _setting(profile, hpa, static_replicas, duration_s, options.start_replicas)
     objectives = slo if isinstance(slo, Slo) else parse_slo(profile.workload.slo if slo is None else slo)
     recorder = FleetRecorder(profile, keep=keep, replicas=start)
     slots = slots_for(scaler, start)
@@ -127,6 +127,7 @@ def _setting(
     hpa: Mapping[str, Any] | Scaler | None,
     static_replicas: int | None,
     duration_s: float,
+    at_least: int,
 ) -> tuple[Scaler | None, int]:
     """The scaler, if there is one, and the number of replicas at the start."""
     if (hpa is None) == (static_replicas is None):
@@ -141,7 +142,8 @@ def _setting(
         assert static_replicas is not None
         return None, static_replicas
     scaler = read_scaler(profile, hpa) if isinstance(hpa, Mapping) else hpa
-    return scaler, max(1, hpa_of(scaler).min_replicas)
+    hpa_spec = hpa_of(scaler)
+    return scaler, max(1, hpa_spec.min_replicas, min(at_least, hpa_spec.max_replicas))
 
 
 class _Feed:

@@ -1,0 +1,204 @@
+"""Whether a schedule of minima is as cheap as hour-by-hour minima can make it, on weeks of ServeGen that nothing was tuned on.
+
+    python -m benchmarks.schedules TRACES ROWS [--only NAME,...]     measure, one JSON line per service in ROWS
+    python -m benchmarks.schedules TRACES ROWS --summary             the table
+
+TRACES is a folder with servegen_m-large_client_windows.csv.gz (14 days, rates of each client every ten minutes). A service is a few of
+its clients, at rates that ask for up to about PEAK replicas of 8B on an L4. The first week is what is learned from, the second what
+is judged, both for the schedule (recommend/schedule) and for brute force: every hour of weekdays and of weekends has a minimum of its own, beside
+each of the targets that the schedule may take; from what serves the busiest moments on, every hour's minimum is lowered by itself as far as the first
+week keeps what is promised, over and over until none can be. A service that is in ROWS already is not measured again.
+
+    beside brute force       accelerator-hours of the schedule on the second week, over those of brute force (asked: within 3 %)
+    beside no schedule       the answer's (the schedule where it is recommended) over those without one (asked: at most 1 % above)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from autoscale.profiles import load
+from autoscale.recommend.choice.decide import choose_setting
+from autoscale.recommend.choice.scenario import Kept, Scenario
+from autoscale.recommend.choice.settings import Candidate
+from autoscale.recommend.choice.traffic import scenario_of
+from autoscale.recommend.days import by_days
+from autoscale.recommend.model.one_replica import capacity
+from autoscale.recommend.schedule.judge import schedule_of
+from autoscale.recommend.schedule.learn import LOOSER, Timed
+from autoscale.recommend.schedule.week import DAY_S, HOURS, WEEK_DAYS, Week
+from autoscale.schedule import WEEKDAYS
+from loadgen.plan import rates
+from loadgen.plan.lengths import parse_lengths
+from loadgen.plan.parts import between
+from loadgen.plan.traffic import LoadPlan, Process
+
+FILE = "servegen_m-large_client_windows.csv.gz"
+WINDOW_S, WEEK_S = 600.0, WEEK_DAYS * DAY_S
+PROFILE, PEAK = "llama-3.1-8b-1xl4", 4.0
+SERVICES = {  # clients by their requests, the largest first
+    "first": slice(0, 1),
+    "second": slice(1, 2),
+    "third": slice(2, 3),
+    "next ten": slice(3, 13),
+    "the rest": slice(13, None),
+}
+SEEDS = range(7001, 7005)
+
+
+def service(traces: Path, name: str) -> Scenario:
+    """A fortnight of some clients, at rates for PEAK replicas in the busiest of a hundred windows."""
+    rows = pd.read_csv(traces / FILE)
+    largest = rows.groupby("client_id")["rate_rps"].sum().sort_values(ascending=False).index[SERVICES[name]]
+    rate = rows[rows["client_id"].isin(largest)].groupby("window_start_s")["rate_rps"].sum()
+    rate = rate.reindex(np.arange(0.0, 2 * WEEK_S, WINDOW_S), fill_value=0.0).to_numpy()
+    profile = load(PROFILE)
+    scenario = scenario_of(profile, peak_rps=1.0)
+    rate = rate * PEAK * capacity(scenario).rate_rps / np.quantile(rate, 0.99)
+    times_s = np.concatenate([[0.0], (np.arange(len(rate)) + 0.5) * WINDOW_S, [2 * WEEK_S]])
+    curve = rates.points(times_s, np.concatenate([rate[:1], rate, rate[-1:]]))
+    lengths = profile.workload.prompt_tokens, profile.workload.output_tokens
+    return replace(scenario, plan=LoadPlan(curve, Process("gamma", 2.0), *map(parse_lengths, lengths)))
+
+
+def weeks_of(scenario: Scenario) -> tuple[Scenario, Scenario]:
+    """The first and the second week."""
+    first, second = (Kept(between(scenario.plan, k * WEEK_S, (k + 1) * WEEK_S)) for k in range(2))
+    return replace(scenario, plan=first.plan, kept=first), replace(scenario, plan=second.plan, kept=second)
+
+
+def needs(part: Scenario, rate_rps: float, most: int) -> list[list[int]]:
+    """Replicas for the busiest window of every hour, of weekdays and of weekends."""
+    at_s = np.arange(WINDOW_S / 2, part.plan.duration_s, WINDOW_S)
+    hour = (at_s // 3600).astype(int)
+    weekend = ~np.isin(hour // HOURS % WEEK_DAYS, WEEKDAYS)
+    rate = part.plan.rate(at_s)
+    busiest = [
+        [rate[(weekend == k) & (hour % HOURS == h)].max() for h in range(HOURS)] for k in (False, True)
+    ]
+    return np.clip(np.ceil(1.5 * np.array(busiest) / rate_rps), 1, most).astype(int).tolist()
+
+
+def brute_force(part: Scenario, base: Candidate, rate_rps: float, lead: int, seed: int) -> Timed | None:
+    """The cheapest minima of every hour, with the best of the targets, that keep what is promised on a week."""
+    best: tuple[float, Timed | None] = (np.inf, None)
+    for looser in LOOSER:
+        *fixed, (signal, value) = base.targets
+        loose = min(value * looser, 0.95) if signal == "kv_usage" else value * looser
+        candidate = replace(base, targets=(*fixed, (signal, round(loose, 3))))
+
+        def cost(rows: Sequence[Sequence[int]], limit: float, candidate: Candidate = candidate) -> float:
+            timed = Timed(candidate, Week(tuple(map(tuple, rows)), lead))
+            trial = timed.trial(part, seed, limit)
+            return trial.accelerator_hours if trial.holds else np.inf
+
+        found = lowered(needs(part, rate_rps, base.max_replicas), cost)
+        if found[0] < best[0]:
+            best = found[0], Timed(candidate, Week(tuple(map(tuple, found[1])), lead))
+    return best[1]
+
+
+def lowered(
+    rows: list[list[int]], cost: Callable[[Sequence[Sequence[int]], float], float]
+) -> tuple[float, list[list[int]]]:
+    """Every minimum as low as the others let it be; infinite where the first does not hold."""
+    now = cost(rows, np.inf)
+    going = np.isfinite(now)
+    while going:
+        going = False
+        for kind, hour in sorted(np.ndindex(len(rows), HOURS), key=lambda at: -rows[at[0]][at[1]]):
+            while rows[kind][hour] > 1:
+                rows[kind][hour] -= 1
+                then = cost(rows, now)
+                if then >= now:
+                    rows[kind][hour] += 1
+                    break
+                now, going = then, True
+    return now, rows
+
+
+def row_of(traces: Path, name: str) -> dict[str, Any]:
+    """One service's figures."""
+    began_s = time.monotonic()
+    scenario = service(traces, name)
+    decision = choose_setting(by_days(scenario), jobs=1)
+    row: dict[str, Any] = {
+        "name": name,
+        "requests": scenario.plan.expected_requests,
+        "answer": decision.answer,
+    }
+    if decision.best_hpa is None or decision.capacity is None or decision.chosen is None:
+        return row
+    made = schedule_of(scenario, decision, WEEK_S, 1)
+    first, second = weeks_of(scenario)
+    lead = min(55, 5 * int(np.ceil(1.2 * scenario.cold_start_s / 300)))
+    brute = brute_force(first, decision.best_hpa.setting, decision.capacity.rate_rps, lead, SEEDS[0])
+    judged = [] if brute is None else [brute.trial(second, seed, None) for seed in SEEDS]
+    return row | {
+        "schedule": made.sentence,
+        "recommended": made.recommended,
+        "hours": made.accelerator_hours,
+        "plain_hours": made.plain_accelerator_hours,
+        "brute_hours": float(np.mean([trial.accelerator_hours for trial in judged])) if judged else None,
+        "brute_kept": sum(trial.kept for trial in judged),
+        "brute_days": sum(trial.periods for trial in judged),
+        "brute": None if brute is None else [brute.targets, brute.week.rows],
+        "seconds": time.monotonic() - began_s,
+    }
+
+
+def told(row: dict[str, Any]) -> str:
+    """A row in a line."""
+    if "hours" not in row:
+        return f"{row['name']}: {row['answer']}"
+    answer = row["hours"] if row["recommended"] else row["plain_hours"]
+    brute = (
+        "none"
+        if row["brute_hours"] is None
+        else f"{row['brute_hours']:.1f} ({row['hours'] / row['brute_hours'] - 1:+.1%})"
+    )
+    return (
+        f"{row['name']}: {row['answer']}; accelerator-hours of the second week: schedule {row['hours']:.1f}, without "
+        f"{row['plain_hours']:.1f}, answer {answer / row['plain_hours'] - 1:+.1%} of that; brute force {brute}, which keeps "
+        f"{row['brute_kept']} of {row['brute_days']} days; {row['schedule']}"
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("traces", type=Path)
+    parser.add_argument("rows", type=Path)
+    parser.add_argument("--only", default=",".join(SERVICES))
+    parser.add_argument("--summary", action="store_true")
+    options = parser.parse_args()
+    rows = (
+        [json.loads(line) for line in options.rows.read_text().splitlines()] if options.rows.exists() else []
+    )
+    known = {row["name"] for row in rows}
+    for name in () if options.summary else options.only.split(","):
+        if name not in known:
+            rows.append(row_of(options.traces, name))
+            with options.rows.open("a") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
+            print(told(rows[-1]), flush=True)
+    if options.summary:
+        print("\n".join(map(told, rows)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
