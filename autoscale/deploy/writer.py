@@ -11,6 +11,7 @@ from pathlib import Path
 
 from analysis.errors import BadInput
 from analysis.files import free_directory
+from analysis.nearest import did_you_mean
 from autoscale.deploy import (
     access,
     alerts,
@@ -172,7 +173,12 @@ def write_files(files: list[File], directory: Path) -> list[Path]:
 def _path(profile: Profile, metrics: MetricsPath | None) -> MetricsPath:
     path = metrics or profile.deploy.metrics
     if path not in PATHS:
-        raise BadInput("unknown metrics path", value=path, expected=f"one of {', '.join(PATHS)}")
+        raise BadInput(
+            "unknown metrics path",
+            value=path,
+            expected=f"one of {', '.join(PATHS)}",
+            next_step=did_you_mean(path, PATHS),
+        )
     if profile.deploy.platform == "bare-metal" and monitoring.managed(path):
         raise BadInput(
             f"metrics path for profile {profile.name}, which does not run on GKE",
