@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from analysis.errors import BadInput
-from analysis.nearest import did_you_mean
+from analysis.errors import BadInput, did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,8 +18,7 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from analysis.errors import BadInput
-from analysis.nearest import did_you_mean
+from analysis.errors import BadInput, did_you_mean
 from analysis.numbers import plain
 
 T = TypeVar("T")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from analysis.nearest import did_you_mean
+from analysis.errors import did_you_mean
 
 
 def usage_sentence(error: Any) -> str:

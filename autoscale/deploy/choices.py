@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from analysis.errors import BadInput
-from analysis.nearest import did_you_mean
+from analysis.errors import BadInput, did_you_mean
 
 PLACEHOLDERS = ("PROJECT_ID", "REGION", "ZONE", "CLUSTER_NAME", "BUCKET_NAME", "DISK_NAME")
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/-]*")

@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.errors import BadInput
+from analysis.errors import BadInput, did_you_mean
 from analysis.files import free_directory
-from analysis.nearest import did_you_mean
 from autoscale.deploy import (
     access,
     alerts,

@@ -11,8 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from analysis.errors import BadInput
-from analysis.nearest import did_you_mean
+from analysis.errors import BadInput, did_you_mean
 from autoscale.kube import quantity
 
 MAX_WINDOW_S = 3600

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from analysis.nearest import did_you_mean
+from analysis.errors import did_you_mean
 from autoscale.keda.cron import CronTrigger
 from autoscale.keda.formula import Formula, FormulaError, compile_formula
 from autoscale.keda.metadata import Unreadable, boolean

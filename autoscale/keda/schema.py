@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from analysis.errors import BadInput
-from analysis.nearest import did_you_mean
+from analysis.errors import BadInput, did_you_mean
 from autoscale.hpa.manifest import behavior_fields
 from autoscale.keda.refusal import KedaRefusal, refused
 

@@ -9,9 +9,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from analysis.errors import BadInput
+from analysis.errors import BadInput, did_you_mean
 from analysis.files import read_yaml
-from analysis.nearest import did_you_mean
 from autoscale.profiles.model_config import BYTES, read_model_config
 
 SIZES = ("params", "layers", "hidden", "weight_bytes", "kv_bytes_per_token", "kv_heads")

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.errors import BadInput
-from analysis.nearest import nearest
+from analysis.errors import BadInput, nearest
 from loadgen.plan.programme import Rate
 
 

@@ -18,8 +18,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.errors import BadInput
-from analysis.nearest import nearest
+from analysis.errors import BadInput, nearest
 from analysis.numbers import Z99
 
 FORMS = {

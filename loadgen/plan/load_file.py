@@ -30,8 +30,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from analysis.errors import BadInput
-from analysis.nearest import did_you_mean
+from analysis.errors import BadInput, did_you_mean
 from loadgen.plan import rates
 from loadgen.plan.lengths import MOST
 from loadgen.plan.programme import Rate

@@ -3,8 +3,7 @@
 import pytest
 from typer.testing import CliRunner
 
-from analysis.errors import BadInput
-from analysis.nearest import nearest
+from analysis.errors import BadInput, nearest
 from autoscale.cli import app
 from autoscale.cli.usage import usage_sentence
 from autoscale.deploy.choices import options

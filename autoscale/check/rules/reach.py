@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from analysis.nearest import nearest
+from analysis.errors import nearest
 from autoscale.check.snapshot import Snapshot
 from autoscale.kube.cluster import utc_text
 from autoscale.kube.kinds import SCALED, plural_of

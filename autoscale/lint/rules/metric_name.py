@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from analysis.nearest import nearest
+from analysis.errors import nearest
 from autoscale.kube.objects import items, mapping
 from autoscale.kube.vllm_names import (
     COUNTERS,

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.errors import BadInput
-from analysis.nearest import did_you_mean
+from analysis.errors import BadInput, did_you_mean
 from analysis.numbers import parse_seconds
 from autoscale.sim.engine.flow_control import DETECTORS
 from autoscale.sim.engine.state import NONE

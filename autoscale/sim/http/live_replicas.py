@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.errors import BadInput
-from analysis.nearest import did_you_mean
+from analysis.errors import BadInput, did_you_mean
 from autoscale.sim.engine.replicas import GAUGES, EngineParams, Replicas
 from autoscale.sim.http.openai_request import Prompt
 from autoscale.sim.http.prefix_cache import PrefixCache

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.errors import BadInput, SourceUnavailable
-from analysis.nearest import did_you_mean
+from analysis.errors import BadInput, SourceUnavailable, did_you_mean
 
 MOST_BYTES = 16 << 20  # of an answer that is read
 NAMED = 20  # models that a sentence names
