@@ -10,7 +10,6 @@ How many requests a percentile needs, and how long a stage, stands here too.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from analysis.errors import BadInput
+from analysis.errors import BadInput, did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -206,12 +205,11 @@ def _term(name: str, value: str, part: str) -> Term:
     match = re.fullmatch(r"([a-z0-9]+)(?:_p(\d+(?:\.\d+)?))?", name)
     metric = match.group(1) if match else name.split("_")[0]
     if metric not in METRICS:
-        near = difflib.get_close_matches(metric, [*METRICS, "goodput"], n=1, cutoff=0.3)
         raise BadInput(
             f"unknown SLO metric {metric!r} in",
             value=part,
             expected=f"one of {', '.join(METRICS)}, goodput",
-            next_step=f"did you mean {near[0]}?" if near else None,
+            next_step=did_you_mean(metric, [*METRICS, "goodput"]),
         )
     if match is None:
         raise BadInput("cannot read the percentile of the SLO term", value=part, expected=f"{metric}_p95=2s")

@@ -18,7 +18,7 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from analysis.errors import BadInput
+from analysis.errors import BadInput, did_you_mean
 from analysis.numbers import plain
 
 T = TypeVar("T")
@@ -114,7 +114,12 @@ def _value(hint: Any, value: Any, place: str) -> object:
         return {str(key): _value(parts[1], item, f"{place}.{key}") for key, item in value.items()}
     if origin is Literal:
         if value not in parts:
-            raise BadInput(place, value=value, expected=f"one of {', '.join(parts)}")
+            raise BadInput(
+                place,
+                value=value,
+                expected=f"one of {', '.join(parts)}",
+                next_step=did_you_mean(str(value), parts),
+            )
         return value
     return value if hint is Any else _made(_SCALARS[hint], value, place)
 

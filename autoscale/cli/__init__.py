@@ -19,6 +19,7 @@ import typer
 from analysis.errors import AutoscaleError, BadInput
 from analysis.redact import redact
 from autoscale.cli import cluster, fleet, lists, load, production, runs
+from autoscale.cli.usage import usage_sentence
 from autoscale.examples import epilog
 
 app = typer.Typer(
@@ -90,7 +91,7 @@ def main() -> NoReturn:
     except Exception as error:  # noqa: BLE001  # what nobody foresaw is told, too, without its secrets
         if not hasattr(error, "show"):
             sys.exit(redact("".join(traceback.format_exception(error))))
-        error.message = redact(getattr(error, "message", ""))  # type: ignore[attr-defined]  # of a usage error
+        error.message = redact(usage_sentence(error))  # type: ignore[attr-defined]
         error.show()
         sys.exit(getattr(error, "exit_code", 2))
     if code == EXIT_INTERRUPTED:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -65,7 +65,8 @@ def serve(
         bool, typer.Option(help="Start cold: the first replicas take their start-up time.")
     ] = False,
     routing: Annotated[
-        str, typer.Option(help="connection (kube-proxy) | random | round_robin | least_requests.")
+        Literal["connection", "random", "round_robin", "least_requests"],
+        typer.Option(help="How requests find a replica; connection is kube-proxy."),
     ] = "connection",
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.", min=0)] = 0,
     with_parent: Annotated[
@@ -79,11 +80,12 @@ def serve(
     from autoscale.sim.http.hosting import serve_fleet
     from autoscale.sim.http.server import FleetServer
 
-    system = load(profile)
+    system, scaler = load(profile), hpa_in(hpa) if hpa else None
+    options = replace(fleet_options(gateway, None), warm=not cold)
     progress.compiled_engine()
     server = FleetServer(
         system,
-        hpa_in(hpa) if hpa else None,
+        scaler,
         host=host,
         port=port,
         metrics_port=metrics_port,
@@ -91,7 +93,7 @@ def serve(
         replicas=replicas,
         seed=seed,
         routing=routing,
-        options=replace(fleet_options(gateway, None), warm=not cold),
+        options=options,
     )
     serve_fleet(server, on_started=partial(_tell_served, speed), with_parent=with_parent)
 

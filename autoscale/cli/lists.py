@@ -16,12 +16,15 @@ def profiles(
     as_json: Json = False,
 ) -> None:
     """List the systems that are known. Accelerator, SLO, what one replica takes as modelled, and what was measured."""
-    from autoscale.profiles import names
+    from autoscale.profiles import load, names
     from autoscale.show.catalogue import profile_facts
     from autoscale.show.terminal.lists import one_profile, profile_list
 
+    asked = [name] if name else names()
+    for one in asked:
+        load(one)  # refused before a minute of compiling
     progress.compiled_engine()
-    found = [profile_facts(one) for one in ([name] if name else names())]
+    found = [profile_facts(one) for one in asked]
     if as_json:
         show_json({"profiles": found}, {})
     else:

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 def recommended_of(runs: list[Path] | None, **asked: Any) -> Recommended:
     """The recommendation from runs of one replica."""
     from autoscale.recommend import recommend as find
+    from autoscale.recommend.model.learning import runs_of, system_of
 
+    system_of(
+        asked["profile"], runs_of(runs), None, asked["measured"]
+    )  # refused before a minute of compiling
     progress.compiled_engine()
     with progress.bar() as report:
         return find(runs, progress=report, **asked)

@@ -225,11 +225,14 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Predict a measured replica at other lengths. Capacity and latencies with other prompts and answers, with intervals."""
+    from autoscale.recommend.model.learning import runs_of, slo_of, system_of
     from autoscale.recommend.model.predict import as_json as plain
     from autoscale.recommend.model.predict import predict as find
     from autoscale.show.terminal.prediction import prediction_lines
 
     asked = rates_of(rates)
+    read = runs_of(runs or None)
+    slo_of(slo, read, system_of(profile, read))  # refused before a minute of compiling
     progress.compiled_engine()
     with progress.bar() as report:
         found = find(

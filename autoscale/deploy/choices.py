@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from analysis.errors import BadInput
+from analysis.errors import BadInput, did_you_mean
 
 PLACEHOLDERS = ("PROJECT_ID", "REGION", "ZONE", "CLUSTER_NAME", "BUCKET_NAME", "DISK_NAME")
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/-]*")
@@ -78,7 +77,10 @@ class Options:
         ):
             if getattr(self, name) not in known:
                 raise BadInput(
-                    f"option {name}", value=getattr(self, name), expected=f"one of {', '.join(known)}"
+                    f"option {name}",
+                    value=(value := getattr(self, name)),
+                    expected=f"one of {', '.join(known)}",
+                    next_step=did_you_mean(value, known),
                 )
 
 
@@ -91,14 +93,15 @@ def options(assignments: Iterable[str]) -> Options:
     given: dict[str, Any] = {}
     for assignment in assignments:
         name, separator, text = assignment.partition("=")
-        if not separator or name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+        if name not in known:
             raise BadInput(
                 "unknown option of a manifest set",
                 value=assignment,
                 expected=f"name=value with name one of {', '.join(known)}",
-                next_step=f"did you mean {near[0]}?" if near else None,
+                next_step=did_you_mean(name, known),
             )
+        if not separator:
+            raise BadInput("option of a manifest set without a value", value=name, expected=f"{name}=VALUE")
         default = known[name].default
         if isinstance(default, bool):
             if text.lower() not in ("true", "false"):

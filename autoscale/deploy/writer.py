@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.errors import BadInput
+from analysis.errors import BadInput, did_you_mean
 from analysis.files import free_directory
 from autoscale.deploy import (
     access,
@@ -172,7 +172,12 @@ def write_files(files: list[File], directory: Path) -> list[Path]:
 def _path(profile: Profile, metrics: MetricsPath | None) -> MetricsPath:
     path = metrics or profile.deploy.metrics
     if path not in PATHS:
-        raise BadInput("unknown metrics path", value=path, expected=f"one of {', '.join(PATHS)}")
+        raise BadInput(
+            "unknown metrics path",
+            value=path,
+            expected=f"one of {', '.join(PATHS)}",
+            next_step=did_you_mean(path, PATHS),
+        )
     if profile.deploy.platform == "bare-metal" and monitoring.managed(path):
         raise BadInput(
             f"metrics path for profile {profile.name}, which does not run on GKE",

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.errors import BadInput, TooLittleData
+from analysis.errors import BadInput, TooLittleData, did_you_mean
 from analysis.files import json_value
 from autoscale.history.arrivals import CameIn
 from autoscale.history.burstiness import burstiness
@@ -77,7 +77,8 @@ def log_columns(text: str) -> dict[str, str]:
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, equals, column = part.partition("=")
         if not (equals and column and name in NAMES):
-            raise BadInput("--columns", value=part, expected=f"NAME=FIELD, NAME one of {', '.join(NAMES)}")
+            expected = f"NAME=FIELD, NAME one of {', '.join(NAMES)}"
+            raise BadInput("--columns", value=part, expected=expected, next_step=did_you_mean(name, NAMES))
         named[name] = column
     return named
 

@@ -7,12 +7,11 @@ real API server, v1.36.2 (scale-to-zero off, configurable tolerance on).
 from __future__ import annotations
 
 import copy
-import difflib
 import re
 from collections.abc import Iterator
 from typing import Any
 
-from analysis.errors import BadInput
+from analysis.errors import BadInput, did_you_mean
 from autoscale.kube import quantity
 
 MAX_WINDOW_S = 3600
@@ -108,10 +107,7 @@ def _decoded(given: Any, schema: Any, path: str) -> Any:
             if (since := _NEWER.get(re.sub(r"\[\d+\]", "[]", where))) is not None:
                 raise BadInput(f'field "{where}" is not modelled here', expected=f"none of it: {since}")
             if key not in schema:
-                near = difflib.get_close_matches(str(key), schema, n=1)
-                raise BadInput(
-                    f'unknown field "{where}"', next_step=f"did you mean {near[0]}?" if near else None
-                )
+                raise BadInput(f'unknown field "{where}"', next_step=did_you_mean(str(key), schema))
             if value is not None:
                 decoded[key] = _decoded(value, schema[key], where)
         return decoded

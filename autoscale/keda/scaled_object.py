@@ -7,12 +7,12 @@ apis/keda/v1alpha1/{scaledobject_types.go,scaletriggers_types.go,scaledobject_we
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from analysis.errors import did_you_mean
 from autoscale.keda.cron import CronTrigger
 from autoscale.keda.formula import Formula, FormulaError, compile_formula
 from autoscale.keda.metadata import Unreadable, boolean
@@ -207,14 +207,13 @@ def _trigger(index: int, where: str, name: str, trigger: dict[str, Any]) -> Trig
             value=kind,
             expected="prometheus or cron",
         )
-    near = difflib.get_close_matches(kind, ("prometheus", "cron"), n=1)
     raise KedaRefusal(
         f"{where}.type",
         f"triggers of type {kind} are not simulated",
         said=f"no scaler found for type: {kind}",
         value=kind,
         expected="prometheus or cron",
-        next_step=f"did you mean {near[0]}?" if near else None,
+        next_step=did_you_mean(kind, ("prometheus", "cron")),
     )
 
 

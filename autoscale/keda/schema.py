@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from analysis.errors import BadInput
+from analysis.errors import BadInput, did_you_mean
 from autoscale.hpa.manifest import behavior_fields
 from autoscale.keda.refusal import KedaRefusal, refused
 
@@ -158,8 +157,5 @@ def _strings(given: Any, path: str) -> None:
 
 
 def _unknown(path: str, key: str, known: tuple[str, ...]) -> KedaRefusal:
-    near = difflib.get_close_matches(key, known, n=1)
     said = f'unknown field "{path}{key}"'
-    return KedaRefusal(
-        f"{path}{key}", said, said=said, next_step=f"did you mean {near[0]}?" if near else None
-    )
+    return KedaRefusal(f"{path}{key}", said, said=said, next_step=did_you_mean(key, known))

@@ -5,12 +5,11 @@ Keys override those of the base, with one exception: another model takes none of
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
 from typing import Any
 
-from analysis.errors import BadInput
+from analysis.errors import BadInput, did_you_mean
 from analysis.files import read_yaml
 from autoscale.profiles.model_config import BYTES, read_model_config
 
@@ -32,12 +31,11 @@ def profile_content(name_or_path: str, seen: tuple[str, ...] = ()) -> dict[str, 
     is_path = name_or_path.endswith((".yaml", ".yml"))
     file = Path(name_or_path) if is_path else shipped
     if not is_path and name_or_path not in names():
-        near = difflib.get_close_matches(name_or_path, names(), n=1, cutoff=0.3)
         raise BadInput(
             "unknown profile",
             value=name_or_path,
             expected=f"one of {', '.join(names())} or a path to a .yaml file",
-            next_step=f"did you mean {near[0]}?" if near else None,
+            next_step=did_you_mean(name_or_path, names()),
         )
     content = read_yaml(file, "profile file")
     if "kind" in content and "apiVersion" in content:
@@ -85,7 +83,10 @@ def _with_config(content: dict[str, Any], file: Path) -> dict[str, Any]:
     kv_dtype = stated.get("kv_dtype", "bf16")
     if kv_dtype not in BYTES:
         raise BadInput(
-            f"profile {file}, field model.kv_dtype", value=kv_dtype, expected=f"one of {', '.join(BYTES)}"
+            f"profile {file}, field model.kv_dtype",
+            value=kv_dtype,
+            expected=f"one of {', '.join(BYTES)}",
+            next_step=did_you_mean(str(kv_dtype), BYTES),
         )
     return content | {"model": read_model_config(file.parent / named, kv_dtype) | stated}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.errors import BadInput
+from analysis.errors import BadInput, nearest
 from loadgen.plan.programme import Rate
 
 
@@ -80,12 +79,12 @@ def parse_arrivals(text: str) -> Process:
         return Process(kind, 0.0 if kind == "constant" else 1.0)
     forms = {"constant": "constant", "poisson": "poisson", "gamma": "gamma:CV"}
     if kind != "gamma":
-        near = difflib.get_close_matches(kind, forms, n=1, cutoff=0.3)
+        near = nearest(kind, forms)
         raise BadInput(
             "unknown arrival process",
             value=text,
             expected=" | ".join(forms.values()),
-            next_step=f"did you mean {forms[near[0]]}?" if near else None,
+            next_step=f"did you mean {forms[near]}?" if near else None,
         )
     try:
         cv = float(rest)

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,7 +18,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.errors import BadInput
+from analysis.errors import BadInput, nearest
 from analysis.numbers import Z99
 
 FORMS = {
@@ -127,12 +126,12 @@ def parse_lengths(text: str) -> Lengths:
         ":"
     )  # a number alone is that number
     if kind not in FORMS:
-        near = difflib.get_close_matches(kind, FORMS, n=1, cutoff=0.3)
+        near = nearest(kind, FORMS)
         raise BadInput(
             "unknown length distribution",
             value=text,
             expected=" | ".join(FORMS.values()),
-            next_step=f"did you mean {FORMS[near[0]]}?" if near else None,
+            next_step=f"did you mean {FORMS[near]}?" if near else None,
         )
     try:
         numbers = [float(part) for part in rest.split(",")] if rest else []

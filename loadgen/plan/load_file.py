@@ -23,7 +23,6 @@ Paths are relative to the load file. Times are seconds, rates requests/s. The JS
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,7 +30,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from analysis.errors import BadInput
+from analysis.errors import BadInput, did_you_mean
 from loadgen.plan import rates
 from loadgen.plan.lengths import MOST
 from loadgen.plan.programme import Rate
@@ -278,8 +277,7 @@ def _explained(path: Path, node: yaml.Node | None, error: ValidationError) -> Ba
         return BadInput(f"{where}: {message}", value=value)
     models = (LoadFile, Segment, Constant, Ramp, Spike, Sine, Diurnal, Curve, TraceSection, Conversations)
     known = {name for model in models for name in model.model_fields}
-    near = difflib.get_close_matches(names[-1], known, n=1)
-    return BadInput(f"{where}: unknown field", next_step=f"did you mean {near[0]}?" if near else None)
+    return BadInput(f"{where}: unknown field", next_step=did_you_mean(names[-1], known))
 
 
 def _line(node: yaml.Node | None, where: tuple[int | str, ...]) -> int:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 
+from analysis.errors import nearest
 from autoscale.check.snapshot import Snapshot
 from autoscale.kube.cluster import utc_text
 from autoscale.kube.kinds import SCALED, plural_of
@@ -74,13 +74,13 @@ def no_hpa(now: Snapshot, name: str) -> Iterator[Finding]:
             {"deleted_s": deleted_s},
         )
         return
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.3)
+    near = nearest(name, names)
     yield about.finding(
         "error",
         "hpa-not-found",
         (),
         f"there is no HorizontalPodAutoscaler {name!r} in this namespace; it has {', '.join(names) or 'none'}",
         "",
-        f"use --hpa {near[0]}" if near else "apply the manifests first, or check --namespace",
+        f"use --hpa {near}" if near else "apply the manifests first, or check --namespace",
         {"names": names},
     )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator
 
+from analysis.errors import nearest
 from autoscale.kube.objects import items, mapping
 from autoscale.kube.vllm_names import (
     COUNTERS,
@@ -174,9 +174,8 @@ def _not_exported(
             "Use vllm:num_requests_waiting or running.",
         )
     if not may_export(series):
-        near = difflib.get_close_matches(name, GAUGES | COUNTERS | HISTOGRAMS, n=1, cutoff=0.75)
-        if near:
-            return "error", f"vLLM exports no {series}.", f"Did you mean vllm:{near[0]}?"
+        if near := nearest(name, GAUGES | COUNTERS | HISTOGRAMS):
+            return "error", f"vLLM exports no {series}.", f"Did you mean vllm:{near}?"
         return (
             "warning",
             f"{series} is not a metric that vLLM is known to export.",

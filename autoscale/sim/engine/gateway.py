@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.errors import BadInput
+from analysis.errors import BadInput, did_you_mean
 from analysis.numbers import parse_seconds
 from autoscale.sim.engine.flow_control import DETECTORS
 from autoscale.sim.engine.state import NONE
@@ -103,7 +103,10 @@ class InferenceGateway:
     def __post_init__(self) -> None:
         if self.detector not in DETECTORS:
             raise BadInput(
-                "the gateway's detector", value=self.detector, expected=f"one of {', '.join(DETECTORS)}"
+                "the gateway's detector",
+                value=self.detector,
+                expected=f"one of {', '.join(DETECTORS)}",
+                next_step=did_you_mean(self.detector, DETECTORS),
             )
         above = ("queue_depth", "kv_usage", "capacity", "ttl_s", "no_endpoint_ttl_s", "band_requests")
         for name in (*above, "refresh_s", "stale_s"):
@@ -153,8 +156,13 @@ def parse_gateway(text: str) -> InferenceGateway:
         name, _, value = part.partition("=")
         field = next((f for f in InferenceGateway.__dataclass_fields__ if f in (name, f"{name}_s")), None)
         if field is None or field == "bands":
-            names = (f.removesuffix("_s") for f in InferenceGateway.__dataclass_fields__ if f != "bands")
-            raise BadInput("--gateway", value=part, expected=f"on, or NAME=VALUE with {', '.join(names)}")
+            names = [f.removesuffix("_s") for f in InferenceGateway.__dataclass_fields__ if f != "bands"]
+            raise BadInput(
+                "--gateway",
+                value=part,
+                expected=f"on, or NAME=VALUE with {', '.join(names)}",
+                next_step=did_you_mean(name, ["on", *names]),
+            )
         if field == "flow_control" and value in ("on", "off"):
             given[field] = value == "on"
         elif field == "detector":

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.errors import BadInput
+from analysis.errors import BadInput, did_you_mean
 from autoscale.sim.engine.replicas import GAUGES, EngineParams, Replicas
 from autoscale.sim.http.openai_request import Prompt
 from autoscale.sim.http.prefix_cache import PrefixCache
@@ -27,7 +27,12 @@ class LiveReplicas:
 
     def __init__(self, params: EngineParams, slots: int, seed: int, routing: str = "connection") -> None:
         if routing not in ROUTINGS:
-            raise BadInput("unknown routing", value=routing, expected=f"one of {', '.join(ROUTINGS)}")
+            raise BadInput(
+                "unknown routing",
+                value=routing,
+                expected=f"one of {', '.join(ROUTINGS)}",
+                next_step=did_you_mean(routing, ROUTINGS),
+            )
         self.params, self.routing = params, routing
         self.engines = [Replicas(params, 1, seed=seed + slot, no_ready="fail") for slot in range(slots)]
         self.caches = [PrefixCache(params) for _ in range(slots)]

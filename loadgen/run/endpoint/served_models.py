@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.errors import BadInput, SourceUnavailable
+from analysis.errors import BadInput, SourceUnavailable, did_you_mean
 
 MOST_BYTES = 16 << 20  # of an answer that is read
 NAMED = 20  # models that a sentence names
@@ -61,7 +61,12 @@ def choose_model(models: Sequence[ServedModel], asked: str | None) -> tuple[Serv
     if asked is not None:
         found = next((m for m in models if m.id == asked), None)
         if found is None and models:
-            raise BadInput("unknown --model", value=asked, expected=f"one of {names}")
+            raise BadInput(
+                "unknown --model",
+                value=asked,
+                expected=f"one of {names}",
+                next_step=did_you_mean(asked, [m.id for m in models]),
+            )
         return found or ServedModel(asked), None
     bases = [m for m in models if base_model(m, models) is m]
     roots = {m.root for m in bases}
