@@ -160,6 +160,9 @@ def test_a_line_in_the_middle_that_is_no_observation_is_named(tmp_path):
     file.write_text('{"time_s": 1}\n{"time_s": 1, "resource": "pods", "type": "ADDED", "object": {}}\n')
     with pytest.raises(BadRun, match="line 1 is not an observation"):
         list(read_observations(file))
+    file.write_text('{"time_s": 1%s, "resource": "pods", "type": "ADDED", "object": {}}\n{}\n' % ("0" * 400))
+    with pytest.raises(BadRun, match="line 1 is not an observation"):
+        list(read_observations(file))
     with pytest.raises(BadRun, match="cannot read the observations"):
         list(read_observations(tmp_path / "none.jsonl"))
 
