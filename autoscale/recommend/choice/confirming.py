@@ -168,7 +168,9 @@ class Confirming:
         dear_h = (1 + CHOOSING.alike) * limit_h  # for one seed, of which the mean may still be below
         looked = confirm(trials.judge, unseen, trials.seeds[:first], trials.each, dear_h)
         dear = {j.setting for j in looked if any(t.stopped == "cost" for t in j.trials)}
-        self._looked |= {j.setting: j for j in looked if j.setting not in dear}  # those may do for another limit
+        self._looked |= {
+            j.setting: j for j in looked if j.setting not in dear
+        }  # those may do for another limit
         known = [self._looked[s] for s in new if s not in dear]
         good = [j for j in known if j.holds and j.cost <= limit_h]
         self._known |= {j.setting for j in good}
