@@ -74,11 +74,16 @@ def read_json(path: Path | str, what: str, expected: str = "a JSON object") -> d
 
 
 def json_value(text: str | bytes) -> Any:
-    """`json.loads`, with one limit of nesting for all versions of Python. Raises ValueError."""
+    """`json.loads`, with one limit of nesting for all versions of Python, and only texts that a file can hold.
+
+    Raises ValueError.
+    """
     try:
         value = json.loads(text)
     except RecursionError:
         raise ValueError(TOO_DEEP) from None
+    if "\\ud" in (text if isinstance(text, str) else text.decode("utf-8", "replace")).lower():
+        _writable(value)
     level, depth = [value], 0
     while level := [one for one in level if type(one) is dict or type(one) is list]:
         depth += 1
@@ -86,6 +91,17 @@ def json_value(text: str | bytes) -> Any:
             raise ValueError(TOO_DEEP)
         level = [inner for one in level for inner in (one.values() if type(one) is dict else one)]
     return value
+
+
+def _writable(value: Any) -> None:
+    """JSON's escapes can make half a surrogate pair, which nothing that is written can hold."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start].encode("unicode_escape").decode()
+        raise ValueError(f"a text in it holds half a surrogate pair, {half}") from None
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
 
 
 def _mapping(value: Any, path: Path | str, what: str, expected: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from autoscale.lint.findings import Finding, Located
 
 MANIFESTS, SCRIPTS = (".yaml", ".yml", ".json"), (".sh",)
 KUSTOMIZATIONS = ("kustomization.yaml", "kustomization.yml", "Kustomization")
-MAX_BYTES = 200_000_000
+MAX_BYTES = 25_000_000  # under a minute of a processor; an object in a cluster has at most 1.5 MB
 _PATCHES = ("patches", "patchesStrategicMerge", "patchesJson6902")
 
 _CONSEQUENCE = {
@@ -148,7 +148,11 @@ def _read_file(file: Path, root: str, namespace: str, loaded: Loaded) -> None:
     shown = str(file)
     try:
         if file.stat().st_size > MAX_BYTES:
-            raise BadInput(f"{shown} is larger than", value=MAX_BYTES, expected="a manifest")
+            raise BadInput(
+                f"{shown} has {file.stat().st_size / 1e6:.1f} MB, too much for manifests",
+                expected=f"at most {MAX_BYTES / 1e6:g} MB",
+                next_step="name the files that hold manifests",
+            )
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         loaded.findings.append(

@@ -115,3 +115,10 @@ def test_a_hundred_levels_and_many_written_values_are_read(tmp_path):
     if documents._LOADER is not yaml.SafeLoader:  # half a minute with the parser in Python
         assert len(read_yaml(tmp_path / "b", "thing")["a"]) == many
     assert json_value(b"[" * 100 + b"]" * 100) is not None
+
+
+def test_half_a_surrogate_pair_is_no_text() -> None:
+    assert json_value('{"model": "\\ud83d\\ude00"}') == {"model": "\U0001f600"}
+    for text in ('{"model": "a\\ud800"}', b'["\\uDFFF"]'):
+        with pytest.raises(ValueError, match="half a surrogate pair"):
+            json_value(text)

@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -257,3 +258,10 @@ def test_ten_thousand_objects_cost_no_more_per_object_than_a_thousand(profile, t
 
     small = spent_s(70)
     assert spent_s(700) < 4 * small + 1e-4
+
+
+def test_a_file_that_is_too_large_for_a_manifest_is_not_read(tmp_path: Path) -> None:
+    with (file := tmp_path / "data.json").open("wb") as made:
+        made.truncate(25_000_001)
+    with pytest.raises(BadInput, match="too much for manifests"):
+        lint_files([file])

@@ -320,6 +320,7 @@ ROWS = [
     ("an External metric of everybody", ONE, None, put(HPA, ("spec", "metrics"), lambda m: [*m, {"type": "External", "external": {"metric": {"name": STACKDRIVER.format("num_requests_waiting")}, "target": {"type": "AverageValue", "averageValue": "5"}}}]), "external-no-selector", "warning"),
     ("a total of everybody that multiplies", ONE, None, put(HPA, ("spec", "metrics"), lambda m: [*m, {"type": "External", "external": {"metric": {"name": STACKDRIVER.format("num_requests_waiting"), "selector": {"matchLabels": {"metric.labels.model_name": "m"}}}, "target": {"type": "Value", "value": "5"}}}]), "target-value-multiplies", "error"),
     ("the default surge on whole nodes", TPU, None, put("Deployment", ("spec", "strategy"), DELETE), "rollout-needs-node", "warning"),
+    ("a written surge on whole nodes", TPU, None, put("Deployment", ("spec", "strategy", "rollingUpdate"), {"maxSurge": "25%"}), "rollout-needs-node", "warning"),
     ("the default surge where the pool is full", ONE, None, both(put("Deployment", ("spec", "strategy"), DELETE), put(HPA, ("metadata", "annotations"), {"autoscale/max-nodes": "2"}), put(HPA, ("spec", "maxReplicas"), 2)), "rollout-needs-node", "warning"),
     ("a variable as a number", ONE, None, lambda s: one(s, "Deployment")["spec"]["template"]["spec"]["containers"][0].setdefault("env", []).append({"name": "N", "value": 1}), "not-a-string", "error"),
     ("an annotation as a number", ONE, None, put(HPA, ("metadata", "annotations"), {"team": 7}), "not-a-string", "error"),

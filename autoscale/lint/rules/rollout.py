@@ -12,6 +12,7 @@ from autoscale.lint.findings import Finding, Located
 from autoscale.lint.parts import VllmServer, chips_of, whole_number
 from autoscale.lint.rules.capacity import node_bounds
 
+DEFAULT_ROLL = "25%"  # maxSurge, rounded up, and maxUnavailable, rounded down
 WHOLE_NODE_GPUS = 8  # no common machine has more accelerators of one pod than this left beside it
 MANY = 50
 
@@ -105,11 +106,12 @@ def _covers(budget: Located, facts: Facts) -> bool:
 
 
 def _surge(server: VllmServer, facts: Facts) -> Iterator[Finding]:
-    """The default rolling update starts a further pod first, for which there may be no node."""
+    """A rolling update that starts a further pod first, as the default does, for which there may be no node."""
     owner, chips = server.owner, chips_of(server.container)
     strategy = mapping(owner.spec.get("strategy"))
     rolling = mapping(strategy.get("rollingUpdate"))
-    if not chips or strategy.get("type", "RollingUpdate") != "RollingUpdate" or "maxSurge" in rolling:
+    surge = rolling.get("maxSurge", DEFAULT_ROLL)
+    if not chips or strategy.get("type", "RollingUpdate") != "RollingUpdate" or not _of(surge, 100):
         return
     scaler = facts.scaler_of.get((owner.kind, owner.namespace, owner.name))
     most = scaler.high if scaler else whole_number(owner.spec.get("replicas", 1)) or 1
@@ -120,12 +122,23 @@ def _surge(server: VllmServer, facts: Facts) -> Iterator[Finding]:
     if not (tpu or chips >= WHOLE_NODE_GPUS or full):
         return
     low = scaler.low if scaler else most
-    kept = "" if low >= 4 else ", and maxUnavailable 25 % is 0 below 4 replicas: no old pod goes first"
+    goes_first = _of(rolling.get("maxUnavailable", DEFAULT_ROLL), low)
+    if "maxSurge" in rolling and goes_first:
+        return  # the node of an old pod becomes free
+    kept = "" if goes_first else f", and no old pod goes first: maxUnavailable is 0 of {low}"
     yield owner.finding(
         "warning",
         "rollout-needs-node",
         ("spec", "strategy"),
-        f"maxSurge is 25 % by default, rounded up{kept}.",
+        f"maxSurge is {surge if 'maxSurge' in rolling else '25 % by default'}, rounded up{kept}.",
         f"Every rollout needs a free node with {chips} chips: without one the new pod stays Pending and nothing changes.",
         "Write strategy.rollingUpdate: {maxSurge: 0, maxUnavailable: 1}.",
     )
+
+
+def _of(share: object, replicas: int) -> int:
+    """The pods that maxUnavailable (a number, or a text such as 25%) gives of so many replicas; 0 for what is neither."""
+    text = str(share)
+    percent = text.endswith("%")
+    number = whole_number(text.removesuffix("%") if percent else share) or 0
+    return number * replicas // 100 if percent else number
