@@ -54,6 +54,13 @@ class SignalTarget:
     query: Annotated[str | None, LeftOut] = field(default=None, kw_only=True)
 
     @property
+    def interval_words(self) -> str:
+        """The interval as one reads it: of one target, or of the best targets for every replica that may be there."""
+        low, high = self.interval or (self.quantity, self.quantity)
+        which = "" if low == high else ", for the slowest to the fastest replica that the data leave open"
+        return f"interval {low} to {high}{which}"
+
+    @property
     def interval_milli(self) -> tuple[int, int]:
         """The ends of the interval in thousandths; the target's own value twice without one."""
         low, high = self.interval or (self.quantity, self.quantity)

@@ -112,8 +112,7 @@ class TargetShown:
 
     quantity: str
     unit: str
-    low: str
-    high: str
+    interval: str
     metric: str
     percent: str
 
@@ -122,9 +121,10 @@ def _targets(result: Recommended) -> Iterator[TargetShown]:
     chosen = result.decision.chosen
     values = dict(chosen.setting.targets) if chosen else {}
     for target in result.document.metrics:
-        low, high = target.interval or (target.quantity, target.quantity)
         percent = share(values.get(target.signal), 0) if target.signal == "kv_usage" else ""
-        yield TargetShown(target.quantity, words.UNITS[target.signal], low, high, target.metric, percent)
+        yield TargetShown(
+            target.quantity, words.UNITS[target.signal], target.interval_words, target.metric, percent
+        )
 
 
 @dataclass(frozen=True)

@@ -58,11 +58,10 @@ def _answer(made: Recommendation) -> Iterator[Text]:
     if made.measuring:
         yield Text(made.measuring.sentence, style="bold")
     for target in made.metrics:
-        low, high = target.interval or (target.quantity, target.quantity)
         kind, per = ("value", "") if target.metric_type else ("averageValue", " per replica")
         yield Text.assemble(
             (f"{kind} {target.quantity}", "bold"),
-            f" {words.UNITS[target.signal]}{per}   (interval {low} to {high})",
+            f" {words.UNITS[target.signal]}{per}   ({target.interval_words})",
         )
         yield Text(f"  {target.metric}{f': {target.query}' if target.query else ''}", style="dim")
     if made.answer == "do_not_autoscale":
