@@ -38,7 +38,7 @@ SLO = "ttft_p95=1s,tpot_p95=150ms"
 STAGES = "2:15,4:15,8:15,12:15,16:15,20:15"  # requests/s:seconds, up to where one replica of the default profile is full
 SPEED = 60.0  # of the control plane while the scale-out is checked: a ten-minute start takes 10 s
 CHECK_S = 90.0  # at most
-START_S = 30.0  # that a process of the demo may take to be up
+START_S = 120.0  # that a process of the demo may take to be up, on a machine that is busy
 QUIET, BUSY = 0.6, 3.0  # rates in multiples of what one replica serves within the SLO
 MORE = 0.5  # replicas' worth of load beyond what minReplicas serve, for the check
 PROMETHEUS = """
