@@ -185,10 +185,11 @@ def test_the_interval_is_of_what_binds_and_of_capacities_at_its_ends(past):
     lengths = true.plan.prompt, true.plan.output
     model = learn_replica_from(production.points, lengths, true.profile, np.nan, silent)
     served = replace(true, engine=model.engine)
-    bounds = np.geomspace(0.05, 3.0, 24)
-    idle = next(
-        s for s in bounds if idle_verdict(replace(served, slo=parse_slo(f"ttft_p95={s:.3f}s"))) is None
-    )
+    low_s, idle = 0.05, 3.0  # an idle replica breaks the first and keeps the second
+    while idle > 1.01 * low_s:
+        middle_s = (low_s * idle) ** 0.5
+        kept = idle_verdict(replace(served, slo=parse_slo(f"ttft_p95={middle_s:.4f}s"))) is None
+        low_s, idle = (low_s, middle_s) if kept else (middle_s, idle)
     tight = replace(served, slo=parse_slo(f"ttft_p95={1.1 * idle:.3f}s"))
     full = model.spread_at(*model.shape)
     low, high = speed = speed_at_the_slo(model, tight, full)

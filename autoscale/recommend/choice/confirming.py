@@ -47,7 +47,6 @@ class Confirming:
     failed: list[Judged[Candidate]] = field(default_factory=list, init=False)
     steady: dict[Candidate, float] = field(default_factory=dict, init=False)
     _hard: list[int] = field(default_factory=list, init=False)  # own seeds that broke what failed
-    _seen: dict[tuple[Candidate, int], Trial] = field(default_factory=dict, init=False)  # over those
     _latest: dict[Candidate, int] = field(
         default_factory=dict, init=False
     )  # that failed: steps to what is tried next
@@ -70,7 +69,7 @@ class Confirming:
             first = self._steadiest()
             if first is not None and (sure := self.sure(first.setting)) is not None:
                 return sure
-            afters = [self._instead(setting, steps) for setting, steps in self._latest.items()]
+            afters = [self.space.tighter(setting, steps) for setting, steps in self._latest.items()]
             self._judge([after for after in afters if after is not None], math.inf)
             self._latest.clear()
         return None
@@ -88,23 +87,12 @@ class Confirming:
 
     def _screen(self, judged: Sequence[Judged[Candidate]]) -> None:
         """Those that break so many of the own seeds that broke others that they cannot hold over all have failed."""
-        for one in self._over_hard([j.setting for j in judged]) if self._hard else []:
-            if not one.may_hold(len(self.trials.own)):
+        trials, hard = self.trials, self._hard[-CHOOSING.seeds_at_once :]
+        if not hard:
+            return
+        for one in confirm(trials.judge, [j.setting for j in judged], hard, trials.each, math.inf):
+            if not one.may_hold(len(trials.own)):
                 self._failed(one, 1)  # hard seeds tell nothing of how far it is on average
-
-    def _over_hard(self, settings: Sequence[Candidate]) -> list[Judged[Candidate]]:
-        """The settings over the own seeds that broke others last, the latest first, until they cannot hold any more."""
-        trials, judged = self.trials, {setting: Judged(setting, ()) for setting in settings}
-        hard = self._hard[: -CHOOSING.seeds_at_once - 1 : -1]
-        for first in range(0, len(hard), CHOOSING.first_look):
-            seeds = hard[first : first + CHOOSING.first_look]
-            going = [s for s, j in judged.items() if not j.trials or j.may_hold(len(trials.own))]
-            asked = [(trials.judge, s, seed) for s in going for seed in seeds if (s, seed) not in self._seen]
-            found = trials.each(_trial, asked)
-            self._seen.update({(s, seed): made for (_, s, seed), made in zip(asked, found, strict=True)})
-            for s in going:
-                judged[s] = judged[s].and_over([self._seen[s, seed] for seed in seeds])
-        return list(judged.values())
 
     def _failed(self, judged: Judged[Candidate], steps: int) -> None:
         """It waits no longer; what is so many steps tighter is tried next, more where much of its line has failed."""
@@ -113,29 +101,6 @@ class Confirming:
         self.waiting.pop(setting, None)
         self.failed.append(judged)
         self._latest[setting] = steps + max(0, before - 1) // 2
-
-    def _instead(self, setting: Candidate, steps: int) -> Candidate | None:
-        """The loosest tighter target of a failed setting's line that may hold over the own seeds that broke others.
-
-        So many steps tighter at least, and no more where no own seed broke anything yet. None at the line's end.
-        """
-        bad, good = steps - 1, self.space.tighter(setting, steps)
-        if not self._hard:
-            return good
-        while good is not None and not self._survives(good):
-            bad, steps = steps, 2 * steps
-            beyond = self.space.tighter(setting, steps)
-            good = None if beyond == good else beyond
-        while good is not None and steps - bad > 1:
-            middle = (bad + steps) // 2
-            between = self.space.tighter(setting, middle)
-            assert between is not None  # it lies before the other
-            good, bad, steps = (between, bad, middle) if self._survives(between) else (good, middle, steps)
-        return good
-
-    def _survives(self, setting: Candidate) -> bool:
-        """Whether it may hold over the own seeds that broke others."""
-        return self._over_hard([setting])[0].may_hold(len(self.trials.own))
 
     def _as_fitted(self, setting: Candidate) -> bool:
         trials = self.trials
@@ -165,14 +130,9 @@ class Confirming:
         trials, first = self.trials, CHOOSING.first_look
         new = [s for s in settings if s not in self._known]
         unseen = [s for s in new if s not in self._looked]
-        dear_h = (1 + CHOOSING.alike) * limit_h  # for one seed, of which the mean may still be below
-        looked = confirm(trials.judge, unseen, trials.seeds[:first], trials.each, dear_h)
-        dear = {j.setting for j in looked if any(t.stopped == "cost" for t in j.trials)}
-        self._looked |= {
-            j.setting: j for j in looked if j.setting not in dear
-        }  # those may do for another limit
-        known = [self._looked[s] for s in new if s not in dear]
-        good = [j for j in known if j.holds and j.cost <= limit_h]
+        looked = confirm(trials.judge, unseen, trials.seeds[:first], trials.each, math.inf)
+        self._looked |= {j.setting: j for j in looked}
+        good = [j for j in (self._looked[s] for s in new) if j.holds and j.cost <= limit_h]
         self._known |= {j.setting for j in good}
         rest = confirm(trials.judge, [j.setting for j in good], trials.seeds[first:], trials.each, math.inf)
         for one, more in zip(good, rest, strict=True):
