@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,22 @@ def minimum_at(windows: Iterable[Window], otherwise: int, minute_of_week: int) -
     day, minute = divmod(minute_of_week, DAY_MINUTES)
     inside = (w.replicas for w in windows if day % 7 in w.days and w.from_minute <= minute < w.to_minute)
     return max(otherwise, *inside, 0)
+
+
+def minimum_changes(
+    windows: Sequence[Window], otherwise: int, begins_s: float, duration_s: float
+) -> tuple[tuple[float, int], ...]:
+    """(s, minimum) from the begin of traffic that begins so long after a Monday's midnight; the first is at 0 s."""
+
+    def at(minute: int) -> int:
+        return minimum_at(windows, otherwise, minute % (7 * DAY_MINUTES))
+
+    first, last = int(begins_s // 60), int((begins_s + duration_s) // 60)
+    edges = {edge for window in windows for edge in (window.from_minute, window.to_minute)}
+    days = range(first // DAY_MINUTES, last // DAY_MINUTES + 1)
+    minutes = sorted({day * DAY_MINUTES + edge for day in days for edge in edges})
+    changes = [(60.0 * m - begins_s, at(m)) for m in minutes if m > first and at(m) != at(m - 1)]
+    return (0.0, at(first)), *((at_s, least) for at_s, least in changes if at_s < duration_s)
 
 
 def _clock(minute: int) -> str:

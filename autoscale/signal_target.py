@@ -55,9 +55,13 @@ class SignalTarget:
 
     @property
     def interval_words(self) -> str:
-        """The interval as one reads it: of one target, or of the best targets for every replica that may be there."""
+        """The interval as one reads it: of one target, or of the best targets for all that may be there."""
         low, high = self.interval or (self.quantity, self.quantity)
-        which = "" if low == high else ", for the slowest to the fastest replica that the data leave open"
+        which = (
+            ""
+            if low == high
+            else ": the best targets for a replica as slow or as fast as the data allow, and for a little more traffic"
+        )
         return f"interval {low} to {high}{which}"
 
     @property

@@ -20,11 +20,10 @@ def profiles(
     from autoscale.show.catalogue import profile_facts
     from autoscale.show.terminal.lists import one_profile, profile_list
 
-    asked = [name] if name else names()
-    for one in asked:
-        load(one)  # refused before a minute of compiling
+    if name:
+        load(name)  # refused before a minute of compiling
     progress.compiled_engine()
-    found = [profile_facts(one) for one in asked]
+    found = [profile_facts(one) for one in ([name] if name else names())]
     if as_json:
         show_json({"profiles": found}, {})
     else:

@@ -36,14 +36,13 @@ class PastHpa:
 def past_hpa(service: Service) -> tuple[PastHpa | None, list[str]]:
     """The HPA that scales on the service's metrics, None where there is none or not one alone; and sentences on it."""
     found: dict[tuple[str, str], list[tuple[str, float]]] = {}
-    others: dict[str, set[str]] = {}
+    others: dict[tuple[str, str], set[str]] = {}
     for one in _last(service, "spec_target_metric"):
         labels = one["metric"]
-        metric, of_hpa = labels.get("metric_name", ""), labels.get("horizontalpodautoscaler", "")
+        metric = labels.get("metric_name", "")
+        of_hpa = labels.get("namespace", "default"), labels.get("horizontalpodautoscaler", "")
         if labels.get("metric_target_type") == "average" and signal_of(metric):
-            found.setdefault((labels.get("namespace", "default"), of_hpa), []).append(
-                (metric, float(one["value"][1]))
-            )
+            found.setdefault(of_hpa, []).append((metric, float(one["value"][1])))
         else:
             others.setdefault(of_hpa, set()).add(metric)
     if len(found) != 1:
@@ -68,9 +67,9 @@ def past_hpa(service: Service) -> tuple[PastHpa | None, list[str]]:
     said = [
         f"the HPA {name} is taken as kube-state-metrics tells it, which leaves out its behavior block: --current FILE has it"
     ]
-    if name in others:
+    if (also := others.get((namespace, name))) is not None:
         said.append(
-            f"the HPA {name} also scales on {listed(others[name])}, which is no gauge of vLLM's as an average: without it, it "
+            f"the HPA {name} also scales on {listed(also)}, which is no gauge of vLLM's as an average: without it, it "
             "may want fewer replicas here than in the cluster"
         )
     return PastHpa(name, manifest, times_s[-MOST_SYNCS:], desired[-MOST_SYNCS:]), said

@@ -11,10 +11,11 @@ import numpy as np
 from analysis.errors import BadInput
 from loadgen.plan import rates
 from loadgen.plan.programme import Rate
+from loadgen.plan.time_units import DAY_S
 from loadgen.plan.traces import Trace
 from loadgen.plan.traffic import LoadPlan
 
-MINUTE_S, HOUR_S, DAY_S = 60.0, 3600.0, 86_400.0
+MINUTE_S, HOUR_S = 60.0, 3600.0
 ENOUGH = 0.98  # of a day: the first and the last scrape of a window are not at its ends
 TRACE_OPTIONS = ("time_scale", "rate_scale", "jitter_s", "bucket_s", "time_unit", "turn_tokens")
 

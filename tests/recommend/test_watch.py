@@ -12,9 +12,9 @@ from analysis.errors import BadInput
 from autoscale.profiles import load, overlay
 from autoscale.recommend.choice.settings import Behavior, Candidate
 from autoscale.recommend.drift import still_holds
-from autoscale.recommend.schedule.patched import minima, reactive
+from autoscale.recommend.schedule.patched import reactive
 from autoscale.recommendation import AskedSlo, Drift, EngineModel, Recommendation, System, write
-from autoscale.schedule import EVERY_DAY, Scheduled, Window
+from autoscale.schedule import EVERY_DAY, Scheduled, Window, minimum_changes
 from autoscale.show.textfile import check_textfile, exposition, write_textfile
 from autoscale.signal_target import SignalTarget
 from autoscale.sim.engine.replicas import EngineParams
@@ -129,5 +129,6 @@ def test_the_minimum_follows_the_clock_of_the_week() -> None:
     week = Scheduled((Window((0, 1, 2, 3, 4), 480, 1200, 3), Window((5, 6), 600, 1440, 2)), 1)
     friday, day_s = 4 * 86_400.0, 86_400.0
     hours = [(0, 3), (11, 1), (25, 2), (39, 1)]  # Fri 9:00, 20:00, Sat 10:00, Sun 0:00; Sun 9:00 is the end
-    assert minima(week, friday + 9 * 3600.0, 2 * day_s) == tuple((3600.0 * h, least) for h, least in hours)
+    changes = minimum_changes(week.windows, week.otherwise, friday + 9 * 3600.0, 2 * day_s)
+    assert changes == tuple((3600.0 * h, least) for h, least in hours)
     assert reactive(recommendation()) is None

@@ -131,13 +131,14 @@ def _surge(server: VllmServer, facts: Facts) -> Iterator[Finding]:
         "rollout-needs-node",
         ("spec", "strategy"),
         f"maxSurge is {surge if 'maxSurge' in rolling else '25 % by default'}, rounded up{kept}.",
-        f"Every rollout needs a free node with {chips} chips: without one the new pod stays Pending and nothing changes.",
+        f"Every rollout needs a free node with {chips} chips: without one the new pod stays Pending "
+        f"{'until an old one has gone' if goes_first else 'and nothing changes'}.",
         "Write strategy.rollingUpdate: {maxSurge: 0, maxUnavailable: 1}.",
     )
 
 
 def _of(share: object, replicas: int) -> int:
-    """The pods that maxUnavailable (a number, or a text such as 25%) gives of so many replicas; 0 for what is neither."""
+    """What maxSurge or maxUnavailable (a number, or a text such as 25%) is of so many pods, rounded down; 0 for what is neither."""
     text = str(share)
     percent = text.endswith("%")
     number = whole_number(text.removesuffix("%") if percent else share) or 0

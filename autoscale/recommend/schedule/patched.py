@@ -11,9 +11,7 @@ from autoscale.recommend.choice.judging import Trial
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.settings import Given, Manifest, Setting
 from autoscale.recommendation import Recommendation
-from autoscale.schedule import DAY_MINUTES, Scheduled, minimum_at
-
-MINUTE_S = 60.0
+from autoscale.schedule import Scheduled, minimum_changes
 
 
 @dataclass(frozen=True)
@@ -26,25 +24,12 @@ class Patched:
     def __call__(self, setting: Setting, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
         """One trial; the setting begins with the minimum of that time."""
         plan, scenario = self.scenario.plan.of_seed(seed), self.scenario
-        changes = minima(self.schedule, plan.begins_s, plan.duration_s)
+        schedule = self.schedule
+        changes = minimum_changes(schedule.windows, schedule.otherwise, plan.begins_s, plan.duration_s)
         content: dict[str, Any] = copy.deepcopy(dict(setting.manifest(scenario.profile) or {}))
         content["spec"]["minReplicas"] = changes[0][1]
         patched = replace(scenario, options=replace(scenario.options, minima=changes))
         return patched(Given(content), seed, cost_limit_h)
-
-
-def minima(schedule: Scheduled, begins_s: float, duration_s: float) -> tuple[tuple[float, int], ...]:
-    """(s, minimum) from the begin of traffic that begins so long after a Monday's midnight; the first is at 0 s."""
-
-    def at(minute: int) -> int:
-        return minimum_at(schedule.windows, schedule.otherwise, minute % (7 * DAY_MINUTES))
-
-    first, last = int(begins_s // MINUTE_S), int((begins_s + duration_s) // MINUTE_S)
-    edges = {edge for window in schedule.windows for edge in (window.from_minute, window.to_minute)}
-    days = range(first // DAY_MINUTES, last // DAY_MINUTES + 1)
-    minutes = sorted({day * DAY_MINUTES + edge for day in days for edge in edges})
-    changes = [m for m in minutes if first < m <= last and at(m) != at(m - 1)]
-    return (0.0, at(first)), *((m * MINUTE_S - begins_s, at(m)) for m in changes)
 
 
 def reactive(old: Recommendation) -> Manifest | None:

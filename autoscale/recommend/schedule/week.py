@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from autoscale.schedule import DAY_MINUTES, EVERY_DAY, WEEKDAYS, WEEKEND, Days, Window
+from autoscale.schedule import DAY_MINUTES, EVERY_DAY, WEEKDAYS, WEEKEND, Days, Window, minimum_changes
 
 DAY_S, HOUR_S, WEEK_DAYS, HOURS = 86_400.0, 3600.0, 7, 24
 
@@ -33,19 +33,8 @@ class Week:
 
     def changes(self, begins_s: float, duration_s: float) -> tuple[tuple[float, int], ...]:
         """(s, minimum) from the begin of traffic that begins so long after a Monday's midnight; the first is at 0 s."""
-        first, last = int(begins_s // HOUR_S), int((begins_s + duration_s) // HOUR_S) + 1
-        found = [(0.0, max(self.at_hour(first), self._early(begins_s)))]
-        for hour in range(first + 1, last + 1):
-            before, now = self.at_hour(hour - 1), self.at_hour(hour)
-            if now != before:
-                lead_s = 60.0 * self.lead_minutes if now > before and hour % HOURS else 0.0
-                found.append((hour * HOUR_S - lead_s - begins_s, now))
-        return tuple((at_s, least) for at_s, least in found if at_s == 0 or 0 < at_s < duration_s)
-
-    def _early(self, begins_s: float) -> int:
-        """What a rise that comes soon asks for already."""
-        soon = int((begins_s + 60.0 * self.lead_minutes) // HOUR_S)
-        return self.at_hour(soon) if soon % HOURS else 0
+        least, windows = self.windows()
+        return minimum_changes(windows, least, begins_s, duration_s)
 
     def windows(self) -> tuple[int, tuple[Window, ...]]:
         """The least minimum, and the windows in which it is higher."""
