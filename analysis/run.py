@@ -212,6 +212,11 @@ class Run:
         """Unix time in s of the zero of every time column."""
         return float(self.header["started_at"])
 
+    @property
+    def watched(self) -> bool:
+        """Whether a check made it: the load that it watched has a run directory of its own."""
+        return bool(self.header.get("check"))
+
     def has(self, table: str) -> bool:
         """Whether the table, or a part of it, was written."""
         return (self.path / f"{table}.parquet").exists() or bool(_parts(self.path, table))
@@ -281,7 +286,8 @@ def validate(run: Run) -> list[str]:
     if run.header.get("ended_at") is None:
         problems.append("the run was interrupted: run.json has no ended_at")
     if not run.has("requests"):
-        problems.append("requests.parquet is missing: no load was recorded")
+        if not run.watched:
+            problems.append("requests.parquet is missing: no load was recorded")
     else:
         problems += _request_problems(run.requests)
     if not run.has("metrics"):

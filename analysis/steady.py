@@ -76,8 +76,13 @@ class StageWindow:
         rate = f"{self.offered_rps:.2f}" + (
             "" if np.isnan(self.planned_rps) else f" (planned {self.planned_rps:g})"
         )
+        return f"stage {self.stage}, {rate} req/s: {self.tells}"
+
+    @property
+    def tells(self) -> str:
+        """What the stage is evidence of, and why."""
         limited = f"; set aside, limited by the client: {'; '.join(self.client)}" if self.client else ""
-        return f"stage {self.stage}, {rate} req/s: {self.state}, {self.why}{limited}"
+        return f"{self.state}, {self.why}{limited}"
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from analysis.slo import parse_slo
-from autoscale.recommend.answer import Decision
 from autoscale.recommend.choice import seeds
 from autoscale.recommend.choice.decide import choose_setting
 from autoscale.recommend.choice.judging import Judged, Trial, confirm
@@ -164,15 +163,17 @@ def judge(case: Case) -> Row:
         space = zero_space(space)
     tried, count = best_of_grid(scenario, grid(case, space, standing), 1.05 * found.static.cost)
     ours = found.chosen.setting
-    again = confirm(scenario, dict.fromkeys([ours, found.static.setting, case.guide(cap), *tried]), FINAL)
-    return _row(found, again, count, searched)
+    named = [ours, found.static.setting, case.guide(cap)]  # the first two may be one
+    again = confirm(scenario, dict.fromkeys([*named, *tried]), FINAL)
+    by_setting = {judged.setting: judged for judged in again}
+    return _row([by_setting[setting] for setting in named], again, count, searched)
 
 
-def _row(found: Decision, again: Sequence[Judged[Setting]], count: int, searched: float) -> Row:
-    ours, static, guide, *others = again
-    if found.chosen == found.static:
-        ours, static, guide, others = again[0], again[0], again[1], list(again[2:])
-    best = min((j for j in [*others, static, ours] if j.holds), key=lambda j: j.cost, default=ours)
+def _row(
+    named: Sequence[Judged[Setting]], again: Sequence[Judged[Setting]], count: int, searched: float
+) -> Row:
+    ours, static, guide = named
+    best = min((j for j in again if j.holds and j is not guide), key=lambda j: j.cost, default=ours)
     return {
         "derived": ours.setting.label,
         "attainment": ours.mean("attainment"),

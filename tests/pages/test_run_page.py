@@ -10,6 +10,7 @@ from analysis import run
 from analysis.errors import BadInput
 from analysis.opened import open_run
 from autoscale.show.pages import run_page
+from autoscale.show.words import span
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,7 @@ def test_the_page_of_a_sweep_holds_its_figures(sweep_d, tmp_path, page):
         str(len(stage)),
         "0",
         "0",
+        "steady, 147 requests after 5 s of warm-up",
     ]
     # nearest rank: the smallest sample with at least half of all at or below it
     ttft = np.sort(rows["first_token_s"] - rows["due_s"])
@@ -66,7 +68,27 @@ def test_the_page_of_a_sweep_holds_its_figures(sweep_d, tmp_path, page):
     assert ttft_table[1][2:4] == ["too few", "too few"]  # 49 requests say nothing of p95
     assert len(found.pictures) == 4
     assert "The client kept to the plan" in found.text
-    assert "knee 4.5" in found.text
+    assert "4.54 requests/s (" in found.text
+    assert found.text.index("the knee of one replica") < found.text.index(
+        "Stage by stage"
+    )  # the answer first
+
+
+def test_the_percentiles_of_the_slo_stand_in_the_stages_and_its_latency_in_one_picture(
+    sweep_d, tmp_path, page
+):
+    path = tmp_path / "run"
+    shutil.copytree(sweep_d, path)
+    run.update(path, slo="ttft_p50=1s,tpot_p50=100ms")
+    seen = open_run(path)
+    found = page(run_page(seen, None, tmp_path / "page.html"))
+    head, *rows = found.table("planned")
+    assert head[7:9] == ["TTFT p50", "TPOT p50"]
+    for row in rows:
+        value_s = seen.percentile("ttft", 50, int(row[0])).value
+        assert row[7] == span(value_s)
+    assert "One replica holds the SLO up to" in found.text.split("Stage by stage")[0]
+    assert len(found.pictures) == 3  # no second picture of TTFT and TPOT over time
 
 
 def test_the_client_limited_stage_is_named(sweep_run, tmp_path, page):
@@ -134,6 +156,12 @@ def test_an_incomplete_run_gives_a_page_that_says_what_is_missing(build, said, t
     found = page(run_page(open_run(build(tmp_path / "run")), None, tmp_path / "page.html"))
     for words in said:
         assert words in found.text
+
+
+def test_what_a_check_watched_misses_no_load_of_its_own(tmp_path, page):
+    found = page(run_page(open_run(watched_only(tmp_path / "run")), None, tmp_path / "page.html"))
+    assert "requests.parquet" not in found.text
+    assert "No request was recorded" not in found.text
 
 
 def test_a_simulated_run_without_metrics_shows_its_replicas(tmp_path, page):

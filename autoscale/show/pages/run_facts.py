@@ -13,9 +13,10 @@ from analysis import plots
 from analysis.latency import Percentile
 from analysis.opened import OpenedRun
 from analysis.run import SIGNALS, Run
+from analysis.slo import Term
 from analysis.steady import client_limited
 from autoscale.show.over_time import gauges_of
-from autoscale.show.words import DASH, clock, number, share, span
+from autoscale.show.words import DASH, clock, latency_name, number, share, span
 
 METRICS = ("ttft", "tpot", "itl", "e2e")
 MEANING = {
@@ -102,10 +103,31 @@ def client_verdict(seen: OpenedRun) -> ClientVerdict | None:
     return ClientVerdict(bool(reasons), reasons, "the requests alone")
 
 
+def stage_heads(seen: OpenedRun) -> tuple[str, ...]:
+    """What the columns of `stage_rows` are, the SLO's percentiles among them."""
+    named = [latency_name(term.name) for term in _percentiles(seen)]
+    return (
+        "stage",
+        "planned",
+        "offered",
+        "finished",
+        "ok",
+        "failed",
+        "dropped",
+        *named,
+        *(["what it tells"] if seen.capacity else []),
+    )
+
+
+def _percentiles(seen: OpenedRun) -> list[Term]:
+    return [term for term in (seen.slo.percentile_terms() if seen.slo else ()) if term.percentile]
+
+
 def stage_rows(seen: OpenedRun) -> Iterator[tuple[str, ...]]:
-    """Per stage: planned and offered rate, completed per s, and how the requests ended."""
+    """Per stage: planned and offered rate, finished per s, how the requests ended, the SLO's percentiles, what it tells."""
     if seen.table is None:
         return
+    tells = {window.stage: window.tells for window in seen.capacity.windows} if seen.capacity else {}
     for stage, start_s, end_s, plan in seen.stages:
         rows = seen.table[seen.table["stage"] == stage]
         if rows.empty:
@@ -122,6 +144,8 @@ def stage_rows(seen: OpenedRun) -> Iterator[tuple[str, ...]]:
             f"{ok:,}",
             f"{len(rows) - ok - dropped:,}",
             f"{dropped:,}",
+            *(_known(seen.percentile(t.metric, t.percentile or 0.0, stage)) for t in _percentiles(seen)),
+            *([tells.get(stage, DASH)] if seen.capacity else []),
         )
 
 

@@ -11,7 +11,9 @@ from analysis.opened import OpenedRun
 from analysis.run import validate
 from autoscale.regression import Regression
 from autoscale.show.pages.check_facts import phase_rows
+from autoscale.show.pages.key_figures import KeyFigure
 from autoscale.show.pages.page import Picture, write_page
+from autoscale.show.pages.run_answer import headline, run_keys
 from autoscale.show.pages.run_comparison import comparison
 from autoscale.show.pages.run_facts import (
     ClientVerdict,
@@ -24,10 +26,16 @@ from autoscale.show.pages.run_facts import (
     sent,
     server_rows,
     slo_rows,
+    stage_heads,
     stage_rows,
     when,
 )
-from autoscale.show.pages.run_figures import latency_figure, run_capacity_figures, timeline_figure
+from autoscale.show.pages.run_figures import (
+    latency_figure,
+    load_figure,
+    signal_figure,
+    timeline_figure,
+)
 from autoscale.show.regression_words import (
     HEADLINES,
     HEADS,
@@ -80,11 +88,10 @@ def _verdict(found: Regression) -> VerdictShown:
 
 @dataclass(frozen=True)
 class CapacityShown:
-    """Knee and capacity, the use of every stage, and the curves."""
+    """How knee and capacity were found, what was set aside or disagrees, and the sweep that would close what is open."""
 
     facts: list[tuple[str, str]]
     lines: list[str]
-    figures: list[Picture]
     next_command: str | None
 
 
@@ -94,17 +101,23 @@ class RunShown:
 
     name: str
     when: str
+    watched: bool
+    headline: str
+    keys: list[KeyFigure]
     problems: list[str]
     sent: list[tuple[str, str]]
     command: str | None
     client: ClientVerdict | None
     slo: list[tuple[str, str, str, str]]
+    stage_heads: tuple[str, ...]
     stages: list[tuple[str, ...]]
     latencies: list[LatencyTable]
     failures: list[tuple[str, str, str]]
     server: list[tuple[str, str, str]]
+    against_load: Picture | None
+    signals: Picture | None
     timeline: Picture | None
-    over_time: Picture | None
+    latency: Picture | None
     capacity: CapacityShown | None
     no_capacity: Capacity | str | None
     phases: list[tuple[str, str, str, str]]
@@ -116,17 +129,23 @@ def _shown(seen: OpenedRun) -> RunShown:
     return RunShown(
         name=seen.name,
         when=when(run),
+        watched=run.watched,
+        headline=headline(seen),
+        keys=list(run_keys(seen)),
         problems=[*validate(run), *_unreadable(seen)],
         sent=list(sent(seen)),
         command=run.header.get("command"),
         client=client_verdict(seen),
         slo=list(slo_rows(seen)),
+        stage_heads=stage_heads(seen),
         stages=list(stage_rows(seen)),
         latencies=list(latency_tables(seen)),
         failures=failure_rows(seen),
         server=list(server_rows(seen)),
+        against_load=load_figure(capacity) if capacity else None,
+        signals=signal_figure(capacity) if capacity else None,
         timeline=timeline_figure(seen),
-        over_time=latency_figure(seen),
+        latency=latency_figure(seen),
         capacity=_capacity(capacity) if capacity else None,
         no_capacity=None if capacity or run.header.get("kind") == "simulated" else seen.analysed,
         phases=list(phase_rows(seen)),
@@ -146,7 +165,6 @@ def _capacity(capacity: Capacity) -> CapacityShown:
             ("saturated throughput", str(capacity.saturated)),
             *([("holds the SLO up to", str(capacity.capacity))] if capacity.slo else []),
         ],
-        lines=[*(str(w) for w in capacity.windows), *capacity.notes],
-        figures=run_capacity_figures(capacity),
+        lines=list(capacity.notes),
         next_command=capacity.next_command,
     )
