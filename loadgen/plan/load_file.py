@@ -31,6 +31,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from analysis.errors import BadInput, did_you_mean
+from analysis.files import mapping
 from loadgen.plan import rates
 from loadgen.plan.lengths import MOST
 from loadgen.plan.programme import Rate
@@ -247,9 +248,8 @@ class LoadFile(_Section):
 def read_load_file(path: Path | str) -> LoadFile:
     """The load file, validated. Raises BadInput naming the file, the line and the field."""
     path = Path(path)
-    node, content = yaml_value(path, yaml_text(path, "the load file"), PlainNumbers)
-    if not isinstance(content, dict):
-        raise BadInput(f"{path} holds", value=type(content).__name__, expected="a mapping with load or trace")
+    node, value = yaml_value(path, yaml_text(path, "the load file"), PlainNumbers)
+    content = mapping(value, path, "load file", "a mapping with load or trace")
     try:
         return LoadFile.model_validate(content)
     except ValidationError as error:

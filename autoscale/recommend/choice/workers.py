@@ -9,10 +9,12 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
+from types import ModuleType
 from typing import Any
 
 from autoscale.recommend.choice.judging import Each
@@ -35,9 +37,25 @@ def workers(kept: Sequence[Kept], jobs: int | None) -> Iterator[Each]:
 
         def side_by_side(job: Callable[..., Any], *items: Any) -> Iterator[Any]:
             parcels = [_parcel((job, *one), kept) for one in zip(*items, strict=False)]
-            return executor.map(_run, parcels)
+            with _without_main():  # tasks start processes
+                return executor.map(_run, parcels)
 
         yield side_by_side
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Processes that start meanwhile do not run the caller's program again.
+
+    A spawned process does, as its `__main__`, and a program without `if __name__ == "__main__"` would begin once more in
+    each. Whatever a worker does is imported by name.
+    """
+    program = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = program
 
 
 def _start(kept: Sequence[Kept]) -> None:
