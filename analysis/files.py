@@ -58,14 +58,14 @@ def read_yaml(path: Path | str, what: str) -> dict[str, Any]:
     found = [value for value in read_documents(path, what) if value is not None]
     if len(found) > 1:
         raise BadInput(f"the {what} {path} holds {len(found)} documents", expected="one")
-    return mapping(found[0] if found else None, path, what, "a mapping")
+    return mapping_in(found[0] if found else None, path, what, "a mapping")
 
 
 def read_json(path: Path | str, what: str, expected: str = "a JSON object") -> dict[str, Any]:
     """The object that a JSON file holds. Raises BadInput, with line and column and what was `expected`."""
     text = read_text(path, what)
     try:
-        return mapping(json_value(text) if text.strip() else None, path, what, expected)
+        return mapping_in(json_value(text) if text.strip() else None, path, what, expected)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise BadInput(f"the {what} {path} is not JSON: {error.msg} ({where})", expected=expected) from None
@@ -104,12 +104,14 @@ def _writable(value: Any) -> None:
         raise ValueError(TOO_DEEP) from None
 
 
-def mapping(value: Any, path: Path | str, what: str, expected: str) -> dict[str, Any]:
+def mapping_in(value: Any, path: Path | str, what: str, expected: str) -> dict[str, Any]:
     """What a file holds as a mapping. Raises BadInput naming what it holds instead: nothing, a list, text."""
     if value is None:
         raise BadInput(f"the {what} {path} is empty", expected=expected)
     if not isinstance(value, dict):
-        raise BadInput(f"the {what} {path} holds {_KINDS.get(type(value), type(value).__name__)}", expected=expected)
+        raise BadInput(
+            f"the {what} {path} holds {_KINDS.get(type(value), type(value).__name__)}", expected=expected
+        )
     return value
 
 

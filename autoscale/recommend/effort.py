@@ -281,6 +281,8 @@ class Speeds:
     negligible: float = 1e-6
     # The s of a run that show half of how far the server's speed goes (variance)
     shown_s: float = 60.0
+    # The s for which a server keeps one speed, on average: it may have kept it for all of a run that is not much longer
+    keeps_s: float = 60.0
     # Bounds of what the requests may multiply a coefficient by
     least_factor: float = 0.1
     most_factor: float = 3.0

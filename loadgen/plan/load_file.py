@@ -31,7 +31,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from analysis.errors import BadInput, did_you_mean
-from analysis.files import mapping
+from analysis.files import mapping_in
 from loadgen.plan import rates
 from loadgen.plan.lengths import MOST
 from loadgen.plan.programme import Rate
@@ -249,7 +249,7 @@ def read_load_file(path: Path | str) -> LoadFile:
     """The load file, validated. Raises BadInput naming the file, the line and the field."""
     path = Path(path)
     node, value = yaml_value(path, yaml_text(path, "the load file"), PlainNumbers)
-    content = mapping(value, path, "load file", "a mapping with load or trace")
+    content = mapping_in(value, path, "load file", "a mapping with load or trace")
     try:
         return LoadFile.model_validate(content)
     except ValidationError as error:

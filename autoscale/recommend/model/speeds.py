@@ -121,6 +121,21 @@ class UsualSpeed:
                     found.append(Slowed(run, from_s, to_s, factor))
         return found
 
+    def or_kept(self, seen_s: float) -> UsualSpeed:
+        """The same, or the server kept one speed while it was seen, so that its wander, as strong as before any run, did
+        not show. The share of that falls with the time: a server keeps a speed for SPEEDS.keeps_s on average."""
+        chance = math.exp(-seen_s / SPEEDS.keeps_s)
+        if chance < SPEEDS.negligible:
+            return self
+        strengths, shares = (np.array(column) for column in zip(*SPEEDS.strengths, strict=True))
+        strengths, shares = np.append(0.0, strengths), np.append(1 - chance * shares.sum(), chance * shares)
+        return replace(
+            self,
+            weight=np.outer(shares, self.weight).ravel(),
+            means=np.tile(self.means, (len(shares), 1)),
+            covariances=np.concatenate([self.covariances + strength**2 for strength in strengths]),
+        )
+
     def against(self, factors: Array) -> UsualSpeed:
         """The same, against an engine whose coefficients were multiplied by these factors."""
         full = self.full * factors
@@ -158,7 +173,7 @@ def usual_speed(
         looks.append(look)
         found = look.best()
         if found is None or len(accepted) == SPEEDS.most_stretches:
-            return _mixture(looks)
+            return _mixture(looks).or_kept(sum(float(np.ptp(b.at_s)) + b.length_s for b in runs))
         accepted = [*accepted, found]
         chance += look.prior_of(found)
 
