@@ -60,6 +60,14 @@ def test_short_bursts_under_a_long_start_are_left_to_a_standing_fleet(small) -> 
     assert f"set minReplicas to {found.static.setting.replicas}" in why
 
 
+def test_a_cheaper_setting_that_could_not_be_confirmed_is_not_called_dearer(small, peak) -> None:
+    unconfirmed = replace(peak, answer="do_not_autoscale", chosen=peak.static, best_hpa=peak.chosen)
+    why = {r.code: r.sentence for r in reasons(small(PEAKS, "ttft_p95=10s"), unconfirmed)}
+    assert "standing_is_cheaper" not in why
+    assert "broke the SLO" in why["no_setting_holds"]
+    assert f"takes {peak.chosen.cost:.1f}" in why["no_setting_holds"]
+
+
 def test_an_slo_that_an_idle_replica_misses_is_infeasible(small) -> None:
     """A prompt of 64 tokens needs a step of 50 ms at least: 40 ms cannot be kept."""
     found = choose_setting(small(PEAKS, "ttft_p95=40ms"), jobs=1)

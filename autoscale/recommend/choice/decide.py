@@ -9,7 +9,7 @@ _around     interval of the target (interval.py) -> how far things may move (cir
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -150,7 +150,7 @@ def _decided(ask: _Question, slower: float) -> Decision:
     found = ranked(hunt.tried.items())
     singles = each_alone(scenario, panel, found, hunt.known(), space, ask.seeds, each)
     best = hunt.best_with(singles.values())
-    singles = hunt.as_confirmed(singles)
+    singles = dict(zip(singles, hunt.as_confirmed(singles.values()), strict=True))
     lead = best.setting if best else found[0][0]
     made = _compared(ask, scenario, fleets, cap)
     if ask.keda:
@@ -161,7 +161,8 @@ def _decided(ask: _Question, slower: float) -> Decision:
         made,
         slower=slower,
         tried=tuple(found),
-        best_hpa=best or least_bad(scenario, found, [*hunt.judged, *singles.values()], ask.seeds, each),
+        best_hpa=best
+        or least_bad(scenario, found, hunt.as_confirmed([*hunt.judged, *singles.values()]), ask.seeds, each),
     )
     if best is not None and _worth(best, fleets.static):
         made = replace(made, answer="autoscale", chosen=best)
@@ -277,10 +278,10 @@ class _Hunt:
             *self.confirming.failed,
         ]
 
-    def as_confirmed(self, singles: Mapping[str, Judged[Candidate]]) -> dict[str, Judged[Candidate]]:
-        """Each signal's best, over seeds of its own where these broke what had held over those of judging."""
+    def as_confirmed(self, judged: Iterable[Judged[Candidate]]) -> list[Judged[Candidate]]:
+        """Each over seeds of its own where these broke what had held over those of judging."""
         failed = {j.setting: j for j in self.confirming.failed}
-        return {signal: failed.get(j.setting, j) for signal, j in singles.items()}
+        return [failed.get(j.setting, j) for j in judged]
 
     def best_with(self, others: Iterable[Judged[Candidate]]) -> Judged[Candidate] | None:
         """The choice, or one of the others that is cheaper by more than what is told apart, and as sure."""

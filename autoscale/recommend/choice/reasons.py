@@ -159,9 +159,15 @@ def _why_not(
     advice = f"set minReplicas to {count}"
     assert best is not None
     hpa = f"the best HPA found ({best.setting.label}) takes {hours(best.cost)}"
-    if best.holds:
+    if best.holds and best.cost >= static.cost * (1 - CHOOSING.saving):
         return Reason(
             "standing_is_cheaper", f"{standing}, {hpa} for the same SLO: not worth the risk; {advice}"
+        )
+    if best.holds:
+        return Reason(
+            "no_setting_holds",
+            f"{standing}; {hpa} and held over {len(best.trials)} seeds, but whatever was confirmed over seeds of its own "
+            f"broke the SLO: {advice}",
         )
     failed = []
     if best.mean("margin") < 0:
