@@ -79,6 +79,13 @@ def periods(made: Recommendation) -> str:
     return "days" if period_s is None or period_s >= 86_400 else f"simulations of {span(period_s)}"
 
 
+def horizon(made: Recommendation) -> str:
+    """What a simulation is of: the whole traffic, or a mean day of several."""
+    days = made.traffic.get("days")
+    hours = f"{number(made.traffic['duration_s'] / 3600, ',.1f')} h"
+    return f"{hours}, a mean one of the traffic's {days} days" if days else f"{hours} of traffic"
+
+
 def robust(made: Recommendation) -> str:
     """How far things may move until the recommended setting breaks: "robust to +10% traffic, to a start of 52 min"."""
     found = made.robust

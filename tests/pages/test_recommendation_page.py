@@ -26,6 +26,7 @@ from autoscale.recommend.model.replaying import FIGURES
 from autoscale.recommend.model.replica_model import ReplicaModel
 from autoscale.recommendation import Drift, Provenance, Reason
 from autoscale.show.pages import recommendation_page
+from autoscale.show.words import horizon
 
 SLO = "ttft_p95=2s,tpot_p95=100ms"
 CHOSEN = Candidate((("waiting", 2.0), ("kv_usage", 0.34)), Behavior(1800), 1, 3)
@@ -320,3 +321,10 @@ def test_the_page_is_written_where_it_was_asked_for(scenario, tmp_path):
     target = Path(tmp_path / "new" / "report.html")
     assert recommendation_page(recommendation(scenario, DECISIONS["infeasible"]), target) == target
     assert [p.name for p in target.parent.iterdir()] == ["report.html"]
+
+
+def test_a_figure_of_several_days_is_said_to_be_of_one(scenario) -> None:
+    made = recommendation(scenario, DECISIONS["do_not_autoscale"]).document
+    assert horizon(made) == "0.5 h of traffic"
+    fortnight = replace(made, traffic={**made.traffic, "duration_s": 86_400.0, "days": 14})
+    assert horizon(fortnight) == "24.0 h, a mean one of the traffic's 14 days"

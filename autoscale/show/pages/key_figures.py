@@ -61,7 +61,7 @@ def _cost(made: Recommendation, predicted: Forecast) -> KeyFigure:
     return KeyFigure(
         "takes",
         f"{number(hours, ',.1f')} accelerator-hours",
-        f"simulated, over {number(made.traffic['duration_s'] / 3600, ',.1f')} h of traffic{beside}",
+        f"simulated, over {words.horizon(made)}{beside}",
     )
 
 

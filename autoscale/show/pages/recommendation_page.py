@@ -245,7 +245,7 @@ def _traffic(result: Recommended) -> Iterator[tuple[str, str]]:
     yield "source", result.document.provenance.traffic
     yield (
         "length",
-        f"{traffic['duration_s'] / 3600:,.1f} h, about {traffic['expected_requests']:,.0f} requests",
+        f"{words.horizon(result.document)}, about {traffic['expected_requests']:,.0f} requests",
     )
     yield "arrivals", traffic["arrivals"]
     yield "prompt tokens", traffic["prompt_tokens"]
