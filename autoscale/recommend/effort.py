@@ -96,8 +96,6 @@ class Choosing:
     seeds_at_once: int = 8
     # Rounds of confirming at most; each looks at up to `plateau` settings
     confirmed_at_most: int = 20
-    # Where all of these failed: lines of theirs along which a tighter target is looked for
-    bisected_lines: int = 6
     # One-sided: how sure it is that the promise is kept; also of the intervals of figures (two-sided)
     confidence: float = 0.95
 

@@ -219,24 +219,6 @@ def test_the_choice_holds_over_seeds_that_it_was_not_chosen_on(monkeypatch) -> N
     assert confirmed(judge, judged) is None
 
 
-def test_where_all_that_was_confirmed_failed_the_line_is_bisected_over_the_own_seeds(monkeypatch) -> None:
-    """What was judged held to 0.9, over the own seeds nothing looser than 0.2 does: too far for the steps of confirming."""
-
-    def judge(setting: Candidate, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
-        (signal, value), low = setting.targets[-1], setting.min_replicas
-        kept = signal == "kv_usage" and low == 1 and value <= (0.9 if seed <= 8 else 0.2)
-        return trial(0.001 if kept else -0.004, 100 * (1 - value))
-
-    monkeypatch.setattr(confirming, "CHOOSING", replace(confirming.CHOOSING, confirmed_at_most=2))
-    start = Candidate((("kv_usage", 0.9),), SPACE.behaviors[1], 1, 8)
-    asked = Confirming(SPACE, Trials(judge, [judge], range(1, 9), (21, 22), range(101, 165)))
-    assert asked.best(confirm(judge, [start], range(1, 9))) is None
-    best = asked.by_bisection(math.inf)
-    assert best is not None
-    assert (best.setting.targets, len(best.trials)) == ((("kv_usage", 0.2),), 64)
-    assert asked.by_bisection(79.0) is None  # 0.2 takes 80 hours
-
-
 def test_of_settings_that_cost_the_same_the_one_with_steady_neighbours_is_chosen() -> None:
     """0.5 holds and is the cheapest, but 0.55 breaks; what is tighter costs a per mille more, and 10 % looser it holds."""
 

@@ -74,33 +74,6 @@ class Confirming:
             self._latest.clear()
         return None
 
-    def by_bisection(self, limit_h: float) -> Judged[Candidate] | None:
-        """Where nothing that was looked at holds: along the lines of what failed, the cheapest of what holds over its own
-        seeds; None when none does for so many accelerator-hours."""
-        best: Judged[Candidate] | None = None
-        for setting in self._lines_of_failed():
-            line = self.space.tighter_ones(setting)
-            fails, holds = -1, len(line)
-            while holds - fails > 1:
-                middle = (fails + holds) // 2
-                made = self.sure(line[middle])
-                fails, holds = (fails, middle) if made else (middle, holds)
-                if made and made.cost < (best.cost if best else limit_h):
-                    best = made
-        return best
-
-    def _lines_of_failed(self) -> list[Candidate]:
-        """The tightest that failed of every line, those first that kept most periods, then the cheapest; a few."""
-        order = sorted(self.failed, key=lambda j: (j.broken / j.periods, j.cost))
-        lines: dict[Candidate, Candidate] = {}
-        for one in order:
-            *fixed, (signal, value) = one.setting.targets
-            line = replace(one.setting, targets=(*fixed, (signal, 0.0)))
-            known = lines.setdefault(line, one.setting)
-            if value < known.targets[-1][1]:
-                lines[line] = one.setting
-        return list(lines.values())[: CHOOSING.bisected_lines]
-
     def sure(self, setting: Candidate) -> Judged[Candidate] | None:
         """The setting over its own seeds; None, and no longer waiting, when it does not hold."""
         trials = self.trials

@@ -295,8 +295,7 @@ class _Hunt:
 
 
 def _hunt(ask: _Question, panel: Panel, space: Space, fleets: Fleets, also: Judge | None) -> _Hunt:
-    """The search and what it leads to; when nothing that it found holds, it searches once more for what holds by more, and
-    last along the lines of what failed."""
+    """The search and what it leads to; when nothing that it found holds, it searches once more for what holds by more."""
     scenario, each = panel.judge, ask.each
     assert isinstance(scenario, Scenario)
     around = [scenario, at_traffic(scenario, CHOOSING.traffic_off, ask.more), at_slow_starts(scenario)]
@@ -317,7 +316,6 @@ def _hunt(ask: _Question, panel: Panel, space: Space, fleets: Fleets, also: Judg
         if (best := confirming.best(looked)) is not None:
             break
         spread = max([spread, *(j.deviation("margin") for j in judged)])
-    best = best or confirming.by_bisection(fleets.cost_h * (1 - CHOOSING.saving))
     return _Hunt(tried, judged, confirming, best)
 
 

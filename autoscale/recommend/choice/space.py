@@ -144,13 +144,9 @@ class Space:
 
     def tighter(self, setting: Candidate, steps: int = 1) -> Candidate | None:
         """The next tighter setting of the same line, or that many steps on; None at its end."""
-        return next(reversed(self.tighter_ones(setting)[:steps]), None)
-
-    def tighter_ones(self, setting: Candidate) -> list[Candidate]:
-        """All tighter settings of the same line, the next one first."""
         *fixed, (signal, value) = setting.targets
-        below = sorted((v for v in self.targets[signal] if v < value - 1e-9), reverse=True)
-        return [replace(setting, targets=(*fixed, (signal, v))) for v in below]
+        below = sorted(v for v in self.targets[signal] if v < value - 1e-9)[-steps:]
+        return replace(setting, targets=(*fixed, (signal, below[0]))) if below else None
 
     def calmer(self, setting: Candidate) -> Candidate | None:
         """The same with the next longer scale-down window; None at the longest."""
