@@ -451,7 +451,8 @@ def test_a_load_file_joins_its_parts_without_gaps(tmp_path):
         ("1:60,", "1:0,", "stage 1 of stages 1:0,2:60: '1:0'"),
         ("seed: 7", "seed: x", "line 1, field seed: .*'x'"),
         ("seed: 7", "trace: {path: a.csv}", "exactly one of load, trace"),
-        (LOAD, "- 1", "holds: 'list'; expected a mapping"),
+        (LOAD, "- 1", "holds a list; expected a mapping"),
+        (LOAD, "", "is empty; expected a mapping"),
         (
             LOAD,
             "trace: {path: a.csv, formt: azure}",
