@@ -145,13 +145,14 @@ class RunWriter:
         workers: Mapping[int, str],
         reason: Callable[[int], str],
     ) -> int:
-        """Write a `dropped` row for every request that was due before `until_s` and has no row; returns how many.
+        """Write a `dropped` row for every request that was due before `until_s`, or before another that has a row, and has
+        none; returns how many. Workers learn of an end one after the other, so some send a little longer.
 
         `workers` names the worker of each slice, `reason` says why its requests are missing.
         """
-        missing = 0
+        missing, last = 0, max(self.seen, default=-1)
         for chunk in plan.arrivals():
-            due = chunk.take(chunk.due_s <= until_s)
+            due = chunk.take((chunk.due_s <= until_s) | (chunk.request_id <= last))
             absent = np.fromiter((i not in self.seen for i in due.request_id.tolist()), bool, len(due.due_s))
             rest = due.take(absent)
             owner = rest.request_id % len(workers)

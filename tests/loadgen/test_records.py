@@ -78,6 +78,17 @@ def test_a_plan_cut_short_accounts_for_nothing_that_was_due_later(tmp_path):
     assert writer.account_for(plan, 0.95, {0: "local"}, lambda _: "cut") == 10
 
 
+def test_what_was_due_before_a_request_that_another_worker_still_sent_is_accounted_for(tmp_path):
+    """An interrupt reaches w0 two requests later than the others."""
+    plan = LoadPlan.from_options(rate=10, arrivals="constant", duration_s=3.0)
+    writer = RunWriter(tmp_path / "run", {"kind": "live"})
+    writer.add("w0", batch(range(0, 14, 3), "w0"))
+    writer.add("w1", batch(range(1, 10, 3), "w1"))
+    assert writer.account_for(plan, 0.95, {0: "w0", 1: "w1", 2: "w2"}, lambda _: "lost") == 5
+    requests = writer.finish(ended_at=time.time()).requests
+    assert sorted(requests["request_id"]) == list(range(13))
+
+
 HUGE = 99999999999999999999999
 UNFIT = [
     ("a count beyond 64 bits", "output_tokens", HUGE),
