@@ -69,15 +69,20 @@ def percentiles_over_time(slo: Slo, table: pd.DataFrame, window_s: float) -> dic
     """
     found = {}
     windows = table.groupby(table["due_s"] // window_s)
-    for term in slo.percentile_terms():
-        if term.metric in PER_REQUEST and term.percentile and table[f"{term.metric}_s"].notna().any():
-            share = term.percentile / 100
-            value_s = windows[f"{term.metric}_s"].quantile(share, interpolation="higher")
-            value_s = value_s.where(windows["ok"].mean() >= share)
-            found[term] = pd.DataFrame(
-                {"time_s": (value_s.index + 0.5) * window_s, "value_s": value_s.to_numpy()}
-            )
+    for term in drawn_over_time(slo, table):
+        share = (term.percentile or 0.0) / 100
+        value_s = windows[f"{term.metric}_s"].quantile(share, interpolation="higher")
+        value_s = value_s.where(windows["ok"].mean() >= share)
+        found[term] = pd.DataFrame(
+            {"time_s": (value_s.index + 0.5) * window_s, "value_s": value_s.to_numpy()}
+        )
     return found
+
+
+def drawn_over_time(slo: Slo, table: pd.DataFrame) -> list[Term]:
+    """The percentiles that the SLO asks about and requests tell."""
+    asked = (t for t in slo.percentile_terms() if t.metric in PER_REQUEST and t.percentile)
+    return [term for term in asked if table[f"{term.metric}_s"].notna().any()]
 
 
 def check_over_time(result: CheckResult, load_run: Path | None) -> Figure | None:

@@ -91,6 +91,16 @@ def test_the_percentiles_of_the_slo_stand_in_the_stages_and_its_latency_in_one_p
     assert len(found.pictures) == 3  # no second picture of TTFT and TPOT over time
 
 
+def test_goodput_that_binds_is_called_goodput(sweep_d, tmp_path, page):
+    path = tmp_path / "run"
+    shutil.copytree(sweep_d, path)
+    run.update(path, slo="ttft=2s,goodput=95%")
+    seen = open_run(path)
+    assert seen.slo is not None, "an SLO with goodput"
+    text = page(run_page(seen, None, tmp_path / "page.html")).text
+    assert "GOODPUT" not in text
+
+
 def test_the_client_limited_stage_is_named(sweep_run, tmp_path, page):
     found = page(run_page(open_run(sweep_run("sweep_A")), None, tmp_path / "page.html"))
     assert "The client limited this run" in found.text

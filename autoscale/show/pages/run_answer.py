@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 from analysis.opened import OpenedRun
 from analysis.saturation import Estimate
-from analysis.slo import Verdict
 from autoscale.show import words
 from autoscale.show.pages.key_figures import KeyFigure
 from autoscale.show.words import number, share, span
@@ -21,7 +20,7 @@ def headline(seen: OpenedRun) -> str:
             return f"Without an SLO: the knee of one replica is {_rate(capacity.knee)}"
         return f"One replica holds the SLO up to {_rate(capacity.capacity)}"
     if seen.verdicts:
-        broken = [_name(verdict) for verdict in seen.verdicts if not verdict.holds]
+        broken = [_name(verdict.name) for verdict in seen.verdicts if not verdict.holds]
         return f"SLO broken: {', '.join(broken)}" if broken else "SLO kept"
     return "What a check watched" if seen.run.watched else f"Run {seen.name}"
 
@@ -43,7 +42,7 @@ def run_keys(seen: OpenedRun) -> Iterator[KeyFigure]:
     for verdict in seen.verdicts if capacity is None or not capacity.capacity.known else ():
         value = share(verdict.value, 1) if verdict.name == "goodput" else span(verdict.value)
         within = f"{share(verdict.share_within, 1)} within, {share(verdict.asked, 0)} asked"
-        yield KeyFigure(f"{_name(verdict)}, whole run", value, f"{how}; {within}")
+        yield KeyFigure(f"{_name(verdict.name)}, whole run", value, f"{how}; {within}")
     if seen.table is not None:
         ok = int(seen.table["ok"].sum())
         yield KeyFigure("finished", f"{ok:,} of {len(seen.table):,} requests", _not_finished(seen))
@@ -58,12 +57,12 @@ def _rate(estimate: Estimate) -> str:
     return f"{number(estimate.value, '.3g')} requests/s ({ends})"
 
 
-def _name(verdict: Verdict) -> str:
-    return verdict.name if verdict.name == "goodput" else words.latency_name(verdict.name)
+def _name(term: str) -> str:
+    return term if term == "goodput" else words.latency_name(term)
 
 
 def _binds(term: str) -> str:
-    return "saturation ends it" if term == "saturation" else f"{words.latency_name(term)} binds"
+    return "saturation ends it" if term == "saturation" else f"{_name(term)} binds"
 
 
 def _how(seen: OpenedRun) -> str:

@@ -6,7 +6,7 @@ from analysis import plots
 from analysis.capacity import Capacity
 from analysis.opened import OpenedRun
 from analysis.run import SIGNALS
-from autoscale.show.over_time import percentiles_over_time, run_over_time
+from autoscale.show.over_time import drawn_over_time, run_over_time
 from autoscale.show.pages.page import Picture, picture
 
 
@@ -28,7 +28,7 @@ def latency_figure(seen: OpenedRun) -> Picture | None:
     """Latency over time where the timeline has none: of a run whose SLO bounds no percentile of a request."""
     if seen.table is None or not seen.table["ok"].any():
         return None
-    if seen.slo is not None and percentiles_over_time(seen.slo, seen.table, seen.table["due_s"].max() + 1):
+    if seen.slo is not None and drawn_over_time(seen.slo, seen.table):
         return None
     return picture(
         plots.latency_over_time(seen.table, seen.slo.bounds_s() if seen.slo else None),
