@@ -61,6 +61,17 @@ def test_the_capacity_is_one_on_saturation_knee_and_slo(answers):
         assert said.knee.value <= said.saturated.value
 
 
+def test_a_queue_that_grows_holds_no_bound_on_tpot_alone(tmp_path):
+    """What waits has no TPOT yet: the stage at 6.2 req/s keeps it at a server that completes 5."""
+    truth, slo = server(73), capacity_coverage.slo_of(server(73), 73)
+    assert slo.startswith("tpot")
+    run = capacity_coverage.measured(truth, 73, 60.0, slo, tmp_path / "run")
+    said = learn([run], PROFILE, slo).capacities[0]
+    rate_rps = capacity_coverage.truth_rps(truth, slo)
+    assert said.capacity.low <= rate_rps <= said.capacity.high < 1.05 * rate_rps
+    assert not any("held the SLO at" in note for note in said.notes)
+
+
 # --- limits -----------------------------------------------------------------------------------------------------------
 
 

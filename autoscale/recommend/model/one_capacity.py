@@ -189,13 +189,15 @@ def _against_stages(
 ) -> tuple[Estimate, list[str]]:
     """The estimate, grown where a stage contradicts it, and the sentences that say so."""
     notes: list[str] = []
+    # Without a bound on waiting those who are served say nothing of a queue that grows
+    waits = any(term.metric in ("ttft", "e2e") for term in slo.terms)
     rates_rps = capacity.points.set_index("stage")["rate_rps"]
     for window in capacity.windows:
         if not window.usable or window.end_s - window.start_s < LIVES * life_s:
             continue
         rate = float(rates_rps[window.stage])
         held, broken = _verdict(observed, window, slo)
-        if held and rate > found.high:
+        if held and (window.state == "steady" or waits) and rate > found.high:
             notes.append(
                 f"stage {window.stage} held the SLO at {rate:.3g} req/s, more than the run as a whole says: the interval "
                 "reaches that far"
