@@ -222,6 +222,8 @@ def _judge(stage: Any, rows: pd.DataFrame, full_share: float, growth: float) -> 
     completed = int(rows["ok"].sum())
     if completed < _FEWEST:
         return "unusable", f"only {completed} of {len(rows)} requests completed", np.nan, np.nan
+    if (due := int(rows["due_s"].between(stage.start_s, stage.end_s).sum())) < _FEWEST:
+        return "unusable", f"only {due} of its {len(rows)} requests were due in its time", np.nan, np.nan
     offered = len(rows) / (stage.end_s - stage.start_s)
     growing = growth > 0.1 * offered and growth * (stage.end_s - stage.start_s) / 2 > 3 * np.sqrt(
         len(rows) / 2

@@ -75,6 +75,15 @@ def test_a_warm_up_is_cut_and_the_rest_is_steady(tmp_path: Path) -> None:
     assert window.from_s == 50  # the first cut at 2 s still drifts, the second half does not
 
 
+def test_requests_of_another_time_tell_nothing_of_a_stage(tmp_path: Path) -> None:
+    due_s = np.linspace(200, 300, 300, endpoint=False)
+    window = drifting(
+        tmp_path, np.full(300, 1.0), due_s=due_s, sent_s=np.linspace(0, 100, 300, endpoint=False)
+    )
+    assert window.state == "unusable"
+    assert window.why == "only 0 of its 300 requests were due in its time"
+
+
 def test_dropped_requests_are_the_clients_doing(tmp_path: Path) -> None:
     status = np.where(np.arange(300) % 20 == 0, "dropped", "ok")
     assert "never sent" in drifting(tmp_path, np.full(300, 1.0), status=status).client[0]
