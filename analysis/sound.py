@@ -14,9 +14,12 @@ LONGEST_S = 1e9  # from the start to any moment of a run: 31 years
 _MAPPINGS = ("engine", "load", "lengths", "check", "versions")
 _TEXTS = ("slo", "kind", "model", "metrics_model", "profile", "target", "endpoint")
 _TEXT, _NUMBER, _WHOLE = "a text", "a number", "a whole number"
+MOST = 10**9  # of anything that a server counts
+_COUNT = f"a whole number from 0 to {MOST}"
 # What is read of the other parts; a key with ! is never absent.
 _REASON = {"sentence!": _TEXT}
 _SHAPE: dict[str, Any] = {
+    "engine": dict.fromkeys(("num_blocks", "block_size", "max_num_seqs", "max_num_batched_tokens"), _COUNT),
     "load": {"loop": _TEXT, "expected_requests": _NUMBER},
     "notes": [_TEXT],
     "stopped": _TEXT,
@@ -72,11 +75,17 @@ def _shape_problems(where: str, value: Any, shape: Any) -> Iterator[tuple[str, o
             name = key.removesuffix("!")
             if name != key or value.get(name) is not None:
                 yield from _shape_problems(f"{where}.{name}".lstrip("."), value.get(name), inner)
-    elif shape == _TEXT:
-        if not isinstance(value, str):
-            yield where, value, shape
-    elif not within(value, math.inf) or (shape == _WHOLE and not isinstance(value, int)):
+    elif not _is(value, shape):
         yield where, value, shape
+
+
+def _is(value: object, kind: str) -> bool:
+    """Whether a value is of this kind."""
+    if kind == _TEXT:
+        return isinstance(value, str)
+    if not within(value, math.inf) or (kind != _NUMBER and not isinstance(value, int)):
+        return False
+    return kind != _COUNT or (isinstance(value, int) and 0 <= value <= MOST)
 
 
 def _check_problems(facts: Mapping[str, Any]) -> Iterator[tuple[str, object, str]]:
