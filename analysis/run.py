@@ -193,6 +193,12 @@ def _arrow_array(values: Any, kind: pa.DataType) -> pa.Array:
     return pa.Array.from_buffers(kind, len(values), [pa.py_buffer(bits), pa.py_buffer(numbers)])
 
 
+def load_over_s(header: Mapping[str, Any], requests: pd.DataFrame) -> float:
+    """When the load of a run was over, s since its start; where it was killed, or goes on, when its last request was due."""
+    ended = header.get("ended_at")
+    return float(ended) - float(header["started_at"]) if ended else float(requests["due_s"].max())
+
+
 def merge_parts(path: Path | str, table: str) -> None:
     """Fold all parts of `table` into its final file, sorted, and remove them; does nothing without parts."""
     parts = _parts(Path(path), table)

@@ -25,7 +25,7 @@ from scipy import stats
 from analysis import foreign, signals
 from analysis.errors import TooLittleData
 from analysis.latency import in_flight, latencies
-from analysis.run import Run
+from analysis.run import Run, load_over_s
 
 FULL_SHARE = 0.5  # queued at least this share of the time; also the definition of the knee
 _LATE_S = (
@@ -339,8 +339,7 @@ def _stages(header: dict[str, Any], table: pd.DataFrame) -> pd.DataFrame:
         for k, s in enumerate(planned)
         if s.get("stage", k) in present and s["end_s"] > s["start_s"]
     ]
-    ended = header.get("ended_at")
-    last_s = float(ended) - float(header["started_at"]) if ended else np.inf
+    last_s = load_over_s(header, table)
     rows = [(k, a, min(b, last_s), rate) for k, a, b, rate in rows if a < last_s]
     if not rows:
         spans = table.groupby("stage")["due_s"].agg(["min", "max"])
@@ -361,6 +360,8 @@ def _replicas(observed: Observed, from_s: float, to_s: float) -> tuple[float, st
     known = sorted(set(counts))
     if not known:
         return 1.0, None
+    if known == [0]:
+        return 1.0, "no replica was ready in it"
     changed = f"replicas changed between {known[0]:g} and {known[-1]:g}" if len(known) > 1 else None
     return float(np.median(list(counts))), changed
 

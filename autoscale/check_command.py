@@ -251,6 +251,7 @@ def _drawn_name(phase: Span) -> str:
 
 def _draw(result: CheckResult, load_run: Path | None) -> list[Path]:
     from analysis import plots
+    from autoscale.show.check_words import clock_words
     from autoscale.show.over_time import check_over_time
     from autoscale.show.pages import check_page
 
@@ -262,7 +263,9 @@ def _draw(result: CheckResult, load_run: Path | None) -> list[Path]:
         for out in past.scale_outs
     ]
     if rows:
-        files.append(plots.save(plots.phases(rows), result.run_dir / f"phases{beside}.png"))
+        files.append(
+            plots.save(plots.phases(rows, clock_words(result.rate)), result.run_dir / f"phases{beside}.png")
+        )
     sent = load_run if load_run is not None and (load_run / "run.json").exists() else None
     if (made := check_over_time(result, sent)) is not None:
         files.append(plots.save(made, result.run_dir / f"timeline{beside}.png"))

@@ -6,6 +6,7 @@ simulated. What a user would do in a morning on a cluster is done here with shor
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 import time
@@ -171,11 +172,15 @@ def _prometheus(out: Path, replica: dict[str, Any]) -> Iterator[str | None]:
 
 @contextmanager
 def _locust(run_dir: Path, url: str, options: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    prompt, output = LENGTHS
     command = locust_command(["--headless", "--host", url, "--run-dir", str(run_dir)])
-    command += ["--prompt-tokens", prompt, "--output-tokens", output, "--slo", SLO, *options]
+    command += [*_load_options(), *options]
     with open(run_dir.parent / f"{run_dir.name}.log", "wb") as log, running(command, log) as process:
         yield process
+
+
+def _load_options() -> list[str]:
+    prompt, output = LENGTHS
+    return ["--prompt-tokens", prompt, "--output-tokens", output, "--slo", SLO]
 
 
 def _follow(process: subprocess.Popen[bytes], expected_s: float, progress: Callable[[float], None]) -> None:
@@ -289,22 +294,15 @@ def _check(
     server = FleetServer(
         load(profile), found.document.hpa, port=0, speed=SPEED, seed=seed, engine=found.scenario.engine
     )
+    sent = ["autoscale", "load", *_load_options(), "--reconnect-every", "1s"]
     began = time.monotonic()
-    with (
-        FleetThread(server) as fleet,
-        _locust(
-            out / "check-load",
-            fleet.url,
-            ["--stages", f"{quiet}:5,{rate}:{CHECK_S:.0f}", "--reconnect-every", "1s"],
-        ) as load_test,
-    ):
-        _wait_for(out / "check-load" / "run.json", load_test)
+    with FleetThread(server) as fleet:
         checked = run_check(
             fleet=fleet.url,
             namespace="default",
             hpa=None,
             context=None,
-            load=str(out / "check-load"),
+            load=shlex.join([*sent, "--stages", f"{quiet}:5,{rate}:{CHECK_S:.0f}"]),
             expect=None,
             timeout_s=CHECK_S,
             scale_to=None,

@@ -49,7 +49,7 @@ def timeline(
     `load`: time_s, offered_rps, served_rps; `signals`: time_s and the signals (means over pods, `signals.fleet`);
     `replicas`: time_s, desired, ready and, where known, created; `target`: the HPA's averageValue per signal;
     `latency`: per term of an SLO time_s and value_s, drawn against its bound;
-    `breaches`: (from_s, to_s) in which the SLO was broken. Panels without data are left out; one table is needed.
+    `breaches`: (from_s, to_s) in which the SLO was broken; `clock`: what the times are on, where not the wall's. Panels without data are left out; one table is needed.
     """
     shown = [s for s in show if signals is not None and signals[s].notna().any()]
     count = (load is not None) + len(latency) + len(shown) + (replicas is not None)
@@ -64,7 +64,7 @@ def timeline(
     if load is not None:
         for name in ("offered", "served"):
             line(axes[0], load["time_s"] / scale, load[f"{name}_rps"], STYLES[name], name)
-        axes[0].set_ylabel("requests/s")
+        axes[0].set_ylabel("requests/s" if clock == "time" else "requests per\ntrue second")
         axes[0].set_ylim(bottom=0)
     first = int(load is not None)
     for axis, (term, series) in zip(axes[first:], latency.items(), strict=False):
@@ -129,8 +129,10 @@ def _shade(axes: Sequence[Axes], breaches: Sequence[tuple[float, float]]) -> Non
             )
 
 
-def latency_over_time(table: pd.DataFrame, bounds_s: Mapping[str, float] | None = None) -> Figure:
-    """TTFT and E2E of `analysis.latency.latencies` over the due time: median line, band from p5 to p95, SLO bounds."""
+def latency_over_time(
+    table: pd.DataFrame, bounds_s: Mapping[str, float] | None = None, clock: str = "time"
+) -> Figure:
+    """TTFT, TPOT and E2E of `analysis.latency.latencies` over the due time: median line, band from p5 to p95, SLO bounds."""
     metrics = [m for m in ("ttft", "tpot", "e2e") if table[f"{m}_s"].notna().any()]
     figure, axes = stacked(max(len(metrics), 1), "Latency over time", height=2.0)
     scale, unit = time_unit(float(table["due_s"].max()))
@@ -153,12 +155,12 @@ def latency_over_time(table: pd.DataFrame, bounds_s: Mapping[str, float] | None 
             axis.axhline(bounds_s[metric], **SLO, label="SLO")
         log_seconds(axis)
         axis.set_ylabel(f"{metric.upper()} (s)")
-    axes[-1].set_xlabel(f"time the request was due ({unit})")
+    axes[-1].set_xlabel(f"{clock} at which the request was due ({unit})")
     legend(*axes)
     return figure
 
 
-def phases(rows: Sequence[tuple[str, Mapping[str, float]]]) -> Figure:
+def phases(rows: Sequence[tuple[str, Mapping[str, float]]], clock: str = "time") -> Figure:
     """Stacked horizontal bars: one row per scale-out, (label, phase -> seconds); a phase of NaN s did not end."""
     shortest = 0.004 * max((sum(v for v in p.values() if np.isfinite(v)) for _, p in rows), default=1.0)
     seen = (name for _, parts in rows for name, v in parts.items() if not v < shortest)  # NaN: did not end
@@ -192,7 +194,7 @@ def phases(rows: Sequence[tuple[str, Mapping[str, float]]]) -> Figure:
     axis.set_yticks(range(len(rows)), [label for label, _ in rows])
     axis.invert_yaxis()
     axis.set_xlim(0, 1.3 * (longest or 1.0) / scale)  # where nothing was seen: an empty axis
-    axis.set_xlabel(f"time since the load rose ({unit})")
+    axis.set_xlabel(f"{clock} since the load rose ({unit})")
     axis.grid(axis="y", visible=False)
     legend(axis)
     return figure

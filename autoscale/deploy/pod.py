@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from analysis.errors import BadInput
 from autoscale.deploy import sizing
 from autoscale.deploy.choices import Options
 from autoscale.deploy.yaml_out import Note
@@ -201,6 +202,12 @@ def spec(profile: Profile, options: Options, container: Object, grace: Object) -
         content["serviceAccountName"] = GCSFUSE_ACCOUNT
     else:
         content["automountServiceAccountToken"] = Note("vLLM never talks to the Kubernetes API.", False)
+    if deploy.platform != "bare-metal" and not (deploy.node_selector and deploy.machine_type):
+        raise BadInput(
+            f"profile {profile.name} does not say on which nodes {profile.accelerator.name} stands",
+            expected="deploy.machine_type and deploy.node_selector, such as "
+            "machine_type: a2-ultragpu-1g and node_selector: {cloud.google.com/gke-accelerator: nvidia-a100-80gb}",
+        )
     if deploy.node_selector:
         content["nodeSelector"] = dict(deploy.node_selector)
     content |= grace

@@ -63,6 +63,7 @@ def render(profile: Profile, options: Options, path: MetricsPath, plan: Plan) ->
         chip="TPU" if profile.deploy.platform == "gke-tpu" else "GPU",
         disk_gib=max(200, 2 * sizing.weights_gib(profile) + 100),
         startup=sizing.startup(profile, plan.max_replicas),
+        first_ready=sizing.first_ready(profile, plan.max_replicas),
         loading=sizing.loading(profile),
         weights_gib=sizing.weights_gib(profile),
         raw_metrics=_raw_metrics(profile, path, plan),

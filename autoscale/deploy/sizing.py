@@ -83,6 +83,14 @@ def startup(profile: Profile, max_replicas: int, *, group_wait: bool = True) -> 
     return Figure(_up(MARGIN * (weights_s + first_s + engine_s) + wait_s, 10), how)
 
 
+def first_ready(profile: Profile, max_replicas: int) -> Figure:
+    """How long to wait for the first replica: node and image, then all of its start-up budget, so that the probe decides."""
+    cold, budget = profile.cold_start, startup(profile, max_replicas)
+    before_s = _up(MARGIN * (cold.node.p95_s + cold.image.p95_s), 60)
+    how = f"{before_s} s for node and image ({MARGIN} x their 95th percentiles) + the start-up budget of {budget.value} s"
+    return Figure(before_s + budget.value, how)
+
+
 def drain(profile: Profile, longest_output_s: float | None = None) -> Figure:
     """How long the longest generation takes: measured when given, else the 99th percentile of the default workload."""
     if longest_output_s is not None:

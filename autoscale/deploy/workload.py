@@ -146,7 +146,7 @@ def _deployment(profile: Profile, options: Options, replicas: int, max_replicas:
         "selector": {"matchLabels": dict(deploy.labels)},
     }
     if options.rollout:
-        deadline = sizing.loading(profile)
+        deadline = sizing.first_ready(profile, max_replicas)
         spec["progressDeadlineSeconds"] = Note(
             f"The default of 600 s would call every rollout failed. {deadline.how}.", deadline.value
         )

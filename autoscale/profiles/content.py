@@ -17,6 +17,7 @@ SIZES = ("params", "layers", "hidden", "weight_bytes", "kv_bytes_per_token", "kv
 USUAL = {"active_params": None, "weight_dtype": "bf16"}  # of a model that says nothing else
 FLAGS = ("max_model_len", "max_num_batched_tokens", "max_num_seqs", "block_size")  # flags of vLLM
 RELEASE = re.compile(r"\d+(\.\d+)+")  # versions of which an image is published
+OF_THE_CHIP = ("machine_type", "node_selector")  # of deploy: where one accelerator stands
 OF_THE_MODEL = ("kv_tokens", "step")  # of the engine: known of one model on one accelerator
 
 
@@ -111,10 +112,31 @@ def _without_the_other(base: dict[str, Any], content: dict[str, Any], file: Path
                 else "state what its config.json does not tell",
             )
         base = {key: value for key, value in base.items() if key != "model"}
+    if chip_changes:
+        base = _without_its_nodes(base, content, file)
     if model_changes or chip_changes:
         engine = {k: v for k, v in _section(base, "engine").items() if k not in OF_THE_MODEL}
         base = base | ({"engine": engine} if engine else {})
     return base
+
+
+def _without_its_nodes(base: dict[str, Any], content: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The base without the machines of its own chip. Raises BadInput where the other's data sheet is needed and not stated."""
+    stated, engine = _section(content, "accelerator"), _section(content, "engine")
+    needed = [
+        *([] if "step" in engine else ["bandwidth_bytes_s", "flops_s"]),
+        *([] if "kv_tokens" in engine else ["visible_gib"]),
+    ]
+    if missing := [name for name in needed if name not in stated]:
+        raise BadInput(
+            f"profile {file} runs on another accelerator than the one that it extends, and does not say "
+            + ", ".join(f"accelerator.{name}" for name in missing),
+            value=stated.get("name"),
+            expected="its own data sheet, nothing of the other's",
+            next_step="state them, or what was measured: engine.step and engine.kv_tokens",
+        )
+    deploy = {k: v for k, v in _section(base, "deploy").items() if k not in OF_THE_CHIP}
+    return base | ({"deploy": deploy} if deploy else {})
 
 
 def _follows(base: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:

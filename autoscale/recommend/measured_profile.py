@@ -112,6 +112,11 @@ def _open_points(run: Run, system: Profile, given: UserFacts) -> Iterator[str]:
         yield f"the run does not tell {', '.join(unread)}: where it did not show them either, they are those of {base}"
     if given.accelerator is None:
         yield f"the run does not tell the accelerator: {system.accelerator.name}, as in {base}; --accelerator names another"
+    elif given.accelerator != system.accelerator.name and system.deploy.node_selector:
+        yield (
+            f"nobody told on which nodes {given.accelerator} stands: `autoscale manifests` wants deploy.machine_type and "
+            "deploy.node_selector"
+        )
     if given.price is None:
         yield "the run does not tell the price of an accelerator hour: --price gives it"
     yield f"the run does not tell how long a start takes: as in {base}; `autoscale check` measures it, recommend --measured takes it"

@@ -48,6 +48,11 @@ def told_in(rate: float) -> str:
     )
 
 
+def clock_words(rate: float) -> str:
+    """What an axis of time shows."""
+    return "time" if rate == 1 else f"simulated time, {rate:g} times as fast as the clients'"
+
+
 def seen_and_predicted(seen: Figures, expect: Expectation | None) -> list[tuple[str, str, str]]:
     """Figure, what was seen, the interval predicted; nothing without a prediction."""
     if expect is None:

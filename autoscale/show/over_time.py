@@ -15,6 +15,7 @@ from analysis.run import SIGNALS, Run, read
 from analysis.slo import PER_REQUEST, Slo, Term, breaches
 from autoscale.check import CheckResult
 from autoscale.kube.scaler import Hpa
+from autoscale.show.check_words import clock_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -114,7 +115,7 @@ def check_over_time(result: CheckResult, load_run: Path | None) -> Figure | None
         else [],
         title="The scale-out as it was watched",
         show=[*steered, *(name for name in ("waiting",) if name not in steered)],
-        clock="time" if rate == 1 else f"simulated time, {rate:g} times as fast as the clients'",
+        clock=clock_words(rate),
     )
 
 

@@ -54,7 +54,8 @@ def test_the_client_sees_saturation_without_the_servers_metrics(sweep_run) -> No
 
 def drifting(path: Path, e2e_s: np.ndarray, **columns) -> steady.StageWindow:
     due = np.linspace(0, 100, e2e_s.size, endpoint=False)
-    run.create(path, {"started_at": 0.0, "stages": [{"start_s": 0, "end_s": 100, "rate": e2e_s.size / 100}]})
+    plan = [{"start_s": 0, "end_s": 100, "rate": e2e_s.size / 100}]
+    run.create(path, {"started_at": 0.0, "ended_at": 100.0, "stages": plan})
     table = {"request_id": np.arange(due.size), "stage": 0, "due_s": due, "sent_s": due, "status": "ok"}
     table |= {"first_token_s": due + 0.1, "last_token_s": due + e2e_s, "output_tokens": 10} | columns
     run.write_table(path, "requests", pd.DataFrame(table))

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from analysis.errors import BadInput
+from autoscale.deploy import objects
 from autoscale.profiles import Profile, load, prior
 
 # The keys of each model's config.json on huggingface.co that say how large it is
@@ -152,10 +153,50 @@ def test_a_base_of_experts_or_fp8_wants_these_stated_too(tmp_path: Path) -> None
 def test_what_the_base_measured_of_its_model_or_chip_is_not_kept(tmp_path: Path) -> None:
     """The L4's 29,000 tokens of KV cache are those of 8B on 22 GiB."""
     assert load("llama-3.1-8b-1xl4").engine.kv_tokens == 29_000
-    ada = {"name": "l40s", "visible_gib": 44.4, "bandwidth_bytes_s": 0.864e12}
+    ada = {"name": "l40s", "visible_gib": 44.4, "bandwidth_bytes_s": 0.864e12, "flops_s": {"bf16": 362e12}}
     card = load(written(tmp_path, {"extends": "llama-3.1-8b-1xl4", "accelerator": ada}))
     # (44.4 x 0.9 - 14.96 - 1.4) GiB / 128 KiB
     assert prior.kv_tokens(card) == pytest.approx((44.4 * 0.9 - 14.96 - 1.4) * 8192, rel=0.001)
+
+
+@pytest.mark.parametrize(
+    ("sheet", "engine", "lacks"),
+    [
+        pytest.param(
+            {}, {}, "bandwidth_bytes_s, accelerator.flops_s, accelerator.visible_gib", id="a name alone"
+        ),
+        pytest.param(
+            {"visible_gib": 79}, {}, "bandwidth_bytes_s, accelerator.flops_s", id="its memory alone"
+        ),
+        pytest.param(
+            {},
+            {"kv_tokens": 9000},
+            "bandwidth_bytes_s, accelerator.flops_s",
+            id="its cache as it was measured",
+        ),
+    ],
+)
+def test_another_accelerator_takes_nothing_of_the_bases_data_sheet(tmp_path, sheet, engine, lacks) -> None:
+    other = {"extends": "llama-3.1-8b-1xl4", "accelerator": {"name": "a100-80gb", **sheet}, "engine": engine}
+    with pytest.raises(BadInput, match=f"does not say accelerator.{lacks}: "):
+        load(written(tmp_path, other))
+
+
+def test_another_accelerator_stands_on_nodes_of_its_own(tmp_path) -> None:
+    sheet = {
+        "name": "a100-80gb",
+        "visible_gib": 79.3,
+        "bandwidth_bytes_s": 2.04e12,
+        "flops_s": {"bf16": 312e12},
+    }
+    other = {"extends": "llama-3.1-8b-1xl4", "accelerator": sheet}
+    with pytest.raises(BadInput, match="on which nodes a100-80gb stands"):
+        objects(load(written(tmp_path, other)))
+    nodes = {
+        "machine_type": "a2-ultragpu-1g",
+        "node_selector": {"cloud.google.com/gke-accelerator": "nvidia-a100-80gb"},
+    }
+    assert "nvidia-l4" not in str(objects(load(written(tmp_path, other | {"deploy": nodes}))))
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,14 @@ def test_what_the_server_and_the_user_told_is_in_the_file(file: Path) -> None:
 
 
 def test_its_set_deploys_the_server_that_was_measured(file: Path) -> None:
-    words = str(objects(load(str(file))))
+    with pytest.raises(BadInput, match="on which nodes a card of one's own stands"):  # none of the L4's
+        objects(load(str(file)))
+    assert any("node_selector" in sentence for sentence in load(str(file)).predictions)
+    stands = "deploy: {machine_type: own-4, node_selector: {card: own}}\n"
+    placed = file.with_name("placed.yaml")
+    placed.write_text(file.read_text() + stands)
+    words = str(objects(load(str(placed))))
+    assert "'card': 'own'" in words
     assert "vllm/vllm-openai:v0.32.0" in words
     for flag in ("max-num-seqs", "max-num-batched-tokens", "max-model-len", "block-size"):
         assert f"--{flag}" in words

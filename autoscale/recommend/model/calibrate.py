@@ -247,11 +247,15 @@ def _overhead(
 ) -> float:
     """What remains of the quietest TTFTs after half a step of waiting and the prefill step itself."""
     rows = pd.concat(kept)
+    prompt = rows["prompt_tokens"].astype("float64").to_numpy()
     ttft = (rows["first_token_s"] - rows["sent_s"]).to_numpy(float)
-    quiet = ttft <= np.nanpercentile(ttft, 25)
+    told = np.isfinite(prompt) & np.isfinite(ttft)
+    if not told.any():
+        return 0.0
+    prompt, ttft = prompt[told], ttft[told]
+    quiet = ttft <= np.percentile(ttft, 25)
     step = float(np.percentile(seen.duration_s / seen.steps, 25))
-    prompt = rows["prompt_tokens"].astype("float64").to_numpy()[quiet]
-    return max(0.0, float(np.nanmedian(ttft[quiet] - 1.5 * step - coefficients[3] * prompt)))
+    return max(0.0, float(np.median(ttft[quiet] - 1.5 * step - coefficients[3] * prompt[quiet])))
 
 
 def _from_quiet(

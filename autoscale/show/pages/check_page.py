@@ -11,7 +11,7 @@ from analysis.opened import OpenedRun, open_run
 from autoscale.check import CheckResult
 from autoscale.check.criteria.criterion import QUESTIONS, Criterion
 from autoscale.kube.scaler import Hpa
-from autoscale.show.check_words import MARKS, seen_and_predicted, told_in, verdict_sentences
+from autoscale.show.check_words import MARKS, clock_words, seen_and_predicted, told_in, verdict_sentences
 from autoscale.show.over_time import check_over_time
 from autoscale.show.pages.page import Picture, picture, write_page
 from autoscale.show.pages.run_facts import (
@@ -21,6 +21,7 @@ from autoscale.show.pages.run_facts import (
     latency_tables,
     sent,
     slo_rows,
+    stage_heads,
     stage_rows,
     when,
 )
@@ -50,7 +51,9 @@ class LoadShown:
 
     sent: list[tuple[str, str]]
     slo: list[tuple[str, str, str, str]]
+    stage_heads: tuple[str, ...]
     stages: list[tuple[str, ...]]
+    told: bool  # whether the last column says what a stage tells
     latencies: list[LatencyTable]
 
 
@@ -128,7 +131,7 @@ def _latency(result: CheckResult, seen: OpenedRun, load: OpenedRun) -> Picture |
         return None
     due_s = (table["due_s"] + load.run.started_at - seen.run.started_at) * result.rate
     bounds = load.slo.bounds_s() if load.slo else None
-    figure = plots.latency_over_time(table.assign(due_s=due_s), bounds)
+    figure = plots.latency_over_time(table.assign(due_s=due_s), bounds, clock_words(result.rate))
     simulated = "" if result.rate == 1 else " on the simulated clock; latencies are true seconds"
     caption = f"Median and the band from the 5th to the 95th percentile, by the time the request was due{simulated}."
     return picture(figure, "Latency of the load over time", caption)
@@ -143,5 +146,10 @@ def _phases(result: CheckResult) -> Iterator[tuple[str, str, str, str]]:
 
 def _load(load: OpenedRun) -> LoadShown:
     return LoadShown(
-        list(sent(load)), list(slo_rows(load)), list(stage_rows(load)), list(latency_tables(load))
+        list(sent(load)),
+        list(slo_rows(load)),
+        stage_heads(load),
+        list(stage_rows(load)),
+        load.capacity is not None,
+        list(latency_tables(load)),
     )

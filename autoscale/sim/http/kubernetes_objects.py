@@ -17,7 +17,10 @@ from autoscale.profiles.profile import Profile
 from autoscale.sim.fleet.replica import FleetReplica, pod_name, template_hash
 
 GPU, TPU = "nvidia.com/gpu", "google.com/tpu"
-GRACE_S = 30  # terminationGracePeriodSeconds where a pod does not say it
+GRACE_S = 45  # terminationGracePeriodSeconds: 15 s more than a removed replica may take for its requests
+IDLE = (
+    "until curl -s localhost:{port}/metrics | grep -q 'num_requests_running.* 0'; do sleep 1; done"  # preStop
+)
 LWS = "leaderworkerset.sigs.k8s.io"
 UNSCHEDULABLE = "0/1 nodes are available: 1 Insufficient {resource}. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
 
@@ -119,10 +122,13 @@ class KubernetesObjects:
         }
         if serves:
             container["ports"] = [{"containerPort": deploy.port, "protocol": "TCP"}]
+            container["readinessProbe"] = {"httpGet": {"path": "/health", "port": deploy.port}}
+            wait = ["sh", "-c", IDLE.format(port=deploy.port)]
+            container["lifecycle"] = {"preStop": {"exec": {"command": wait}}}
         spec: KubernetesObject = {
             "containers": [container],
             "restartPolicy": "Always",
-            "terminationGracePeriodSeconds": 30,
+            "terminationGracePeriodSeconds": GRACE_S,
         }
         if deploy.node_selector:
             spec["nodeSelector"] = dict(deploy.node_selector)
