@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 LATEST_S = 1e11  # a later start is no unix time in seconds: milliseconds, or none at all
 LONGEST_S = 1e9  # from the start to any moment of a run: 31 years
-_MAPPINGS = ("engine", "load", "lengths", "check", "versions")
+_MAPPINGS = ("engine", "load", "lengths", "check", "versions", "metrics")
 _TEXTS = ("slo", "kind", "model", "metrics_model", "profile", "target", "endpoint")
 _TEXT, _NUMBER, _WHOLE = "a text", "a number", "a whole number"
 MOST = 10**9  # of anything that a server counts
@@ -20,6 +20,7 @@ _COUNT = f"a whole number from 0 to {MOST}"
 _REASON = {"sentence!": _TEXT}
 _SHAPE: dict[str, Any] = {
     "engine": dict.fromkeys(("num_blocks", "block_size", "max_num_seqs", "max_num_batched_tokens"), _COUNT),
+    "metrics": {"clock_offset_s": _NUMBER},
     "load": {"loop": _TEXT, "expected_requests": _NUMBER},
     "notes": [_TEXT],
     "stopped": _TEXT,

@@ -59,8 +59,9 @@ def finish(
         run_dir,
         [*_gap_events(holes), *_reset_events(resets), *_left_out_events(left_out, window[0]), *noticed],
     )
-    if facts:
-        run.update(run_dir, engine={**(run.read_header(run_dir).get("engine") or {}), **facts})
+    header = run.read_header(run_dir)
+    told = {"engine": {**(header.get("engine") or {}), **facts}} if facts else {}
+    run.update(run_dir, metrics={"clock_offset_s": offset_s}, **told)
     summary = {
         "source": source if isinstance(source, str) else list(source),
         "rows": len(frame),

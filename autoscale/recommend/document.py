@@ -80,7 +80,7 @@ def document(
         current=_forecast(scenario, decision.current),
         best_hpa=_forecast(scenario, decision.best_hpa),
         alternatives={a.signal: _best(a) for a in decision.alternatives},
-        capacity_rps=ReplicaCapacity(_measured(model), _modelled(decision, spread)),
+        capacity_rps=ReplicaCapacity(_measured(model), _modelled(decision, model, spread)),
         model_error=_engine_model(scenario, model),
         reasons=decision.reasons,
         notes=tuple(notes),
@@ -223,15 +223,20 @@ def _nights(judged: Judged[Setting], from_zero: Estimated) -> dict[str, Any]:
     return {"from_zero": from_zero, "longest_from_zero_s": max(waited)} if waited else {}
 
 
-def _modelled(decision: Decision, spread: tuple[float, float] | None) -> ModelledCapacity | None:
-    point = decision.capacity
+def _modelled(
+    decision: Decision, model: ReplicaModel, spread: tuple[float, float] | None
+) -> ModelledCapacity | None:
+    """The replica at its capacity, with the interval of its runs where there are some: one figure has one."""
+    point, measured = decision.capacity, _measured(model)
     if point is None:
         return None
-    low, high = spread or (math.nan, math.nan)
+    low, high = (point.rate_rps * end for end in spread or (math.nan, math.nan))
+    if measured is not None and known(measured.slo.value):
+        low, high = measured.slo.low, measured.slo.high
     return ModelledCapacity(
         point.rate_rps,
-        point.rate_rps * low,
-        point.rate_rps * high,
+        low,
+        high,
         waiting=point.waiting,
         running=point.running,
         kv_usage=point.kv_usage,

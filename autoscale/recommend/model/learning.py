@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from analysis.capacity import Capacity, analyse
 from analysis.errors import AutoscaleError, BadInput, BadRun, TooLittleData
 from analysis.files import read_yaml
+from analysis.latency import latencies
 from analysis.run import Run, newest, read
 from analysis.slo import parse_slo
 from analysis.steady import observe
-from autoscale.profiles import Profile, load, names, overlay
+from autoscale.profiles import Profile, from_content, load, names, overlay
 from autoscale.recommend.model.calibrate import calibrate
 from autoscale.recommend.model.limits import assumed, limits_from_run, seats_seen
-from autoscale.recommend.model.one_capacity import agreed
+from autoscale.recommend.model.one_capacity import agreed, refuted
 from autoscale.recommend.model.replica_model import ReplicaModel
 from autoscale.recommend.progress import Progress, silent
+from autoscale.recommendation import read_recommendation
 from autoscale.sim.engine.replicas import EngineParams
 
 DEFAULT_PROFILE = "llama-3.1-8b-1xl4"
@@ -50,6 +53,12 @@ def learn(runs: Sequence[Run], profile: Profile, slo: str, report: Progress = si
     except TooLittleData as error:
         raise _what_was_left(error, capacities) from None
     asked = parse_slo(slo)
+    against = [
+        sentence
+        for capacity, one, run in zip(capacities, observed, runs, strict=True)
+        for sentence in refuted(capacity, one, run, fitted, profile, asked)
+    ]
+    fitted = replace(fitted, refuted=tuple(against))
     together = [
         agreed(_noting(capacity, assumed(run, profile, limited, seats)), one, run, fitted, profile, asked)
         for capacity, one, run in zip(capacities, observed, runs, strict=True)
@@ -81,10 +90,35 @@ def capacity_of_run(path: Path, report: Progress = silent) -> Capacity | None:
         header = runs[0].header
         if not header.get("slo") or header.get("kind") == "simulated":
             return None
-        system = system_of(None, runs)
-        return learn(runs, system, str(header["slo"]), report).capacities[0]
+        system, notes = _served_by(path, runs[0])
+        return _noting(learn(runs, system, str(header["slo"]), report).capacities[0], notes)
     except AutoscaleError:
         return None
+
+
+def _served_by(path: Path, run: Run) -> tuple[Profile, list[str]]:
+    """The profile of the recommendation that was made of the run, else the run's own; where several serve its model, the one
+    whose tokens take about as long, and a note that says so."""
+    with suppress(AutoscaleError):
+        made = read_recommendation(path / "recommendation.json")
+        if made.system is not None:
+            return from_content(made.system.content, "system"), []
+    serving = _serving(run)
+    if run.header.get("profile") or len(serving) < 2:
+        return system_of(None, [run]), []
+    quick_s = float(latencies(run.requests)["tpot_s"].quantile(0.1))
+    prompt = float(run.requests["prompt_tokens"].mean())
+
+    def off(name: str) -> float:
+        return abs(math.log(EngineParams.from_profile(load(name)).step_s(1, prompt) / quick_s))
+
+    if not (quick_s > 0 and prompt > 0):
+        return system_of(None, [run]), []
+    nearest = min(serving, key=off)
+    return load(nearest), [
+        f"the run does not name its profile: of those that serve its model {nearest} is the nearest; recommend --profile names "
+        "another"
+    ]
 
 
 def slo_of(asked: str | None, runs: Sequence[Run], profile: Profile) -> str:
@@ -125,8 +159,7 @@ def system_of(
 ) -> Profile:
     """The profile of that name, else the one that the first run names, else the default; with price and overlay put in."""
     if name is None and runs:
-        header = runs[0].header
-        by_model = [n for n in names() if load(n).model.id == header.get("model")]
+        header, by_model = runs[0].header, _serving(runs[0])
         if not header.get("profile") and len(by_model) > 1:
             raise BadInput(
                 "several profiles serve the run's model",
@@ -140,6 +173,10 @@ def system_of(
     if measured is not None:
         system = overlay(system, read_yaml(measured, "measured overlay"))
     return system
+
+
+def _serving(run: Run) -> list[str]:
+    return [name for name in names() if load(name).model.id == run.header.get("model")]
 
 
 def _set_aside(capacity: Capacity) -> set[int]:

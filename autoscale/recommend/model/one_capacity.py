@@ -25,7 +25,7 @@ from analysis.steady import Observed, StageWindow
 from autoscale.profiles import Profile
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.model.coefficients import scaled
-from autoscale.recommend.model.one_replica import fitted_lengths
+from autoscale.recommend.model.one_replica import fitted_lengths, idle_verdict
 from autoscale.recommend.model.replica_model import DrawnRequests, ReplicaModel
 from loadgen.plan import rates
 from loadgen.plan.lengths import Lengths, parse_lengths
@@ -52,10 +52,8 @@ def agreed(
             f"the engine model does not reproduce the run ({'; '.join(doubts)}): the rates are those of the stages alone"
         )
         return replace(_widened(capacity, life_s), notes=tuple(notes))
-    prompt, output = lengths_sent(run)
-    full = model.full_batch_at(DrawnRequests.drawn(prompt, output))
-    plan = LoadPlan(rates.constant(1.0, 600.0), parse_arrivals("poisson"), prompt, output)
-    scenario = Scenario(profile, model.engine, plan, slo)
+    full = model.full_batch_at(DrawnRequests.drawn(*lengths_sent(run)))
+    scenario = _steady_load(run, model, profile, slo)
     found, binds = model.capacity_at(scenario)
     found = found or Estimate(np.nan, 0.0, _lowest(capacity), "not held even by an idle replica")
     if _only_overloaded(capacity, model):
@@ -73,6 +71,24 @@ def agreed(
         per_term={},
         notes=(*notes, *more),
     )
+
+
+def _steady_load(run: Run, model: ReplicaModel, profile: Profile, slo: Slo) -> Scenario:
+    """The run's requests at a steady rate, served by the calibrated engine."""
+    plan = LoadPlan(rates.constant(1.0, 600.0), parse_arrivals("poisson"), *lengths_sent(run))
+    return Scenario(profile, model.engine, plan, slo)
+
+
+def refuted(
+    capacity: Capacity, observed: Observed, run: Run, model: ReplicaModel, profile: Profile, slo: Slo
+) -> list[str]:
+    """That stages kept an SLO which an idle replica misses by the model: whoever is right, the model is not. Stages that
+    the client limited count: what came was in time."""
+    kept = [str(window.stage) for window in capacity.windows if _verdict(observed, window, slo)[0]]
+    if not kept or (verdict := idle_verdict(_steady_load(run, model, profile, slo))) is None:
+        return []
+    stages = f"stage{'s' * (len(kept) > 1)} {', '.join(kept)}"
+    return [f"by the model {verdict.sentence.split(':')[0]}, but {stages} of {run.path} kept the SLO"]
 
 
 def _flat(found: Estimate, saturated: Estimate, binds: str) -> list[str]:

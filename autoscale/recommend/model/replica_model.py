@@ -89,6 +89,7 @@ class ReplicaModel:
     stages_used   stage numbers that the fit rests on; none without a run
     capacities    what the runs themselves say, one per run
     basis         what it was learned from: the run, or production
+    refuted       what the runs show that it cannot be, a sentence each
     """
 
     engine: EngineParams
@@ -104,6 +105,7 @@ class ReplicaModel:
     stages_used: tuple[int, ...] = ()
     capacities: tuple[Capacity, ...] = ()
     basis: str = "the run"
+    refuted: tuple[str, ...] = ()
 
     # --- what it is worth ---
 
@@ -125,7 +127,7 @@ class ReplicaModel:
             f"the replay misses {figure} by {errors[figure]:.0%} (median over the stages; at most {limit:.0%} is trusted)"
             for figure, limit in TRUSTED_ERROR.items()
             if errors.get(figure, math.nan) > limit
-        ]
+        ] + list(self.refuted)
 
     # --- questions ---
 

@@ -70,4 +70,4 @@ def _capacity(made: Recommendation) -> str:
     if measured is None:
         return "modelled from the data sheet; nothing was measured"
     ends = [number(end, ".3g") for end in (measured.slo.low, measured.slo.high) if known(end)]
-    return f"modelled, calibrated on the run; measured in its stages: {' to '.join(ends) or 'not known'}"
+    return f"measured: {measured.slo.how}; 95%: {' to '.join(ends) or 'not known'}"

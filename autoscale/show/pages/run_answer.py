@@ -34,7 +34,8 @@ def run_keys(seen: OpenedRun) -> Iterator[KeyFigure]:
     if capacity is not None and capacity.capacity.known:
         if capacity.slo is not None:
             binds = f"; {_binds(capacity.binds)}" if capacity.binds else ""
-            yield KeyFigure("one replica holds", _rate(capacity.capacity), f"{how}{binds}")
+            by = f": {capacity.capacity.how}" if how == "measured" else ""
+            yield KeyFigure("one replica holds", _rate(capacity.capacity), f"{how}{by}{binds}")
         if capacity.knee.known:
             yield KeyFigure("knee", _rate(capacity.knee), f"{how}; every second request finds the batch full")
         if capacity.saturated.known:
