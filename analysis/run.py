@@ -340,8 +340,7 @@ def _request_problems(requests: pd.DataFrame) -> Iterator[str]:
 def _read_frame(path: Path, table: str) -> pd.DataFrame:
     frame = _read_arrow(path, table).to_pandas(types_mapper=_nullable_integers)
     if problem := table_problem(frame):
-        column, value = problem
-        expected = f"seconds since the start, within {LONGEST_S:g} s of it"
+        column, value, expected = problem
         raise BadRun(f"{column} in the {table} table of {path}", value=value, expected=expected)
     return frame.sort_values(SORT_KEYS[table], kind="stable", ignore_index=True)
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LATEST_S = 1e11  # a later start is no unix time in seconds: milliseconds, or none at all
+LARGEST = 1e18  # of any number in a table: what is larger overflows where it is squared
 LONGEST_S = 1e9  # from the start to any moment of a run: 31 years
 _MAPPINGS = ("engine", "load", "lengths", "check", "versions", "metrics")
 _TEXTS = ("slo", "kind", "model", "metrics_model", "profile", "target", "endpoint")
@@ -118,13 +119,16 @@ def _stage_problems(where: str, stages: Any) -> Iterator[tuple[str, object, str]
             yield f"{where}[{number}].stage", stage["stage"], "a whole number"
 
 
-def table_problem(frame: pd.DataFrame) -> tuple[str, object] | None:
-    """A time that is none of a run, as (column, value); NaN says that nothing happened, and every request was due."""
+def table_problem(frame: pd.DataFrame) -> tuple[str, object, str] | None:
+    """A time or a number that is none of a run, as (column, value, what was expected); NaN says that nothing happened, and every request was due."""
+    time = f"seconds since the start, within {LONGEST_S:g} s of it"
     if "due_s" in frame and bool(frame["due_s"].isna().any()):
-        return "due_s", math.nan
-    for column in frame.columns:
-        if column.endswith("_s") and bool((wrong := frame[column].abs() > LONGEST_S).any()):
-            return column, float(frame.loc[wrong, column].iloc[0])
+        return "due_s", math.nan, time
+    for column in frame.select_dtypes("number").columns:
+        timed = column.endswith("_s")
+        most = LONGEST_S if timed else LARGEST
+        if bool((wrong := frame[column].abs() > most).any()):
+            return column, float(frame.loc[wrong, column].iloc[0]), time if timed else f"at most {LARGEST:g}"
     return None
 
 

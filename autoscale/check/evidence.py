@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
@@ -154,7 +155,9 @@ def noted_load(run_dir: Path) -> Path | None:
     """The run directory of the load that a check noted, or `load` inside its own; None where neither is a run."""
     noted = (runs.read_header(run_dir).get("check") or {}).get("load")
     places = [*([Path(noted)] if isinstance(noted, str) else []), run_dir / OWN_LOAD]
-    return next((place for place in places if (place / runs.HEADER).exists()), None)
+    return next(
+        (place for place in places if os.path.exists(place / runs.HEADER)), None
+    )  # False for what no path can be
 
 
 def write_answer(

@@ -80,6 +80,7 @@ SPOILT = {
     "events that are a pipe": (lambda run: os.mkfifo(run / "events.jsonl"), None),
     "an end that is text": (header(ended_at="soon"), "ended_at"),
     "an end that is no time": (header(ended_at=math.inf), "ended_at"),
+    "more output tokens than overflow can hold": (column("output_tokens", 2**62), "at most 1e\\+18"),
     "an engine that is text": (header(engine="x"), "engine"),
     "blocks that are text": (header(engine={"num_blocks": "many"}), "engine.num_blocks"),
     "seats below zero": (header(engine={"max_num_seqs": -1}), "from 0 to"),

@@ -331,7 +331,7 @@ def _fleet_gauges(metrics: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
     by_time = metrics.groupby("time_s")
     sums = {c: by_time[c].sum(min_count=1).to_numpy(float) for c in columns if c != "kv_usage"}
     return {
-        "time_s": np.unique(times),
+        "time_s": by_time["time_s"].first().to_numpy(float),  # a scrape of no time is in no group
         **sums,
         "kv_usage": by_time["kv_usage"].mean().to_numpy(float),
     }
