@@ -239,6 +239,11 @@ class Run:
         """Whether a check made it: the load that it watched has a run directory of its own."""
         return bool(self.header.get("check"))
 
+    @property
+    def clock_rate(self) -> float:
+        """Seconds of the watched cluster in one of the run's: above 1 where a check watched a simulated fleet."""
+        return float((self.header.get("check") or {}).get("clock_rate", 1.0))
+
     def has(self, table: str) -> bool:
         """Whether the table, or a part of it, was written."""
         return (self.path / f"{table}.parquet").exists() or bool(_parts(self.path, table))

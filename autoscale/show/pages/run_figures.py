@@ -11,7 +11,8 @@ from autoscale.show.pages.page import Picture, picture
 
 
 def timeline_figure(seen: OpenedRun) -> Picture | None:
-    made = run_over_time(seen.run, slo=seen.slo, table=seen.table)
+    clock = "time" if seen.run.clock_rate == 1 else "true time"
+    made = run_over_time(seen.run, slo=seen.slo, table=seen.table, clock=clock)
     if made is None:
         return None
     notes = ["Signals are means over the replicas that reported."] if seen.gauges is not None else []

@@ -10,6 +10,7 @@ from analysis.capacity import Capacity
 from analysis.opened import OpenedRun
 from analysis.run import validate
 from autoscale.regression import Regression
+from autoscale.show.check_words import told_in
 from autoscale.show.pages.check_facts import phase_rows
 from autoscale.show.pages.key_figures import KeyFigure
 from autoscale.show.pages.page import Picture, write_page
@@ -122,6 +123,7 @@ class RunShown:
     no_capacity: Capacity | str | None
     phases: list[tuple[str, str, str, str]]
     events: EventsShown
+    clock: str
 
 
 def _shown(seen: OpenedRun) -> RunShown:
@@ -149,7 +151,8 @@ def _shown(seen: OpenedRun) -> RunShown:
         capacity=_capacity(capacity) if capacity else None,
         no_capacity=None if capacity or run.header.get("kind") == "simulated" else seen.analysed,
         phases=list(phase_rows(seen)),
-        events=events_shown(run),
+        events=events_shown(run, run.clock_rate),
+        clock=told_in(run.clock_rate),
     )
 
 
