@@ -16,6 +16,7 @@ STATUS_LAG_S = (
 )
 
 
+FIRST_QUEUE = "from the first queue that a replica reported"
 AT_MOST = "at most: the load's start is not known, only the last sample under the target"
 
 
@@ -110,7 +111,7 @@ def load_start(
             timeline, gauges, max(floor_s, below_s if known(below_s) else floor_s), detected_s
         )
     ):
-        return queued, "from the first queue that a replica reported"
+        return queued, FIRST_QUEUE
     if detected_s <= floor_s:
         return floor_s, "above target since the decision before"
     if math.isnan(below_s):

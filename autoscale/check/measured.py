@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from autoscale.check.detection import FIRST_QUEUE
 from autoscale.check.replicas import SeenReplica
 from autoscale.check.scaleout import History
 
@@ -38,16 +39,17 @@ def profile_changes(past: History, weight_bytes: float | None = None) -> dict[st
 
 
 def _metric_path(past: History) -> dict[str, Any]:
-    """The delay from load to metric, where the start of the load was known."""
+    """The delay from load to metric, at most: the shortest that was seen, since every one holds the time in which the signal
+    grew to its target, too. Where the start of the load, or of a queue, was known."""
     delays = [
         phase.seconds
         for out in past.scale_outs
         for phase in out.phases
-        if phase.name == "load_to_metric" and not phase.note and not phase.open
+        if phase.name == "load_to_metric" and phase.note in ("", FIRST_QUEUE) and not phase.open
     ]
     if not delays:
         return {}
-    return {"metric_path": {"ingestion_delay_s": _phase(delays)["median_s"], "scrape_interval_s": 1.0}}
+    return {"metric_path": {"ingestion_delay_s": round(min(delays), 3), "scrape_interval_s": 1.0}}
 
 
 def _all_placed_s(unit: SeenReplica) -> float:
