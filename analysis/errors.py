@@ -46,6 +46,8 @@ class AutoscaleError(Exception):
 
 
 LONGEST_VALUE = 400  # characters: a sentence is read by eye
+LONGEST_TOLD = 500  # characters of what a server said that are kept
+LONGEST_NAME = 200  # characters of a name that it gave
 
 
 def _short(text: str) -> str:
@@ -64,7 +66,21 @@ _MARKUP = re.compile(
 
 def _one_line(text: str) -> str:
     """Text without line breaks and markup: what a server answered is often a page."""
-    return " ".join(_MARKUP.sub(" ", text.replace("\\n", " ")).split())
+    return _escaped(" ".join(_MARKUP.sub(" ", text.replace("\\n", " ")).split()))
+
+
+def printable(text: str, most: int = LONGEST_TOLD) -> str:
+    """What somebody else said as one line of at most so many characters that can be written and printed anywhere: what cannot
+    is escaped, what is long is cut."""
+    shown = _escaped(" ".join(text[: 4 * most].split()))
+    return shown if len(shown) <= most else shown[: most - 3] + "..."
+
+
+def _escaped(text: str) -> str:
+    """The text, with an escape for each character that moves a terminal's cursor or that no file can hold."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class BadInput(AutoscaleError):

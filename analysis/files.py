@@ -7,8 +7,9 @@ before the work, and never over what somebody else left there.
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,21 @@ def _writable(value: Any) -> None:
         raise ValueError(f"a text in it holds half a surrogate pair, {half}") from None
     except RecursionError:
         raise ValueError(TOO_DEEP) from None
+
+
+def json_text(content: Mapping[str, Any], indent: int | None = None) -> str:
+    """Plain data as JSON that `json_value` reads: half a surrogate pair is escaped once more, what is not finite is null."""
+    return json.dumps(_readable(content), indent=indent, default=str, allow_nan=False)
+
+
+def _readable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {_readable(key): _readable(inner) for key, inner in value.items()}
+    return [_readable(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def mapping_in(value: Any, path: Path | str, what: str, expected: str) -> dict[str, Any]:

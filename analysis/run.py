@@ -16,7 +16,6 @@ Importing this module loads neither pandas nor pyarrow: both are imported by the
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -27,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.errors import BadInput, BadRun
-from analysis.files import json_value, read_json
+from analysis.files import json_text, json_value, read_json
 from analysis.redact import redacted
 from analysis.sound import LONGEST_S, header_problems, table_problem, within
 
@@ -110,10 +109,15 @@ def create(path: Path | str, header: Mapping[str, Any]) -> Path:
     path = Path(path)
     check_unused(path)
     path.mkdir(parents=True, exist_ok=True)
-    _write_json(
-        path / HEADER, {"schema_version": SCHEMA_VERSION, "started_at": time.time(), **redacted(header)}
-    )
+    write_header(path, header)
     return path
+
+
+def write_header(path: Path | str, header: Mapping[str, Any]) -> None:
+    """Write run.json (atomically), whatever was there."""
+    _write_json(
+        Path(path) / HEADER, {"schema_version": SCHEMA_VERSION, "started_at": time.time(), **redacted(header)}
+    )
 
 
 def check_unused(path: Path | str) -> None:
@@ -214,7 +218,7 @@ def merge_parts(path: Path | str, table: str) -> None:
 def append_event(path: Path | str, time_s: float, kind: str, message: str, **facts: Any) -> None:
     """Append one line to events.jsonl: time_s (since started_at), kind, message and any facts."""
     said = redacted({"kind": kind, "message": message, **facts})
-    line = json.dumps({"time_s": round(time_s, 6), **said}, default=str)
+    line = json_text({"time_s": round(time_s, 6), **said})
     with open(Path(path) / EVENTS, "a", encoding="utf-8") as file:
         file.write(line + "\n")
 
@@ -408,7 +412,7 @@ def _json_lines(file: Path) -> Iterator[dict[str, Any]]:
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:
     with _replacing(file) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+        temporary.write_text(json_text(content, indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from analysis import documents, files, redact
+from analysis import documents, errors, files, redact
 from autoscale.observe import web
 from autoscale.sim.http import openai_request, ports, server
 from loadgen.plan import text_files
 from loadgen.run import backoff
-from loadgen.wire import stream
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "threat-model.md").read_text(encoding="utf-8")
@@ -30,7 +29,7 @@ def test_what_keeps_a_statement_is_there(file: str, name: str) -> None:
 def test_every_figure_is_the_codes() -> None:
     assert len(NAMED) > 30
     said = {
-        f"cut to {stream.LONGEST_REASON} characters",
+        f"cut to {errors.LONGEST_TOLD} characters",
         f"`Retry-After` up to {backoff.LONGEST_ASKED_S:.0f} s",
         f"{web.MOST_BYTES >> 20} MiB an answer",
         f"{files.MAX_BYTES // 1_000_000} MB, {documents.MAX_DEPTH} levels",

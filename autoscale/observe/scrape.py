@@ -20,7 +20,7 @@ import requests
 
 from analysis import run
 from analysis.access import Access
-from analysis.errors import AutoscaleError, BadInput, SourceUnavailable
+from analysis.errors import AutoscaleError, BadInput, SourceUnavailable, printable
 from analysis.redact import redact
 from autoscale.observe import tidy, vllm_metrics
 from autoscale.observe.header import instant, wanted_model
@@ -203,7 +203,7 @@ def served_version(sessions: Mapping[str, requests.Session]) -> dict[str, object
         path = parts.path.removesuffix("/metrics").removesuffix("/v1") + "/version"
         try:
             answer = session.get(urlunsplit(parts._replace(path=path)))
-            return {"vllm_version": str(answer.json()["version"])[:80]}
+            return {"vllm_version": printable(str(answer.json()["version"]), 80)}
         except (requests.RequestException, ValueError, KeyError, TypeError, RecursionError):
             continue
     return {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from analysis.errors import LONGEST_NAME, printable
 from loadgen.plan.traffic import LoadPlan
 from loadgen.run.capacity_search import FoundCapacity
 from loadgen.run.client_health import ClientHealth
@@ -137,8 +138,8 @@ class FirstHeader:
             "target": str(server.target),
             "access": server.target.access.described(),
             "endpoint": server.manner.path,
-            "model": server.manner.model,
-            "metrics_model": server.metrics_model,
+            "model": printable(server.manner.model, LONGEST_NAME),
+            "metrics_model": server.metrics_model and printable(server.metrics_model, LONGEST_NAME),
             "notes": list(server.notes),
             "test_requests": server.test_requests,
             "request_tag": self.request_tag,

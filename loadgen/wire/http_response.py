@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loadgen.wire import scan
+from loadgen.wire.refusals import LONGEST_WAIT_S
 
 STATUS = re.compile(rb" [1-9]\d\d ?")
 LENGTH = re.compile(rb"\d{1,18}")
@@ -93,7 +94,8 @@ def is_complete(head: Head, raw: bytes) -> bool:
 
 
 def retry_after_s(reads: Sequence[bytes], now_unix_s: float) -> float:
-    """The seconds that the server asks to wait in Retry-After (a number, or a date); NaN where it asks nothing."""
+    """The seconds that the server asks to wait in Retry-After (a number, or a date); NaN where it asks nothing, or
+    for more than LONGEST_WAIT_S."""
     text = header(b"".join(reads[:2])[:HEAD_LIMIT].split(b"\r\n\r\n", 1)[0], "retry-after")
     if text is None:
         return math.nan
@@ -101,7 +103,7 @@ def retry_after_s(reads: Sequence[bytes], now_unix_s: float) -> float:
         wait_s = float(text) if text.isdigit() else parsedate_to_datetime(text).timestamp() - now_unix_s
     except (ValueError, OverflowError):
         return math.nan
-    return max(0.0, wait_s)
+    return max(0.0, wait_s) if wait_s <= LONGEST_WAIT_S else math.nan
 
 
 def header(head: bytes, name: str) -> str | None:

@@ -17,6 +17,7 @@ GIVE_A_KEY = (
     "--header 'Name: value'"
 )
 _RETRY_AFTER = re.compile(r"\(Retry-After: (\d+)\)$")
+LONGEST_WAIT_S = 86_400.0  # a Retry-After beyond it is none
 UNAUTHORIZED = (401, 403, 407)
 
 
@@ -45,12 +46,13 @@ def redirected(status: int, location: str) -> tuple[str, str]:
 
 def rate_limited(http_status: ArrayLike, error: ArrayLike) -> dict[str, int | list[float] | None] | None:
     """How many requests were answered 429, and the shortest and longest Retry-After in s (None: no
-    number was sent); None when there were none."""
+    number up to LONGEST_WAIT_S was sent); None when there were none."""
     limited = np.asarray(http_status, dtype=float) == 429
     if not limited.any():
         return None
     errors = np.asarray(error, dtype=object)[limited]
-    waits = [float(found[1]) for found in (_RETRY_AFTER.search(str(error)) for error in errors) if found]
+    told = [float(found[1]) for found in (_RETRY_AFTER.search(str(error)) for error in errors) if found]
+    waits = [wait_s for wait_s in told if wait_s <= LONGEST_WAIT_S]
     return {"requests": int(limited.sum()), "retry_after_s": [min(waits), max(waits)] if waits else None}
 
 

@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.errors import printable
 from loadgen.wire import read_times
 from loadgen.wire.http_response import Head, header, parse_head, response_body
 from loadgen.wire.openai_body import error_message, stream_facts, whole_facts
 from loadgen.wire.refusals import redirected, retry_after
 
-LONGEST_REASON = 500  # characters of what a server said that are kept
 NO_REASON = "the server gave no reason"
 
 
@@ -135,13 +135,6 @@ def _refusal(head: Head, header_lines: bytes, body: bytes) -> str:
 
 def _compressed(head: Head) -> str:
     return f"the body is compressed ({head.encoding}), which was not asked for" if head.encoding else ""
-
-
-def printable(text: str) -> str:
-    """The text as one line that can be written and printed anywhere: what cannot is escaped, what is long is cut."""
-    line = " ".join(text[: 4 * LONGEST_REASON].split())
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-    return shown if len(shown) <= LONGEST_REASON else shown[: LONGEST_REASON - 3] + "..."
 
 
 def looks_failed(reads: Sequence[bytes], failure: tuple[str, str] | None) -> bool:

@@ -20,6 +20,11 @@ from analysis.errors import AutoscaleError, BadInput
             id="a proxy's page becomes its text",
         ),
         pytest.param("tokens < 16 and > 4\n\nat once", "tokens < 16 and > 4 at once", id="comparisons stay"),
+        pytest.param(
+            "no \x1b[31mred\x07, no \ud800",
+            r"no \x1b[31mred\x07, no \ud800",
+            id="what moves a terminal is escaped",
+        ),
     ],
 )
 def test_a_sentence_is_one_line_without_markup(text, sentence) -> None:

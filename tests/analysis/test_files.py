@@ -1,5 +1,6 @@
 """Files that a user names: whatever is wrong with one is one sentence, with the place, and never a crash or a hang."""
 
+import math
 import re
 
 import pytest
@@ -7,7 +8,7 @@ import yaml
 
 from analysis import documents, files
 from analysis.errors import BadInput
-from analysis.files import json_value, read_documents, read_json, read_text, read_yaml
+from analysis.files import json_text, json_value, read_documents, read_json, read_text, read_yaml
 
 DEEP = 5000
 BLOCK = "".join(f"{' ' * level}a:\n" for level in range(1500))
@@ -119,6 +120,9 @@ def test_a_hundred_levels_and_many_written_values_are_read(tmp_path):
 
 def test_half_a_surrogate_pair_is_no_text() -> None:
     assert json_value('{"model": "\\ud83d\\ude00"}') == {"model": "\U0001f600"}
+    assert json_value(json_text({"a\ud800": ["\udfff", math.inf, math.nan, 1.5, "\U0001f600"]})) == {
+        r"a\ud800": [r"\udfff", None, None, 1.5, "\U0001f600"]
+    }
     for text in ('{"model": "a\\ud800"}', b'["\\uDFFF"]'):
         with pytest.raises(ValueError, match="half a surrogate pair"):
             json_value(text)

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from analysis import run
-from analysis.errors import BadInput, SourceUnavailable
+from analysis.errors import LONGEST_NAME, BadInput, SourceUnavailable
 from analysis.latency import latencies
 from autoscale.profiles.profile import load, overlay
 from autoscale.sim.engine.replicas import EngineParams
@@ -24,6 +24,7 @@ from loadgen.run.endpoint import served_models
 from loadgen.run.endpoint.fitting import fitting
 from loadgen.run.endpoint.served_models import ServedModel
 from loadgen.run.endpoint.server_facts import inspect_server
+from loadgen.run.header import FirstHeader
 from loadgen.run.options import LoadOptions
 from loadgen.wire.refusals import rate_limited
 from loadgen.wire.stream import parse_answer
@@ -116,6 +117,18 @@ def takes(*, without=(), ids=True):
 def looked(gets, posts, endpoint="completions", path="", **given):
     with served(gets, posts) as (server, url):
         return inspect_server(options(**given), HttpTarget.from_url(url + path), endpoint), server.asked
+
+
+def test_a_server_s_texts_are_in_a_header_that_can_be_read_and_asked_as_they_are(tmp_path):
+    odd = "m\ud800\x1b[31m"
+    gets = {"/v1/models": listing({"id": odd}), "/version": (200, {"version": "0.\ud800" + "1" * 1000})}
+    facts, asked = looked(gets, {"/v1/completions": takes()})
+    assert {body["model"] for path, body in asked if path == "/v1/completions"} == {odd}
+    header = FirstHeader(1.0, "", {}, options(rate=1.0), "completions", facts, "tag", None, ["local"])
+    written = run.read(run.create(tmp_path / "run", header.as_json())).header
+    assert written["model"] == r"m\ud800\x1b[31m"
+    assert written["engine"]["vllm_version"].startswith(r"0.\ud8001111")
+    assert len(written["engine"]["vllm_version"]) == LONGEST_NAME
 
 
 # --- where things lie ------------------------------------------------------------------------------------------------
@@ -415,6 +428,10 @@ def test_a_rate_limit_is_counted_with_what_it_asks():
     error = parse_answer([1.0], [raw]).error
     assert error == "slow (Retry-After: 7)"
     assert rate_limited([429, np.nan, 429], [error, None, "x (Retry-After: 30)"]) == {"requests": 2, "retry_after_s": [7.0, 30.0]}  # fmt: skip
+    assert rate_limited([429.0], [f"slow (Retry-After: {'9' * 400})"]) == {
+        "requests": 1,
+        "retry_after_s": None,
+    }
     assert rate_limited([429.0], ["slow"]) == {"requests": 1, "retry_after_s": None}
     assert rate_limited([200.0, np.nan], ["", None]) is None
 

@@ -102,6 +102,10 @@ def test_users_pause_longer_after_each_failure_and_as_long_as_the_server_asks(
         ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
         ("soon", math.nan),
         ("-5", math.nan),
+        ("86400", 86_400.0),
+        ("86401", math.nan),  # more than a day
+        ("9" * 400, math.nan),
+        ("Wed, 21 Oct 2099 07:28:00 GMT", math.nan),
     ],
 )
 def test_retry_after_is_seconds_or_a_date(value, wait_s):

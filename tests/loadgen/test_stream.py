@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from analysis.errors import LONGEST_TOLD
 from analysis.run import STATUSES
 from loadgen.run.measured import measured
 from loadgen.wire import http_response, openai_body, scan, stream
@@ -319,7 +320,7 @@ def test_an_odd_answer_is_incomplete_with_the_reason_and_keeps_its_tokens(event,
     exchange.reads, exchange.stamps_s = [raw], [1.0]
     answer = measured(exchange).answer
     assert answer.status == "incomplete"
-    assert len(answer.error.encode()) <= stream.LONGEST_REASON
+    assert len(answer.error.encode()) <= LONGEST_TOLD
     assert answer.error.isprintable()
     assert answer.output_tokens is None
     if head == "stream":

@@ -96,7 +96,7 @@ class FakeVllm:
 
     def __call__(self, path: str, _: dict[str, str]) -> tuple[int, str]:
         if path == "/version":
-            return 200, '{"version": "0.99.0"}'
+            return 200, '{"version": "0.99.0\\ud800"}'
         if path != "/metrics":
             return 404, '{"detail":"Not Found"}'
         age_s = time.monotonic() - self.since

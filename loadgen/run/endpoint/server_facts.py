@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.errors import SourceUnavailable
+from analysis.errors import LONGEST_NAME, SourceUnavailable, printable
 from loadgen.plan.words import Counted
 from loadgen.run.endpoint import served_models
 from loadgen.run.endpoint.counting import Uncountable, by_tokenize
@@ -153,7 +153,7 @@ class _Look:
 def _version(body: bytes) -> dict[str, str | int] | None:
     content = served_models.json_of_body(body)
     version = content.get("version") if isinstance(content, dict) else None
-    return {"vllm_version": version} if isinstance(version, str) else None
+    return {"vllm_version": printable(version, LONGEST_NAME)} if isinstance(version, str) else None
 
 
 def _page(body: bytes) -> str | None:
