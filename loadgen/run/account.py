@@ -145,7 +145,7 @@ class Owner:
         `users` is the size of a closed loop, `offsets` what was measured of the workers' clocks.
         """
         stages, unsent = self._settled(until_s, users)
-        interim = run.read(self.path)
+        interim = self.writer.interim()
         last = LastHeader(
             ended_at=now_unix_s,
             stages=stages,

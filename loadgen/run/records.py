@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis import run
+from analysis.errors import BadRun
 from analysis.histogram import Histogram
 from loadgen.plan.traffic import LoadPlan
 from loadgen.run.measured import Measured, RequestRow, dropped
@@ -99,6 +100,7 @@ class RunWriter:
     def __init__(self, path: Path, header: Mapping[str, object]) -> None:
         preload()
         self.path = run.create(path, header)
+        self._header = run.read_header(self.path)
         self.trouble: str | None = None
         self._parts = self._added = 0
         self._unwritten: deque[tuple[str, Sequence[RequestRow]]] = deque()  # worker, rows
@@ -176,6 +178,19 @@ class RunWriter:
         except OSError as error:
             self._failed(error)
 
+    def interim(self) -> run.Run:
+        """The run as far as it is written; a header that somebody spoilt or took away meanwhile is written again, with a note.
+        Raises BadRun when the directory is gone."""
+        try:
+            return run.read(self.path)
+        except BadRun as error:
+            if not self.path.is_dir():
+                raise
+            note = f"{run.HEADER} was spoilt while the run went on, and written again ({error})"
+        notes = [*self._header.get("notes", ()), note]
+        self._aside(run.write_header, self.path, {**self._header, "notes": notes})
+        return run.read(self.path)
+
     def finish(self, **header: object) -> run.Run:
         """Fold the parts into tables, complete the header, and read the run back. What does not fit on the disk stays as
         parts. Raises BadRun when the directory is gone."""
@@ -199,7 +214,8 @@ class RunWriter:
         return recorded
 
     def _complete(self, header: Mapping[str, object]) -> None:
-        if (self.path / run.HEADER).exists():
+        if self.path.is_dir():
+            self.interim()
             self._aside(lambda: run.update(self.path, **header))
 
     def _aside(self, write: Callable[..., Any], *arguments: Any) -> bool:

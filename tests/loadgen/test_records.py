@@ -89,6 +89,13 @@ def test_what_was_due_before_a_request_that_another_worker_still_sent_is_account
     assert sorted(requests["request_id"]) == list(range(13))
 
 
+SPOILT = {
+    "no JSON": lambda file: file.write_text("{"),
+    "empty": lambda file: file.write_text(""),
+    "another file's content": lambda file: file.write_text('{"schema_version": 1}'),
+    "gone": lambda file: file.unlink(),
+}
+
 HUGE = 99999999999999999999999
 UNFIT = [
     ("a count beyond 64 bits", "output_tokens", HUGE),
@@ -128,6 +135,25 @@ def test_rows_that_cannot_be_written_are_kept_and_tried_again(tmp_path):
         "requests.parquet",
         "run.json",
     ]
+
+
+@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
+def test_a_header_that_is_spoilt_while_the_run_goes_on_is_written_again_and_said_to_be(tmp_path, spoil):
+    writer = RunWriter(tmp_path / "run", {"kind": "live", "started_at": 100.0, "notes": ["it was so"]})
+    writer.add("w0", batch(range(3), "w0"))
+    spoil(tmp_path / "run" / "run.json")
+    finished = writer.finish(ended_at=110.0)
+    assert (finished.started_at, finished.header["ended_at"], finished.header["kind"]) == (
+        100.0,
+        110.0,
+        "live",
+    )
+    assert len(finished.requests) == 3
+    assert not list((tmp_path / "run").glob("*.part.parquet"))
+    first, second = finished.header["notes"]
+    assert first == "it was so"
+    assert second.startswith("run.json was spoilt while the run went on, and written again (")
+    assert writer.trouble is None
 
 
 def test_a_directory_with_parts_of_an_older_run_is_refused(tmp_path):
