@@ -22,7 +22,8 @@ from analysis.numbers import known
 from loadgen import failing
 from loadgen.wire.clock import now_s
 from loadgen.wire.connection import Connection
-from loadgen.wire.exchange import Exchange
+from loadgen.wire.exchange import Carrier, Exchange
+from loadgen.wire.http_response import body_fault
 from loadgen.wire.receive import KernelClock, Reader
 from loadgen.wire.refusals import connection_reason, connection_sentence, tls_step
 from loadgen.wire.target import HttpTarget, tls_context
@@ -32,6 +33,7 @@ SPARE_SHARE = 16
 IDLE_LIMIT_S = 3.0  # an idle connection is not used after this; uvicorn closes after 5 s
 CONNECT_TIMEOUT_S = 10.0
 SWEEP_S = 0.25
+SILENT_S = 1.0  # in mid-answer, after which its framing is looked at
 RESOLVE_S = 30.0
 
 
@@ -59,6 +61,8 @@ class Client:
         self.last_refusal: Exception | None = None
         self._idle: deque[Connection] = deque()
         self._opening: set[Connection] = set()
+        self._silent_s = min(SILENT_S, limits.idle_timeout_s)
+        self._silent: set[Exchange] = set()  # in mid-answer, at the last sweep
         self._addresses = self._resolve()
         self._turn = count()
         self._resolved_s = self._swept_s = now_s()
@@ -197,6 +201,7 @@ class Client:
     def _sweep(self) -> None:
         """Time out silent exchanges, drop connections that idled too long, look addresses up again."""
         now = now_s()
+        silent: set[Exchange] = set()
         for exchange in list(self.in_flight):
             connection = exchange.connection
             if connection is None:
@@ -206,8 +211,10 @@ class Client:
                     connection.give_up("connection_error", f"no connection within {CONNECT_TIMEOUT_S:g} s")
             elif now - exchange.sent_s > self.limits.timeout_s:
                 connection.give_up("timeout", f"no complete answer within {self.limits.timeout_s:g} s")
-            elif connection.body_begun and now - exchange.stamps_s[-1] > self.limits.idle_timeout_s:
-                connection.give_up("timeout", f"no byte for {self.limits.idle_timeout_s:g} s in mid-answer")
+            elif connection.body_begun and now - exchange.stamps_s[-1] > self._silent_s:
+                silent.add(exchange)
+                self._in_silence(connection, exchange, now - exchange.stamps_s[-1])
+        self._silent = silent
         while self._idle and now - self._idle[0].used_s > IDLE_LIMIT_S:
             self._idle.popleft().close()
         for _ in range(2 if len(self._idle) < SPARE else 0):
@@ -215,6 +222,13 @@ class Client:
         if now - self._resolved_s > RESOLVE_S:
             self._resolved_s = now
             gevent.spawn(self._resolve_again)
+
+    def _in_silence(self, connection: Carrier, exchange: Exchange, silent_s: float) -> None:
+        """End what has been silent for too long or, looked at once in a silence, can never be complete."""
+        if silent_s > self.limits.idle_timeout_s:
+            connection.give_up("timeout", f"no byte for {self.limits.idle_timeout_s:g} s in mid-answer")
+        elif exchange not in self._silent and (fault := body_fault(exchange.reads)):
+            connection.give_up("incomplete", fault)
 
     def _resolve_again(self) -> None:
         try:

@@ -242,7 +242,11 @@ class Connection:
         else:
             self._body_bytes += size
         if head.chunked:
-            complete = is_complete(head, b"".join(exchange.reads))
+            try:
+                complete = is_complete(head, b"".join(exchange.reads))
+            except ValueError:
+                self._over(keep=False)
+                return
         else:
             complete = head.length is not None and self._body_bytes >= head.length
         if complete:

@@ -51,4 +51,4 @@ def fetch(
     if head is None:
         reason = exchange.failure[1] if exchange.failure else "closed before its headers ended"
         raise SourceUnavailable(f"no answer from {client.target}: {reason}")
-    return Reply(head.http_status, response_body(raw, head)[0], raw[: head.body_start])
+    return Reply(head.http_status, response_body(raw, head).data, raw[: head.body_start])

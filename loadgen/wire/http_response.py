@@ -16,6 +16,7 @@ from loadgen.wire.refusals import LONGEST_WAIT_S
 
 STATUS = re.compile(rb" [1-9]\d\d ?")
 LENGTH = re.compile(rb"\d{1,18}")
+HEAD_END = re.compile(rb"\r?\n\r?\n")
 HEAD_LIMIT = 65_536  # bytes of headers after which the peer is not taken for an HTTP server
 
 
@@ -32,7 +33,7 @@ class Head(NamedTuple):
 
 
 def parse_head(data: bytes) -> Head | None:
-    """The head at the start of `data`, interim 1xx answers skipped; None while it is not complete.
+    """The head at the start of `data`, interim 1xx answers skipped; None while it is not complete. Lines may end with LF alone.
 
     Raises ValueError when it cannot be the head of an HTTP/1 response.
     """
@@ -40,18 +41,18 @@ def parse_head(data: bytes) -> Head | None:
     while True:
         if not data.startswith(b"HTTP/1.", start) and not b"HTTP/1.".startswith(data[start : start + 7]):
             raise ValueError(f"not an HTTP response: {data[start : start + 40]!r}")
-        end = data.find(b"\r\n\r\n", start)
-        if end < 0:
+        end = HEAD_END.search(data, start)
+        if end is None:
             if len(data) - start > HEAD_LIMIT:
                 raise ValueError(f"no end of headers within {HEAD_LIMIT} bytes")
             return None
-        lines = data[start:end].lower().split(b"\r\n")
+        lines = data[start : end.start()].lower().replace(b"\r\n", b"\n").split(b"\n")
         if not STATUS.fullmatch(lines[0][8:13]):
             raise ValueError(f"not an HTTP response: its status line is {lines[0][:40]!r}")
         http_status = int(lines[0][9:12])
         if http_status >= 200:
             break
-        start = end + 4
+        start = end.end()
     headers = dict(line.split(b":", 1) for line in lines[1:] if b":" in line)
     transfer = headers.get(b"transfer-encoding", b"")
     chunked = b"chunked" in transfer
@@ -60,7 +61,7 @@ def parse_head(data: bytes) -> Head | None:
     connection = headers.get(b"connection", persistent)
     return Head(
         http_status,
-        end + 4,
+        end.end(),
         chunked,
         size,
         b"close" not in connection and (chunked or size is not None),
@@ -87,16 +88,22 @@ def _encoding(content: bytes, transfer: bytes) -> str:
 
 
 def is_complete(head: Head, raw: bytes) -> bool:
-    """Whether `raw`, a response from its first byte, holds the whole body; never true for one that ends by closing."""
+    """Whether `raw`, a response from its first byte, holds the whole body; never true for one that ends by closing.
+
+    Raises ValueError when it never will, since a chunk has no size.
+    """
     if head.chunked:
-        return scan.chunks(raw, head.body_start)[2]
+        found = scan.chunks(raw, head.body_start)
+        if fault := _chunk_fault(raw, found):
+            raise ValueError(fault)
+        return found.ended
     return head.length is not None and len(raw) >= head.body_start + head.length
 
 
 def retry_after_s(reads: Sequence[bytes], now_unix_s: float) -> float:
     """The seconds that the server asks to wait in Retry-After (a number, or a date); NaN where it asks nothing, or
     for more than LONGEST_WAIT_S."""
-    text = header(b"".join(reads[:2])[:HEAD_LIMIT].split(b"\r\n\r\n", 1)[0], "retry-after")
+    text = header(HEAD_END.split(b"".join(reads[:2])[:HEAD_LIMIT], 1)[0], "retry-after")
     if text is None:
         return math.nan
     try:
@@ -112,11 +119,37 @@ def header(head: bytes, name: str) -> str | None:
     return found[1].decode("latin-1").strip() if found else None
 
 
-def response_body(raw: bytes, head: Head) -> tuple[bytes, NDArray[np.int64], NDArray[np.int64], bool]:
-    """The body, where the pieces of it begin and end in `raw`, and whether the framing says that it is complete."""
+class Body(NamedTuple):
+    """The body, where its pieces begin and end in the response, whether the framing says that it is complete, and why it can
+    never be."""
+
+    data: bytes
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    complete: bool
+    fault: str | None = None
+
+
+def response_body(raw: bytes, head: Head) -> Body:
+    """The body in `raw`, a response from its first byte, as far as it has come."""
     if head.chunked:
-        starts, ends, complete = scan.chunks(raw, head.body_start)
-        return scan.joined_chunks(raw, starts, ends), starts, ends, complete
+        found = scan.chunks(raw, head.body_start)
+        data = scan.joined_chunks(raw, found.starts, found.ends)
+        return Body(data, found.starts, found.ends, found.ended, _chunk_fault(raw, found))
     end = len(raw) if head.length is None else min(head.body_start + head.length, len(raw))
     complete = head.length is not None and len(raw) >= head.body_start + head.length
-    return raw[head.body_start : end], np.array([head.body_start]), np.array([end]), complete
+    return Body(raw[head.body_start : end], np.array([head.body_start]), np.array([end]), complete)
+
+
+def body_fault(reads: Sequence[bytes]) -> str | None:
+    """Why the body in these reads can never be complete; None where it can."""
+    raw = b"".join(reads)
+    head = parse_head(raw)
+    return response_body(raw, head).fault if head else None
+
+
+def _chunk_fault(raw: bytes, found: scan.Framing) -> str | None:
+    if found.broken < 0:
+        return None
+    line = raw[found.broken : found.broken + 41].partition(b"\n")[0].rstrip(b"\r").decode("latin-1")
+    return f"{line if len(line) <= 40 else line[:37] + '...'!r} is no chunk size"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import types
 from numpy.typing import NDArray
@@ -9,7 +11,7 @@ from numpy.typing import NDArray
 from loadgen.wire.compiled import BYTES, FLAGS, INTS, compiled, from_c, inside
 
 LF, CR, SPACE, TAB, SEMICOLON, QUOTE, BACKSLASH = b'\n\r \t;"\\'
-LONGEST_SIZE = 15  # hexadecimal digits of a chunk's size
+LONGEST_SIZE = 15  # hexadecimal digits of a chunk's size, zeros before it left out
 SMALLEST_CHUNK = 6  # bytes: a digit, CRLF, a byte, CRLF
 
 
@@ -110,35 +112,51 @@ def _hexadecimal(data: NDArray[np.uint8], at: int, end: int) -> int:
         else:
             return -1
         digits += 1
-        if over or digits > LONGEST_SIZE:
+        if over or value >= 16 ** (LONGEST_SIZE - 1):
             return -1
         value = 16 * value + digit
     return value if digits else -1
 
 
-def chunks(raw: bytes, position: int) -> tuple[NDArray[np.int64], NDArray[np.int64], bool]:
-    """(where each chunk's data begins, where it ends, whether the last chunk has come) from this position on."""
+class Framing(NamedTuple):
+    """Where each chunk's data begins and ends, whether the last chunk has come, and where a line stands in the place of a size
+    that is none (-1: nowhere)."""
+
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    ended: bool
+    broken: int
+
+
+def chunks(raw: bytes, position: int) -> Framing:
+    """The chunks from this position on."""
     starts, ends = np.empty((2, (len(raw) - position) // SMALLEST_CHUNK + 2), np.int64)
     count = _chunks(np.frombuffer(raw, np.uint8), position, starts, ends)
     ended = count >= 0
     count = count if ended else ~count
-    return starts[:count], ends[:count], ended
+    return Framing(starts[:count], ends[:count], ended, -1 if ended else int(starts[count]))
 
 
 @compiled(types.int64, BYTES, types.int64, INTS, INTS)
 def _chunks(raw: NDArray[np.uint8], position: int, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> int:
-    """How many there are; inverted (~) when the last one has not come."""
+    """How many there are; inverted (~) when the last one has not come. Then the next start is that of a line which is no size,
+    or -1."""
     count = 0
     while True:
+        starts[count] = -1
         line_end = _line_end(raw, position)
+        if line_end < 0 and _byte(raw, position, len(raw), LF) < 0:
+            return ~count
         size = _hexadecimal(raw, position, line_end) if line_end >= 0 else -1
         if size < 0:
+            starts[count] = position
             return ~count
         position = line_end + 2
         if size == 0:  # trailers, if any, end with an empty line
             while True:
                 end = _line_end(raw, position)
                 if end <= position:
+                    starts[count] = -1
                     return count if end == position else ~count
                 position = end + 2
         starts[count] = position

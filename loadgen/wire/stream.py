@@ -80,7 +80,7 @@ def _read_answer(
     if head is None:
         where = "in the headers of its answer" if raw else "before an answer came"
         return _without_answer(*(failure or ("connection_error", f"closed {where}")))
-    body, starts, ends, ended = response_body(raw, head)
+    body, starts, ends, ended, fault = response_body(raw, head)
     if head.http_status != 200:
         return _without_answer("http_error", _refusal(head, raw[: head.body_start], body), head.http_status)
     if head.length is None and not head.chunked:
@@ -99,6 +99,8 @@ def _read_answer(
         status, reason = failure
     elif facts.error is not None:
         status, reason = "incomplete", facts.error
+    elif fault is not None and not facts.done:
+        status, reason = "incomplete", fault
     elif not facts.done:
         missing = "[DONE]" if head.event_stream else "an OpenAI answer in JSON"
         status, reason = "incomplete", _compressed(head) or f"the response ended without {missing}"

@@ -113,6 +113,8 @@ FAILURES = [
     ("closed in mid-stream", (HEAD + chunk(EVENT), CLOSE), "incomplete", 1),
     ("closed before an answer", (CLOSE,), "connection_error", 0),
     ("silent in mid-stream", (HEAD, chunk(EVENT), chunk(EVENT), HANG), "timeout", None),
+    ("a chunk size that is none", (HEAD + chunk(EVENT) + b"0x40\r\n" + EVENT, HANG), "incomplete", 1),
+    ("a head whose lines end with LF alone", (b"HTTP/1.1 200 OK\ncontent-type: text/event-stream\ncontent-length: 79\n\n" + EVENT + b"data: [DONE]\n\n",), "ok", 1),
     ("not HTTP at all", (b"220 smtp ready\r\n", HANG), "connection_error", 0),
     ("an error body", (b'HTTP/1.1 503 Busy\r\ncontent-length: 27\r\n\r\n{"error":{"message":"busy"}}',), "http_error", 0),
 ]  # fmt: skip
@@ -134,6 +136,15 @@ def test_each_way_to_fail_has_its_class(script, status, tokens):
         assert math.isnan(exchange.given_up_s)
     if tokens is not None:
         assert len(answer.token_times_s) == tokens
+
+
+def test_a_chunk_size_that_is_none_is_found_in_the_silence_after_it():
+    with server(HEAD + chunk(EVENT), b"fffffffffffffffff\r\n", HANG) as (url, _):
+        client = Client(HttpTarget.from_url(url), Limits(idle_timeout_s=60))
+        answer = ask(client, timeout_s=4.0).answer()
+        client.close()
+    assert (answer.status, answer.error) == ("incomplete", "'fffffffffffffffff' is no chunk size")
+    assert len(answer.token_times_s) == 1
 
 
 def test_a_refused_connection_is_a_connection_error_and_a_clear_sentence():

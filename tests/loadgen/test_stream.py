@@ -167,6 +167,7 @@ ROWS = [
     ("a byte order mark", b"HTTP/1.1 200 OK\r\ncontent-length: 29\r\n\r\n\xef\xbb\xbf" + b'{"choices":[{"text":"a"}]}', None, "ok", 0),
     ("a whole answer that ends with the connection", b'HTTP/1.0 200 OK\r\n\r\n{"choices":[{"text":"a"}]}', None, "ok", 0),
     ("the same, cut off by this side", b'HTTP/1.0 200 OK\r\n\r\n{"choices":[{"text":"a"}]}', ("timeout", "late"), "timeout", 0),
+    ("a head whose lines end with LF alone", sse(TOKEN, "[DONE]").replace(b"\r\n", b"\n"), None, "ok", 1),
     ("a length that two proxies wrote", b'HTTP/1.1 200 OK\r\ncontent-length: 26, 26\r\n\r\n{"choices":[{"text":"a"}]}', None, "ok", 0),
 ]  # fmt: skip
 
@@ -233,6 +234,41 @@ def test_the_end_of_a_chunked_body_is_not_guessed_from_a_payload_that_looks_like
     assert not http_response.is_complete(parsed, raw[:-2])
     assert not http_response.is_complete(parsed, raw)
     assert http_response.is_complete(parsed, raw + b"0\r\n\r\n")
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+FRAMES = [
+    # what stands in the place of the second chunk's size; the reason, None where it is a size
+    ("a size with zeros before it", "%020x", None),
+    ("a size with an extension", "%x;a=b", None),
+    ("a prefix of hexadecimal numbers", "0x%x", "'0x41' is no chunk size"),
+    ("more digits than any size has", "fffffffffffffffff", "'fffffffffffffffff' is no chunk size"),
+    ("no digit", "", "'' is no chunk size"),
+    ("a line of text", "x" * 50, f"'{'x' * 37}...' is no chunk size"),
+]
+
+
+@pytest.mark.parametrize(("size", "said"), [row[1:] for row in FRAMES], ids=[row[0] for row in FRAMES])
+def test_a_line_that_is_no_chunk_size_ends_the_answer_with_its_text(size, said):
+    event = f"data: {TOKEN}\n\n".encode()
+    sizes = ["%x", size, "%x"]
+    lines = [(s % len(event) if "%" in s else s).encode() for s in sizes]
+    raw = CHUNKED + b"".join(line + b"\r\n" + event + b"\r\n" for line in lines)
+    answer = read(raw, list(range(len(CHUNKED), len(raw), 7)))
+    head = http_response.parse_head(raw)
+    assert http_response.body_fault([raw]) == said
+    if said is None:
+        assert (answer.error, len(answer.token_times_s)) == ("the response ended without [DONE]", 3)
+        assert http_response.is_complete(head, raw + b"0\r\n\r\n")
+        return
+    assert (answer.status, answer.error, len(answer.token_times_s)) == ("incomplete", said, 1)
+    with pytest.raises(ValueError, match=re.escape(said)):
+        http_response.is_complete(head, raw)
+
+
+def test_chunks_whose_lines_end_with_lf_alone_are_none():
+    assert http_response.body_fault([CHUNKED + b"40\ndata"]) == "'40' is no chunk size"
+    assert http_response.body_fault([CHUNKED + b"40\r"]) is None  # the rest is on its way
 
 
 def chunked(body: bytes, cuts: list[int], extension: str) -> tuple[bytes, list[int]]:
