@@ -19,6 +19,13 @@ from analysis.slo import Slo, Verdict, evaluate, parse_slo
 WIDTH = 80
 ENOUGH_FOR_P99 = 100  # below this, a p99 is the maximum by another name
 WITHOUT_SLO = "ttft_p95=1s,tpot_p95=1s"  # which percentiles are shown; nothing is judged
+UNMEASURED = {
+    "ttft": "no answer was streamed",
+    "tpot": "no streamed answer had two tokens by the server's count",
+    "itl": "no answer had two events with a token",
+    "e2e": "no answer had an end",
+    "goodput": "no request was sent",
+}
 PERCENTILES = (50, 95, 99)
 
 
@@ -119,7 +126,26 @@ def stage_lines(stages: Sequence[Stage], objectives: str | None) -> Iterator[str
     heads += [f"{_heading(name)}  " for name in named] + ["client"]
     yield from _laid_out(heads, rows)
     if objectives is not None:
-        yield f"SLO {objectives}: {'! breaks it' if broken else 'holds in every stage that was judged'}"
+        yield from _slo_lines(stages, objectives, named, broken)
+
+
+def _slo_lines(stages: Sequence[Stage], objectives: str, named: Sequence[str], broken: bool) -> Iterator[str]:
+    """Which terms hold, and a line for each that no stage could be judged by."""
+    verdicts = [stage.verdicts(parse_slo(objectives)) for stage in stages]
+    judged = [name for name in named if any(verdict[name].count for verdict in verdicts)]
+    if broken:
+        said = "! breaks it"
+    elif not judged:
+        said = "no stage could be judged"
+    else:
+        who = "" if len(judged) == len(named) else f"of it {' and '.join(judged)} "
+        said = f"{who}{'hold' if who and len(judged) > 1 else 'holds'} in every stage that was judged"
+    yield f"SLO {objectives}: {said}"
+    answered = any(stage.ok for stage in stages)
+    for name in named:
+        if name not in judged:
+            why = UNMEASURED[name.partition("_")[0]] if answered else "no request was answered"
+            yield f"SLO {name} was not measured: {why}"
 
 
 def detail_lines(stages: Sequence[Stage], objectives: str | None) -> Iterator[str]:

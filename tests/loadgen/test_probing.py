@@ -25,7 +25,7 @@ from loadgen.run.capacity_search import (
 from loadgen.run.options import LoadOptions
 from loadgen.run.probes import Probe, Probes
 from loadgen.run.summary import summary_table
-from loadgen.run.summary_stages import stages_of
+from loadgen.run.summary_stages import Stage, stage_lines, stages_of
 
 SLO = parse_slo("ttft_p95=1s")
 
@@ -106,6 +106,41 @@ def test_finished_is_what_was_answered_within_the_stage():
         _, _, sent, finished = line.split()[:4]
         assert float(finished) == pytest.approx(len(ended) / length_s, abs=0.006)
         assert float(sent) == pytest.approx(mine["sent_s"].notna().sum() / length_s, abs=0.006)
+
+
+NAN = math.nan
+JUDGED = [
+    # TTFT, TPOT and E2E of the answers, the lines
+    ("each term was judged", [0.1], [0.005], [1.0], ["ttft_p95=1s,tpot_p95=10ms,e2e_p95=9s: holds in every stage that was judged"]),
+    ("one token an answer", [0.1], [NAN], [1.0], [
+        "ttft_p95=1s,tpot_p95=10ms,e2e_p95=9s: of it ttft_p95 and e2e_p95 hold in every stage that was judged",
+        "tpot_p95 was not measured: no streamed answer had two tokens by the server's count"]),
+    ("one token an answer, and late", [2.0], [NAN], [3.0], [
+        "ttft_p95=1s,tpot_p95=10ms,e2e_p95=9s: ! breaks it",
+        "tpot_p95 was not measured: no streamed answer had two tokens by the server's count"]),
+    ("not streamed", [NAN], [NAN], [1.0], [
+        "ttft_p95=1s,tpot_p95=10ms,e2e_p95=9s: of it e2e_p95 holds in every stage that was judged",
+        "ttft_p95 was not measured: no answer was streamed",
+        "tpot_p95 was not measured: no streamed answer had two tokens by the server's count"]),
+    ("nothing sent", [], [], [], ["ttft_p95=1s,tpot_p95=10ms,e2e_p95=9s: no stage could be judged"]
+     + [f"{name}_p95 was not measured: no request was answered" for name in ("ttft", "tpot", "e2e")]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("ttft", "tpot", "e2e", "lines"), [j[1:] for j in JUDGED], ids=[j[0] for j in JUDGED]
+)
+def test_a_term_that_nobody_could_judge_is_not_said_to_hold(ttft, tpot, e2e, lines):
+    number = len(ttft)
+    times_s = dict(zip(("TTFT", "TPOT", "E2E"), map(np.array, (ttft, tpot, e2e)), strict=True))
+    one = Stage(
+        number=0, asked="1.00", duration_s=1.0, sent=number, ok=number, failed=0, dropped=0, finished=number, tokens=1.0,
+        events=1.0, good=np.ones(number, bool), times_s=times_s, gaps=Histogram(), client="ok",
+    )  # fmt: skip
+    said = [
+        line for line in stage_lines([one], "ttft_p95=1s,tpot_p95=10ms,e2e_p95=9s") if line.startswith("SLO")
+    ]
+    assert said == [f"SLO {line}" for line in lines]
 
 
 def test_a_stage_has_one_p95_and_one_screen_suffices():
