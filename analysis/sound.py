@@ -132,6 +132,14 @@ def table_problem(frame: pd.DataFrame) -> tuple[str, object, str] | None:
     return None
 
 
+def told_count(text: str) -> int | None:
+    """The count that a server writes in decimal digits; None where it is none, or more than MOST."""
+    digits = text.lstrip("0") or text[:1]
+    if not (text.isascii() and text.isdigit()) or len(digits) > len(str(MOST)):
+        return None
+    return int(digits) if int(digits) <= MOST else None
+
+
 def within(value: object, most: float) -> bool:
     """Whether it is a number of less than this size (NaN is none)."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < most

@@ -21,6 +21,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from analysis import run
+from analysis.sound import told_count
 from autoscale.kube.vllm_names import COLUMN_COUNTERS, PREFIX, SIGNAL_NAMES
 
 COLUMNS = run.METRIC_COLUMNS
@@ -155,19 +156,19 @@ def plain_names() -> list[str]:
     return [*spelled, NAMES["vllm"][0] + FACTS, *TRITON]
 
 
-def engine_facts(labels: Mapping[str, str]) -> dict[str, object]:
-    """Block size, number of blocks and KV tokens from the labels of cache_config_info; absent ones are left out."""
-    facts: dict[str, object] = {}
+def engine_facts(labels: Mapping[str, str]) -> Mapping[str, int]:
+    """Block size, number of blocks and KV tokens from the labels of cache_config_info; absent ones are left out, and
+    more than 10^9 of anything."""
+    facts: dict[str, int] = {}
     for fact, label in (
         ("block_size", "block_size"),
         ("num_blocks", "num_gpu_blocks"),
         ("kv_tokens", "kv_cache_size_tokens"),
     ):
-        text = labels.get(label, "")
-        if text.isascii() and text.isdigit():
-            facts[fact] = int(text)
+        if (count := told_count(labels.get(label, ""))) is not None:
+            facts[fact] = count
     if "kv_tokens" not in facts and {"block_size", "num_blocks"} <= set(facts):
-        facts["kv_tokens"] = int(labels["block_size"]) * int(labels["num_gpu_blocks"])
+        facts["kv_tokens"] = facts["block_size"] * facts["num_blocks"]
     return facts
 
 

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from analysis.errors import AutoscaleError, BadInput
+from analysis.sound import told_count
 from autoscale.cli import app
 
 LENGTHS = ["--prompt-tokens", "fixed:64", "--output-tokens", "fixed:16"]
@@ -127,3 +128,14 @@ def test_a_run_that_cannot_be_is_a_sentence_or_a_page(sweep_run, tmp_path, spoil
         assert report.exception.exit_code == 2
         assert re.search(said, str(report.exception)), report.exception
         assert "\n" not in str(report.exception)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("0", 0), ("016", 16), ("1000000000", 10**9), ("1000000001", None), ("9" * 5000, None), ("0" * 5000 + "7", 7),
+        ("", None), ("-1", None), ("1.5", None), ("²", None), ("٣", None),
+    ],
+)  # fmt: skip
+def test_a_told_count_is_one_that_a_server_can_have(text, count):
+    assert told_count(text) == count

@@ -226,6 +226,22 @@ def test_two_models_are_a_question_and_an_unlisted_one_is_refused():
         served_models.choose_model(listed, "c")
 
 
+def test_models_that_name_each_other_as_parent_are_several_models():
+    listed = [ServedModel("a", parent="b"), ServedModel("b", parent="a"), ServedModel("c", parent="c")]
+    assert [served_models.base_model(m, listed).id for m in listed] == ["a", "b", "c"]
+    with pytest.raises(BadInput, match=r"several models: 'a, b, c'"):
+        served_models.choose_model(listed, None)
+    assert served_models.choose_model(listed, "b")[0].id == "b"
+
+
+def test_a_count_that_no_server_has_is_not_told():
+    page = b'vllm:cache_config_info{num_gpu_blocks="%s",block_size="16"} 1\n' % (b"9" * 5000)
+    gets = {"/v1/models": listing({"id": "m", "max_model_len": 10**30}), "/metrics": (200, page)}
+    server, _ = looked(gets, {"/v1/completions": takes()})
+    assert server.engine == {"block_size": 16}
+    assert server.max_model_len is None
+
+
 def test_the_name_on_the_metrics_page_wins_where_it_is_the_only_one():
     assert served_models.metrics_name(ServedModel("x"), [ServedModel("x")], ["llama"]) == (
         "llama",

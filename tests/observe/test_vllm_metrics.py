@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from autoscale.observe import vllm_metrics
-from autoscale.observe.metric_names import COLUMNS, NAMES
+from autoscale.observe.metric_names import COLUMNS, NAMES, engine_facts
 
 
 def page(fixtures_dir: Path, name: str) -> str:
@@ -82,3 +82,8 @@ def test_engines_stay_apart_and_other_models_are_named():
     reading = vllm_metrics.read_page(vllm_metrics.parse_exposition(text), "m")
     assert reading.rows == {("", "0"): {"running": 1.0}, ("", "1"): {"running": 2.0}}
     assert reading.other_models == {"other"}
+
+
+def test_a_fact_of_too_many_digits_is_left_out():
+    facts = engine_facts({"num_gpu_blocks": "9" * 5000, "block_size": "16"})
+    assert facts == {"block_size": 16}

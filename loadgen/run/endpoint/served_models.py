@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.errors import BadInput, SourceUnavailable, did_you_mean
+from analysis.sound import MOST
 
 MOST_BYTES = 16 << 20  # of an answer that is read
 NAMED = 20  # models that a sentence names
@@ -81,15 +82,17 @@ def choose_model(models: Sequence[ServedModel], asked: str | None) -> tuple[Serv
 
 
 def base_model(model: ServedModel, models: Sequence[ServedModel]) -> ServedModel:
-    """The model that an adapter belongs to; the model itself when it is none."""
-    seen = {model.id}
-    while model.parent is not None and model.parent not in seen:
-        above = next((m for m in models if m.id == model.parent), None)
+    """The model that an adapter belongs to; the model itself when it is none, or one of some that belong to each other."""
+    seen, base = {model.id}, model
+    while base.parent is not None and base.parent != base.id:
+        above = next((m for m in models if m.id == base.parent), None)
         if above is None:
             break
+        if above.id in seen:
+            return model
         seen.add(above.id)
-        model = above
-    return model
+        base = above
+    return base
 
 
 def metrics_name(
@@ -137,7 +140,7 @@ def _model(entry: Mapping[str, object]) -> ServedModel:
         str(entry["id"]),
         _text(entry.get("root")),
         _text(entry.get("parent")),
-        longest if type(longest) is int and longest > 0 else None,
+        longest if type(longest) is int and 0 < longest <= MOST else None,
     )
 
 

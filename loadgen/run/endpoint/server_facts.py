@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.errors import LONGEST_NAME, SourceUnavailable, printable
+from analysis.sound import MOST, told_count
 from loadgen.plan.words import Counted
 from loadgen.run.endpoint import served_models
 from loadgen.run.endpoint.counting import Uncountable, by_tokenize
@@ -139,7 +140,7 @@ class _Look:
             number = self.either("POST", "/tokenize", body, _count)
             if number is None:
                 raise Uncountable("")
-            if not isinstance(number, int) or isinstance(number, bool):
+            if not isinstance(number, int) or isinstance(number, bool) or number > MOST:
                 raise Uncountable(f"it counts {str(number)[:40]!r}")
             return number
 
@@ -170,7 +171,8 @@ def _cache_config(page: str) -> dict[str, str | int]:
     line = re.search(r"^vllm:cache_config_info\{(.*)\}", page, re.MULTILINE)
     labels = dict(re.findall(r'(\w+)="([^"]*)"', line[1])) if line else {}
     names = {"block_size": "block_size", "num_gpu_blocks": "num_blocks", "kv_cache_size_tokens": "kv_tokens"}
-    return {ours: int(labels[theirs]) for theirs, ours in names.items() if labels.get(theirs, "").isdecimal()}
+    told = {ours: told_count(labels.get(theirs, "")) for theirs, ours in names.items()}
+    return {name: count for name, count in told.items() if count is not None}
 
 
 def _unused_proxy(target: HttpTarget) -> str | None:
