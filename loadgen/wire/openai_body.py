@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from loadgen.wire import scan
 
 MOST_TOKENS = 2**31 - 1  # of one request; a count beyond it is no count
+FIELDS = (b"data:", b"event:", b":")  # with which an event stream begins
 BOM = b"\xef\xbb\xbf"
 _JSON = json.JSONDecoder(strict=False)  # a control character in a text is odd and harmless
 
@@ -105,6 +106,12 @@ class BodyFacts:
             if choice.get("finish_reason") in FAILED:
                 self.error = f"the server ended its answer with finish_reason {choice['finish_reason']}"
 
+    def take_late(self, payloads: Iterable[bytes]) -> None:
+        """Nothing counts that follows [DONE], but a server that says more is odd."""
+        late = next((payload for payload in payloads if payload not in (b"", b"[DONE]")), None)
+        if late is not None:
+            self.odd = self.odd or f"the server went on after [DONE]: {brief(late)}"
+
     def take_error(self, where: str, payload: bytes) -> None:
         self.error = f"error in the {where}: {error_message(payload) or brief(payload)}"
 
@@ -115,6 +122,8 @@ def stream_facts(body: bytes) -> tuple[NDArray[np.int64], BodyFacts]:
     Most events are one plain token each. They are recognised by byte patterns that cannot occur inside a JSON string,
     where quotes are escaped; the others are decoded.
     """
+    if b"\n" not in body:
+        body = body.replace(b"\r", b"\n")  # the third end of a line that event streams may have
     starts, ends, plain = scan.events(body, DATA, *KEYS[b'": ' in body[:2000]], *MARKS)
     facts = BodyFacts()
     closing: list[int] = []  # events without text, which may only end a choice
@@ -125,7 +134,9 @@ def stream_facts(body: bytes) -> tuple[NDArray[np.int64], BodyFacts]:
         payload = _data(body[starts[number] : ends[number]])
         if payload == b"[DONE]":
             facts.done = True
-            continue
+            facts.take_late(_data(body[a:b]) for a, b in zip(starts[number:], ends[number:], strict=True))
+            plain[number:] = False
+            break
         content = json_or_none(payload)
         if not isinstance(content, dict):
             if (
@@ -151,6 +162,11 @@ def stream_facts(body: bytes) -> tuple[NDArray[np.int64], BodyFacts]:
     if surplus > 0:
         plain[closing[-surplus:]] = False
     return ends[plain], facts
+
+
+def is_stream(body: bytes) -> bool:
+    """Whether a body is an event stream, whatever its content type says."""
+    return body[:100].removeprefix(BOM).lstrip().startswith(FIELDS)
 
 
 def _is_error(content: Mapping[str, object]) -> bool:

@@ -228,7 +228,9 @@ def _events(
             quote = _byte(body, begun, end, QUOTE) if alike else -1
             if quote < 0 or end - quote != after_size or not _same(body, after, quote, after_size):
                 all_plain = not _any_of(body, begun, end, finished, role, error)
-                if all_plain and not alike and _starts(body, start, data):
+                one_line = _byte(body, begun, end, LF) < 0  # no other field, such as `event: error`, follows
+                alike = alike and one_line
+                if all_plain and not alike and one_line and _starts(body, start, data):
                     key, size = _find(body, start, end, text), len(text)
                     if key < 0:
                         key, size = _find(body, start, end, content), len(content)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from analysis.errors import printable
 from loadgen.wire import read_times
 from loadgen.wire.http_response import Head, header, parse_head, response_body
-from loadgen.wire.openai_body import error_message, stream_facts, whole_facts
+from loadgen.wire.openai_body import error_message, is_stream, stream_facts, whole_facts
 from loadgen.wire.refusals import redirected, retry_after
 
 NO_REASON = "the server gave no reason"
@@ -85,7 +85,8 @@ def _read_answer(
         return _without_answer("http_error", _refusal(head, raw[: head.body_start], body), head.http_status)
     if head.length is None and not head.chunked:
         ended = failure is None  # its end is where the peer closed
-    if head.event_stream:
+    streamed = head.event_stream or is_stream(body)
+    if streamed:
         token_ends, facts = stream_facts(body)
         read_ends = np.cumsum(np.fromiter(map(len, reads), np.int64, len(reads)))
         times = read_times.times(token_ends, starts, ends, read_ends, np.asarray(stamps_s, dtype=np.float64))
@@ -102,13 +103,13 @@ def _read_answer(
     elif fault is not None and not facts.done:
         status, reason = "incomplete", fault
     elif not facts.done:
-        missing = "[DONE]" if head.event_stream else "an OpenAI answer in JSON"
+        missing = "[DONE]" if streamed else "an OpenAI answer in JSON"
         status, reason = "incomplete", _compressed(head) or f"the response ended without {missing}"
     elif not ended:
         status, reason = "incomplete", "the connection was closed before the end of the response"
     elif facts.odd is not None:
         status, reason = "incomplete", facts.odd
-    elif head.event_stream and not len(times):
+    elif streamed and not len(times):
         status, reason = "incomplete", "the stream held no token"
     else:
         status, reason = "ok", None

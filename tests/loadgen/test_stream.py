@@ -168,6 +168,13 @@ ROWS = [
     ("a whole answer that ends with the connection", b'HTTP/1.0 200 OK\r\n\r\n{"choices":[{"text":"a"}]}', None, "ok", 0),
     ("the same, cut off by this side", b'HTTP/1.0 200 OK\r\n\r\n{"choices":[{"text":"a"}]}', ("timeout", "late"), "timeout", 0),
     ("a head whose lines end with LF alone", sse(TOKEN, "[DONE]").replace(b"\r\n", b"\n"), None, "ok", 1),
+    ("what follows [DONE] does not count", sse(TOKEN, "[DONE]", TOKEN, TOKEN, TOKEN), None, "incomplete", 1),
+    ("[DONE] said twice", sse(TOKEN, "[DONE]", "[DONE]") + b": bye\n\n", None, "ok", 1),
+    ("an error whose name follows its data", sse(TOKEN, TOKEN, TOKEN + "\nevent: error", TOKEN, "[DONE]"), None, "incomplete", 3),
+    ("a number that follows each token", sse(TOKEN + "\nid: 1", TOKEN + "\nid: 2", TOKEN + "\nid: 3", "[DONE]"), None, "ok", 3),
+    ("lines that end with CR alone", sse() + sse(TOKEN, TOKEN, "[DONE]", head="").replace(b"\n", b"\r"), None, "ok", 2),
+    ("a stream under another content type", sse(TOKEN, TOKEN, "[DONE]", head="HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n"), None, "ok", 2),
+    ("a stream without a content type", sse(TOKEN, TOKEN, "[DONE]", head="HTTP/1.1 200 OK\r\n\r\n"), None, "ok", 2),
     ("a length that two proxies wrote", b'HTTP/1.1 200 OK\r\ncontent-length: 26, 26\r\n\r\n{"choices":[{"text":"a"}]}', None, "ok", 0),
 ]  # fmt: skip
 
