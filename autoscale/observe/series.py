@@ -24,6 +24,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.errors import LONGEST_NAME, printable
 from autoscale.observe.metric_names import COLUMNS, COUNTERS, KINDS, TITLES, Place, is_facts, place_of
 
 ENGINE = ("engine", "dp_rank")
@@ -167,7 +168,7 @@ def note_unsound(
 
 def listed(values: Collection[str]) -> str:
     """Names in a sentence: the first few, and how many there are."""
-    some = sorted(values)
+    some = sorted(printable(value, LONGEST_NAME) for value in values)
     if len(some) <= MOST_NAMED:
         return ", ".join(some)
     return f"{', '.join(some[:MOST_NAMED])} and {len(some) - MOST_NAMED} more"

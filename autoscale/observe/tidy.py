@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis import run
+from analysis.errors import LONGEST_NAME, printable
 from analysis.redact import redacted
 from autoscale.observe.metric_names import COUNTERS
 from autoscale.observe.series import Notes
@@ -50,7 +51,7 @@ def finish(
     interval_s = usual_interval_s(frame, step_s)
     holes = gaps(frame, window, interval_s)
     run.write_table(run_dir, "metrics", frame)
-    left_out = sorted(other_models)
+    left_out = sorted(printable(model, LONGEST_NAME) for model in other_models)
     noticed = [
         (max(at_s, 0.0), kind, said, {"times": n} if n else {})
         for (kind, _), (at_s, said, n) in notes.found.items()

@@ -226,6 +226,28 @@ def test_two_models_are_a_question_and_an_unlisted_one_is_refused():
         served_models.choose_model(listed, "c")
 
 
+ODD_NAMES = [
+    ("a colour", "m\x1b[31mred", r"m\x1b[31mred"),
+    ("line breaks and half a pair", "m\n\ud800", r"m \ud800"),
+    ("300 kB", "m" * 300_000, "m" * (LONGEST_NAME - 3) + "..."),
+]
+
+
+@pytest.mark.parametrize(("name", "shown"), [row[1:] for row in ODD_NAMES], ids=[row[0] for row in ODD_NAMES])
+def test_a_name_is_shown_such_that_it_can_be_printed_and_is_asked_as_it_is(name, shown):
+    listed = [ServedModel(name, root="r"), ServedModel("b" + name, root="r")]
+    chosen, note = served_models.choose_model(listed, None)
+    assert chosen.id == name
+    assert note.startswith(f"the server lists several names: {shown} is asked;")
+    assert note.isprintable()
+    _, other = served_models.metrics_name(listed[1], listed, [name])
+    assert other.endswith(f" are those of {shown}")
+    with pytest.raises(BadInput) as refused:
+        served_models.choose_model(listed, "other")
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 3 * LONGEST_NAME
+
+
 def test_models_that_name_each_other_as_parent_are_several_models():
     listed = [ServedModel("a", parent="b"), ServedModel("b", parent="a"), ServedModel("c", parent="c")]
     assert [served_models.base_model(m, listed).id for m in listed] == ["a", "b", "c"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.errors import BadInput, SourceUnavailable, did_you_mean
+from analysis.errors import LONGEST_NAME, BadInput, SourceUnavailable, did_you_mean, printable
 from analysis.sound import MOST
 
 MOST_BYTES = 16 << 20  # of an answer that is read
@@ -78,7 +78,7 @@ def choose_model(models: Sequence[ServedModel], asked: str | None) -> tuple[Serv
     others = _names([m for m in models if m is not bases[0]])
     return bases[
         0
-    ], f"the server lists several names: {bases[0].id} is asked; --model chooses another of {others}"
+    ], f"the server lists several names: {_shown(bases[0].id)} is asked; --model chooses another of {others}"
 
 
 def base_model(model: ServedModel, models: Sequence[ServedModel]) -> ServedModel:
@@ -110,8 +110,9 @@ def metrics_name(
         found = on_page[0]
     if found is None and not on_page:
         found = aliases[0] if aliases else own.id if models else None
-    note = None if found in (None, model.id) else f"metrics of {model.id} are those of {found}"
-    return found, note
+    if found in (None, model.id):
+        return found, None
+    return found, f"metrics of {_shown(model.id)} are those of {_shown(found)}"
 
 
 def longest(model: ServedModel, models: Sequence[ServedModel]) -> int | None:
@@ -150,4 +151,9 @@ def _text(value: object) -> str | None:
 
 def _names(models: Sequence[ServedModel]) -> str:
     more = len(models) - NAMED
-    return ", ".join(m.id for m in models[:NAMED]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(_shown(m.id) for m in models[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _shown(name: str) -> str:
+    """A name that a server gave, for a sentence."""
+    return printable(name, LONGEST_NAME)
