@@ -23,6 +23,7 @@ from loadgen.wire.refusals import connection_sentence, errno_name
 from loadgen.wire.target import HttpTarget
 
 WRITE_EVENTS = 2  # gevent.hub.loop.io
+MOST_BYTES = 64 << 20  # of one answer; 128,000 tokens of a chat take 32 MiB
 
 # Locust patches the standard library; the watchers here need plain non-blocking sockets.
 _Socket: type[socket.socket] = gevent.monkey.get_original("socket", "socket")
@@ -198,10 +199,16 @@ class Connection:
         exchange.stamps_s.append(read_s)
         exchange.arrivals_ns.append(stamp_ns)
         exchange.reads.append(data)
+        exchange.size += len(data)
         # a chunked body ends with an empty line; after another one it ends an event whose lines end with CRLF
         perhaps_over = data.endswith(b"\r\n\r\n") and not data.endswith(b"\r\n\r\n\r\n")
-        if perhaps_over or not self._streaming or len(data) < 6:
-            self._advance(exchange, len(data))
+        if exchange.size > MOST_BYTES:
+            self.give_up("incomplete", f"answer larger than {MOST_BYTES >> 20} MiB")
+        elif perhaps_over or not self._streaming or len(data) < 6:
+            try:
+                self._advance(exchange, len(data))
+            except ValueError:
+                self._over(keep=False)
 
     def _take_tls(self, received: bytes, read_s: float, stamp_ns: int) -> None:
         assert self._tls is not None
@@ -226,15 +233,11 @@ class Connection:
                 return  # asking once more would cost an exception
 
     def _advance(self, exchange: Exchange, size: int) -> None:
-        """Look whether the response is complete: called for the head, and where the framing may have ended."""
+        """Look whether it is complete: for the head, and where the framing may end. ValueError when it can be none."""
         head = self._head
         if head is None:
             raw = b"".join(exchange.reads)
-            try:
-                self._head = head = parse_head(raw)
-            except ValueError:
-                self._over(keep=False)
-                return
+            self._head = head = parse_head(raw)
             if head is None:
                 return
             self._body_bytes = len(raw) - head.body_start
@@ -242,11 +245,7 @@ class Connection:
         else:
             self._body_bytes += size
         if head.chunked:
-            try:
-                complete = is_complete(head, b"".join(exchange.reads))
-            except ValueError:
-                self._over(keep=False)
-                return
+            complete = is_complete(head, b"".join(exchange.reads))
         else:
             complete = head.length is not None and self._body_bytes >= head.length
         if complete:

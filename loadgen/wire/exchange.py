@@ -40,6 +40,7 @@ class Exchange:
     sent_s: float = math.nan
     waited: bool = False  # for a connection to be opened
     reads: list[bytes] = field(default_factory=list)
+    size: int = 0  # bytes of the reads
     stamps_s: list[float] = field(default_factory=list)  # when each was read
     arrivals_ns: list[int] = field(default_factory=list)  # the kernel's stamp of its arrival; 0 = none
     # set by answer(): when each read arrived, and how long it lay in the kernel (NaN = unknown)

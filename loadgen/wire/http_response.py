@@ -53,6 +53,8 @@ def parse_head(data: bytes) -> Head | None:
         if http_status >= 200:
             break
         start = end.end()
+        if start > HEAD_LIMIT:
+            raise ValueError(f"no answer within {HEAD_LIMIT} bytes of interim ones")
     headers = dict(line.split(b":", 1) for line in lines[1:] if b":" in line)
     transfer = headers.get(b"transfer-encoding", b"")
     chunked = b"chunked" in transfer

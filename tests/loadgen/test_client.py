@@ -15,6 +15,7 @@ from analysis.access import Access
 from analysis.errors import BadInput, SourceUnavailable
 from loadgen.run.endpoint.server_facts import inspect_server
 from loadgen.run.options import LoadOptions
+from loadgen.wire import connection
 from loadgen.wire.client import Client, Limits
 from loadgen.wire.clock import now_s
 from loadgen.wire.exchange import Exchange
@@ -116,6 +117,7 @@ FAILURES = [
     ("a chunk size that is none", (HEAD + chunk(EVENT) + b"0x40\r\n" + EVENT, HANG), "incomplete", 1),
     ("a head whose lines end with LF alone", (b"HTTP/1.1 200 OK\ncontent-type: text/event-stream\ncontent-length: 79\n\n" + EVENT + b"data: [DONE]\n\n",), "ok", 1),
     ("not HTTP at all", (b"220 smtp ready\r\n", HANG), "connection_error", 0),
+    ("interim answers without end", (b"HTTP/1.1 100 Continue\r\n\r\n" * 3000, HANG), "connection_error", 0),
     ("an error body", (b'HTTP/1.1 503 Busy\r\ncontent-length: 27\r\n\r\n{"error":{"message":"busy"}}',), "http_error", 0),
 ]  # fmt: skip
 
@@ -145,6 +147,17 @@ def test_a_chunk_size_that_is_none_is_found_in_the_silence_after_it():
         client.close()
     assert (answer.status, answer.error) == ("incomplete", "'fffffffffffffffff' is no chunk size")
     assert len(answer.token_times_s) == 1
+
+
+def test_an_answer_without_end_is_cut(monkeypatch):
+    monkeypatch.setattr(connection, "MOST_BYTES", 1 << 20)
+    with server(HEAD, *[chunk(EVENT * 1000)] * 100, HANG) as (url, _):
+        client = Client(HttpTarget.from_url(url), Limits())
+        exchange = ask(client)
+        client.close()
+    answer = exchange.answer()
+    assert (answer.status, answer.error) == ("incomplete", "answer larger than 1 MiB")
+    assert exchange.size == sum(map(len, exchange.reads)) < 2 << 20
 
 
 def test_a_refused_connection_is_a_connection_error_and_a_clear_sentence():
