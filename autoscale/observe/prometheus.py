@@ -63,7 +63,13 @@ class Prometheus:
         # (raw samples, all names at once)
         self.ways = [(True, True), (True, False), (False, True), (False, False)]
         self.warnings: set[str] = set()
-        retry = Retry(total=2, backoff_factor=0.2, status_forcelist=[502, 503, 504], raise_on_status=False)
+        retry = Retry(
+            total=2,
+            backoff_factor=0.2,
+            status_forcelist=[502, 503, 504],
+            raise_on_status=False,
+            respect_retry_after_header=False,  # it may ask for an hour
+        )
         self.client = PrometheusConnect(self.url, retry=retry, session=Session(access, ANSWER_S, self._check))
 
     @property

@@ -49,6 +49,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         if status == 302:
             self.send_header("Location", self.server.moved_to + self.path)
+        if status in (429, 503):
+            self.send_header("Retry-After", "3600")  # nobody waits for it
         self.send_header("Content-Type", "text/plain; version=0.0.4")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
