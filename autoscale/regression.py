@@ -148,12 +148,17 @@ def _latency(
     )
     if few := next((str(k) for k in known if math.isnan(k.value)), ""):
         return replace(row, why=few)
+    if zero := next((when for when, k in zip(("before", "now"), known, strict=True) if k.value <= 0), ""):
+        return replace(row, why=f"0 {zero}")
 
     life_s = _life_s(past, now)
 
     def drawn(rows: pd.DataFrame) -> _Redrawn | None:
         values_s = rows[column].to_numpy(float)
-        return _redrawn(rows, life_s, rng, lambda counts: np.log(_percentiles(values_s, counts, at / 100)))
+        with np.errstate(divide="ignore"):
+            return _redrawn(
+                rows, life_s, rng, lambda counts: np.log(_percentiles(values_s, counts, at / 100))
+            )
 
     change = known[1].value / known[0].value - 1
     return _judged(row, change, _spread([drawn(rows) for rows in sides]), looks, WORTH, relative=True)
@@ -193,6 +198,8 @@ def _judged(
     if spread is None:
         return replace(row, why=f"the stage is too short: fewer than {FEWEST_BLOCKS} times a request's life")
     deviation, blocks = spread
+    if not math.isfinite(deviation):
+        return replace(row, why="0 in part of the requests")
     half = float(stats.t.ppf(1 - (1 - CONFIDENCE) / 2 / looks, blocks - 1)) * deviation
     low, high = moved - half, moved + half
     if relative:
@@ -217,7 +224,8 @@ def _spread(sides: Sequence[_Redrawn | None]) -> tuple[float, int] | None:
     if len(known) < len(sides):
         return None
     blocks = min(side.blocks for side in known)
-    deviation = math.hypot(*(float(np.std(side.figures, ddof=1)) for side in known))
+    with np.errstate(invalid="ignore"):  # the logarithm of 0 has none
+        deviation = math.hypot(*(float(np.std(side.figures, ddof=1)) for side in known))
     return deviation * math.sqrt(blocks / (blocks - 1)), blocks
 
 

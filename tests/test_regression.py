@@ -97,6 +97,32 @@ def test_refused_requests_are_worse_though_the_others_are_no_slower(quiet, tmp_p
     assert {row.figure for row in found.of("worse")} == {"requests that were answered"}
 
 
+@pytest.mark.parametrize(
+    ("zero_before", "zero_now", "why"),
+    [
+        pytest.param(1, None, "0 before", id="an answer in one piece has no time per token"),
+        pytest.param(None, 1, "0 now", id="the answers of now come in one piece"),
+        pytest.param(3, 3, "0 in part of the requests", id="a median that is 0 in some draws alone"),
+    ],
+)
+def test_a_percentile_of_0_is_not_judged(quiet, tmp_path, zero_before, zero_now, why):
+    def pieces(every):
+        def change(rows):
+            few = len(rows) * 0.49 if every == 3 else len(rows) * (every or 0)
+            whole = np.random.default_rng(1).permutation(len(rows)) < few
+            return rows.assign(last_token_s=rows["last_token_s"].where(~whole, rows["first_token_s"]))
+
+        return change
+
+    now, before = (
+        rewritten(quiet, tmp_path / name, pieces(every))
+        for name, every in (("now", zero_now), ("before", zero_before))
+    )
+    found = regression(now, before)
+    assert why in {row.why for row in found.rows if row.figure == "tpot_p50"}
+    assert found.change in ("same", "worse", "better")
+
+
 def test_another_load_is_named(quiet, tmp_path):
     other = shutil.copytree(quiet, tmp_path / "other")
     header = run.read_header(other)
