@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +24,7 @@ from analysis.files import json_value
 from autoscale.history.arrivals import CameIn
 from autoscale.history.burstiness import burstiness
 from autoscale.history.learned import BIN_S, LearnedTraffic
+from autoscale.history.log_values import EARLIEST_S, TOO_LATE_S, YEARS, finite_number, unix_time
 from autoscale.history.token_counts import DAY_HOURS, HOUR_S, TokenCounts
 from autoscale.history.token_lengths import KNOTS
 from loadgen.plan.lengths import MOST, Lengths
@@ -48,13 +48,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 FINE_S = 5.0  # bins in which burstiness is looked for
 MOST_UNREAD = 0.1  # share of the lines; more, and the file is not what it is taken for
-_NGINX = re.compile(r"\[?(\d{2}/[A-Z][a-z]{2}/\d{4}:\d{2}:\d{2}:\d{2})(?: ([+-]\d{4}))?\]?")
-_UNITS = (
-    (1e11, 1.0),
-    (1e14, 1e-3),
-    (1e17, 1e-6),
-    (1e20, 1e-9),
-)  # a number below the first is so many of the second
+LONGEST_DAYS = 800  # of a log; its bins of FINE_S take 110 MB then
 
 Row = Mapping[str, Any]
 
@@ -64,6 +58,7 @@ class _Rows:
     """What was read, in the file's order; tokens are NaN where a line has none."""
 
     time_s: list[float] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
     prompt: list[float] = field(default_factory=list)
     output: list[float] = field(default_factory=list)
     models: dict[str, int] = field(default_factory=dict)
@@ -105,7 +100,8 @@ def learn_log(
     if not kept.any():
         raise TooLittleData(f"{path} has no request in that time", next_step="ask for a longer one")
     time_s, tokens = time_s[kept], [np.array(some)[order][kept] for some in (found.prompt, found.output)]
-    window, fine = _bins(path, time_s)
+    _sound_span(path, time_s, np.array(found.lines)[order][kept])
+    window, fine = _bins(time_s)
     notes = [
         "when requests came is read off the log, so nothing is known of replicas, prefix cache and aborts"
     ]
@@ -126,12 +122,29 @@ def learn_log(
     )
 
 
-def _bins(path: Path, time_s: NDArray[np.float64]) -> tuple[tuple[float, float], CameIn]:
+def _sound_span(path: Path, time_s: NDArray[np.float64], lines_: NDArray[np.int64]) -> None:
+    """Raises BadInput and TooLittleData, naming the lines: one wrong stamp makes a log of years, or hides all others."""
+    span_s = float(time_s[-1] - time_s[0])
+    first, last = (
+        f"line {lines_[at]} ({datetime.fromtimestamp(time_s[at], UTC):%Y-%m-%d})" for at in (0, -1)
+    )
+    if span_s > LONGEST_DAYS * DAY_HOURS * HOUR_S:
+        raise BadInput(
+            f"{path} covers {span_s / DAY_HOURS / HOUR_S:,.0f} days, from {first} to {last}",
+            expected=f"at most {LONGEST_DAYS}",
+            next_step="give a shorter --last, or look at the times of these lines",
+        )
+    if span_s < 2 * BIN_S:
+        raise TooLittleData(
+            f"{path} covers too little time, to {last}",
+            value=f"{span_s:.0f} s",
+            expected="two minutes or more",
+        )
+
+
+def _bins(time_s: NDArray[np.float64]) -> tuple[tuple[float, float], CameIn]:
     """The window, in whole minutes from the first request on, and the requests in bins of FINE_S."""
     minutes = int((time_s[-1] - time_s[0]) // BIN_S)
-    if minutes < 2:
-        seconds = f"{time_s[-1] - time_s[0]:.0f} s"
-        raise TooLittleData(f"{path} covers too little time", value=seconds, expected="two minutes or more")
     window = float(time_s[0]), float(time_s[0]) + BIN_S * minutes
     edges = window[0] + FINE_S * np.arange(round(BIN_S / FINE_S) * minutes + 1)
     counts = np.histogram(time_s, edges)[0].astype(float)
@@ -181,14 +194,17 @@ def _read(path: Path, named: dict[str, str], model: str | None) -> _Rows:
         if model is not None and "model" in places and name != model:
             continue
         try:
-            time_s = _unix(row.get(places["time"])) - _number(row.get(places.get("took", "")), 0.0)
-            tokens = [_number(row.get(places.get(what, "")), math.nan) for what in ("prompt", "output")]
+            time_s = unix_time(row.get(places["time"])) - finite_number(row.get(places.get("took", "")), 0.0)
+            if not EARLIEST_S <= time_s < TOO_LATE_S:
+                raise ValueError(f"not a time between {YEARS[0]} and {YEARS[1]}")
+            tokens = [finite_number(row.get(places.get(what, "")), math.nan) for what in ("prompt", "output")]
             if any(not 0 <= some <= MOST for some in tokens if math.isfinite(some)):
                 raise ValueError("tokens below 0 or above what a request can have")
         except (ValueError, TypeError, OverflowError) as error:
             _unread(found, number, str(error))
             continue
         found.time_s.append(time_s)
+        found.lines.append(number)
         found.prompt.append(tokens[0])
         found.output.append(tokens[1])
     read = len(found.time_s)
@@ -269,31 +285,3 @@ def _missing(path: Path, number: int, what: str, row: Row) -> BadInput:
         value=", ".join(sorted(map(str, row))[:12])[:200],
         next_step="name it with --columns, such as time=FIELD,prompt=FIELD,output=FIELD",
     )
-
-
-def _number(value: Any, missing: float) -> float:
-    """A finite number. Raises ValueError."""
-    if value is None or value == "" or value == "-":
-        return missing
-    if isinstance(value, bool) or not math.isfinite(number := float(value)):
-        raise ValueError(f"not a number: {str(value)[:40]!r}")
-    return number
-
-
-def _unix(value: Any) -> float:
-    """Unix seconds of a time as logs write it. Raises ValueError."""
-    if isinstance(value, str) and not re.fullmatch(r"[0-9.]+(?:[eE][+]?[0-9]+)?", value.strip()):
-        return _dated(value.strip())
-    number = _number(value, math.nan)
-    for below, unit in _UNITS:
-        if 0 < number < below:
-            return number * unit
-    raise ValueError(f"not a time: {str(value)[:40]!r}")
-
-
-def _dated(text: str) -> float:
-    if nginx := _NGINX.fullmatch(text):
-        when = datetime.strptime(f"{nginx[1]} {nginx[2] or '+0000'}", "%d/%b/%Y:%H:%M:%S %z")
-    else:
-        when = datetime.fromisoformat(text.replace("Z", "+00:00").replace(" UTC", "+00:00"))
-    return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()

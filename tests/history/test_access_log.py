@@ -97,6 +97,10 @@ def test_a_csv_with_names_of_its_own_and_times_of_the_end(requests, tmp_path):
         pytest.param('{"time": 1}\n{broken\n{"time": 2}\n[1]\n', r"lines cannot be read.*line 2", id="half broken"),
         pytest.param('{"time": 1, "model": "a"}\n{"time": 2, "model": "b"}\n', r"several models.*a, b.*--model", id="two models"),
         pytest.param('{"time": 1e400}\n', r"lines cannot be read|not a", id="no time"),
+        pytest.param(f'{{"time": 1}}\n{{"time": {START}}}\n', r"covers 20,767 days, from line 1 \(1970-01-01\) to line 2 \(2026-11-10\); expected at most 800", id="an early stamp makes no log of years"),
+        pytest.param(f'{{"time": "2150-01-01"}}\n{{"time": {START}}}\n' * 2, r"days, from line 2 .* to line 3 \(2150-01-01\)", id="a late stamp makes no log of years"),
+        pytest.param('{"time": "9999-12-31"}\n', r"line 1: not a time between 1970 and 2200", id="a year that no log is of"),
+        pytest.param('{"time": "0001-01-01T00:00:00Z"}\n', r"line 1: not a time between 1970 and 2200", id="a time that was never set"),
         pytest.param('{"time": true}\n', r"lines cannot be read", id="a truth value"),
     ],
 )  # fmt: skip
@@ -110,7 +114,7 @@ def test_what_is_no_access_log_is_a_sentence(tmp_path, text, sentence):
 def test_too_little_time_and_a_wrong_column_are_named(tmp_path):
     file = tmp_path / "log"
     file.write_text("".join(f'{{"time": {START + k}, "model": "a"}}\n' for k in range(60)))
-    with pytest.raises(TooLittleData, match=r"59 s.*two minutes"):
+    with pytest.raises(TooLittleData, match=r"to line 60 \(2026-11-10\): '59 s.*two minutes"):
         learn_log(file)
     with pytest.raises(BadInput, match=r"has no request of b.*It has a"):
         learn_log(file, model="b")
