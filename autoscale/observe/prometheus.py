@@ -14,7 +14,6 @@ of an answer, and range queries stay below Prometheus' limit of 11,000 points.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import time
@@ -32,6 +31,7 @@ from analysis.errors import AutoscaleError, BadInput, SourceUnavailable
 from analysis.redact import redact
 from autoscale.observe import metric_names
 from autoscale.observe.header import LONGEST_S
+from autoscale.observe.prometheus_words import bad_words, warnings_of
 from autoscale.observe.web import Session, address, reason_of, unreachable, way_out
 
 Series = tuple[dict[str, str], list[list[Any]]]
@@ -96,7 +96,7 @@ class Prometheus:
 
     def _check(self, response: requests.Response) -> None:
         """What an answer's status and warnings say, before its result is looked at."""
-        status, said = response.status_code, _words(response)
+        status, said = response.status_code, bad_words(response)
         if status in (401, 403, 407, 429) or status >= 500:
             error = requests.HTTPError(response=response)
             raise SourceUnavailable(
@@ -107,9 +107,9 @@ class Prometheus:
             raise SourceUnavailable(
                 f"{self.shown} is not Prometheus: HTTP 404", expected=_EXPECTED, next_step=PATHS
             )
-        if status >= 400:
+        if status >= 400 or said:
             raise Refused(redact(f"HTTP {status}{said}"))
-        self.warnings |= _warnings(response.content)
+        self.warnings |= warnings_of(response.content)
 
     def _not_prometheus(self, what: str = "") -> SourceUnavailable:
         return SourceUnavailable(
@@ -221,6 +221,7 @@ class Prometheus:
                 isinstance(labels, dict) and all(isinstance(text, str) for text in labels.values())
                 for labels, _ in found
             ) and all(len(pair) == 2 for _, values in found for pair in values)
+            sound &= not any(isinstance(p[1], list | dict) for _, values in found for p in values)
         except (KeyError, TypeError, AttributeError, IndexError):
             sound, found = False, []
         if not sound:
@@ -236,39 +237,6 @@ def _selectors(names: list[str], matchers: str, together: bool) -> list[str]:
         return [f"{name}{{{matchers}}}" if matchers else name for name in names]
     more = f",{matchers}" if matchers else ""
     return [f'{{__name__=~"{"|".join(names)}"{more}}}']
-
-
-def _words(response: requests.Response) -> str:
-    """What the server said beside a bad status: its API's error, or the first words of a text."""
-    if response.status_code < 400:
-        return ""
-    content = _object(response.content)
-    said = str(content["error"]) if "error" in content else ""
-    if not content:
-        text = response.content[:200].decode("utf-8", "replace")
-        said = "" if "<" in text else text.strip()
-    return f": {said[:160]}" if said else ""
-
-
-def _warnings(body: bytes) -> set[str]:
-    """Warnings of an answer: parts that a server of many could not reach."""
-    ends = body[:1000] + body[-4000:]  # the result, which may be long, is not read for them
-    found = set()
-    if b'"warnings"' in ends:
-        told = _object(body).get("warnings")
-        found = {str(one)[:200] for one in told} if isinstance(told, list) else set()
-    if re.search(rb'"isPartial"\s*:\s*true', ends):
-        found.add("the answer is partial: some storage nodes did not answer")
-    return found
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    """The JSON object in an answer; empty when it is none."""
-    try:
-        content = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def what_it_has(door: Prometheus) -> str:

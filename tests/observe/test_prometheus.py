@@ -106,6 +106,7 @@ def answering(status: int, text: str) -> Any:
         pytest.param(400, '{"error":"too long"}', r"refused the query: HTTP 400: too long", id="refused"),
         pytest.param(422, '{"error":"too many samples"}', r"HTTP 422: too many samples.*--selector", id="too large"),
         pytest.param(404, "", r"is not Prometheus.*/select/0/prometheus", id="no such path"),
+        pytest.param(200, '{"status":"error","error":"boom \\u001b[31m\\ud800."}', r"refused the query: HTTP 200: boom \[31m \.", id="an error under a good status"),
         pytest.param(200, "<html>log in</html>", "not like Prometheus", id="a login page"),
         pytest.param(200, "[" * 100_000, "not like Prometheus", id="nested JSON"),
         pytest.param(200, "[]", "not like Prometheus", id="a JSON list"),
@@ -114,6 +115,7 @@ def answering(status: int, text: str) -> Any:
         pytest.param(200, vector([{"metric": {"a": 1}, "values": [[T0, "1"]]}]), "no labels", id="odd labels"),
         pytest.param(200, vector([{"metric": {}, "values": [["x", "1"]]}]), "has no time", id="a time that is none"),
         pytest.param(200, vector([{"metric": {}, "values": [[T0]]}]), "no samples", id="a sample without value"),
+        pytest.param(200, vector([{"metric": RUNNING[0], "values": [[T0, [1]]]}]), "no samples", id="a value that is a list"),
     ],
 )  # fmt: skip
 def test_a_bad_answer_is_a_sentence(tmp_path: Path, status: int, text: str, sentence: str):
@@ -136,14 +138,18 @@ def test_warnings_and_values_that_are_no_numbers_are_notes(tmp_path: Path):
     bad = {"__name__": "vllm:kv_cache_usage_perc", "pod": "a"}
     values = [[T0, "0.5"], [T0 + 1, "abc"], [T0 + 2, "1.8"], [T0 + 3, "NaN"], [T0 + 4, None]]
     running = {"metric": RUNNING[0], "values": RUNNING[1][:5]}
-    text = vector([running, {"metric": bad, "values": values}], warnings=["a store is down"], isPartial=True)
+    text = vector(
+        [running, {"metric": bad, "values": values}],
+        warnings=["a\ud800store \x1b[31mis\ndown"],
+        isPartial=True,
+    )
     with servers.serving(answering(200, text)) as server:
         summary = collect(new_run(tmp_path / "run"), server.url)
     usage = run.read(tmp_path / "run").metrics["kv_usage"].tolist()
     assert usage[0] == 0.5
     assert all(map(math.isnan, usage[1:]))
     notes = "; ".join(summary["notes"])
-    assert "a store is down" in notes
+    assert "a store [31mis down" in notes
     assert "the answer is partial" in notes
     assert "a: kv_usage that is no finite number is left out: a fraction is 0 to 1 (3 times)" in notes
     kinds = {event["kind"] for event in run.read(tmp_path / "run").events}
