@@ -153,6 +153,30 @@ def test_an_answer_that_does_not_come_is_one_sentence_on_the_terminal(
     assert [line[:7] for line in ended.stderr.splitlines()] == ["error: "], ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "to", "code", "said"),
+    [
+        pytest.param(["profiles"], "/dev/full", 2, "error: cannot write the output: no space left.", id="a table on a full disk"),
+        pytest.param(["profiles", "--json"], "/dev/full", 2, "error: cannot write the output: no space left.", id="JSON on a full disk"),
+        pytest.param(["profiles"], "", 0, "", id="a table that nobody reads"),
+        pytest.param(["profiles", "--json"], "", 0, "", id="JSON that nobody reads"),
+        pytest.param(["--version"], "", 0, "", id="a line that nobody reads"),
+    ],
+)  # fmt: skip
+def test_an_output_that_cannot_be_written(words: list[str], to: str, code: int, said: str) -> None:
+    if to:
+        out = os.open(to, os.O_WRONLY)
+    else:
+        reader, out = os.pipe()
+        os.close(reader)
+    command = [sys.executable, "-m", "autoscale", *words]
+    ended = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, check=False, cwd=ROOT)
+    os.close(out)
+    assert ended.returncode == code, ended.stderr
+    assert ended.stderr.startswith(said)
+    assert len(ended.stderr.splitlines()) == bool(said)
+
+
 def test_every_verb_is_typed_here() -> None:
     assert set(SAYS) | ELSEWHERE == set(VERBS)
 

@@ -19,6 +19,7 @@ import typer
 from analysis.errors import AutoscaleError, BadInput
 from analysis.redact import redact
 from autoscale.cli import cluster, fleet, lists, load, production, runs
+from autoscale.cli.printing import leave_stdout
 from autoscale.cli.usage import usage_sentence
 from autoscale.examples import epilog
 
@@ -87,6 +88,7 @@ def main() -> NoReturn:
     except (KeyboardInterrupt, typer.Abort):
         code = EXIT_INTERRUPTED
     except BrokenPipeError:
+        leave_stdout()
         sys.exit(0)
     except Exception as error:  # noqa: BLE001  # what nobody foresaw is told, too, without its secrets
         if not hasattr(error, "show"):
@@ -100,10 +102,16 @@ def main() -> NoReturn:
 
 
 def _called() -> object:
-    """What the verb returns. Raises BadInput for a name that no file can have, wherever it was met, and without the extra
-    whose packages the verb needs."""
+    """What the verb returns. Raises BadInput for a name that no file can have, wherever it was met, where no space is left,
+    and without the extra whose packages the verb needs."""
     try:
-        return app(standalone_mode=False)
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+        return code
+    except SystemExit as ended:  # Typer's code of a pipe that nobody reads is 1
+        if isinstance(ended.__context__, BrokenPipeError):
+            raise ended.__context__ from None
+        raise
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
         if package in ("analysis", "autoscale", "loadgen"):
@@ -112,6 +120,11 @@ def _called() -> object:
             f"{package} is not installed", next_step="install it: pip install 'llm-autoscale[plan]'"
         ) from None
     except OSError as error:
+        if error.errno == errno.ENOSPC:
+            leave_stdout()
+            raise BadInput(
+                "cannot write the output: no space left", next_step="make room, or write elsewhere"
+            ) from None
         if error.errno != errno.ENAMETOOLONG:
             raise
         raise BadInput("the name of a file is too long", value=str(error.filename)) from None

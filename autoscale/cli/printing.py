@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,9 +41,21 @@ def show_paths(paths: Sequence[Path]) -> None:
         print(f"  {path}")
 
 
+def leave_stdout() -> None:
+    """From now on stdout goes nowhere: what it still holds is flushed at the end, and would fail again."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _console() -> Console:
     from rich.console import Console
 
-    console = Console(highlight=False)
+    class Plain(Console):
+        """Rich's own ends the program with code 1 when nobody reads on."""
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    console = Plain(highlight=False)
     told = console.is_terminal or os.environ.get("COLUMNS", "").isdigit()
-    return console if told else Console(highlight=False, width=100)
+    return console if told else Plain(highlight=False, width=100)
