@@ -261,6 +261,13 @@ def test_no_body_is_an_error_of_the_server(server, path, raw, status, part) -> N
     assert part in json.loads(answer[1])["error"]["message"]
 
 
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/tokenize"])
+def test_a_body_that_is_not_compressed_as_it_says_is_a_bad_request(server, path) -> None:
+    answer = ask(server.url + path, b"notgzip", **{"Content-Encoding": "gzip"})
+    assert answer[0] == 400
+    assert "Content-Encoding" in json.loads(answer[1])["error"]["message"]
+
+
 @pytest.mark.parametrize("path", ["/fleet/scale?replicas=2", "/v1/completions", "/tokenize"])
 @pytest.mark.parametrize(
     ("origin", "refused"),

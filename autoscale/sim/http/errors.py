@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from aiohttp import web
+from aiohttp.web_protocol import RequestPayloadError
 
 from autoscale.sim.http.openai_request import Refusal
 
@@ -24,6 +25,11 @@ async def plain_errors(request: web.Request, handler: Any) -> web.StreamResponse
             refusal = Refusal(413, f"{str(error.text).rstrip('.')}.", "Request Entity Too Large")
             return web.json_response(refusal.body, status=413)
         raise
+    except RequestPayloadError:
+        refusal = Refusal(
+            400, "The body is not of the encoding that Content-Encoding or Transfer-Encoding says."
+        )
+        return web.json_response(refusal.body, status=400)
     except ConnectionResetError:
         if request.transport is not None:
             request.transport.close()
