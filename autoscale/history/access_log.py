@@ -8,8 +8,8 @@ in s, ms, us or ns. `took` are the seconds that a request took, where the log's 
 from __future__ import annotations
 
 import csv
-import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,14 +20,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.errors import BadInput, TooLittleData, did_you_mean
-from analysis.files import json_value
 from autoscale.history.arrivals import CameIn
 from autoscale.history.burstiness import burstiness
 from autoscale.history.learned import BIN_S, LearnedTraffic
-from autoscale.history.log_values import EARLIEST_S, TOO_LATE_S, YEARS, finite_number, unix_time
+from autoscale.history.log_values import (
+    EARLIEST_S,
+    TOO_LATE_S,
+    YEARS,
+    finite_number,
+    flat_object,
+    token_count,
+    unix_time,
+)
 from autoscale.history.token_counts import DAY_HOURS, HOUR_S, TokenCounts
 from autoscale.history.token_lengths import KNOTS
-from loadgen.plan.lengths import MOST, Lengths
+from loadgen.plan.lengths import Lengths
 from loadgen.plan.text_files import lines
 
 NAMES: Mapping[str, tuple[str, ...]] = {
@@ -182,7 +189,7 @@ def _read(path: Path, named: dict[str, str], model: str | None) -> _Rows:
     """All requests of the file. Raises BadInput for a missing field and when too many lines cannot be read."""
     found, number = _Rows(), 0
     places: dict[str, str] = {}
-    for number, row in _rows(path):
+    for number, row in _rows(path, named):
         if row is None:
             _unread(found, number, "no JSON object, and no row of the header's columns")
             continue
@@ -191,15 +198,15 @@ def _read(path: Path, named: dict[str, str], model: str | None) -> _Rows:
         name = row.get(places["model"]) if "model" in places else None
         if name is not None:
             found.models[str(name)[:200]] = found.models.get(str(name)[:200], 0) + 1
-        if model is not None and "model" in places and name != model:
+        if model is not None and "model" not in places:
+            raise _missing(path, number, "that says the model", row)
+        if model is not None and str(name) != model:
             continue
         try:
             time_s = unix_time(row.get(places["time"])) - finite_number(row.get(places.get("took", "")), 0.0)
             if not EARLIEST_S <= time_s < TOO_LATE_S:
                 raise ValueError(f"not a time between {YEARS[0]} and {YEARS[1]}")
-            tokens = [finite_number(row.get(places.get(what, "")), math.nan) for what in ("prompt", "output")]
-            if any(not 0 <= some <= MOST for some in tokens if math.isfinite(some)):
-                raise ValueError("tokens below 0 or above what a request can have")
+            tokens = [token_count(row.get(places.get(what, ""))) for what in ("prompt", "output")]
         except (ValueError, TypeError, OverflowError) as error:
             _unread(found, number, str(error))
             continue
@@ -223,15 +230,16 @@ def _unread(found: _Rows, number: int, why: str) -> None:
         found.first_unread = f"line {number}: {why}"
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Row | None]]:
+def _rows(path: Path, named: Mapping[str, str]) -> Iterator[tuple[int, Row | None]]:
     """Line number and row of every line but the header; None for a row that is none."""
     header: list[str] | None = None
     for number, line in lines(path, "the access log"):
         if header is None and not line.startswith("{"):
             header = [name.strip().strip('"') for name in next(csv.reader([line]))]
+            _no_twins(path, number, header, named)
             continue
         if header is None:
-            yield number, _json_row(line)
+            yield number, flat_object(line)
             continue
         try:
             cells = next(csv.reader([line], strict=True))
@@ -240,24 +248,16 @@ def _rows(path: Path) -> Iterator[tuple[int, Row | None]]:
         yield number, dict(zip(header, cells, strict=True)) if len(cells) == len(header) else None
 
 
-def _json_row(line: str) -> Row | None:
-    """An object with the names of inner fields joined by dots."""
-    try:
-        value = json_value(line)
-    except (ValueError, json.JSONDecodeError):
-        return None
-    if not isinstance(value, dict):
-        return None
-    flat: dict[str, Any] = {}
-    below = [("", value)]
-    while below:
-        prefix, some = below.pop()
-        for name, one in some.items():
-            if isinstance(one, dict):
-                below.append((f"{prefix}{name}.", one))
-            else:
-                flat[prefix + name] = one
-    return flat
+def _no_twins(path: Path, number: int, header: list[str], named: Mapping[str, str]) -> None:
+    """Raises BadInput for a column that may be read and stands twice."""
+    wanted = {*named.values(), *(name for names in NAMES.values() for name in names)}
+    for name, count in Counter(header).items():
+        if count > 1 and (name in wanted or name.rpartition(".")[2] in wanted):
+            raise BadInput(
+                f"{path} line {number} has {count} columns of one name",
+                value=name,
+                next_step="rename or remove one",
+            )
 
 
 def _places(path: Path, number: int, row: Row, named: Mapping[str, str]) -> dict[str, str]:

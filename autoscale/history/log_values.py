@@ -1,15 +1,20 @@
-"""Numbers and times as access logs write them."""
+"""Objects, numbers and times as access logs write them."""
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from datetime import UTC, datetime
 from typing import Any
 
+from analysis.files import json_value
+from loadgen.plan.lengths import MOST
+
 YEARS = (1970, 2200)  # of times, as of traces
 EARLIEST_S, TOO_LATE_S = (datetime(year, 1, 1, tzinfo=UTC).timestamp() for year in (YEARS[0], YEARS[1] + 1))
 _NGINX = re.compile(r"\[?(\d{2}/[A-Z][a-z]{2}/\d{4}:\d{2}:\d{2}:\d{2})(?: ([+-]\d{4}))?\]?")
+_WHOLE = re.compile(r"-?[0-9]+(?:\.0)?")  # 1.234 may be thousands
 _UNITS = (
     (1e11, 1.0),
     (1e14, 1e-3),
@@ -24,6 +29,18 @@ def finite_number(value: Any, missing: float) -> float:
         return missing
     if isinstance(value, bool) or not math.isfinite(number := float(value)):
         raise ValueError(f"not a number: {str(value)[:40]!r}")
+    return number
+
+
+def token_count(value: Any) -> float:
+    """A whole number of tokens, NaN where none is told. Raises ValueError."""
+    number = finite_number(value, math.nan)
+    if math.isnan(number):
+        return number
+    if number % 1 or (isinstance(value, str) and not _WHOLE.fullmatch(value.strip())):
+        raise ValueError(f"not a whole number of tokens: {str(value)[:40]!r}")
+    if not 0 <= number <= MOST:
+        raise ValueError("tokens below 0 or above what a request can have")
     return number
 
 
@@ -44,3 +61,23 @@ def _dated(text: str) -> float:
     else:
         when = datetime.fromisoformat(text.replace("Z", "+00:00").replace(" UTC", "+00:00"))
     return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+
+
+def flat_object(line: str) -> dict[str, Any] | None:
+    """An object with the names of inner fields joined by dots."""
+    try:
+        value = json_value(line)
+    except (ValueError, json.JSONDecodeError):
+        return None
+    if not isinstance(value, dict):
+        return None
+    flat: dict[str, Any] = {}
+    below = [("", value)]
+    while below:
+        prefix, some = below.pop()
+        for name, one in some.items():
+            if isinstance(one, dict):
+                below.append((f"{prefix}{name}.", one))
+            else:
+                flat[prefix + name] = one
+    return flat

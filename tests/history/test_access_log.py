@@ -101,6 +101,9 @@ def test_a_csv_with_names_of_its_own_and_times_of_the_end(requests, tmp_path):
         pytest.param(f'{{"time": "2150-01-01"}}\n{{"time": {START}}}\n' * 2, r"days, from line 2 .* to line 3 \(2150-01-01\)", id="a late stamp makes no log of years"),
         pytest.param('{"time": "9999-12-31"}\n', r"line 1: not a time between 1970 and 2200", id="a year that no log is of"),
         pytest.param('{"time": "0001-01-01T00:00:00Z"}\n', r"line 1: not a time between 1970 and 2200", id="a time that was never set"),
+        pytest.param('time,prompt_tokens\n1,1.234\n', r"line 2: not a whole number of tokens: '1.234'", id="thousands with a point"),
+        pytest.param('{"time": 1, "prompt_tokens": 9.7}\n', r"line 1: not a whole number of tokens: '9.7'", id="parts of a token"),
+        pytest.param('time,prompt_tokens,prompt_tokens\n1,2,3\n', r"line 1 has 2 columns of one name: 'prompt_tokens'", id="a column twice"),
         pytest.param('{"time": true}\n', r"lines cannot be read", id="a truth value"),
     ],
 )  # fmt: skip
@@ -117,6 +120,13 @@ def test_too_little_time_and_a_wrong_column_are_named(tmp_path):
     with pytest.raises(TooLittleData, match=r"to line 60 \(2026-11-10\): '59 s.*two minutes"):
         learn_log(file)
     with pytest.raises(BadInput, match=r"has no request of b.*It has a"):
+        learn_log(file, model="b")
+    file.write_text("".join(f'{{"time": {START + k}, "model": 7}}\n' for k in range(300)))
+    assert learn_log(file, model="7").model == "7"
+    with pytest.raises(BadInput, match=r"has no request of 8.*It has 7"):
+        learn_log(file, model="8")
+    file.write_text('{"time": 1}\n')
+    with pytest.raises(BadInput, match=r"line 1 has no field that says the model.*--columns"):
         learn_log(file, model="b")
     with pytest.raises(BadInput, match=r"--columns: 'when=x'.*time, prompt"):
         log_columns("when=x")
