@@ -46,17 +46,30 @@ class Jsonl:
 _DATES = re.compile(r"(?:\d{4}-\d\d?-\d\d?(?:[ T]\d\d(?::\d\d(?::\d\d(?:\.\d{0,18})?)?)?)?\n)*", re.ASCII)
 
 
+_ZONED = re.compile(r"([-\d]+[ T][\d:.]+)([+-])([01]\d|2[0-3])(?::?([0-5]\d))?", re.ASCII)
+
+
 def _date_seconds(text: NDArray[np.str_]) -> NDArray[np.float64]:
     years = text.astype("U4").astype(np.int64)
     if (years < YEARS[0]).any() or (years > YEARS[1]).any():
         raise ValueError("not a year of ours")
-    utc = np.char.rstrip(np.char.partition(text, "+")[:, 0], "Z")  # 2024 stamps end in +00:00
-    if not _DATES.fullmatch("\n".join([*utc, ""])):
-        raise ValueError("not times in UTC")  # numpy would leave a time zone out, with a warning
-    stamps = utc.astype("datetime64[ns]")
+    told = [_without_zone(stamp) for stamp in text.tolist()]
+    local = [stamp for stamp, _ in told]
+    if not _DATES.fullmatch("\n".join([*local, ""])):
+        raise ValueError("not times")  # numpy would leave a time zone out, with a warning
+    stamps = np.array(local).astype("datetime64[ns]")
     if np.isnat(stamps).any():
         raise ValueError("not a time")
-    return stamps.astype(np.int64) / 1e9
+    return stamps.astype(np.int64) / 1e9 - np.array([ahead_s for _, ahead_s in told])
+
+
+def _without_zone(stamp: str) -> tuple[str, float]:
+    """The stamp without its zone, and the seconds by which its clock is ahead of UTC; 2024 stamps end in +00:00."""
+    zoned = _ZONED.fullmatch(stamp)
+    if zoned is None:
+        return stamp.rstrip("Z"), 0.0
+    local, sign, hours, minutes = zoned.groups("0")
+    return local, float(f"{sign}1") * (3600 * int(hours) + 60 * int(minutes))
 
 
 def _numbers(text: NDArray[np.str_]) -> NDArray[np.float64]:
@@ -165,6 +178,8 @@ def _read_csv(path: str, form: Csv, unit_s: float) -> Iterator[tuple[list[int], 
             names = [name.strip() for name in texts[0].split(",")]
             if missing := [column for column in form.columns if column not in names]:
                 raise BadInput(f"{path} line 1: no column {missing[0]}", value=texts[0][:80])
+            if twice := [column for column in form.columns if names.count(column) > 1]:
+                raise BadInput(f"{path} line 1: column {twice[0]} stands twice", value=texts[0][:80])
             numbers, texts = numbers[1:], texts[1:]
         if not texts:
             continue

@@ -245,6 +245,8 @@ class Trace:
             bucket, span_s = 0.0, float(edges[-1] - edges[0])
         else:
             edges, counts, bucket, span_s = self._counted()
+        if counts.sum() == 0 and self.from_s == 0 and self.to_s is None:
+            raise BadInput(f"{self.path} holds no request")
         if counts.sum() == 0:
             raise BadInput(
                 f"{self.path} holds no request in its window",

@@ -56,6 +56,7 @@ SECONDS = (0.0, 0.2, 60.4)  # a trace in seconds with the keys of one in millise
         pytest.param(burst([1_700_000_000_000 + 500 * k for k in range(9)]), None, "ms", "Unix time", 4, id="in ms"),
         pytest.param(burst([1_700_000_000_000_000_000 + 10**9 * k for k in range(9)]), None, "ns", "Unix time", 8, id="in ns"),
         pytest.param(AZURE + "2023-11-16 18:15:46.5,3,4\n2023-11-16 18:15:48.5,3,4\n", None, None, "", 2, id="dates"),
+        pytest.param(AZURE + "2023-11-16 18:15:46+05:30,3,4\n2023-11-16 12:45:48Z,3,4\n2023-11-16 04:45:49.5-08:00,3,4\n", None, None, "", 3.5, id="dates with offsets are one clock"),
     ],
 )  # fmt: skip
 def test_the_unit_of_the_stamps_is_known_and_said(tmp_path, text, given, unit, how, span_s):
@@ -243,6 +244,11 @@ BAD = {
     "a year off by one": (
         AZURE + "2023-11-16 18:15:46.5,3,4\n2024-11-16 18:15:46.5,3,4\n",
         "line 3: the time lies 366 days after",
+    ),
+    "a header alone": (AZURE, "trace.txt holds no request$"),
+    "a column twice": (
+        "TIMESTAMP,ContextTokens,GeneratedTokens,ContextTokens\n",
+        "line 1: column ContextTokens stands twice",
     ),
     "tokens beyond 64 bits": (
         BURST + "1,M,99999999999999999999,5,15,x\n",
