@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from analysis.errors import BadInput, SourceUnavailable
 from analysis.redact import remember
@@ -34,6 +35,7 @@ class Api:
         from kubernetes.dynamic import DynamicClient
 
         self._client = DynamicClient(api_client, discoverer=lambda *_: None)
+        self._place = urlsplit(api_client.configuration.host).netloc.rpartition("@")[2]
         self._clock = clock
         self.clocks = Clocks()
 
@@ -62,7 +64,7 @@ class Api:
             raise _refused(method, path, error) from None
         except (HTTPError, *DROPPED) as error:
             raise ClusterError(
-                f"no answer from the API server to {path}: {error}",
+                _unanswered(error, path, self._place),
                 next_step="check the kubeconfig's server address and the network",
             ) from None
         self.clocks.add(asked_s, self._clock(), answer.headers.get("Date"))
@@ -144,6 +146,16 @@ def connect(context: str | None = None, kubeconfig: str | None = None) -> Any:
     keys = (key for key in [*settings.api_key.values(), settings.password or ""] if key)
     remember(*(key.removeprefix("Bearer ") for key in keys))
     return client.ApiClient(settings)
+
+
+def _unanswered(error: Exception, path: str, place: str) -> str:
+    """What happened, without the words of the client library where nobody listens."""
+    from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError
+
+    why = error.reason if isinstance(error, MaxRetryError) else error
+    if isinstance(why, NewConnectionError | ConnectTimeoutError):
+        return f"no API server answers at {place}"
+    return f"no answer from the API server at {place} to {path}: {why}"
 
 
 def _refused(method: str, path: str, error: Any) -> ClusterError:
