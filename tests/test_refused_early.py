@@ -109,7 +109,8 @@ def test_simulate_refuses_in_a_sentence(words, said):
 
 def test_traffic_is_not_asked_for_before_its_words_are_understood(full, tmp_path):
     words = ["traffic", "--prometheus", "http://127.0.0.1:9", "--out", tmp_path / "t.yaml"]
-    assert "--last: '5x'; expected a time such as 14d" in refused(*words, "--last", "5x")
+    for last in ("5x", "0d", "-5d", "infd"):
+        assert f"--last: '{last}'; expected a time such as 14d" in refused(*words, "--last", last)
     assert "uniform:A,B" in refused(*words, "--prompt-tokens", "uniform:9")
     assert "something else already" in refused(*words[:-1], full / "hpa.yaml")
 

@@ -124,17 +124,25 @@ def lengths_asked(
 
 
 def hpa_in(path: Path) -> KubernetesObject:
-    """The ScaledObject in a YAML file, else the HorizontalPodAutoscaler (the first one, other kinds passed over).
+    """The ScaledObject in a YAML file, else the HorizontalPodAutoscaler; other kinds are passed over.
 
-    Of a file with both the HPA is taken to be the one that KEDA made.
+    Of a file with both the HPA is taken to be the one that KEDA made. Raises BadInput for none, and for two that differ.
     """
     from analysis.files import read_documents
 
     documents = [document for document in read_documents(path, "HPA file") if isinstance(document, dict)]
     for kind in ("ScaledObject", "HorizontalPodAutoscaler"):
-        for document in documents:
-            if document.get("kind") == kind:
-                return document
+        found = [document for document in documents if document.get("kind") == kind]
+        if any(document != found[0] for document in found):
+            names = ", ".join(str((one.get("metadata") or {}).get("name")) for one in found)
+            raise BadInput(
+                f"{path} holds several of kind {kind}",
+                value=names,
+                expected="one",
+                next_step="write each to a file of its own",
+            )
+        if found:
+            return found[0]
     raise BadInput(
         f"{path} holds no HorizontalPodAutoscaler and no ScaledObject",
         expected="an autoscaling/v2 manifest, or one of keda.sh/v1alpha1",

@@ -222,19 +222,21 @@ def _written(learned: LearnedTraffic, load: str, out: Path) -> list[Path]:
     """The load file, and its picture beside it."""
     from autoscale.history.picture import days_picture
 
+    at = out
     try:
         out.write_text(
             f"{MARK}, {datetime.fromtimestamp(time.time(), UTC):%Y-%m-%d %H:%M} UTC\n{load}", "utf-8"
         )
-        return [out, days_picture(learned, out.with_suffix(".png"))]
+        at = out.with_suffix(".png")
+        return [out, days_picture(learned, at)]
     except OSError as error:
-        raise BadInput(f"cannot write {out}: {error.strerror}", next_step="choose another --out") from None
+        raise BadInput(f"cannot write {at}: {error.strerror}", next_step="choose another --out") from None
 
 
 def _seconds(text: str) -> float:
     from analysis.numbers import parse_seconds
 
-    if math.isnan(seconds := parse_seconds(text)):
+    if not 0 < (seconds := parse_seconds(text)) < math.inf:
         raise BadInput("--last", value=text, expected="a time such as 14d or 36h")
     return seconds
 

@@ -138,7 +138,8 @@ def parse_lengths(text: str) -> Lengths:
     except ValueError:
         numbers = [math.nan]
     if not all(math.isfinite(x) and x <= MOST for x in numbers) or not _fits(kind, numbers):
-        raise BadInput("lengths", value=text, expected=_WANTED[kind])
+        most = f", each at most {MOST:,}" if any(x > MOST for x in numbers) else ""
+        raise BadInput("lengths", value=text, expected=_WANTED[kind] + most)
     if kind == "quantiles":
         return Lengths(kind, knots=tuple(numbers))
     a, b, limit = (*numbers, *(0.0, 0.0, float(MOST))[len(numbers) :])

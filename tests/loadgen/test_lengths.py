@@ -42,6 +42,7 @@ def test_the_median_of_a_lognormal_is_its_first_number():
     ("text", "sentence"),
     [
         ("lognorm:3,1", "unknown length distribution: 'lognorm:3,1'; expected .* Did you mean lognormal:M,S"),
+        ("fixed:1e30", "at least 1, each at most 1,073,741,824"),
         ("fixed:0", "'fixed:0'; expected fixed:N with a whole number of tokens of at least 1"),
         ("fixed:1.5", "fixed:N"),
         ("fixed", "fixed:N"),
