@@ -189,8 +189,8 @@ def test_two_runs_stand_side_by_side_with_their_differences(sweep_d, tmp_path, p
     found = page(run_page(open_run(sweep_d), open_run(other), tmp_path / "page.html"))
     table = found.table("difference")
     assert table[0][1:] == ["other", "sweep_D", "difference"]
-    planned = next(row for row in table if row[0] == "planned requests")
-    assert planned == ["planned requests", "513", "1,026", "+100.0%"]
+    planned = next(row for row in table if row[0] == "requests that were due")
+    assert planned == ["requests that were due", "513", "1,026", "+100.0%"]
     assert ["model", "another", "tiny"] in found.table("what was different")
     waiting = next(row for row in table if row[0].startswith("mean requests waiting"))
     assert (waiting[1], waiting[3]) == ("–", "–")  # not measured is not zero

@@ -39,8 +39,13 @@ def next_commands(result: Recommended) -> Iterator[tuple[str, str]]:
             f"kubectl scale {shlex.quote(kind)} --replicas={made.min_replicas} {where}",
         )
     elif answer == "infeasible":
-        yield "ask for less", f"autoscale recommend --profile {profile} --slo 'ttft_p95=5s,tpot_p95=200ms'"
-        yield "allow more replicas", f"autoscale recommend --profile {profile} --max-replicas N"
+        same = (
+            shlex.join(["autoscale", "recommend", *made.provenance.runs])
+            + f" --profile {profile} --traffic FILE"
+        )
+        yield "ask for less of the same traffic", f"{same} --slo 'ttft_p95=5s,tpot_p95=200ms'"
+        if not {"slo_idle", "too_long"} & {reason.code for reason in made.reasons}:
+            yield "allow more replicas", f"{same} --max-replicas N"
     else:
         measured = made.capacity_rps.measured
         sweep = (measured.next_command if measured else None) or (

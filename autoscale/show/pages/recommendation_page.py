@@ -33,7 +33,6 @@ FIGURES = {  # label -> (key, how it is written)
     "requests within every bound": ("slo_attainment", lambda v: share(v, 2)),
     "that keep the SLO": ("days_kept", lambda v: share(v, 1)),
     "longest time over the SLO, on average": ("longest_breach_s", span),
-    "replica-hours": ("replica_hours", lambda v: number(v, ",.1f")),
     "accelerator-hours": ("accelerator_hours", lambda v: number(v, ",.1f")),
     "cost": ("cost", lambda v: number(v, ",.2f")),
     "wasted scale-outs": ("wasted_scale_outs", lambda v: number(v, ".1f")),

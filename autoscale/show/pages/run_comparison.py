@@ -61,7 +61,7 @@ def _figures(seen: OpenedRun) -> dict[str, Written]:
     table = seen.table
     if table is not None:
         length_s = max(end for _, _, end, _ in seen.stages) - min(start for _, start, _, _ in seen.stages)
-        found["planned requests"] = (float(len(table)), lambda v: number(v, ",.0f"))
+        found["requests that were due"] = (float(len(table)), lambda v: number(v, ",.0f"))
         found["completed"] = (float(table["ok"].mean()), lambda v: share(v, 2))
         found["offered rate (requests/s)"] = (len(table) / length_s, lambda v: number(v, ",.2f"))
         found["completed rate (requests/s)"] = (table["ok"].sum() / length_s, lambda v: number(v, ",.2f"))

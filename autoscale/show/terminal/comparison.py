@@ -33,7 +33,6 @@ def comparison_table(
         "  seeds": lambda f: str(f["seeds"]),
         **{words.term_name(term): partial(_latency, f"{term.name}_s") for term in terms},
         "longest time over SLO": lambda f: seconds(f["longest_breach_s"]),
-        "replica-hours": lambda f: number_text(f["replica_hours"]),
         "accelerator-hours": lambda f: number_text(f["accelerator_hours"]),
         "cost": lambda f: money_text(f["cost"]),
         "wasted scale-outs": lambda f: number_text(f["wasted_scale_outs"]),
