@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from analysis.errors import BadInput
 from autoscale.cli import app
+from autoscale.cli.inputs import hpa_in
 from autoscale.recommend import recommend
 from tests import recorded_sweeps
 
@@ -105,6 +106,15 @@ def test_a_wrong_option_is_refused_before_the_run_is_learned_from(run, tmp_path,
 )  # fmt: skip
 def test_simulate_refuses_in_a_sentence(words, said):
     assert said in refused("simulate", "--hpa", HPA, *words)
+
+
+def test_of_two_autoscalers_in_a_file_none_is_taken(tmp_path):
+    two = tmp_path / "two.yaml"
+    text = HPA.read_text()
+    two.write_text(f"{text}\n---\n{text}")
+    assert hpa_in(two)["kind"] == "HorizontalPodAutoscaler", "twice the same is one"
+    two.write_text(f"{text}\n---\n{text.replace('maxReplicas: ', 'maxReplicas: 1')}")
+    assert "holds several of kind HorizontalPodAutoscaler" in refused("simulate", "--hpa", two)
 
 
 def test_traffic_is_not_asked_for_before_its_words_are_understood(full, tmp_path):
