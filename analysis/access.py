@@ -178,11 +178,15 @@ def _header(text: str, environ: Mapping[str, str]) -> tuple[str, str]:
     if name.lower() in _OURS:
         raise BadInput("--header", value=name, expected="a header that the client does not set itself")
     if value.startswith("@"):
-        value = _read(value[1:], f"--header {name}")
+        value = _read(value[1:], f"the {name} of --header")
     elif value.startswith("$"):
         variable = value[1:].strip("{}")
         if not environ.get(variable):
-            raise BadInput(f"--header {name}: the environment has no", value=variable, next_step="export it")
+            raise BadInput(
+                f"--header {name} names a variable that the environment lacks",
+                value=variable,
+                next_step="export it",
+            )
         value = environ[variable]
     return name, _sendable(value, f"the value of --header {name}")
 

@@ -18,6 +18,8 @@ from urllib.parse import parse_qsl, quote, quote_plus
 
 HIDDEN = "***"
 SHORTEST = 4  # a shorter value would take half of every sentence with it
+SECRET_FROM = 8  # characters of a value in a query; shorter ones are words such as true
+_HARMLESS = re.compile(r"(?i)(api-?)?version|model|deployment|region|project|location")  # names in a query
 _known: dict[str, None] = {}  # secrets of this process, the longest first
 
 _NAME = (
@@ -27,7 +29,7 @@ _NAME = (
 _USER_INFO = re.compile(
     r"(?i)\b([a-z][a-z0-9+.-]+://?)[^\s/?#'\"<>]+@"
 )  # a path keeps one slash of an address
-_QUERY = re.compile(rf"(?i)([?&;]{_NAME}=)[^&#;\s'\"<>]+")
+_QUERY = re.compile(rf"(?i)([?&;]{_NAME}=)[^&#;\s'\"<>]+?(?=:?(?:[&#;\s'\"<>]|$))")
 _HEADER = re.compile(
     r"(?i)\b((?:proxy-)?authorization|x-[\w-]*(?:key|token|secret|auth)[\w-]*|api-key|apikey|cookie|set-cookie)"
     r"(['\"]?\s*[:=]\s*['\"]?)(?!@|\$)(?:(bearer|basic|token|digest)\s+)?[^\s'\",;}]+"
@@ -64,9 +66,11 @@ def remember(*values: str) -> None:
 
 
 def remember_query(query: str) -> None:
-    """From now on the values of keys in this query of a URL are secrets: a server may repeat them in any form."""
+    """From now on the values of keys in this query of a URL, and of whatever is long and not known as harmless, are
+    secrets: a server may repeat them in any form."""
     for name, value in parse_qsl(query):
-        if _SECRET_OPTION.match(f"-{name}"):
+        unknown = len(value) >= SECRET_FROM and not _HARMLESS.fullmatch(name)
+        if unknown or _SECRET_OPTION.match(f"-{name}"):
             remember(value)
 
 

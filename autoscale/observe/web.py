@@ -12,7 +12,7 @@ import urllib3
 
 from analysis.access import Access
 from analysis.errors import BadInput, SourceUnavailable
-from analysis.redact import redact
+from analysis.redact import redact, remember_query
 
 MOST_BYTES = 512 << 20  # of one answer: ten minutes of 100 pods at 1 s are about 100 MB
 PIECE = 1 << 18
@@ -79,6 +79,7 @@ def _no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:
 
 def address(url: str, what: str, access: Access) -> tuple[str, Access]:
     """The address without user info and the access with it. Raises BadInput, naming `what` it should be."""
+    remember_query(url.partition("?")[2].partition("#")[0])
     try:
         parts = urlsplit(url)
         bad = parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0
@@ -86,6 +87,8 @@ def address(url: str, what: str, access: Access) -> tuple[str, Access]:
         bad = True
     if bad or any(c.isspace() or ord(c) < 32 for c in url):
         raise BadInput("not a URL", value=redact(url), expected=what)
+    if parts.fragment:
+        raise BadInput("the address has a part after #, which no server gets", expected=what)
     return access.of_url(url)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
-from urllib.parse import SplitResult, parse_qsl, quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from analysis.access import Access
 from analysis.errors import BadInput
@@ -16,8 +16,6 @@ from analysis.redact import remember
 
 NOBODY = Access()
 EXPECTED = "http://HOST:PORT or https://HOST, with a path and a query if the server wants them"
-HARMLESS = re.compile(r"(?i)(api-?)?version|model|deployment|region|project|location")  # names in a query
-SECRET_FROM = 8  # characters of a value in a query; shorter ones are words such as true
 
 
 @dataclass(frozen=True)
@@ -39,9 +37,6 @@ class HttpTarget:
         """
         plain, access = access.of_url(url if "://" in url else f"http://{url}")
         parts, host, port = _split(plain)
-        for name, value in parse_qsl(parts.query, keep_blank_values=True):
-            if len(value) >= SECRET_FROM and not HARMLESS.fullmatch(name):
-                remember(value)
         path = quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
         query = quote(parts.query, safe="%:@!$&'()*+,;=~/?")
         return cls(parts.scheme, host, port, path.removesuffix("/v1"), query, access)

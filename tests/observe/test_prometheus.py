@@ -421,6 +421,17 @@ def test_a_protected_replica_is_scraped_with_a_key_and_nothing_tells_it(tmp_path
         ),
         pytest.param(["--header", "nothing"], "--header is not a header", id="no header"),
         pytest.param(["--prometheus", "ftp://x"], "not a URL: 'ftp://x'", id="another scheme"),
+        pytest.param(["--prometheus", "http://x/?a=b#c"], "has a part after #", id="a fragment"),
+        pytest.param(
+            ["--header", "X: $NO_SUCH_VARIABLE"],
+            "--header X names a variable that the environment lacks: 'NO_SUCH_VARIABLE'",
+            id="a variable that is none",
+        ),
+        pytest.param(
+            ["--header", "X-Api-Key: @/no/such"],
+            "the X-Api-Key of --header: cannot read /no/such: No such file",
+            id="a header's file that is none",
+        ),
         pytest.param(["--prometheus", "http://[::1"], "not a URL", id="half an address"),
         pytest.param(["--prometheus", "http://x:99999999"], "not a URL", id="a port that is none"),
         pytest.param(["--namespace", 'a"b'], "--namespace: 'a\"b'", id="a namespace that is none"),
@@ -438,3 +449,14 @@ def test_bad_options_are_bad_input(tmp_path: Path, monkeypatch, capsys, words: l
         )
     assert ended == 2
     assert sentence.format(**files) in said
+
+
+@pytest.mark.parametrize("name", ["a", "sig"])
+def test_what_may_be_a_key_in_a_query_is_hidden_and_the_reason_is_not(
+    tmp_path: Path, monkeypatch, capsys, name: str
+):
+    url = f"http://127.0.0.1:1/?{name}=PLANTED12345678"
+    ended, said = called(monkeypatch, capsys, "collect", str(new_run(tmp_path / "run")), "--prometheus", url)
+    assert ended == 3
+    assert f"127.0.0.1:1/?{name}=***: connection refused" in said
+    assert "PLANTED" not in said
