@@ -10,6 +10,9 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 
+import numpy as np
+from numpy.typing import NDArray
+
 from analysis.errors import BadInput
 
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -91,3 +94,34 @@ def moment_of(unix_s: float) -> str:
     """The moment of the week of a unix time, to the minute."""
     at = datetime.fromtimestamp(unix_s, UTC)
     return f"{DAYS[at.weekday()]} {at:%H:%M}"
+
+
+YEARS = (1970, 2200)  # of dates: nanoseconds since 1970 fit 64 bits until 2262
+_DATES = re.compile(r"(?:\d{4}-\d\d?-\d\d?(?:[ T]\d\d(?::\d\d(?::\d\d(?:\.\d{0,18})?)?)?)?\n)*", re.ASCII)
+
+
+_ZONED = re.compile(r"([-\d]+[ T][\d:.]+)([+-])([01]\d|2[0-3])(?::?([0-5]\d))?", re.ASCII)
+
+
+def date_seconds(text: NDArray[np.str_]) -> NDArray[np.float64]:
+    """Unix seconds of dates; those without a zone are UTC. Raises ValueError for what is none, and years out of YEARS."""
+    years = text.astype("U4").astype(np.int64)
+    if (years < YEARS[0]).any() or (years > YEARS[1]).any():
+        raise ValueError("not a year of ours")
+    told = [_without_zone(stamp) for stamp in text.tolist()]
+    local = [stamp for stamp, _ in told]
+    if not _DATES.fullmatch("\n".join([*local, ""])):
+        raise ValueError("not times")  # numpy would leave a time zone out, with a warning
+    stamps = np.array(local).astype("datetime64[ns]")
+    if np.isnat(stamps).any():
+        raise ValueError("not a time")
+    return stamps.astype(np.int64) / 1e9 - np.array([ahead_s for _, ahead_s in told])
+
+
+def _without_zone(stamp: str) -> tuple[str, float]:
+    """The stamp without its zone, and the seconds by which its clock is ahead of UTC; 2024 stamps end in +00:00."""
+    zoned = _ZONED.fullmatch(stamp)
+    if zoned is None:
+        return stamp.rstrip("Z"), 0.0
+    local, sign, hours, minutes = zoned.groups("0")
+    return local, float(f"{sign}1") * (3600 * int(hours) + 60 * int(minutes))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -19,10 +18,10 @@ from loadgen.plan import conversations, servegen
 from loadgen.plan.arrivals import Arrivals
 from loadgen.plan.lengths import MOST
 from loadgen.plan.text_files import lines
+from loadgen.plan.time_units import YEARS, date_seconds
 
 LINES = 16_384  # rows read at a time, or
 CHARACTERS = 16_000_000  # when they are long
-YEARS = (1970, 2200)  # of dates: nanoseconds since 1970 fit 64 bits until 2262
 LATEST = 4.2e18  # a stamp of Unix time in ns, the largest number that a clock of these formats can show
 
 
@@ -41,35 +40,6 @@ class Jsonl:
     unit: str
     block_tokens: int
     sessions: bool = False
-
-
-_DATES = re.compile(r"(?:\d{4}-\d\d?-\d\d?(?:[ T]\d\d(?::\d\d(?::\d\d(?:\.\d{0,18})?)?)?)?\n)*", re.ASCII)
-
-
-_ZONED = re.compile(r"([-\d]+[ T][\d:.]+)([+-])([01]\d|2[0-3])(?::?([0-5]\d))?", re.ASCII)
-
-
-def _date_seconds(text: NDArray[np.str_]) -> NDArray[np.float64]:
-    years = text.astype("U4").astype(np.int64)
-    if (years < YEARS[0]).any() or (years > YEARS[1]).any():
-        raise ValueError("not a year of ours")
-    told = [_without_zone(stamp) for stamp in text.tolist()]
-    local = [stamp for stamp, _ in told]
-    if not _DATES.fullmatch("\n".join([*local, ""])):
-        raise ValueError("not times")  # numpy would leave a time zone out, with a warning
-    stamps = np.array(local).astype("datetime64[ns]")
-    if np.isnat(stamps).any():
-        raise ValueError("not a time")
-    return stamps.astype(np.int64) / 1e9 - np.array([ahead_s for _, ahead_s in told])
-
-
-def _without_zone(stamp: str) -> tuple[str, float]:
-    """The stamp without its zone, and the seconds by which its clock is ahead of UTC; 2024 stamps end in +00:00."""
-    zoned = _ZONED.fullmatch(stamp)
-    if zoned is None:
-        return stamp.rstrip("Z"), 0.0
-    local, sign, hours, minutes = zoned.groups("0")
-    return local, float(f"{sign}1") * (3600 * int(hours) + 60 * int(minutes))
 
 
 def _numbers(text: NDArray[np.str_]) -> NDArray[np.float64]:
@@ -172,7 +142,7 @@ def _pieces(path: Path | str) -> Iterator[tuple[list[int], list[str]]]:
 
 def _read_csv(path: str, form: Csv, unit_s: float) -> Iterator[tuple[list[int], Arrivals]]:
     names: list[str] = []
-    stamps = _date_seconds if form.unit is None else _numbers
+    stamps = date_seconds if form.unit is None else _numbers
     for numbers, texts in _pieces(path):
         if not names:
             names = [name.strip() for name in texts[0].split(",")]
@@ -210,7 +180,7 @@ def _blame(
 ) -> None:
     """Raises BadInput for the first row and column that cannot be read."""
     wanted = (
-        f"a time between {YEARS[0]} and {YEARS[1]}" if readers[0] is _date_seconds else "a time",
+        f"a time between {YEARS[0]} and {YEARS[1]}" if readers[0] is date_seconds else "a time",
         f"a whole number of tokens of at least 0 and at most {MOST:,}",
         f"a whole number of tokens of at least 0 and at most {MOST:,}",
     )

@@ -245,14 +245,12 @@ class Trace:
             bucket, span_s = 0.0, float(edges[-1] - edges[0])
         else:
             edges, counts, bucket, span_s = self._counted()
-        if counts.sum() == 0 and self.from_s == 0 and self.to_s is None:
-            raise BadInput(f"{self.path} holds no request")
         if counts.sum() == 0:
-            raise BadInput(
-                f"{self.path} holds no request in its window",
-                value=(self.from_s, self.to_s),
-                next_step="widen from_s and to_s",
-            )
+            no_request = f"{self.path} holds no request"
+            if self.from_s == 0 and self.to_s is None:
+                raise BadInput(no_request)
+            window = self.from_s, self.to_s
+            raise BadInput(f"{no_request} in its window", value=window, next_step="widen from_s and to_s")
         run_edges = (edges - self.from_s) * self.time_scale
         level = counts * self.rate_scale / np.diff(run_edges)
         once = Rate(run_edges, level, np.zeros(len(level)))
