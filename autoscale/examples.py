@@ -111,7 +111,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         (
             "a cluster under load, held to the recommendation",
             'autoscale check --hpa vllm-hpa --expect runs/first/recommendation.json --load "autoscale load'
-            ' --host http://127.0.0.1:8000 --rate 20 -t 30m"',
+            ' --host http://vllm.example.com --rate 20 -t 30m"',
         ),
         ("a simulated fleet", "autoscale check --fleet http://127.0.0.1:8000 --load runs/first --timeout 60"),
         ("judge the evidence of an earlier check again", "autoscale check --replay runs/check"),
