@@ -54,7 +54,12 @@ def serve(
     gateway: GatewayOptions = None,
     host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port of the gateway; 0 = any.")] = 8000,
-    metrics_port: Annotated[int, typer.Option(help="First port of the replicas' /metrics, one for each that there may ever be; 0 = any.")] = 0,
+    metrics_port: Annotated[
+        int,
+        typer.Option(
+            help="First port of the replicas' /metrics, one for each that there may ever be; 0 = any."
+        ),
+    ] = 0,
     replicas: Annotated[
         int | None, typer.Option(help="Replicas at the start; default the HPA's minimum.", min=0)
     ] = None,

@@ -26,7 +26,6 @@ from autoscale.history.learned import BIN_S, LearnedTraffic
 from autoscale.history.log_values import (
     EARLIEST_S,
     TOO_LATE_S,
-    YEARS,
     finite_number,
     flat_object,
     token_count,
@@ -36,6 +35,7 @@ from autoscale.history.token_counts import DAY_HOURS, HOUR_S, TokenCounts
 from autoscale.history.token_lengths import KNOTS
 from loadgen.plan.lengths import Lengths
 from loadgen.plan.text_files import lines
+from loadgen.plan.time_units import YEARS
 
 NAMES: Mapping[str, tuple[str, ...]] = {
     "time": (

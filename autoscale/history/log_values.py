@@ -10,8 +10,8 @@ from typing import Any
 
 from analysis.files import json_value
 from loadgen.plan.lengths import MOST
+from loadgen.plan.time_units import YEARS
 
-YEARS = (1970, 2200)  # of times, as of traces
 EARLIEST_S, TOO_LATE_S = (datetime(year, 1, 1, tzinfo=UTC).timestamp() for year in (YEARS[0], YEARS[1] + 1))
 _NGINX = re.compile(r"\[?(\d{2}/[A-Z][a-z]{2}/\d{4}:\d{2}:\d{2}:\d{2})(?: ([+-]\d{4}))?\]?")
 _WHOLE = re.compile(r"-?[0-9]+(?:\.0)?")  # 1.234 may be thousands

@@ -8,6 +8,8 @@ from typing import Any
 
 import requests
 
+from analysis.errors import printable
+
 _FAILED = re.compile(rb'"status"\s*:\s*"error"')
 
 
@@ -22,7 +24,7 @@ def bad_words(response: requests.Response) -> str:
     if not content:
         text = response.content[:200].decode("utf-8", "replace")
         said = "" if "<" in text else text.strip()
-    return f": {_printable(said[:160])}" if said else ""
+    return f": {printable(said, 160)}" if said else ""
 
 
 def warnings_of(body: bytes) -> set[str]:
@@ -31,7 +33,7 @@ def warnings_of(body: bytes) -> set[str]:
     found = set()
     if b'"warnings"' in ends:
         told = _object(body).get("warnings")
-        found = {_printable(str(one)[:200]) for one in told} if isinstance(told, list) else set()
+        found = {printable(str(one), 200) for one in told} if isinstance(told, list) else set()
     if re.search(rb'"isPartial"\s*:\s*true', ends):
         found.add("the answer is partial: some storage nodes did not answer")
     return found
@@ -44,8 +46,3 @@ def _object(body: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _printable(text: str) -> str:
-    """The text on one line, a space for what no terminal should get: control characters, half a surrogate pair."""
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())

@@ -149,7 +149,7 @@ def test_warnings_and_values_that_are_no_numbers_are_notes(tmp_path: Path):
     assert usage[0] == 0.5
     assert all(map(math.isnan, usage[1:]))
     notes = "; ".join(summary["notes"])
-    assert "a store [31mis down" in notes
+    assert r"a\ud800store \x1b[31mis down" in notes
     assert "the answer is partial" in notes
     assert "a: kv_usage that is no finite number is left out: a fraction is 0 to 1 (3 times)" in notes
     kinds = {event["kind"] for event in run.read(tmp_path / "run").events}
