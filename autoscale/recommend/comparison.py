@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from autoscale.kube.objects import mapping
 from autoscale.recommend.choice.judging import FIGURES, Judged
 from autoscale.recommend.choice.promise import Promise
 from autoscale.recommend.choice.scenario import Scenario, trial_of
-from autoscale.recommend.choice.settings import Setting
+from autoscale.recommend.choice.settings import Candidate, Given, Setting
 from autoscale.recommend.progress import Progress, silent
 from autoscale.sim.fleet.outcome import Outcome
+
+KEDAS_MOST = 100  # maxReplicaCount where a ScaledObject does not say it
+BOUNDED = 0.2  # of the time at the maximum, from which on it is named as what breaks the SLO
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,24 @@ class Compared:
         }
 
     def causes(self) -> list[str]:
-        """Why a gateway held requests that pods had room for: of the first seed in which it did."""
-        found = [outcome.held.cause for outcome in self.outcomes if outcome.held and outcome.held.cause]
-        return found[:1]
+        """Why a gateway held requests that pods had room for, and that no more replicas were allowed: of the first seed in
+        which it was so."""
+        held = [outcome.held.cause for outcome in self.outcomes if outcome.held and outcome.held.cause]
+        most = self._most()
+        bounded = [
+            f"all {most} replicas that it allows were asked for in {share:.0%} of the time, and the SLO was broken: more are "
+            "needed, or less traffic"
+            for outcome in self.outcomes
+            if most and not outcome.holds and (share := outcome.share_asking(most)) > BOUNDED
+        ]
+        return [*held[:1], *bounded[:1]]
+
+    def _most(self) -> int:
+        """The replicas that the setting allows; 0 for a fleet that stands."""
+        if isinstance(self.setting, Given):
+            spec = mapping(self.setting.content.get("spec"))
+            return int(spec.get("maxReplicas") or spec.get("maxReplicaCount") or KEDAS_MOST)
+        return self.setting.max_replicas if isinstance(self.setting, Candidate) else 0
 
 
 def compare(

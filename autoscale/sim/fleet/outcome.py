@@ -169,6 +169,16 @@ class Outcome:
         starts = [t - created[o] for t, kind, _, o in self.events if kind == "ready" and o >= 0]
         return max(starts, default=math.nan)
 
+    def share_asking(self, replicas: int) -> float:
+        """Share of the time in which so many replicas, or more, were desired."""
+        ends_s = [*(row[0] for row in self.replicas[1:]), self.duration_s]
+        asking_s = sum(
+            max(min(end_s, self.duration_s) - max(row[0], 0.0), 0.0)
+            for row, end_s in zip(self.replicas, ends_s, strict=True)
+            if row[1] >= replicas
+        )
+        return asking_s / self.duration_s
+
     @property
     def holds(self) -> bool:
         """Whether every term of the SLO held over the whole run."""
