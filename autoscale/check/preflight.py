@@ -48,7 +48,7 @@ def diagnose(now: Snapshot, hpa_name: str) -> tuple[Finding, ...]:
         for rules in STATUS_RULES:
             found += rules(now, hpa)
         found += _not_told(object_findings(now, hpa), found, now)
-    once = {(each.code, each.object, each.cause): each for each in found}
+    once = {(each.code, each.object, each.field, each.cause): each for each in found}
     return tuple(sorted(once.values(), key=lambda each: RANK[each.severity]))
 
 

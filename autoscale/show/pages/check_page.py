@@ -95,7 +95,7 @@ def _shown(result: CheckResult, load_run: Path | None) -> CheckShown:
         ended=result.ended,
         why=verdict_sentences(result),
         proofs=list(dict.fromkeys(c.proof for c in judgement.of("not_judged") if c.proof)),
-        findings=[(found.severity, found.cause, found.fix) for found in result.findings],
+        findings=list(dict.fromkeys((found.severity, found.cause, found.fix) for found in result.findings)),
         criteria=[_criterion(each) for each in judgement.criteria],
         figures=seen_and_predicted(judgement.figures, judgement.expect),
         basis=judgement.expect.basis if judgement.expect else "",

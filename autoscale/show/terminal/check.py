@@ -27,7 +27,8 @@ COLOURS = {
 
 def check_lines(result: CheckResult) -> Iterator[RenderableType]:
     """Preflight findings, phases of each scale-out, the verdict per criterion."""
-    for finding in result.findings:
+    said = {(each.severity, each.code, each.cause, each.fix): each for each in result.findings}
+    for finding in said.values():  # of several fields in the same words: once
         yield Text.assemble(
             (f"{finding.severity:<8}", f"bold {SEVERITIES.get(finding.severity, 'cyan')}"),
             (finding.code, "bold"),
