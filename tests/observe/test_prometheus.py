@@ -106,7 +106,7 @@ def answering(status: int, text: str) -> Any:
         pytest.param(400, '{"error":"too long"}', r"refused the query: HTTP 400: too long", id="refused"),
         pytest.param(422, '{"error":"too many samples"}', r"HTTP 422: too many samples.*--selector", id="too large"),
         pytest.param(404, "", r"is not Prometheus.*/select/0/prometheus", id="no such path"),
-        pytest.param(200, '{"status":"error","error":"boom \\u001b[31m\\ud800."}', r"refused the query: HTTP 200: boom \[31m \.", id="an error under a good status"),
+        pytest.param(200, '{"status":"error","error":"boom \\u001b[31m\\ud800."}', r"refused the query: HTTP 200: boom \\x1b\[31m\\ud800\.", id="an error under a good status"),
         pytest.param(200, "<html>log in</html>", "not like Prometheus", id="a login page"),
         pytest.param(200, "[" * 100_000, "not like Prometheus", id="nested JSON"),
         pytest.param(200, "[]", "not like Prometheus", id="a JSON list"),
