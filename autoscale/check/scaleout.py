@@ -137,8 +137,8 @@ def unseen(timeline: Timeline, load: ClientView, gauges: ReplicaGauges | None) -
         yield "no requests were given: breaches, SLO recovery and cut requests are not judged"
     if load.limited:
         yield (
-            "how the servers alone did: the load generator was the limit by its own verdict, so that latencies are partly its "
-            "own and some of the load came late; give it a core of its own, or --processes"
+            "the load generator was the limit by its own verdict: latencies are partly its own, and some of the load came late; "
+            "give it a core of its own, or --processes"
         )
     if gauges is None:
         yield "no metrics of the replicas were given: first traffic and share rest on the custom metric"

@@ -50,7 +50,7 @@ def told_in(rate: float) -> str:
 
 def clock_words(rate: float) -> str:
     """What an axis of time shows."""
-    return "time" if rate == 1 else f"simulated time, {rate:g} times as fast as the clients'"
+    return "time" if rate == 1 else "simulated time"
 
 
 def seen_and_predicted(seen: Figures, expect: Expectation | None) -> list[tuple[str, str, str]]:
