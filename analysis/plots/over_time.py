@@ -43,13 +43,14 @@ def timeline(
     show: Sequence[str] = ("waiting", "kv_usage"),
     latency: Mapping[Term, pd.DataFrame] = {},
     clock: str = "time",
+    rates: str = "requests/s",
 ) -> Figure:
     """What happened over time, panels from top to bottom: rates, latency, the signals of `show`, replicas.
 
     `load`: time_s, offered_rps, served_rps; `signals`: time_s and the signals (means over pods, `signals.fleet`);
     `replicas`: time_s, desired, ready and, where known, created; `target`: the HPA's averageValue per signal;
     `latency`: per term of an SLO time_s and value_s, drawn against its bound;
-    `breaches`: (from_s, to_s) in which the SLO was broken; `clock`: what the times are on, where not the wall's. Panels without data are left out; one table is needed.
+    `breaches`: (from_s, to_s) in which the SLO was broken; `clock` and `rates`: what times and rates are labelled with. Panels without data are left out; one table is needed.
     """
     shown = [s for s in show if signals is not None and signals[s].notna().any()]
     count = (load is not None) + len(latency) + len(shown) + (replicas is not None)
@@ -64,7 +65,7 @@ def timeline(
     if load is not None:
         for name in ("offered", "served"):
             line(axes[0], load["time_s"] / scale, load[f"{name}_rps"], STYLES[name], name)
-        axes[0].set_ylabel("requests/s" if clock == "time" else "requests per\ntrue second")
+        axes[0].set_ylabel(rates)
         axes[0].set_ylim(bottom=0)
     first = int(load is not None)
     for axis, (term, series) in zip(axes[first:], latency.items(), strict=False):

@@ -115,6 +115,7 @@ def check_over_time(result: CheckResult, load_run: Path | None) -> Figure | None
         else [],
         title="The scale-out as it was watched",
         show=[*steered, *(name for name in ("waiting",) if name not in steered)],
+        rates="requests/s" if rate == 1 else "requests per\ntrue second",
         clock=clock_words(rate) + ("" if rate == 1 else f", {rate:g} times as fast as the clients'"),
     )
 

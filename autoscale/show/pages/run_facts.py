@@ -134,7 +134,7 @@ def stage_rows(seen: OpenedRun) -> Iterator[tuple[str, ...]]:
             continue
         length_s = end_s - start_s
         status = rows["status"].value_counts()
-        ok, dropped = int(status.get("ok", 0)), int(status.get("dropped", 0))
+        ok, dropped, cut = (int(status.get(name, 0)) for name in ("ok", "dropped", "cancelled"))
         done = int((seen.table["ok"] & seen.table["last_token_s"].between(start_s, end_s)).sum())
         yield (
             str(stage),
@@ -142,7 +142,7 @@ def stage_rows(seen: OpenedRun) -> Iterator[tuple[str, ...]]:
             f"{len(rows) / length_s:.2f}",
             f"{done / length_s:.2f}",
             f"{ok:,}",
-            f"{len(rows) - ok - dropped:,}",
+            f"{len(rows) - ok - dropped - cut:,}" + (f", and {cut:,} cut off" if cut else ""),
             f"{dropped:,}",
             *(_known(seen.percentile(t.metric, t.percentile or 0.0, stage)) for t in _percentiles(seen)),
             *([tells.get(stage, DASH)] if seen.capacity else []),
