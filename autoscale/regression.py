@@ -66,10 +66,11 @@ class Regression:
 
     @property
     def change(self) -> Change:
-        """Worse when any row is, else better when any is, else the same; not judged when no row could be."""
-        seen = {row.change for row in self.rows}
-        order: tuple[Change, ...] = ("worse", "better", "same")
-        return next((change for change in order if change in seen), "not judged")
+        """Worse when any row is, else better when any is, else the same; not judged when most rows could not be."""
+        for change in ("worse", "better"):
+            if self.of(change):
+                return change
+        return "same" if 2 * len(self.of("same")) >= max(len(self.rows), 1) else "not judged"
 
     @property
     def no_worse(self) -> bool:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from analysis import run
 from analysis.opened import open_run
 from autoscale.cli import app
-from autoscale.regression import Regression, regression
+from autoscale.regression import Regression, RegressionRow, regression
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +148,17 @@ def test_the_verb_says_so_by_its_exit_code_its_json_and_its_page(contended, quie
     better = CliRunner().invoke(app, ["report", str(quiet), "--compare", str(contended), "--out", str(out)])
     assert better.exit_code == 0
     assert "Better, compared with" in better.stdout
+
+
+@pytest.mark.parametrize(
+    ("changes", "comes_to"),
+    [
+        pytest.param(("same", "same", "not judged"), "same", id="most could be judged"),
+        pytest.param(("same", "not judged", "not judged"), "not judged", id="most could not"),
+        pytest.param(("worse", "not judged", "not judged"), "worse", id="what was seen to be worse is"),
+        pytest.param((), "not judged", id="nothing to compare"),
+    ],
+)
+def test_what_few_figures_show_is_not_proven(changes, comes_to):
+    rows = tuple(RegressionRow("4/s", "ttft_p95", 1.0, 1.0, -0.1, 0.1, change) for change in changes)
+    assert Regression(rows).change == comes_to
