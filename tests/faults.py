@@ -26,6 +26,9 @@ KINDS: dict[str, dict[str, tuple[str, ...]]] = {
         "a missing or expired key": ("loadgen/test_access.py::test_a_key_that_expires_is_named_after_the_load_and_its_echo_is_hidden", "loadgen/test_access.py::test_a_refused_key_of_the_environment_is_named_before_the_load"),
         "an odd answer, of sixteen kinds": (f"{LOAD}::test_one_odd_answer_in_ten", f"{LOAD}::test_odd_answers_of_every_kind_are_incomplete_and_the_others_ok"),
         "compressed bodies, odd heads and lengths, events and ends that say an error": ("loadgen/test_stream.py::test_a_refusal_and_an_odd_head_have_a_reason_that_can_be_read", "loadgen/test_stream.py::test_an_odd_answer_is_incomplete_with_the_reason_and_keeps_its_tokens"),
+        "chunk sizes that are none, answers and interim answers without end": ("loadgen/test_stream.py::test_a_line_that_is_no_chunk_size_ends_the_answer_with_its_text", "loadgen/test_stream.py::test_chunks_whose_lines_end_with_lf_alone_are_none", "loadgen/test_client.py::test_a_chunk_size_that_is_none_is_found_in_the_silence_after_it", "loadgen/test_client.py::test_an_answer_without_end_is_cut"),
+        "names, texts and counts that no server has": ("loadgen/test_endpoint.py::test_a_server_s_texts_are_in_a_header_that_can_be_read_and_asked_as_they_are", "loadgen/test_endpoint.py::test_a_name_is_shown_such_that_it_can_be_printed_and_is_asked_as_it_is", "loadgen/test_endpoint.py::test_a_count_that_no_server_has_is_not_told", "loadgen/test_endpoint.py::test_models_that_name_each_other_as_parent_are_several_models"),
+        "terms of the SLO that nothing tells of": ("loadgen/test_probing.py::test_a_term_that_nobody_could_judge_is_not_said_to_hold",),
     },
     "The life of a load test": {
         "workers that are killed": (f"{LOAD}::test_killed_workers_are_named_and_exit_code_1",),
@@ -33,6 +36,7 @@ KINDS: dict[str, dict[str, tuple[str, ...]]] = {
         "a limit on file sizes": (f"{LOAD}::test_a_file_size_limit_keeps_every_row_so_far",),
         "a run directory that is deleted": (f"{LOAD}::test_a_deleted_run_directory_ends_the_run",),
         "parts that vanish while it runs": (f"{LOAD}::test_a_part_that_is_taken_away_is_missed_at_the_end",),
+        "a header that is spoilt or taken away meanwhile": ("loadgen/test_records.py::test_a_header_that_is_spoilt_while_the_run_goes_on_is_written_again_and_said_to_be",),
         "a terminal that is closed, output that nobody takes": (f"{LOAD}::test_a_terminal_that_is_closed_is_an_interrupt", f"{LOAD}::test_a_summary_that_nobody_can_read_is_no_failure_of_the_run"),
         "parts of an older run": (f"{LOAD}::test_parts_of_an_older_run_are_refused",),
         "too few descriptors": (f"{LOAD}::test_without_descriptors_requests_are_connection_errors_and_a_failing_server_is_not_hammered",),
@@ -50,6 +54,7 @@ KINDS: dict[str, dict[str, tuple[str, ...]]] = {
         "a private certificate": (f"{OBSERVE}::test_a_private_certificate_is_named_and_trusted_on_request",),
         "token files and addresses that cannot be": (f"{OBSERVE}::test_bad_options_are_bad_input",),
         "pages of metrics that are none": ("observe/test_pages.py::test_a_page_without_a_row_says_what_is_there", "observe/test_pages.py::test_a_number_that_cannot_be_is_none_and_is_said", "observe/test_collect.py::test_scraping_something_else_is_refused"),
+        "facts of too many digits": ("observe/test_vllm_metrics.py::test_a_fact_of_too_many_digits_is_left_out",),
     },
     "Files": {
         "run directories that cannot be": (f"{SOUND}::test_a_run_that_cannot_be_is_a_sentence_or_a_page",),
@@ -61,6 +66,10 @@ KINDS: dict[str, dict[str, tuple[str, ...]]] = {
         "load files that cannot be meant": (f"{TRACES}::test_a_load_file_that_cannot_be_meant_is_one_sentence",),
         "YAML and JSON: nested, aliased, broken, of other kinds": ("analysis/test_files.py::test_yaml_that_is_no_mapping_is_one_sentence", "analysis/test_files.py::test_json_that_is_no_object_is_one_sentence", "analysis/test_files.py::test_a_path_that_is_no_text_file_is_one_sentence"),
         "names that no file can have": ("test_first_screen.py::test_a_name_that_no_file_can_have_is_a_sentence",),
+        "access logs that cannot be meant": ("history/test_access_log.py::test_what_is_no_access_log_is_a_sentence", "history/test_access_log.py::test_too_little_time_and_a_wrong_column_are_named"),
+        "two autoscalers in one file": ("test_refused_early.py::test_of_two_autoscalers_in_a_file_none_is_taken",),
+        "outputs that cannot be written": ("test_verbs.py::test_an_output_that_cannot_be_written",),
+        "runs to compare whose answers came in one piece": ("test_regression.py::test_a_percentile_of_0_is_not_judged",),
         "recommendations of another form": ("recommend/test_cost.py::test_a_recommendation_of_another_form_is_refused",),
         "what the fuzzers found": ("fuzz/test_fuzz.py::test_a_seed_is_answered_or_refused_with_a_sentence",),
     },
@@ -74,6 +83,7 @@ KINDS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "The fleet over HTTP": {
         "requests that would cost it too much": (f"{SERVE}::test_what_would_cost_the_server_too_much_or_is_no_request_gets_a_sentence", f"{SERVE}::test_no_body_is_an_error_of_the_server"),
+        "bodies that are not compressed as they say": (f"{SERVE}::test_a_body_that_is_not_compressed_as_it_says_is_a_bad_request",),
         "clients that go away": (f"{SERVE}::test_requests_of_clients_that_go_away_do_not_wait_for_ever", f"{SERVE}::test_requests_of_clients_that_go_away_before_a_replica_is_ready_are_forgotten"),
         "more connections than it takes": (f"{SERVE}::test_a_connection_too_many_is_told_so",),
         "web pages of elsewhere": (f"{SERVE}::test_only_its_own_pages_may_post_to_it", f"{SERVE}::test_a_fleet_on_loopback_answers_only_to_names_of_this_machine"),
@@ -81,6 +91,7 @@ KINDS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "Secrets": {
         "a secret in every input of every verb": ("test_secrets.py::test_no_secret_is_said_or_written",),
+        "keys in the query of an address": (f"{OBSERVE}::test_what_may_be_a_key_in_a_query_is_hidden_and_the_reason_is_not",),
         "on Locust's pages and in its exports": ("loadgen/test_access.py::test_locusts_pages_and_downloads_show_no_secret",),
         "markup in what a run holds": ("pages/test_run_page.py::test_texts_of_a_run_cannot_become_markup",),
     },

@@ -196,7 +196,8 @@ class RunWriter:
         parts. Raises BadRun when the directory is gone."""
         with suppress(OSError):
             self._reserve.unlink(missing_ok=True)
-        if self.trouble:  # the header first: it is small, and the rest may take what is left; so many are unwritten at most
+        if self.trouble:  # the header first: it is small, and the rest may take what is left
+            # So many are unwritten at most
             self._complete(header | {"unwritten": self.unwritten})
         self._write_rest()
         self._aside(run.merge_parts, self.path, "requests")
