@@ -120,7 +120,8 @@ def _stage_problems(where: str, stages: Any) -> Iterator[tuple[str, object, str]
 
 
 def table_problem(frame: pd.DataFrame) -> tuple[str, object, str] | None:
-    """A time or a number that is none of a run, as (column, value, what was expected); NaN says that nothing happened, and every request was due."""
+    """A time or a number that is none of a run, as (column, value, what was expected); NaN says that nothing happened,
+    and every request was due."""
     time = f"seconds since the start, within {LONGEST_S:g} s of it"
     if "due_s" in frame and bool(frame["due_s"].isna().any()):
         return "due_s", math.nan, time

@@ -50,7 +50,8 @@ def timeline(
     `load`: time_s, offered_rps, served_rps; `signals`: time_s and the signals (means over pods, `signals.fleet`);
     `replicas`: time_s, desired, ready and, where known, created; `target`: the HPA's averageValue per signal;
     `latency`: per term of an SLO time_s and value_s, drawn against its bound;
-    `breaches`: (from_s, to_s) in which the SLO was broken; `clock` and `rates`: what times and rates are labelled with. Panels without data are left out; one table is needed.
+    `breaches`: (from_s, to_s) in which the SLO was broken; `clock` and `rates`: what times and rates
+    are labelled with. Panels without data are left out; one table is needed.
     """
     shown = [s for s in show if signals is not None and signals[s].notna().any()]
     count = (load is not None) + len(latency) + len(shown) + (replicas is not None)

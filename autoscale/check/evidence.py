@@ -155,9 +155,8 @@ def noted_load(run_dir: Path) -> Path | None:
     """The run directory of the load that a check noted, or `load` inside its own; None where neither is a run."""
     noted = (runs.read_header(run_dir).get("check") or {}).get("load")
     places = [*([Path(noted)] if isinstance(noted, str) else []), run_dir / OWN_LOAD]
-    return next(
-        (place for place in places if os.path.exists(place / runs.HEADER)), None
-    )  # False for what no path can be
+    # os.path.exists is False for what no path can be; Path.exists raises
+    return next((place for place in places if os.path.exists(place / runs.HEADER)), None)
 
 
 def write_answer(

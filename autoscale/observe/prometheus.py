@@ -220,8 +220,11 @@ class Prometheus:
             sound = all(
                 isinstance(labels, dict) and all(isinstance(text, str) for text in labels.values())
                 for labels, _ in found
-            ) and all(len(pair) == 2 for _, values in found for pair in values)
-            sound &= not any(isinstance(p[1], list | dict) for _, values in found for p in values)
+            ) and all(
+                len(pair) == 2 and not isinstance(pair[1], list | dict)
+                for _, values in found
+                for pair in values
+            )
         except (KeyError, TypeError, AttributeError, IndexError):
             sound, found = False, []
         if not sound:

@@ -6,6 +6,7 @@ Keys override those of the base, with one exception: another model takes none of
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +103,9 @@ def _without_the_other(base: dict[str, Any], content: dict[str, Any], file: Path
         known = _section(_with_config(content, file), "model")
         needed = ["id", *SIZES, *(name for name, usual in USUAL.items() if old.get(name, usual) != usual)]
         if missing := [name for name in needed if name not in known]:
-            raise BadInput(
-                f"profile {file} serves another model than the one that it extends, and does not say "
-                + ", ".join(f"model.{name}" for name in missing),
+            raise _unsaid(
+                f"profile {file} serves another model than the one that it extends",
+                [f"model.{name}" for name in missing],
                 value=new.get("id"),
                 expected="its own sizes, none of the other model's",
                 next_step="state them, or name the model's config.json as model.config"
@@ -128,15 +129,19 @@ def _without_its_nodes(base: dict[str, Any], content: dict[str, Any], file: Path
         *([] if "kv_tokens" in engine else ["visible_gib"]),
     ]
     if missing := [name for name in needed if name not in stated]:
-        raise BadInput(
-            f"profile {file} runs on another accelerator than the one that it extends, and does not say "
-            + ", ".join(f"accelerator.{name}" for name in missing),
+        raise _unsaid(
+            f"profile {file} runs on another accelerator than the one that it extends",
+            [f"accelerator.{name}" for name in missing],
             value=stated.get("name"),
             expected="its own data sheet, nothing of the other's",
             next_step="state them, or what was measured: engine.step and engine.kv_tokens",
         )
     deploy = {k: v for k, v in _section(base, "deploy").items() if k not in OF_THE_CHIP}
     return base | ({"deploy": deploy} if deploy else {})
+
+
+def _unsaid(what: str, fields: Sequence[str], **said: Any) -> BadInput:
+    return BadInput(f"{what}, and does not say {', '.join(fields)}", **said)
 
 
 def _follows(base: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
