@@ -13,7 +13,7 @@ import pandas as pd
 from analysis.capacity import Capacity, analyse
 from analysis.errors import AutoscaleError
 from analysis.latency import Percentile, gaps_within, latencies, percentile, percentile_of_gaps
-from analysis.run import Run, load_over_s, read
+from analysis.run import Run, read, spans_of
 from analysis.signals import fleet
 from analysis.slo import Slo, Verdict, evaluate, parse_slo
 
@@ -69,23 +69,7 @@ class OpenedRun:
     @cached_property
     def stages(self) -> list[tuple[int, float, float, str]]:
         """(stage, start_s, end_s, plan) of the plan; of the requests themselves, without a plan, when the header has none."""
-        planned = self.run.header.get("stages") or (self.run.header.get("load") or {}).get("stages") or []
-        last_s = math.inf if self.table is None else load_over_s(self.run.header, self.table)
-        found = [
-            (int(s.get("stage", k)), float(s["start_s"]), min(float(s["end_s"]), last_s), _plan(s))
-            for k, s in enumerate(planned)
-            if s.get("start_s") is not None
-            and s.get("end_s") is not None
-            and min(s["end_s"], last_s) > s["start_s"]
-        ]
-        if found or self.table is None:
-            return found
-        found = []
-        for stage in sorted(self.table["stage"].unique().tolist()):
-            due_s = self.table.loc[self.table["stage"] == stage, "due_s"]
-            start_s, end_s = float(due_s.min()), float(due_s.max())
-            found.append((int(stage), start_s, max(end_s, start_s + 1e-3), ""))
-        return found
+        return [(s.number, s.start_s, s.end_s, _plan(s.plan)) for s in spans_of(self.run.header, self.table)]
 
     @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:

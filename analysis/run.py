@@ -16,6 +16,7 @@ Importing this module loads neither pandas nor pyarrow: both are imported by the
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -197,10 +198,49 @@ def _arrow_array(values: Any, kind: pa.DataType) -> pa.Array:
     return pa.Array.from_buffers(kind, len(values), [pa.py_buffer(bits), pa.py_buffer(numbers)])
 
 
+@dataclass(frozen=True)
+class StageSpan:
+    """A stage of a run, s since its start, and what the plan says of it (nothing where there is no plan)."""
+
+    number: int
+    start_s: float
+    end_s: float
+    plan: Mapping[str, Any]
+
+
 def load_over_s(header: Mapping[str, Any], requests: pd.DataFrame) -> float:
     """When the load of a run was over, s since its start; where it was killed, or goes on, when its last request was due."""
     ended = header.get("ended_at")
     return float(ended) - float(header["started_at"]) if ended else float(requests["due_s"].max())
+
+
+def planned_stages(header: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The stages of the plan as the header has them; those that were offered, where both are there."""
+    return header.get("stages") or (header.get("load") or {}).get("stages") or []
+
+
+def spans_of(header: Mapping[str, Any], requests: pd.DataFrame | None) -> list[StageSpan]:
+    """The plan's stages that began, cut where the load was over; without any, what the requests of each span.
+
+    `requests` has at least stage and due_s; None where nothing was recorded: then the plan stands as it is.
+    """
+    last_s = math.inf if requests is None else load_over_s(header, requests)
+    found = [
+        StageSpan(int(one.get("stage", k)), float(one["start_s"]), min(float(one["end_s"]), last_s), one)
+        for k, one in enumerate(planned_stages(header))
+        if one.get("start_s") is not None and one.get("end_s") is not None
+    ]
+    found = [stage for stage in found if stage.end_s > stage.start_s]
+    return found if found or requests is None else requested_spans(requests)
+
+
+def requested_spans(requests: pd.DataFrame) -> list[StageSpan]:
+    """The stages that the requests name, each from when its first to when its last one was due."""
+    spans = requests.dropna(subset="stage").groupby("stage")["due_s"].agg(["min", "max"])
+    return [
+        StageSpan(int(k), float(start_s), max(float(end_s), float(start_s) + 1e-3), {})
+        for k, start_s, end_s in spans.itertuples()
+    ]
 
 
 def merge_parts(path: Path | str, table: str) -> None:

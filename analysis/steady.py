@@ -25,7 +25,7 @@ from scipy import stats
 from analysis import foreign, signals
 from analysis.errors import TooLittleData
 from analysis.latency import in_flight, latencies
-from analysis.run import Run, load_over_s
+from analysis.run import Run, requested_spans, spans_of
 
 FULL_SHARE = 0.5  # queued at least this share of the time; also the definition of the knee
 _LATE_S = (
@@ -332,19 +332,10 @@ def _idle_ttft_s(table: pd.DataFrame) -> float:
 
 def _stages(header: dict[str, Any], table: pd.DataFrame) -> pd.DataFrame:
     """stage, start_s, end_s, rate_rps (NaN = not planned as a rate): the plan's, or what the requests span."""
-    planned = header.get("stages") or (header.get("load") or {}).get("stages") or []
-    present = set(table["stage"])
-    rows = [
-        (s.get("stage", k), s["start_s"], s["end_s"], s["rate"] if s.get("rate") is not None else np.nan)
-        for k, s in enumerate(planned)
-        if s.get("stage", k) in present and s["end_s"] > s["start_s"]
-    ]
-    last_s = load_over_s(header, table)
-    rows = [(k, a, min(b, last_s), rate) for k, a, b, rate in rows if a < last_s]
-    if not rows:
-        spans = table.groupby("stage")["due_s"].agg(["min", "max"])
-        rows = [(k, s["min"], max(s["max"], s["min"] + 1e-3), np.nan) for k, s in spans.iterrows()]
-    return pd.DataFrame(rows, columns=["stage", "start_s", "end_s", "rate_rps"])
+    found, present = spans_of(header, table), set(table["stage"])
+    found = [s for s in found if s.number in present] or requested_spans(table)
+    rows = [(s.number, s.start_s, s.end_s, s.plan.get("rate")) for s in found]
+    return pd.DataFrame(rows, columns=["stage", "start_s", "end_s", "rate_rps"]).astype({"rate_rps": float})
 
 
 def _replicas(observed: Observed, from_s: float, to_s: float) -> tuple[float, str | None]:

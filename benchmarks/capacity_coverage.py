@@ -114,19 +114,20 @@ def measured(truth: Server, k: int, stage_s: float, slo: str, path: Path) -> run
 
 def truth_rps(truth: Server, slo: str) -> float:
     """The highest rate that the undisturbed server holds."""
-    return capacity(_scenario(truth, slo)).rate_rps
+    return capacity(scenario(truth, slo)).rate_rps
 
 
 def steepness(truth: Server, slo: str) -> float:
     """By how many per cent that rate moves when every step takes 1 % longer or less."""
-    asked = _scenario(truth, slo)
+    asked = scenario(truth, slo)
     ends = [
         roughly_holding_rps(replace(asked, engine=scaled(truth.engine, factor))) for factor in (0.98, 1.02)
     ]
     return float(np.log(ends[0] / ends[1]) / np.log(1.02 / 0.98))
 
 
-def _scenario(truth: Server, slo: str) -> Scenario:
+def scenario(truth: Server, slo: str) -> Scenario:
+    """Its steady requests under the SLO."""
     plan = LoadPlan(
         rates.constant(1.0, 600.0),
         parse_arrivals("poisson"),

@@ -105,8 +105,11 @@ def load_of(
     run = runs.read(run_dir)
     text = slo or run.header.get("slo")
     sent = run.header.get("load") or {}
-    plan = run.header.get("stages") or sent.get("stages") or []
-    changes = [run.started_at + float(stage["start_s"]) for stage in plan if "start_s" in stage]
+    changes = [
+        run.started_at + float(stage["start_s"])
+        for stage in runs.planned_stages(run.header)
+        if "start_s" in stage
+    ]
     requests = None
     if run.has("requests"):
         requests = run.requests.copy()

@@ -20,6 +20,7 @@ from autoscale.keda.prometheus_trigger import PrometheusTrigger
 from autoscale.keda.refusal import KedaRefusal, refused
 from autoscale.keda.schema import FALLBACK_BEHAVIORS, decoded_object
 from autoscale.keda.targets import AVERAGE_VALUE
+from autoscale.kube.scaler import KEDA_MAX_REPLICAS
 
 API = "keda.sh/v1alpha1"
 PAUSED, PAUSED_REPLICAS, PAUSED_IN, PAUSED_OUT, FORCED = (
@@ -71,7 +72,7 @@ class ScaledObject:
     initial_cooldown_period_s: int = 0
     idle_replica_count: int | None = None
     min_replica_count: int | None = None
-    max_replica_count: int = 100
+    max_replica_count: int = KEDA_MAX_REPLICAS
     fallback: Fallback | None = None
     modifiers: Modifiers | None = None
     hpa_name: str = ""  # advanced.horizontalPodAutoscalerConfig.name

@@ -8,6 +8,7 @@ from typing import Any
 from analysis.errors import BadInput, did_you_mean
 from autoscale.hpa.manifest import behavior_fields
 from autoscale.keda.refusal import KedaRefusal, refused
+from autoscale.kube.scaler import KEDA_MAX_REPLICAS
 
 FALLBACK_BEHAVIORS = (
     "static", "currentReplicas", "currentReplicasIfHigher", "currentReplicasIfLower", "scalingModifiers",
@@ -81,7 +82,7 @@ def decoded_object(manifest: Mapping[str, Any]) -> dict[str, Any]:
     spec = _decoded(manifest.get("spec") or {}, _SPEC, "spec")
     if not spec["triggers"]:
         raise refused("spec.triggers", "spec.triggers in body should have at least 1 items")
-    low, high = spec.get("minReplicaCount"), spec.get("maxReplicaCount", 100)
+    low, high = spec.get("minReplicaCount"), spec.get("maxReplicaCount", KEDA_MAX_REPLICAS)
     if low is not None and low > high:
         raise refused("spec.minReplicaCount", "minReplicaCount must be less than or equal to maxReplicaCount")
     return {"metadata": dict(metadata), "spec": spec}

@@ -19,6 +19,7 @@ from autoscale.kube.vllm_names import signal_of
 
 DEFAULT_TOLERANCE = 0.1  # the controller manager's --horizontal-pod-autoscaler-tolerance
 SYNC_PERIOD_S = 15.0  # ... --horizontal-pod-autoscaler-sync-period
+KEDA_MAX_REPLICAS = 100  # maxReplicaCount where a ScaledObject does not say it
 KIND = "HorizontalPodAutoscaler"
 API = "autoscaling/v2"
 UNREADABLE_REASON = re.compile("FailedGet[A-Za-z]+Metric")

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from autoscale.kube.objects import Object, items, mapping
 from autoscale.kube.quantity import milli_or_none
+from autoscale.kube.scaler import KEDA_MAX_REPLICAS
 from autoscale.kube.vllm_names import signal_of
 from autoscale.lint import query as lint_query
 from autoscale.lint.findings import Located
@@ -70,7 +71,7 @@ def scaler_of(located: Located) -> Scaler:
     keda = located.kind == "ScaledObject"
     low = whole_number(spec.get("minReplicaCount" if keda else "minReplicas"))
     high = whole_number(spec.get("maxReplicaCount" if keda else "maxReplicas"))
-    default_low, default_high = (0, 100) if keda else (1, 0)
+    default_low, default_high = (0, KEDA_MAX_REPLICAS) if keda else (1, 0)
     metrics = list(_triggers(spec) if keda else _hpa_metrics(spec))
     return Scaler(
         located,

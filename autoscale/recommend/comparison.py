@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autoscale.kube.objects import mapping
+from autoscale.kube.scaler import KEDA_MAX_REPLICAS
 from autoscale.recommend.choice.judging import FIGURES, Judged
 from autoscale.recommend.choice.promise import Promise
 from autoscale.recommend.choice.scenario import Scenario, trial_of
@@ -13,7 +14,6 @@ from autoscale.recommend.choice.settings import Candidate, Given, Setting
 from autoscale.recommend.progress import Progress, silent
 from autoscale.sim.fleet.outcome import Outcome
 
-KEDAS_MOST = 100  # maxReplicaCount where a ScaledObject does not say it
 BOUNDED = 0.2  # of the time at the maximum, from which on it is named as what breaks the SLO
 
 
@@ -76,7 +76,7 @@ class Compared:
         """The replicas that the setting allows; 0 for a fleet that stands."""
         if isinstance(self.setting, Given):
             spec = mapping(self.setting.content.get("spec"))
-            return int(spec.get("maxReplicas") or spec.get("maxReplicaCount") or KEDAS_MOST)
+            return int(spec.get("maxReplicas") or spec.get("maxReplicaCount") or KEDA_MAX_REPLICAS)
         return self.setting.max_replicas if isinstance(self.setting, Candidate) else 0
 
 

@@ -1,5 +1,7 @@
 """A run's one answer to how much a replica takes: from servers of known step time, and from a real one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,8 +9,11 @@ import pytest
 from analysis import run as runs
 from analysis.slo import parse_slo
 from autoscale.profiles import load, overlay
+from autoscale.recommend.model import calibrate
+from autoscale.recommend.model.coefficients import full_batch_shares
 from autoscale.recommend.model.learning import learn
 from autoscale.recommend.model.limits import seats_seen
+from autoscale.recommend.model.one_replica import weights_at
 from autoscale.recommend.model.replaying import Offered
 from autoscale.sim.engine.replicas import EngineParams, replay
 from benchmarks import capacity_coverage
@@ -52,6 +57,39 @@ def test_a_server_that_nothing_disturbed_has_no_neighbour(answers):
     _, model, said = answers[0]
     assert not [s for s in model.usual.merged() if s.factor > 1.05]
     assert not any("something else" in note for note in said.notes)
+
+
+def test_what_a_run_cannot_part_opens_no_interval(answers):
+    """One shape of requests parts no sequence from its KV tokens: either may be off by half. Both weigh in the SLO's figure as
+    they do in every batch of such requests, so that their errors cancel there."""
+    truth, model, said = answers[0]
+    slo = parse_slo(capacity_coverage.slo_of(server(0), 0))
+    fitted = capacity_coverage.scenario(replace(server(0), engine=model.engine), str(slo))
+    weights = weights_at(fitted, said.capacity.value)
+    full = full_batch_shares(model.engine, *model.shape)
+    assert weights[1] / weights[2] == pytest.approx(full[1] / full[2], rel=0.02)
+    moves = model.usual.draw(np.random.default_rng(0), 2000)
+    assert moves[:, 1:3].std(axis=0).max() > 0.15  # neither is known by itself
+    assert (moves @ weights).std() < 0.02
+    assert (
+        said.capacity.high - said.capacity.low
+    ) / 2 < 0.06 * truth  # TTFT alone, 20 s a stage, nothing disturbed
+
+
+def test_the_wander_of_stages_is_no_error_of_the_model():
+    """Stages that miss by what the server wanders are no evidence against the engine; a bias beyond that is."""
+    rng = np.random.default_rng(1)
+
+    def replay_of(bias):
+        misses = bias + 0.03 * rng.standard_normal(40)
+        rows = [
+            ("run", k, figure, 1.0, 1.0, miss) for k, miss in enumerate(misses) for figure in ("tpot_p50_s",)
+        ]
+        return pd.DataFrame(rows, columns=["run", "stage", "figure", "measured", "modelled", "error"])
+
+    wandering = replay_of(0.0)
+    assert calibrate.model_error(wandering, 0.03) < calibrate.model_error(wandering, 0.0)
+    assert calibrate.model_error(replay_of(0.05), 0.03) == pytest.approx(0.05, rel=0.2)
 
 
 def test_the_capacity_is_one_on_saturation_knee_and_slo(answers):

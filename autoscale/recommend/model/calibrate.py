@@ -91,10 +91,9 @@ def calibrate(
     factors_moved = _moves(usual)
     engine = drawn(engine, np.append(factors_moved, 1.0))
     progress(0.95, "speeds of the stages")
-    table = [
-        _compare(m, replayed(engine, source).figures).assign(run=i)
-        for i, (m, source) in enumerate(zip(measured, sources, strict=True))
-    ]
+    pairs = enumerate(zip(measured, sources, strict=True))
+    tables = [_compare(m, replayed(engine, source).figures).assign(run=i) for i, (m, source) in pairs]
+    missed = pd.concat(tables, ignore_index=True)
     progress(1.0, "replayed")
     return ReplicaModel(
         engine=engine,
@@ -103,8 +102,8 @@ def calibrate(
         intervals=_intervals(engine, factors),
         confounded=tuple(step_time.confounded(seen)),
         usual=usual.against(factors_moved),
-        error=math.hypot(_model_error(pd.concat(table, ignore_index=True)), _unseen(usual, sources)),
-        replay=pd.concat(table, ignore_index=True),
+        error=math.hypot(model_error(missed, usual.wander), _unseen(usual, sources)),
+        replay=missed,
         stages_used=tuple(sorted({int(s) for s in np.unique(seen.stage)})),
     )
 
@@ -123,15 +122,17 @@ def _moves(usual: UsualSpeed) -> NDArray[np.float64]:
     return np.asarray(factors * math.exp(usual.whole.shift) / (usual.full @ factors))
 
 
-def _model_error(replay: pd.DataFrame) -> float:
+def model_error(replay: pd.DataFrame, wander: float) -> float:
     """Standard error of the engine's step time (a logarithm): by how much this replay misses the stages on average and how
-    sure that mean is, beside what is usual for such models. What a stage alone was slower or faster is its wander."""
+    sure that mean is, beside what is usual for such models. What a stage alone was slower or faster is its wander, which the
+    usual speed holds already: what stages of that wander (a logarithm, too) miss by chance is not counted again."""
     times = replay[replay["figure"].isin(("tpot_p50_s", "tpot_p95_s"))]
     by_stage = times.groupby(["run", "stage"])["error"].mean().dropna().clip(-0.2, 0.2).to_numpy(float)
     known = len(by_stage)
     if known == 0:
         return DOUBTING.model_error
     missed = float(by_stage.mean()) ** 2 + float(by_stage.var(ddof=min(known - 1, 1))) / known
+    missed = max(missed - 2 * wander**2 / known, 0.0)
     return math.sqrt(
         (DOUBTING.error_known * DOUBTING.model_error**2 + known * missed) / (DOUBTING.error_known + known)
     )

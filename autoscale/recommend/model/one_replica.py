@@ -28,6 +28,7 @@ from loadgen.plan.traffic import LoadPlan, parse_arrivals
 
 REQUESTS, MANY_REQUESTS = 2000, 20_000  # of one steady rate
 MOVED = 0.03  # by which a coefficient is moved to see what it does to a figure
+MOVED_TOGETHER = ([0], [1, 2], [3])  # of COEFFICIENTS: base, a sequence with its KV tokens, prompts
 
 
 def idle_verdict(scenario: Scenario) -> Reason | None:
@@ -66,7 +67,9 @@ def capacity(scenario: Scenario) -> Point:
 def weights_at(scenario: Scenario, rate: float) -> NDArray[np.float64]:
     """What each of COEFFICIENTS adds to the figure of the SLO that binds at this rate, as shares of what all of them add.
 
-    The full batch's where that figure does not follow the step time.
+    A sequence and its KV tokens add in the proportion that they have in every batch of such requests: they are moved as one,
+    since a run hardly parts them, and the noise of two derivatives would look like something that it leaves open. The full
+    batch's shares where that figure does not follow the step time.
     """
 
     def figure(engine: EngineParams) -> list[float]:
@@ -75,17 +78,18 @@ def weights_at(scenario: Scenario, rate: float) -> NDArray[np.float64]:
 
     binding = [v.share_within - v.asked for v in _steady(scenario, rate).verdicts]
     which = int(np.argmin(binding))
-    moved = []
-    for k in range(len(COEFFICIENTS)):
-        ends = [
-            figure(drawn(scenario.engine, 1 + sign * MOVED * (np.arange(len(FACTORS)) == k)))[which]
-            for sign in (1, -1)
-        ]
-        moved.append(ends[0] - ends[1])
-    shares = np.abs(np.array(moved))
+    prompt, output = shape(scenario.plan)
+    full = full_batch_shares(scenario.engine, prompt.mean(), output.mean())
+    shares = np.zeros(len(COEFFICIENTS))
+    for together in MOVED_TOGETHER:
+        more, less = np.ones(len(FACTORS)), np.ones(len(FACTORS))
+        more[together] += MOVED
+        less[together] -= MOVED
+        ends = [figure(drawn(scenario.engine, factors))[which] for factors in (more, less)]
+        within = full[together] / max(float(full[together].sum()), 1e-12)
+        shares[together] = abs(ends[0] - ends[1]) * within
     if not np.isfinite(shares).all() or shares.sum() <= 0:
-        prompt, output = shape(scenario.plan)
-        return full_batch_shares(scenario.engine, prompt.mean(), output.mean())
+        return full
     return shares / shares.sum()
 
 

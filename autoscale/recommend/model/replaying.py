@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.latency import latencies
-from analysis.run import Run
+from analysis.run import Run, spans_of
 from autoscale.sim.engine.replicas import EngineParams, replay
 from autoscale.sim.engine.state import OK
 
@@ -266,11 +266,8 @@ def full_batch(
 
 
 def _windows(run: Run, rows: pd.DataFrame) -> dict[int, tuple[float, float]]:
-    """Stage -> (start_s, end_s): from the load plan, else from when its requests were sent."""
-    planned = (run.header.get("load") or {}).get("stages") or run.header.get("stages") or []
-    windows = {
-        int(s.get("stage", i)): (float(s["start_s"]), float(s["end_s"])) for i, s in enumerate(planned)
-    }
+    """Stage -> (start_s, end_s): those of the run, else from when its requests were sent."""
+    windows = {s.number: (s.start_s, s.end_s) for s in spans_of(run.header, run.requests)}
     sent = {int(k): rows.loc[rows["stage"] == k, "sent_s"] for k in rows["stage"].dropna().unique()}
     return {k: windows.get(k, (float(v.min()), float(v.max()))) for k, v in sent.items()}
 
