@@ -1,9 +1,10 @@
 """How well a service is learned from a Prometheus: simulated fleets, their past in a real one, against what was offered and served.
 
-    python -m benchmarks.history ROWS [--fleets 50] [--hours 24] [--targets] [--only K,...]     measure, one JSON line per fleet in ROWS
-    python -m benchmarks.history ROWS --summary                                                  the table
+    python -m benchmarks.history ROWS [--fleets 50] [--hours 24] [--targets] [--only K,...] [--traces TRACES]     measure, one JSON line per fleet in ROWS
+    python -m benchmarks.history ROWS --summary                                                                    the table
 
-Four profiles by arrivals of known burstiness by lengths, over days of the default shape, scaled by an HPA, scraped every
+Four profiles by arrivals of known burstiness by lengths, over days of the default shape or, two fleets in five with TRACES (a folder with
+servegen_m-large_client_windows.csv.gz), of the clients of ServeGen, scaled by an HPA, scraped every
 15 s; the fewest requests first. In each past one replica restarts and nothing is scraped for ten minutes. Every server's step times are
 off its data sheet's by 0.8 to 1.4, each coefficient by itself. A fleet that is in ROWS already is not measured again.
 
@@ -55,6 +56,7 @@ from autoscale.sim.fleet.outcome import Outcome
 from autoscale.sim.fleet.run_writer import write_run
 from autoscale.sim.fleet.simulate import simulate
 from benchmarks import backfill
+from benchmarks.schedules import SERVICES, WINDOW_S, windows_of
 from loadgen.plan import rates
 from loadgen.plan.lengths import parse_lengths
 from loadgen.plan.traffic import LoadPlan, Process
@@ -67,6 +69,8 @@ QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 MOST_RPS = 8.0  # on average: the past is written as text
 SWEEP = 0.036  # half width of a capacity after a ten-minute sweep (benchmarks.target_coverage)
 HOLD_S = 600.0
+OF_SERVEGEN = (1, 3)  # of five
+DAYS = 13  # of ServeGen's fortnight, in which a day may begin
 
 
 def silent(_share: float, _text: str) -> None:
@@ -92,7 +96,7 @@ class Fleet:
         return self.setting.manifest(self.profile)
 
 
-def fleet(number: int, hours: float) -> Fleet:
+def fleet(number: int, hours: float, traces: Path | None) -> Fleet:
     """The fleet of that number."""
     profile = load(PROFILES[number % 4])
     lengths = LENGTHS[number // 2 % 3] or (profile.workload.prompt_tokens, profile.workload.output_tokens)
@@ -101,13 +105,25 @@ def fleet(number: int, hours: float) -> Fleet:
     true = replace(plain, engine=drawn(plain.engine, off))
     peak = min((2.0 + number % 3) * capacity(true).rate_rps, MOST_RPS)
     plan = LoadPlan(
-        programme=rates.diurnal(peak, hours * 3600, start_hour=max(0.0, 12 - hours / 2)),
+        programme=programme(number, peak, hours, traces),
         process=Process("gamma", CVS[number // 4 % 4]),
         prompt=parse_lengths(lengths[0]),
         output=parse_lengths(lengths[1]),
         seed=number,
     )
     return Fleet(number, replace(true, plan=plan), Candidate((("running", 12.0),), Behavior(), 1, 6))
+
+
+def programme(number: int, peak_rps: float, hours: float, traces: Path | None) -> rates.Rate:
+    """A day of the default shape around noon, or one that ServeGen's clients had."""
+    first_h = max(0.0, 12 - hours / 2)
+    if traces is None or number % 5 not in OF_SERVEGEN:
+        return rates.diurnal(peak_rps, hours * 3600, start_hour=first_h)
+    services = list(SERVICES)
+    rate = windows_of(traces, services[number // 5 % len(services)])
+    first = round((number % DAYS * 24 + first_h) * 3600 / WINDOW_S)
+    rate = rate[first : first + round(hours * 3600 / WINDOW_S) + 1]
+    return rates.points(WINDOW_S * np.arange(len(rate)), peak_rps * rate / rate.max())
 
 
 def written(of: Fleet, outcome: Outcome, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -292,6 +308,7 @@ def main() -> int:
     parser.add_argument("--hours", type=float, default=24.0)
     parser.add_argument("--targets", action="store_true")
     parser.add_argument("--only", default="")
+    parser.add_argument("--traces", type=Path)
     parser.add_argument("--summary", action="store_true")
     options = parser.parse_args()
     rows = (
@@ -300,7 +317,9 @@ def main() -> int:
     known = {row["number"] for row in rows}
     wanted = [int(one) for one in options.only.split(",") if one] or range(options.fleets)
     fleets = (
-        [] if options.summary else [fleet(number, options.hours) for number in wanted if number not in known]
+        []
+        if options.summary
+        else [fleet(number, options.hours, options.traces) for number in wanted if number not in known]
     )
     for of in sorted(fleets, key=lambda one: one.scenario.plan.expected_requests):
         with tempfile.TemporaryDirectory() as folder:

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -58,12 +59,17 @@ SERVICES = {  # clients by their requests, the largest first
 SEEDS = range(7001, 7005)
 
 
-def service(traces: Path, name: str) -> Scenario:
-    """A fortnight of some clients, at rates for PEAK replicas in the busiest of a hundred windows."""
+def windows_of(traces: Path, name: str) -> NDArray[np.float64]:
+    """Requests/s of the clients of that name, in every window of the fortnight."""
     rows = pd.read_csv(traces / FILE)
     largest = rows.groupby("client_id")["rate_rps"].sum().sort_values(ascending=False).index[SERVICES[name]]
     rate = rows[rows["client_id"].isin(largest)].groupby("window_start_s")["rate_rps"].sum()
-    rate = rate.reindex(np.arange(0.0, 2 * WEEK_S, WINDOW_S), fill_value=0.0).to_numpy()
+    return rate.reindex(np.arange(0.0, 2 * WEEK_S, WINDOW_S), fill_value=0.0).to_numpy(np.float64)
+
+
+def service(traces: Path, name: str) -> Scenario:
+    """A fortnight of some clients, at rates for PEAK replicas in the busiest of a hundred windows."""
+    rate = windows_of(traces, name)
     profile = load(PROFILE)
     scenario = scenario_of(profile, peak_rps=1.0)
     rate = rate * PEAK * capacity(scenario).rate_rps / np.quantile(rate, 0.99)
