@@ -100,9 +100,12 @@ def open_metrics(
 
 def pod_series(outcome: Outcome, zero: float) -> dict[str, list[tuple[str, pd.Series]]]:
     """What kube-state-metrics tells of the starts of the pods, every minute of their lives."""
-    moments: dict[str, dict[str, float]] = {}
+    lives: dict[str, list[dict[str, float]]] = {}
     for time_s, kind, pod, _ in outcome.events:
-        moments.setdefault(pod, {}).setdefault(kind, time_s)
+        mine = lives.setdefault(pod, [{}])
+        if kind == "created" and mine[-1]:  # a group's pods come back under their names
+            mine.append({})
+        mine[-1].setdefault(kind, time_s)
     names = {
         "created": "created",
         "status_scheduled_time": "scheduled",
@@ -112,8 +115,12 @@ def pod_series(outcome: Outcome, zero: float) -> dict[str, list[tuple[str, pd.Se
     found: dict[str, list[tuple[str, pd.Series]]] = {}
     for name, kind in names.items():
         some = [
-            (f'pod="{pod}",namespace="default"', pd.Series(zero + seen[kind], index=lived))
-            for pod, seen in moments.items()
+            (
+                f'pod="{pod}",namespace="default",uid="{pod}-{number}"',
+                pd.Series(zero + seen[kind], index=lived),
+            )
+            for pod, mine in lives.items()
+            for number, seen in enumerate(mine)
             if kind in seen
             and len(lived := pd.Index(np.arange(seen[kind], seen.get("deleting", outcome.duration_s), 60.0)))
         ]

@@ -5,7 +5,8 @@ A replica's `requests_total` counts what is finished; with what runs and waits t
     came = requests_total + running + waiting
 
 exact at every scrape, whatever the length of a request and however long it queued. A replica that starts has had none
-before; one that was there when the window began is counted from its first scrape on. Between two scrapes the requests are
+before, also where it started while nothing was scraped; one that was there when the window began is counted from its first
+scrape on. Between two scrapes the requests are
 spread evenly; what a replica took between its last scrape and its end is not known.
 """
 
@@ -135,11 +136,19 @@ def _of_replica(
         np.diff(came), 0.0
     )  # it falls where a restart lost what was held: that had come before
     total = np.concatenate([[0.0], np.cumsum(grown)])
-    before = seen[(seen < times_s[0]) & (seen >= times_s[0] - silent_s)]
-    born = len(before) > 0 and times_s[0] > seen[0] + silent_s
-    if born:  # others were scraped when this one was not there yet
-        return np.concatenate([[times_s[0] - interval_s], times_s]), np.concatenate([[0.0], total + came[0]])
-    return times_s, total
+    if times_s[0] <= seen[0] + silent_s:
+        return times_s, total
+    empty_s = _last_without(float(times_s[0]), seen, interval_s, silent_s)
+    return np.concatenate([[empty_s], times_s]), np.concatenate([[0.0], total + came[0]])
+
+
+def _last_without(first_s: float, seen: Floats, interval_s: float, silent_s: float) -> float:
+    """When a replica that is first seen then, and not at the window's begin, had no request yet: a scrape before, or when
+    others were last seen where it appears with them after a silence of all."""
+    ends = np.searchsorted(seen, first_s, side="right")
+    near = seen[:ends]
+    silent = np.flatnonzero((np.diff(near) > silent_s) & (near[1:] >= first_s - silent_s))
+    return float(near[silent[-1]]) if len(silent) else first_s - interval_s
 
 
 def _present(times_s: Floats, edges: Floats, silent_s: float) -> Floats:

@@ -11,7 +11,7 @@ The first term is the index of dispersion, less what the scrapes smooth away: of
 its scrape's variance, as does the common end of both windows. Several replicas are scraped at their own moments, which
 smooths what they have in common, c^2 - 1, by m more than what chance alone sends to each. The last term is what is left of
 the first gap when a window begins (Cox, Renewal Theory, section 4.5, for gamma gaps). The estimate is the mean over hours without those that stand far out, so that
-a jump of the rate spoils an hour and not the answer; the interval is of that mean.
+a jump of the rate spoils an hour and not the answer; the interval is of that mean, by Student's t for so many hours.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
-from analysis.numbers import Z975
 from autoscale.history.arrivals import CameIn
 
 SCRAPES = 4  # of a window: shorter ones are mostly ends, longer ones see the day's curve
@@ -62,7 +62,10 @@ def burstiness(came: CameIn) -> Burstiness | None:
         return None
     low, middle, high = np.quantile(found, [0.25, 0.5, 0.75])
     kept = [x for x in found if x <= middle + FAR_OUT * (high - low) / 1.349]
-    mean, half = float(np.mean(kept)), Z975 * float(np.std(kept, ddof=1)) / math.sqrt(len(kept))
+    mean, half = (
+        float(np.mean(kept)),
+        float(stdtrit(len(kept) - 1, 0.975) * np.std(kept, ddof=1)) / math.sqrt(len(kept)),
+    )
     cv, least, most = (math.sqrt(max(x, 0.0)) for x in (mean, mean - half, mean + half))
     return Burstiness(cv, least, most, len(kept))
 

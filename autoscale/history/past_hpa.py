@@ -3,7 +3,8 @@
 kube-state-metrics tells bounds, targets and the desired replicas at every scrape, but not the behaviour, nor when a sync
 was. Syncs come every 15.02 to 15.2 s, so they drift through the scrapes, and the newest sample that a decision may rest on
 has an age that moves by no more than 5 s in DRIFT_SYNCS, or by a whole period when a sync slips past a scrape. The age
-follows where that reproduces a decision; no more freely. At every sync the target stands where the recorded one stood.
+follows where that reproduces a decision; no more freely. Windows are counted on the syncs' clock: twenty of them are a little
+more than 300 s, and what a window of 300 s holds is then over. At every sync the target stands where the recorded one stood.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from numpy.typing import NDArray
 from autoscale.history.pod_moments import PodMoments, pod_moments
 from autoscale.history.service import CHUNK_S, STEP_S, Service
 from autoscale.history.told_hpa import Manifest, PastHpa
+from autoscale.hpa.arithmetic import US, SizeRecord
 from autoscale.hpa.calculator import PodMetric, Reading
 from autoscale.hpa.limits import Memory
-from autoscale.hpa.rules import decide
+from autoscale.hpa.rules import HpaDecision, decide
 from autoscale.hpa.spec import HpaSpec
 from autoscale.kube.vllm_names import signal_of
 from autoscale.observe.tidy import silence_s
@@ -34,28 +36,36 @@ AGES_S = (0.0, 5.0, 10.0, 15.0, 20.0, 25.0)  # at the first sync, of the newest 
 OLDEST_S = 45.0
 STEPS_S = (-5.0, 5.0, -15.0, 15.0)
 DRIFT_SYNCS = 25  # of 0.2 s each
+SYNC_S = 15.1  # for each 15 s of scrapes
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Reproduced:
-    """Decisions that the rules reproduce, of all and of those that changed the size, these also to the same size within a
-    sync; the share of the syncs at which every replica's metrics were known."""
+    """Decisions that the rules reproduce, of all, of those at which every replica's metrics were known, and of those that
+    changed the size, these also to the same size within a sync."""
 
     same: int
     syncs: int
+    same_known: int
+    known: int
     same_rescales: int
     near_rescales: int
     rescales: int
-    complete: float
+
+    @property
+    def complete(self) -> float:
+        """The share of the syncs at which every replica's metrics were known."""
+        return self.known / max(self.syncs, 1)
 
     def sentence(self, name: str) -> str:
         """For a terminal."""
         return (
             f"past decisions of the HPA {name}: the controller's rules, fed with the recorded metrics, give the same size at "
             f"{self.same / max(self.syncs, 1):.2%} of the last {self.syncs:,} syncs, and {self.near_rescales} of {self.rescales} "
-            f"rescales within one sync ({self.same_rescales} at theirs: when a sync was is not recorded); metrics of all replicas were there at {self.complete:.1%} of the syncs"
+            f"rescales within one sync ({self.same_rescales} at theirs: when a sync was is not recorded); metrics of all replicas were there at "
+            f"{self.complete:.1%} of the syncs, and {self.same_known / max(self.known, 1):.2%} of these are the same"
         )
 
 
@@ -66,7 +76,7 @@ def reproduced(service: Service, past: PastHpa, manifest: Manifest) -> Reproduce
     if len(past.times_s) < 2 or not all(signals.values()):
         return None
     tables = {name: _samples(service, str(signal), past.times_s) for name, signal in signals.items()}
-    starts = sorted(pod_moments(service).items(), key=lambda item: -item[1].created_s)
+    starts = sorted(pod_moments(service), key=lambda one: -one.created_s)
     silent_s = silence_s(service.interval_s)
     recorded = past.desired[1:]
     seen = _Seen(tables, starts, silent_s)
@@ -78,32 +88,39 @@ def reproduced(service: Service, past: PastHpa, manifest: Manifest) -> Reproduce
         return int((same & changed).sum()) + int(same.sum()), int(same.sum())
 
     sizes, late = max(decided, key=lambda one: right(one[0]))
-    same = sizes == recorded
+    same, known = sizes == recorded, _known(past, seen)
     early = np.append(False, sizes[:-1] == recorded[1:])
     return Reproduced(
         int(same.sum()),
         len(same),
+        int((same & known).sum()),
+        int(known.sum()),
         int((same & changed).sum()),
         int((changed & (same | early | late)).sum()),
         int(changed.sum()),
-        _complete(past, seen),
     )
 
 
 @dataclass(frozen=True, eq=False)
 class _Samples:
-    """One signal: per pod its times (unix s) and values."""
+    """One signal: per pod its times (unix s), values, and until when it was scraped on from each of them."""
 
-    pods: dict[str, tuple[Floats, Floats]]
+    pods: dict[str, tuple[Floats, Floats, Floats]]
 
     def at(self, time_s: float, silent_s: float) -> dict[str, float]:
-        """The newest value of every pod that was scraped not longer ago than `silent_s`; those first that stayed longest."""
-        seen = {}
-        for pod, (times_s, values) in self.pods.items():
+        """The newest value of every pod that was scraped not longer ago than `silent_s`; those first that stay longest."""
+        seen = []
+        for pod, (times_s, values, ends_s) in self.pods.items():
             k = int(np.searchsorted(times_s, time_s, side="right")) - 1
             if k >= 0 and time_s - times_s[k] <= silent_s:
-                seen[pod] = float(values[k])
-        return dict(sorted(seen.items(), key=lambda item: -self.pods[item[0]][0][-1]))
+                seen.append((-float(ends_s[k]), pod, float(values[k])))
+        return {pod: value for _, pod, value in sorted(seen, key=lambda one: one[0])}
+
+    def told(self, life: PodMoments, at_s: float) -> bool:
+        """Whether a pod had a value in that life by then."""
+        times_s = self.pods.get(life.pod, (np.zeros(0),))[0]
+        first = int(np.searchsorted(times_s, life.created_s))
+        return first < len(times_s) and bool(times_s[first] <= at_s)
 
 
 def _samples(service: Service, signal: str, times_s: Floats) -> _Samples:
@@ -121,14 +138,18 @@ def _samples(service: Service, signal: str, times_s: Floats) -> _Samples:
             columns=(signal,),
             chunk_s=CHUNK_S,
         ).frame
-    return _Samples({str(pod): _of_pod(rows, signal, zero) for pod, rows in frame.groupby("pod")})
+    silent_s = silence_s(service.interval_s)
+    return _Samples({str(pod): _of_pod(rows, signal, zero, silent_s) for pod, rows in frame.groupby("pod")})
 
 
-def _of_pod(rows: pd.DataFrame, signal: str, zero_s: float) -> tuple[Floats, Floats]:
-    """A pod's values: of several engines their sum, of KV usage the mean."""
+def _of_pod(rows: pd.DataFrame, signal: str, zero_s: float, silent_s: float) -> tuple[Floats, Floats, Floats]:
+    """A pod's values: of several engines their sum, of KV usage the mean; and the ends of its stretches without a silence."""
     by_time = rows.dropna(subset=[signal]).groupby("time_s")[signal]
     values = by_time.mean() if signal == "kv_usage" else by_time.sum()
-    return values.index.to_numpy(np.float64) + zero_s, values.to_numpy(np.float64)
+    times_s = values.index.to_numpy(np.float64) + zero_s
+    last = np.append(np.diff(times_s) > silent_s, True)[: len(times_s)]
+    ends_s = times_s[last][np.searchsorted(times_s[last], times_s)]
+    return times_s, values.to_numpy(np.float64), ends_s
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,8 +157,12 @@ class _Seen:
     """What is known of the pods: samples per metric, and when each was started, the youngest first."""
 
     tables: Mapping[str, _Samples]
-    starts: Sequence[tuple[str, PodMoments]]
+    starts: Sequence[PodMoments]
     silent_s: float
+
+    def nothing(self, at_s: float) -> bool:
+        """Whether no pod told anything."""
+        return not any(samples.at(at_s, self.silent_s) for samples in self.tables.values())
 
     def pods(self, at_s: float, replicas: int) -> dict[str, Reading]:
         """Per metric one entry for each of so many pods, as the controller would have seen them."""
@@ -158,27 +183,35 @@ def _decided(
     """What the rules decide at every recorded scrape but the first; and whether they decide on a rescale one sync later."""
     memory: Memory | None = None
     sizes, late = [], []
+    guessed: set[int] = set()  # times of recommendations
     moved = -DRIFT_SYNCS
     desired, times_s = past.desired.tolist(), past.times_s.tolist()
     next_s = [*times_s[2:], math.inf]
+
+    def decision_at(now_s: float, seen_s: float, memory: Memory | None, before: int) -> HpaDecision:
+        return decide(spec, memory, before, seen.pods(seen_s, before), now_s * SYNC_S / 15)
+
     for number, (before, after, now_s) in enumerate(zip(desired[:-1], desired[1:], times_s[1:], strict=True)):
-        decision = decide(spec, memory, before, seen.pods(now_s - age_s, before), now_s)
+        decision = decision_at(now_s, now_s - age_s, memory, before)
         if decision.replicas != after and number - moved >= DRIFT_SYNCS:
             for other_s in (age_s + step for step in STEPS_S if 0 <= age_s + step <= OLDEST_S):
-                other = decide(spec, memory, before, seen.pods(now_s - other_s, before), now_s)
+                other = decision_at(now_s, now_s - other_s, memory, before)
                 if other.replicas == after:
                     decision, age_s, moved = other, other_s, number
                     break
         then_s = next_s[number] if decision.replicas != after != before else math.inf
         late.append(
             then_s < math.inf
-            and decide(spec, decision.memory, before, seen.pods(then_s - age_s, before), then_s).replicas
-            == after
+            and decision_at(then_s, then_s - age_s, decision.memory, before).replicas == after
         )
         memory = decision.memory
-        if after < decision.replicas:  # then the controller had no such recommendation left
-            kept = tuple(one for one in memory.recommendations if one.replicas <= after)
-            memory = replace(memory, recommendations=kept)
+        if seen.nothing(now_s - age_s):  # the controller had metrics, and recommended what it did
+            guessed.add(at_us := round(now_s * SYNC_S / 15 * US))
+            memory = replace(memory, recommendations=(*memory.recommendations, SizeRecord(at_us, after)))
+        if after < decision.replicas:  # then it had no such recommendation left
+            kept = [one for one in memory.recommendations if one.replicas <= after or one.time_us in guessed]
+            least = tuple(one._replace(replicas=min(one.replicas, after)) for one in kept)
+            memory = replace(memory, recommendations=least)
         sizes.append(decision.replicas)
     return np.array(sizes, np.int64), np.array(late, bool)
 
@@ -186,23 +219,27 @@ def _decided(
 def _without_value(
     seen: set[str],
     samples: _Samples,
-    starts: Sequence[tuple[str, PodMoments]],
+    starts: Sequence[PodMoments],
     at_s: float,
     count: int,
 ) -> list[PodMetric]:
     """Pods that are starting, the youngest first: Running without a value once their container runs, else Pending."""
     found: list[PodMetric] = []
-    for pod, moments in starts if count > 0 else ():
-        begun = pod in samples.pods and samples.pods[pod][0][0] <= at_s
-        if pod not in seen and not begun and moments.created_s <= at_s and len(found) < count:
-            found.append(PodMetric(pod, phase="Running" if moments.started_s <= at_s else "Pending"))
+    for one in starts if count > 0 else ():
+        if (
+            one.pod not in seen
+            and one.created_s <= at_s
+            and not samples.told(one, at_s)
+            and len(found) < count
+        ):
+            found.append(PodMetric(one.pod, phase="Running" if one.started_s <= at_s else "Pending"))
     return found + [PodMetric(f"unknown-{k}", phase="Pending") for k in range(count - len(found))]
 
 
-def _complete(past: PastHpa, seen: _Seen) -> float:
-    """The share of the syncs at which every replica told its metrics, or is known to have been starting."""
+def _known(past: PastHpa, seen: _Seen) -> NDArray[np.bool_]:
+    """The syncs at which every replica told its metrics, or is known to have been starting."""
     known = []
     for before, now_s in zip(past.desired[:-1].tolist(), past.times_s[1:].tolist(), strict=True):
-        starting = sum(m.created_s <= now_s and not m.ready_s <= now_s for _, m in seen.starts)
+        starting = sum(one.starting(now_s) for one in seen.starts)
         known.append(all(len(s.at(now_s, seen.silent_s)) + starting >= before for s in seen.tables.values()))
-    return float(np.mean(known))
+    return np.array(known, bool)

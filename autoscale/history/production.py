@@ -118,7 +118,7 @@ def _images(service: Service) -> dict[str, str]:
 def _starts(service: Service) -> SeenStarts | None:
     """Of the pods that were created in the window; None where fewer than LEAST_STARTS are told."""
     spans = []
-    for seen in pod_moments(service).values():
+    for seen in pod_moments(service):
         started_s = seen.started_s if known(seen.started_s) else seen.scheduled_s
         moments = [seen.created_s, seen.scheduled_s, started_s, seen.ready_s]
         if seen.created_s >= service.start_s and moments == sorted(moments) and all(map(known, moments)):

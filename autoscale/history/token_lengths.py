@@ -1,7 +1,8 @@
 """A distribution of token counts from a histogram's buckets.
 
 A family that reproduces the share of every bucket and the mean is taken for the distribution: fixed, uniform, normal,
-lognormal. Where none does, the quantiles themselves are: between the bounds the logarithm of the length is a monotone
+lognormal, the last also cut off at a length (what a server refuses as too long is not in its histogram), which the mean
+tells. Where none does, the quantiles themselves are: between the bounds the logarithm of the length is a monotone
 function of the normal quantile (Fritsch and Carlson's interpolation), below the first and above the last bound with requests
 on both sides the line goes on; how steep it is above is what gives the histogram's own mean, since that is known exactly.
 What lies inside a bucket is not known: buckets of 500 and 1,000 tokens leave a quantile between them to the interpolation.
@@ -11,13 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 from scipy.optimize import least_squares
-from scipy.special import ndtr, ndtri
+from scipy.special import log_ndtr, ndtr, ndtri
 
 from loadgen.plan.lengths import Lengths
 
@@ -25,7 +26,10 @@ KNOTS = 201  # of a distribution: a step is half a per cent of the requests
 OUTERMOST = 0.25 / (
     KNOTS - 1
 )  # the probability whose quantile stands for the end: the middle of the outer half of a step
-REPRODUCED = 0.004, 0.01  # share of a bucket and mean, of a family that is taken
+REPRODUCED = 0.004, 0.01  # share of a bucket beside chance, and mean, of a family that is taken
+CHANCE = 2.0  # standard deviations of a share
+CONVINCES = 3.0  # logarithm of the likelihood by which a length at which it is cut off must explain more
+EXACT = 0.002  # of a mean, from which the length is found at which a distribution is cut off
 STEEPEST = 4.0  # times the slope below, of what lies above the last bound
 HALVINGS = 50
 
@@ -53,9 +57,23 @@ def lengths_in_buckets(
             if not inner.any()
             else _through(edges[inner][0], share[inner][0], mean, ends)
         )
-    good = [one for one in _families(edges, share, mean, ends) if _reproduces(one, edges, share, mean)]
+    allowed = REPRODUCED[0] + CHANCE * np.sqrt(share * (1 - share) / total)
+
+    def reproduces(below: Floats, its_mean: float) -> bool:
+        return bool((np.abs(below - share) <= allowed).all()) and abs(its_mean / mean - 1) <= REPRODUCED[1]
+
+    def surprise(below: Floats) -> float:
+        return total * _unlikely(below, counted / total)
+
+    good = [one for one in _families(edges, share, mean, ends) if reproduces(_below(one, edges), one.mean())]
+    likely, whole = min(
+        ((surprise(_below(one, edges)), k) for k, one in enumerate(good)), default=(math.inf, 0)
+    )
+    cut = _cut_off(edges, share, mean, ends)
+    if reproduces(cut.below(edges), cut.mean()) and surprise(cut.below(edges)) < likely - CONVINCES:
+        return cut.lengths()
     if good:
-        return min(good, key=lambda one: _unlikely(one, edges, counted / total))
+        return good[whole]
     return _interpolated(np.log(edges[inner]), ndtri(share[inner]), mean, ends)
 
 
@@ -114,14 +132,55 @@ def _families(edges: Floats, share: Floats, mean: float, ends: tuple[float, floa
         yield replace(found, a=round(found.a, digits[0]), b=round(found.b, digits[1]))
 
 
-def _reproduces(family: Lengths, edges: Floats, share: Floats, mean: float) -> bool:
-    off = np.abs(_below(family, edges) - share).max()
-    return bool(off <= REPRODUCED[0]) and abs(family.mean() / mean - 1) <= REPRODUCED[1]
+@dataclass(frozen=True)
+class _CutOff:
+    """A lognormal of which nothing is longer than `limit`."""
+
+    median: float
+    sigma: float
+    limit: float
+
+    def score(self, tokens: Floats | float) -> Floats:
+        return np.asarray(np.log(np.asarray(tokens) / self.median) / self.sigma, np.float64)
+
+    def below(self, edges: Floats) -> Floats:
+        """The share up to each edge."""
+        at = np.minimum(np.floor(edges) + 0.5, self.limit)
+        return np.asarray(np.exp(log_ndtr(self.score(at)) - log_ndtr(self.score(self.limit))), np.float64)
+
+    def mean(self) -> float:
+        """Tokens."""
+        end = self.score(self.limit)
+        whole = self.median * math.exp(self.sigma**2 / 2)
+        return whole * float(np.exp(log_ndtr(end - self.sigma) - log_ndtr(end)))
+
+    def lengths(self) -> Lengths:
+        """Its quantiles."""
+        at = np.clip(np.linspace(0.0, 1.0, KNOTS), OUTERMOST, 1 - OUTERMOST)
+        tokens = self.median * np.exp(self.sigma * ndtri(at * ndtr(self.score(self.limit))))
+        return Lengths("quantiles", knots=tuple(np.maximum(np.round(tokens, 1), 1.0).tolist()))
 
 
-def _unlikely(family: Lengths, edges: Floats, observed: Floats) -> float:
-    """The relative entropy of what was observed per bucket to the family; inf where it rules out what was."""
-    expected = np.diff(np.concatenate([[0.0], _below(family, edges), [1.0]]))
+def _cut_off(edges: Floats, share: Floats, mean: float, ends: tuple[float, float]) -> _CutOff:
+    """The lognormal that comes nearest, cut off in the last bucket that has requests."""
+    low = max(float(edges[max(int(np.searchsorted(edges, ends[1])) - 1, 0)]), 1.0)
+    middle = max(float(np.interp(0.5, share, edges)), 1.0)
+
+    def of(x: Floats) -> _CutOff:
+        part = 1 / (1 + math.exp(-float(np.clip(x[2], -20, 20))))
+        median, sigma = middle * math.exp(np.clip(x[0], -4, 4)), math.exp(np.clip(x[1], -3, 1.5))
+        return _CutOff(median, sigma, low + part * (ends[1] - low))
+
+    def off(x: Floats) -> Floats:
+        one = of(x)
+        return np.append((one.below(edges) - share) / REPRODUCED[0], (one.mean() / mean - 1) / EXACT)
+
+    return of(least_squares(off, np.zeros(3)).x)
+
+
+def _unlikely(below: Floats, observed: Floats) -> float:
+    """The relative entropy of what was observed per bucket to shares below each edge; inf where they rule out what was."""
+    expected = np.diff(np.concatenate([[0.0], below, [1.0]]))
     some = observed > 0
     with np.errstate(divide="ignore"):
         return float(np.sum(observed[some] * np.log(observed[some] / expected[some])))

@@ -13,6 +13,7 @@ import numpy as np
 from analysis.errors import BadInput, TooLittleData
 from analysis.files import read_yaml
 from autoscale.bill import Price
+from autoscale.history.learned import LearnedTraffic
 from autoscale.history.operating import OperatingPoints, Stretch
 from autoscale.history.production import Production, SeenStarts
 from autoscale.profiles import Profile, load, names, overlay
@@ -82,8 +83,8 @@ def recommend_from(
     target = answers_directory(out, (), system.name)
     traffic = _written(target / TRAFFIC, load_text)
     plan = offered(traffic, None, ("", ""))
-    seen, asked, hits = production.points, (plan.prompt, plan.output), learned.prefix_hit_share
-    model = learn_replica_from(seen, asked, system, hits, part(progress, 0.0, 0.08))
+    asked = plan.prompt, plan.output
+    model = learn_replica_from(production.points, asked, system, learned, part(progress, 0.0, 0.08))
     scenario = scenario_of(
         system, traffic=traffic, slo=slo or system.workload.slo, attainment=checked_share(attainment),
         engine=model.engine, lengths=(str(plan.prompt), str(plan.output)), promise=promise, plan=plan, tell=tell,
@@ -134,10 +135,10 @@ def learn_replica_from(
     points: OperatingPoints,
     lengths: tuple[Lengths, Lengths],
     system: Profile,
-    prefix_hit_share: float,
+    traffic: LearnedTraffic,
     progress: Progress,
 ) -> ReplicaModel:
-    """The model of one replica. Raises TooLittleData where no replica tells how long a token takes."""
+    """The model of one replica with requests of these lengths. Raises TooLittleData where no replica tells how long a token takes."""
     known = _telling(points)
     if not known:
         raise TooLittleData(
@@ -147,9 +148,18 @@ def learn_replica_from(
         )
     facts: Mapping[str, Any] = next(iter(points.facts.values()), {})
     prior = limits_from_run({"engine": dict(facts)}, EngineParams.from_profile(system))
-    if math.isfinite(prefix_hit_share):
-        prior = replace(prior, prefix_hit_fraction=min(prefix_hit_share, MOST_HITS))
-    return learn_from(known, lengths, prior, prior_error(system).step.half_width_95, progress)
+    if math.isfinite(traffic.prefix_hit_share):
+        prior = replace(prior, prefix_hit_fraction=min(traffic.prefix_hit_share, MOST_HITS))
+    sheet_error = prior_error(system).step.half_width_95
+    return learn_from(known, lengths, prior, sheet_error, progress, _cv_of_a_replica(traffic))
+
+
+def _cv_of_a_replica(traffic: LearnedTraffic) -> float:
+    """cv of the gaps between the requests of one replica, to which each goes by chance: a renewal process thinned."""
+    replicas = float(traffic.came.replicas.mean())
+    if traffic.burstiness is None or not replicas >= 1:
+        return 1.0
+    return math.sqrt(1 + (traffic.burstiness.cv**2 - 1) / replicas)
 
 
 def _telling(points: OperatingPoints) -> list[Stretch]:

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 class Watching:
     """How a replica is learned from what production did with it (model/production.py)."""
 
-    # Of the figures of a stretch, beside its own speed: a histogram's mean of ITL is exact, running requests depend on
-    # lengths that are drawn, TTFT on the moments of arrivals within a scrape
-    noise: tuple[float, ...] = (0.01, 0.05, 0.1)
+    # Of the figures of a stretch, beside its own speed and what draws of its lengths and moments differ by
+    noise: tuple[float, ...] = (0.005, 0.02, 0.05)
+    # Draws that tell the latter, of which so many are replayed in every round
+    draws: int = 12
+    kept: int = 2
     # Stretches that are replayed at most, from the quietest to the busiest
     stretches: int = 14
     # Of a stretch's speed: what is expected before the stretches show it, and what it is at least

@@ -109,7 +109,7 @@ def test_a_stretch_tells_what_a_pod_did(past):
 def test_the_capacity_lies_in_the_interval_of_the_replica_learned_from_production(past):
     _, production, true = past
     lengths = true.plan.prompt, true.plan.output
-    model = learn_replica_from(production.points, lengths, true.profile, np.nan, silent)
+    model = learn_replica_from(production.points, lengths, true.profile, production.traffic, silent)
     assert model.untrusted() == []
     low, high = model.spread_at(*model.shape)
     found = capacity(replace(true, engine=model.engine)).rate_rps
@@ -183,7 +183,7 @@ def test_the_interval_is_of_what_binds_and_of_capacities_at_its_ends(past):
     """A TTFT bound near what an idle replica takes: a little slower, and the capacity is a fraction."""
     _, production, true = past
     lengths = true.plan.prompt, true.plan.output
-    model = learn_replica_from(production.points, lengths, true.profile, np.nan, silent)
+    model = learn_replica_from(production.points, lengths, true.profile, production.traffic, silent)
     served = replace(true, engine=model.engine)
     low_s, idle = 0.05, 3.0  # an idle replica breaks the first and keeps the second
     while idle > 1.01 * low_s:

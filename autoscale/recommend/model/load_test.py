@@ -10,8 +10,9 @@ from analysis.numbers import Z975, known
 from autoscale.recommend.answer import Decision
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.effort import DOUBTING
+from autoscale.recommend.model.evidence import FIGURES, Evidence
 from autoscale.recommend.model.one_replica import shape
-from autoscale.recommend.model.production import FIGURES, Evidence, information
+from autoscale.recommend.model.production import information
 from autoscale.recommend.model.replaying import Offered
 from autoscale.recommend.model.replica_model import ReplicaModel
 from autoscale.recommend.watching import WATCHING
@@ -36,7 +37,7 @@ def load_test_worth(model: ReplicaModel, scenario: Scenario, decision: Decision)
         due_s = np.sort(rng.random(count)) * 2 * WATCHING.stage_s  # the first half fills the batch
         offered = Offered.at(due_s, prompt.draw(rng, count), output.draw(rng, count))
         nothing = np.full(len(FIGURES), math.nan)
-        stages.append(Evidence(offered, nothing, WATCHING.stage_s, 2 * WATCHING.stage_s))
+        stages.append(Evidence((offered,), nothing, WATCHING.stage_s, 2 * WATCHING.stage_s))
     added = information(stages, model.engine, max(model.usual.wander, WATCHING.least_wander))[:-1, :-1]
     shares = model.usual.full
     left = np.linalg.inv(np.linalg.inv(model.usual.covariances[0]) + added)

@@ -3,8 +3,10 @@
 What is known of a stretch (history/operating.py): how many requests came between two scrapes, how long they are in
 distribution, and means: of ITL and TTFT (sums and counts of histograms), and of running requests. Requests of
 those lengths are sent through the engine model at those times, and the coefficients are moved until the means agree:
-generalised least squares with a prior around the profile, each stretch with a speed of its own. The covariance that is left
-says what the load that there was leaves open: a batch that was never more than half full hardly tells what a full one costs.
+generalised least squares with a prior around the profile, each stretch with a speed of its own. Which request was long, and
+when between two scrapes it came, is drawn: how far the means of several draws lie apart is the noise of the stretch. The
+covariance that is left says what the load that there was leaves open: a batch that was never more than half full hardly tells
+what a full one costs.
 """
 
 from __future__ import annotations
@@ -18,51 +20,23 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.numbers import Z975
-from autoscale.history.operating import LEAD_S, Stretch
+from autoscale.history.operating import Stretch
 from autoscale.recommend.effort import DOUBTING
 from autoscale.recommend.model.coefficients import FACTORS, drawn, full_batch_shares, scaled, straight
-from autoscale.recommend.model.replaying import Offered
+from autoscale.recommend.model.evidence import FIGURES, Evidence, evidence_of
 from autoscale.recommend.model.replica_model import ReplicaModel
 from autoscale.recommend.model.speeds import UsualSpeed
 from autoscale.recommend.model.uncertainty import Explained
 from autoscale.recommend.progress import Progress
 from autoscale.recommend.watching import WATCHING
 from autoscale.sim.engine.params import COEFFICIENTS
-from autoscale.sim.engine.replicas import EngineParams, replay
+from autoscale.sim.engine.replicas import EngineParams
 from loadgen.plan.lengths import Lengths
 
-FIGURES = ("itl_mean_s", "running", "ttft_mean_s")
-NOISE = np.array(WATCHING.noise)
 BASIS = "production"
 SEED = 0
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    """A stretch as a replay takes it: requests, what was measured (FIGURES), and the instants (s) between which it was."""
-
-    offered: Offered
-    measured: Floats
-    from_s: float
-    to_s: float
-
-    def replayed(self, engine: EngineParams) -> Floats:
-        """FIGURES of the engine with these requests."""
-        done, _ = replay(replace(engine, data_parallel=1), self.offered)
-        first, last, several = done["first_token_s"], done["last_token_s"], done["output_tokens"] > 1
-        inside = np.clip(np.minimum(last, self.to_s) - np.maximum(first, self.from_s), 0.0, None)[several]
-        tokens = inside * (done["output_tokens"][several] - 1) / (last - first)[several]
-        began = (first >= self.from_s) & (first <= self.to_s)
-        waits_s = (first - self.offered.due_s[done["request_id"]])[began]
-        return np.array(
-            [
-                float(inside.sum() / tokens.sum()) if tokens.sum() > 0 else math.nan,
-                float(inside.sum()) / (self.to_s - self.from_s),
-                float(waits_s.mean()) if len(waits_s) else math.nan,
-            ]
-        )
 
 
 def learn_from(
@@ -71,13 +45,15 @@ def learn_from(
     prior: EngineParams,
     sheet_error: float,
     progress: Progress,
+    cv: float = 1.0,
 ) -> ReplicaModel:
-    """The model of one replica from stretches of several; `lengths` are those of prompts and answers.
+    """The model of one replica from stretches of several; `lengths` are those of prompts and answers, `cv` is of the gaps
+    between a replica's requests.
 
     `prior` carries the limits, the starting step time and the prefix cache's share of hits; `sheet_error` is the half width
     of the 95 % interval of its step times.
     """
-    evidence = [evidence_of(one, lengths, number) for number, one in enumerate(stretches)]
+    evidence = [evidence_of(one, lengths, number, cv) for number, one in enumerate(stretches)]
     shape = lengths[0].mean(), lengths[1].mean()
     fit = _fitted(prior, evidence, shape, sheet_error, progress)
     if fit.misfit > WATCHING.poor:
@@ -104,31 +80,6 @@ def learn_from(
         stages_used=tuple(range(len(evidence))),
         basis=BASIS,
     )
-
-
-def evidence_of(one: Stretch, lengths: tuple[Lengths, Lengths], seed: int) -> Evidence:
-    """The stretch's requests: as many between two scrapes as came, of lengths that add up to the tokens that it told."""
-    rng = np.random.default_rng(seed)
-    counts = np.rint(np.cumsum(one.came)).astype(int)
-    each = np.diff(np.concatenate([[0], counts]))
-    starts = np.repeat(one.times_s[:-1], each)
-    due_s = np.sort(starts + rng.random(len(starts)) * np.repeat(np.diff(one.times_s), each))
-    told = (one.prompt_tokens, one.output_tokens)
-    tokens = [
-        _tokens(some, len(due_s), per_s / one.rate_rps, rng)
-        for some, per_s in zip(lengths, told, strict=True)
-    ]
-    decoding = one.output_tokens * one.itl_s  # Little's law: exact, where a gauge is a value per scrape
-    measured = np.array([one.itl_s, decoding if math.isfinite(decoding) else one.running, one.ttft_s])
-    return Evidence(Offered.at(due_s, *tokens), measured, LEAD_S, float(one.times_s[-1]))
-
-
-def _tokens(lengths: Lengths, count: int, mean: float, rng: np.random.Generator) -> NDArray[np.int32]:
-    """`count` lengths spread evenly over the distribution, in any order; stretched to the mean where it is known."""
-    many = np.sort(lengths.draw(rng, 20 * count)).reshape(count, 20).mean(axis=1)
-    factor = mean / float(many.mean()) if count and math.isfinite(mean) and mean > 0 else 1.0
-    stretched = np.maximum(np.rint(many * float(np.clip(factor, 0.5, 2.0))), 1)
-    return rng.permutation(stretched).astype(np.int32)
 
 
 def _as_quick_as_the_quietest(prior: EngineParams, evidence: Sequence[Evidence]) -> EngineParams:
@@ -175,8 +126,12 @@ def _fitted(
 ) -> _Fit:
     """Gauss-Newton steps in the logarithms of FACTORS, each as long as it helps."""
     measured = np.array([one.measured for one in evidence])
-    start = _as_quick_as_the_quietest(sheet, evidence)
+    start = _as_quick_as_the_quietest(
+        sheet, [replace(one, offered=one.offered[: WATCHING.kept]) for one in evidence]
+    )
+    evidence = [one.with_noise(start, WATCHING.kept) for one in evidence]
     prior = _sheet(sheet, start, shape, sheet_error)
+    noise = np.array([one.noise for one in evidence])
     x, wander = np.zeros(len(FACTORS)), WATCHING.start_wander
 
     def modelled(x: Floats) -> Floats:
@@ -186,14 +141,14 @@ def _fitted(
     for number in range(WATCHING.rounds):
         progress(number / WATCHING.rounds, "step time")
         slopes = _slopes(modelled, x)
-        precision, pull = _normal(_off(now, measured), slopes, wander)
+        precision, pull = _normal(_off(now, measured), slopes, noise, wander)
         step = np.linalg.solve(precision + prior, pull - prior @ x)
         step *= min(1.0, WATCHING.longest / float(np.abs(step).max() + 1e-9))
-        best = _cost(_off(now, measured), slopes, wander) + x @ prior @ x
+        best = _cost(_off(now, measured), slopes, noise, wander) + x @ prior @ x
         for share in (1.0, 0.5, 0.25):
             then = modelled(x + share * step)
             there = x + share * step
-            if _cost(_off(then, measured), slopes, wander) + there @ prior @ there < best:
+            if _cost(_off(then, measured), slopes, noise, wander) + there @ prior @ there < best:
                 x, now = there, then
                 break
         else:
@@ -201,8 +156,8 @@ def _fitted(
         own = np.array([_speed(o, s) for o, s in zip(_off(now, measured), slopes, strict=True)])
         wander = max(float(np.sqrt(np.mean(np.minimum(own, 3 * wander) ** 2))), WATCHING.least_wander)
     slopes = _slopes(modelled, x)
-    precision, _ = _normal(_off(now, measured), slopes, wander)
-    misfit = _cost(_off(now, measured), slopes, WATCHING.start_wander) / max(
+    precision, _ = _normal(_off(now, measured), slopes, noise, wander)
+    misfit = _cost(_off(now, measured), slopes, noise, WATCHING.start_wander) / max(
         int(np.isfinite(_off(now, measured)).sum()), 1
     )
     return _Fit(
@@ -222,7 +177,8 @@ def information(evidence: Sequence[Evidence], engine: EngineParams, wander: floa
     def modelled(x: Floats) -> Floats:
         return np.array([one.replayed(drawn(engine, np.exp(x))) for one in evidence])
 
-    return _normal(0 * modelled(zero), _slopes(modelled, zero), wander)[0]
+    noise = np.array([one.noise for one in evidence])
+    return _normal(0 * modelled(zero), _slopes(modelled, zero), noise, wander)[0]
 
 
 def _slopes(modelled: Callable[[Floats], Floats], x: Floats) -> Floats:
@@ -248,13 +204,13 @@ def _speed(off: Floats, slopes: Floats) -> float:
     return abs(float(off[0]) / speed) if math.isfinite(off[0]) and speed > 0.1 else 0.0
 
 
-def _normal(off: Floats, slopes: Floats, wander: float) -> tuple[Floats, Floats]:
+def _normal(off: Floats, slopes: Floats, noise: Floats, wander: float) -> tuple[Floats, Floats]:
     """Precision (5, 5) and right-hand side of the least squares; stretches that stand out count less."""
     precision, pull = np.zeros((len(FACTORS), len(FACTORS))), np.zeros(len(FACTORS))
-    for errors, moved in zip(off, slopes, strict=True):
+    for errors, moved, own in zip(off, slopes, noise, strict=True):
         known = np.isfinite(errors)
         speed = moved[known][:, :4].sum(axis=1)
-        covariance = wander**2 * np.outer(speed, speed) + np.diag(NOISE[known] ** 2)
+        covariance = wander**2 * np.outer(speed, speed) + own[np.ix_(known, known)]
         solved = np.linalg.solve(covariance, np.column_stack([moved[known], errors[known]]))
         size = math.sqrt(float(errors[known] @ solved[:, -1]) / max(int(known.sum()), 1))
         weight = min(1.0, WATCHING.robust / max(size, 1e-9))
@@ -263,13 +219,13 @@ def _normal(off: Floats, slopes: Floats, wander: float) -> tuple[Floats, Floats]
     return precision, pull
 
 
-def _cost(off: Floats, slopes: Floats, wander: float) -> float:
+def _cost(off: Floats, slopes: Floats, noise: Floats, wander: float) -> float:
     """Sum of squares in variances, beyond WATCHING.robust linear."""
     total = 0.0
-    for errors, moved in zip(off, slopes, strict=True):
+    for errors, moved, own in zip(off, slopes, noise, strict=True):
         known = np.isfinite(errors)
         speed = moved[known][:, :4].sum(axis=1)
-        covariance = wander**2 * np.outer(speed, speed) + np.diag(NOISE[known] ** 2)
+        covariance = wander**2 * np.outer(speed, speed) + own[np.ix_(known, known)]
         square = float(errors[known] @ np.linalg.solve(covariance, errors[known]))
         size, few = math.sqrt(square / max(int(known.sum()), 1)), max(int(known.sum()), 1)
         total += few * (
