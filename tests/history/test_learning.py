@@ -88,6 +88,19 @@ def test_a_silence_is_a_gap_and_keeps_what_came_in_it():
     assert minutes.counts[52] == pytest.approx(120, rel=0.02)
 
 
+def test_what_a_replica_had_that_started_in_a_silence_came_in_the_silence():
+    came = np.arange(0.0, 7200.0, 0.5)
+    at = np.arange(0.0, 7200.0, 15.0)
+    scraped = at[(at < 3000) | (at > 3600)]
+    second = (came > 3300) & (np.arange(len(came)) % 2 == 1)
+    first = told(came[~second], came[~second] + 1.0, "a", scraped)
+    other = told(came[second], came[second] + 1.0, "b", scraped[scraped > 3600] + 4.0)
+    minutes = came_in(pd.concat([first, other]), 60.0)
+    assert minutes.counts.sum() == pytest.approx(2 * 60 * len(minutes.counts), rel=0.005)
+    # 2985 to 3615 s: 1260 requests, of which "b" had those of 3300 s on, every second: 315, spread from the last scrape on
+    assert minutes.counts[50:60].sum() == pytest.approx(1200, rel=0.03)
+
+
 def test_one_scrape_is_too_little():
     with pytest.raises(TooLittleData, match="two scrapes"):
         came_in(told(np.arange(5.0), np.arange(5.0) + 1, "a", np.array([3.0])), 60.0)
@@ -113,6 +126,19 @@ def test_a_distribution_comes_back_from_its_buckets(name, draw):
         drawn = found.draw(np.random.default_rng(4), 100_000)
         for q in (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99):
             assert np.quantile(drawn, q) == pytest.approx(np.quantile(tokens, q), rel=0.05, abs=1)
+
+
+@pytest.mark.parametrize("count", [9_000, 150_000])
+def test_lengths_that_a_server_refuses_are_not_interpolated_to_the_end_of_their_bucket(count):
+    rng = np.random.default_rng(5)
+    tokens = np.maximum(np.rint(np.exp(rng.normal(np.log(1020), 1.0, count))), 1)
+    tokens = tokens[tokens + np.exp(rng.normal(np.log(129), 0.9, count)) <= 4096]
+    counts = np.histogram(tokens, [0, *(bound + 0.5 for bound in BOUNDS), 1e9])[0]
+    found = lengths_in_buckets(BOUNDS, counts, tokens.mean(), 131_072)
+    assert found.mean() == pytest.approx(tokens.mean(), rel=0.01)
+    drawn = found.draw(np.random.default_rng(4), 100_000)
+    for q in (0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99):
+        assert np.quantile(drawn, q) == pytest.approx(np.quantile(tokens, q), rel=0.05, abs=1), q
 
 
 def test_nothing_counted_is_no_distribution():
