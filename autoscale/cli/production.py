@@ -154,8 +154,9 @@ def recommended_from(
     same: Mapping[str, Any],
 ) -> Recommended:
     """The recommendation from production; `excluded` are options that only go with runs, `same` those of both."""
+    from autoscale.history.learned import NAMELESS
     from autoscale.history.production import learn_production
-    from autoscale.recommend.from_production import recommend_from
+    from autoscale.recommend.from_production import profile_name, recommend_from
     from autoscale.recommend.progress import part
 
     for option, value in excluded.items():
@@ -168,6 +169,7 @@ def recommended_from(
     rest = {name: value for name, value in same.items() if name != "current"}
     with progress.bar() as report:
         service = asked.service(part(report, 0.0, 0.7))
+        profile_name(same["profile"], service.model or NAMELESS)  # before the rest is read
         production = learn_production(service, same["current"], part(report, 0.7, 0.3))
     for note in production.notes:
         progress.note(note)

@@ -11,7 +11,7 @@ import numpy as np
 
 from analysis.errors import BadInput
 from autoscale.history.arrivals import CameIn, came_in
-from autoscale.history.burstiness import Burstiness, burstiness
+from autoscale.history.burstiness import LEAST_BLOCKS, Burstiness, burstiness
 from autoscale.history.service import Service
 from autoscale.history.token_counts import TokenCounts, shares, token_counts
 from autoscale.history.traffic_file import curve, traffic_yaml
@@ -20,6 +20,7 @@ from loadgen.plan.time_units import moment_of
 
 BIN_S = 60.0  # of the curve that is shown
 BINS_OF_A_SCRAPE = 4
+NAMELESS = "a model without a name"
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,13 @@ class LearnedTraffic:
             f"{np.quantile(rate, 0.99):.3g}/s in the busiest of 100 minutes"
             + ("" if math.isnan(on := self.came.replicas.mean()) else f", on {on:.1f} replicas"),
         ]
+        if days < 1:
+            told.append("less than a day: what comes in its other hours is not known")
         if self.burstiness is None:
             below = "the scrape interval" if self.came.interval_s else "a minute"
-            told.append(f"too few requests to tell how bursty they are below {below}: taken as Poisson")
+            told.append(
+                f"too few requests, or fewer than {LEAST_BLOCKS} hours of them, to tell how bursty they are below {below}: taken as Poisson"
+            )
         else:
             b = self.burstiness
             told.append(
@@ -140,7 +145,7 @@ def learn_traffic(service: Service) -> LearnedTraffic:
     hits, aborted = shares(service.door, window, service.matchers)
     return LearnedTraffic(
         source=service.door.shown,
-        model=service.model or "a model without a name",
+        model=service.model or NAMELESS,
         window=window,
         came=came,
         burstiness=burstiness(fine),

@@ -47,7 +47,7 @@ def lengths_in_buckets(
     total = float(counted.sum())
     if total <= 0:
         return None
-    share = np.cumsum(counted)[:-1] / total
+    share = np.minimum(np.cumsum(counted)[:-1] / total, 1.0)
     edges = np.asarray(bounds, np.float64)
     ends = _ends(edges, counted, most)
     inner = (share > 0) & (share < 1) & np.concatenate([[True], np.diff(share) > 0])

@@ -114,7 +114,9 @@ def reason_of(error: Exception) -> str:
 
 def status_of(response: requests.Response) -> str:
     """An answer's status in a few words."""
-    said = {401: "it wants a key", 403: "the key does not allow it", 407: "the proxy wants a key"}
+    sent = response.request is not None and "Authorization" in response.request.headers
+    wants = "it does not accept the key" if sent else "it wants a key"
+    said = {401: wants, 403: "the key does not allow it", 407: "the proxy wants a key"}
     words = said.get(response.status_code) or response.reason or ""
     return f"HTTP {response.status_code}" + (f" ({words})" if words else "")
 
@@ -128,7 +130,7 @@ def way_out(error: Exception, key_option: str) -> str:
             return "give the certificate of its CA with --ca-file FILE, or do without with --insecure"
         return "check whether the address is http:// or https://"
     if status in (401, 403):
-        return f"give its key with {key_option} FILE or --header 'Authorization: ...'; a tenant with --header 'X-Scope-OrgID: NAME'"
+        return f"give its key with {key_option} FILE or --header 'NAME: VALUE'; a tenant with --header 'X-Scope-OrgID: NAME'"
     if isinstance(error, requests.exceptions.ProxyError):
         return "check http_proxy, https_proxy and no_proxy"
     if status in (429, 502, 503, 504):

@@ -170,20 +170,23 @@ def _telling(points: OperatingPoints) -> list[Stretch]:
     return [told[k] for k in np.unique(np.rint(at).astype(int))]
 
 
+def profile_name(given: str | None, model: str) -> str:
+    """The name that was given, or that of the one profile that serves the model. Raises BadInput where several or none do."""
+    serving = [name for name in names() if load(name).model.id == model] if given is None else [given]
+    if len(serving) != 1:
+        raise BadInput(
+            "several profiles serve the model" if serving else "no profile serves the model",
+            value=model,
+            expected=f"--profile with one of {', '.join(serving or names())}, or a file of your own",
+        )
+    return serving[0]
+
+
 def _system(
     name: str | None, model: str, starts: SeenStarts | None, price: float | None, measured: Path | None
 ) -> Profile:
     """The profile of that name, or the one that serves the model; with what was seen of starts, price and overlay."""
-    if name is None:
-        serving = [n for n in names() if load(n).model.id == model]
-        if len(serving) != 1:
-            raise BadInput(
-                "several profiles serve the model" if serving else "no profile serves the model",
-                value=model,
-                expected=f"--profile with one of {', '.join(serving or names())}, or a file of your own",
-            )
-        name = serving[0]
-    system = load(name)
+    system = load(profile_name(name, model))
     if starts is not None:
         system = overlay(system, {"cold_start": _cold_start(starts)})
     if price is not None:

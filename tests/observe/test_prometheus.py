@@ -402,6 +402,10 @@ def test_a_protected_replica_is_scraped_with_a_key_and_nothing_tells_it(tmp_path
             SourceUnavailable, match=r"401 \(it wants a key\)\)\. Give its key with --api-key-file"
         ):
             Scraper(target, [server.url], access=access(environ={})).start()
+        wrong = tmp_path / "wrong"
+        wrong.write_text("pl4nted-other")
+        with pytest.raises(SourceUnavailable, match=r"401 \(it does not accept the key\)"):
+            Scraper(target, [server.url], access=access(key_file=wrong)).start()
         scraper = Scraper(
             target,
             [f"{server.url}/metrics?token=pl4nted-query"],
