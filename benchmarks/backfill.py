@@ -6,8 +6,9 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -49,6 +50,19 @@ def with_pods(outcome: Outcome, finished: pd.DataFrame) -> pd.DataFrame:
     ).dropna(subset=["pod"])
 
 
+@dataclass(frozen=True, eq=False)
+class Series:
+    """One series: its name and labels, seconds of its samples and their values, and how these are written."""
+
+    labels: str
+    times_s: Any
+    values: Any
+    form: str = ".0f"
+
+
+Families = list[tuple[str, str, list[Series]]]  # name, kind
+
+
 def open_metrics(
     path: Path,
     metrics: pd.DataFrame,
@@ -62,158 +76,116 @@ def open_metrics(
 
     `more` are further gauges: name -> labels and values by time; `kv_blocks` is how many of how many tokens.
     """
-    metrics = metrics.sort_values(["pod", "time_s"])
-    pods = dict(list(metrics.groupby("pod")))
-    by_pod = dict(list(finished.groupby("pod")))
+    write(path, families(metrics, finished, model, more, kv_blocks), zero)
+
+
+def write(path: Path, told: Families, zero: float, window: tuple[float, float] = (-np.inf, np.inf)) -> None:
+    """The samples from the window's begin on and before its end (s) as OpenMetrics, `zero` (unix s) being their 0."""
+    texts: dict[int, tuple[Any, list[str]]] = {}  # of times that several series share
     with open(path, "w") as file:
-        for column, name in NAMES.items():
-            counter = column.endswith("_total")
-            file.write(f"# TYPE {name.removesuffix('_total')} {'counter' if counter else 'gauge'}\n")
-            reason = ',finished_reason="stop"' if column == "requests_total" else ""
-            for pod, rows in pods.items():
-                labels = f'{name}{{pod="{pod}",model_name="{model}",engine="0"{reason}}}'
-                file.writelines(
-                    f"{labels} {v:.6g} {zero + t:.3f}\n"
-                    if not counter
-                    else f"{labels} {v:.0f} {zero + t:.3f}\n"
-                    for t, v in zip(rows["time_s"], rows[column], strict=True)
+        for name, kind, many in told:
+            file.write(f"# TYPE {name} {kind}\n")
+            for one in many:
+                inside = slice(*np.searchsorted(one.times_s, window))
+                if (known := texts.get(id(one.times_s))) is None:
+                    texts[id(one.times_s)] = known = (
+                        one.times_s,
+                        [f"{zero + t:.3f}" for t in one.times_s[inside]],
+                    )
+                form = f"{one.labels} %{one.form} %s\n"
+                file.write(
+                    "".join([form % pair for pair in zip(one.values[inside].tolist(), known[1], strict=True)])
                 )
-        for column, name in HISTOGRAMS.items():
-            file.write(f"# TYPE {name} histogram\n")
-            for pod, rows in pods.items():
-                if pod in by_pod:
-                    _histogram(file, name, _labels(pod, model), rows, by_pod[pod], column, zero)
-        _latencies(file, pods, by_pod, model, zero)
-        if kv_blocks:
-            file.write("# TYPE vllm:cache_config_info gauge\n")
-            for pod, rows in pods.items():
-                labels = f'pod="{pod}",engine="0",num_gpu_blocks="{kv_blocks[0]}",block_size="{kv_blocks[1]}"'
-                file.writelines(
-                    f"vllm:cache_config_info{{{labels}}} 1 {zero + t:.3f}\n" for t in rows["time_s"]
-                )
-        for name, series in (more or {}).items():
-            file.write(f"# TYPE {name} gauge\n")
-            for labels, values in series:
-                file.writelines(f"{name}{{{labels}}} {v:.15g} {zero + t:.3f}\n" for t, v in values.items())
         file.write("# EOF\n")
 
 
-def pod_series(outcome: Outcome, zero: float) -> dict[str, list[tuple[str, pd.Series]]]:
-    """What kube-state-metrics tells of the starts of the pods, every minute of their lives."""
-    lives: dict[str, list[dict[str, float]]] = {}
-    for time_s, kind, pod, _ in outcome.events:
-        mine = lives.setdefault(pod, [{}])
-        if kind == "created" and mine[-1]:  # a group's pods come back under their names
-            mine.append({})
-        mine[-1].setdefault(kind, time_s)
-    names = {
-        "created": "created",
-        "status_scheduled_time": "scheduled",
-        "container_state_started": "started",
-        "status_ready_time": "ready",
-    }
-    found: dict[str, list[tuple[str, pd.Series]]] = {}
-    for name, kind in names.items():
-        some = [
-            (
-                f'pod="{pod}",namespace="default",uid="{pod}-{number}"',
-                pd.Series(zero + seen[kind], index=lived),
+def families(
+    metrics: pd.DataFrame,
+    finished: pd.DataFrame,
+    model: str,
+    more: Mapping[str, list[tuple[str, pd.Series]]] | None = None,
+    kv_blocks: tuple[int, int] | None = None,
+) -> Families:
+    """All that `open_metrics` writes."""
+    metrics = metrics.sort_values(["pod", "time_s"])
+    pods = {str(pod): rows for pod, rows in metrics.groupby("pod")}
+    times = {pod: rows["time_s"].to_numpy(float) for pod, rows in pods.items()}
+    by_pod = {str(pod): mine for pod, mine in finished.groupby("pod")}
+    found: Families = []
+    for column, name in NAMES.items():
+        counter = column.endswith("_total")
+        reason = ',finished_reason="stop"' if column == "requests_total" else ""
+        many = [
+            Series(
+                f'{name}{{pod="{pod}",model_name="{model}",engine="0"{reason}}}',
+                times[pod],
+                rows[column].to_numpy(float),
+                ".0f" if counter else ".6g",
             )
-            for pod, mine in lives.items()
-            for number, seen in enumerate(mine)
-            if kind in seen
-            and len(lived := pd.Index(np.arange(seen[kind], seen.get("deleting", outcome.duration_s), 60.0)))
+            for pod, rows in pods.items()
         ]
-        found[f"kube_pod_{name}"] = some
+        found.append((name.removesuffix("_total"), "counter" if counter else "gauge", many))
+    served = [pod for pod in pods if pod in by_pod]
+    for column, name in HISTOGRAMS.items():
+        many = [
+            one
+            for pod in served
+            for one in _histogram(name, _labels(pod, model), times[pod], by_pod[pod], column)
+        ]
+        found.append((name, "histogram", many))
+    for name, of in LATENCIES.items():
+        many = [
+            one
+            for pod in served
+            for one in _latency(name, _labels(pod, model), times[pod], of(by_pod[pod], times[pod]))
+        ]
+        found.append((name, "histogram", many))
+    if kv_blocks:
+        many = [
+            Series(
+                f'vllm:cache_config_info{{pod="{pod}",engine="0",num_gpu_blocks="{kv_blocks[0]}",block_size="{kv_blocks[1]}"}}',
+                times[pod],
+                np.ones(len(times[pod])),
+            )
+            for pod in pods
+        ]
+        found.append(("vllm:cache_config_info", "gauge", many))
+    for name, series in (more or {}).items():
+        many = [
+            Series(f"{name}{{{labels}}}", values.index.to_numpy(float), values.to_numpy(float), ".15g")
+            for labels, values in series
+        ]
+        found.append((name, "gauge", many))
     return found
-
-
-def hpa_series(
-    outcome: Outcome, manifest: Mapping[str, Any], until_s: float
-) -> dict[str, list[tuple[str, pd.Series]]]:
-    """What kube-state-metrics, scraped every 15 s, tells of the HPA that scaled the fleet."""
-    spec, times = manifest["spec"], pd.Index(np.arange(15.0, until_s, 15.0))
-    labels = f'namespace="default",horizontalpodautoscaler="{manifest["metadata"]["name"]}"'
-    changed_s, desired = (
-        np.array([row[0] for row in outcome.replicas]),
-        np.array([row[1] for row in outcome.replicas]),
-    )
-    at = np.maximum(np.searchsorted(changed_s, times, side="right") - 1, 0)
-    prefix = "kube_horizontalpodautoscaler_"
-
-    def always(value: float) -> pd.Series:
-        return pd.Series(value, index=times)
-
-    targets = []
-    for metric in spec["metrics"]:
-        pods = metric["pods"]
-        text = str(pods["target"]["averageValue"])
-        value = float(text[:-1]) / 1000 if text.endswith("m") else float(text)
-        more = f'{labels},metric_name="{pods["metric"]["name"]}",metric_target_type="average"'
-        targets.append((more, always(value)))
-    return {
-        f"{prefix}spec_min_replicas": [(labels, always(spec["minReplicas"]))],
-        f"{prefix}spec_max_replicas": [(labels, always(spec["maxReplicas"]))],
-        f"{prefix}spec_target_metric": targets,
-        f"{prefix}status_desired_replicas": [(labels, pd.Series(desired[at], index=times))],
-    }
 
 
 def _labels(pod: str, model: str) -> str:
     return f'pod="{pod}",model_name="{model}",engine="0"'
 
 
-def _histogram(
-    file: TextIO, name: str, labels: str, rows: pd.DataFrame, mine: pd.DataFrame, column: str, zero: float
-) -> None:
+def _histogram(name: str, labels: str, times_s: Any, mine: pd.DataFrame, column: str) -> Iterator[Series]:
     """One histogram of one pod, counted when a request is finished."""
     mine = mine.sort_values("last_token_s")
-    at = np.searchsorted(mine["last_token_s"].to_numpy(), rows["time_s"], side="right")
+    at = np.searchsorted(mine["last_token_s"].to_numpy(), times_s, side="right")
     sizes = mine[column].to_numpy()
-    times = [f"{zero + t:.3f}" for t in rows["time_s"]]
     for bound in [*BOUNDS, np.inf]:
         counted = np.concatenate([[0], np.cumsum(sizes <= bound)])[at]
         le = "+Inf" if bound == np.inf else f"{bound:.1f}"
-        file.writelines(
-            f'{name}_bucket{{{labels},le="{le}"}} {v} {t}\n' for t, v in zip(times, counted, strict=True)
-        )
-    total = np.concatenate([[0], np.cumsum(sizes)])[at]
-    file.writelines(f"{name}_sum{{{labels}}} {v} {t}\n" for t, v in zip(times, total, strict=True))
-    file.writelines(f"{name}_count{{{labels}}} {v} {t}\n" for t, v in zip(times, at, strict=True))
+        yield Series(f'{name}_bucket{{{labels},le="{le}"}}', times_s, counted)
+    yield Series(f"{name}_sum{{{labels}}}", times_s, np.concatenate([[0], np.cumsum(sizes)])[at])
+    yield Series(f"{name}_count{{{labels}}}", times_s, at)
 
 
-def _latencies(
-    file: TextIO,
-    pods: Mapping[Any, pd.DataFrame],
-    by_pod: Mapping[Any, pd.DataFrame],
-    model: str,
-    zero: float,
-) -> None:
-    """Sums and counts of TTFT, counted with the first token, and of ITL, with every further one (evenly spread)."""
-    for name, of in (
-        ("vllm:time_to_first_token_seconds", _first_tokens),
-        ("vllm:inter_token_latency_seconds", _gaps),
-    ):
-        file.write(f"# TYPE {name} histogram\n")
-        for pod, rows in pods.items():
-            if pod not in by_pod:
-                continue
-            times_s = rows["time_s"].to_numpy(float)
-            total, count = of(by_pod[pod], times_s)
-            labels, times = _labels(str(pod), model), [f"{zero + t:.3f}" for t in times_s]
-            file.writelines(
-                f'{name}_bucket{{{labels},le="+Inf"}} {v:.0f} {t}\n'
-                for t, v in zip(times, count, strict=True)
-            )
-            file.writelines(
-                f"{name}_sum{{{labels}}} {v:.9g} {t}\n" for t, v in zip(times, total, strict=True)
-            )
-            file.writelines(
-                f"{name}_count{{{labels}}} {v:.0f} {t}\n" for t, v in zip(times, count, strict=True)
-            )
+def _latency(name: str, labels: str, times_s: Any, told: tuple[Any, Any]) -> Iterator[Series]:
+    """Sum and count of a latency."""
+    total, count = told
+    yield Series(f'{name}_bucket{{{labels},le="+Inf"}}', times_s, count)
+    yield Series(f"{name}_sum{{{labels}}}", times_s, total, ".9g")
+    yield Series(f"{name}_count{{{labels}}}", times_s, count)
 
 
 def _first_tokens(mine: pd.DataFrame, times_s: Any) -> tuple[Any, Any]:
+    """Seconds until first tokens so far, and how many."""
     mine = mine.sort_values("first_token_s")
     at = np.searchsorted(mine["first_token_s"].to_numpy(), times_s, side="right")
     waits = (mine["first_token_s"] - mine["sent_s"]).to_numpy()
@@ -237,6 +209,12 @@ def _gaps(mine: pd.DataFrame, times_s: Any) -> tuple[Any, Any]:
 
     count = np.maximum.accumulate(np.floor(grown(rate) + 1e-6))
     return np.maximum.accumulate(grown(np.where(rate > 0, 1.0, 0.0))), count
+
+
+LATENCIES = {  # TTFT, counted with the first token, and ITL, with every further one (evenly spread)
+    "vllm:time_to_first_token_seconds": _first_tokens,
+    "vllm:inter_token_latency_seconds": _gaps,
+}
 
 
 def add_blocks(text: Path, folder: Path) -> None:

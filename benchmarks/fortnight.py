@@ -65,19 +65,13 @@ def make(folder: Path, rps: float) -> None:
     )
     metrics = pd.DataFrame(metric_columns(outcome.samples))
     done = pd.DataFrame(request_columns(outcome.requests, None))
-    done = backfill.with_pods(outcome, done[done["status"] == "ok"]).sort_values("last_token_s")
+    done = backfill.with_pods(outcome, done[done["status"] == "ok"])
     print(f"{len(done):,} requests, {len(metrics):,} scrapes", flush=True)
+    blocks = engine.num_blocks, engine.block_size
+    told = backfill.families(metrics, done, profile.model.id, kv_blocks=blocks)
     with tempfile.TemporaryDirectory() as text:
         for start_s in np.arange(0.0, DAYS * DAY_S, SLICE_S):
-            rows = metrics[metrics["time_s"].between(start_s, start_s + SLICE_S, inclusive="left")]
-            backfill.open_metrics(
-                Path(text) / "slice",
-                rows,
-                done,
-                ZERO,
-                profile.model.id,
-                kv_blocks=(engine.num_blocks, engine.block_size),
-            )
+            backfill.write(Path(text) / "slice", told, ZERO, (start_s, start_s + SLICE_S))
             backfill.add_blocks(Path(text) / "slice", folder)
 
 

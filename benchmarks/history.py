@@ -55,7 +55,7 @@ from autoscale.recommend.open_speed import capacity_between, speed_at_the_slo
 from autoscale.sim.fleet.outcome import Outcome
 from autoscale.sim.fleet.run_writer import write_run
 from autoscale.sim.fleet.simulate import simulate
-from benchmarks import backfill
+from benchmarks import backfill, kube_state
 from benchmarks.schedules import SERVICES, WINDOW_S, windows_of
 from loadgen.plan import rates
 from loadgen.plan.lengths import parse_lengths
@@ -136,7 +136,9 @@ def written(of: Fleet, outcome: Outcome, folder: Path) -> tuple[pd.DataFrame, pd
     metrics.loc[mine, "requests_total"] -= metrics.loc[mine, "requests_total"].min()
     metrics = metrics[~metrics["time_s"].between(half_s + 3600, half_s + 3600 + HOLD_S)]
     done = requests[requests["status"] == "ok"]
-    told = backfill.pod_series(outcome, ZERO) | backfill.hpa_series(outcome, of.manifest, outcome.duration_s)
+    told = kube_state.pod_series(outcome, ZERO) | kube_state.hpa_series(
+        outcome, of.manifest, outcome.duration_s
+    )
     backfill.open_metrics(
         folder / "text",
         metrics,

@@ -26,7 +26,7 @@ from autoscale.recommend.open_speed import capacity_between, idle_in_doubt, spee
 from autoscale.sim.fleet.control import DEFAULTS
 from autoscale.sim.fleet.run_writer import write_run
 from autoscale.sim.fleet.simulate import simulate
-from benchmarks import backfill
+from benchmarks import backfill, kube_state
 from loadgen.plan import rates
 from loadgen.plan.lengths import parse_lengths
 from loadgen.plan.traffic import LoadPlan, Process
@@ -81,8 +81,8 @@ def past(tmp_path_factory):
     )
     recorded = run.read(write_run(outcome, folder / "run", plan=plan))
     done = backfill.with_pods(outcome, recorded.requests[recorded.requests["status"] == "ok"])
-    more = images(recorded.metrics) | backfill.pod_series(outcome, ZERO)
-    more |= backfill.hpa_series(outcome, manifest, HOURS * 3600.0)
+    more = images(recorded.metrics) | kube_state.pod_series(outcome, ZERO)
+    more |= kube_state.hpa_series(outcome, manifest, HOURS * 3600.0)
     blocks = (true.engine.num_blocks, true.engine.block_size)
     backfill.open_metrics(
         folder / "text",
