@@ -219,7 +219,8 @@ def of_replica(learnt: Production, true: Scenario) -> dict[str, Any]:
     assert traffic.output is not None
     lengths = traffic.prompt.lengths, traffic.output.lengths
     model = learn_replica_from(learnt.points, lengths, true.profile, traffic, silent)
-    asked = capacity(true).rate_rps
+    offered = capacity(true).rate_rps
+    asked = offered * (1 - true.too_long())
     learned = replace(true, engine=model.engine, plan=replace(plan, prompt=lengths[0], output=lengths[1]))
     speed = speed_at_the_slo(model, learned, model.spread_at(*model.shape))
     low, high = capacity_between(learned, speed)
@@ -229,7 +230,7 @@ def of_replica(learnt: Production, true: Scenario) -> dict[str, Any]:
         "found": found.rate_rps / asked,
         "low": low * found.rate_rps / asked,
         "high": high * found.rate_rps / asked,
-        "as_served": capacity(replace(true, engine=model.engine)).rate_rps / asked,
+        "as_served": capacity(replace(true, engine=model.engine)).rate_rps / offered,
         "speed": speed,
         "busiest": max(one.running for one in learnt.points.stretches),
         "stretches": len(learnt.points.stretches),

@@ -3,16 +3,20 @@
 import pickle
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from autoscale.profiles import load
 from autoscale.recommend.choice import workers
 from autoscale.recommend.choice.decide import choose_setting
 from autoscale.recommend.choice.reasons import reasons
 from autoscale.recommend.choice.scenario import Kept
 from autoscale.recommend.choice.settings import Behavior, Candidate, Given, Standing
 from autoscale.recommend.choice.space import build_space
+from autoscale.recommend.choice.traffic import scenario_of
 from autoscale.recommend.effort import CHOOSING
 from autoscale.recommend.model.one_replica import capacity, idle_verdict, shape
+from loadgen.plan.lengths import Lengths
 
 PEAKS = "0.3:900,4:1200,0.3:900"  # a peak that outlives the start twenty times
 
@@ -168,3 +172,18 @@ def test_the_reasons_name_the_pace_and_compare_it_with_the_start(small) -> None:
     assert "behavior_up" not in said["down 2 min"]
     assert "lasted 60 s" in said["down 5 min, up after 1 min"]["behavior_up"]
     assert not {"behavior", "behavior_up"} & set(said["default"])
+
+
+def test_requests_that_are_refused_as_too_long_fill_no_batch():
+    profile = load("llama-3.1-70b-v6e8")
+    asked = scenario_of(profile, peak_rps=1.0, lengths=("lognormal:1020,1.0", "fixed:100"))
+    refused = asked.too_long()
+    assert 0.05 < refused < 0.15, "of 4,096 tokens"
+    rng = np.random.default_rng(1)
+    prompts = np.exp(rng.normal(np.log(1020), 1.0, 100_000))
+    knots = np.quantile(prompts[prompts < 4095.5], np.linspace(0.001, 0.999, 201))
+    served = replace(
+        asked, plan=replace(asked.plan, prompt=Lengths("quantiles", knots=tuple(knots.tolist())))
+    )
+    taken = capacity(asked).rate_rps * (1 - refused)
+    assert taken == pytest.approx(capacity(served).rate_rps, rel=0.04)

@@ -110,11 +110,17 @@ def _highest(scenario: Scenario, requests: int) -> float:
 
 
 def _saturated_rps(scenario: Scenario) -> float:
-    """Requests/s of a full batch of the scenario's requests."""
+    """Requests/s that come, those among them that vLLM refuses as too long, when the others keep the batch full."""
     rng, count = np.random.default_rng(0), DOUBTING.full_batch_requests
     prompt, output = (lengths_.draw(rng, count) for lengths_ in shape(scenario.plan))
+    limit = scenario.profile.engine.max_model_len or scenario.engine.kv_tokens
+    output = np.minimum(output, np.maximum(limit - prompt, 1))
+    taken = (prompt < limit) & (prompt + output <= scenario.engine.kv_tokens)
+    if not taken.any():
+        taken[:] = True
+    prompt, output = prompt[taken], output[taken]
     prefix = np.minimum(scenario.plan.shared_prefix_tokens, prompt)
-    return full_batch(scenario.engine, prompt, output, prefix)[0]
+    return full_batch(scenario.engine, prompt, output, prefix)[0] / float(taken.mean())
 
 
 def _holds(scenario: Scenario, rate: float, requests: int) -> bool:
