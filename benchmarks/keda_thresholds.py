@@ -96,18 +96,20 @@ def cases() -> Iterator[Case]:
     yield night()
 
 
-def night() -> Case:
-    """Four times HOURS, half of it without a request; who waits for the first replica may wait for ten minutes."""
-    scenario = scenario_of(PROFILES[0], COLD_MIN, "day", hours=HOURS)
+def night(
+    profile: str = PROFILES[0], hours: float = HOURS, cold_min: float = COLD_MIN, slo_start_s: float = 600.0
+) -> Case:
+    """Four times so many hours, half of it without a request; who waits for the first replica may wait for `slo_start_s`."""
+    scenario = scenario_of(profile, cold_min, "day", hours=hours)
     top = float(scenario.plan.rate(scenario.plan.duration_s / 2))
-    hours = [(0.2 * top, 0.5 * HOURS), (0.6 * top, 0.5 * HOURS), (0.0, 2 * HOURS), (0.3 * top, HOURS)]
-    hours = [(rate, 3600 * span) for rate, span in hours]
-    plan = replace(scenario.plan, programme=rates.steps(hours))
+    spans = [(0.2 * top, 0.5 * hours), (0.6 * top, 0.5 * hours), (0.0, 2 * hours), (0.3 * top, hours)]
+    plan = replace(scenario.plan, programme=rates.steps([(rate, 3600 * span) for rate, span in spans]))
     options = FleetOptions(gateway=replace(GATEWAY, no_endpoint_ttl_s=1800.0))
     scenario = replace(
-        scenario, plan=plan, options=options, slo_cold_start_s=600.0, slo=parse_slo("ttft_p95=2s")
+        scenario, plan=plan, options=options, slo_cold_start_s=slo_start_s, slo=parse_slo("ttft_p95=2s")
     )
-    return Case(f"{PROFILES[0]}, nights", scenario, ("gateway_queue", "gateway_in_flight"), to_zero=True)
+    name = f"{profile}, nights of {2 * hours:g} h, start {cold_min:g} min"
+    return Case(name, scenario, ("gateway_queue", "gateway_in_flight"), to_zero=True)
 
 
 def grid(case: Case, space: Space, standing: int) -> Iterator[Candidate]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 from autoscale.keda.metadata import Metadata
@@ -126,6 +127,7 @@ def printed(value: float) -> str:
     return f"{value:.3f}" if value > 0 else "0.000"
 
 
+@lru_cache(maxsize=4096)  # a queue and a count take the same few values at thousands of polls
 def trigger_value(value: float, active: bool) -> TriggerValue:
     """The value as the HPA gets it, rounded to three decimals; beyond 64 bits of milli-units it wraps as KEDA's does."""
     given = quantity.parse(min(printed(value), str(_MOST), key=float))

@@ -22,7 +22,7 @@ class Choosing:
     # Queue targets beside another signal: an early alarm, a usual one, a late one
     waiting_in_pairs: tuple[float, ...] = (1, 5, 10)
     # How long KEDA waits after the last active poll before the last replica goes, where it may go at all
-    zero_after_s: tuple[int, ...] = (300, 600, 900, 1800, 3600)
+    zero_after_s: tuple[int, ...] = (180, 300, 600, 900, 1800, 3600)
     # ... and a shorter pollingInterval than the usual 15 s: the first request waits for the poll, too
     short_polling_s: int = 5
     # Thresholds of latency signals in shares of the SLO's bound, and the longest traffic on which they are tried, in s:
@@ -69,6 +69,8 @@ class Choosing:
     pool: int = 5
     # First seed of panels; those of judging lie below, those of confirming above
     panel_seeds: int = 1000
+    # First seed of those of which the hardest make the panel where the fleet may go to zero
+    night_seeds: int = 2001
     # Of all requests: a setting that missed by more in the search is no guess worth a look
     by_far: float = 0.015
     # Standard deviations between seeds that the search asks for beyond the SLO: first, and once nothing found held

@@ -17,12 +17,14 @@ from autoscale.keda.hpa_made import hpa_spec
 from autoscale.kube.scaling_signals import LATENCY_SIGNALS, SCALING_SIGNALS
 from autoscale.profiles import load, names
 from autoscale.recommend.answer import Decision, TargetInterval
-from autoscale.recommend.choice.judging import confirm
+from autoscale.recommend.choice.judging import Judged, Trial, confirm
 from autoscale.recommend.choice.keda.beside import guide_objects
+from autoscale.recommend.choice.keda.nights import breaking_first, hard_nights
 from autoscale.recommend.choice.keda.scaled_object import Keda
 from autoscale.recommend.choice.keda.space import KedaAsked, check_zero, keda_space, zero_space
 from autoscale.recommend.choice.keda.written import scaled_object_text
-from autoscale.recommend.choice.settings import Behavior, Candidate
+from autoscale.recommend.choice.search import search
+from autoscale.recommend.choice.settings import Behavior, Candidate, Setting
 from autoscale.recommend.choice.space import build_space
 from autoscale.recommend.document import document
 from autoscale.recommend.model.one_replica import capacity
@@ -230,3 +232,50 @@ def test_a_recommendation_is_written_as_a_scaled_object_that_reads_back(small, t
     assert "averageValue 8 requests that the gateway has sent on per replica" in shown.getvalue()
     assert "to zero 900 s after the last activity" in shown.getvalue()
     assert "for who waits on a start from zero" in shown.getvalue()
+
+
+def _made(margin: float, cost_h: float = 1.0) -> Trial:
+    """A trial with a margin and accelerator-hours, one period, nothing in vain."""
+    return Trial(margin, 0.95 + margin, cost_h, cost_h, 0, 0, 0.0, 1, int(margin >= 0), 1, 0.0)
+
+
+def test_nights_are_searched_on_what_is_hard_for_both_fleets() -> None:
+    """Three replicas suffer from what is even, two from what is odd; later seeds are harder: 2014 and 2013 come first."""
+
+    def judge(setting: Setting, seed: int, cost_limit_h: float | None = None) -> Trial:
+        hard = (seed % 2 == 0) == (setting.replicas == 3)
+        return _made(-0.001 * (seed - 2000) if hard else 0.01)
+
+    assert hard_nights(judge, 3, 14, 1) == (2014, 2013, 2012, 2011)  # two of each at least
+    assert hard_nights(judge, 3, 14, 6) == (2014, 2013, 2012, 2011, 2010, 2009)
+    assert len(hard_nights(judge, 1, 14, 1)) == 2  # there is no smaller fleet
+
+
+def test_the_seed_that_broke_most_joins_the_panel() -> None:
+    """Seeds 4, 5, 6: the second broke two settings, the third one, which saw only that many."""
+    settings = [keda(("gateway_queue", value)) for value in (1, 5, 10)]
+    judged = [
+        Judged(settings[0], (_made(0.01), _made(-0.01), _made(-0.01))),
+        Judged(settings[1], (_made(0.01), _made(-0.01))),
+        Judged(settings[2], (_made(0.01), _made(0.01))),
+    ]
+    assert breaking_first(judged, (4, 5, 6), (2014,)) == (5, 2014)
+    assert breaking_first(judged, (4, 5, 6), (5, 2014)) == (6, 5, 2014)
+    assert breaking_first(judged[2:], (4, 5, 6), (2014,)) == (2014,)
+
+
+def test_a_signal_that_needs_the_longest_wait_before_zero_is_found(small) -> None:
+    """A queue that is empty while replicas keep up: with less than an hour's wait they go from under their requests."""
+
+    def judge(setting: Setting, seed: int, cost_limit_h: float | None = None) -> Trial:
+        assert isinstance(setting, Candidate)
+        assert setting.keda is not None
+        return _made(0.01 if setting.keda.zero_after_s == 3600 else -0.1, 10.0)
+
+    scenario = small(LOAD, options=GATEWAY)
+    asked = KedaAsked(True, signals=("gateway_queue",))
+    space = build_space(scenario, point := capacity(scenario), 3, 4)
+    nights = zero_space(keda_space(space, scenario, point, asked))
+    best, trial = search(judge, nights, 24.0)[0]
+    assert trial.holds
+    assert best.keda == Keda(zero_after_s=3600)

@@ -28,6 +28,7 @@ from autoscale.recommend.choice.confirming import Confirming, Trials
 from autoscale.recommend.choice.interval import target_interval
 from autoscale.recommend.choice.judging import Each, Judge, Judged, Trial, confirm, shown_over
 from autoscale.recommend.choice.keda.beside import ALWAYS, AT_ZERO, beside_keda, latency_alone
+from autoscale.recommend.choice.keda.nights import breaking_first, hard_nights
 from autoscale.recommend.choice.keda.reasons import of_latency, of_nights
 from autoscale.recommend.choice.keda.space import KedaAsked, keda_space, zero_space
 from autoscale.recommend.choice.panel import Panel, hardest_first
@@ -201,6 +202,8 @@ def _hardest_first(ask: _Question, panel: Panel, fleets: Fleets) -> tuple[_Quest
     order = hardest_first(confirm(scenario, [fleet], seen, ask.each)[0], seen)
     own = ask.own if fleets.static is None else hardest_first(fleets.static, ask.own)
     hard = tuple(seed for seed in order if seed in pool)[: panel.size]
+    if ask.keda and ask.keda.to_zero:
+        hard = hard_nights(scenario, fleet.replicas, len(ask.own), panel.size, ask.each)
     ask = replace(ask, seeds=tuple(seed for seed in order if seed in ask.seeds), own_hardest=own)
     return ask, replace(panel, hard=hard)
 
@@ -295,12 +298,17 @@ class _Hunt:
 
 
 def _hunt(ask: _Question, panel: Panel, space: Space, fleets: Fleets, also: Judge | None) -> _Hunt:
-    """The search and what it leads to; when nothing that it found holds, it searches once more for what holds by more."""
-    scenario, each = panel.judge, ask.each
+    """The search and what it leads to; when nothing that it found holds, it searches once more for what holds by more.
+
+    Of what goes to zero, where more of the cost is luck, also when the choice is dearer than what the search had promised;
+    and on the seed that broke most of it, too.
+    """
+    scenario, each, nights = panel.judge, ask.each, bool(space.kedas)
     assert isinstance(scenario, Scenario)
     around = [scenario, at_traffic(scenario, CHOOSING.traffic_off, ask.more), at_slow_starts(scenario)]
     near = _near(scenario.plan, CHOOSING.plateau * (len(around) + 3))
-    confirming = Confirming(space, Trials(scenario, around, ask.seeds, near, ask.own_hardest, each, also))
+    seeds = (*panel.hard, *ask.seeds) if nights else ask.seeds
+    confirming = Confirming(space, Trials(scenario, around, seeds, near, ask.own_hardest, each, also))
     spread = fleets.static.deviation("margin") if fleets.static else 0.0
     tried: dict[Candidate, Trial] = {}
     judged: list[Judged[Candidate]] = []
@@ -308,14 +316,20 @@ def _hunt(ask: _Question, panel: Panel, space: Space, fleets: Fleets, also: Judg
     for start, caution in zip((0.1, 0.4), CHOOSING.caution, strict=True):
         careful = replace(panel, caution=caution, spread=spread)
         report = part(ask.report, start, 0.3, "searching {}")
-        found = search(careful, space, fleets.cost_h, each, report, known=careful.seen_before(tried, before))
+        known = careful.seen_before(tried, before) if careful.hard == before.hard else {}
+        found = search(careful, space, fleets.cost_h, each, report, known=known)
         tried, before = tried | dict(found), careful
-        looked = choose(scenario, found, space, ask.seeds, each, widen=space.wide)
+        looked = choose(scenario, found, space, seeds, each, widen=space.wide)
         judged += looked
         ask.report(start + 0.3, "confirming")
-        if (best := confirming.best(looked)) is not None:
+        best = min(filter(None, (best, confirming.best(looked))), key=lambda j: j.cost, default=None)
+        promised_h = found[0][1].accelerator_hours
+        if best is not None and not (nights and best.cost > (1 + CHOOSING.alike) * promised_h):
             break
         spread = max([spread, *(j.deviation("margin") for j in judged)])
+        if nights:
+            panel = replace(panel, hard=breaking_first(looked, seeds, panel.hard))
+            seeds = tuple(dict.fromkeys((*panel.hard, *ask.seeds)))
     return _Hunt(tried, judged, confirming, best)
 
 

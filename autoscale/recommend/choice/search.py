@@ -91,7 +91,11 @@ def search(
     run side by side where `each` does. What is `known` of this judge is not tried again.
     """
     race = _Race(judge, static_cost_h, each, report, known)
-    leaders = _families(race, space)
+    leaders: list[Leader] = []
+    for begun in space.begun():
+        space, leaders = begun, _families(race, begun)
+        if race.cheapest() is not None:
+            break
     family, behavior = _behaviours(race, space, leaders)
     others = product((space.max_replicas, *reversed(space.lower_max)), space.min_replicas)
     race.run(

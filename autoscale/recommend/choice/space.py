@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -76,6 +76,15 @@ class Space:
                 for value in self.targets[signal]
             )
         )
+
+    def begun(self) -> Iterator[Space]:
+        """Itself; and for where nothing of it goes to zero and holds, with the longest wait before the last replica goes.
+
+        A queue alone is idle whenever nobody waits: only a long wait keeps its replicas between two requests that do.
+        """
+        yield self
+        if self.kedas:
+            yield replace(self, keda=max(self.kedas, key=lambda keda: keda.zero_after_s or 0))
 
     def beside(self, setting: Candidate) -> list[Line]:
         """The lines that differ from the setting's own in one choice: another behaviour, bound, or queue target beside it."""

@@ -1,0 +1,161 @@
+"""Nights at zero: what the search finds against brute force over the same seeds, under the same promise.
+
+    python -m benchmarks.nights                 all nights: one to two hours of a processor; a table
+    python -m benchmarks.nights --only 405B     those whose name holds the text
+
+Brute force tries every setting of a grid: thresholds, windows, minimum and maximum, cooldowns. The search confirms its answer
+over seeds of its own, which it has not searched on; the grid's best is the cheapest that keeps the promise over these very
+seeds: it may choose on them, so that it is cheaper by luck, too. `--rows FILE` keeps finished rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from autoscale.recommend.choice import seeds
+from autoscale.recommend.choice.decide import choose_setting
+from autoscale.recommend.choice.judging import Judged, confirm
+from autoscale.recommend.choice.keda.scaled_object import Keda
+from autoscale.recommend.choice.keda.space import KedaAsked, keda_space
+from autoscale.recommend.choice.panel import hardest_first
+from autoscale.recommend.choice.scenario import Scenario
+from autoscale.recommend.choice.settings import Behavior, Candidate, Standing
+from autoscale.recommend.choice.space import Space, build_space
+from autoscale.recommend.effort import CHOOSING
+from autoscale.recommend.progress import Progress, silent
+from benchmarks.keda_thresholds import PROFILES, Case, night
+from benchmarks.recommend import Row, Rows, head, line
+
+QUEUES = (1, 5)
+WINDOWS_S = (None, 300, 1800)
+COOLDOWNS_S = (180, 600, 1800)
+EVERY = 2  # of the search's targets in flight, which lie 6 % apart
+LOOKS = 4  # seeds that a setting of the grid is seen over first, one by one until one breaks it
+
+
+def cases() -> Iterator[Case]:
+    """The night of `keda_thresholds`, a shorter one with longer starts, and one of a large replica."""
+    small, large = PROFILES
+    yield night()
+    yield night(small, 1.0, 10, slo_start_s=1500.0)
+    yield night(large, 1.0)
+
+
+def grid(space: Space, standing: int) -> Iterator[Candidate]:
+    """Every setting of the grid; a queue alone counts nothing that runs, what is in flight alone starts nothing: pairs."""
+    bounds = [(1, standing), (1, space.max_replicas), (2, space.max_replicas)]
+    sent = space.targets["gateway_in_flight"][::EVERY]
+    kedas = [Keda(zero_after_s=seconds) for seconds in COOLDOWNS_S]
+    for queue, value, window_s, (low, high), keda in product(QUEUES, sent, WINDOWS_S, bounds, kedas):
+        if low < high:
+            targets = (("gateway_queue", queue), ("gateway_in_flight", value))
+            yield Candidate(targets, Behavior(window_s), low, high, keda)
+
+
+def brute_force(
+    scenario: Scenario, settings: list[Candidate], standing: Judged[Standing], own: range
+) -> Judged[Candidate] | None:
+    """The cheapest of the settings that keeps the promise over the seeds; None when none costs less than what stands.
+
+    As with the choice: no replica may start in vain and the SLO may break on no more of the seeds than show the promise.
+    """
+    order = hardest_first(standing, own)
+    hopeful: list[tuple[float, Candidate]] = []
+    for setting in settings:
+        looked = Judged(setting, ())
+        for seed in order[:LOOKS]:
+            looked = looked.and_over([scenario(setting, seed, 1.05 * standing.cost)])
+            if looked.given_up or not looked.may_hold(len(own)):
+                break
+        else:
+            hopeful.append((looked.cost, setting))
+    best: Judged[Candidate] | None = None
+    for cost_h, setting in sorted(hopeful, key=lambda one: one[0]):
+        if best is not None and cost_h > 1.03 * best.cost:  # on other seeds it may cost less than on these
+            break
+        judged = Judged(setting, ())
+        for seed in order:
+            judged = judged.and_over([scenario(setting, seed, math.inf)])
+            if judged.given_up or not judged.may_hold(len(own)):
+                break
+        if judged.holds and len(judged.trials) == len(own) and (best is None or judged.cost < best.cost):
+            best = judged
+    return best
+
+
+def judge(case: Case, report: Progress = silent) -> Row:
+    """One night: the search's answer, and brute force."""
+    started = time.process_time()
+    asked = KedaAsked(case.to_zero, case.scenario.slo_cold_start_s, case.signals)
+    found = choose_setting(case.scenario, keda=asked, jobs=1, progress=report)
+    searched = time.process_time() - started
+    if found.chosen is None or found.static is None or found.capacity is None:
+        return {"answer": found.answer}
+    scenario, standing = case.scenario.keeping(), found.static.setting.replicas
+    cap = standing + max(1, math.ceil(standing / 4))
+    space = keda_space(build_space(scenario, found.capacity, standing, cap), scenario, found.capacity, asked)
+    own = seeds.own_seeds(scenario.plan, scenario.promise)
+    settings = list(grid(space, standing))
+    (fleet,) = confirm(scenario, [found.static.setting], own)
+    best = brute_force(scenario, settings, fleet, own)
+    (ours,) = confirm(scenario, [found.chosen.setting], own)
+    cheapest_h = min(fleet.cost, best.cost if best else math.inf)
+    return {
+        "found": ours.setting.label,
+        "hours": ours.cost,
+        "days": ours.mean("days_kept"),
+        "seeds": len(own),
+        "grid": best.setting.label if best else fleet.setting.label,
+        "grid_hours": cheapest_h,
+        "regret": ours.cost / cheapest_h - 1,
+        "settings": len(settings),
+        "standing_hours": fleet.cost,
+        "search_cpu_s": searched,
+        "cpu_s": time.process_time() - started,
+    }
+
+
+def main() -> None:
+    """The table."""
+    seeds.CHOOSING = replace(CHOOSING, panel_most=2, confirm_s=0.0, beside_s=0.0)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=Path)
+    parser.add_argument("--only", default="")
+    options = parser.parse_args()
+    rows = Rows.open(options.rows)
+    asked = [case for case in cases() if options.only in case.name]
+    for case in asked:
+        if case.name not in rows.known:
+            rows.add(case.name, judge(case))
+    head("night", "found", "days kept", "acc-h", "brute force", "acc-h", "dearer by", "standing acc-h", "CPU s of the search")  # fmt: skip
+    for case in asked:
+        row = rows.known[case.name]
+        if "found" not in row:
+            line(case.name, row["answer"])
+            continue
+        line(
+            case.name,
+            row["found"],
+            f"{row['days']:.0%} of {row['seeds']}",
+            f"{row['hours']:.2f}",
+            f"{row['grid']} (of {row['settings']:,})",
+            f"{row['grid_hours']:.2f}",
+            f"{row['regret']:+.1%}",
+            f"{row['standing_hours']:.1f}",
+            f"{row['search_cpu_s']:.0f}",
+        )
+
+
+if __name__ == "__main__":
+    main()
