@@ -19,7 +19,7 @@ from autoscale.profiles import load, names
 from autoscale.recommend.answer import Decision, TargetInterval
 from autoscale.recommend.choice.judging import Judged, Trial, confirm
 from autoscale.recommend.choice.keda.beside import guide_objects
-from autoscale.recommend.choice.keda.nights import breaking_first, hard_nights
+from autoscale.recommend.choice.keda.nights import hard_nights, next_days
 from autoscale.recommend.choice.keda.scaled_object import Keda
 from autoscale.recommend.choice.keda.space import KedaAsked, check_zero, keda_space, zero_space
 from autoscale.recommend.choice.keda.written import scaled_object_text
@@ -251,7 +251,7 @@ def test_nights_are_searched_on_what_is_hard_for_both_fleets() -> None:
     assert len(hard_nights(judge, 1, 14, 1)) == 2  # there is no smaller fleet
 
 
-def test_the_seed_that_broke_most_joins_the_panel() -> None:
+def test_the_seed_that_broke_most_joins_the_panel_and_hopeless_ones_leave_it() -> None:
     """Seeds 4, 5, 6: the second broke two settings, the third one, which saw only that many."""
     settings = [keda(("gateway_queue", value)) for value in (1, 5, 10)]
     judged = [
@@ -259,9 +259,10 @@ def test_the_seed_that_broke_most_joins_the_panel() -> None:
         Judged(settings[1], (_made(0.01), _made(-0.01))),
         Judged(settings[2], (_made(0.01), _made(0.01))),
     ]
-    assert breaking_first(judged, (4, 5, 6), (2014,)) == (5, 2014)
-    assert breaking_first(judged, (4, 5, 6), (5, 2014)) == (6, 5, 2014)
-    assert breaking_first(judged[2:], (4, 5, 6), (2014,)) == (2014,)
+    assert next_days((2014,), judged, (4, 5, 6)) == (5, 2014)
+    assert next_days((5, 2014), judged, (4, 5, 6)) == (6, 5, 2014)
+    assert next_days((2014,), judged[2:], (4, 5, 6)) == (2014,)
+    assert next_days((2014, 2013, 2012, 2011), [], (4, 5, 6)) == (2012, 2011)  # nothing held on these
 
 
 def test_a_signal_that_needs_the_longest_wait_before_zero_is_found(small) -> None:

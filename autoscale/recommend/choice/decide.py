@@ -28,7 +28,7 @@ from autoscale.recommend.choice.confirming import Confirming, Trials
 from autoscale.recommend.choice.interval import target_interval
 from autoscale.recommend.choice.judging import Each, Judge, Judged, Trial, confirm, shown_over
 from autoscale.recommend.choice.keda.beside import ALWAYS, AT_ZERO, beside_keda, latency_alone
-from autoscale.recommend.choice.keda.nights import breaking_first, hard_nights
+from autoscale.recommend.choice.keda.nights import hard_nights, next_days
 from autoscale.recommend.choice.keda.reasons import of_latency, of_nights
 from autoscale.recommend.choice.keda.space import KedaAsked, keda_space, zero_space
 from autoscale.recommend.choice.panel import Panel, hardest_first
@@ -301,7 +301,7 @@ def _hunt(ask: _Question, panel: Panel, space: Space, fleets: Fleets, also: Judg
     """The search and what it leads to; when nothing that it found holds, it searches once more for what holds by more.
 
     Of what goes to zero, where more of the cost is luck, also when the choice is dearer than what the search had promised;
-    and on the seed that broke most of it, too.
+    and on the seed that broke most of it, too; or, where nothing held at all, without the hardest.
     """
     scenario, each, nights = panel.judge, ask.each, bool(space.kedas)
     assert isinstance(scenario, Scenario)
@@ -314,7 +314,8 @@ def _hunt(ask: _Question, panel: Panel, space: Space, fleets: Fleets, also: Judg
     judged: list[Judged[Candidate]] = []
     best, before = None, panel
     for start, caution in zip((0.1, 0.4), CHOOSING.caution, strict=True):
-        careful = replace(panel, caution=caution, spread=spread)
+        eased = len(panel.hard) < len(before.hard)
+        careful = replace(panel, caution=CHOOSING.caution[0] if eased else caution, spread=spread)
         report = part(ask.report, start, 0.3, "searching {}")
         known = careful.seen_before(tried, before) if careful.hard == before.hard else {}
         found = search(careful, space, fleets.cost_h, each, report, known=known)
@@ -328,7 +329,7 @@ def _hunt(ask: _Question, panel: Panel, space: Space, fleets: Fleets, also: Judg
             break
         spread = max([spread, *(j.deviation("margin") for j in judged)])
         if nights:
-            panel = replace(panel, hard=breaking_first(looked, seeds, panel.hard))
+            panel = replace(panel, hard=next_days(panel.hard, looked, seeds))
             seeds = tuple(dict.fromkeys((*panel.hard, *ask.seeds)))
     return _Hunt(tried, judged, confirming, best)
 

@@ -6,7 +6,7 @@ A standing fleet is simulated twenty times as fast as a ScaledObject, and what i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 
 from autoscale.recommend.choice.judging import Each, Judge, Judged, confirm
@@ -28,10 +28,15 @@ def hard_nights(judge: Judge, standing: int, pool: int, size: int, each: Each = 
     return tuple(dict.fromkeys(chain.from_iterable(zip(*orders, strict=True))))[: max(size, 2 * len(fleets))]
 
 
-def breaking_first(
-    judged: Iterable[Judged[Candidate]], seeds: Sequence[int], panel: Sequence[int]
+def next_days(
+    panel: Sequence[int], judged: Sequence[Judged[Candidate]], seeds: Sequence[int]
 ) -> tuple[int, ...]:
-    """The panel with the seed before it that broke most of what the search led to; as it is when none did."""
+    """The panel with the seed before it that broke most of what the search led to, as it is when none did.
+
+    Without its harder half when the search led to nothing: the promise gives up some days, and these may be such.
+    """
+    if not judged:
+        return tuple(panel[len(panel) // 2 :])
     broke = Counter(
         seed for one in judged for seed, made in zip(seeds, one.trials, strict=False) if not made.holds
     )
