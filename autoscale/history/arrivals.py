@@ -12,6 +12,7 @@ spread evenly; what a replica took between its last scrape and its end is not kn
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -82,16 +83,9 @@ def came_in(frame: pd.DataFrame, step_s: float) -> CameIn:
     Raises TooLittleData when no replica told its finished requests twice.
     """
     notes = Notes()
-    frame, resets = without_resets(frame, notes)
-    for reset in resets:
-        if reset["column"] == "requests_total":
-            notes.add(
-                "restart", reset["pod"], f"{reset['pod']} restarted: what it held then is lost", times=1
-            )
     interval_s = usual_interval_s(frame, step_s)
     silent_s = silence_s(interval_s)
-    told = frame.dropna(subset=["requests_total"])
-    seen = np.unique(told["time_s"].to_numpy(np.float64))
+    seen = np.unique(frame["time_s"].to_numpy(np.float64)[frame["requests_total"].notna()])
     if len(seen) < 2:
         raise TooLittleData(
             "no replica told its finished requests twice in the window",
@@ -103,17 +97,24 @@ def came_in(frame: pd.DataFrame, step_s: float) -> CameIn:
     if len(edges) < 2:
         raise _shorter_than_a_bin(float(seen[-1]) - start_s, step_s)
     came, replicas = np.zeros(len(edges)), np.zeros(len(edges) - 1)
-    for _, rows in told.groupby(["pod", "engine"], sort=True):
+    engines: Counter[str] = Counter()
+    for (pod, _), of_engine in frame.groupby(["pod", "engine"], sort=True):  # a fortnight of all is large
+        rows, resets = without_resets(of_engine.dropna(subset=["requests_total"]), notes)
+        if rows.empty:
+            continue
+        for _ in (reset for reset in resets if reset["column"] == "requests_total"):
+            notes.add("restart", str(pod), f"{pod} restarted: what it held then is lost", times=1)
+        engines[str(pod)] += 1
+        rows = rows.dropna(subset=["requests_total"])  # what a counter told twice is left out
         times_s, total = _of_replica(rows, seen, interval_s, silent_s)
         came += np.interp(edges, times_s, total)
         replicas += _present(times_s, edges, silent_s)
-    engines = told.groupby("pod")["engine"].nunique().max()
     return CameIn(
         start_s,
         step_s,
         np.diff(came),
         _gaps(seen, edges, silent_s),
-        replicas / engines,
+        replicas / max(engines.values()),
         interval_s,
         tuple(notes.sentences()),
     )

@@ -158,9 +158,9 @@ def _continued(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], list[i
 
 def usual_interval_s(frame: pd.DataFrame, default_s: float) -> float:
     """Median seconds between scrapes of one pod; `default_s` when no pod was scraped twice."""
-    scrapes = frame[["pod", "time_s"]].drop_duplicates().sort_values(["pod", "time_s"])
-    between = scrapes.groupby("pod")["time_s"].diff().dropna()
-    return float(between.median()) if len(between) else default_s
+    between = [np.diff(np.unique(times_s)) for _, times_s in frame.groupby("pod")["time_s"]]
+    known = np.concatenate([np.zeros(0), *between])
+    return float(np.median(known)) if len(known) else default_s
 
 
 def silence_s(interval_s: float) -> float:

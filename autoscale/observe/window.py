@@ -128,12 +128,13 @@ class FoundSeries:
         self.times.clear()
         self.values.clear()
 
-    def samples(self, number: int) -> pd.Series:
-        """The values of one series by their times, each time once."""
+    def take(self, number: int) -> pd.Series:
+        """The values of one series by their times, each time once; they are forgotten here."""
         import numpy as np
         import pandas as pd
 
         one = pd.Series(np.concatenate(self.values[number]), index=np.concatenate(self.times[number]))
+        self.values[number], self.times[number] = [], []
         return one if one.index.is_unique else one[~one.index.duplicated()]
 
 
@@ -203,7 +204,7 @@ def _combined(
     for numbers in groups:
         some = []
         for number in numbers:
-            samples = found.samples(number)
+            samples = found.take(number)
             values, wrong = series.sound(column, samples.to_numpy())
             if wrong.any():
                 first = int(wrong.argmax())
