@@ -37,12 +37,13 @@ def curve(came: CameIn, cv: float) -> list[tuple[float, float]]:
 
 
 def _smoothed(rate: Floats, width_s: float, cv: float) -> Floats | None:
-    """The rate with the share of each difference that is no chance; None where that is less than WORTH."""
+    """The rate with differences as large as they would be without chance; None where less than WORTH of them is no chance."""
     mean = _moving(rate)
     apart = rate - mean
     chance = cv**2 * np.maximum(mean, 1e-9) / width_s * (1 - 1 / AROUND)
     share = 1 - float(chance.sum() / max(float((apart**2).sum()), 1e-12))
-    return mean + share * apart if share >= WORTH else None
+    # of the variance a share is the rate's: times its root, so that what is offered varies as much, peaks included
+    return mean + np.sqrt(share) * apart if share >= WORTH else None
 
 
 def _moving(rate: Floats) -> Floats:

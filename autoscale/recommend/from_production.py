@@ -18,6 +18,7 @@ from autoscale.history.operating import OperatingPoints, Stretch
 from autoscale.history.production import Production, SeenStarts
 from autoscale.profiles import Profile, load, names, overlay
 from autoscale.profiles.prior_error import prior_error
+from autoscale.profiles.profile import ColdStart, Phase
 from autoscale.recommend.choice.keda.space import KedaAsked
 from autoscale.recommend.choice.promise import Promise
 from autoscale.recommend.choice.settings import Manifest
@@ -44,6 +45,7 @@ from loadgen.plan.lengths import Lengths
 
 TRAFFIC = "traffic.yaml"
 DAY_S = 86_400.0
+MANY_STARTS = 20
 MOST_HITS = 0.95  # of prompt tokens from the prefix cache
 
 
@@ -188,22 +190,26 @@ def _system(
     """The profile of that name, or the one that serves the model; with what was seen of starts, price and overlay."""
     system = load(profile_name(name, model))
     if starts is not None:
-        system = overlay(system, {"cold_start": _cold_start(starts)})
+        system = overlay(system, {"cold_start": cold_start_seen(starts, system.cold_start)})
     if price is not None:
         system = overlay(system, {"accelerator": {"price_per_chip_hour": price}})
     return system if measured is None else overlay(system, read_yaml(measured, "measured overlay"))
 
 
-def _cold_start(starts: SeenStarts) -> dict[str, Any]:
-    """What was seen as phases: the last holds weights and engine, which nobody parts."""
+def cold_start_seen(starts: SeenStarts, known: ColdStart) -> dict[str, Any]:
+    """What was seen as phases: the last holds weights and engine, which nobody parts. Of fewer than MANY_STARTS the longest say
+    little of the 95th percentile, so it lies as far above the median as the profile's, at least."""
 
-    def phase(seen: tuple[float, float]) -> dict[str, float]:
-        return {"median_s": max(seen[0], 0.1), "p95_s": max(seen[1], seen[0], 0.1)}
+    def phase(seen: tuple[float, float], usual: Phase | None = None) -> dict[str, float]:
+        median_s, p95_s = max(seen[0], 0.1), max(seen[1], seen[0], 0.1)
+        if usual is not None and usual.median_s > 0 and starts.count < MANY_STARTS:
+            p95_s = max(p95_s, median_s * usual.p95_s / usual.median_s)
+        return {"median_s": median_s, "p95_s": p95_s}
 
     nothing = {"median_s": 0.0, "p95_s": 0.0}
     return {
-        "node": phase(starts.node_s),
-        "image": phase(starts.image_s),
+        "node": phase(starts.node_s, known.node),
+        "image": phase(starts.image_s, known.image),
         "engine_init": phase(starts.ready_s),
         "weights_rate_bytes_s": 1e18,
         "weights_shared": False,

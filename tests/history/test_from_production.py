@@ -13,13 +13,18 @@ from analysis.slo import parse_slo
 from autoscale.cli import app
 from autoscale.history.operating import LEAD_S, points_of_operation
 from autoscale.history.past_hpa import reproduced
-from autoscale.history.production import learn_production
+from autoscale.history.production import SeenStarts, learn_production
 from autoscale.history.service import find_service
 from autoscale.history.told_hpa import past_hpa
-from autoscale.profiles import load
+from autoscale.profiles import load, overlay
 from autoscale.recommend.choice.settings import Behavior, Candidate
 from autoscale.recommend.choice.traffic import scenario_of
-from autoscale.recommend.from_production import current_that_fits, learn_replica_from, recommend_from
+from autoscale.recommend.from_production import (
+    cold_start_seen,
+    current_that_fits,
+    learn_replica_from,
+    recommend_from,
+)
 from autoscale.recommend.model.coefficients import drawn
 from autoscale.recommend.model.one_replica import capacity, idle_verdict, roughly_holding_rps
 from autoscale.recommend.open_speed import capacity_between, idle_in_doubt, speed_at_the_slo
@@ -127,6 +132,17 @@ def test_two_versions_and_the_starts_are_told(past):
     assert production.starts.count >= 3
     for seen, phase in ((production.starts.node_s, cold.node), (production.starts.image_s, cold.image)):
         assert phase.median_s / 2 < seen[0] <= seen[1] < 2 * phase.p95_s
+
+
+def test_few_starts_do_not_tell_the_longest(past):
+    profile = past[2].profile
+    usual = profile.cold_start.node.p95_s / profile.cold_start.node.median_s
+    few = SeenStarts(5, (100.0, 120.0), (50.0, 55.0), (170.0, 200.0))
+    seen = overlay(profile, {"cold_start": cold_start_seen(few, profile.cold_start)}).cold_start
+    assert (seen.node.median_s, seen.node.p95_s) == pytest.approx((100.0, 100.0 * usual))
+    assert seen.engine_init.p95_s == 200.0
+    many = replace(few, count=20)
+    assert cold_start_seen(many, profile.cold_start)["node"] == {"median_s": 100.0, "p95_s": 120.0}
 
 
 def test_a_model_that_no_profile_serves_and_too_short_a_window_are_sentences(past, tmp_path):
