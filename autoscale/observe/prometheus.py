@@ -242,15 +242,29 @@ def _selectors(names: list[str], matchers: str, together: bool) -> list[str]:
     return [f'{{__name__=~"{"|".join(names)}"{more}}}']
 
 
+_A_MODEL = '{__name__=~".*vllm[:_]num_requests_running"}'
+_YEAR_2100 = 4.1e9  # unix s
+_LAST = f"max_over_time(max by (model_name) (timestamp({_A_MODEL}))[30d:1h])"  # unix s, to the hour
+
+
 def what_it_has(door: Prometheus) -> str:
-    """The models that it knows now and the jobs that it scrapes, in words; for a sentence about what was not found."""
-    try:
-        now = door.query('count by (model_name) ({__name__=~".*vllm[:_]num_requests_running"})')
-        models = sorted(one["metric"].get("model_name", "?") for one in now)
-        jobs = sorted({one["metric"].get("job", "?") for one in door.query("up")})
-    except (Refused, AutoscaleError, KeyError, TypeError, AttributeError):
-        models, jobs = [], []
-    there = f"it has vLLM metrics of {', '.join(models)} at present" if models else "it has no vLLM metrics"
+    """The models that it knows now, or when it last had any in 30 days, and the jobs that it scrapes, in words; for a sentence
+    about what was not found."""
+
+    def told(promql: str, label: str) -> dict[str, float]:
+        try:
+            found = [(one["metric"].get(label, "?"), one.get("value")) for one in door.query(promql)]
+            return {name: float(pair[1]) if pair else math.nan for name, pair in found}
+        except (Refused, AutoscaleError, LookupError, TypeError, AttributeError, ValueError):
+            return {}
+
+    there = "it has no vLLM metrics"
+    if now := told(f"count by (model_name) ({_A_MODEL})", "model_name"):
+        there = f"it has vLLM metrics of {', '.join(sorted(now))} at present"
+    elif past := {name: at_s for name, at_s in told(_LAST, "model_name").items() if 0 < at_s < _YEAR_2100}:
+        last = datetime.fromtimestamp(max(past.values()), UTC).strftime("%Y-%m-%d %H:%M")
+        there = f"it has no vLLM metrics at present; the last ones, of {', '.join(sorted(past))}, are of {last} UTC"
+    jobs = sorted(told("up", "job"))
     return there + (f", and scrapes the jobs {', '.join(jobs)}" if jobs else "")
 
 

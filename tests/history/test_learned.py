@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -154,3 +155,17 @@ def test_a_wrong_selector_is_answered_with_the_nearest_names(past):
     assert sum(pod in str(said.value) for pod in metrics["pod"].unique()) == min(5, metrics["pod"].nunique())
     with pytest.raises(TooLittleData, match=r"none with a label team"):
         find_service(url, HOURS * 3600.0, until=ZERO + HOURS * 3600.0, selector='team="chat"')
+
+
+def test_where_scraping_ended_before_the_window_is_told_when(tmp_path):
+    needs_prometheus()
+    ended_s = time.time() - 3 * 86_400
+    rows = [
+        f'vllm:num_requests_running{{model_name="m",pod="a"}} 1 {ended_s - 15 * k:.3f}'
+        for k in range(240, 0, -1)
+    ]
+    (tmp_path / "text").write_text("\n".join(["# TYPE vllm:num_requests_running gauge", *rows, "# EOF", ""]))
+    month = time.strftime("%Y-%m", time.gmtime(ended_s - 3600))
+    with backfill.prometheus(tmp_path / "text", tmp_path) as url, pytest.raises(TooLittleData) as told:
+        find_service(url, 86_400.0)
+    assert f"no vLLM metrics at present; the last ones, of m, are of {month}" in str(told.value)
