@@ -5,6 +5,8 @@ import math
 import pytest
 
 from benchmarks.ledger import LEDGER, as_text, error, read
+from benchmarks.one_gpu import measure
+from loadgen.plan import rates
 
 
 def test_every_entry_is_a_row_of_the_table():
@@ -26,3 +28,19 @@ def test_every_entry_is_a_row_of_the_table():
 )
 def test_an_error_is_relative_to_what_was_measured(predicted, measured, expected):
     assert error({"predicted": predicted, "measured": measured}) == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.parametrize("rates_rps", [[0.4], [0.4, 0.8]], ids=["one rate", "two rates"])
+def test_the_load_client_takes_the_stages_of_a_sweep(rates_rps, tmp_path, monkeypatch):
+    """One rate takes no turns: with --interleave the client refuses it, and the run would end before its prediction."""
+    said = {}
+    monkeypatch.setattr(
+        measure, "_load", lambda *args: said.update(zip(args[-1][::2], args[-1][1::2], strict=True))
+    )
+    measure.sweep(
+        tmp_path, "http://h", "http://p", ("1", "1"), "ttft_p95=1s", rates_rps, 2.0 * measure.PIECE_S
+    )
+    stages = rates.parse_stages(said["--stages"])
+    if (piece := said.get("--interleave")) is not None:
+        stages = rates.interleaved(stages, float(piece.removesuffix("s")), seed=0)
+    assert stages.duration_s == len(rates_rps) * 2.0 * measure.PIECE_S

@@ -33,9 +33,10 @@ def sweep(
     rates_rps: list[float],
     each_s: float,
 ) -> Path:
-    """A run directory of open-loop stages at these rates, each `each_s` long in pieces, with the server's metrics."""
+    """A run directory of open-loop stages at these rates, each `each_s` long, several in pieces, with the server's metrics."""
     stages = ",".join(f"{rate:.3g}:{each_s:.0f}" for rate in rates_rps)
-    return _load(out, url, prometheus, lengths, slo, ["--stages", stages, "--interleave", f"{PIECE_S}s"])
+    turns = ["--interleave", f"{PIECE_S}s"] if len(rates_rps) > 1 else []
+    return _load(out, url, prometheus, lengths, slo, ["--stages", stages, *turns])
 
 
 def closed(
