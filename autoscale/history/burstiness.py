@@ -62,10 +62,8 @@ def burstiness(came: CameIn) -> Burstiness | None:
         return None
     low, middle, high = np.quantile(found, [0.25, 0.5, 0.75])
     kept = [x for x in found if x <= middle + FAR_OUT * (high - low) / 1.349]
-    mean, half = (
-        float(np.mean(kept)),
-        float(stdtrit(len(kept) - 1, 0.975) * np.std(kept, ddof=1)) / math.sqrt(len(kept)),
-    )
+    mean = float(np.mean(kept))
+    half = float(stdtrit(len(kept) - 1, 0.975) * np.std(kept, ddof=1)) / math.sqrt(len(kept))
     cv, least, most = (math.sqrt(max(x, 0.0)) for x in (mean, mean - half, mean + half))
     return Burstiness(cv, least, most, len(kept))
 

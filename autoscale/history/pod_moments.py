@@ -63,13 +63,10 @@ def _last_seen(service: Service, lives: Sequence[Life], window: str) -> dict[Lif
     names = sorted({pod for pod, _ in lives})
     found = {}
     for first in range(0, len(names), NAMES_AT_ONCE):
-        some = "|".join(
-            names[first : first + NAMES_AT_ONCE]
-        )  # names of pods have no character that an expression minds but "."
-        for one in at_the_end(
-            service,
-            f'max by (pod, uid) (max_over_time(timestamp(kube_pod_created{{pod=~"{some}"}}){window[:-1]}:1m]))',
-        ):
+        # of what a name of a pod may hold an expression minds the dot alone, which then means any character
+        some = "|".join(names[first : first + NAMES_AT_ONCE])
+        seen = f'timestamp(kube_pod_created{{pod=~"{some}"}}){window[:-1]}:1m]'
+        for one in at_the_end(service, f"max by (pod, uid) (max_over_time({seen}))"):
             found[_life(one)] = float(one["value"][1])
     return found
 

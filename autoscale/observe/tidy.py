@@ -158,7 +158,7 @@ def _continued(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], list[i
 
 def usual_interval_s(frame: pd.DataFrame, default_s: float) -> float:
     """Median seconds between scrapes of one pod; `default_s` when no pod was scraped twice."""
-    between = [np.diff(np.unique(times_s)) for _, times_s in frame.groupby("pod")["time_s"]]
+    between = [np.diff(np.unique(times_s.dropna())) for _, times_s in frame.groupby("pod")["time_s"]]
     known = np.concatenate([np.zeros(0), *between])
     return float(np.median(known)) if len(known) else default_s
 

@@ -324,8 +324,9 @@ def _hunt(ask: _Question, panel: Panel, space: Space, fleets: Fleets, also: Judg
         judged += looked
         ask.report(start + 0.3, "confirming")
         best = min(filter(None, (best, confirming.best(looked))), key=lambda j: j.cost, default=None)
-        promised_h = found[0][1].accelerator_hours
-        if best is not None and not (nights and best.cost > (1 + CHOOSING.alike) * promised_h):
+        if best is not None and not (
+            nights and best.cost > (1 + CHOOSING.alike) * found[0][1].accelerator_hours
+        ):
             break
         spread = max([spread, *(j.deviation("margin") for j in judged)])
         if nights:

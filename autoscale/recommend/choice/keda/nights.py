@@ -18,9 +18,10 @@ from autoscale.recommend.effort import CHOOSING
 def hard_nights(judge: Judge, standing: int, pool: int, size: int, each: Each = map) -> tuple[int, ...]:
     """The seeds of a pool that are hardest for the fewest replicas that hold and for one fewer, in turn.
 
-    So many as `size`, and two of each at least: a setting that fails is known by the first of them. What peaks at one replica fewer breaks where that fleet does, and is
-    much cheaper where it does not: seeds that are hard for the fleet that holds do not tell the two apart. The pool is as
-    large as what the choice is confirmed on: what holds on its hardest seeds has a chance there.
+    So many as `size`, and two of each at least: a setting that fails is known by the first of them. What peaks at one
+    replica fewer breaks where that fleet does, and is much cheaper where it does not: seeds that are hard for the fleet that
+    holds do not tell the two apart. The pool is as large as what the choice is confirmed on: what holds on its hardest
+    seeds has a chance there.
     """
     seeds = range(CHOOSING.night_seeds, CHOOSING.night_seeds + pool)
     fleets = [Standing(count) for count in (standing, standing - 1) if count > 0]
