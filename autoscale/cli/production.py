@@ -156,6 +156,7 @@ def recommended_from(
     """The recommendation from production; `excluded` are options that only go with runs, `same` those of both."""
     from autoscale.history.learned import NAMELESS
     from autoscale.history.production import learn_production
+    from autoscale.profiles import load
     from autoscale.recommend.from_production import profile_name, recommend_from
     from autoscale.recommend.progress import part
 
@@ -169,7 +170,9 @@ def recommended_from(
     rest = {name: value for name, value in same.items() if name != "current"}
     with progress.bar() as report:
         service = asked.service(part(report, 0.0, 0.7))
-        profile_name(same["profile"], service.model or NAMELESS)  # before the rest is read
+        load(
+            profile_name(same["profile"], service.model or NAMELESS)
+        )  # a wrong one is refused before the rest is read
         production = learn_production(service, same["current"], part(report, 0.7, 0.3))
     for note in production.notes:
         progress.note(note)
