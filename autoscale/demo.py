@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from socket import socket
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -26,6 +25,7 @@ from analysis.numbers import known
 from autoscale.check_command import run_check as run_check
 from autoscale.check_command import running
 from autoscale.load_command import locust_command
+from autoscale.ports import free_ports
 
 if TYPE_CHECKING:
     from autoscale.check import CheckResult
@@ -154,7 +154,7 @@ def _prometheus(out: Path, replica: dict[str, Any]) -> Iterator[str | None]:
     (home / "prometheus.yml").write_text(
         PROMETHEUS.format(target=target, pod=replica["name"]), encoding="utf-8"
     )
-    url = f"127.0.0.1:{_free_port()}"
+    url = f"127.0.0.1:{free_ports(1)}"
     command = [
         program,
         f"--config.file={home / 'prometheus.yml'}",
@@ -212,12 +212,6 @@ def _until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
             pass
         time.sleep(0.1)
     raise SourceUnavailable("prometheus did not start", value=url)
-
-
-def _free_port() -> int:
-    with socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 # --- recommendation and manifests ------------------------------------------------------------------------------------

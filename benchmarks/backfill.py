@@ -2,7 +2,6 @@
 
 import contextlib
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ import numpy as np
 import pandas as pd
 import requests
 
+from autoscale.ports import free_ports
 from autoscale.sim.fleet.outcome import Outcome
 
 NAMES = {
@@ -236,8 +236,7 @@ def serving(folder: Path) -> Iterator[str]:
     """A real Prometheus over the database of a folder (add_blocks): its address."""
     config = folder / "prometheus.yml"
     config.write_text("global: {scrape_interval: 15s}\n")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_ports(1)
     command = [
         shutil.which("prometheus"),
         f"--config.file={config}",

@@ -5,7 +5,6 @@ Run: python -m benchmarks.collect
 """
 
 import resource
-import socket
 import subprocess
 import tempfile
 import time
@@ -16,6 +15,7 @@ import requests
 
 from analysis import run
 from autoscale.observe.collect import collect
+from autoscale.ports import free_ports
 
 PODS, DURATION_S = 16, 3600
 REASONS = ("stop", "length", "abort", "error", "repetition")
@@ -48,9 +48,7 @@ def hour(started_at: float) -> Iterator[str]:
 
 def main() -> None:
     started_at = float(int(time.time()) - DURATION_S - 300)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_ports(1)}"
     with tempfile.TemporaryDirectory() as folder:
         text, storage, config = (Path(folder) / name for name in ("hour.txt", "tsdb", "prometheus.yml"))
         with open(text, "w", encoding="utf-8") as file:

@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -29,6 +28,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from analysis import run
+from autoscale.ports import free_ports
 from benchmarks.load_lab import ROOT, truth_server
 
 EVERY_S = 5.0
@@ -48,11 +48,6 @@ def held(pid: int) -> dict[str, float]:
         }
     except (OSError, KeyError):
         return {}
-
-
-def free_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return str(listener.getsockname()[1])
 
 
 @contextmanager
@@ -95,7 +90,7 @@ def soak(duration_s: float, rate: float, fleet_rate: float, out: Path) -> pd.Dat
     """Load both servers; a row per process and moment."""
     rows: list[dict[str, object]] = []
     with ExitStack() as stack:
-        ports = free_port(), free_port()
+        ports = str(free_ports(1)), str(free_ports(1))
         truth = [*truth_server(out), "--port", ports[0], "--ttft", "0.05", "--gap", "0.005"]
         fleet = [sys.executable, "-m", "autoscale", "serve", "--port", ports[1], "--replicas", "2"]
         processes = {

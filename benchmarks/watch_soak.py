@@ -29,8 +29,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from autoscale.check.feeding import RESOURCES
 from autoscale.kube.cluster import read_observations
+from autoscale.ports import free_ports
 from benchmarks.load_lab import ROOT
-from benchmarks.soak import EVERY_S, draw, free_port, held, slopes, until_up
+from benchmarks.soak import EVERY_S, draw, held, slopes, until_up
 
 FIXTURE = ROOT / "tests" / "fixtures" / "kubernetes" / "deployment.jsonl.gz"
 NAMESPACE, HPA = "deployment", "vllm-dep-hpa"
@@ -75,7 +76,7 @@ def serve(port: int, version: int) -> None:
 
 def watch(hours: float, restart_s: float, out: Path) -> tuple[pd.DataFrame, int]:
     """The samples, and the checker's exit code (-1: it had to be ended)."""
-    port = free_port()
+    port = str(free_ports(1))
     url = f"http://127.0.0.1:{port}"
     config = {
         "apiVersion": "v1",

@@ -6,22 +6,20 @@ a clone with its environment active is a ```sh block, whose first line says what
 
 import argparse
 import os
-import random
 import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
-from contextlib import ExitStack
 from pathlib import Path
-from socket import socket
 
 import pytest
 import typer
 
 from autoscale.cli import app
 from autoscale.examples import EXAMPLES
+from autoscale.ports import free_ports
 from loadgen.run.option_table import add_arguments
 
 ROOT = Path(__file__).parent.parent
@@ -47,19 +45,6 @@ def blocks(page: Path, language: str) -> list[str]:
     return [text for kind, text in BLOCK.findall(page.read_text(encoding="utf-8")) if kind == language]
 
 
-def free_ports(count: int = 16) -> int:
-    """The first of so many free ports in a row: a fleet gives every replica the next one."""
-    while True:
-        first = random.randrange(20_000, 30_000)  # below what the system gives to others
-        with ExitStack() as held:
-            try:
-                for port in range(first, first + count):
-                    held.enter_context(socket()).bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return first
-
-
 def clone(target: Path) -> Path:
     """What the blocks use of a clone: the entry files, manifests and docs."""
     for part in ("loadgen", "manifests", "docs"):
@@ -76,7 +61,7 @@ def alive(group: int) -> bool:
 
 def typed(page: Path, folder: Path) -> tuple[int, str, bool]:
     """Type the blocks of a page in a clone: exit code, output, and whether a process outlived them."""
-    first = free_ports()
+    first = free_ports(16)  # a fleet gives every replica the next one
     ports = {"8000": str(first), "9100": str(first + 1)}
     script = "\n".join(["set -euo pipefail", *blocks(page, "bash")])
     script = re.sub(r"(127\.0\.0\.1:|port )(8000|9100)\b", lambda m: m[1] + ports[m[2]], script)

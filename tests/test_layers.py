@@ -22,6 +22,7 @@ ABOVE: dict[str, set[str]] = {
     "loadgen.chat": {"loadgen.in_locust"},
     "autoscale.load_command": {"loadgen"},
     "autoscale.version": set(),
+    "autoscale.ports": set(),
     "autoscale.regression": set(),
     "autoscale.typed_json": set(),
     "autoscale.bill": {"autoscale.typed_json"},

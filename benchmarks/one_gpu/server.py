@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from socket import socket
 
 import requests
 
 from analysis.errors import BadInput, SourceUnavailable
 from autoscale.check_command import running
+from autoscale.ports import free_ports
 
 MODEL_SCRIPT = Path(__file__).with_name("model.py")
 START_S = 600.0  # compiling a model's graphs takes minutes
@@ -66,13 +66,6 @@ GPU = Device(
 )
 
 
-def free_port() -> int:
-    """A port of the loopback interface that nobody listens on."""
-    with socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
 def vllm(python: Path, device: Device, out: Path) -> Iterator[str]:
     """A vLLM with the device's model on the loopback interface; yields its URL. Its log is vllm.log in `out`."""
@@ -86,7 +79,7 @@ def vllm(python: Path, device: Device, out: Path) -> Iterator[str]:
             expected="one that has vLLM",
             next_step="name it with --python",
         ) from None
-    port = free_port()
+    port = free_ports(1)
     command = [
         str(python),
         "-m",
@@ -119,7 +112,7 @@ def prometheus(url: str, out: Path) -> Iterator[str]:
         raise SourceUnavailable(
             "prometheus is not installed", next_step="make prometheus, or apt install prometheus"
         )
-    home, port = out / "prometheus", free_port()
+    home, port = out / "prometheus", free_ports(1)
     home.mkdir()
     (home / "prometheus.yml").write_text(SCRAPES.format(target=url.removeprefix("http://")), encoding="utf-8")
     command = [program, f"--config.file={home / 'prometheus.yml'}", f"--storage.tsdb.path={home / 'data'}"]

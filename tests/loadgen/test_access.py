@@ -14,10 +14,11 @@ import pytest
 
 from analysis import run
 from analysis.errors import SourceUnavailable
+from autoscale.ports import free_ports
 from loadgen.run.endpoint.server_facts import inspect_server
 from loadgen.run.options import LoadOptions
 from loadgen.wire.target import HttpTarget
-from tests.loadgen.test_locust import ROOT, ended, free_port, get, until
+from tests.loadgen.test_locust import ROOT, ended, get, until
 from tests.planted import found
 from tests.threaded import running
 
@@ -105,7 +106,7 @@ def locust(server, folder: Path, user: bool, options, environment) -> subprocess
     (folder / "filed").write_text(FILED)
     login = f"user:{QUOTED['password']}@" if user else ""
     host = f"http://{login}127.0.0.1:{server.server_port}/v1?code={QUOTED['query']}"
-    ports = ["--master-bind-port", str(free_port())]
+    ports = ["--master-bind-port", str(free_ports(1))]
     ports += ["--master-port", ports[-1]] if "--processes" in options else []
     command = [sys.executable, "-c", "import sys; from locust.main import main; sys.exit(main())"]
     command += [
@@ -136,7 +137,7 @@ def started(tmp_path_factory):
             server = opened.__enter__()
             open_ones.append(opened)
             if name == "web":
-                server.web = free_port()
+                server.web = free_ports(1)
                 options = [*options, "--web-host", "127.0.0.1", "--web-port", str(server.web)]
             runs[name] = locust(server, folder, user, options, environment), folder, server
         yield runs

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 
 from analysis import run
+from autoscale.ports import free_ports
 from tests.loadgen.fault_server import EVENTS, FaultServer
 
 ROOT = Path(__file__).parents[2]
@@ -109,8 +109,7 @@ def load(server, tmp_path) -> Iterator[Callable[..., Load]]:
     def start(
         fault: str, options: str, entry: str = "completions", limit: str = "true", run_dir: Path | None = None
     ):
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            port = str(listener.getsockname()[1])
+        port = str(free_ports(1))
         folder = tmp_path / f"{len(started)}"
         folder.mkdir()
         command = [

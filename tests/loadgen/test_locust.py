@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import numpy as np
 import pytest
 
 from analysis import run
+from autoscale.ports import free_ports
 from loadgen.run.option_table import in_form
 
 ROOT = Path(__file__).parents[2]
@@ -28,15 +28,10 @@ HEADER_KEYS = {
 }  # fmt: skip
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
 @contextmanager
 def truth_server(log: Path, *options: str):
     """A truth server (TTFT 50 ms, gap 5 ms): its URL."""
-    port = free_port()
+    port = free_ports(1)
     command = [sys.executable, ROOT / "benchmarks" / "truth_server.py", "--port", str(port), "--log", log, *options]  # fmt: skip
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"ready\n"
@@ -47,7 +42,7 @@ def truth_server(log: Path, *options: str):
 def start(url: str, folder: Path, *options: str, entry: str = "completions") -> subprocess.Popen[str]:
     """Locust in a process group of its own; its output goes to `folder`/log."""
     command = ["--headless", "--only-summary", "--host", url, "--run-dir", folder / "run"]
-    command += ["--master-bind-port", str(free_port())]
+    command += ["--master-bind-port", str(free_ports(1))]
     command += ["--master-port", command[-1]] if "--processes" in options else []
     return locust(folder, entry, *command, *options)
 
@@ -67,7 +62,7 @@ def locust(folder: Path, entry: str, *options: Any, clock_ahead_s: float = 0.0) 
 
 def on_three_machines(url: str, folder: Path, *options: str) -> dict[str, subprocess.Popen[str]]:
     """A master and two workers that know of each other by their port only; the second worker's clock is ahead by 3 s."""
-    port = free_port()
+    port = free_ports(1)
     master = ["--master", "--master-bind-port", port, "--expect-workers", 2, "--headless", "--only-summary"]
     master += ["--host", url, "--run-dir", folder / "run", *options]
     machines = {"three machines": locust(folder, "completions", *master)}
@@ -155,7 +150,7 @@ class Runs:
         folder = self.folders.mktemp(name.replace(" ", "-"))
         (folder / "load.yaml").write_text(LOAD_FILE)
         if name == "web":
-            port = free_port()
+            port = free_ports(1)
             web = [
                 "--host",
                 self.url,

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import gevent
 import pytest
 
+from autoscale.ports import free_ports
 from loadgen.wire.client import Client, Limits
 from loadgen.wire.clock import now_s
 from loadgen.wire.exchange import Exchange
@@ -31,8 +31,7 @@ def command(request, tmp_path):
 
 
 def test_it_sends_what_was_asked_on_time_and_says_when(command, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_ports(1)
     log = tmp_path / "truth.jsonl"
     options = ["--port", str(port), "--log", str(log), "--ttft", "0.03", "--gap", "0.002", "--gaps"]
     exchanges = []

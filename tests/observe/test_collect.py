@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -18,6 +17,7 @@ from analysis.access import access
 from analysis.errors import BadInput, BadRun, SourceUnavailable, TooLittleData
 from autoscale.observe.collect import collect
 from autoscale.observe.scrape import Scraper
+from autoscale.ports import free_ports
 from tests import recorded_sweeps
 from tests.observe import servers
 
@@ -115,15 +115,9 @@ def test_long_windows_are_asked_for_in_chunks_below_the_point_limit(tmp_path: Pa
     )
 
 
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def test_an_unreachable_prometheus_is_a_source_unavailable(tmp_path: Path):
     with pytest.raises(SourceUnavailable, match=r"cannot reach Prometheus at .*connection refused"):
-        collect(new_run(tmp_path / "run"), f"http://127.0.0.1:{closed_port()}")
+        collect(new_run(tmp_path / "run"), f"http://127.0.0.1:{free_ports(1)}")
 
 
 def test_a_page_that_is_not_prometheus_is_named(tmp_path: Path):
@@ -210,7 +204,7 @@ def test_scraping_something_else_is_refused(tmp_path: Path, text: str, sentence:
 def test_scraping_nobody_is_a_source_unavailable(tmp_path: Path):
     target = new_run(tmp_path / "run", ended_at=None)
     with pytest.raises(SourceUnavailable, match=r"no server answered at .*connection refused"):
-        collect(target, scrape=[f"http://127.0.0.1:{closed_port()}"])
+        collect(target, scrape=[f"http://127.0.0.1:{free_ports(1)}"])
 
 
 def test_a_scraper_that_starts_before_the_load_test_waits_for_it(tmp_path: Path):
@@ -268,7 +262,7 @@ def test_a_real_prometheus_scraping_a_vllm_page(tmp_path: Path):
             f"  {{job_name: twin-b, static_configs: [{{targets: [{targets[0]}], labels: {{pod: vllm-0}}}}],\n"
             "    metric_relabel_configs: [{source_labels: [__name__], regex: '.*cache_usage.*', action: drop}]}]\n"
         )
-        url = f"http://127.0.0.1:{closed_port()}"
+        url = f"http://127.0.0.1:{free_ports(1)}"
         command = [
             program,
             f"--config.file={config}",
