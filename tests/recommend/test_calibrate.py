@@ -1,5 +1,6 @@
 """A synthetic replica of known step time is measured by a sweep; the fit must find it again."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from autoscale.profiles import load
 from autoscale.recommend.model import step_time
 from autoscale.recommend.model.calibrate import calibrate
 from autoscale.recommend.model.learning import learn
-from autoscale.recommend.model.replaying import full_batch
+from autoscale.recommend.model.replaying import full_batch, source_of
 from autoscale.sim.engine.replicas import EngineParams
 from loadgen.plan import lengths, rates
 from loadgen.plan.traffic import LoadPlan
@@ -74,3 +75,17 @@ def test_stages_of_seconds_do_not_pass_for_a_full_batch(tmp_path) -> None:
     assert (
         low <= truth / full_batch(learned.engine, prompt.draw(rng, 4000), output.draw(rng, 4000))[0] <= high
     )
+
+
+def test_requests_of_no_stage_are_replayed_but_belong_to_no_window(measured, tmp_path) -> None:
+    shutil.copytree(measured.path, tmp_path / "run")
+    rows = measured.requests.assign(stage=measured.requests["stage"].astype("Int32"))
+    rows.loc[rows.index[::7], "stage"] = None
+    rows.to_parquet(tmp_path / "run" / "requests.parquet")
+    spoilt = runs.read(tmp_path / "run")
+    source = source_of(spoilt, set(), None)
+    assert len(source.sent.stage) == len(rows)
+    assert -1 not in source.windows
+    found = calibrate([spoilt], TRUTH)
+    assert found.stages_used == calibrate([measured], TRUTH).stages_used
+    assert found.median_error()["tpot_p50_s"] < 0.03

@@ -104,7 +104,7 @@ def calibrate(
         usual=usual.against(factors_moved),
         error=math.hypot(model_error(missed, usual.wander), _unseen(usual, sources)),
         replay=missed,
-        stages_used=tuple(sorted({int(s) for s in np.unique(seen.stage)})),
+        stages_used=tuple(sorted({int(s) for s in np.unique(seen.stage) if s >= 0})),
     )
 
 

@@ -96,8 +96,12 @@ class Source:
 
 
 def source_of(run: Run, excluded: set[int], metrics: pd.DataFrame | None) -> Source:
-    """The run without the stages to leave out, with its metrics on the client's clock."""
-    rows = run.requests.assign(left_s=latencies(run.requests)["left_s"].to_numpy())
+    """The run without the stages to leave out, with its metrics on the client's clock.
+
+    Requests of no stage stay (stage -1, of no window): the server had them, too.
+    """
+    made = latencies(run.requests)
+    rows = run.requests.assign(left_s=made["left_s"].to_numpy(), stage=made["stage"].to_numpy())
     rows = rows[rows["sent_s"].notna()]
     rows = rows[~rows["stage"].isin(excluded)]
     return _cut(Source(rows, metrics, _windows(run, rows)))
@@ -132,7 +136,7 @@ def ttft_per_token_s(requests: pd.DataFrame) -> tuple[float, float]:
 
     Over stages without a queue; both NaN when there is none or all prompts are equally long.
     """
-    return _ttft_slope(_columns_of(requests) | {"stage": requests["stage"].to_numpy(int)})
+    return _ttft_slope(_columns_of(requests) | {"stage": requests["stage"].to_numpy()})
 
 
 def _ttft_slope(requests: Columns) -> tuple[float, float]:
@@ -140,7 +144,7 @@ def _ttft_slope(requests: Columns) -> tuple[float, float]:
     ok = requests["ok"] & ~np.isnan(first)
     ttft = (first - requests["sent_s"])[ok]
     prompt, stage = requests["prompt_tokens"][ok].astype(float), requests["stage"][ok]
-    medians = {int(k): float(np.median(ttft[stage == k])) for k in np.unique(stage)}
+    medians = {int(k): float(np.median(ttft[stage == k])) for k in np.unique(stage[stage >= 0])}
     quiet = QUEUED_TTFT * min(medians.values(), default=0.0)
     covariance = variance = left = 0.0
     count = 0
@@ -268,7 +272,7 @@ def full_batch(
 def _windows(run: Run, rows: pd.DataFrame) -> dict[int, tuple[float, float]]:
     """Stage -> (start_s, end_s): those of the run, else from when its requests were sent."""
     windows = {s.number: (s.start_s, s.end_s) for s in spans_of(run.header, run.requests)}
-    sent = {int(k): rows.loc[rows["stage"] == k, "sent_s"] for k in rows["stage"].dropna().unique()}
+    sent = {int(k): rows.loc[rows["stage"] == k, "sent_s"] for k in rows["stage"].unique() if k >= 0}
     return {k: windows.get(k, (float(v.min()), float(v.max()))) for k, v in sent.items()}
 
 
