@@ -6,6 +6,7 @@ A task travels as a parcel: pickled, with the plan and the arrivals kept of it l
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import pickle
@@ -60,6 +61,7 @@ def _without_main() -> Iterator[None]:
 
 def _start(kept: Sequence[Kept]) -> None:
     _known.update(_outside(kept))
+    gc.freeze()  # what is imported stays: no collection has to look at it again
 
 
 def _outside(kept: Sequence[Kept]) -> dict[str, object]:

@@ -15,6 +15,7 @@ from analysis.numbers import known
 from autoscale.sim.fleet.replica import FleetReplica, PodEvent
 
 HOUR_S, HOURS_OF_A_DAY = 3600.0, 24
+MOST_NOTED = 500_000  # requests whose times wait to be joined, 24 bytes each
 
 Floats = NDArray[np.float64]
 
@@ -45,6 +46,8 @@ class Spent:
         self.replicas: dict[int, FleetReplica] = {}
         self.since: dict[int, dict[int, float]] = defaultdict(dict)  # replica -> pod -> its node was there
         self.busy: dict[int, list[Floats]] = defaultdict(list)  # slot -> stretches with a request, (n, 2)
+        self._noted: list[tuple[NDArray[Any], Floats, Floats]] = []  # slots, begins, ends not yet in `busy`
+        self._count = 0
 
     def pod(self, event: PodEvent) -> None:
         """Note a transition."""
@@ -53,9 +56,20 @@ class Spent:
             self.since[event.replica.ordinal].setdefault(event.member, event.time_s)
 
     def requests(self, finished: NDArray[Any]) -> None:
-        """Note the times in which finished requests (engine.FINISHED) were on their replicas."""
-        slots = np.ascontiguousarray(finished["slot"])
-        begin, end = np.ascontiguousarray(finished["sent_s"]), np.ascontiguousarray(finished["end_s"])
+        """Note the times in which finished requests (engine.FINISHED) were on their replicas.
+
+        They are joined when asked for, or when they are many: most simulations are judged without their spending.
+        """
+        self._noted.append((finished["slot"].copy(), finished["sent_s"].copy(), finished["end_s"].copy()))
+        self._count += len(finished)
+        if self._count > MOST_NOTED:
+            self._join()
+
+    def _join(self) -> None:
+        if not self._noted:
+            return
+        slots, begin, end = (np.concatenate(column) for column in zip(*self._noted, strict=True))
+        self._noted, self._count = [], 0
         order = np.lexsort((begin, slots))
         slots = slots[order]
         for slot in np.unique(slots[slots >= 0]).tolist():
@@ -64,6 +78,7 @@ class Spent:
 
     def spending(self, end_s: float, begins_s: float) -> Spending:
         """The sums up to `end_s`; the traffic begins `begins_s` after a midnight."""
+        self._join()
         starting = wasted = 0.0
         held: list[tuple[float, float]] = []
         ready: dict[int, list[tuple[float, float]]] = defaultdict(list)
