@@ -1,9 +1,9 @@
 """The cheapest HPA of a grid wider and finer than the search's own, for the regret of a recommendation.
 
 Lines (settings that differ in one target) of every family of signals, window, minimum and maximum are bisected over
-targets 6 % apart, over as many seeds as the search takes; around the best of them, and around the recommendation, all windows, scale-up windows and policies are tried; the
-cheapest are judged over seeds of their own, and what survives once more over others, beside the recommendation. Several
-thousand simulations per scenario.
+targets 6 % apart; around the best of them, and around the recommendation, all windows, scale-up windows and policies are
+tried. Each is held to what a recommendation promises over 64 seeds, and what is cheapest once more over 64 others, beside the
+recommendation. Many thousand simulations per scenario.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from autoscale.recommend.answer import Point
-from autoscale.recommend.choice.judging import Judged, Trial, confirm
-from autoscale.recommend.choice.panel import Panel
+from autoscale.recommend.choice.judging import Judge, Judged, Trial, confirm, shown_over
+from autoscale.recommend.choice.panel import Panel, hardest_first
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.search import loosest
 from autoscale.recommend.choice.settings import MAX_WINDOW_S, Behavior, Candidate, Choice, Setting, Standing
@@ -57,59 +57,74 @@ QUEUE = (
 BESIDE = (1, 5, 20)  # queue targets of pairs
 SLACK = 1.03  # a line goes on while it may be as cheap as this times the best so far
 MOST = 32  # settings judged
-GUARD = 0.003  # of all requests beyond the SLO, that lines are bisected at: what just holds is only lucky
+GUARD = 0.003  # of all requests beyond the SLO, that lines are bisected at where nothing is promised: what just holds is only lucky
 LEADERS = 4  # settings whose surroundings are searched
-SEED, JUDGING, FINAL = 500, range(501, 505), range(601, 609)
+SEED, JUDGING, FINAL = 500, range(501, 565), range(601, 665)
+FEW = 8  # of them, where nothing is promised
 
 
 @dataclass(frozen=True)
-class WasteAllowed:
-    """The scenario as a judge that asks for GUARD more and does not mind starts in vain; keeps how many there were."""
+class Promised:
+    """The scenario as a judge of what a recommendation promises: a trial stands for all of `seeds`, the hardest first.
+
+    The first two seeds tell the cost; what costs more than the limit is not looked at further.
+    """
 
     scenario: Scenario
-    wasted: dict[Setting, int]
+    seeds: Sequence[int]
+
+    def __call__(self, setting: Setting, _seed: int, cost_limit_h: float | None = math.inf) -> Trial:
+        first = confirm(self.scenario, [setting], self.seeds[:2])[0]
+        trial = replace(first.trials[0], accelerator_hours=first.cost, wasted_scale_outs=0, margin=0.0)
+        if not first.may_hold(len(self.seeds)):
+            return replace(trial, stopped="breaches")
+        if first.cost > (cost_limit_h or math.inf):
+            return replace(trial, stopped="cost")
+        whole = shown_over(self.scenario, [setting], self.seeds, hardest=True)[0]
+        return replace(trial, accelerator_hours=whole.cost, stopped="" if whole.holds else "breaches")
+
+
+@dataclass(frozen=True)
+class KeepsMore:
+    """The scenario as a judge that asks for GUARD more and does not mind starts in vain."""
+
+    scenario: Scenario
 
     def __call__(self, setting: Setting, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
         trial = self.scenario(setting, seed, cost_limit_h)
-        self.wasted[setting] = self.wasted.get(setting, 0) + trial.wasted_scale_outs
         return replace(trial, wasted_scale_outs=0, margin=trial.margin - GUARD)
 
 
 @dataclass(frozen=True)
 class Best:
-    """Over the seeds FINAL: the cheapest of the grid that holds, the cheapest that wastes nothing, and all judged."""
+    """Over the seeds FINAL: the cheapest of the grid that keeps the promise, the rows that it is compared with, and how
+    many settings were tried."""
 
-    any: Judged[Setting]
-    clean: Judged[Setting]
+    best: Judged[Setting]
     again: dict[Setting, Judged[Setting]]
     tried: int
 
 
 def best_of(
-    scenario: Scenario,
-    point: Point,
-    standing: Standing,
-    cap: int,
-    ours: Choice,
-    tutorial: Candidate,
-    panel: int,
+    scenario: Scenario, point: Point, standing: Standing, cap: int, ours: Choice, tutorial: Candidate
 ) -> Best:
-    """The grid's best beside a recommendation, the tutorial's HPA and the standing fleet; best: holds on average."""
-    lenient = WasteAllowed(scenario, {})
+    """The grid's best under the promise that the recommendation gives, beside it, the tutorial's HPA and the standing fleet."""
+    fleet = confirm(scenario, [standing], JUDGING)[0]
+    judge = Promised(scenario, hardest_first(fleet, JUDGING))
     limit = standing.replicas * _hours(scenario)
     beside = [ours] if isinstance(ours, Candidate) else []
-    found = _explore(scenario, Panel(lenient, panel), point, standing.replicas, cap, limit, beside)
-    judged = _judge(scenario, point, {s: t.accelerator_hours for s, t in found.items() if t.holds})
-    spotless = {s: t.accelerator_hours for s, t in found.items() if t.holds and not lenient.wasted[s]}
-    judged += _judge(scenario, point, spotless, waste=False)
-    final = list(dict.fromkeys([ours, standing, tutorial, *(j.setting for j in judged)]))
-    again = {j.setting: j for j in confirm(scenario, final, FINAL)}
-    holding = [j for s, j in again.items() if j.mean("margin") >= 0 and s not in (ours, tutorial)]
-    clean = [j for j in holding if not j.wasted]
-    fleet = [again[standing]]
+    found = _explore(scenario, judge, point, standing.replicas, cap, limit, beside)
+    holding = sorted((t.accelerator_hours, s) for s, t in found.items() if t.holds)
+    again: dict[Setting, Judged[Setting]] = {
+        j.setting: j for j in confirm(scenario, [ours, standing, tutorial], FINAL)
+    }
+    best = again[standing]
+    for cost, setting in holding[:MOST]:
+        if cost < best.cost and (sure := shown_over(scenario, [setting], FINAL)[0]).holds:
+            best = sure
+            break
     return Best(
-        min(holding or fleet, key=lambda j: j.cost),
-        min(clean or fleet, key=lambda j: j.cost),
+        min([best, *(again[s] for s in (ours, standing) if again[s].holds)], key=lambda j: j.cost),
         again,
         len(found),
     )
@@ -118,10 +133,10 @@ def best_of(
 def cheapest_at(
     scenario: Scenario, point: Point, cap: int, limit_h: float, panel: int
 ) -> list[Judged[Candidate]]:
-    """Settings of the grid that hold for less than the limit, whatever they waste, over FINAL."""
-    found = _explore(scenario, Panel(WasteAllowed(scenario, {}), panel), point, cap - 1, cap, limit_h)
+    """Settings of the grid that hold on average for less than the limit, whatever they waste, over the first of FINAL."""
+    found = _explore(scenario, Panel(KeepsMore(scenario), panel), point, cap - 1, cap, limit_h)
     judged = _judge(scenario, point, {s: t.accelerator_hours for s, t in found.items() if t.holds})
-    again = confirm(scenario, [j.setting for j in judged], FINAL)
+    again = confirm(scenario, [j.setting for j in judged], FINAL[:FEW])
     return [j for j in again if j.mean("margin") >= 0 and j.cost <= limit_h]
 
 
@@ -133,7 +148,7 @@ def _hours(scenario: Scenario) -> float:
 
 def _explore(
     scenario: Scenario,
-    judge: Panel,
+    judge: Judge,
     point: Point,
     standing: int,
     cap: int,
@@ -170,19 +185,17 @@ def _explore(
     return found
 
 
-def _judge(
-    scenario: Scenario, point: Point, expected: dict[Candidate, float], waste: bool = True
-) -> list[Judged[Candidate]]:
-    """The four cheapest that hold on average over JUDGING; one that does not is followed by a tighter target."""
+def _judge(scenario: Scenario, point: Point, expected: dict[Candidate, float]) -> list[Judged[Candidate]]:
+    """The four cheapest that hold on average over the first of JUDGING; one that does not is followed by a tighter target."""
     good: list[Judged[Candidate]] = []
     seen: set[Candidate] = set()
     while expected and len(seen) < MOST and len(good) < 4:
         setting = min(expected, key=expected.__getitem__)
         cost = expected.pop(setting)
         seen.add(setting)
-        judged = confirm(scenario, [setting], JUDGING)[0]
+        judged = confirm(scenario, [setting], JUDGING[:FEW])[0]
         margin = judged.mean("margin")
-        if margin >= 0 and (waste or not judged.wasted):
+        if margin >= 0:
             good.append(judged)
             continue
         line = _line(

@@ -92,8 +92,8 @@ def recommend(
 
     Writes recommendation.json and hpa.yaml or scaledobject.yaml to `out` (default the run directory). `tell` hears what was read. Raises BadInput, BadRun, TooLittleData.
     """
-    progress(0.0, "reading the run")
     found = runs_of(runs)
+    progress(0.0, "reading the run" if found else "reading the profile")
     system = system_of(profile, found, price.per_accelerator_hour if price else None, measured)
     # bad files are refused before the search, not after
     old = read_recommendation(against) if against is not None else None
