@@ -70,7 +70,7 @@ def test_a_day_that_does_not_repeat_gets_no_schedule(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("days", "learn_days"), [(2, 1), (3, 1), (5, 2), (13, 6), (14, 7), (20, 7), (28, 14)]
+    ("days", "learn_days"), [(2, 1), (3, 1), (5, 2), (13, 6), (13.99, 7), (14, 7), (20, 7), (28, 14)]
 )
 def test_what_is_learned_from_is_half_of_the_days_or_weeks(days, learn_days) -> None:
     plan = LoadPlan.from_options(rate=1.0, duration_s=days * 86_400.0)

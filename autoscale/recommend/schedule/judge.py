@@ -22,7 +22,7 @@ from autoscale.recommend.schedule.learn import Timed, learned
 from autoscale.recommend.schedule.week import DAY_S, HOUR_S, WEEK_DAYS
 from autoscale.schedule import Scheduled
 from autoscale.signal_target import SignalTarget
-from loadgen.plan.parts import between
+from loadgen.plan.parts import ENOUGH, between
 from loadgen.plan.traffic import LoadPlan
 
 
@@ -31,7 +31,7 @@ def halves_s(plan: LoadPlan) -> float:
 
     Raises BadInput for traffic of less than two days.
     """
-    days = int(plan.duration_s // DAY_S)
+    days = int(plan.duration_s / DAY_S + 1 - ENOUGH)
     if days < 2:
         raise BadInput(
             "traffic for a schedule",

@@ -31,7 +31,8 @@ LOOSER = (1.0, 1.3, 1.7, 2.5)  # targets, relative to that of the setting withou
 SEARCH_S = 240.0  # of a processor
 FEWEST = 8  # settings of the families that are tried however long a simulation takes
 ROUNDS = 4
-FINALISTS = 3
+FINALISTS = 16
+AT_A_TIME = 4  # seeds of a finalist, which is given up once the others cannot show the promise any more
 LEAD = 1.2  # of the median start
 
 
@@ -85,10 +86,21 @@ def learned(
         (t for t, trial in tried.items() if trial.holds), key=lambda t: tried[t].accelerator_hours
     )
     for timed in holding[:FINALISTS]:
-        confirmed = Judged(timed, tuple(each(partial(_trial, part, None), [(timed, seed) for seed in seeds])))  # type: ignore[type-var]
+        confirmed = _confirmed(part, timed, seeds, each)
         if confirmed.holds:
             return confirmed
     return None
+
+
+def _confirmed(part: Scenario, timed: Timed, seeds: Sequence[int], each: Each) -> Judged[Timed]:  # type: ignore[type-var]
+    """A finalist over the seeds, some at a time, as long as it may hold over all of them."""
+    judged = Judged(timed, ())  # type: ignore[type-var]
+    for first in range(0, len(seeds), AT_A_TIME):
+        some = [(timed, seed) for seed in seeds[first : first + AT_A_TIME]]
+        judged = judged.and_over(tuple(each(partial(_trial, part, None), some)))
+        if not judged.may_hold(len(seeds)):
+            break
+    return judged
 
 
 def _search(
