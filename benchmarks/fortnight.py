@@ -14,7 +14,6 @@ import argparse
 import resource
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,15 +25,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from autoscale.profiles import load
 from autoscale.sim.engine.replicas import EngineParams
-from autoscale.sim.fleet.run_writer import metric_columns, request_columns
 from autoscale.sim.fleet.simulate import simulate
-from benchmarks import backfill
+from autoscale.sim.past.database import past_server, write_past
 from loadgen.plan import rates
 from loadgen.plan.lengths import parse_lengths
 from loadgen.plan.programme import Rate
 from loadgen.plan.traffic import LoadPlan, Process
 
-DAY_S, SLICE_S, DAYS, PODS = 86_400.0, 7200.0, 14, 16
+DAY_S, DAYS, PODS = 86_400.0, 14, 16
 ZERO = (1_790_000_000.0 // (7 * DAY_S)) * 7 * DAY_S + 4 * DAY_S  # a Monday
 PROFILE = "llama-3.1-8b-1xl4"
 
@@ -48,7 +46,7 @@ def programme(rps: float) -> Rate:
 
 
 def make(folder: Path, rps: float) -> None:
-    """Simulate the fortnight and put it into the folder's database, two hours at a time."""
+    """Simulate the fortnight and put it into the folder's database."""
     profile = load(PROFILE)
     lengths = profile.workload.prompt_tokens, profile.workload.output_tokens
     plan = LoadPlan(programme(rps), Process("gamma", 1.5), *map(parse_lengths, lengths), seed=1)
@@ -63,16 +61,8 @@ def make(folder: Path, rps: float) -> None:
         static_replicas=PODS,
         keep=True,
     )
-    metrics = pd.DataFrame(metric_columns(outcome.samples))
-    done = pd.DataFrame(request_columns(outcome.requests, None))
-    done = backfill.with_pods(outcome, done[done["status"] == "ok"])
-    print(f"{len(done):,} requests, {len(metrics):,} scrapes", flush=True)
-    blocks = engine.num_blocks, engine.block_size
-    told = backfill.families(metrics, done, profile.model.id, kv_blocks=blocks)
-    with tempfile.TemporaryDirectory() as text:
-        for start_s in np.arange(0.0, DAYS * DAY_S, SLICE_S):
-            backfill.write(Path(text) / "slice", told, ZERO, (start_s, start_s + SLICE_S))
-            backfill.add_blocks(Path(text) / "slice", folder)
+    print(f"{len(outcome.requests):,} requests, {len(outcome.samples):,} scrapes", flush=True)
+    write_past(outcome, folder, ZERO, engine, None)
 
 
 def measured(arguments: Sequence[str]) -> None:
@@ -105,7 +95,7 @@ def main() -> int:
     if options.make:
         make(options.folder, options.rps)
     until = pd.Timestamp(ZERO + options.days * DAY_S, unit="s").isoformat()
-    with backfill.serving(options.folder) as url:
+    with past_server(options.folder) as url:
         same = ["--last", f"{24 * options.days:g}h", "--until", until]
         measured(["traffic", "--prometheus", url, *same, "--out", str(options.folder / "traffic.yaml")])
         if options.answer:

@@ -39,6 +39,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from analysis import run
 from autoscale.history.learned import LearnedTraffic
 from autoscale.history.past_hpa import reproduced
+from autoscale.history.pod_moments import pod_moments
 from autoscale.history.production import Production, learn_production
 from autoscale.history.service import Service, find_service
 from autoscale.history.told_hpa import past_hpa
@@ -55,7 +56,9 @@ from autoscale.recommend.open_speed import capacity_between, speed_at_the_slo
 from autoscale.sim.fleet.outcome import Outcome
 from autoscale.sim.fleet.run_writer import write_run
 from autoscale.sim.fleet.simulate import simulate
-from benchmarks import backfill, kube_state
+from autoscale.sim.past.kube_state import hpa_series, pod_series
+from autoscale.sim.past.vllm_series import with_pods
+from benchmarks import backfill
 from benchmarks.schedules import SERVICES, WINDOW_S, windows_of
 from loadgen.plan import rates
 from loadgen.plan.lengths import parse_lengths
@@ -136,13 +139,11 @@ def written(of: Fleet, outcome: Outcome, folder: Path) -> tuple[pd.DataFrame, pd
     metrics.loc[mine, "requests_total"] -= metrics.loc[mine, "requests_total"].min()
     metrics = metrics[~metrics["time_s"].between(half_s + 3600, half_s + 3600 + HOLD_S)]
     done = requests[requests["status"] == "ok"]
-    told = kube_state.pod_series(outcome, ZERO) | kube_state.hpa_series(
-        outcome, of.manifest, outcome.duration_s
-    )
+    told = pod_series(outcome, ZERO) | hpa_series(outcome, of.manifest, outcome.duration_s)
     backfill.open_metrics(
         folder / "text",
         metrics,
-        backfill.with_pods(outcome, done),
+        with_pods(outcome, done),
         ZERO,
         of.profile.model.id,
         more=told,
@@ -198,7 +199,7 @@ def of_traffic(learned: LearnedTraffic, requests: pd.DataFrame, done: pd.DataFra
 def of_decisions(service: Service) -> dict[str, Any]:
     """Past syncs and rescales of the HPA that are reproduced."""
     past, _ = past_hpa(service)
-    repeated = None if past is None else reproduced(service, past, past.manifest)
+    repeated = None if past is None else reproduced(service, past, past.manifest, pod_moments(service))
     if repeated is None:
         return {"syncs": 0}
     return {

@@ -45,6 +45,7 @@ ABOVE: dict[str, set[str]] = {
         "autoscale.sim.engine",
         "autoscale.sim.fleet",
     },
+    "autoscale.sim.past": {"autoscale.ports", "autoscale.sim.engine", "autoscale.sim.fleet"},
     "autoscale.sim": set(),
     "autoscale.recommend": {
         "autoscale.bill",

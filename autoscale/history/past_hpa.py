@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from autoscale.history.pod_moments import PodMoments, pod_moments
+from autoscale.history.pod_moments import PodMoments
 from autoscale.history.service import CHUNK_S, STEP_S, Service
 from autoscale.history.told_hpa import Manifest, PastHpa
 from autoscale.hpa.arithmetic import US, SizeRecord
@@ -69,15 +69,26 @@ class Reproduced:
         )
 
 
-def reproduced(service: Service, past: PastHpa, manifest: Manifest) -> Reproduced | None:
-    """How many of the past decisions the rules give with this object; None where too few are known."""
+def reproduced(
+    service: Service, past: PastHpa, manifest: Manifest, lives: Sequence[PodMoments]
+) -> Reproduced | None:
+    """How many of the past decisions the rules give with this object (`lives`: pod_moments); None where too few are known."""
     spec = HpaSpec.from_manifest(dict(manifest))
     signals = {metric.name: signal_of(metric.name) for metric in spec.metrics}
     if len(past.times_s) < 2 or not all(signals.values()):
         return None
     tables = {name: _samples(service, str(signal), past.times_s) for name, signal in signals.items()}
-    starts = sorted(pod_moments(service), key=lambda one: -one.created_s)
     silent_s = silence_s(service.interval_s)
+    first_s = float(past.times_s[0]) - OLDEST_S - silent_s
+    last_s = {
+        pod: times_s[-1] for samples in tables.values() for pod, (times_s, _, _) in samples.pods.items()
+    }
+    gone = {
+        pod: at_s for pod, at_s in last_s.items() if at_s < first_s
+    }  # of no sync, and a fortnight has many
+    tables = {name: _Samples({p: s.pods[p] for p in s.pods.keys() - gone}) for name, s in tables.items()}
+    starts = [one for one in lives if not one.created_s <= gone.get(one.pod, -math.inf)]
+    starts.sort(key=lambda one: -one.created_s)
     recorded = past.desired[1:]
     seen = _Seen(tables, starts, silent_s)
     decided = [_decided(spec, past, seen, age_s) for age_s in AGES_S]

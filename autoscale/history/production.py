@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from analysis.numbers import known
 from autoscale.history.learned import LearnedTraffic, learn_traffic
 from autoscale.history.operating import OperatingPoints, points_of_operation
 from autoscale.history.past_hpa import reproduced
-from autoscale.history.pod_moments import at_the_end, pod_moments
+from autoscale.history.pod_moments import PodMoments, at_the_end, pod_moments
 from autoscale.history.service import Service
 from autoscale.history.told_hpa import Manifest, past_hpa
 from autoscale.kube.vllm_names import image_version
@@ -55,11 +55,12 @@ def learn_production(
 
     Raises TooLittleData.
     """
-    current, said = _current(service, given)
+    lives = pod_moments(service)
+    current, said = _current(service, given, lives)
     learned = learn_traffic(service)
     found = points_of_operation(service, progress)
     newest, notes = _newest_version(service, found)
-    starts = _starts(service)
+    starts = _starts(lives, service.start_s)
     if starts is None:
         notes.append(
             "kube-state-metrics does not tell how long pods take to start (kube_pod_created, kube_pod_status_ready_time): "
@@ -70,13 +71,15 @@ def learn_production(
     )
 
 
-def _current(service: Service, given: Manifest | None) -> tuple[Manifest | None, list[str]]:
+def _current(
+    service: Service, given: Manifest | None, lives: Sequence[PodMoments]
+) -> tuple[Manifest | None, list[str]]:
     """The HPA that runs, and how many of its past decisions are reproduced."""
     past, said = past_hpa(service)
     manifest = given or (past.manifest if past else None)
     if past is None or manifest is None or manifest.get("kind") != "HorizontalPodAutoscaler":
         return manifest, [] if given else said
-    repeated = reproduced(service, past, manifest)
+    repeated = reproduced(service, past, manifest, lives)
     told = [repeated.sentence(past.name)] if repeated else []
     return manifest, told if given else [*told, *said]
 
@@ -115,13 +118,13 @@ def _images(service: Service) -> dict[str, str]:
     return images
 
 
-def _starts(service: Service) -> SeenStarts | None:
-    """Of the pods that were created in the window; None where fewer than LEAST_STARTS are told."""
+def _starts(lives: Sequence[PodMoments], since: float) -> SeenStarts | None:
+    """Of the pods that were created since then, in unix s; None where fewer than LEAST_STARTS are told."""
     spans = []
-    for seen in pod_moments(service):
+    for seen in lives:
         started_s = seen.started_s if known(seen.started_s) else seen.scheduled_s
         moments = [seen.created_s, seen.scheduled_s, started_s, seen.ready_s]
-        if seen.created_s >= service.start_s and moments == sorted(moments) and all(map(known, moments)):
+        if seen.created_s >= since and moments == sorted(moments) and all(map(known, moments)):
             spans.append(np.diff(moments))
     if len(spans) < LEAST_STARTS:
         return None

@@ -13,6 +13,7 @@ from analysis.slo import parse_slo
 from autoscale.cli import app
 from autoscale.history.operating import LEAD_S, points_of_operation
 from autoscale.history.past_hpa import reproduced
+from autoscale.history.pod_moments import pod_moments
 from autoscale.history.production import SeenStarts, learn_production
 from autoscale.history.service import find_service
 from autoscale.history.told_hpa import past_hpa
@@ -31,7 +32,9 @@ from autoscale.recommend.open_speed import capacity_between, idle_in_doubt, spee
 from autoscale.sim.fleet.control import DEFAULTS
 from autoscale.sim.fleet.run_writer import write_run
 from autoscale.sim.fleet.simulate import simulate
-from benchmarks import backfill, kube_state
+from autoscale.sim.past.kube_state import hpa_series, pod_series
+from autoscale.sim.past.vllm_series import with_pods
+from benchmarks import backfill
 from loadgen.plan import rates
 from loadgen.plan.lengths import parse_lengths
 from loadgen.plan.traffic import LoadPlan, Process
@@ -85,9 +88,9 @@ def past(tmp_path_factory):
         keep=True,
     )
     recorded = run.read(write_run(outcome, folder / "run", plan=plan))
-    done = backfill.with_pods(outcome, recorded.requests[recorded.requests["status"] == "ok"])
-    more = images(recorded.metrics) | kube_state.pod_series(outcome, ZERO)
-    more |= kube_state.hpa_series(outcome, manifest, HOURS * 3600.0)
+    done = with_pods(outcome, recorded.requests[recorded.requests["status"] == "ok"])
+    more = images(recorded.metrics) | pod_series(outcome, ZERO)
+    more |= hpa_series(outcome, manifest, HOURS * 3600.0)
     blocks = (true.engine.num_blocks, true.engine.block_size)
     backfill.open_metrics(
         folder / "text",
@@ -166,7 +169,7 @@ def test_the_past_decisions_of_the_hpa_are_reproduced_and_told_first(past):
     found, said = past_hpa(service)
     assert found is not None, said
     assert found.name == "vllm-hpa"
-    repeated = reproduced(service, found, found.manifest)
+    repeated = reproduced(service, found, found.manifest, pod_moments(service))
     assert repeated.rescales > 3
     assert repeated.same >= 0.99 * repeated.syncs
     assert repeated.same_known >= 0.99 * repeated.known
@@ -176,7 +179,7 @@ def test_the_past_decisions_of_the_hpa_are_reproduced_and_told_first(past):
     assert production.notes[0] == repeated.sentence("vllm-hpa")
     assert production.current["spec"]["metrics"][0]["pods"]["target"]["averageValue"] == "6000m"
     other = json.loads(json.dumps(found.manifest).replace("6000m", "3000m"))
-    assert reproduced(service, found, other).same_rescales < repeated.same_rescales, (
+    assert reproduced(service, found, other, pod_moments(service)).same_rescales < repeated.same_rescales, (
         "another target decides otherwise"
     )
 

@@ -20,6 +20,7 @@ from autoscale.recommend.choice.settings import Behavior, Candidate
 from autoscale.sim.engine.params import EngineParams
 from autoscale.sim.fleet.run_writer import write_run
 from autoscale.sim.fleet.simulate import simulate
+from autoscale.sim.past.vllm_series import with_pods
 from benchmarks import backfill
 from loadgen.plan import rates
 from loadgen.plan.lengths import parse_lengths
@@ -66,7 +67,7 @@ def past(tmp_path_factory):
         mine, "requests_total"
     ].min()  # a restart at three hours
     metrics = metrics[~metrics["time_s"].between(5 * 3600, 5 * 3600 + 600)]  # nothing was scraped
-    done = backfill.with_pods(outcome, requests[requests["status"] == "ok"])
+    done = with_pods(outcome, requests[requests["status"] == "ok"])
     engine = EngineParams.from_profile(profile)
     backfill.open_metrics(
         folder / "text", metrics, done, ZERO, "meta/m", kv_blocks=(engine.num_blocks, engine.block_size)

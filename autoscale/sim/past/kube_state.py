@@ -1,4 +1,6 @@
-"""What kube-state-metrics would tell of a simulated fleet: gauges for benchmarks.backfill, name -> labels and values by time."""
+"""What kube-state-metrics would tell of a simulated fleet: gauges, name -> labels and values by time."""
+
+from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
@@ -62,7 +64,11 @@ def hpa_series(
         value = float(text[:-1]) / 1000 if text.endswith("m") else float(text)
         more = f'{labels},metric_name="{pods["metric"]["name"]}",metric_target_type="average"'
         targets.append((more, always(value)))
+    scaled = spec["scaleTargetRef"]
+    names = {"api_version": "apiVersion", "kind": "kind", "name": "name"}
+    target = ",".join(f'scaletargetref_{name}="{scaled[key]}"' for name, key in names.items())
     return {
+        f"{prefix}info": [(f"{labels},{target}", always(1.0))],
         f"{prefix}spec_min_replicas": [(labels, always(spec["minReplicas"]))],
         f"{prefix}spec_max_replicas": [(labels, always(spec["maxReplicas"]))],
         f"{prefix}spec_target_metric": targets,
