@@ -9,18 +9,21 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from tests.history.test_learned import needs_prometheus
+
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 IMAGE = "image/png"
+WITH_PROMETHEUS = ("06",)
 
 
 def code(path: Path) -> list[nbformat.NotebookNode]:
     return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
 
 
-def test_there_are_five_notebooks() -> None:
-    assert [path.name[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05"]
+def test_there_are_six_notebooks() -> None:
+    assert [path.name[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -43,6 +46,8 @@ def test_a_notebook_is_committed_with_its_outputs(path: Path) -> None:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_from_top_to_bottom(path: Path, tmp_path: Path) -> None:
+    if path.name[:2] in WITH_PROMETHEUS:
+        needs_prometheus()
     book = nbformat.read(path, as_version=4)
     NotebookClient(book, timeout=200, resources={"metadata": {"path": str(tmp_path)}}).execute()
     drawn = [o for cell in book.cells for o in cell.get("outputs", []) if IMAGE in o.get("data", {})]
