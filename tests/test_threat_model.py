@@ -7,7 +7,7 @@ import pytest
 
 from analysis import documents, errors, files, redact
 from autoscale.observe import web
-from autoscale.sim.http import openai_request, ports, server
+from autoscale.sim.http import openai_request, ports, served_fleet
 from loadgen.plan import text_files
 from loadgen.run import backoff
 
@@ -34,7 +34,7 @@ def test_every_figure_is_the_codes() -> None:
         f"{web.MOST_BYTES >> 20} MiB an answer",
         f"{files.MAX_BYTES // 1_000_000} MB, {documents.MAX_DEPTH} levels",
         f"{text_files.MOST_LINE // 1_000_000} MB a line",
-        f"bodies of {server.MOST_BODY >> 20} MiB",
+        f"bodies of {served_fleet.MOST_BODY >> 20} MiB",
         f"{openai_request.MOST_CHOICES:,} choices a request",
         f"{ports.MOST_CONNECTIONS:,} connections",
         {4: "shorter than four characters"}[redact.SHORTEST],

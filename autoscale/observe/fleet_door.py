@@ -89,7 +89,7 @@ class FleetDoor:
         self, resources: builtins.list[str], namespace: str, stop: threading.Event
     ) -> Iterator[Observation]:
         """Everything from the fleet's first observation on, until `stop` is set or the fleet is gone for good."""
-        wanted = {*resources, "custommetrics"}
+        wanted = {*resources, "custommetrics", "logs"}
         since, silent_since_s = 0, time.monotonic()
         while not stop.is_set():
             try:
@@ -128,6 +128,8 @@ class FleetDoor:
                 self._since = int(row["seq"]) + 1
                 if row["resource"] == "custommetrics":
                     self._answers[row["object"]["metric"]] = row["object"]
+                    continue
+                if row["resource"] == "logs":
                     continue
                 found = self._objects.setdefault(row["resource"], {})
                 name = row["object"]["metadata"]["name"]

@@ -98,12 +98,13 @@ class Fleet:
         options: FleetOptions = DEFAULTS,
         speed: float = 1.0,
         watcher: FleetWatcher | None = None,
+        pods: Pods | None = None,
     ) -> None:
         self.profile, self.options, self.speed = profile, options, speed
         self.spec = spec = None if scaler is None else hpa_of(scaler)
         self.watcher, self.engine = watcher, engine
         self.memory: Memory | None = None
-        self.pods = Pods(PodLife.from_profile(profile), seed, options.nodes, slots)
+        self.pods = pods or Pods(PodLife.from_profile(profile), seed, options.nodes, slots)
         self.path = SamplePath(profile.metric_path)
         self.signals = [
             (metric.name, SIGNALS.index(exported_signal(metric.name, profile.engine.vllm_version)))
@@ -129,8 +130,7 @@ class Fleet:
         self.syncs = Syncs(sync_times(profile.metric_path.sync_period_s, rng, drift=options.drift))
         self.next_sync_s = self.syncs.next_s if spec else math.inf
         self.poll_s = math.inf
-        events = self.pods.warm(replicas) if options.warm else self.pods.scale(replicas, 0.0)
-        self._handle(events)
+        self._handle(self.pods.warm(replicas) if options.warm else self.pods.scale(replicas, 0.0))
 
     @property
     def next_s(self) -> float:

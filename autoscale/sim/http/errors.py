@@ -10,6 +10,11 @@ from aiohttp.web_protocol import RequestPayloadError
 from autoscale.sim.http.openai_request import Refusal
 
 
+def none_ready() -> Refusal:
+    """What is said while no replica takes traffic."""
+    return Refusal(503, "No replica is ready.", "Service Unavailable")
+
+
 @web.middleware
 async def plain_errors(request: web.Request, handler: Any) -> web.StreamResponse:
     """Unknown paths and methods answer as vLLM's framework does; a connection that breaks off ends without an answer.

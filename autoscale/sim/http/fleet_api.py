@@ -19,15 +19,15 @@ from autoscale.sim.fleet.replica import pod_name
 from autoscale.sim.http.ports import METRICS_TYPE
 
 if TYPE_CHECKING:
-    from autoscale.sim.http.server import FleetServer
+    from autoscale.sim.http.served_fleet import ServedFleet
 
 FOLLOW_S = 1.0  # the longest wait of a follower before it looks whether the fleet still runs
 
 
 class FleetApi:
-    """The /fleet endpoints of a running FleetServer."""
+    """The /fleet endpoints of a running ServedFleet."""
 
-    def __init__(self, server: FleetServer) -> None:
+    def __init__(self, server: ServedFleet) -> None:
         self.server = server
 
     def routes(self, app: web.Application) -> None:
@@ -56,7 +56,7 @@ class FleetApi:
                 "slot": replica.slot,
                 "state": replica.state,
                 "ready": replica.ready,
-                "metrics_url": server.ports.url(replica.slot)
+                "metrics_url": server.metrics_url(replica.slot)
                 if replica.slot in server.fleet.serving
                 else None,
             }
@@ -84,7 +84,7 @@ class FleetApi:
             self._gateway_target()
             + [
                 {
-                    "targets": [server.ports.url(slot).removeprefix("http://").removesuffix("/metrics")],
+                    "targets": [server.metrics_url(slot).removeprefix("http://").removesuffix("/metrics")],
                     "labels": {
                         "pod": pod_name(server.profile, replica),
                         "namespace": server.profile.deploy.namespace,
@@ -109,7 +109,7 @@ class FleetApi:
         )
 
     async def _scale(self, request: web.Request) -> web.Response:
-        most = len(self.server.live.engines) // 2
+        most = self.server.slots // 2
         replicas = _number(request.query.get("replicas", ""))
         if replicas is None or replicas > most:
             return _refused(400, f"give replicas=N with N from 0 to {most}")

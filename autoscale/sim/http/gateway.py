@@ -18,7 +18,7 @@ from aiohttp import web
 from analysis.run import STATUSES
 from autoscale.profiles.profile import Profile
 from autoscale.sim.http import openai_answer
-from autoscale.sim.http.errors import plain_errors
+from autoscale.sim.http.errors import none_ready, plain_errors
 from autoscale.sim.http.exposition import ReplicaMetrics
 from autoscale.sim.http.flow_gate import FlowGate
 from autoscale.sim.http.live_replicas import LiveReplicas
@@ -217,7 +217,7 @@ class Gateway:
             if self.gate:
                 await self.gate.admission(self.wake)
             elif not self.replicas.opened and not self.wait:
-                raise Refusal(503, "No replica is ready.", "Service Unavailable")
+                raise none_ready()
         except Refusal as refusal:
             return web.json_response(refusal.body, status=refusal.status)
         completion = Completion(

@@ -1,4 +1,4 @@
-"""Where a FleetServer runs: in the foreground until a signal comes, or in a thread beside a test or a demo."""
+"""Where a ServedFleet runs: in the foreground until a signal comes, or in a thread beside a test or a demo."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
-from autoscale.sim.http.server import FleetServer
+from autoscale.sim.http.served_fleet import ServedFleet
 
 LOOK_S = 0.5  # how often it is looked whether the parent process still lives
 
 
 def serve_fleet(
-    server: FleetServer,
+    server: ServedFleet,
     *,
-    on_started: Callable[[FleetServer], None] | None = None,
+    on_started: Callable[[ServedFleet], None] | None = None,
     with_parent: bool = False,
 ) -> None:
     """Serve until SIGINT, SIGTERM or, unless nohup ignores it, SIGHUP; `with_parent` ends with the process that started this one (no orphan).
 
-    For the main thread. Raises what FleetServer.start raises.
+    For the main thread. Raises what ServedFleet.start raises.
     """
 
     async def main() -> None:
@@ -45,15 +46,15 @@ def serve_fleet(
 
 
 class FleetThread:
-    """A FleetServer in a thread of its own: `with FleetThread(server) as server: ... server.url`."""
+    """A ServedFleet in a thread of its own: `with FleetThread(server) as server: ... server.url`."""
 
-    def __init__(self, server: FleetServer) -> None:
+    def __init__(self, server: ServedFleet) -> None:
         self.server = server
         self._error: BaseException | None = None
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._main, name="fleet", daemon=True)
 
-    def __enter__(self) -> FleetServer:
+    def __enter__(self) -> ServedFleet:
         self._thread.start()
         self._started.wait()
         if self._error:
@@ -61,7 +62,8 @@ class FleetThread:
         return self.server
 
     def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stopped.set)
+        with suppress(RuntimeError):  # the fleet has ended by itself
+            self._loop.call_soon_threadsafe(self._stopped.set)
         self._thread.join()
         if self._error:
             raise self._error

@@ -22,10 +22,10 @@ from autoscale.sim.http.prefix_cache import PrefixCache
 ROUTINGS = ("connection", "random", "round_robin", "least_requests")
 
 
-class LiveReplicas:
-    """One single-slot engine per replica; the same face towards `Fleet` as sim.engine.replicas.Replicas."""
+class Router:
+    """Picks a replica for each request; `in_flight` tells how many requests a slot holds. Raises BadInput for an unknown routing."""
 
-    def __init__(self, params: EngineParams, slots: int, seed: int, routing: str = "connection") -> None:
+    def __init__(self, routing: str, seed: int, in_flight: Callable[[int], int]) -> None:
         if routing not in ROUTINGS:
             raise BadInput(
                 "unknown routing",
@@ -33,15 +33,51 @@ class LiveReplicas:
                 expected=f"one of {', '.join(ROUTINGS)}",
                 next_step=did_you_mean(routing, ROUTINGS),
             )
-        self.params, self.routing = params, routing
-        self.engines = [Replicas(params, 1, seed=seed + slot, no_ready="fail") for slot in range(slots)]
-        self.caches = [PrefixCache(params) for _ in range(slots)]
-        self.next_s = [math.inf] * slots
+        self.routing, self.in_flight = routing, in_flight
         self.opened: list[int] = []  # slots that take traffic, in the order they opened
         self._rng = np.random.Generator(np.random.PCG64([seed, 9007]))
         self._turn = 0
-        self.gateway_gauges: Callable[[], tuple[float, float, float]] = lambda: (math.nan,) * 3
         self._pinned: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+
+    def close(self, slot: int) -> None:
+        """No new traffic to the slot."""
+        if slot in self.opened:
+            self.opened.remove(slot)
+
+    def pick(self, connection: Any) -> int | None:
+        """The slot for the next request on this client connection; None when no replica takes traffic."""
+        if not self.opened:
+            return None
+        if self.routing == "connection":
+            slot = self._pinned.get(connection)
+            if slot not in self.opened:
+                slot = self.opened[int(self._rng.integers(len(self.opened)))]
+                self._pinned[connection] = slot
+            return slot
+        if self.routing == "random":
+            return self.opened[int(self._rng.integers(len(self.opened)))]
+        self._turn += 1
+        if self.routing == "round_robin":
+            return self.opened[self._turn % len(self.opened)]
+        turn = self._turn % len(self.opened)
+        return min(self.opened[turn:] + self.opened[:turn], key=self.in_flight)
+
+
+class LiveReplicas:
+    """One single-slot engine per replica; the same face towards `Fleet` as sim.engine.replicas.Replicas."""
+
+    def __init__(self, params: EngineParams, slots: int, seed: int, routing: str = "connection") -> None:
+        self.params = params
+        self.engines = [Replicas(params, 1, seed=seed + slot, no_ready="fail") for slot in range(slots)]
+        self.caches = [PrefixCache(params) for _ in range(slots)]
+        self.next_s = [math.inf] * slots
+        self.router = Router(routing, seed, lambda slot: self.engines[slot].in_flight)
+        self.gateway_gauges: Callable[[], tuple[float, float, float]] = lambda: (math.nan,) * 3
+
+    @property
+    def opened(self) -> list[int]:
+        """Slots that take traffic, in the order they opened."""
+        return self.router.opened
 
     def open(self, slot: int, at_s: float) -> None:
         """The slot takes traffic from `at_s` on (not later than now)."""
@@ -52,8 +88,7 @@ class LiveReplicas:
     def close(self, slot: int, at_s: float, abort: bool = False) -> None:
         """No new traffic to the slot; what is in flight drains or is cancelled."""
         self.engines[slot].close(0, at_s, abort=abort)
-        if slot in self.opened:
-            self.opened.remove(slot)
+        self.router.close(slot)
         self.next_s[slot] = 0.0  # what was cancelled is to be collected
 
     def advance(self, until_s: float) -> None:
@@ -87,21 +122,7 @@ class LiveReplicas:
 
     def pick(self, connection: Any) -> int | None:
         """The slot for the next request on this client connection; None when no replica takes traffic."""
-        if not self.opened:
-            return None
-        if self.routing == "connection":
-            slot = self._pinned.get(connection)
-            if slot not in self.opened:
-                slot = self.opened[int(self._rng.integers(len(self.opened)))]
-                self._pinned[connection] = slot
-            return slot
-        if self.routing == "random":
-            return self.opened[int(self._rng.integers(len(self.opened)))]
-        self._turn += 1
-        if self.routing == "round_robin":
-            return self.opened[self._turn % len(self.opened)]
-        turn = self._turn % len(self.opened)
-        return min(self.opened[turn:] + self.opened[:turn], key=lambda s: self.engines[s].in_flight)
+        return self.router.pick(connection)
 
     def submit(self, slot: int, prompt: Prompt, output_tokens: int, now_s: float) -> int:
         """Send one request to a slot at `now_s`; returns its id within the slot."""
