@@ -42,14 +42,25 @@ def sweep(
 def closed(
     out: Path, url: str, prometheus: str, lengths: tuple[str, str], slo: str, users: int, each_s: float
 ) -> Path:
-    """A run directory of `users` that each send the next request when the last has ended."""
-    options = ["--users", str(users), "--spawn-rate", str(users), "--run-time", f"{each_s:.0f}s"]
-    return _load(out, url, prometheus, lengths, slo, options)
+    """A run directory of `users` that each send the next request when the last has ended, with the server's metrics."""
+    return _load(out, url, prometheus, lengths, slo, closed_loop(users, each_s))
+
+
+def closed_loop(users: int, each_s: float) -> list[str]:
+    """Options of a load by so many users, all there from the start."""
+    return ["--users", str(users), "--spawn-rate", str(users), "--run-time", f"{each_s:.0f}s"]
 
 
 def _load(
     out: Path, url: str, prometheus: str, lengths: tuple[str, str], slo: str, options: list[str]
 ) -> Path:
+    offered(out, url, lengths, slo, options)
+    collect(out, prometheus=prometheus)
+    return out
+
+
+def offered(out: Path, url: str, lengths: tuple[str, str], slo: str, options: list[str]) -> Path:
+    """A run directory of what the load client saw. Raises SourceUnavailable when it ended early."""
     command = [sys.executable, "-m", "locust", "-f", str(ROOT / "loadgen" / "completions.py"), "--headless"]
     command += ["--only-summary", "--host", url, "--prompt-tokens", lengths[0], "--output-tokens", lengths[1]]
     command += ["--slo", slo, "--run-dir", str(out), *options]
@@ -59,7 +70,6 @@ def _load(
         raise SourceUnavailable(
             "the load test ended early", value=ended.returncode, next_step=f"see {log.name}"
         )
-    collect(out, prometheus=prometheus)
     return out
 
 

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,9 +69,19 @@ GPU = Device(
 @contextmanager
 def vllm(python: Path, device: Device, out: Path) -> Iterator[str]:
     """A vLLM with the device's model on the loopback interface; yields its URL. Its log is vllm.log in `out`."""
+    model = write_model(python, device.size, out)
+    port = free_ports(1)
+    command = vllm_command(python, model, port, device.options)
+    with (out / "vllm.log").open("wb") as log, running(command, log) as server:
+        _until(f"http://127.0.0.1:{port}/health", server, START_S, "vllm.log")
+        yield f"http://127.0.0.1:{port}"
+
+
+def write_model(python: Path, size: str, out: Path) -> Path:
+    """A folder in `out` with a model that vLLM makes up. Raises BadInput where this Python has no vLLM."""
     model = out / "model"
     try:
-        subprocess.run([python, MODEL_SCRIPT, model, device.size], check=True, capture_output=True)
+        subprocess.run([python, MODEL_SCRIPT, model, size], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         raise BadInput(
             "this Python makes no model",
@@ -79,7 +89,12 @@ def vllm(python: Path, device: Device, out: Path) -> Iterator[str]:
             expected="one that has vLLM",
             next_step="name it with --python",
         ) from None
-    port = free_ports(1)
+    return model
+
+
+def vllm_command(python: Path, model: Path, port: int | str, options: Sequence[str]) -> list[str]:
+    """What starts a vLLM server that serves the model as `random` on the loopback interface, without the network."""
+    os.environ.update(HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1", VLLM_HOST_IP="127.0.0.1")
     command = [
         str(python),
         "-m",
@@ -98,10 +113,7 @@ def vllm(python: Path, device: Device, out: Path) -> Iterator[str]:
         "--port",
         str(port),
     ]
-    os.environ.update(HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1", VLLM_HOST_IP="127.0.0.1")
-    with (out / "vllm.log").open("wb") as log, running([*command, *device.options], log) as server:
-        _until(f"http://127.0.0.1:{port}/health", server, START_S, "vllm.log")
-        yield f"http://127.0.0.1:{port}"
+    return [*command, *options]
 
 
 @contextmanager
