@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import shlex
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -28,17 +30,18 @@ from autoscale.sim.http.hosting import FleetThread
 from benchmarks.one_gpu.measure import closed_loop, offered, throughput_rps
 from benchmarks.real_fleet.clock import Compared, ServerTimes, compared, comparison_lines, rate_between
 from benchmarks.real_fleet.fleet import GRACE_S, RealFleet
-from benchmarks.real_fleet.kubelet import START_S
+from benchmarks.real_fleet.kubelet import KEEPER, START_S
 from benchmarks.real_fleet.setting import Setting, simulated_setting, vllm_setting
 
 ROOT = Path(__file__).parent.parent.parent
+KEPT = "REAL_FLEET_KEPT"  # set in the environment of the program that a keeper runs
 ALONE_S = 20.0  # of as many users as the HPA's target, who do not make it scale
 BUSY = 1.15  # times what these complete: about what one replica does while another starts on the same cores
 HPA_S = 120.0  # for a window of 30 s, two syncs, and what is in flight
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 when the check passed, 1 when it did not. SIGTERM ends it in good order, as Ctrl-C does."""
+    """0 when the check passed, 1 when it did not. SIGTERM ends it in good order."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     options = _options(argv)
     out = directory(options.out)
@@ -170,7 +173,21 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def kept() -> int:
+    """This program again under a keeper: nothing of it is left, the load neither, however this process ends."""
+    command = [sys.executable, str(KEEPER), sys.executable, "-m", "benchmarks.real_fleet", *sys.argv[1:]]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env=os.environ | {KEPT: "1"}) as keeper:
+        try:
+            return keeper.wait()
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
+        finally:
+            keeper.stdin.close()
+
+
 if __name__ == "__main__":
+    if KEPT not in os.environ:
+        sys.exit(kept())
     try:
         sys.exit(main())
     except (AutoscaleError, requests.RequestException) as error:
