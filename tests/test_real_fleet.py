@@ -168,5 +168,6 @@ def test_the_clocks_are_compared_phase_by_phase():
 
 
 def test_a_rate_is_completions_by_time():
-    assert clock.rate_between([0.0, 1.0, 2.0, 3.0], 1.0, 3.0) == 1.0
+    assert clock.rate_between([0.0, 1.0, 2.0, 21.0], 1.0, 21.0) == 0.1  # the ones at 1 and 2
     assert math.isnan(clock.rate_between([1.0], 3.0, math.nan))
+    assert math.isnan(clock.rate_between([1.0], 1.0, 2.0))  # too short to say

@@ -157,8 +157,12 @@ def _served_lines(result: CheckResult, out: Path) -> list[str]:
     one = rate_between(done_s, outs[0].decided_s, outs[0].ready_s)
     two = rate_between(done_s, outs[0].ready_s, outs[0].absorbed_s)
     return [
-        f"requests/s completed while the second server started: {one:.2f}; until the metric was back: {two:.2f}"
+        f"requests/s completed while the second server started: {_rate(one)}; until the metric was back: {_rate(two)}"
     ]
+
+
+def _rate(rps: float) -> str:
+    return f"{rps:.2f}" if known(rps) else "too short to say"
 
 
 def _span(from_s: float, to_s: float) -> str:

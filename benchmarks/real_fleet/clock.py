@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from autoscale.check.scaleout import ScaleOut
 
 NAN = math.nan
+LEAST_S = 10.0  # of which a rate of completions is told
 
 
 @dataclass
@@ -55,8 +56,8 @@ def compared(out: ScaleOut, own: ServerTimes) -> list[Compared]:
 
 
 def rate_between(done_s: Sequence[float], from_s: float, to_s: float) -> float:
-    """Completions per second in [from_s, to_s); NaN where that is no time."""
-    if not from_s < to_s:
+    """Completions per second in [from_s, to_s); NaN where that is less than LEAST_S, or not known."""
+    if not to_s - from_s >= LEAST_S:
         return NAN
     return sum(from_s <= moment_s < to_s for moment_s in done_s) / (to_s - from_s)
 
