@@ -44,11 +44,12 @@ def test_a_notebook_is_committed_with_its_outputs(path: Path) -> None:
     assert os.fspath(ROOT) not in json.dumps(outputs)
 
 
+@pytest.mark.timeout(900)  # the sixth simulates for three minutes of a processor, beside other tests for longer
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_from_top_to_bottom(path: Path, tmp_path: Path) -> None:
     if path.name[:2] in WITH_PROMETHEUS:
         needs_prometheus()
     book = nbformat.read(path, as_version=4)
-    NotebookClient(book, timeout=200, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    NotebookClient(book, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     drawn = [o for cell in book.cells for o in cell.get("outputs", []) if IMAGE in o.get("data", {})]
     assert len(drawn) >= 2

@@ -9,7 +9,8 @@ import pytest
 from autoscale.profiles import load
 from autoscale.recommend.choice import workers
 from autoscale.recommend.choice.decide import choose_setting
-from autoscale.recommend.choice.reasons import reasons
+from autoscale.recommend.choice.judging import Judged, Trial
+from autoscale.recommend.choice.reasons import kept_sentence, reasons
 from autoscale.recommend.choice.scenario import Kept
 from autoscale.recommend.choice.settings import Behavior, Candidate, Given, Standing
 from autoscale.recommend.choice.space import build_space
@@ -115,7 +116,31 @@ def test_the_current_hpa_is_judged_beside_the_choice(peak) -> None:
     """Fifty waiting requests per replica take far longer than the 10 s that the SLO allows."""
     assert peak.current is not None
     assert not peak.current.holds
-    assert sentence(peak, "current").startswith("the current HPA does not keep the SLO")
+    assert sentence(peak, "current").startswith("the current HPA does not keep the SLO in ")
+
+
+def test_what_keeps_the_slo_but_starts_replicas_in_vain_is_not_said_to_break_it() -> None:
+    """A reader compares the sentence with the attainment beside it."""
+    trial = Trial(
+        margin=0.04, attainment=0.99, accelerator_hours=9.0, replica_hours=9.0, wasted_scale_outs=0, flaps=0,
+        longest_breach_s=0.0, peak_replicas=3, kept=1, periods=1, overrun=0.2,
+    )  # fmt: skip
+    setting = Standing(3)
+    said = [
+        kept_sentence(Judged(setting, (*[trial] * 15, last)), "days")
+        for last in (
+            trial,
+            replace(trial, wasted_scale_outs=2),
+            replace(trial, kept=0),
+            replace(trial, stopped="breaches"),
+        )
+    ]
+    assert said == [
+        "keeps the SLO",
+        "keeps the SLO but starts replicas in vain (in 1 of 16 simulations)",
+        "does not keep the SLO in 1 of 16 days",
+        "does not keep the SLO in 1 of 16 days",
+    ]
 
 
 def test_a_signal_that_cannot_hold_is_given_with_what_it_attains(small) -> None:

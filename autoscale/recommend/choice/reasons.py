@@ -38,10 +38,14 @@ def reasons(scenario: Scenario, decision: Decision) -> Iterator[Reason]:
         yield Reason("promise", _promise(scenario, decision.chosen))
     if decision.chosen is not None:
         if decision.tutorial is not None:
-            yield Reason("tutorial", _against(decision.chosen, decision.tutorial, "the tutorial's default"))
+            yield Reason(
+                "tutorial", _against(scenario, decision.chosen, decision.tutorial, "the tutorial's default")
+            )
         if decision.current is not None:
             kind = decision.current.setting.kind
-            yield Reason("current", _against(decision.chosen, decision.current, f"the current {kind}"))
+            yield Reason(
+                "current", _against(scenario, decision.chosen, decision.current, f"the current {kind}")
+            )
 
 
 def _caution(decision: Decision) -> Reason:
@@ -70,17 +74,17 @@ def _caution(decision: Decision) -> Reason:
     return Reason("careful", text)
 
 
+def _periods(scenario: Scenario) -> str:
+    hours_ = scenario.plan.duration_s / 3600
+    return "days" if scenario.plan.duration_s >= DAY_S else f"repetitions of {hours_:.1f} h"
+
+
 def _promise(scenario: Scenario, chosen: Judged[Choice]) -> str:
     """What the simulations of the choice show of the promise."""
-    period = (
-        "days"
-        if scenario.plan.duration_s >= DAY_S
-        else f"repetitions of {scenario.plan.duration_s / 3600:.1f} h"
-    )
     worst_s = chosen.longest_breach_s
     stretch = f"never over it for longer than {worst_s / 60:.0f} min" if worst_s else "never over it"
     return (
-        f"the SLO is kept in {chosen.periods - chosen.broken} of {chosen.periods} {period} that nothing was chosen on, which "
+        f"the SLO is kept in {chosen.periods - chosen.broken} of {chosen.periods} {_periods(scenario)} that nothing was chosen on, which "
         f"shows {chosen.shown:.1%} of them; {stretch}; in the worst 5% with {chosen.worst:.2g} times the breaches that it allows"
     )
 
@@ -260,12 +264,23 @@ def _saving(chosen: Judged[Choice], static: Judged[Standing]) -> str:
     )
 
 
-def _against(chosen: Judged[Choice], other: Judged[Setting], what: str) -> str:
-    held = "keeps" if other.holds else "does not keep"
+def _against(scenario: Scenario, chosen: Judged[Choice], other: Judged[Setting], what: str) -> str:
     return (
-        f"{what} {held} the SLO: {other.mean('attainment'):.2%} of the requests within every bound against "
+        f"{what} {kept_sentence(other, _periods(scenario))}: {other.mean('attainment'):.2%} of the requests within every bound against "
         f"{chosen.mean('attainment'):.2%}, {hours(other.cost)} accelerator-hours against {hours(chosen.cost)}"
     )
+
+
+def kept_sentence(judged: Judged[Setting], periods: str) -> str:
+    """Whether a setting keeps what is promised, and which part of it is broken where the mean keeps the SLO."""
+    if judged.holds:
+        return "keeps the SLO"
+    promise = judged.trials[0].promise
+    if judged.given_up or judged.mean("margin") < 0 or judged.broken > promise.failures(judged.periods):
+        return f"does not keep the SLO in {judged.broken} of {judged.periods} {periods}"
+    if judged.in_vain:
+        return f"keeps the SLO but starts replicas in vain (in {judged.in_vain} of {len(judged.trials)} simulations)"
+    return f"keeps the SLO but for its worst {periods}, with {judged.worst:.2g} times the breaches that it allows"
 
 
 def hours(hours_: float) -> str:
