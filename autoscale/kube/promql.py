@@ -61,8 +61,12 @@ class Selector:
     @property
     def of_engine(self) -> bool:
         """Whether vLLM's pods export it themselves, under its name or with an underscore for the colon."""
-        plain = "vllm:" + self.name.removeprefix("vllm_") if self.name.startswith("vllm_") else self.name
-        return plain.startswith("vllm:") and not of_router(plain)
+        return self.colon_name.startswith("vllm:") and not of_router(self.colon_name)
+
+    @property
+    def colon_name(self) -> str:
+        """The name with vLLM's colon, where a relabelling put an underscore."""
+        return "vllm:" + self.name.removeprefix("vllm_") if self.name.startswith("vllm_") else self.name
 
 
 def tokens_of(text: str) -> Iterator[Token]:

@@ -44,6 +44,22 @@ _LOOSEST = (
 _LEVEL_NAME = re.compile(
     r"(perc|percent|ratio|utilization|saturation|usage|average_\w+|latency|seconds|avg_\w+)$"
 )
+# functions that leave the unit of a gauge as it is
+_SAME_UNIT = {
+    "sum",
+    "avg",
+    "max",
+    "min",
+    "quantile",
+    "clamp",
+    "clamp_min",
+    "clamp_max",
+    "ceil",
+    "floor",
+    "round",
+    "abs",
+}
+_SAME_UNIT |= {f"{each}_over_time" for each in ("avg", "max", "min", "last", "quantile")} | {"scalar", "sort"}
 _WANTED_NAME = re.compile(
     r"desired"
 )  # a number of replicas, already decided: aggregates only unite duplicates
@@ -51,36 +67,87 @@ _WANTED_NAME = re.compile(
 
 @dataclass(frozen=True)
 class Query:
-    """A query with its shape; `selectors` in the order in which they are written."""
+    """A query with its shape; `selectors` in the order in which they are written.
+
+    `factor`: the answer is a gauge in its own unit, so many times over; None where it is something else.
+    """
 
     text: str
     shape: Shape
     selectors: tuple[Selector, ...] = field(default_factory=tuple)
+    factor: float | None = None
 
 
 def read_query(text: str) -> Query:
     """A query as far as it can be followed; one that cannot has the shape "unknown"."""
     tokens = list(tokens_of(text))
-    return Query(text, _shape(tokens) if tokens else "unknown", tuple(selectors_of(tokens)))
+    shape = _shape(tokens) if tokens else "unknown"
+    return Query(text, shape, tuple(selectors_of(tokens)), _factor(tokens))
+
+
+# --- unit --------------------------------------------------------------------------------------------------------------
+
+
+def _factor(tokens: list[Token]) -> float | None:
+    """How many times over the answer is the gauge that is read: 100 for `avg(x) * 100`; None where it is no such thing."""
+    tokens = _bare(tokens)
+    if parted := _parted(tokens):
+        operator, left, right = parted
+        if operator in ("*", "/"):
+            return _multiplied(operator, left, right)
+        if operator == "or":
+            first, second = _factor(left), _factor(right)
+            return first if second == first or _constant(right) is not None else None
+        counted = bool(right) and right[0][1].lower() == "bool"
+        return _factor(left) if operator in (*_LOOSEST[1], *_LOOSEST[2]) and not counted else None
+    if not tokens or tokens[0][0] not in ("name", "labels"):
+        return None
+    if len(tokens) > 1 and (tokens[1][1] == "(" or tokens[1][1].lower() in ("by", "without")):
+        found = [_factor(each) for each in _arguments(_called(tokens)[0])]
+        return (
+            next((one for one in found if one is not None), None)
+            if tokens[0][1].lower() in _SAME_UNIT
+            else None
+        )
+    return 1.0
+
+
+def _multiplied(operator: str, left: list[Token], right: list[Token]) -> float | None:
+    by, of = _constant(right), _factor(left)
+    if operator == "*" and by is None:
+        by, of = _constant(left), _factor(right)
+    if not by or of is None:
+        return None
+    return of * by if operator == "*" else of / by
+
+
+def _constant(tokens: list[Token]) -> float | None:
+    """A number, also as vector(...) or scalar(vector(...))."""
+    tokens = _bare(tokens)
+    if len(tokens) == 1 and tokens[0][0] == "number":
+        try:
+            return float(tokens[0][1])
+        except ValueError:  # a duration
+            return None
+    if (
+        len(tokens) > 3
+        and tokens[0][1].lower() in ("vector", "scalar")
+        and closing(tokens, 1) == len(tokens) - 1
+    ):
+        return _constant(tokens[2:-1])
+    return None
 
 
 # --- shape -----------------------------------------------------------------------------------------------------------
 
 
 def _shape(tokens: list[Token]) -> Shape:
-    while len(tokens) > 1 and tokens[0][1] == "(" and closing(tokens, 0) == len(tokens) - 1:
-        tokens = tokens[1:-1]
+    tokens = _bare(tokens)
     if not tokens:
         return "unknown"
-    for operators in _LOOSEST:
-        places = [i for i in top_level(tokens) if tokens[i][1].lower() in operators and i > 0]
-        if places:
-            place = places[-1]
-            return _combined(
-                tokens[place][1].lower(),
-                _shape(tokens[:place]),
-                _shape(_without_matching(tokens[place + 1 :])),
-            )
+    if parted := _parted(tokens):
+        operator, left, right = parted
+        return _combined(operator, _shape(left), _shape(_without_matching(right)))
     if tokens[0][1] in "+-":
         return _shape(tokens[1:])
     if len(tokens) == 1 and tokens[0][0] == "number":
@@ -94,14 +161,36 @@ def _shape(tokens: list[Token]) -> Shape:
     return "many" if tokens[0][0] in ("name", "labels") else "unknown"
 
 
-def _of_call(tokens: list[Token]) -> Shape:
-    name = tokens[0][1].lower()
+def _bare(tokens: list[Token]) -> list[Token]:
+    """Without the parentheses around the whole."""
+    while len(tokens) > 1 and tokens[0][1] == "(" and closing(tokens, 0) == len(tokens) - 1:
+        tokens = tokens[1:-1]
+    return tokens
+
+
+def _parted(tokens: list[Token]) -> tuple[str, list[Token], list[Token]] | None:
+    """The operator that binds loosest, with what stands left and right of it; None without one."""
+    for operators in _LOOSEST:
+        places = [i for i in top_level(tokens) if tokens[i][1].lower() in operators and i > 0]
+        if places:
+            place = places[-1]
+            return tokens[place][1].lower(), tokens[:place], tokens[place + 1 :]
+    return None
+
+
+def _called(tokens: list[Token]) -> tuple[list[Token], int]:
+    """What stands in the parentheses of a call, and where they end."""
     opened = next(
         (i for i in range(1, len(tokens)) if tokens[i][1] == "(" and tokens[i - 1][1].lower() not in LISTS),
         0,
     )
     closed = closing(tokens, opened)
-    inner = tokens[opened + 1 : closed]
+    return tokens[opened + 1 : closed], closed
+
+
+def _of_call(tokens: list[Token]) -> Shape:
+    name = tokens[0][1].lower()
+    inner, closed = _called(tokens)
     if name == "scalar":
         return "scalar"
     if name in ("vector", "time", "pi"):

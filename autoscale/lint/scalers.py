@@ -35,8 +35,16 @@ class Metric:
 
     @property
     def signal(self) -> str | None:
-        """waiting, running or kv_usage."""
-        return signal_of(self.series or self.name)
+        """waiting, running or kv_usage; None for a query that makes something else of them."""
+        if self.query is None:
+            return signal_of(self.series or self.name)
+        read = next((selector.name for selector in self.query.selectors if selector.of_engine), "")
+        return None if self.query.factor is None else signal_of(read)
+
+    @property
+    def factor(self) -> float:
+        """How many times over the value is the signal: 100 for a query that makes a percentage of a fraction."""
+        return 1.0 if self.query is None or self.query.factor is None else self.query.factor
 
     @property
     def of_engine(self) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from autoscale.keda.metadata import Metadata
 from autoscale.keda.prometheus_trigger import printed
 from autoscale.kube.objects import Object, items, mapping
+from autoscale.kube.vllm_names import type_of
 from autoscale.lint.facts import Facts
 from autoscale.lint.findings import Finding
 from autoscale.lint.parts import Path, VllmServer
@@ -195,6 +196,16 @@ def _threshold(scaler: Scaler, metric: Metric, metadata: Object) -> Iterator[Fin
 
 
 def _counter(scaler: Scaler, path: Path, selector: Selector) -> Iterator[Finding]:
+    rated = next((name for name in ("rate", "irate", "increase") if name in selector.inside), None)
+    if rated and selector.of_engine and type_of(selector.colon_name) == "gauge":
+        yield scaler.source.finding(
+            "error",
+            "gauge-with-rate",
+            path,
+            f"{selector.name} is a gauge, and {rated}() is of counters: it takes every fall for a restart.",
+            "The answer follows how often the gauge moves, not how high it is: replicas come at the wrong times.",
+            f"Write sum({selector.name}{{...}}), or avg_over_time of it.",
+        )
     if selector.counts_up:
         yield scaler.source.finding(
             "error" if selector.of_engine else "warning",

@@ -84,8 +84,8 @@ def _targets(scaler: Scaler, facts: Facts) -> Iterator[Finding]:
 
 
 def _target(scaler: Scaler, metric: Metric, server: VllmServer | None) -> Iterator[Finding]:
-    value, engines = metric.milli or 0, server.engines if server else 1
-    shown = format_milli(value)
+    value, engines = round((metric.milli or 0) / metric.factor), server.engines if server else 1
+    shown = format_milli(metric.milli or 0)
     factor = 1 + _tolerance_up(scaler)
 
     def never(problem: str, fix: str, code: str = "target-never-fires") -> Finding:
@@ -98,23 +98,26 @@ def _target(scaler: Scaler, metric: Metric, server: VllmServer | None) -> Iterat
             fix,
         )
 
-    if value <= 0 and scaler.source.kind == "ScaledObject":
+    if (metric.milli or 0) <= 0 and scaler.source.kind == "ScaledObject":
         yield never("The threshold is 0.", "Write a threshold above 0.")
         return
     if metric.signal == "kv_usage" and value > 0:
         summed = engines if metric.route == "stackdriver" else 1
-        if value > 2000 * summed and value <= 100_000 * summed:
-            fraction = format_milli(max(1, value // 100))
+        end = f"{summed * metric.factor:g}"
+        if value > 2000 * summed and value <= 100_000 * summed and metric.factor == 1:
             yield never(
-                f"KV target {shown} is a percentage; the metric is a fraction from 0 to {summed}.",
-                f"Write {fraction}.",
+                f"KV target {shown} is a percentage; the metric is a fraction from 0 to {end}.",
+                f"Write {_written(scaler, metric, max(1, value // 100))}.",
                 "target-percentage",
             )
         elif value * factor >= 1000 * summed:
             more = f" over {summed} engines" if summed > 1 else ""
+            least, such = (
+                _written(scaler, metric, milli) for milli in (int(1000 * summed / factor), 700 * summed)
+            )
             yield never(
-                f"KV target {shown}: usage ends at {summed}{more}, and scale-out needs more than {factor:g} x target.",
-                f"Write less than {format_milli(int(1000 * summed / factor))}, such as {format_milli(700 * summed)}.",
+                f"KV target {shown}: usage ends at {end}{more}, and scale-out needs more than {factor:g} x target.",
+                f"Write less than {least}, such as {such}.",
             )
     if metric.signal == "running" and value > 0:
         given = server.number("max-num-seqs") if server else None
@@ -123,11 +126,36 @@ def _target(scaler: Scaler, metric: Metric, server: VllmServer | None) -> Iterat
             known = f"--max-num-seqs {given}" if given else f"vLLM's largest default, {DEFAULT_SEATS}"
             yield never(
                 f"Running target {shown}: {known} is all that runs, and scale-out needs more than {factor:g} x target.",
-                f"Write less than {format_milli(int(seats * 1000 / factor))}.",
+                f"Write less than {_written(scaler, metric, int(seats * 1000 / factor))}.",
             )
     if metric.signal == "waiting" and value > 0:
-        yield from _long_queue(scaler, metric, server)
-    if metric.signal == "waiting" and 0 < value <= 1000 and metric.kind != "External":
+        yield from _queue(scaler, metric, server, value)
+
+
+def _written(scaler: Scaler, metric: Metric, milli: int) -> str:
+    """A value of the signal as it is written in the target: KEDA takes decimals, an HPA quantities."""
+    there = round(milli * metric.factor)
+    return f"{there / 1000:g}" if scaler.source.kind == "ScaledObject" else format_milli(there)
+
+
+def _queue(scaler: Scaler, metric: Metric, server: VllmServer | None, value: int) -> Iterator[Finding]:
+    """A queue target so long that its requests give up before the server is as busy, or within one request."""
+    shown = format_milli(metric.milli or 0)
+    given = server.number("max-num-seqs") if server else None
+    seats = (given or DEFAULT_SEATS) * (server.engines if server else 1)
+    rounds = ROUNDS if given else 1
+    if value > seats * rounds * 1000:
+        yield scaler.source.finding(
+            "warning",
+            "target-queue-unreached",
+            metric.target_path,
+            f"Waiting target {shown} with {seats} seats"
+            + (f" (--max-num-seqs {given})." if given else ", vLLM's largest default."),
+            f"The last in such a queue waits for {value / 1000 / seats:.0f} generations one after the other: clients "
+            "give up before a replica is added.",
+            f"Write a target well below the seats, such as {max(2, seats // 20)}, by `autoscale recommend`.",
+        )
+    if value <= 1000 and metric.kind != "External":
         yield scaler.source.finding(
             "warning",
             "target-inside-one-request",
@@ -135,24 +163,6 @@ def _target(scaler: Scaler, metric: Metric, server: VllmServer | None) -> Iterat
             f"Waiting target {shown}: queues are whole numbers and the tolerance is {DEFAULT_TOLERANCE:g}.",
             "The queue jumps past [0.9, 1.1] x target with one request: replicas flap.",
             "Choose 2 or more, by `autoscale recommend`.",
-        )
-
-
-def _long_queue(scaler: Scaler, metric: Metric, server: VllmServer | None) -> Iterator[Finding]:
-    """A queue target so long that its requests give up before the server is as busy."""
-    given = server.number("max-num-seqs") if server else None
-    seats = (given or DEFAULT_SEATS) * (server.engines if server else 1)
-    value, rounds = metric.milli or 0, (ROUNDS if given else 1)
-    if value > seats * rounds * 1000:
-        yield scaler.source.finding(
-            "warning",
-            "target-queue-unreached",
-            metric.target_path,
-            f"Waiting target {format_milli(value)} with {seats} seats"
-            + (f" (--max-num-seqs {given})." if given else ", vLLM's largest default."),
-            f"The last in such a queue waits for {value / 1000 / seats:.0f} generations one after the other: clients "
-            "give up before a replica is added.",
-            f"Write a target well below the seats, such as {max(2, seats // 20)}, by `autoscale recommend`.",
         )
 
 
@@ -193,8 +203,10 @@ def _mean_divided(scaler: Scaler, metric: Metric) -> Finding:
     shown = f"{(metric.milli or 0) / 1000:g}"
     others = [m for m in scaler.metrics if m is not metric and m.target_type != "" and m.route != "resource"]
     if metric.signal == "kv_usage":
-        most = ceil(1000 / (metric.milli or 1))
-        limit = f"Usage ends at 1, so it never asks for more than ceil(1 / {shown}) = {most} replicas."
+        end, most = f"{metric.factor:g}", ceil(1000 * metric.factor / (metric.milli or 1))
+        limit = (
+            f"Usage ends at {end}, so it never asks for more than ceil({end} / {shown}) = {most} replicas."
+        )
     else:
         limit = f"A value of {shown} per replica asks for 1 replica, twice as much for 2, also when 8 are running."
     where = (*metric.path[:3], "metricType") if metric.query else (*metric.target_path[:-1], "type")

@@ -1,0 +1,106 @@
+"""Kinds of scalers that stand in public repositories, written anew and small: what is wrong is said, and nothing that is not."""
+
+import pytest
+
+from autoscale.lint.linter import lint_objects
+from autoscale.lint.query import read_query
+
+KV = "vllm:kv_cache_usage_perc"
+
+
+def scaled(query, threshold="5", kind="Value", **spec):
+    """A ScaledObject with one trigger; nothing of it is a defect but what the row brings."""
+    metadata = {
+        "serverAddress": "http://p:9090",
+        "query": query,
+        "threshold": threshold,
+        "ignoreNullValues": "false",
+    }
+    trigger = {"type": "prometheus", "metricType": kind, "metadata": metadata}
+    return {
+        "apiVersion": "keda.sh/v1alpha1",
+        "kind": "ScaledObject",
+        "metadata": {"name": "scaler"},
+        "spec": {
+            "scaleTargetRef": {"name": "llm"},
+            "minReplicaCount": 1,
+            "maxReplicaCount": 8,
+            "triggers": [trigger],
+            **spec,
+        },
+    }
+
+
+def found(*objects):
+    return [f for f in lint_objects(objects).findings if f.code != "target-not-in-set"]
+
+
+def codes(*objects):
+    return [finding.code for finding in found(*objects)]
+
+
+@pytest.mark.parametrize(
+    ("text", "factor"),
+    [
+        pytest.param(f"avg({KV})", 1, id="a gauge"),
+        pytest.param(f"avg({KV}) * 100", 100, id="a fraction as a percentage"),
+        pytest.param(f"100 * (max({KV}))", 100, id="the number first"),
+        pytest.param(f"max({KV} * 100)", 100, id="inside the aggregation"),
+        pytest.param("sum(vllm:num_requests_running) / scalar(vector(32))", 1 / 32, id="a constant made a scalar"),
+        pytest.param("clamp_max(sum by (model_name) (avg_over_time(vllm:num_requests_waiting[1m])), 50)", 1, id="functions that keep the unit"),
+        pytest.param("sum(vllm:num_requests_waiting) or vector(0)", 1, id="0 where there is none"),
+        pytest.param(f"avg({KV}) or avg(vllm:gpu_cache_usage_perc)", 1, id="the newer name or the older"),
+        pytest.param(f"avg({KV}) > 0.1", 1, id="a comparison that filters"),
+        pytest.param(f"avg({KV}) > bool 0.1", None, id="a comparison that answers 0 or 1"),
+        pytest.param("sum(vllm:num_requests_waiting) / count(vllm:num_requests_waiting)", None, id="a quotient of two"),
+        pytest.param("sum(vllm:num_requests_waiting) + sum(vllm:num_requests_running)", None, id="a sum of two"),
+        pytest.param("sum(rate(vllm:num_requests_running[1m]))", None, id="a rate"),
+        pytest.param("32 / sum(vllm:num_requests_running)", None, id="one over a gauge"),
+        pytest.param("sum(vllm:num_requests_running) / 0", None, id="divided by nothing"),
+        pytest.param("vector(1)", None, id="a number"),
+        pytest.param("(((", None, id="no query"),
+        pytest.param("", None, id="nothing"),
+    ],
+)  # fmt: skip
+def test_a_query_answers_its_gauge_so_many_times_over(text, factor):
+    assert read_query(text).factor == pytest.approx(factor)
+
+
+@pytest.mark.parametrize(
+    ("query", "threshold", "expected"),
+    [
+        pytest.param(f"avg({KV}) * 100", "80", [], id="a percentage against a percentage"),
+        pytest.param(f"100 * max({KV})", "95", ["target-never-fires"], id="a percentage that 10 % tolerance lifts over 100"),
+        pytest.param(f"avg({KV})", "80", ["target-percentage"], id="a fraction against a percentage"),
+        pytest.param("avg(vllm_kv_cache_usage_perc)", "80", ["target-percentage", "query-underscore-name"], id="under a relabelled name too"),
+        pytest.param("sum(vllm:num_requests_waiting) / sum(vllm:num_requests_running)", "0.1", [], id="a quotient is no queue"),
+        pytest.param("avg(vllm:num_requests_waiting)", "1", ["target-inside-one-request"], id="a queue within one request"),
+        pytest.param("max(vllm:num_requests_running) / 32", "0.7", [], id="a share of 32 seats"),
+        pytest.param("max(vllm:num_requests_running) / 4", "300", ["target-never-fires"], id="a share of more than all seats"),
+        pytest.param("avg(rate(vllm:num_requests_running[1m]))", "100", ["gauge-with-rate"], id="the rate of a gauge"),
+        pytest.param("avg(increase(vllm_num_requests_waiting[1m]))", "5", ["gauge-with-rate", "query-underscore-name"], id="the increase of a relabelled gauge"),
+    ],
+)  # fmt: skip
+def test_a_threshold_is_judged_in_the_unit_of_its_query(query, threshold, expected):
+    assert codes(scaled(query, threshold)) == expected
+
+
+@pytest.mark.parametrize(
+    ("query", "threshold", "fix"),
+    [
+        (f"avg({KV})", "80", "Write 0.8."),  # 80 % as a fraction; KEDA refuses 800m
+        (
+            f"avg({KV}) * 100",
+            "95",
+            "Write less than 90.9, such as 70.",
+        ),  # 100 / 1.1, to three decimals of a fraction
+    ],
+)
+def test_a_threshold_is_advised_as_keda_reads_it(query, threshold, fix):
+    assert [finding.fix for finding in found(scaled(query, threshold))] == [fix]
+
+
+def test_a_percentage_that_is_divided_can_ask_for_two_replicas():
+    [finding] = found(scaled(f"avg({KV}) * 100", "80", "AverageValue"))
+    assert finding.code == "mean-divided"
+    assert "ceil(100 / 80) = 2 replicas" in finding.consequence  # 100 / 80 = 1.25
