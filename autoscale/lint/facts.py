@@ -146,7 +146,8 @@ class Facts:
         """Every HPA and ScaledObject of the set; one that KEDA made is judged as its ScaledObject, where that is here."""
         here = {(located.namespace, located.name) for located in self.of("ScaledObject")}
         found = self.of("HorizontalPodAutoscaler", "ScaledObject")
-        return [scaler_of(o) for o in found if (o.namespace, Hpa(o.object).made_by) not in here]
+        made = ((located, Hpa(located.object).made_by) for located in found)
+        return [scaler_of(one) for one, by in made if not by or (one.namespace, by) not in here]
 
     @cached_property
     def scaler_of(self) -> dict[tuple[str, str, str], Scaler]:

@@ -104,3 +104,55 @@ def test_a_percentage_that_is_divided_can_ask_for_two_replicas():
     [finding] = found(scaled(f"avg({KV}) * 100", "80", "AverageValue"))
     assert finding.code == "mean-divided"
     assert "ceil(100 / 80) = 2 replicas" in finding.consequence  # 100 / 80 = 1.25
+
+
+@pytest.mark.parametrize(
+    ("change", "problem", "fix"),
+    [
+        pytest.param({"minReplicas": 1}, "spec.minReplicas is no field of a ScaledObject.", "Did you mean minReplicaCount?", id="an HPA's field"),
+        pytest.param({"fallback": {"replicas": 3}}, "spec.fallback.failureThreshold: Required value.", "Correct the field.", id="a fallback without its threshold"),
+        pytest.param({"pollingInterval": "15s"}, "spec.pollingInterval: is no 32-bit integer: '15s'.", "Write a whole number, without quotes.", id="a duration for seconds"),
+        pytest.param({"triggers": []}, "spec.triggers: spec.triggers in body should have at least 1 items.", "Correct the field.", id="no trigger"),
+        pytest.param({"scaleTargetRef": {"deploymentName": "llm"}}, "spec.scaleTargetRef.deploymentName is no field of a ScaledObject.", None, id="the target by KEDA 1's name"),
+    ],
+)  # fmt: skip
+def test_a_scaled_object_is_read_by_kedas_schema(change, problem, fix):
+    [finding] = [
+        f
+        for f in found(scaled("sum(vllm:num_requests_waiting)", kind="AverageValue", **change))
+        if f.code == "api-refused"
+    ]
+    assert finding.problem == problem
+    assert fix is None or finding.fix == fix
+
+
+def test_a_scaled_object_of_another_api_group_is_refused():
+    old = scaled("sum(vllm:num_requests_waiting)", kind="AverageValue") | {
+        "apiVersion": "keda.k8s.io/v1alpha1"
+    }
+    [finding] = found(old)
+    assert (finding.code, finding.fix) == ("api-refused", "Write keda.sh/v1alpha1.")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"maxReplicaCount": "${MAX}"}, id="a variable that is put in later"),
+        pytest.param({"advanced": {"horizontalPodAutoscalerConfig": {"behavior": {"scaleDown": {"stabilizationWindowSeconds": 300}}}}}, id="a behavior block"),
+    ],
+)  # fmt: skip
+def test_what_the_schema_allows_is_not_refused(change):
+    assert "api-refused" not in codes(scaled("sum(vllm:num_requests_waiting)", kind="AverageValue", **change))
+
+
+def test_a_field_that_a_cluster_took_is_of_a_newer_keda():
+    held = scaled("sum(vllm:num_requests_waiting)", kind="AverageValue", novelty=1)
+    held["metadata"] |= {"uid": "8a0c", "resourceVersion": "42"}
+    assert codes(held) == []
+
+
+def test_a_scaled_object_without_a_name_hides_no_other_scaler():
+    nameless = scaled("sum(vllm:num_requests_waiting)", kind="AverageValue")
+    del nameless["metadata"]
+    other = scaled(f"avg({KV})", "80")
+    assert sorted(codes(nameless, other)) == ["api-refused", "target-percentage", "two-scalers-one-target"]

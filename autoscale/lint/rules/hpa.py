@@ -7,13 +7,15 @@ from collections.abc import Iterator
 
 from analysis.errors import BadInput
 from autoscale.hpa.manifest import stored_spec
+from autoscale.keda.refusal import KedaRefusal
+from autoscale.keda.schema import decoded_object
 from autoscale.kube.kinds import LWS_API, LWS_NAME, SCALABLE
 from autoscale.kube.objects import mapping
 from autoscale.kube.scaler import Hpa
 from autoscale.kube.selectors import object_selects
 from autoscale.lint.facts import Facts
 from autoscale.lint.findings import Finding, Key, Located, Severity
-from autoscale.lint.scalers import Scaler
+from autoscale.lint.scalers import Scaler, judged_by_the_crd
 
 MANY = 50  # workloads under one label; more are not compared
 API_GROUPS = {
@@ -55,7 +57,8 @@ def rules(facts: Facts) -> Iterator[Finding]:
 def _refused(scaler: Scaler) -> Iterator[Finding]:
     source = scaler.source
     if source.kind == "ScaledObject":
-        return  # KEDA writes the HPA; what it would refuse is in lint_keda and lint_behavior
+        yield from _refused_object(source)
+        return
     if source.api != "autoscaling/v2":
         old = source.api in ("autoscaling/v2beta1", "autoscaling/v2beta2")
         yield source.finding(
@@ -81,6 +84,34 @@ def _refused(scaler: Scaler) -> Iterator[Finding]:
             if severity == "error"
             else "Servers without the HPAScaleToZero gate (on from 1.37) refuse the object.",
             fix,
+        )
+
+
+def _refused_object(source: Located) -> Iterator[Finding]:
+    """What an API server refuses by KEDA's CRD; other rules speak of behavior, of bounds and of numbers for text."""
+    if source.metadata.get("resourceVersion") or source.metadata.get("uid"):
+        return  # a cluster holds it: a field that is not known here is of a newer KEDA
+    try:
+        decoded_object(judged_by_the_crd(source))
+    except KedaRefusal as refused:
+        unknown = refused.problem.startswith("unknown field")
+        if "less than or equal to maxReplicaCount" in refused.problem or "$" in str(refused.value):
+            return  # a variable is put in later
+        given = "" if refused.value is None else f": {refused.value!r}"
+        fix = refused.next_step or (
+            f"Write {refused.expected}." if refused.expected else "Correct the field."
+        )
+        yield source.finding(
+            "error",
+            "api-refused",
+            _field(f"{refused.field} "),
+            f"{refused.field} is no field of a ScaledObject."
+            if unknown
+            else f"{refused.field}: {refused.problem}{given}.",
+            "kubectl refuses it; a client that does not validate drops it, and its value counts for nothing."
+            if unknown
+            else "The API server refuses the object: nothing scales.",
+            fix[:1].upper() + fix[1:] + ("" if fix[-1] in ".?" else "."),
         )
 
 

@@ -51,7 +51,7 @@ def rules(facts: Facts) -> Iterator[Finding]:
 def _targets(scaler: Scaler, facts: Facts) -> Iterator[Finding]:
     servers = facts.servers_by_owner.get(scaler.key, [])
     server = servers[0] if servers else None
-    if not scaler.metrics and scaler.source.api in ("autoscaling/v2", "keda.sh/v1alpha1"):
+    if not scaler.metrics and scaler.source.api == "autoscaling/v2":
         yield scaler.source.finding(
             "error",
             "no-metrics",
