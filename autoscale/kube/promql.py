@@ -47,6 +47,10 @@ class Selector:
         """Whether the label may have one value only."""
         return any(key == label and operator == "=" for key, operator, _ in self.matchers)
 
+    def asks(self, label: str) -> bool:
+        """Whether it only takes series that have the label with some value."""
+        return any(key == label and operator[0] == "=" and value for key, operator, value in self.matchers)
+
     @property
     def counts_up(self) -> bool:
         """Whether it is a counter, or a part of a histogram, whose growth nothing here takes."""

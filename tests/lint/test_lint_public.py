@@ -156,3 +156,78 @@ def test_a_scaled_object_without_a_name_hides_no_other_scaler():
     del nameless["metadata"]
     other = scaled(f"avg({KV})", "80")
     assert sorted(codes(nameless, other)) == ["api-refused", "target-percentage", "two-scalers-one-target"]
+
+
+@pytest.mark.parametrize(
+    ("query", "fix"),
+    [
+        pytest.param("vllm:num_requests_waiting", "Write sum(vllm:num_requests_waiting{...}).", id="a gauge"),
+        pytest.param("rate(vllm:request_success_total[1m])", "Write sum(rate(vllm:request_success_total{...}[2m])).", id="a counter"),
+        pytest.param(
+            "histogram_quantile(0.9, rate(vllm:e2e_request_latency_seconds_bucket[5m]))",
+            "Write histogram_quantile(0.95, sum by (le) (rate(vllm:e2e_request_latency_seconds_bucket{...}[5m]))).",
+            id="a histogram, whose quantile needs le",
+        ),
+    ],
+)  # fmt: skip
+def test_one_series_is_advised_by_what_the_series_is(query, fix):
+    [finding] = found(scaled(query, kind="AverageValue"))
+    assert (finding.code, finding.fix) == ("keda-many-series", fix)
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        pytest.param("max(vllm:gpu_cache_usage_perc)", ["metric-not-exported"], id="the KV gauge's older name alone"),
+        pytest.param(f"max({KV}) or max(vllm:gpu_cache_usage_perc)", [], id="beside the newer one"),
+        pytest.param("max(vllm:num_requests_waiting{model='m'})", ["query-selects-nothing"], id="a label of other servers"),
+        pytest.param("max(vllm:num_requests_waiting{model_name='m', model='m'})", [], id="a label that somebody adds"),
+        pytest.param("max(vllm:num_requests_waiting{model!='m'})", [], id="without a label's value"),
+        pytest.param("max(sglang:num_queue_reqs{model='m'})", [], id="another server's label"),
+    ],
+)  # fmt: skip
+def test_names_and_labels_are_those_of_vllm(query, expected):
+    assert codes(scaled(query, "0.7" if "usage" in query else "5")) == expected
+
+
+def test_a_name_that_is_like_an_older_one_is_the_newest():
+    [finding] = found(scaled("max(vllm:gpu_cache_usage_factor)", "0.7"))
+    assert finding.fix == f"Did you mean {KV}?"
+    assert "for 0" in finding.consequence
+
+
+def hpa(*metrics):
+    return {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": "hpa"},
+        "spec": {
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "llm"},
+            "minReplicas": 1,
+            "maxReplicas": 8,
+            "metrics": list(metrics),
+        },
+    }
+
+
+def resource(name):
+    target = {"type": "Utilization", "averageUtilization": 75}
+    return {"type": "Resource", "resource": {"name": name, "target": target}}
+
+
+def pods_metric(name):
+    target = {"type": "AverageValue", "averageValue": "700m"}
+    return {"type": "Pods", "pods": {"metric": {"name": name}, "target": target}}
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        pytest.param(resource("nvidia.com/gpu"), ["resource-unknown"], id="a metrics server measures no accelerator"),
+        pytest.param(resource("memory"), [], id="memory"),
+        pytest.param(pods_metric("gpu_cache_usage_perc"), [], id="NIM's name, by an adapter"),
+        pytest.param(pods_metric("vllm_gpu_cache_usage_perc"), ["metric-not-exported"], id="vLLM's older name, by an adapter"),
+    ],
+)  # fmt: skip
+def test_an_hpa_reads_what_its_metrics_api_can_serve(metric, expected):
+    assert codes(hpa(metric)) == expected

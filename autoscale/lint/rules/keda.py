@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from autoscale.keda.metadata import Metadata
 from autoscale.keda.prometheus_trigger import printed
+from autoscale.keda.queries import counts_up
 from autoscale.kube.objects import Object, items, mapping
 from autoscale.kube.vllm_names import type_of
 from autoscale.lint.facts import Facts
@@ -32,6 +33,7 @@ def rules(facts: Facts) -> Iterator[Finding]:
                 yield from _metadata(scaler, metric)
                 for selector in metric.query.selectors:
                     yield from _counter(scaler, metric.path, selector)
+                    yield from _label(scaler, metric.path, selector)
                     if servers and selector.of_engine:
                         yield from _selects(scaler, metric.path, selector, servers[0])
 
@@ -107,7 +109,7 @@ def _answer(scaler: Scaler, metric: Metric, query: Query) -> Iterator[Finding]:
             "The query returns one series per pod." if per_pod else f"Nothing makes one series of {name}.",
             "KEDA refuses an answer of several series: with the second "
             + ("pod scaling stops." if per_pod else "series scaling stops."),
-            f"Write sum({name or 'vllm:num_requests_waiting'}{{...}}).",
+            f"Write {_of_all_pods(name or 'vllm:num_requests_waiting')}.",
         )
     elif query.shape == "scalar":
         yield source.finding(
@@ -192,6 +194,14 @@ def _threshold(scaler: Scaler, metric: Metric, metadata: Object) -> Iterator[Fin
     )
 
 
+def _of_all_pods(name: str) -> str:
+    """A query that makes one number of a series of every pod."""
+    if name.endswith("_bucket"):
+        return f"histogram_quantile(0.95, sum by (le) (rate({name}{{...}}[5m])))"
+    grows = name.endswith("_total") or counts_up(re.sub("^vllm_", "vllm:", name))
+    return f"sum(rate({name}{{...}}[2m]))" if grows else f"sum({name}{{...}})"
+
+
 # --- the series ------------------------------------------------------------------------------------------------------
 
 
@@ -213,7 +223,20 @@ def _counter(scaler: Scaler, path: Path, selector: Selector) -> Iterator[Finding
             path,
             f"{selector.name} is a counter, and nothing takes its rate.",
             "It only grows: replicas are added up to the maximum and never removed.",
-            f"Write sum(rate({selector.name}{{...}}[2m])).",
+            f"Write {_of_all_pods(selector.name)}.",
+        )
+
+
+def _label(scaler: Scaler, path: Path, selector: Selector) -> Iterator[Finding]:
+    """vLLM's label is model_name; `model` is what other servers call it."""
+    if selector.of_engine and selector.asks("model") and not selector.asks("model_name"):
+        yield scaler.source.finding(
+            "warning",
+            "query-selects-nothing",
+            path,
+            f"The query selects {selector.name} by the label model; vLLM's own is model_name.",
+            "Unless something outside this set adds the label, the query returns nothing: nothing scales.",
+            "Write model_name.",
         )
 
 

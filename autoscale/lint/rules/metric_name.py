@@ -29,6 +29,7 @@ from autoscale.lint.parts import Path, VllmServer
 from autoscale.lint.scalers import Metric, Scaler
 
 UNREADABLE = "The HPA reads <unknown> and never scales."
+NO_ANSWER = "The answer is empty, which KEDA takes for 0 by default: this trigger adds no replica."
 
 
 def rules(facts: Facts) -> Iterator[Finding]:
@@ -57,10 +58,16 @@ def _name(scaler: Scaler, metric: Metric, servers: list[VllmServer]) -> Iterator
     found = re.findall(r"vllm:\w+", metric.name) if metric.route == "keda" else [metric.series]
     if not metric.series and metric.signal is None and metric.route == "adapter" and server:
         found = ["vllm:" + metric.name.removeprefix("vllm_")] if metric.name.startswith("vllm_") else []
-    if metric.route == "adapter" and not metric.series and "cache_usage_perc" in metric.name:
+    nim = (
+        "vllm" not in metric.name and server is None
+    )  # NIM has the older name, without a prefix, in every version
+    if metric.route == "adapter" and not metric.series and "cache_usage_perc" in metric.name and not nim:
         found = ["vllm:" + re.sub(r"^.*vllm_", "", metric.name)]
     for series in dict.fromkeys(name for name in found if name):
-        yield from exported(source, metric.path, series, server, "error")
+        if (names := signal_names(series)) and names[1].series != series and names[1].series in found:
+            continue  # beside its newer name: right in every version
+        unread = NO_ANSWER if metric.route == "keda" else UNREADABLE
+        yield from exported(source, metric.path, series, server, "error", unread)
 
 
 def exported(
@@ -98,6 +105,7 @@ def exported(
 def underscored(source: Located, path: Path, name: str, facts: Facts) -> Iterator[Finding]:
     """A warning for a query on vllm_... where vLLM exports vllm:..., unless something in the set renames it."""
     right = "vllm:" + name.removeprefix("vllm_")
+    used, newest = signal_names(right) or (None, None)
     if name.startswith("vllm_") and type_of(right) is not None and name not in facts.renamed:
         yield source.finding(
             "warning",
@@ -105,7 +113,8 @@ def underscored(source: Located, path: Path, name: str, facts: Facts) -> Iterato
             path,
             f"The query asks Prometheus for {name}; vLLM exports {right}.",
             "Unless something outside this set renames the series, the answer is empty: nothing scales.",
-            f"Write {right}.",
+            f"Write {right}."
+            + (f" From vLLM 0.12 on it is {newest.series}." if newest and used != newest else ""),
         )
 
 
@@ -175,7 +184,8 @@ def _not_exported(
         )
     if not may_export(series):
         if near := nearest(name, GAUGES | COUNTERS | HISTOGRAMS):
-            return "error", f"vLLM exports no {series}.", f"Did you mean vllm:{near}?"
+            _, newest = signal_names(f"vllm:{near}") or (None, SignalName(near))
+            return "error", f"vLLM exports no {series}.", f"Did you mean {newest.series}?"
         return (
             "warning",
             f"{series} is not a metric that vLLM is known to export.",

@@ -25,6 +25,7 @@ from autoscale.lint.parts import VllmServer
 from autoscale.lint.scalers import Metric, Scaler, behavior_of
 
 DEFAULT_SEATS = 1024  # vLLM's largest default of --max-num-seqs, on H100-class chips
+RESOURCES = ("cpu", "memory")  # what a metrics server measures of a pod
 ROUNDS = 4  # a queue of so many times the seats waits for as many generations: no client does
 
 # limit of the engine in a recommendation -> its flag, and vLLM's defaults, which are not written down
@@ -61,7 +62,17 @@ def _targets(scaler: Scaler, facts: Facts) -> Iterator[Finding]:
             "Scale on vllm:num_requests_waiting or vllm:kv_cache_usage_perc.",
         )
     for metric in scaler.metrics:
-        if metric.route == "resource" and server:
+        hpa_resource = metric.kind in ("Resource", "ContainerResource")
+        if hpa_resource and metric.name not in RESOURCES:
+            yield scaler.source.finding(
+                "error",
+                "resource-unknown",
+                metric.path,
+                f"{metric.name or 'a resource'} is no metric of metrics.k8s.io, which has {' and '.join(RESOURCES)} alone.",
+                "The HPA never reads it: it adds no replica by it, and with other metrics beside it removes none.",
+                "Serve the gauge through a metrics adapter, and scale on it as a Pods metric.",
+            )
+        elif metric.route == "resource" and server:
             yield scaler.source.finding(
                 "warning",
                 "cpu-metric",
