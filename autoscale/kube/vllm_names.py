@@ -69,7 +69,7 @@ V0_GAUGES = {
 COUNTERS = {
     *COLUMN_COUNTERS.values(), "prefix_cache_queries", "prefix_cache_hits", "gpu_prefix_cache_queries",
     "gpu_prefix_cache_hits", "external_prefix_cache_queries", "external_prefix_cache_hits", "mm_cache_queries",
-    "mm_cache_hits", "corrupted_requests", "prompt_tokens_cached", "prompt_tokens_by_source",
+    "mm_cache_hits", "corrupted_requests", "admission_rejections", "prompt_tokens_cached", "prompt_tokens_by_source",
 }  # fmt: skip
 HISTOGRAMS = {
     "iteration_tokens_total", "time_to_first_token_seconds", "time_per_output_token_seconds",

@@ -80,6 +80,13 @@ TRITON: dict[str, tuple[str, dict[str, str]]] = {
     "nv_trt_llm_request_metrics": ("request_type", {"waiting": "waiting", "scheduled": "running"}),
     "nv_trt_llm_kv_cache_block_metrics": ("kv_cache_block_type", {"fraction": "kv_usage"}),
 }
+# names that tell a server whose metrics are not read: their beginning -> whose they are, and the next step
+OTHERS = {
+    "llamacpp:": ("llama.cpp", None),
+    "lmdeploy:": ("LMDeploy", None),
+    "dynamo_frontend_": ("Dynamo's frontend", "scrape its workers instead, each at its system port"),
+    "litellm_": ("LiteLLM's proxy", "scrape the servers behind it instead"),
+}
 KINDS = ("vllm", "sglang", "tensorrt-llm", "triton", "tgi", "nim")
 FACTS = "cache_config_info"  # vLLM's, no model_name among its labels
 

@@ -30,7 +30,7 @@ from autoscale.observe.metric_names import COLUMNS, COUNTERS, KINDS, TITLES, Pla
 ENGINE = ("engine", "dp_rank")
 MODEL = ("model_name", "model")
 PROCESS = ("pid", "process_id", "api_server", "api_server_id", "api_server_index", "api_server_rank")
-ROUTER = ("server", "backend", "backend_id", "backend_url", "upstream", "worker_url", "worker")
+ROUTER = ("server", "backend", "backend_id", "backend_url", "upstream", "worker_url", "worker_addr", "worker")
 TARGET = ("pod", "pod_name", "kubernetes_pod_name", "instance")  # who was scraped, as Prometheus tells it
 INSIDE = ("exported_pod", "exported_instance", "ReplicaId", "WorkerId")  # several servers on one page
 ON_A_PAGE = (*TARGET, *INSIDE, "endpoint", "replica", "address", "hostname")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from autoscale.observe import series
-from autoscale.observe.metric_names import TITLES, engine_facts, is_known, version_facts
+from autoscale.observe.metric_names import OTHERS, TITLES, engine_facts, is_facts, is_known, version_facts
 from autoscale.observe.series import Notes, listed
 
 LONGEST_LIST = 8  # metric names of a page that a sentence shows
@@ -97,13 +97,17 @@ def fault(text: str, reading: PageReading, model: str | None) -> tuple[str, str 
         said for (kind, _), (_, said, _) in reading.notes.found.items() if kind == "metrics_unclear"
     ]:
         return f"cannot be read: {unclear[0]}", "scrape a page that tells one replica"
-    declared = {name for name in _TYPE.findall(text) if is_known(name) and "queries" not in name}
-    if declared and not parse_exposition(text):
+    told = {sample.name for sample in parse_exposition(text)}
+    declared = {name for name in _TYPE.findall(text) if is_known(name) and "queries" not in name} - told
+    if declared and all(map(is_facts, told)):
         return (
             f"declares {listed(declared)} but gives no values",
             "start the server without --disable-log-stats; several API servers (--api-server-count) also need "
             "PROMETHEUS_MULTIPROC_DIR to be a directory that they can write",
         )
+    for prefix, (server, instead) in OTHERS.items():
+        if any(line[0].startswith(prefix) for line in _LINE.findall(text)):
+            return f"has metrics of {server}, which are not read: {_what_is_there(text)}", instead
     others = ", ".join(title for kind, title in TITLES.items() if kind != "vllm")
     return f"has no vLLM metrics, nor those of {others}: {_what_is_there(text)}", _where_else(text)
 

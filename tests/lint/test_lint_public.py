@@ -183,6 +183,7 @@ def test_one_series_is_advised_by_what_the_series_is(query, fix):
         pytest.param("max(vllm:num_requests_waiting{model='m'})", ["query-selects-nothing"], id="a label of other servers"),
         pytest.param("max(vllm:num_requests_waiting{model_name='m', model='m'})", [], id="a label that somebody adds"),
         pytest.param("max(vllm:num_requests_waiting{model!='m'})", [], id="without a label's value"),
+        pytest.param("avg(rate(vllm:admission_rejections_total[1m]))", [], id="what an admission control turns away, since 0.32"),
         pytest.param("max(sglang:num_queue_reqs{model='m'})", [], id="another server's label"),
     ],
 )  # fmt: skip

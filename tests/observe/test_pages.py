@@ -197,6 +197,20 @@ def test_the_only_model_of_a_page_is_taken_and_said_and_one_of_several_is_asked_
             r"declares .*num_requests_running.* no values.*--disable-log-stats.*PROMETHEUS_MULTIPROC_DIR",
             id="types without values",
         ),
+        pytest.param(
+            '# TYPE vllm:cache_config_info gauge\nvllm:cache_config_info{num_gpu_blocks="9",engine="0"} 1.0\n'
+            "# TYPE vllm:num_requests_running gauge\n",
+            r"declares vllm:num_requests_running but gives no values.*--disable-log-stats",
+            id="types without values beside the engine's facts",
+        ),
+        pytest.param(
+            'sglang_num_running_reqs{worker_addr="grpc://10.0.0.5:8001"} 3\n'
+            'sglang_num_running_reqs{worker_addr="grpc://10.0.0.6:8001"} 4\n',
+            r"a router's page.*worker_addr: grpc://10.0.0.5:8001, grpc://10.0.0.6:8001.*--scrape once per replica",
+            id="SGLang's gateway, which shows its workers' metrics",
+        ),
+        pytest.param("llamacpp:requests_processing 1\n", "has metrics of llama.cpp, which are not read: it has llamacpp:", id="llama.cpp"),
+        pytest.param("dynamo_frontend_queued_requests 1\n", "of Dynamo's frontend, .* scrape its workers instead", id="a frontend before its workers"),
         pytest.param('[{"numActiveRequests": 1}]', r"answers JSON.*/prometheus/metrics", id="TensorRT-LLM's JSON"),
         pytest.param("<!doctype html><html>", "it is a web page", id="HTML"),
         pytest.param("", "the page is empty", id="nothing"),
