@@ -13,6 +13,7 @@ stands between single elements with the same labels, or next to a number or scal
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,7 +30,8 @@ ARITHMETIC = ("+", "-", "*", "/", "%", "^")
 # labels that all pods of one fleet share: a by on them leaves one element
 SHARED_LABELS = {
     "model_name", "target_model_name", "namespace", "exported_namespace", "job", "service", "inference_pool", "deployment",
-    "exported_service", "cluster", "name",
+    "exported_service", "cluster", "name", "container", "exported_container", "endpoint", "exported_job", "statefulset", "app",
+    "app_kubernetes_io_name", "app_kubernetes_io_instance",
 }  # fmt: skip
 POD_LABELS = {"pod", "instance"}  # either tells pods apart, and nothing else
 
@@ -41,6 +43,12 @@ class QueryMatcher:
     label: str
     operator: str
     value: str
+
+    def takes(self, value: str) -> bool:
+        """Whether it matches a label's value; a label that is absent has the value ""."""
+        if self.operator in ("=", "!="):
+            return (value == self.value) == (self.operator == "=")
+        return (re.fullmatch(self.value, value) is not None) == (self.operator == "=~")
 
 
 @dataclass(frozen=True)

@@ -279,9 +279,11 @@ class _Parser:
         labels = self.take() if self.token[0] == "labels" else ""
         selector = selector_of(name, labels)
         if origin_of(selector.name) is None:
+            with_colon = selector.colon_name if origin_of(selector.colon_name) else ""
             raise self.refused(
                 f"reads {selector.name or 'a series without a name'}, which is not simulated",
-                f"{_SAMPLE}, llm_d_epp_flow_control_queue_size or kube_deployment_status_replicas",
+                with_colon
+                or f"{_SAMPLE}, llm_d_epp_flow_control_queue_size or kube_deployment_status_replicas",
             )
         return Instant(selector.name, tuple(QueryMatcher(*matcher) for matcher in selector.matchers))
 

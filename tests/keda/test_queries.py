@@ -87,6 +87,7 @@ def test_a_pool_has_one_element(query: str) -> None:
     ("query", "problem", "shape"),
     [
         ("up", "reads up, which is not simulated", WAITING),
+        ("sum(vllm_num_requests_running)", "reads vllm_num_requests_running", "vllm:num_requests_running"),
         ('sum(wva_desired_replicas{variant_name="v"})', "reads wva_desired_replicas", QUEUE),
         (f"sum by (pod) ({WAITING})", "has an element per pod", r"without by \(pod\)"),
         (f"sum without (pod) ({WAITING})", "groups with without", "sum"),

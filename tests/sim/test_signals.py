@@ -289,6 +289,35 @@ def test_series_of_a_gateway_need_one():
         run(scaled(("sum(vllm:current_qps)", "1")), [load_of(1, 60)], duration_s=60.0)
 
 
+@pytest.mark.parametrize(
+    ("query", "sentence"),
+    [
+        pytest.param(f"sum({WAITING}{{variant='a'}})", f"trigger s0-prometheus selects {WAITING} by a label.*'variant'.*Leave the label out", id="a label of nobody here"),
+        pytest.param("sum(rate(vllm:request_success_total{finished_reason='stop'}[1m]))", "'finished_reason'", id="a part of a counter"),
+        pytest.param("avg(vllm:gpu_cache_usage_perc)", "does not export: 'vllm:gpu_cache_usage_perc'. Use vllm:kv_cache_usage_perc", id="an older name alone"),
+        pytest.param(f"sum({WAITING}) + max(vllm:gpu_cache_usage_perc)", "Use vllm:kv_cache_usage_perc", id="an older name beside another gauge"),
+    ],
+)  # fmt: skip
+def test_a_query_that_would_answer_nothing_is_refused_before_the_simulation(query: str, sentence: str):
+    with pytest.raises(BadInput, match=sentence):
+        read_scaler(L4, scaled((query, "2")))
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        pytest.param(f"sum({WAITING}{{container='vllm',endpoint='http',app='llm'}})", id="labels that all replicas share"),
+        pytest.param(f"sum({WAITING}{{variant!='b'}})", id="all but a label that nobody has"),
+        pytest.param("avg(vllm:kv_cache_usage_perc) or avg(vllm:gpu_cache_usage_perc)", id="the newer name or the older"),
+    ],
+)  # fmt: skip
+def test_a_query_that_selects_the_whole_fleet_is_read(query: str):
+    own = run(scaled((query, "0.05")), [load_of(2, 300)], duration_s=300.0)
+    plain = query.partition("{")[0] + ")" if "{" in query else query.partition(" or ")[0]
+    assert own.decisions == run(scaled((plain, "0.05")), [load_of(2, 300)], duration_s=300.0).decisions
+    assert own.decisions
+
+
 def test_a_scaled_object_is_read_as_a_scaler_and_a_paused_one_is_told():
     assert isinstance(read_scaler(L4, scaled((f"sum({WAITING})", "2"))), ScaledObject)
     paused = scaled((f"sum({WAITING})", "2"))

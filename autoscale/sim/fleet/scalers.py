@@ -22,10 +22,11 @@ from autoscale.keda.queries import (
 )
 from autoscale.kube.gateway_names import gateway_metric
 from autoscale.kube.selectors import Requirement
-from autoscale.kube.vllm_names import series_of
+from autoscale.kube.vllm_names import exported_names, prometheus_name, series_of, signal_of
 from autoscale.profiles.profile import Profile
 from autoscale.sim.engine.gateway import InferenceGateway
 from autoscale.sim.fleet.metric_path import exported_signal
+from autoscale.sim.fleet.signals.exports import LABELS
 
 Scaler = HpaSpec | ScaledObject
 
@@ -54,8 +55,37 @@ def read_scaler(profile: Profile, manifest: Mapping[str, Any]) -> Scaler:
         if metric.kind == "Pods":
             exported_signal(metric.name, profile.engine.vllm_version)
             _refuse_parts_of_pods(metric)
-    queries_of(scaler)
+    part = "metric" if isinstance(scaler, HpaSpec) else "trigger"
+    for name, query in queries_of(scaler).items():
+        read = list(series_in(query))
+        for series in read:
+            _refuse_absent(f"{part} {name}", series, {each.name for each in read}, profile)
     return scaler
+
+
+def _refuse_absent(where: str, series: Instant | OverWindow, beside: set[str], profile: Profile) -> None:
+    """A series that this vLLM does not export, or that no replica has with these labels: the query would answer nothing.
+
+    `beside`: all names that the query reads; an older name may stand beside the newer one.
+    """
+    version, signal = profile.engine.vllm_version, signal_of(series.name)
+    older = (
+        signal is not None and series.name.startswith("vllm:") and series.name not in exported_names(version)
+    )
+    if older and prometheus_name(signal or "", version) not in beside:
+        raise BadInput(
+            f"{where} reads a series that vLLM {version}, the profile's, does not export",
+            value=series.name,
+            next_step=f"use {prometheus_name(signal or '', version)}",
+        )
+    for matcher in series.matchers:
+        if matcher.label not in SHARED_LABELS | LABELS and not matcher.takes(""):
+            raise BadInput(
+                f"{where} selects {series.name} by a label that is not simulated",
+                value=matcher.label,
+                expected="none, or one that all replicas share, such as namespace, job, service or app",
+                next_step="leave the label out where all replicas have it",
+            )
 
 
 def _kind(scaler: Scaler) -> str:

@@ -24,6 +24,8 @@ from autoscale.sim.fleet.signals.series import Labels, Rows
 
 Serving = Mapping[int, FleetReplica]  # slot -> replica whose engine is up
 ROUTER_COUNTER = "vllm:num_incoming_requests_total"
+# labels by which the series of one fleet differ
+LABELS = frozenset({"pod", "engine", "le", "priority", "stage", "model_server_endpoint", "endpoint_name"})
 _COUNTERS = {metric: column for column, metric in COLUMN_COUNTERS.items()}
 
 
@@ -60,7 +62,9 @@ class Exports:
             return lambda *_: self._incoming()
         if origin == "engine" and isinstance(self.engine, Replicas):
             signal = signal_of(name)
-            column = signal if name in exported_names(self.profile.engine.vllm_version) else None
+            if signal and name not in exported_names(self.profile.engine.vllm_version):
+                return lambda *_: iter(())  # another version's name, beside this one's
+            column = signal
             if name.endswith("_total"):
                 column = _COUNTERS.get(metric)
             if column is not None:

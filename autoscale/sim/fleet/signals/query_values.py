@@ -6,7 +6,6 @@ Source: prometheus promql/{engine.go,functions.go,quantile.go}: extrapolated rat
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -94,15 +93,9 @@ def _selected(name: str, matchers: Sequence[QueryMatcher], at: QueryTime) -> Ite
 
 def _matches(matcher: QueryMatcher, labels: dict[str, str]) -> bool:
     """A label that all of a fleet's series share has whatever value is asked for: the fleet is the one that is meant."""
-    if matcher.label not in labels:
-        if matcher.label in SHARED_LABELS:
-            return True
-        value = ""
-    else:
-        value = labels[matcher.label]
-    if matcher.operator in ("=", "!="):
-        return (value == matcher.value) == (matcher.operator == "=")
-    return (re.fullmatch(matcher.value, value) is not None) == (matcher.operator == "=~")
+    if matcher.label not in labels and matcher.label in SHARED_LABELS:
+        return True
+    return matcher.takes(labels.get(matcher.label, ""))
 
 
 def _over_window(query: OverWindow, at: QueryTime) -> Iterator[Element]:
