@@ -29,9 +29,9 @@ COMPARED = ("==", "!=", "<=", ">=", "<", ">")
 ARITHMETIC = ("+", "-", "*", "/", "%", "^")
 # labels that all pods of one fleet share: a by on them leaves one element
 SHARED_LABELS = {
-    "model_name", "target_model_name", "namespace", "exported_namespace", "job", "service", "inference_pool", "deployment",
-    "exported_service", "cluster", "name", "container", "exported_container", "endpoint", "exported_job", "statefulset", "app",
-    "app_kubernetes_io_name", "app_kubernetes_io_instance",
+    "model_name", "target_model_name", "model", "namespace", "exported_namespace", "job", "exported_job", "service",
+    "exported_service", "inference_pool", "deployment", "statefulset", "cluster", "name", "container", "exported_container",
+    "endpoint", "app", "app_kubernetes_io_name", "app_kubernetes_io_instance", "producer_name",
 }  # fmt: skip
 POD_LABELS = {"pod", "instance"}  # either tells pods apart, and nothing else
 

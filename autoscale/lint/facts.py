@@ -97,6 +97,20 @@ class Facts:
                     found |= set(_renaming(rule, names))
         return found
 
+    @cached_property
+    def added_labels(self) -> set[str]:
+        """Labels that the scraping of this set adds to every series of a target."""
+        found: set[str] = set()
+        for located in self.of(*SCRAPES):
+            given = located.spec.get("targetLabels")
+            of_pod = items(mapping(given).get("fromPod"))
+            found |= {str(mapping(one).get("to") or mapping(one).get("from")) for one in of_pod}
+            found |= set(map(str, (*items(given), *items(located.spec.get("podTargetLabels")))))
+            for endpoint in map(mapping, items(located.spec.get(SCRAPES[located.kind][0]))):
+                rules = [*items(endpoint.get("relabelings")), *items(endpoint.get(SCRAPES[located.kind][1]))]
+                found |= {str(mapping(rule).get("targetLabel")) for rule in rules}
+        return found
+
     def by_first_label(self, kinds: Iterable[str]) -> dict[tuple[str, str | None], list[Located]]:
         """Objects of these kinds by the first label that they select; ("", None) for those without one."""
         if self._first_labels is None:

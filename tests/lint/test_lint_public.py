@@ -191,6 +191,19 @@ def test_names_and_labels_are_those_of_vllm(query, expected):
     assert codes(scaled(query, "0.7" if "usage" in query else "5")) == expected
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        pytest.param({"podTargetLabels": ["model"]}, id="a pod's label"),
+        pytest.param({"podMetricsEndpoints": [{"relabelings": [{"targetLabel": "model", "replacement": "m"}]}]}, id="a relabelling"),
+    ],
+)  # fmt: skip
+def test_a_label_that_the_set_adds_is_right(spec):
+    monitor = {"apiVersion": "monitoring.coreos.com/v1", "kind": "PodMonitor", "metadata": {"name": "m"}}
+    found_codes = codes(scaled("max(vllm:num_requests_waiting{model='m'})"), monitor | {"spec": spec})
+    assert "query-selects-nothing" not in found_codes
+
+
 def test_a_name_that_is_like_an_older_one_is_the_newest():
     [finding] = found(scaled("max(vllm:gpu_cache_usage_factor)", "0.7"))
     assert finding.fix == f"Did you mean {KV}?"

@@ -33,7 +33,8 @@ def rules(facts: Facts) -> Iterator[Finding]:
                 yield from _metadata(scaler, metric)
                 for selector in metric.query.selectors:
                     yield from _counter(scaler, metric.path, selector)
-                    yield from _label(scaler, metric.path, selector)
+                    if "model" not in facts.added_labels:
+                        yield from _label(scaler, metric.path, selector)
                     if servers and selector.of_engine:
                         yield from _selects(scaler, metric.path, selector, servers[0])
 
