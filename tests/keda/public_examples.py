@@ -174,11 +174,17 @@ OTHERS = (
     Example("Dynamo", "docs, autoscaling by TTFT", "p95 of the frontend's TTFT", scaled(1, 10, trigger("histogram_quantile(0.95, sum(rate(dynamo_frontend_time_to_first_token_seconds_bucket[5m])) by (le))", "0.5", metadata={"activationThreshold": "0.1"}), pollingInterval=15, cooldownPeriod=60)),
     Example("Dynamo", "docs, autoscaling by queue", "the frontend's queue", scaled(1, 10, trigger("sum(dynamo_frontend_queued_requests)", "10"), pollingInterval=15, cooldownPeriod=60)),
     Example("Dynamo", "docs, HPA by TTFT", "p95 of the frontend's TTFT", hpa(1, 10, metric("External", "dynamo_ttft_p95", "Value", "500m"), behavior={"scaleUp": rules(0, 2, 30, "Pods"), "scaleDown": rules(60, 1, 30, "Pods")})),
+    Example("Dynamo", "docs, KEDA for prefill workers", "waiting of the prefill workers, with an underscore", scaled(1, 12, trigger('sum(vllm_num_requests_waiting{service="prefill"})', "10"))),
+    Example("NIM", "developer blog, horizontal autoscaling of NIM", "KV of the pods, by its name without a prefix", hpa(1, 4, metric("Pods", "gpu_cache_usage_perc", "AverageValue", "100m"))),
+    Example("GKE", "docs, serve-vllm-tpu", "waiting of the pods, by Cloud Monitoring", hpa(1, 2, metric("Pods", "prometheus.googleapis.com|vllm:num_requests_waiting|gauge", "AverageValue", "10"))),
+    Example("AKS", "docs, autoscale GPU workloads with KEDA", "utilisation of the accelerators", scaled(1, 20, trigger('avg(DCGM_FI_DEV_GPU_UTIL{deployment="w"})', "5", metadata={"activationThreshold": "2"}))),
+    Example("seans3/k8s-ai", "vllm-gpu/hpa", "running of the pods, by Cloud Monitoring", hpa(1, 5, metric("Pods", "prometheus.googleapis.com|vllm:num_requests_running|gauge", "AverageValue", "4"), behavior={"scaleUp": {"stabilizationWindowSeconds": 0}, "scaleDown": rules(30, 100, 15)})),
     Example("Deka GPU", "docs.cloudeka.ai, KEDA configuration example", "KV by its old name, without an aggregation", scaled(1, 2, trigger('vllm:gpu_cache_usage_perc{model_name="m"}', "0.5"), pollingInterval=30, cooldownPeriod=120)),
     Example("kubernetes/examples", "AI/vllm-deployment/hpa/horizontal-pod-autoscaler.yaml", "running of the pods", hpa(1, 5, metric("Pods", "num_requests_running", "AverageValue", "4"), behavior={"scaleDown": rules(30, 100, 15)})),
     Example("kubernetes/examples", "AI/vllm-deployment/hpa/gpu-horizontal-pod-autoscaler.yaml", "utilisation of the accelerators", hpa(1, 5, metric("Pods", "gpu_utilization_percent", "AverageValue", "20"), behavior={"scaleUp": {"stabilizationWindowSeconds": 0}, "scaleDown": {"stabilizationWindowSeconds": 30}})),
     Example("accelerated-platforms", "inference-ref-arch, online @9320f3b2", "waiting and running of the pods", hpa(1, 5, metric("Pods", "vllm-num-requests-waiting", "AverageValue", "10"), metric("Pods", "vllm-num-requests-running", "AverageValue", "10"))),
     Example("accelerated-platforms", "inference-ref-arch, async", "messages that Pub/Sub holds", hpa(1, 16, metric("External", "pubsub.googleapis.com|subscription|num_undelivered_messages", "AverageValue", "100"))),
+    Example("accelerated-platforms", "use-cases/inferencing/serving/vllm/autoscaling", "running of the pods, by Cloud Monitoring", hpa(1, 5, metric("Pods", "prometheus.googleapis.com|vllm:num_requests_running|gauge", "AverageValue", "10"))),
     Example("AIBrix", "samples, PodAutoscaler @e3e10f9e", "KV of the pods, by its own controller", {"apiVersion": "autoscaling.aibrix.ai/v1alpha1", "kind": "PodAutoscaler", "metadata": {"name": "pa"}, "spec": {}}),
 )  # fmt: skip
 EXAMPLES = (*LLM_D, *OTHERS)
