@@ -245,3 +245,29 @@ def pods_metric(name):
 )  # fmt: skip
 def test_an_hpa_reads_what_its_metrics_api_can_serve(metric, expected):
     assert codes(hpa(metric)) == expected
+
+
+QUEUE = "sum(llm_d_epp_flow_control_queue_size) or vector(0)"
+
+
+@pytest.mark.parametrize(
+    ("query", "activation", "low", "expected"),
+    [
+        pytest.param(QUEUE, "1", 0, ["keda-activation"], id="one request is not above 1"),
+        pytest.param(QUEUE, "0.5", 0, [], id="one request is above a half"),
+        pytest.param(QUEUE, "1", 1, [], id="nothing sleeps"),
+        pytest.param("sum(rate(vllm:num_incoming_requests_total[1m]))", "1", 0, [], id="a rate is no number of requests"),
+    ],
+)  # fmt: skip
+def test_a_lone_request_wakes_a_workload_only_above_the_activation(query, activation, low, expected):
+    given = scaled(query, kind="AverageValue", minReplicaCount=low)
+    given["spec"]["triggers"][0]["metadata"]["activationThreshold"] = activation
+    assert codes(given) == expected
+
+
+def test_another_trigger_that_wakes_at_one_request_is_enough():
+    given = scaled(QUEUE, kind="AverageValue", minReplicaCount=0)
+    second = scaled("sum(inference_objective_running_requests)", kind="AverageValue")["spec"]["triggers"]
+    given["spec"]["triggers"][0]["metadata"]["activationThreshold"] = "1"
+    given["spec"]["triggers"] += second
+    assert codes(given) == []
