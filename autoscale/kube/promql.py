@@ -164,3 +164,32 @@ def closing(tokens: list[Token], opened: int) -> int:
         if depth == 0:
             return index
     return len(tokens) - 1
+
+
+def mistyped(tokens: list[Token]) -> str | None:
+    """Why Prometheus refuses a query, as far as parentheses and windows tell; None where they are right."""
+    opened, closed = (sum(token == ("sign", sign) for token in tokens) for sign in "()")
+    if opened != closed:
+        return f"{opened} parentheses open and {closed} close"
+    calls: list[tuple[str, list[str]]] = []  # the functions that are open, and the windows in each
+    for index, (kind, word) in enumerate(tokens):
+        if (kind, word) == ("sign", "("):
+            before = tokens[index - 1] if index else ("", "")
+            calls.append((before[1].lower() if before[0] == "name" else _after_grouping(tokens, index), []))
+        elif kind == "range":
+            name, windows = next((call for call in reversed(calls) if call[0]), ("", []))
+            if not _takes_window(name):
+                return f"the window {word} stands in no function that takes one"
+            windows.append(word)
+        elif (kind, word) == ("sign", ")") and calls:
+            name, windows = calls.pop()
+            if _takes_window(name) and not windows:
+                return f"{name}() has no window such as [2m]"
+    return None
+
+
+def _takes_window(function: str) -> bool:
+    return function.endswith("_over_time") or function in RATES - {"absent"} | {
+        "predict_linear",
+        "holt_winters",
+    }

@@ -24,6 +24,7 @@ from autoscale.kube.promql import (
     Selector,
     Token,
     closing,
+    mistyped,
     selectors_of,
     tokens_of,
     top_level,
@@ -69,20 +70,22 @@ _WANTED_NAME = re.compile(
 class Query:
     """A query with its shape; `selectors` in the order in which they are written.
 
-    `factor`: the answer is a gauge in its own unit, so many times over; None where it is something else.
+    `factor`: the answer is a gauge in its own unit, so many times over; None where it is something else. `mistyped`: why
+    Prometheus refuses it, None where nothing tells.
     """
 
     text: str
     shape: Shape
     selectors: tuple[Selector, ...] = field(default_factory=tuple)
     factor: float | None = None
+    mistyped: str | None = None
 
 
 def read_query(text: str) -> Query:
     """A query as far as it can be followed; one that cannot has the shape "unknown"."""
     tokens = list(tokens_of(text))
     shape = _shape(tokens) if tokens else "unknown"
-    return Query(text, shape, tuple(selectors_of(tokens)), _factor(tokens))
+    return Query(text, shape, tuple(selectors_of(tokens)), _factor(tokens), mistyped(tokens))
 
 
 # --- unit --------------------------------------------------------------------------------------------------------------

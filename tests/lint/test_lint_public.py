@@ -271,3 +271,19 @@ def test_another_trigger_that_wakes_at_one_request_is_enough():
     given["spec"]["triggers"][0]["metadata"]["activationThreshold"] = "1"
     given["spec"]["triggers"] += second
     assert codes(given) == []
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        pytest.param("avg(vllm:num_requests_waiting[30s])", ["query-mistyped"], id="a window in an aggregation"),
+        pytest.param("avg(rate(vllm:request_success_total))", ["query-mistyped"], id="a rate without a window"),
+        pytest.param("avg(vllm:num_requests_waiting", ["query-mistyped"], id="a parenthesis that never closes"),
+        pytest.param("avg_over_time((sum(a) / sum(b))[5m:1m])", [], id="a window of an expression"),
+        pytest.param("max(rate((vllm:request_success_total[1m])))", [], id="parentheses around a window"),
+        pytest.param("max(increase(vllm:request_success_total[5m] offset 1m))", [], id="an offset"),
+        pytest.param("avg by (model_name) (sum_over_time(vllm:num_requests_waiting{model_name='m'}[5m]))", [], id="a group before its argument"),
+    ],
+)  # fmt: skip
+def test_what_prometheus_does_not_parse_is_said(query, expected):
+    assert codes(scaled(query)) == expected

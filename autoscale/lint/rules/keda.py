@@ -36,8 +36,6 @@ def rules(facts: Facts) -> Iterator[Finding]:
                 yield from _metadata(scaler, metric)
                 for selector in metric.query.selectors:
                     yield from _counter(scaler, metric.path, selector)
-                    if "model" not in facts.added_labels:
-                        yield from _label(scaler, metric.path, selector)
                     if servers and selector.of_engine:
                         yield from _selects(scaler, metric.path, selector, servers[0])
 
@@ -121,6 +119,19 @@ def _answer(scaler: Scaler, metric: Metric, query: Query) -> Iterator[Finding]:
             "The query is missing.",
             "KEDA cannot read the trigger: nothing scales.",
             "Write sum(vllm:num_requests_waiting{...}).",
+        )
+    elif query.mistyped:
+        of_window = "window" in query.mistyped
+        yield source.finding(
+            "warning" if of_window else "error",
+            "query-mistyped",
+            path,
+            f"The query is no PromQL: {query.mistyped}.",
+            "Prometheus refuses it and the trigger fails: nothing scales."
+            + (" Only VictoriaMetrics takes it." if of_window else ""),
+            "Write a window inside rate() or avg_over_time() and nowhere else."
+            if of_window
+            else "Close every parenthesis.",
         )
     elif query.shape == "many":
         per_pod = any(selector.of_engine for selector in query.selectors)
@@ -247,19 +258,6 @@ def _counter(scaler: Scaler, path: Path, selector: Selector) -> Iterator[Finding
             f"{selector.name} is a counter, and nothing takes its rate.",
             "It only grows: replicas are added up to the maximum and never removed.",
             f"Write {_of_all_pods(selector.name)}.",
-        )
-
-
-def _label(scaler: Scaler, path: Path, selector: Selector) -> Iterator[Finding]:
-    """vLLM's label is model_name; `model` is what other servers call it."""
-    if selector.of_engine and selector.asks("model") and not selector.asks("model_name"):
-        yield scaler.source.finding(
-            "warning",
-            "query-selects-nothing",
-            path,
-            f"The query selects {selector.name} by the label model; vLLM's own is model_name.",
-            "Unless something outside this set adds the label, the query returns nothing: nothing scales.",
-            "Write model_name.",
         )
 
 

@@ -26,6 +26,7 @@ from autoscale.kube.vllm_names import (
 from autoscale.lint.facts import Facts
 from autoscale.lint.findings import Finding, Located, Severity
 from autoscale.lint.parts import Path, VllmServer
+from autoscale.lint.query import Selector
 from autoscale.lint.scalers import Metric, Scaler
 
 UNREADABLE = "The HPA reads <unknown> and never scales."
@@ -40,6 +41,8 @@ def rules(facts: Facts) -> Iterator[Finding]:
             yield from _name(scaler, metric, servers)
             for selector in metric.query.selectors if metric.query else ():
                 yield from underscored(scaler.source, metric.path, selector.name, facts)
+                if "model" not in facts.added_labels:
+                    yield from _label(scaler, metric.path, selector)
 
 
 def _name(scaler: Scaler, metric: Metric, servers: list[VllmServer]) -> Iterator[Finding]:
@@ -115,6 +118,19 @@ def underscored(source: Located, path: Path, name: str, facts: Facts) -> Iterato
             "Unless something outside this set renames the series, the answer is empty: nothing scales.",
             f"Write {right}."
             + (f" From vLLM 0.12 on it is {newest.series}." if newest and used != newest else ""),
+        )
+
+
+def _label(scaler: Scaler, path: Path, selector: Selector) -> Iterator[Finding]:
+    """vLLM's label is model_name; `model` is what other servers call it."""
+    if selector.of_engine and selector.asks("model") and not selector.asks("model_name"):
+        yield scaler.source.finding(
+            "warning",
+            "query-selects-nothing",
+            path,
+            f"The query selects {selector.name} by the label model; vLLM's own is model_name.",
+            "Unless something outside this set adds the label, the query returns nothing: nothing scales.",
+            "Write model_name.",
         )
 
 
