@@ -44,9 +44,8 @@ def test_a_notebook_is_committed_with_its_outputs(path: Path) -> None:
     assert os.fspath(ROOT) not in json.dumps(outputs)
 
 
-@pytest.mark.timeout(
-    900
-)  # the sixth simulates for three minutes of a processor, beside other tests for longer
+# The sixth simulates for three minutes of a processor, beside other tests for longer.
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_from_top_to_bottom(path: Path, tmp_path: Path) -> None:
     if path.name[:2] in WITH_PROMETHEUS:
