@@ -114,13 +114,13 @@ def best_of(
     limit = standing.replicas * _hours(scenario)
     beside = [ours] if isinstance(ours, Candidate) else []
     found = _explore(scenario, judge, point, standing.replicas, cap, limit, beside)
-    holding = sorted((t.accelerator_hours, s.label, s) for s, t in found.items() if t.holds)
+    costs = {setting: t.accelerator_hours for setting, t in found.items() if t.holds}
     again: dict[Setting, Judged[Setting]] = {
         j.setting: j for j in confirm(scenario, [ours, standing, tutorial], FINAL)
     }
     best = again[standing]
-    for cost, _, setting in holding[:MOST]:
-        if cost < best.cost and (sure := shown_over(scenario, [setting], FINAL)[0]).holds:
+    for setting in sorted(costs, key=costs.__getitem__)[:MOST]:
+        if costs[setting] < best.cost and (sure := shown_over(scenario, [setting], FINAL)[0]).holds:
             best = sure
             break
     return Best(
