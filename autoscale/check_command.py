@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from analysis.errors import AutoscaleError, BadInput, SourceUnavailable
 from analysis.files import free_directory
@@ -22,12 +21,12 @@ from autoscale.check.phases import Span
 from autoscale.check.watch import clock_of
 from autoscale.kube.cluster import Cluster
 from autoscale.load_command import started_by
+from autoscale.local_servers import running
 from autoscale.observe.fleet_door import FleetDoor
 from autoscale.profiles import load as load_profile
 from autoscale.recommendation import Recommendation, refuse_other
 from autoscale.recommendation import read_recommendation as read_recommendation
 
-END_S = 20.0  # that a program gets to end in good order
 SETTLE_S = 60.0  # of the cluster's time that is watched after a scale-out was absorbed ...
 SETTLE_TRUE_S = (
     15.0  # ... and of true time: on a fleet of any --speed clients reconnect and queues drain no faster
@@ -229,20 +228,6 @@ def _loading(command: list[str] | None, target: Path) -> Iterator[None]:
         raise SourceUnavailable(
             "the load did not start", value=command_line(command), next_step=f"see {said}"
         )
-
-
-@contextmanager
-def running(command: list[str], output: int | IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """A program that runs meanwhile; it is asked to end at the end, and made to when it does not."""
-    with subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT) as process:
-        try:
-            yield process
-        finally:
-            process.terminate()
-            try:
-                process.wait(END_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
 
 
 def _drawn_name(phase: Span) -> str:

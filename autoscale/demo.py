@@ -23,9 +23,8 @@ from analysis.errors import NotAchieved, SourceUnavailable
 from analysis.files import empty, free_directory
 from analysis.numbers import known
 from autoscale.check_command import run_check as run_check
-from autoscale.check_command import running
 from autoscale.load_command import locust_command
-from autoscale.ports import free_ports
+from autoscale.local_servers import local_prometheus, running
 
 if TYPE_CHECKING:
     from autoscale.check import CheckResult
@@ -144,28 +143,16 @@ def _measure(out: Path, profile: str, seed: int, progress: Progress) -> str:
 @contextmanager
 def _prometheus(out: Path, replica: dict[str, Any]) -> Iterator[str | None]:
     """A Prometheus server that scrapes the replica every second; None when none is installed."""
-    program = shutil.which("prometheus")
-    if program is None:
+    if shutil.which("prometheus") is None:
         yield None
         return
     home = out / "prometheus"
     home.mkdir(exist_ok=True)
     target = replica["metrics_url"].removeprefix("http://").removesuffix("/metrics")
-    (home / "prometheus.yml").write_text(
-        PROMETHEUS.format(target=target, pod=replica["name"]), encoding="utf-8"
-    )
-    url = f"127.0.0.1:{free_ports(1)}"
-    command = [
-        program,
-        f"--config.file={home / 'prometheus.yml'}",
-        f"--storage.tsdb.path={home / 'data'}",
-        f"--web.listen-address={url}",
-        "--log.level=error",
-    ]
+    config = PROMETHEUS.format(target=target, pod=replica["name"])
     try:
-        with running(command, subprocess.DEVNULL) as server:
-            _until_ready(f"http://{url}/-/ready", server)
-            yield f"http://{url}"
+        with local_prometheus(home, config, ()) as url:
+            yield url
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
@@ -200,18 +187,6 @@ def _wait_for(file: Path, process: subprocess.Popen[bytes]) -> None:
         if process.poll() is not None or time.monotonic() > deadline:
             raise SourceUnavailable("the load generator did not start", next_step=f"see {file.parent}.log")
         time.sleep(0.1)
-
-
-def _until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_S
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            if requests.get(url, timeout=1).ok:
-                return
-        except requests.RequestException:
-            pass
-        time.sleep(0.1)
-    raise SourceUnavailable("prometheus did not start", value=url)
 
 
 # --- recommendation and manifests ------------------------------------------------------------------------------------

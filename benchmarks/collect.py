@@ -11,11 +11,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import requests
-
 from analysis import run
+from autoscale.local_servers import local_prometheus
 from autoscale.observe.collect import collect
-from autoscale.ports import free_ports
 
 PODS, DURATION_S = 16, 3600
 REASONS = ("stop", "length", "abort", "error", "repetition")
@@ -48,9 +46,8 @@ def hour(started_at: float) -> Iterator[str]:
 
 def main() -> None:
     started_at = float(int(time.time()) - DURATION_S - 300)
-    address = f"127.0.0.1:{free_ports(1)}"
     with tempfile.TemporaryDirectory() as folder:
-        text, storage, config = (Path(folder) / name for name in ("hour.txt", "tsdb", "prometheus.yml"))
+        text, storage = (Path(folder) / name for name in ("hour.txt", "tsdb"))
         with open(text, "w", encoding="utf-8") as file:
             file.writelines(hour(started_at))
         subprocess.run(
@@ -58,39 +55,17 @@ def main() -> None:
             check=True,
             stdout=subprocess.DEVNULL,
         )
-        config.write_text("scrape_configs: []\n")
-        command = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={storage}"]
-        with subprocess.Popen(
-            [*command, f"--web.listen-address={address}"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        ) as server:
-            try:
-                wait_until_ready(f"http://{address}/-/ready")
-                header = {"started_at": started_at, "ended_at": started_at + DURATION_S, "model": "m"}
-                target = run.create(Path(folder) / "run", header)
-                before_mb = peak_mb()
-                wall, cpu = time.perf_counter(), time.process_time()
-                summary = collect(target, f"http://{address}")
-                wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-            finally:
-                server.terminate()
-                server.wait()
+        with local_prometheus(Path(folder), "scrape_configs: []\n", ()) as url:
+            header = {"started_at": started_at, "ended_at": started_at + DURATION_S, "model": "m"}
+            target = run.create(Path(folder) / "run", header)
+            before_mb = peak_mb()
+            wall, cpu = time.perf_counter(), time.process_time()
+            summary = collect(target, url)
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     print(f"{summary['rows']} rows of {len(summary['pods'])} pods, {len(summary['gaps'])} gaps")
     print(
         f"{wall:.1f} s wall, {cpu:.1f} s CPU; peak {peak_mb():.0f} MB, {before_mb:.0f} MB of it before the start"
     )
-
-
-def wait_until_ready(url: str) -> None:
-    for _ in range(300):
-        try:
-            if requests.get(url, timeout=1).ok:
-                return
-        except requests.RequestException:
-            pass
-        time.sleep(0.1)
-    raise SystemExit("Prometheus did not start")
 
 
 def peak_mb() -> float:

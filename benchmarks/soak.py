@@ -28,7 +28,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from analysis import run
-from autoscale.ports import free_ports
+from autoscale.local_servers import free_ports
 from benchmarks.load_lab import ROOT, truth_server
 
 EVERY_S = 5.0

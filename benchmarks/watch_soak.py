@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from autoscale.check.feeding import RESOURCES
 from autoscale.kube.cluster import read_observations
-from autoscale.ports import free_ports
+from autoscale.local_servers import free_ports
 from benchmarks.load_lab import ROOT
 from benchmarks.soak import EVERY_S, draw, held, slopes, until_up
 

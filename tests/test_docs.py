@@ -19,7 +19,7 @@ import typer
 
 from autoscale.cli import app
 from autoscale.examples import EXAMPLES
-from autoscale.ports import free_ports
+from autoscale.local_servers import free_ports
 from loadgen.run.option_table import add_arguments
 
 ROOT = Path(__file__).parent.parent

@@ -22,7 +22,7 @@ ABOVE: dict[str, set[str]] = {
     "loadgen.chat": {"loadgen.in_locust"},
     "autoscale.load_command": {"loadgen"},
     "autoscale.version": set(),
-    "autoscale.ports": set(),
+    "autoscale.local_servers": set(),
     "autoscale.regression": set(),
     "autoscale.typed_json": set(),
     "autoscale.bill": {"autoscale.typed_json"},
@@ -45,7 +45,7 @@ ABOVE: dict[str, set[str]] = {
         "autoscale.sim.engine",
         "autoscale.sim.fleet",
     },
-    "autoscale.sim.past": {"autoscale.ports", "autoscale.sim.engine", "autoscale.sim.fleet"},
+    "autoscale.sim.past": {"autoscale.local_servers", "autoscale.sim.engine", "autoscale.sim.fleet"},
     "autoscale.sim": set(),
     "autoscale.recommend": {
         "autoscale.bill",

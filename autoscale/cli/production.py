@@ -170,9 +170,8 @@ def recommended_from(
     rest = {name: value for name, value in same.items() if name != "current"}
     with progress.bar() as report:
         service = asked.service(part(report, 0.0, 0.7))
-        load(
-            profile_name(same["profile"], service.model or NAMELESS)
-        )  # a wrong one is refused before the rest is read
+        # a wrong profile is refused before the rest is read
+        load(profile_name(same["profile"], service.model or NAMELESS))
         production = learn_production(service, same["current"], part(report, 0.7, 0.3))
     for note in production.notes:
         progress.note(note)

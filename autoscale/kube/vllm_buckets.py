@@ -1,4 +1,4 @@
-"""Upper bounds in seconds of vLLM's latency histograms, by the metric's name without prefix; +Inf comes after the last.
+"""Upper bounds of vLLM's histograms, of latencies in seconds and of lengths in tokens; +Inf comes after the last.
 
 Source: vllm/v1/metrics/loggers.py.
 """
@@ -14,3 +14,4 @@ ITL_BUCKETS = (
 LATENCY_BUCKETS = (
     0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680,
 )  # fmt: skip
+TOKEN_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import requests
-
-from analysis.errors import BadInput, SourceUnavailable
-from autoscale.check_command import running
-from autoscale.ports import free_ports
+from analysis.errors import BadInput
+from autoscale.local_servers import free_ports, local_prometheus, running, until_up
 
 MODEL_SCRIPT = Path(__file__).with_name("model.py")
 START_S = 600.0  # compiling a model's graphs takes minutes
@@ -73,7 +68,7 @@ def vllm(python: Path, device: Device, out: Path) -> Iterator[str]:
     port = free_ports(1)
     command = vllm_command(python, model, port, device.options)
     with (out / "vllm.log").open("wb") as log, running(command, log) as server:
-        _until(f"http://127.0.0.1:{port}/health", server, START_S, "vllm.log")
+        until_up(f"http://127.0.0.1:{port}/health", server, START_S, "vLLM", "vllm.log")
         yield f"http://127.0.0.1:{port}"
 
 
@@ -119,29 +114,7 @@ def vllm_command(python: Path, model: Path, port: int | str, options: Sequence[s
 @contextmanager
 def prometheus(url: str, out: Path) -> Iterator[str]:
     """A Prometheus that scrapes the server every second; yields its URL. Raises SourceUnavailable where none is installed."""
-    program = shutil.which("prometheus")
-    if program is None:
-        raise SourceUnavailable(
-            "prometheus is not installed", next_step="make prometheus, or apt install prometheus"
-        )
-    home, port = out / "prometheus", free_ports(1)
+    home = out / "prometheus"
     home.mkdir()
-    (home / "prometheus.yml").write_text(SCRAPES.format(target=url.removeprefix("http://")), encoding="utf-8")
-    command = [program, f"--config.file={home / 'prometheus.yml'}", f"--storage.tsdb.path={home / 'data'}"]
-    command += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"]
-    with running(command, subprocess.DEVNULL) as server:
-        _until(f"http://127.0.0.1:{port}/-/ready", server, 60.0, "Prometheus' own log")
-        yield f"http://127.0.0.1:{port}"
-
-
-def _until(url: str, process: subprocess.Popen[bytes], limit_s: float, log: str) -> None:
-    deadline = time.monotonic() + limit_s
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            if requests.get(url, timeout=2).ok:
-                return
-        except requests.RequestException:
-            pass
-        time.sleep(0.5)
-    ended = "did not answer in time" if process.poll() is None else f"ended with code {process.returncode}"
-    raise SourceUnavailable(f"what should answer at {url} {ended}", next_step=f"see {log}")
+    with local_prometheus(home, SCRAPES.format(target=url.removeprefix("http://")), ()) as address:
+        yield address

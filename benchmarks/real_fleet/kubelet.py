@@ -17,7 +17,7 @@ import aiohttp
 
 from analysis.errors import SourceUnavailable
 from autoscale.kube.cluster import log_phase
-from autoscale.ports import free_ports
+from autoscale.local_servers import free_ports
 from autoscale.sim.fleet.replica import FleetReplica
 from benchmarks.real_fleet.clock import ServerTimes
 from benchmarks.real_fleet.keeper import GRACE_S
@@ -57,7 +57,7 @@ class Server:
 class ProcessKubelet:
     """Runs `words` for each replica, {port}, {metrics_port} and {core} filled in; logs go to the folder `logs`.
 
-    sim.fleet.around.Kubelet; the tasks run in the fleet's event loop. `failed` is why a server that is wanted is no more.
+    sim.fleet.kubelet.Kubelet; the tasks run in the fleet's event loop. `failed` is why a server that is wanted is no more.
     """
 
     def __init__(self, fleet: RealFleet, words: Sequence[str], logs: Path) -> None:

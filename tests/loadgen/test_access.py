@@ -14,7 +14,7 @@ import pytest
 
 from analysis import run
 from analysis.errors import SourceUnavailable
-from autoscale.ports import free_ports
+from autoscale.local_servers import free_ports
 from loadgen.run.endpoint.server_facts import inspect_server
 from loadgen.run.options import LoadOptions
 from loadgen.wire.target import HttpTarget

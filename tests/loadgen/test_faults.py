@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from analysis import run
-from autoscale.ports import free_ports
+from autoscale.local_servers import free_ports
 from tests.loadgen.fault_server import EVENTS, FaultServer
 
 ROOT = Path(__file__).parents[2]

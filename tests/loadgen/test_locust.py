@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from analysis import run
-from autoscale.ports import free_ports
+from autoscale.local_servers import free_ports
 from loadgen.run.option_table import in_form
 
 ROOT = Path(__file__).parents[2]

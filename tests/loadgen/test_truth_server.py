@@ -9,7 +9,7 @@ from pathlib import Path
 import gevent
 import pytest
 
-from autoscale.ports import free_ports
+from autoscale.local_servers import free_ports
 from loadgen.wire.client import Client, Limits
 from loadgen.wire.clock import now_s
 from loadgen.wire.exchange import Exchange

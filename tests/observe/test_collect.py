@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -15,9 +14,9 @@ import requests
 from analysis import run
 from analysis.access import access
 from analysis.errors import BadInput, BadRun, SourceUnavailable, TooLittleData
+from autoscale.local_servers import free_ports, local_prometheus
 from autoscale.observe.collect import collect
 from autoscale.observe.scrape import Scraper
-from autoscale.ports import free_ports
 from tests import recorded_sweeps
 from tests.observe import servers
 
@@ -254,41 +253,29 @@ def test_a_real_prometheus_scraping_a_vllm_page(tmp_path: Path):
         servers.serving(servers.FakeVllm("other")) as other,
     ):
         targets = [url.removeprefix("http://") for url in (mine.url, other.url)]
-        config = tmp_path / "prometheus.yml"
-        config.write_text(
+        config = (
             "global: {scrape_interval: 1s, scrape_timeout: 1s}\n"
             f"scrape_configs: [{{job_name: vllm, static_configs: [{{targets: {targets}}}]}},\n"
             f"  {{job_name: twin-a, static_configs: [{{targets: [{targets[0]}], labels: {{pod: vllm-0}}}}]}},\n"
             f"  {{job_name: twin-b, static_configs: [{{targets: [{targets[0]}], labels: {{pod: vllm-0}}}}],\n"
             "    metric_relabel_configs: [{source_labels: [__name__], regex: '.*cache_usage.*', action: drop}]}]\n"
         )
-        url = f"http://127.0.0.1:{free_ports(1)}"
-        command = [
-            program,
-            f"--config.file={config}",
-            f"--storage.tsdb.path={tmp_path / 'tsdb'}",
-            f"--web.listen-address={url.removeprefix('http://')}",
-        ]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            try:
-                wait_until_all_are_scraped(url)
-                started_at = time.time()
-                time.sleep(5.0)
-                target = new_run(tmp_path / "run", started_at=started_at, ended_at=time.time())
-                time.sleep(0.5)
-                summary = collect(target, url, selector='job="vllm"')
-                twins = new_run(tmp_path / "twins", started_at=started_at, ended_at=time.time() - 0.5)
-                wanted = {"Authorization": "Basic bWU6cHdwd3B3", "X-Scope-OrgID": "team"}  # me:pwpwpw
-                with servers.serving(servers.passing_on(url), wanted) as guarded:
-                    told_twice = collect(
-                        twins,
-                        guarded.url.replace("//", "//me:pwpwpw@"),
-                        selector='job=~"twin-.*"',
-                        access=access(headers=["X-Scope-OrgID: team"], key_variables=()),
-                    )
-            finally:
-                process.terminate()
-                process.wait(20)
+        with local_prometheus(tmp_path, config, ()) as url:
+            wait_until_all_are_scraped(url)
+            started_at = time.time()
+            time.sleep(5.0)
+            target = new_run(tmp_path / "run", started_at=started_at, ended_at=time.time())
+            time.sleep(0.5)
+            summary = collect(target, url, selector='job="vllm"')
+            twins = new_run(tmp_path / "twins", started_at=started_at, ended_at=time.time() - 0.5)
+            wanted = {"Authorization": "Basic bWU6cHdwd3B3", "X-Scope-OrgID": "team"}  # me:pwpwpw
+            with servers.serving(servers.passing_on(url), wanted) as guarded:
+                told_twice = collect(
+                    twins,
+                    guarded.url.replace("//", "//me:pwpwpw@"),
+                    selector='job=~"twin-.*"',
+                    access=access(headers=["X-Scope-OrgID: team"], key_variables=()),
+                )
     twin = run.read(twins).metrics
     assert set(twin["pod"]) == {"vllm-0"}
     assert 4 <= len(twin[twin["engine"] == "0"]) <= 6, "the rows of one job"

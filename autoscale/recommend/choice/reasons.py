@@ -272,15 +272,12 @@ def _against(scenario: Scenario, chosen: Judged[Choice], other: Judged[Setting],
 
 
 def kept_sentence(judged: Judged[Setting], periods: str) -> str:
-    """Whether a setting keeps what is promised, and which part of it is broken where the mean keeps the SLO."""
+    """Whether a setting keeps what is promised, and which part of that it does not."""
     if judged.holds:
         return "keeps the SLO"
-    promise = judged.trials[0].promise
-    if judged.given_up or judged.mean("margin") < 0 or judged.broken > promise.failures(judged.periods):
-        return f"does not keep the SLO in {judged.broken} of {judged.periods} {periods}"
-    if judged.in_vain:
+    if judged.in_vain and not judged.broken:
         return f"keeps the SLO but starts replicas in vain (in {judged.in_vain} of {len(judged.trials)} simulations)"
-    return f"keeps the SLO but for its worst {periods}, with {judged.worst:.2g} times the breaches that it allows"
+    return f"does not keep the SLO in {judged.broken} of {judged.periods} {periods}"
 
 
 def hours(hours_: float) -> str:

@@ -11,13 +11,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from analysis.run import STATUSES
-from autoscale.kube.vllm_buckets import ITL_BUCKETS, LATENCY_BUCKETS, TTFT_BUCKETS
+from autoscale.kube.vllm_buckets import ITL_BUCKETS, LATENCY_BUCKETS, TOKEN_BUCKETS, TTFT_BUCKETS
 from autoscale.kube.vllm_names import exported_names, signal_of, version_tuple
 from autoscale.profiles.profile import Profile
 from autoscale.sim.engine.replicas import EngineParams
 from autoscale.sim.http.prefix_cache import PrefixCache
 
-TOKEN_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
 ITL_RENAMED_IN = (0, 11)  # vllm:time_per_output_token_seconds before
 
 _COUNTERS = (

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import requests
 
-from analysis.errors import SourceUnavailable
-from autoscale.ports import free_ports
+from autoscale.local_servers import installed, local_prometheus
 from autoscale.sim.engine.replicas import EngineParams
 from autoscale.sim.fleet.outcome import Outcome
 from autoscale.sim.fleet.run_writer import metric_columns, request_columns
@@ -25,7 +21,6 @@ from autoscale.sim.past.vllm_series import Families, families, with_pods
 
 HOUR_S = 3600.0
 BLOCK_H = 54  # of a block, which begins at a multiple of that: one of Prometheus' own lengths, few files, little memory
-UP_S = 60.0
 
 
 def write_past(
@@ -79,48 +74,13 @@ def write_open_metrics(
 def add_blocks(text: Path, folder: Path) -> None:
     """Put the samples of an OpenMetrics file into the database of a folder. Raises SourceUnavailable without promtool."""
     blocks = [f"--max-block-duration={BLOCK_H}h", "openmetrics", str(text), str(folder / "tsdb")]
-    command = [_installed("promtool"), "tsdb", "create-blocks-from", *blocks]
+    command = [installed("promtool"), "tsdb", "create-blocks-from", *blocks]
     subprocess.run(command, check=True, capture_output=True)
 
 
 @contextlib.contextmanager
 def past_server(folder: Path) -> Iterator[str]:
     """A real Prometheus over the database of a folder: its address. Raises SourceUnavailable where it is not installed."""
-    config = folder / "prometheus.yml"
-    config.write_text("global: {scrape_interval: 15s}\n", encoding="utf-8")
-    port = free_ports(1)
-    command = [
-        _installed("prometheus"),
-        f"--config.file={config}",
-        f"--storage.tsdb.path={folder / 'tsdb'}",
-        "--storage.tsdb.retention.time=100y",
-        f"--web.listen-address=127.0.0.1:{port}",
-    ]
-    url = f"http://127.0.0.1:{port}"
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            _until_up(url, process)
-            yield url
-        finally:
-            process.terminate()
-            process.wait(20)
-
-
-def _until_up(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + UP_S
-    while process.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(requests.RequestException):
-            if requests.get(f"{url}/-/ready", timeout=2).ok:
-                return
-        time.sleep(0.1)
-    raise SourceUnavailable("prometheus did not start", value=url)
-
-
-def _installed(program: str) -> str:
-    found = shutil.which(program)
-    if found is None:
-        raise SourceUnavailable(
-            f"{program} is not installed",
-            next_step="`make prometheus`, or `sudo apt-get install prometheus`, which holds both",
-        )
-    return found
+    config, keep = "global: {scrape_interval: 15s}\n", "--storage.tsdb.retention.time=100y"
+    with local_prometheus(folder, config, [keep]) as url:
+        yield url

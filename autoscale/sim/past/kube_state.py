@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from autoscale.kube.quantity import milli
 from autoscale.sim.fleet.outcome import Outcome
 
 
@@ -60,8 +61,7 @@ def hpa_series(
     targets = []
     for metric in spec["metrics"]:
         pods = metric["pods"]
-        text = str(pods["target"]["averageValue"])
-        value = float(text[:-1]) / 1000 if text.endswith("m") else float(text)
+        value = milli(pods["target"]["averageValue"]) / 1000
         more = f'{labels},metric_name="{pods["metric"]["name"]}",metric_target_type="average"'
         targets.append((more, always(value)))
     scaled = spec["scaleTargetRef"]

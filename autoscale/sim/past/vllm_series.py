@@ -10,17 +10,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from autoscale.kube.vllm_buckets import TOKEN_BUCKETS
+from autoscale.kube.vllm_names import COLUMN_COUNTERS, SIGNAL_NAMES
 from autoscale.sim.fleet.outcome import Outcome
 
-NAMES = {
-    "running": "vllm:num_requests_running",
-    "waiting": "vllm:num_requests_waiting",
-    "kv_usage": "vllm:kv_cache_usage_perc",
-    "requests_total": "vllm:request_success_total",
-    "prompt_tokens_total": "vllm:prompt_tokens_total",
-    "generation_tokens_total": "vllm:generation_tokens_total",
+COUNTED = ("requests_total", "prompt_tokens_total", "generation_tokens_total")
+# column of a run's metrics -> its series, by the newest name
+NAMES = {signal: names[0].series for signal, names in SIGNAL_NAMES.items()} | {
+    column: f"vllm:{COLUMN_COUNTERS[column]}_total" for column in COUNTED
 }
-BOUNDS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000]
 HISTOGRAMS = {
     "prompt_tokens": "vllm:request_prompt_tokens",
     "output_tokens": "vllm:request_generation_tokens",
@@ -130,7 +128,7 @@ def _lengths(
     mine = mine.sort_values("last_token_s")
     at = np.searchsorted(mine["last_token_s"].to_numpy(), times_s, side="right")
     sizes = mine[column].to_numpy()
-    for bound in [*BOUNDS, np.inf]:
+    for bound in [*TOKEN_BUCKETS, np.inf]:
         counted = np.concatenate([[0], np.cumsum(sizes <= bound)])[at]
         le = "+Inf" if bound == np.inf else f"{bound:.1f}"
         yield PastSeries(f'{name}_bucket{{{labels},le="{le}"}}', times_s, counted)

@@ -5,8 +5,8 @@ from socket import socket
 
 import pytest
 
-from autoscale import ports
-from autoscale.ports import free_ports
+from autoscale import local_servers
+from autoscale.local_servers import free_ports
 
 SYSTEM_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
@@ -18,16 +18,16 @@ def test_no_outgoing_connection_can_take_a_port_that_was_given():
 
 
 def test_no_port_is_given_twice_and_what_is_listened_on_is_not_given(monkeypatch):
-    monkeypatch.setattr(ports, "_END", ports._FIRST + 40)
+    monkeypatch.setattr(local_servers, "_END", local_servers._FIRST + 40)
     given = {free_ports(1) for _ in range(10)}
     with socket() as held:
         first = free_ports(3)
         held.bind(("127.0.0.1", first))
         assert len(given) == 10
         assert given.isdisjoint(range(first, first + 3))
-    monkeypatch.setattr(ports, "_END", ports._FIRST + 2)
+    monkeypatch.setattr(local_servers, "_END", local_servers._FIRST + 2)
     with socket() as held:
-        held.bind(("127.0.0.1", ports._FIRST))
-        monkeypatch.setattr(ports, "_GIVEN", {ports._FIRST + 1})
+        held.bind(("127.0.0.1", local_servers._FIRST))
+        monkeypatch.setattr(local_servers, "_GIVEN", {local_servers._FIRST + 1})
         with pytest.raises(OSError, match=r"no 1 free port\(s\) in a row between"):
             free_ports(1)
