@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from analysis import run
 from autoscale.recommend.model.blocks import blocks_of
 from autoscale.recommend.model.calibrate import calibrate
+from autoscale.recommend.model.coefficients import scaled
 from autoscale.recommend.model.limits import LIMITS
 from autoscale.recommend.model.replaying import Slowed, replayed, source_of, stage_figures
 from autoscale.recommend.model.replica_model import ReplicaModel
@@ -42,7 +43,7 @@ def paired_queue(folder: Path) -> pd.DataFrame:
     found = calibrate(runs, EngineParams(0.01, 0, 0, 0, **limits), scheduling_known=True)
     shown = found.replay[found.replay["figure"].isin(["waiting", "running"])]
     table = shown.pivot(index="run", columns="figure", values=["measured", "modelled"])
-    return table.assign(rate_rps=[one.header["stages"][0]["rate"] for one in runs])
+    return table.set_axis([one.header["stages"][0]["rate"] for one in runs]).rename_axis("requests/s")
 
 
 def figures(of: ReplicaModel, side: str) -> pd.DataFrame:
@@ -70,16 +71,32 @@ def queue_at_own_speed(of: ReplicaModel, recorded: run.Run) -> pd.DataFrame:
     return pd.DataFrame({name: figures["waiting"] for name, figures in sides.items()})
 
 
+def queue_by_speed(of: ReplicaModel, recorded: run.Run) -> pd.DataFrame:
+    """Mean waiting per stage, modelled, of an engine whose steps take so many per cent longer: how steep the queue is there."""
+    source = source_of(recorded, set(), recorded.metrics)
+    return pd.DataFrame(
+        {
+            f"steps {change:+d} %": replayed(scaled(of.engine, 1 + change / 100), source).figures["waiting"]
+            for change in (-3, -1, 0, 1, 3)
+        }
+    )
+
+
 def main() -> None:
     pd.set_option("display.width", 200, "display.max_columns", 20)
     with TemporaryDirectory() as folder:
         recorded = run.read(sweep_to_run("sweep_D", Path(folder) / "D"))
         found = calibrated(recorded)
-        queue = queue_at_own_speed(found, recorded)
+        queue = queue_at_own_speed(found, recorded).join(queue_by_speed(found, recorded))
     print(found.engine, "\n")
     for side in ("measured", "modelled", "error"):
         print(side, figures(found, side).round(4), sep="\n", end="\n\n")
-    print("waiting, replayed at the speed of every block of time", queue.round(2), sep="\n", end="\n\n")
+    print(
+        "waiting: measured; replayed at the speed of every block of time; at another speed",
+        queue.round(2),
+        sep="\n",
+        end="\n\n",
+    )
     shared = os.environ.get("AUTOSCALE_SHARED")
     if shared:
         print(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from autoscale.profiles import load
-from autoscale.recommend.choice import workers
+from autoscale.recommend.choice import decide, workers
 from autoscale.recommend.choice.decide import choose_setting
 from autoscale.recommend.choice.judging import Judged, Trial
 from autoscale.recommend.choice.reasons import kept_sentence, reasons
@@ -49,6 +49,27 @@ def test_a_long_peak_is_worth_scaling_for(peak) -> None:
     for alternative in found.alternatives:  # none is much cheaper than what was chosen
         assert alternative.judged is None or alternative.judged.cost > 0.95 * found.chosen.cost
     assert "standing replicas" in sentence(found, "saving")
+
+
+def test_a_choice_dearer_than_the_search_had_promised_has_it_search_for_what_holds_by_more(
+    small, monkeypatch
+) -> None:
+    """A setting that is lucky on the search's seeds ends the lines of all that are dearer: seen here as half as dear."""
+    asked: list[float] = []
+    found = decide.search
+
+    def lucky(panel, *args, **kwargs):
+        tried = found(panel, *args, **kwargs)
+        asked.append(panel.caution)
+        if len(asked) > 1:
+            return tried
+        (setting, trial), *rest = tried
+        return [(setting, replace(trial, accelerator_hours=trial.accelerator_hours / 2)), *rest]
+
+    scenario = small(PEAKS, "ttft_p95=10s")
+    monkeypatch.setattr(decide, "search", lucky)
+    assert choose_setting(scenario, jobs=1).answer == "autoscale"
+    assert asked == list(CHOOSING.caution)
 
 
 def test_short_bursts_under_a_long_start_are_left_to_a_standing_fleet(small) -> None:

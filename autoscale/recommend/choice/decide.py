@@ -300,8 +300,9 @@ class _Hunt:
 def _hunt(ask: _Question, panel: Panel, space: Space, fleets: Fleets, also: Judge | None) -> _Hunt:
     """The search and what it leads to; when nothing that it found holds, it searches once more for what holds by more.
 
-    Of what goes to zero, where more of the cost is luck, also when the choice is dearer than what the search had promised;
-    and on the seed that broke most of it, too; or, where nothing held at all, without the hardest.
+    Where trials are short, and of what goes to zero, also when the choice is dearer than what the search had promised: the luck
+    of a few seeds had ended lines that hold. Of what goes to zero on the seed that broke most of it, too; or, where nothing
+    held at all, without the hardest.
     """
     scenario, each, nights = panel.judge, ask.each, bool(space.kedas)
     assert isinstance(scenario, Scenario)
@@ -324,9 +325,8 @@ def _hunt(ask: _Question, panel: Panel, space: Space, fleets: Fleets, also: Judg
         judged += looked
         ask.report(start + 0.3, "confirming")
         best = min(filter(None, (best, confirming.best(looked))), key=lambda j: j.cost, default=None)
-        if best is not None and not (
-            nights and best.cost > (1 + CHOOSING.alike) * found[0][1].accelerator_hours
-        ):
+        dearer = best is not None and best.cost > (1 + CHOOSING.alike) * found[0][1].accelerator_hours
+        if best is not None and not (dearer and (nights or space.wide)):
             break
         spread = max([spread, *(j.deviation("margin") for j in judged)])
         if nights:
