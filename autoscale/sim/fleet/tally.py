@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.histogram import Histogram
-from analysis.run import STATUSES
-from analysis.slo import Slo, Term, meets
+from analysis.slo import Slo, Term
+from autoscale.sim.engine.counting import METRICS, MINUTE_S, Bounds, Counts, count_finished
 from autoscale.sim.engine.state import REFUSED
 from autoscale.sim.fleet.from_zero import FromZero
 
-METRICS = ("ttft", "tpot", "e2e")
-MINUTE_S = 60.0
 MINUTES_OF_A_DAY = 1440
+MOST_AT_ONCE = 65_536  # latencies that wait for their histogram: it is as long as 25,000 of them
 
 
 @dataclass(frozen=True)
@@ -51,85 +51,77 @@ class Tally:
     def __init__(self, slo: Slo, duration_s: float, from_zero: FromZero | None = None) -> None:
         self.slo, self.from_zero = slo, from_zero
         self.terms = [t for t in slo.terms if t.percentile is not None and t.metric in METRICS]
-        self.requests = 0  # finished, one way or another, the rejected ones not counted
-        self.rejected = 0
-        self.ok = 0
-        self.good = 0  # kept every bound
-        self.judged = np.zeros(len(self.terms), np.int64)
-        self.within = np.zeros(len(self.terms), np.int64)
-        self.output_tokens = 0
-        self.latency = {metric: Histogram() for metric in METRICS}
-        minutes = math.ceil(duration_s / MINUTE_S)
-        self.due_by_minute = np.zeros(minutes, np.int64)
-        self.good_by_minute = np.zeros(minutes, np.int64)
-        self.judged_by_minute = np.zeros((len(self.terms), minutes), np.int64)
-        self.breaches_by_minute = np.zeros((len(self.terms), minutes), np.int64)
-        self.least_accelerator_hours = 0.0
         self.turned_away: Counter[int] = Counter()  # by the gateway; they are among the finished
+        self.least_accelerator_hours = 0.0
+        minutes = math.ceil(duration_s / MINUTE_S)
+        self._counts = counts = Counts.empty(len(self.terms), minutes, MOST_AT_ONCE)
+        self._bounds = _bounds(slo, self.terms, from_zero)
+        self._latency = {metric: Histogram() for metric in METRICS}
+        self.judged, self.within = counts.judged, counts.within  # per term
+        self.due_by_minute, self.good_by_minute = counts.due_by_minute, counts.good_by_minute
+        self.judged_by_minute, self.breaches_by_minute = counts.judged_by_minute, counts.breaches_by_minute
+
+    @property
+    def requests(self) -> int:
+        """Finished, one way or another, the rejected ones not counted."""
+        return int(self._counts.totals[0])
+
+    @property
+    def ok(self) -> int:
+        """Finished well."""
+        return int(self._counts.totals[1])
+
+    @property
+    def good(self) -> int:
+        """Kept every bound."""
+        return int(self._counts.totals[2])
+
+    @property
+    def output_tokens(self) -> int:
+        """Of all finished requests."""
+        return int(self._counts.totals[3])
+
+    @property
+    def rejected(self) -> int:
+        """Too long for the model or the cache."""
+        return int(self._counts.totals[4])
+
+    @property
+    def latency(self) -> dict[str, Histogram]:
+        """Per metric the latencies of those that finished well."""
+        self._empty()
+        return self._latency
 
     def add(self, finished: NDArray[Any]) -> NDArray[Any]:
         """Count a batch of finished requests (engine.FINISHED) and hand it back."""
-        slots = np.ascontiguousarray(finished["slot"])
-        refused = slots == REFUSED
-        rejected = int(refused.sum())
-        self.rejected += rejected
-        if (away := slots[slots < REFUSED]).size:
-            self.turned_away.update(away.tolist())
-        self._count(finished[~refused] if rejected else finished)
+        for first in range(0, len(finished), MOST_AT_ONCE):
+            self._count(finished[first : first + MOST_AT_ONCE])
         return finished
 
     def _count(self, finished: NDArray[Any]) -> None:
-        if len(finished) == 0:
-            return
-        ok = finished["status"] == STATUSES.index("ok")
-        due_s, first_s, last_s, tokens = (
-            np.ascontiguousarray(finished[name])
-            for name in ("due_s", "first_token_s", "last_token_s", "output_tokens")
-        )
-        ttft, e2e, more = first_s - due_s, last_s - due_s, tokens - 1
-        with np.errstate(divide="ignore", invalid="ignore"):
-            tpot = np.where(more > 0, (last_s - first_s) / more, np.nan)
-        values = {"ttft": ttft, "tpot": tpot, "e2e": e2e}
-        self.requests += len(finished)
-        self.ok += int(ok.sum())
-        cold = None if self.from_zero is None else self.from_zero.among(due_s, ttft)
-        good = self._good(ok, ttft, tpot, e2e, cold)
-        self.good += int(good.sum())
-        self.output_tokens += int(tokens.sum())
-        minute = (due_s / MINUTE_S).astype(np.int64)
-        low = int(minute.min())
-        width = int(minute.max()) - low + 1
-        here, minute = slice(low, low + width), minute - low
-        self.due_by_minute[here] += np.bincount(minute, minlength=width)
-        self.good_by_minute[here] += np.bincount(minute[good], minlength=width)
-        for k, term in enumerate(self.terms):
-            seconds = values[term.metric]
-            within = ok & (seconds <= self._bound_s(term, cold))
-            judged = ~ok | np.isfinite(seconds)
-            self.judged[k] += int(judged.sum())
-            self.within[k] += int(within.sum())
-            self.judged_by_minute[k, here] += np.bincount(minute[judged], minlength=width)
-            self.breaches_by_minute[k, here] += np.bincount(minute[judged & ~within], minlength=width)
-        for metric, seconds in values.items():
-            self.latency[metric].add(seconds[ok & np.isfinite(seconds)])
+        counts, away = self._counts, self._counts.totals[5]
+        if counts.filled.max() + len(finished) > MOST_AT_ONCE:
+            self._empty()
+        if not count_finished(finished, self._cold(finished), self._bounds, counts):
+            raise ValueError("a request is due outside the traffic")
+        if counts.totals[5] > away:
+            slots = finished["slot"]
+            self.turned_away.update(slots[slots < REFUSED].tolist())
 
-    def _good(
-        self,
-        ok: NDArray[Any],
-        ttft: NDArray[Any],
-        tpot: NDArray[Any],
-        e2e: NDArray[Any],
-        cold: NDArray[np.bool_] | None,
-    ) -> NDArray[np.bool_]:
-        good = meets(self.slo, ok, ttft, tpot, e2e)
-        if self.from_zero is None or cold is None or not cold.any():
-            return good
-        return np.where(cold, meets(self.from_zero.slo(self.slo), ok, ttft, tpot, e2e), good)
+    def _empty(self) -> None:
+        """Let the latencies that wait into their histograms."""
+        for times_s, metric, count in zip(self._counts.times_s, METRICS, self._counts.filled, strict=True):
+            self._latency[metric].add(times_s[:count])
+        self._counts.filled[:] = 0
 
-    def _bound_s(self, term: Term, cold: NDArray[np.bool_] | None) -> Any:
-        if self.from_zero is None or cold is None:
-            return term.bound_s
-        return np.where(cold, self.from_zero.bound_s(term), term.bound_s)
+    def _cold(self, finished: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which waited on a start from zero; empty where none can."""
+        cold = np.zeros(0 if self.from_zero is None else len(finished), bool)
+        if self.from_zero is not None:
+            taken = finished["slot"] != REFUSED
+            due_s, first_s = finished["due_s"][taken], finished["first_token_s"][taken]
+            cold[taken] = self.from_zero.among(due_s, first_s - due_s)
+        return cold
 
     def hours_over(self) -> int:
         """Hours, counted from the begin, in which the requests that were due broke the SLO's share."""
@@ -176,3 +168,14 @@ class Tally:
                 shares.append((attainment, self.slo.goodput))
             found.append(Period(tuple(shares), attainment, self.longest_breach_s(minutes)))
         return tuple(found)
+
+
+def _bounds(slo: Slo, terms: Sequence[Term], from_zero: FromZero | None) -> Bounds:
+    """What a request must keep, and what one that waited on a start from zero."""
+    cold = slo if from_zero is None else from_zero.slo(slo)
+    both = [(t.bound_s, t.bound_s if from_zero is None else from_zero.bound_s(t)) for t in terms]
+    return Bounds(
+        np.array([METRICS.index(t.metric) for t in terms], np.int64),
+        np.array(both, float).reshape(-1, 2),
+        np.array([[of.bounds_s().get(metric, math.inf) for of in (slo, cold)] for metric in METRICS]),
+    )
