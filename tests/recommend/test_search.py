@@ -196,8 +196,8 @@ def test_what_holds_leads_to_what_costs_less() -> None:
     assert [j.setting for j in choose(judge, found, SPACE, seeds=range(1, 5), widen=False)] == [start]
 
 
-def confirmed(judge, judged, near=(21, 22), own=range(101, 165), also=None) -> Judged | None:
-    trials = Trials(judge, [judge], range(1, 9), near, own, also=also)
+def confirmed(judge, judged, near=(21, 22), own=range(101, 165), also=None, further=()) -> Judged | None:
+    trials = Trials(judge, [judge], range(1, 9), near, own, also=also, further=further)
     return Confirming(SPACE, trials).best(judged)
 
 
@@ -247,6 +247,23 @@ def test_a_failure_that_eight_seeds_did_not_show_is_found_on_the_own_ones() -> N
     best = confirmed(judge, judged)
     assert best is not None
     assert best.setting.targets == (("kv_usage", 0.5),)
+
+
+def test_what_replaces_a_choice_holds_over_as_many_seeds_more() -> None:
+    """0.6 is lucky on all of its own 64 seeds, and breaks every twelfth of those beyond."""
+
+    def judge(setting: Candidate, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
+        value = setting.targets[-1][1]
+        kept = value <= 0.5 or seed < 165 or seed % 12
+        return trial(0.03 if kept else -0.08, 100 * (1 - value) + 5 * setting.min_replicas)
+
+    setting = Candidate((("kv_usage", 0.6),), SPACE.behaviors[1], 1, 8)
+    judged = confirm(judge, [setting], range(1, 9))
+    for further, target in (((), 0.6), (range(165, 229), 0.5)):
+        best = confirmed(judge, judged, further=further)
+        assert best is not None
+        assert best.setting.targets == (("kv_usage", target),)
+        assert len(best.trials) == 64  # its figures are over the seeds of all rows
 
 
 def test_rows_see_the_same_seeds_until_they_cannot_hold() -> None:

@@ -26,6 +26,8 @@ class Trials:
     also        the replica as fitted, where the scenario's is slower
     seeds       what competes was judged over these
     near, own   seeds of neighbours, and of the choice alone, the hardest first
+    further     seeds with which, together with `own`, the choice must hold, too: where another one stands already, its
+                successor is the luckier of two
     """
 
     judge: Judge
@@ -35,6 +37,7 @@ class Trials:
     own: Sequence[int]
     each: Each = map
     also: Judge | None = None
+    further: Sequence[int] = ()
 
 
 @dataclass
@@ -78,9 +81,10 @@ class Confirming:
         """The setting over its own seeds; None, and no longer waiting, when it does not hold."""
         trials = self.trials
         own = shown_over(trials.judge, [setting], trials.own, trials.each, hardest=True)[0]
-        if own.holds and self._as_fitted(setting):
+        whole = self._further(own) if own.holds else own
+        if whole.holds and self._as_fitted(setting):
             return own
-        self._failed(own, own.steps_short)
+        self._failed(whole, whole.steps_short)
         broke = [seed for seed, made in zip(trials.own, own.trials, strict=False) if not made.holds]
         self._hard += [seed for seed in broke if seed not in self._hard]
         return None
@@ -107,6 +111,10 @@ class Confirming:
         if trials.also is None:
             return True
         return shown_over(trials.also, [setting], trials.own, trials.each, hardest=True)[0].holds
+
+    def _further(self, own: Judged[Candidate]) -> Judged[Candidate]:
+        trials = self.trials
+        return own.and_over(confirm(trials.judge, [own.setting], trials.further, trials.each)[0].trials)
 
     def _steadiest(self) -> Judged[Candidate] | None:
         """Of the settings that cost about as much as the cheapest, the one with the steadiest neighbours.

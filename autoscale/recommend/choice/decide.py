@@ -301,7 +301,7 @@ def _hunt(ask: _Question, panel: Panel, space: Space, fleets: Fleets, also: Judg
     """The search and what it leads to; when nothing that it found holds, it searches once more for what holds by more.
 
     Where trials are short, and of what goes to zero, also when the choice is dearer than what the search had promised: the luck
-    of a few seeds had ended lines that hold. Of what goes to zero on the seed that broke most of it, too; or, where nothing
+    of a few seeds had ended lines that hold; what replaces it holds over twice as many seeds. Of what goes to zero on the seed that broke most of it, too; or, where nothing
     held at all, without the hardest.
     """
     scenario, each, nights = panel.judge, ask.each, bool(space.kedas)
@@ -328,6 +328,9 @@ def _hunt(ask: _Question, panel: Panel, space: Space, fleets: Fleets, also: Judg
         dearer = best is not None and best.cost > (1 + CHOOSING.alike) * found[0][1].accelerator_hours
         if best is not None and not (dearer and (nights or space.wide)):
             break
+        if best is not None and not nights:
+            further = range(ask.own.stop, ask.own.stop + len(ask.own))
+            confirming.trials = replace(confirming.trials, further=further)
         spread = max([spread, *(j.deviation("margin") for j in judged)])
         if nights:
             panel = replace(panel, hard=next_days(panel.hard, looked, seeds))
