@@ -42,9 +42,10 @@ class AutoscaleError(Exception):
             sentence += f"; expected {expected}"
         if next_step:
             sentence += f". {next_step[:1].upper()}{next_step[1:]}"
-        super().__init__(redact(_one_line(sentence)))
+        super().__init__(_cut(redact(_one_line(sentence))))
 
 
+LONGEST_SENTENCE = 3000  # characters: what is longer is a name or a list without end
 LONGEST_VALUE = 400  # characters: a sentence is read by eye
 LONGEST_TOLD = 500  # characters of what a server said that are kept
 LONGEST_NAME = 200  # characters of a name that it gave
@@ -53,6 +54,13 @@ LONGEST_NAME = 200  # characters of a name that it gave
 def _short(text: str) -> str:
     """The text, or its beginning when it is long."""
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
+
+
+def _cut(sentence: str) -> str:
+    """The sentence or, of a very long one, its begin and its end, which holds what was expected and the next step."""
+    if len(sentence) <= LONGEST_SENTENCE:
+        return sentence
+    return f"{sentence[: LONGEST_SENTENCE * 2 // 3]} ... {sentence[-LONGEST_SENTENCE // 3 :]}"
 
 
 # Markup of the error pages that servers and proxies send. A placeholder such as <run-dir> or <name> is none.

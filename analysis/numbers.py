@@ -35,6 +35,23 @@ def parse_seconds(text: str) -> float:
         return math.nan
 
 
+def no_truth_value(value: Any) -> Any:
+    """The value; `true`, which Python takes for 1, is no number. Raises ValueError."""
+    if isinstance(value, bool):
+        raise ValueError("true and false are no numbers")
+    return value
+
+
+def told_number(value: Any) -> float:
+    """The number that somebody else wrote, as text or as a number: NaN where it is none, infinite where it is too large."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+    except (TypeError, ValueError):
+        return math.nan
+
+
 def plain(value: Any, skip: Collection[str] = ()) -> Any:
     """The value as JSON can hold it: what is not finite becomes null, records mappings, tuples and arrays lists.
 

@@ -37,7 +37,7 @@ _SHAPE: dict[str, Any] = {
     },
 }
 _CHECK_TEXTS = ("hpa", "slo", "load")
-_FASTEST = 1e6  # control seconds per second of a check's clock
+FASTEST = 1e6  # control seconds per second of a check's clock
 
 
 def header_problems(header: Mapping[str, Any]) -> Iterator[tuple[str, object, str]]:
@@ -96,9 +96,9 @@ def _check_problems(facts: Mapping[str, Any]) -> Iterator[tuple[str, object, str
         if not isinstance(facts.get(name) or "", str):
             yield f"check.{name}", facts[name], "a text"
     rate = facts.get("clock_rate", 1.0)
-    if not (within(rate, _FASTEST) and rate > 0):
-        yield "check.clock_rate", rate, f"seconds of the cluster per second, above 0 and below {_FASTEST:g}"
-    if not within(facts.get("clock_ahead_s", 0.0), LATEST_S * _FASTEST):
+    if not (within(rate, FASTEST) and rate > 0):
+        yield "check.clock_rate", rate, f"seconds of the cluster per second, above 0 and below {FASTEST:g}"
+    if not within(facts.get("clock_ahead_s", 0.0), LATEST_S * FASTEST):
         yield "check.clock_ahead_s", facts["clock_ahead_s"], "seconds"
 
 
@@ -106,6 +106,7 @@ def _stage_problems(where: str, stages: Any) -> Iterator[tuple[str, object, str]
     if not isinstance(stages, list):
         yield where, stages, "a list"
         return
+    numbers: set[int] = set()
     for number, stage in enumerate(stages):
         if not isinstance(stage, Mapping):
             yield f"{where}[{number}]", stage, "a JSON object"
@@ -115,8 +116,13 @@ def _stage_problems(where: str, stages: Any) -> Iterator[tuple[str, object, str]
                 yield f"{where}[{number}].{name}", stage.get(name), "seconds since the start"
         if stage.get("rate") is not None and not within(stage["rate"], math.inf):
             yield f"{where}[{number}].rate", stage["rate"], "requests/s, or null"
-        if not isinstance(stage.get("stage", number), int):
-            yield f"{where}[{number}].stage", stage["stage"], "a whole number"
+        own = stage.get("stage", number)
+        if not isinstance(own, int):
+            yield f"{where}[{number}].stage", own, "a whole number"
+        elif own in numbers:
+            yield f"{where}[{number}].stage", own, "a number that no other stage has"
+        else:
+            numbers.add(own)
 
 
 def table_problem(frame: pd.DataFrame) -> tuple[str, object, str] | None:

@@ -27,7 +27,9 @@ KINDS: dict[str, dict[str, tuple[str, ...]]] = {
         "an odd answer, of sixteen kinds": (f"{LOAD}::test_one_odd_answer_in_ten", f"{LOAD}::test_odd_answers_of_every_kind_are_incomplete_and_the_others_ok"),
         "compressed bodies, odd heads and lengths, events and ends that say an error": ("loadgen/test_stream.py::test_a_refusal_and_an_odd_head_have_a_reason_that_can_be_read", "loadgen/test_stream.py::test_an_odd_answer_is_incomplete_with_the_reason_and_keeps_its_tokens"),
         "chunk sizes that are none, answers and interim answers without end": ("loadgen/test_stream.py::test_a_line_that_is_no_chunk_size_ends_the_answer_with_its_text", "loadgen/test_stream.py::test_chunks_whose_lines_end_with_lf_alone_are_none", "loadgen/test_client.py::test_a_chunk_size_that_is_none_is_found_in_the_silence_after_it", "loadgen/test_client.py::test_an_answer_without_end_is_cut"),
+        "a stream that has said its end and does not end": ("loadgen/test_client.py::test_a_stream_that_has_said_done_is_over_though_its_framing_waits",),
         "names, texts and counts that no server has": ("loadgen/test_endpoint.py::test_a_server_s_texts_are_in_a_header_that_can_be_read_and_asked_as_they_are", "loadgen/test_endpoint.py::test_a_name_is_shown_such_that_it_can_be_printed_and_is_asked_as_it_is", "loadgen/test_endpoint.py::test_a_count_that_no_server_has_is_not_told", "loadgen/test_endpoint.py::test_models_that_name_each_other_as_parent_are_several_models"),
+        "lists and pages whose reading would take minutes": ("loadgen/test_endpoint.py::test_a_list_of_thousands_and_a_page_of_one_long_word_are_read_at_once", "loadgen/test_endpoint.py::test_a_list_that_is_too_long_to_read_is_said_to_be"),
         "terms of the SLO that nothing tells of": ("loadgen/test_probing.py::test_a_term_that_nobody_could_judge_is_not_said_to_hold",),
     },
     "The life of a load test": {
@@ -45,7 +47,11 @@ KINDS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "Collecting": {
         "bad answers of a Prometheus or its proxy": (f"{OBSERVE}::test_a_bad_answer_is_a_sentence", "observe/test_collect.py::test_a_page_that_is_not_prometheus_is_named"),
-        "values that are no numbers": (f"{OBSERVE}::test_warnings_and_values_that_are_no_numbers_are_notes",),
+        "values that are no numbers": (f"{OBSERVE}::test_warnings_and_values_that_are_no_numbers_are_notes", f"{OBSERVE}::test_a_sample_beyond_floats_is_left_out_and_said_to_be"),
+        "numbers, lists and vectors beyond measure": (f"{OBSERVE}::test_numbers_and_lists_beyond_measure_are_a_sentence", f"{OBSERVE}::test_names_that_are_no_list_are_asked_for_plainly", f"{OBSERVE}::test_a_vector_that_is_none_is_not_prometheus"),
+        "silence, and a byte now and then": (f"{OBSERVE}::test_a_server_that_sends_a_byte_now_and_then_is_given_up", f"{OBSERVE}::test_a_silent_server_is_waited_for_once"),
+        "a run directory that goes away under the scraper": ("observe/test_collect.py::test_rows_that_cannot_be_written_are_kept_and_told",),
+        "histograms, moments and HPAs of production that cannot be": ("history/test_odd_answers.py::test_a_histogram_that_is_none_tells_no_lengths", "history/test_odd_answers.py::test_lengths_whose_sum_is_below_zero_are_none", "history/test_odd_answers.py::test_moments_that_are_none_are_not_prometheus", "history/test_odd_answers.py::test_an_hpa_of_numbers_that_cannot_be_is_not_taken"),
         "a Prometheus that is not there": ("observe/test_collect.py::test_an_unreachable_prometheus_is_a_source_unavailable",),
         "a step that is refused": (f"{OBSERVE}::test_a_fractional_step_is_a_number_and_becomes_whole_where_it_is_refused",),
         "two servers that tell the same pods": (f"{OBSERVE}::test_twin_servers_tell_a_pod_once_and_the_fuller_is_taken",),
@@ -55,6 +61,13 @@ KINDS: dict[str, dict[str, tuple[str, ...]]] = {
         "token files and addresses that cannot be": (f"{OBSERVE}::test_bad_options_are_bad_input",),
         "pages of metrics that are none": ("observe/test_pages.py::test_a_page_without_a_row_says_what_is_there", "observe/test_pages.py::test_a_number_that_cannot_be_is_none_and_is_said", "observe/test_collect.py::test_scraping_something_else_is_refused"),
         "facts of too many digits": ("observe/test_vllm_metrics.py::test_a_fact_of_too_many_digits_is_left_out",),
+    },
+    "A cluster on a bad day": {
+        "a metric that cannot be read: meanwhile, for hours, one of two": ("check/test_bad_day.py::test_an_unreadable_metric_is_said_at_once_and_ends_the_check_after_three_syncs", "check/test_bad_day.py::test_a_metric_that_was_unreadable_for_hours_is_given_the_time_that_a_first_value_takes", "check/test_bad_day.py::test_one_unreadable_metric_of_two_does_not_end_the_check"),
+        "an HPA that is deleted, or replaced": ("check/test_bad_day.py::test_an_hpa_that_is_deleted_meanwhile_is_called_deleted_at_its_time", "check/test_bad_day.py::test_an_hpa_that_is_replaced_goes_on_being_watched"),
+        "an API server that goes away": ("check/test_bad_day.py::test_what_falls_in_an_outage_is_named_with_its_times_and_not_judged", "check/test_bad_day.py::test_an_outage_that_lasts_to_the_end_is_a_gap_and_no_crash"),
+        "events that are none": ("check/test_bad_day.py::test_an_event_that_is_none_is_a_gap_and_the_watch_goes_on",),
+        "a node that is lost": ("check/test_bad_day.py::test_a_node_that_is_not_ready_is_named_and_no_readiness_probe", "check/test_bad_day.py::test_without_rights_on_nodes_the_pods_events_name_the_node", "check/test_bad_day.py::test_a_pod_that_lost_ready_is_unready_since_then_and_not_since_its_start"),
     },
     "Files": {
         "run directories that cannot be": (f"{SOUND}::test_a_run_that_cannot_be_is_a_sentence_or_a_page",),
@@ -68,6 +81,7 @@ KINDS: dict[str, dict[str, tuple[str, ...]]] = {
         "names that no file can have": ("test_first_screen.py::test_a_name_that_no_file_can_have_is_a_sentence",),
         "access logs that cannot be meant": ("history/test_access_log.py::test_what_is_no_access_log_is_a_sentence", "history/test_access_log.py::test_too_little_time_and_a_wrong_column_are_named"),
         "two autoscalers in one file": ("test_refused_early.py::test_of_two_autoscalers_in_a_file_none_is_taken",),
+        "a sentence about a name without end": ("analysis/test_errors.py::test_a_sentence_of_a_name_without_end_keeps_its_begin_and_its_next_step",),
         "outputs that cannot be written": ("test_verbs.py::test_an_output_that_cannot_be_written",),
         "runs to compare whose answers came in one piece": ("test_regression.py::test_a_percentile_of_0_is_not_judged",),
         "recommendations of another form": ("recommend/test_cost.py::test_a_recommendation_of_another_form_is_refused",),
@@ -75,7 +89,7 @@ KINDS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "The simulator": {
         "prompts beyond the model's length or the cache": (f"{BOUNDS}::test_the_models_length_bounds_a_request_as_in_vllm", f"{BOUNDS}::test_a_request_beyond_the_cache_is_refused_alike"),
-        "a cold start without end": (f"{BOUNDS}::test_a_cold_start_without_end_is_refused_in_the_profile",),
+        "a cold start without end, true for a number": (f"{BOUNDS}::test_a_cold_start_without_end_is_refused_in_the_profile", f"{BOUNDS}::test_true_is_no_number_of_a_profile"),
         "a maximum of a thousand million replicas": (f"{BOUNDS}::test_a_max_of_a_thousand_million_changes_nothing_and_takes_no_memory", f"{BOUNDS}::test_more_replicas_than_are_simulated_are_refused_when_they_are_asked_for"),
         "targets beyond 64 bits": (f"{BOUNDS}::test_a_target_that_nothing_reaches_keeps_the_fleet_small",),
         "a queue that no memory holds": (f"{BOUNDS}::test_a_queue_that_no_memory_holds_ends_the_simulation",),
@@ -87,6 +101,7 @@ KINDS: dict[str, dict[str, tuple[str, ...]]] = {
         "clients that go away": (f"{SERVE}::test_requests_of_clients_that_go_away_do_not_wait_for_ever", f"{SERVE}::test_requests_of_clients_that_go_away_before_a_replica_is_ready_are_forgotten"),
         "more connections than it takes": (f"{SERVE}::test_a_connection_too_many_is_told_so",),
         "web pages of elsewhere": (f"{SERVE}::test_only_its_own_pages_may_post_to_it", f"{SERVE}::test_a_fleet_on_loopback_answers_only_to_names_of_this_machine"),
+        "addresses and speeds that cannot be": ("test_first_screen.py::test_an_address_that_cannot_be_had_is_a_sentence", "test_first_screen.py::test_a_speed_that_is_none_is_a_sentence"),
         "signals with streams under way": (f"{SERVE}::test_a_signal_ends_it_with_streams_under_way",),
     },
     "Secrets": {

@@ -45,6 +45,7 @@ class ApiServer(ThreadingHTTPServer):
         self.external: dict[str, object] = {}  # metric -> quantities of its series or an HTTP status
         self.metrics_api = "up"  # up, down, absent
         self.logs: dict[str, str] = {}
+        self.instead: dict[str, bytes] = {}  # resource -> what is sent in the place of its next event
         self.watching: dict[str, int] = {}
         self.requests: list[str] = []
         self.scaled: list[tuple[str, dict]] = []
@@ -228,7 +229,7 @@ class Handler(BaseHTTPRequestHandler):
                     due, at = server.changes[at:], len(server.changes)
                 for version, changed, kind, found in due:
                     if changed == resource and version > since:
-                        self.chunk({"type": kind, "object": found})
+                        self.chunk({"type": kind, "object": found}, server.instead.pop(resource, b""))
                 if due:
                     mark = {"kind": GROUPS[resource][1], "metadata": {"resourceVersion": str(due[-1][0])}}
                     self.chunk({"type": "BOOKMARK", "object": mark})
@@ -238,8 +239,8 @@ class Handler(BaseHTTPRequestHandler):
             with server.changed:
                 server.watching[resource] -= 1
 
-    def chunk(self, event: dict) -> None:
-        line = json.dumps(event).encode() + b"\n"
+    def chunk(self, event: dict, instead: bytes = b"") -> None:
+        line = (instead or json.dumps(event).encode()) + b"\n"
         self.wfile.write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
 
     def custom_metrics(self, parts: list[str]) -> None:

@@ -51,6 +51,7 @@ def test_a_directory_that_was_asked_for_is_used_only_when_it_is_empty(tmp_path):
         pytest.param({"metrics_port": 65_535}, "not a port: 65536.*counts on from --metrics-port", id="replicas beyond the last port"),
         pytest.param({"metrics_port": -9}, "not a port: -9", id="a negative metrics port"),
         pytest.param({"host": "192.0.2.1"}, "cannot listen on port 0 of this host .*'192.0.2.1'.*--host", id="another machine's address"),
+        pytest.param({"host": ""}, "--host is empty; expected an address", id="no host at all, which would be every address"),
         pytest.param({"host": "::1"}, "cannot listen .*expected an IPv4 address", id="an IPv6 address"),
         pytest.param({"host": "a..b"}, "cannot listen on port 0 of this host .*known.*'a..b'.*--host", id="no host name"),
         pytest.param({"host": "ü" * 70}, "not a host name.*--host", id="a name that cannot be encoded"),
@@ -72,9 +73,11 @@ def test_a_port_that_is_taken_names_the_option():
             asyncio.run(FleetServer(load("llama-3.1-8b-1xl4"), port=port).start())
 
 
-@pytest.mark.parametrize("speed", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("speed", [0.0, -1.0, 1e300, float("nan"), float("inf")])
 def test_a_speed_that_is_none_is_a_sentence(speed):
-    with pytest.raises(BadInput, match=f"speed of the control plane: {speed}; expected a number above 0"):
+    with pytest.raises(
+        BadInput, match=f"speed of the control plane: {re.escape(str(speed))}; expected a number above 0"
+    ):
         FleetServer(load("llama-3.1-8b-1xl4"), speed=speed)
 
 
@@ -89,6 +92,7 @@ LONG = "a" * 300  # more than a file's name may have
         pytest.param(["check", "--replay", LONG], 2, "not a run directory|too long", id="evidence"),
         pytest.param(["simulate", "--hpa", LONG], 2, "File name too long", id="an HPA"),
         pytest.param(["manifests", LONG], 2, "unknown profile", id="a profile"),
+        pytest.param(["manifests", "llama-3.1-8b-1xl4", "--out", "\udcff"], 2, "bytes that are not UTF-8", id="bytes that are no text"),
         pytest.param(["manifests", "../profiles/llama-3.1-8b-1xl4"], 2, "unknown profile", id="a path without .yaml"),
         pytest.param(["manifests", "llama-3.1-8b-1xl4", "--out", LONG], 2, "too long", id="a folder to write to"),
         pytest.param(

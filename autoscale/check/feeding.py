@@ -65,8 +65,10 @@ class ClusterWatch:
         self.past = History((), (), ())
         self.error: BaseException | None = None
 
-    def run(self, timeout_s: float, settle_s: float | None, scale_to: int | None, hpa: Object | None) -> str:
-        """Until one of the ends; returns which."""
+    def run(
+        self, timeout_s: float, settle_s: float | None, scale_to: int | None, hpa: Hpa | None, loaded: bool
+    ) -> str:
+        """Until one of the ends; returns which. `loaded` says that load comes with the watch."""
         feeders = [threading.Thread(target=self._feed, daemon=True)]
         if self.sample_s and (self.scrape or not self.cluster.tells_queries):
             feeders.append(threading.Thread(target=self._keep_sampling, daemon=True))
@@ -77,8 +79,8 @@ class ClusterWatch:
         try:
             with evidence.Recorder(self.run_dir) as recorder:
                 if scale_to is not None and hpa is not None:
-                    self._scale(hpa, scale_to)
-                ended = self._loop(recorder, begun_s, timeout_s, settle_s)
+                    self._scale(hpa.object, scale_to)
+                ended = self._loop(recorder, begun_s, timeout_s, settle_s, loaded)
         finally:
             self.over.set()
             for feeder in feeders:
@@ -89,7 +91,12 @@ class ClusterWatch:
         return ended
 
     def _loop(
-        self, recorder: evidence.Recorder, begun_s: float, timeout_s: float, settle_s: float | None
+        self,
+        recorder: evidence.Recorder,
+        begun_s: float,
+        timeout_s: float,
+        settle_s: float | None,
+        loaded: bool,
     ) -> str:
         looked_s = judged_s = -math.inf
         while True:
@@ -104,7 +111,8 @@ class ClusterWatch:
                     return "stopped"
                 if now_s - begun_s > timeout_s:
                     return f"timeout of {timeout_s:g} s"
-                if hindered := self.timeline.hindrance.ended(self.timeline.first_s, self.cluster.now_s()):
+                now = self.timeline.first_s, self.cluster.now_s()
+                if hindered := self.timeline.hindrance.ended(*now, loaded):
                     return hindered
                 if settle_s is not None and settled(self.timeline, self.past, settle_s, self.cluster.now_s()):
                     return f"the scale-out was absorbed {settle_s:g} s ago"

@@ -129,9 +129,9 @@ def prove(
     if "horizontalpodautoscalers" not in before.hidden and not any(f.code in STOPPERS for f in findings):
         clock = (started_at, rate, ahead_s)
         watch = ClusterWatch(cluster, namespace, run_dir, clock, timeline, stop, sample_s, scrape, progress)
-        hpa = before.hpa(hpa_name)
+        loaded = bool(loading or load_run)
         with loading or nullcontext():
-            ended = watch.run(timeout_s, settle_s, scale_to, hpa.object if hpa else None)
+            ended = watch.run(timeout_s, settle_s, scale_to, before.hpa(hpa_name), loaded)
         if ended != LOST:  # what stands in the way at the end counts; what went away meanwhile was a start
             findings = _findings_at_end(cluster, namespace, hpa_name, run_dir, timeline)
     evidence.write_replicas(run_dir, timeline, started_at, rate, ahead_s)

@@ -31,6 +31,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 EXIT_INTERRUPTED = 130
+UNWRITABLE = {
+    errno.ENOSPC: "no space left",
+    errno.EDQUOT: "the quota is used up",
+    errno.EFBIG: "a limit on the size of files was reached",
+    errno.EROFS: "the file system can only be read",
+    errno.EIO: "the disk fails",
+}
 VERBS = (  # in the order of --help
     fleet.serve,
     fleet.simulate,
@@ -102,8 +109,8 @@ def main() -> NoReturn:
 
 
 def _called() -> object:
-    """What the verb returns. Raises BadInput for a name that no file can have, wherever it was met, where no space is left,
-    and without the extra whose packages the verb needs."""
+    """What the verb returns. Raises BadInput for a name that no file can have, wherever it was met, where nothing can
+    be written, for a file that went away meanwhile, and without the extra whose packages the verb needs."""
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()
@@ -119,11 +126,22 @@ def _called() -> object:
         raise BadInput(
             f"{package} is not installed", next_step="install it: pip install 'llm-autoscale[plan]'"
         ) from None
+    except UnicodeEncodeError as error:
+        raise BadInput(
+            "a name or a text holds bytes that are not UTF-8",
+            value=error.object,
+            next_step="give it another name",
+        ) from None
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in UNWRITABLE:
             leave_stdout()
             raise BadInput(
-                "cannot write the output: no space left", next_step="make room, or write elsewhere"
+                f"cannot write the output: {UNWRITABLE[error.errno]}",
+                next_step="make room, or write elsewhere",
+            ) from None
+        if error.errno == errno.ENOENT:
+            raise BadInput(
+                "a file went away while it was in use", value=error.filename or str(error)
             ) from None
         if error.errno != errno.ENAMETOOLONG:
             raise

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from autoscale.sim.fleet.control import FleetOptions
 
 
+MOST_RATES = 50  # each takes about a second
 MOST_OF_A_CURRENCY = 12  # characters
 
 
@@ -39,9 +40,12 @@ def run_path(run: Path | None) -> Path:
 
 
 def rates_of(text: str | None) -> list[float]:
-    """ "1,2,4" as numbers; none without text."""
+    """ "1,2,4" as numbers, each once; none without text."""
     try:
-        return [float(word) for word in text.split(",")] if text else []
+        rates = list(dict.fromkeys(map(float, text.split(",")))) if text else []
+        if len(rates) <= MOST_RATES:
+            return rates
+        raise BadInput("--rates", value=f"{len(rates)} rates", expected=f"at most {MOST_RATES}")
     except ValueError:
         raise BadInput(
             "rates", value=text, expected="requests/s separated by commas, for example 1,2,4"
@@ -59,7 +63,8 @@ def price_of(text: str | None) -> Price | None:
         value = float(number)
     except ValueError:
         value = math.nan
-    if not 0 <= value < math.inf or len(currency) > MOST_OF_A_CURRENCY:
+    readable = len(currency) <= MOST_OF_A_CURRENCY and currency.isprintable()
+    if not 0 <= value < math.inf or not readable:
         raise BadInput(
             "--price",
             value=text,

@@ -103,9 +103,11 @@ def _of_log(file: Path, columns: str, model: str | None, last: str, until: str |
 
 def _of_prometheus(asked: Asked) -> LearnedTraffic:
     from autoscale.history.learned import learn_traffic
+    from autoscale.history.pod_moments import pod_moments
 
     with progress.bar() as report:
-        return learn_traffic(asked.service(report))
+        found = asked.service(report)
+        return learn_traffic(found, pod_moments(found))
 
 
 @dataclass(frozen=True)

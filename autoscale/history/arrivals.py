@@ -13,6 +13,7 @@ spread evenly; what a replica took between its last scrape and its end is not kn
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -77,8 +78,10 @@ class CameIn:
         )
 
 
-def came_in(frame: pd.DataFrame, step_s: float) -> CameIn:
+def came_in(frame: pd.DataFrame, step_s: float, born: Mapping[str, Sequence[float]]) -> CameIn:
     """The requests that came, in bins of `step_s`, from rows of metrics (time_s, pod, engine, and the three columns).
+
+    `born` tells when the pods of a name were created, in s of the window, of the names of which anything is told.
 
     Raises TooLittleData when no replica told its finished requests twice.
     """
@@ -102,8 +105,10 @@ def came_in(frame: pd.DataFrame, step_s: float) -> CameIn:
         rows, resets = without_resets(of_engine.dropna(subset=["requests_total"]), notes)
         if rows.empty:
             continue
-        for _ in (reset for reset in resets if reset["column"] == "requests_total"):
-            notes.add("restart", str(pod), f"{pod} restarted: what it held then is lost", times=1)
+        for reset in (reset for reset in resets if reset["column"] == "requests_total"):
+            at_s = reset["time_s"]
+            before_s = float(rows["time_s"].to_numpy()[np.searchsorted(rows["time_s"], at_s) - 1])
+            notes.add(*_began_again(str(pod), born, before_s, at_s), times=1)
         engines[str(pod)] += 1
         rows = rows.dropna(subset=["requests_total"])  # what a counter told twice is left out
         times_s, total = _of_replica(rows, seen, interval_s, silent_s)
@@ -118,6 +123,22 @@ def came_in(frame: pd.DataFrame, step_s: float) -> CameIn:
         interval_s,
         tuple(notes.sentences()),
     )
+
+
+def _began_again(
+    pod: str, born: Mapping[str, Sequence[float]], before_s: float, at_s: float
+) -> tuple[str, str, str]:
+    """What a counter that fell between two scrapes means: its kind, whom it is about, its sentence. Pods of a StatefulSet or a
+    LeaderWorkerSet come back under the name that they had."""
+    if pod not in born:
+        return "restart", pod, f"{pod} restarted, or a new pod has its name: what it held then is lost"
+    if any(before_s < created_s <= at_s for created_s in born[pod]):
+        return (
+            "replaced",
+            pod,
+            f"{pod} came back as a new pod of its name: what the one before held then is lost",
+        )
+    return "restart", pod, f"{pod} restarted: what it held then is lost"
 
 
 def _shorter_than_a_bin(seen_s: float, step_s: float) -> TooLittleData:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from analysis.errors import BadInput
 from autoscale.history.arrivals import CameIn, came_in
 from autoscale.history.burstiness import LEAST_BLOCKS, Burstiness, burstiness
+from autoscale.history.pod_moments import PodMoments
 from autoscale.history.service import Service
 from autoscale.history.token_counts import TokenCounts, shares, token_counts
 from autoscale.history.traffic_file import curve, traffic_yaml
@@ -137,9 +139,16 @@ def _tokens(counts: TokenCounts | None) -> dict[str, Any] | None:
     return {"lengths": str(counts.lengths), "mean": counts.mean, "by_hour": counts.by_hour.tolist()}
 
 
-def learn_traffic(service: Service) -> LearnedTraffic:
-    """The traffic of a service over its window. Raises TooLittleData where no replica told its requests twice."""
-    fine = came_in(service.frame, BIN_S / math.ceil(BINS_OF_A_SCRAPE * BIN_S / service.interval_s))
+def learn_traffic(service: Service, lives: Sequence[PodMoments]) -> LearnedTraffic:
+    """The traffic of a service over its window, of whose pods the `lives` are told.
+
+    Raises TooLittleData where no replica told its requests twice.
+    """
+    born: dict[str, list[float]] = {}
+    for life in lives:
+        born.setdefault(life.pod, []).append(life.created_s - service.start_s)
+    step_s = BIN_S / math.ceil(BINS_OF_A_SCRAPE * BIN_S / service.interval_s)
+    fine = came_in(service.frame, step_s, born)
     came = fine.wider(BIN_S)
     window = service.start_s + came.start_s, service.start_s + came.start_s + came.step_s * len(came.counts)
     hits, aborted = shares(service.door, window, service.matchers)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -189,10 +189,10 @@ def _grown(service: Service, name: str, end_s: float) -> dict[tuple[str, str], f
     query = f'increase({{__name__=~"(?:.+_)?vllm[:_]{name}"{comma}{service.matchers}}}[{STRETCH_S:.0f}s])'
     grown: dict[tuple[str, str], float] = {}
     try:
-        told: list[dict[str, Any]] = service.door.query(query, end_s)
+        told = service.door.vector(query, end_s)
     except Refused:
         return {}
-    for one in told:
-        key = replica_of(one["metric"])
-        grown[key] = grown.get(key, 0.0) + float(one["value"][1])
+    for labels, value in told:
+        key = replica_of(labels)
+        grown[key] = grown.get(key, 0.0) + value
     return grown

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from autoscale.history.service import Service
 from autoscale.observe.prometheus import Refused
@@ -40,8 +39,10 @@ def pod_moments(service: Service) -> list[PodMoments]:
     window = f"[{service.end_s - service.start_s:.0f}s]"
     told = [
         {
-            _life(one): float(one["value"][1])
-            for one in at_the_end(service, f"min by (pod, uid) (min_over_time(kube_pod_{name}{window}))")
+            _life(labels): value
+            for labels, value in at_the_end(
+                service, f"min by (pod, uid) (min_over_time(kube_pod_{name}{window}))"
+            )
         }
         for name in _SERIES
     ]
@@ -66,21 +67,21 @@ def _last_seen(service: Service, lives: Sequence[Life], window: str) -> dict[Lif
         # of what a name of a pod may hold an expression minds the dot alone, which then means any character
         some = "|".join(names[first : first + NAMES_AT_ONCE])
         seen = f'timestamp(kube_pod_created{{pod=~"{some}"}}){window[:-1]}:1m]'
-        for one in at_the_end(service, f"max by (pod, uid) (max_over_time({seen}))"):
-            found[_life(one)] = float(one["value"][1])
+        for labels, value in at_the_end(service, f"max by (pod, uid) (max_over_time({seen}))"):
+            found[_life(labels)] = value
     return found
 
 
-def at_the_end(service: Service, promql: str) -> list[Mapping[str, Any]]:
-    """The result of a query at the window's end; nothing where it is refused."""
+def at_the_end(service: Service, promql: str) -> list[tuple[dict[str, str], float]]:
+    """(labels, value) of a query at the window's end; nothing where it is refused."""
     try:
-        return list(service.door.query(promql, service.end_s))
+        return service.door.vector(promql, service.end_s)
     except Refused:
         return []
 
 
-def _life(one: Mapping[str, Any]) -> Life:
-    return one["metric"].get("pod", ""), one["metric"].get("uid", "")
+def _life(labels: Mapping[str, str]) -> Life:
+    return labels.get("pod", ""), labels.get("uid", "")
 
 
 def _of_set(pod: str) -> str:

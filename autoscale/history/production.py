@@ -57,7 +57,7 @@ def learn_production(
     """
     lives = pod_moments(service)
     current, said = _current(service, given, lives)
-    learned = learn_traffic(service)
+    learned = learn_traffic(service, lives)
     found = points_of_operation(service, progress)
     newest, notes = _newest_version(service, found)
     starts = _starts(lives, service.start_s)
@@ -109,10 +109,9 @@ def _images(service: Service) -> dict[str, str]:
     """Pod -> image of its vLLM container, as kube-state-metrics tells."""
     seconds = service.end_s - service.start_s
     images = {}
-    for one in at_the_end(
+    for labels, _ in at_the_end(
         service, f"group by (pod, image) (last_over_time(kube_pod_container_info[{seconds:.0f}s]))"
     ):
-        labels = one["metric"]
         if image_version(labels.get("image", "")) is not None:
             images[labels.get("pod", "")] = labels["image"]
     return images

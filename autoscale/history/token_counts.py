@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.numbers import known, told_number
 from autoscale.history.token_lengths import lengths_in_buckets
 from autoscale.observe.prometheus import Prometheus, Refused
 from loadgen.plan.lengths import MOST, Lengths
@@ -40,14 +41,15 @@ def token_counts(door: Prometheus, window: tuple[float, float], matchers: str, o
     buckets: dict[float, float] = defaultdict(float)
     sums, counts = np.zeros(DAY_HOURS), np.zeros(DAY_HOURS)
     for labels, pairs in _increases(door, window, matchers, f"{name}_bucket", "le"):
-        bound = float(labels.get("le", "nan").replace("+Inf", "inf"))
-        buckets[bound] += sum(value for _, value in pairs)
+        bound = told_number(labels.get("le", "nan"))
+        if known(bound):
+            buckets[bound] += sum(value for _, value in pairs)
     for total, part in ((sums, "sum"), (counts, "count")):
         for _, pairs in _increases(door, window, matchers, f"{name}_{part}"):
             for hour, value in pairs:
                 total[hour] += value
     bounds = sorted(bound for bound in buckets if math.isfinite(bound))
-    if not bounds or counts.sum() <= 0:
+    if not bounds or counts.sum() <= 0 or sums.sum() <= 0:
         return None
     below = [buckets[bound] for bound in bounds]
     counted = np.diff([0.0, *np.maximum.accumulate(below), max(buckets.get(math.inf, below[-1]), below[-1])])
@@ -91,7 +93,6 @@ def _increases(
         except Refused:
             return []
         for labels, pairs in told:
-            grown = [(int((t - HOUR_S / 2) % DAY_S // HOUR_S), float(value)) for t, value in pairs]
-            found.append((labels, [(hour, value) for hour, value in grown if math.isfinite(value)]))
+            found.append((labels, [(int((t - HOUR_S / 2) % DAY_S // HOUR_S), value) for t, value in pairs]))
         at = until
     return found

@@ -10,7 +10,6 @@ watch ends, connection drops    watch again from the last version; `gap` says ho
 
 from __future__ import annotations
 
-import http.client
 import json
 import queue
 import random
@@ -21,7 +20,7 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from autoscale.kube.api import DROPPED
-from autoscale.kube.cluster import ClusterError, Observation, slim
+from autoscale.kube.cluster import MISSHAPEN, ClusterError, Observation, slim
 from autoscale.kube.kinds import resource_path
 from autoscale.kube.objects import Object
 
@@ -100,6 +99,13 @@ class Watcher(threading.Thread):
             except DROPPED as error:
                 self._blind(f"the connection dropped: {error}")
                 self._wait(self._backoff_s())
+            except (
+                *MISSHAPEN,
+                RecursionError,
+            ) as error:  # of a proxy on the way, say: nobody else would notice
+                self._blind(f"the answer was not an API server's: {error!r:.100}")
+                self.version = None
+                self._wait(self._backoff_s())
             self._still_blind()
 
     def interrupt(self) -> None:
@@ -108,8 +114,6 @@ class Watcher(threading.Thread):
         if answer is not None:
             with suppress(*DROPPED, AttributeError):
                 answer.shutdown()
-
-    # --- one round ---
 
     def _list(self) -> None:
         objects, version = self.cluster.list_with_version(self.resource, self.namespace)
@@ -143,20 +147,15 @@ class Watcher(threading.Thread):
                 self._event(json.loads(line))
                 self.failures, self.expired = 0, False
             if not lines and time.monotonic() - opened_s < 1.0:
-                self._wait(
-                    self._backoff_s()
-                )  # a server that ends watches at once is not asked in a tight loop
+                self._wait(self._backoff_s())  # it ends watches at once: it is not asked in a tight loop
         except Exception as error:
             from urllib3.exceptions import HTTPError
 
-            if (
-                isinstance(error, HTTPError | http.client.HTTPException | OSError | ValueError)
-                and not self.done()
-            ):
+            if not isinstance(error, (HTTPError, *DROPPED)):
+                raise
+            if not self.done():
                 self._blind(f"the connection dropped: {error}", heard_s)
                 self._wait(self._backoff_s())
-            elif not isinstance(error, HTTPError | http.client.HTTPException | OSError | ValueError):
-                raise
         finally:
             self._answer = None
             with suppress(*DROPPED):

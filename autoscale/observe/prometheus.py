@@ -19,15 +19,17 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import requests
 from prometheus_api_client import PrometheusApiClientException, PrometheusConnect
+from urllib3.exceptions import ReadTimeoutError
 from urllib3.util.retry import Retry
 
 from analysis.access import Access
-from analysis.errors import AutoscaleError, BadInput, SourceUnavailable
+from analysis.errors import BadInput, SourceUnavailable
+from analysis.numbers import told_number
 from analysis.redact import redact
 from autoscale.observe import metric_names
 from autoscale.observe.header import LONGEST_S
@@ -50,6 +52,16 @@ class Refused(Exception):
     """A query that the server understood and refused, with what it said."""
 
 
+class _Retry(Retry):
+    """What waited for ANSWER_S is not asked for again: it would be silent for three times as long."""
+
+    def increment(self, *args: Any, **options: Any) -> Self:
+        error = options.get("error")
+        if isinstance(error, ReadTimeoutError):
+            raise error
+        return super().increment(*args, **options)
+
+
 class Prometheus:
     """One server; its failures are our errors. `warnings` collects those that came with its answers."""
 
@@ -63,7 +75,7 @@ class Prometheus:
         # (raw samples, all names at once)
         self.ways = [(True, True), (True, False), (False, True), (False, False)]
         self.warnings: set[str] = set()
-        retry = Retry(
+        retry = _Retry(
             total=2,
             backoff_factor=0.2,
             status_forcelist=[502, 503, 504],
@@ -81,6 +93,14 @@ class Prometheus:
         """The result of an instant query. Raises Refused, SourceUnavailable."""
         params = {} if at is None else {"time": f"{at:.3f}"}
         return self._ask(lambda: self.client.custom_query(promql, params))
+
+    def vector(self, promql: str, at: float | None = None) -> list[tuple[dict[str, str], float]]:
+        """(labels, value) of each element of an instant query's vector. Raises Refused, SourceUnavailable."""
+        try:
+            found = [(one["metric"], told_number(one["value"][1])) for one in self.query(promql, at)]
+        except (LookupError, TypeError):
+            raise self._not_prometheus(": a result has no labels or no value") from None
+        return [(self._labels(labels), value) for labels, value in found]
 
     def _ask(self, ask: Callable[[], Any]) -> Any:
         try:
@@ -125,8 +145,8 @@ class Prometheus:
             raise SourceUnavailable(f"{self.shown} refused a query: {refused}") from None
         after = time.time()
         try:
-            offset_s = float(answer[1]) - (before + after) / 2
-        except (IndexError, KeyError, TypeError, ValueError):
+            offset_s = told_number(answer[1]) - (before + after) / 2
+        except (IndexError, KeyError, TypeError):
             return 0.0
         if abs(offset_s) > LONGEST_S:
             raise SourceUnavailable(
@@ -142,7 +162,8 @@ class Prometheus:
             found = self._ask(lambda: self.client.get_label_values("__name__", params))
         except (Refused, SourceUnavailable):
             return metric_names.plain_names()
-        known = [name for name in found if isinstance(name, str) and metric_names.is_known(name)]
+        told = found if isinstance(found, list) else []
+        known = [name for name in told if isinstance(name, str) and metric_names.is_known(name)]
         return sorted(known) if known else metric_names.plain_names()
 
     def samples(
@@ -175,9 +196,18 @@ class Prometheus:
             )
             at = until
 
-    def over_time(self, promql: str, window: tuple[float, float], step_s: float) -> list[Series]:
-        """The series of a range query, from the window's start to its end. Raises Refused, SourceUnavailable."""
-        return self._range(promql, *window, step_s)
+    def over_time(
+        self, promql: str, window: tuple[float, float], step_s: float
+    ) -> list[tuple[dict[str, str], list[tuple[float, float]]]]:
+        """The series of a range query, from the window's start to its end, with (unix s, value) that are both finite.
+
+        Raises Refused, SourceUnavailable.
+        """
+        told = self._range(promql, *window, step_s)
+        series = [
+            (labels, [(told_number(t), told_number(value)) for t, value in pairs]) for labels, pairs in told
+        ]
+        return [(labels, [p for p in pairs if all(map(math.isfinite, p))]) for labels, pairs in series]
 
     def _next_way(self, said: str, matchers: str, step_s: float) -> float:
         """Go on to the next way of asking; returns its step. Raises the refusal when there is none."""
@@ -218,9 +248,6 @@ class Prometheus:
         try:
             found = [(one["metric"], one["values"]) for one in result if one.get("values")]
             sound = all(
-                isinstance(labels, dict) and all(isinstance(text, str) for text in labels.values())
-                for labels, _ in found
-            ) and all(
                 len(pair) == 2 and not isinstance(pair[1], list | dict)
                 for _, values in found
                 for pair in values
@@ -229,9 +256,13 @@ class Prometheus:
             sound, found = False, []
         if not sound:
             raise self._not_prometheus(": a result has no labels or no samples")
-        for labels, _ in found:  # JSON can hold half a surrogate pair, no file can
-            labels.update({name: text.encode("utf-8", "replace").decode() for name, text in labels.items()})
-        return found
+        return [(self._labels(labels), values) for labels, values in found]
+
+    def _labels(self, told: Any) -> dict[str, str]:
+        """Labels such as files can hold: JSON can hold half a surrogate pair. Raises SourceUnavailable where they are none."""
+        if not isinstance(told, dict) or not all(isinstance(text, str) for text in told.values()):
+            raise self._not_prometheus(": a result has no labels or no samples")
+        return {name: text.encode("utf-8", "replace").decode() for name, text in told.items()}
 
 
 def _selectors(names: list[str], matchers: str, together: bool) -> list[str]:
@@ -240,32 +271,6 @@ def _selectors(names: list[str], matchers: str, together: bool) -> list[str]:
         return [f"{name}{{{matchers}}}" if matchers else name for name in names]
     more = f",{matchers}" if matchers else ""
     return [f'{{__name__=~"{"|".join(names)}"{more}}}']
-
-
-_A_MODEL = '{__name__=~".*vllm[:_]num_requests_running"}'
-_YEAR_2100 = 4.1e9  # unix s
-_LAST = f"max_over_time(max by (model_name) (timestamp({_A_MODEL}))[30d:1h])"  # unix s, to the hour
-
-
-def what_it_has(door: Prometheus) -> str:
-    """The models that it knows now, or when it last had any in 30 days, and the jobs that it scrapes, in words; for a sentence
-    about what was not found."""
-
-    def told(promql: str, label: str) -> dict[str, float]:
-        try:
-            found = [(one["metric"].get(label, "?"), one.get("value")) for one in door.query(promql)]
-            return {name: float(pair[1]) if pair else math.nan for name, pair in found}
-        except (Refused, AutoscaleError, LookupError, TypeError, AttributeError, ValueError):
-            return {}
-
-    there = "it has no vLLM metrics"
-    if now := told(f"count by (model_name) ({_A_MODEL})", "model_name"):
-        there = f"it has vLLM metrics of {', '.join(sorted(now))} at present"
-    elif past := {name: at_s for name, at_s in told(_LAST, "model_name").items() if 0 < at_s < _YEAR_2100}:
-        last = datetime.fromtimestamp(max(past.values()), UTC).strftime("%Y-%m-%d %H:%M")
-        there = f"it has no vLLM metrics at present; the last ones, of {', '.join(sorted(past))}, are of {last} UTC"
-    jobs = sorted(told("up", "job"))
-    return there + (f", and scrapes the jobs {', '.join(jobs)}" if jobs else "")
 
 
 def _google_token() -> str:

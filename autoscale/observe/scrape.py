@@ -8,10 +8,11 @@ keeps what was seen.
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -20,7 +21,7 @@ import requests
 
 from analysis import run
 from analysis.access import Access
-from analysis.errors import AutoscaleError, BadInput, SourceUnavailable, printable
+from analysis.errors import AutoscaleError, BadInput, BadRun, SourceUnavailable, printable
 from analysis.redact import redact
 from autoscale.observe import tidy, vllm_metrics
 from autoscale.observe.header import instant, wanted_model
@@ -105,7 +106,13 @@ class Scraper:
         )  # what follows takes its time, and is no silence of the server
         for thread in self._threads:
             thread.join()
-        self._flush()
+        try:
+            self._flush()
+        except OSError as error:
+            raise BadRun(
+                f"{len(self._rows)} rows of metrics could not be written to {self.run_dir}: {os.strerror(error.errno or 0)}",
+                next_step="what was written before stays readable in its parts",
+            ) from None
         for session in self._sessions.values():
             session.close()
         if not run.read(self.run_dir).has("metrics"):
@@ -158,7 +165,8 @@ class Scraper:
                     for (replica, engine), row in reading.rows.items()
                 ]
             if k * self.interval_s - flushed >= FLUSH_S:
-                self._flush()
+                with suppress(OSError):  # a full disk: the rows stay, and are tried again
+                    self._flush()
                 flushed = k * self.interval_s
 
     def _note(self, reading: PageReading, time_s: float) -> None:
@@ -167,13 +175,15 @@ class Scraper:
         self.other_models |= reading.other_models
 
     def _flush(self) -> None:
+        """Write what was read since the last time. Raises OSError, and keeps it."""
         with self._lock:
-            rows, self._rows = self._rows, []
-            if rows:
-                columns = {
-                    name: [row.get(name) for row in rows] for name in ("time_s", "pod", "engine", *COLUMNS)
-                }
-                run.write_table(self.run_dir, "metrics", columns, part=f"scrape.{next(self._parts):06d}")
+            if not (rows := self._rows):
+                return
+            columns = {
+                name: [row.get(name) for row in rows] for name in ("time_s", "pod", "engine", *COLUMNS)
+            }
+            run.write_table(self.run_dir, "metrics", columns, part=f"scrape.{next(self._parts):06d}")
+            self._rows = []
 
 
 def metrics_url(url: str, access: Access) -> tuple[str, Access]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,6 +23,8 @@ _SIGNS = (
     ("resolve", "unknown host"),
     ("Name or service", "unknown host"),
     ("timed out", "timed out"),
+    ("Connection broken", "the connection broke in mid-answer"),
+    ("failed to decode", "its body is not compressed as it says"),
     ("Max retries", "no connection"),
 )
 
@@ -50,9 +52,12 @@ class Session(requests.Session):
         until = time.monotonic() + self.total_s
         options |= {"stream": True, "verify": self.verify, "auth": self.auth}
         options["timeout"] = (min(CONNECT_S, self.total_s), self.total_s)
-        response = super().request(method, url, *args, **options)
+        try:
+            response = super().request(method, url, *args, **options)
+        except UnicodeError:
+            raise requests.exceptions.InvalidURL("it redirects to an address that is none") from None
         pieces, size = [], 0
-        for piece in response.iter_content(PIECE):
+        for piece in _as_it_comes(response):
             pieces.append(piece)
             size += len(piece)
             if size > MOST_BYTES:
@@ -61,7 +66,7 @@ class Session(requests.Session):
             if time.monotonic() > until:
                 response.close()
                 raise requests.Timeout(f"timed out: it was still sending after {self.total_s:.0f} s")
-        response._content = b"".join(pieces)
+        response._content, response._content_consumed = b"".join(pieces), True
         if self.check is not None:
             self.check(response)
         return response
@@ -71,6 +76,17 @@ class Session(requests.Session):
         if self.should_strip_auth(str(response.request.url), str(prepared_request.url)):
             for name in ("Authorization", *self.access.headers):
                 prepared_request.headers.pop(name, None)
+
+
+def _as_it_comes(response: requests.Response) -> Iterator[bytes]:
+    """The body in pieces of what is there: whoever sends a byte per second is asked for the time after each."""
+    try:
+        while piece := response.raw.read1(PIECE, decode_content=True):
+            yield piece
+    except urllib3.exceptions.DecodeError as error:
+        raise requests.exceptions.ContentDecodingError(error) from None
+    except urllib3.exceptions.HTTPError as error:
+        raise requests.ConnectionError(error) from None
 
 
 def _no_netrc(request: requests.PreparedRequest) -> requests.PreparedRequest:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from analysis.errors import BadInput, TooLittleData
+from analysis.errors import BadInput
+from analysis.numbers import known, told_number
 from autoscale.observe import series, tidy
 from autoscale.observe.metric_names import COLUMNS, columns_of
-from autoscale.observe.prometheus import RAW_CHUNK_S, Prometheus, Refused, what_it_has
+from autoscale.observe.prometheus import RAW_CHUNK_S, Prometheus
 from autoscale.observe.series import EngineChoice, Notes
+from autoscale.observe.what_is_there import nothing_found
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_MATCHER = re.compile(r"""([a-zA-Z_]\w*)\s*=~?\s*["']([^"']*)["']""")
-MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -62,32 +58,10 @@ def read_window(
         sizes=[sum(map(len, pieces)) for pieces in found.times],
     )
     if not choice.rows:
-        raise _nothing_found(door, choice, model, matchers, window)
+        raise nothing_found(door, choice, model, matchers, window)
     frame = _frame(choice, found, window[0], columns)
     found.forget_samples()
     return WindowRead(frame, choice, found)
-
-
-def _nearest(door: Prometheus, matchers: str, window: tuple[float, float]) -> str:
-    """The values of the labels asked for that vLLM's series have in the window, those first that are most like what was
-    asked; "" where nothing was asked or nothing is there."""
-    found = []
-    for label, asked in _MATCHER.findall(matchers):
-        seconds = max(window[1] - window[0], 1.0)
-        query = f'group by ({label}) (last_over_time({{__name__=~"(?:.+_)?vllm[:_]num_requests_running"}}[{seconds:.0f}s]))'
-        try:
-            told = door.query(query, window[1])
-        except Refused:
-            continue
-        values = [one["metric"][label] for one in told if one["metric"].get(label)]
-        values.sort(key=lambda value: (-difflib.SequenceMatcher(None, asked, value).ratio(), value))
-        if values:
-            found.append(
-                f"{label} {', '.join(values[:MOST_NAMED])}" + (" and others" if values[MOST_NAMED:] else "")
-            )
-        elif told:
-            found.append(f"none with a label {label}")
-    return "; ".join(found)
 
 
 def label_matchers(namespace: str | None, selector: str) -> str:
@@ -144,15 +118,13 @@ def _numbers(texts: list[Any]) -> Any:
 
     try:
         return np.array(texts, dtype=np.float64)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return np.array([_number(text) for text in texts])
 
 
 def _number(text: Any) -> float:
-    try:
-        return float(text)
-    except (ValueError, TypeError):
-        return math.inf
+    number = told_number(text)
+    return number if known(number) or str(text).strip().lower() == "nan" else math.inf
 
 
 def _frame(choice: EngineChoice, found: FoundSeries, zero_s: float, wanted: Collection[str]) -> pd.DataFrame:
@@ -217,36 +189,3 @@ def _combined(
         told.append(some[0] if len(some) == 1 else pd.concat(some).groupby(level=0).max())
     # a part that appears later, as a finished_reason may, counts from then on
     return told[0] if len(told) == 1 else pd.concat(told).groupby(level=0).sum(min_count=1)
-
-
-def _nothing_found(
-    door: Prometheus, choice: EngineChoice, wanted: str | None, matchers: str, window: tuple[float, float]
-) -> BadInput:
-    """The sentence that says what is there instead of the metrics that were sought."""
-    if wanted is None and len(choice.models) > 1:
-        return BadInput(
-            f"Prometheus holds several models ({series.listed(choice.models)}) and the run names none",
-            next_step="choose one with --model",
-        )
-    sought = f"model {wanted}" if wanted else "any LLM server"
-    sought += f" with {matchers}" if matchers else ""
-    when = " to ".join(datetime.fromtimestamp(t, UTC).strftime("%Y-%m-%d %H:%M:%S") for t in window) + " UTC"
-    if choice.models:
-        return TooLittleData(
-            f"{door.shown} has no metrics of {sought} from {when}: it has {series.listed(choice.models)}",
-            next_step="choose with --model",
-        )
-    if said := choice.notes.sentences():
-        return TooLittleData(
-            f"{door.shown} has no metrics of {sought} from {when}: {said[0]}",
-            next_step="let it scrape the replicas themselves",
-        )
-    if near := _nearest(door, matchers, window):
-        return TooLittleData(
-            f"{door.shown} has no metrics of {sought} from {when}, but of {near}",
-            next_step="correct --selector or --namespace",
-        )
-    return TooLittleData(
-        f"{door.shown} has no metrics of {sought} from {when}: {what_it_has(door)}",
-        next_step="check the scrape configuration, the namespace and the run's window",
-    )

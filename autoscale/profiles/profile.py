@@ -11,17 +11,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from analysis.errors import BadInput
+from analysis.numbers import no_truth_value
 from autoscale.kube.vllm_names import MetricsPath
 from autoscale.profiles.content import merged, profile_content
 from autoscale.profiles.model_config import KvDtype
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
+Number = BeforeValidator(no_truth_value)
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), Number]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), Number]
+Count = Annotated[int, Field(ge=1), Number]
+Share = Annotated[float, Field(ge=0, le=1), Number]
 
 
 class _Section(BaseModel):
@@ -107,11 +109,11 @@ class Engine(_Section):
     max_model_len: Count
     block_size: Count = 16
     kv_tokens: Count | None = None
-    memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    memory_utilization: Annotated[float, Field(gt=0, le=1), Number] = 0.9
     memory_overhead_gib: NotNegative = 1.4
     async_scheduling: bool | None = None  # None: what a run shows; false without a run
     request_overhead_s: NotNegative = 0.0075  # API server and tokenisation per request, outside the step
-    prefix_hit_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    prefix_hit_fraction: Annotated[float, Field(ge=0, lt=1), Number] = 0.0
     step: StepTime | None = None
 
 
@@ -166,7 +168,7 @@ class Workload(_Section):
     prompt_tokens: str
     output_tokens: str
     slo: str
-    attainment: Annotated[float, Field(gt=0, lt=1)] | None = (
+    attainment: Annotated[float, Field(gt=0, lt=1), Number] | None = (
         None  # share that must keep every bound; None: the SLO's own percentiles
     )
 
@@ -200,7 +202,7 @@ class Deploy(_Section):
     serving_script: str = "/vllm-workspace/examples/online_serving/multi-node-serving.sh"
     requests: dict[str, str] = {}  # cpu and memory of one pod, as quantities
     shared_memory: str = "15Gi"  # /dev/shm of one pod
-    local_ssds: Annotated[int, Field(ge=0)] = 0  # of the machine type; they hold weights from the hub
+    local_ssds: Annotated[int, Field(ge=0), Number] = 0  # of the machine type; they hold weights from the hub
 
 
 class Profile(_Section):
@@ -255,5 +257,6 @@ def _refused(what: str, error: ValidationError) -> BadInput:
     field = ".".join(str(part) for part in first["loc"]) or "profile"
     value = first.get("input")
     return BadInput(
-        f"{what} {field}: {first['msg']}", value=None if isinstance(value, dict | list) else value
+        f"{what} {field}: {first['msg'].removeprefix('Value error, ')}",
+        value=None if isinstance(value, dict | list) else value,
     )

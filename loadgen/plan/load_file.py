@@ -32,6 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from analysis.errors import BadInput, did_you_mean
 from analysis.files import mapping_in
+from analysis.numbers import no_truth_value
 from loadgen.plan import rates
 from loadgen.plan.lengths import MOST
 from loadgen.plan.programme import Rate
@@ -46,6 +47,8 @@ Some = Annotated[int, Field(ge=1, le=1_000_000)]
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    _numbers = field_validator("*", mode="before")(no_truth_value)
 
 
 class Constant(_Section):

@@ -129,7 +129,9 @@ def yaml_value(path: Path | str, text: str, loader: Any) -> tuple[yaml.Node | No
     """
     try:
         _bounded(path, text, loader)
-        return yaml.compose(text, Loader=loader), yaml.load(text, Loader=loader)  # noqa: S506 -- a SafeLoader
+        root = yaml.compose(text, Loader=loader)
+        _said_once(path, root)
+        return root, yaml.load(text, Loader=loader)  # noqa: S506 -- a SafeLoader
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -167,6 +169,28 @@ def _bounded(path: Path | str, text: str, loader: Any) -> None:
             raise BadInput(f"{path} line {line}: nested more than {MOST_DEPTH} deep")
         if sum(part for _, part, _ in open_) > MOST_NODES:
             raise BadInput(f"{path} line {line}: more than {MOST_NODES:,} values, aliases followed")
+
+
+def _said_once(path: Path | str, root: yaml.Node | None) -> None:
+    """Raises BadInput for a key that stands twice in a mapping: YAML would drop what the first one says."""
+    seen: set[int] = set()
+    below = [] if root is None else [root]
+    while below:
+        node = below.pop()
+        if id(node) in seen:  # by an alias
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            below += node.value
+        elif isinstance(node, yaml.MappingNode):
+            lines: dict[str, int] = {}
+            for key, value in node.value:
+                line = key.start_mark.line + 1
+                if isinstance(key, yaml.ScalarNode) and lines.setdefault(key.value, line) != line:
+                    raise BadInput(
+                        f"{path} line {line}: {key.value} is there twice, first in line {lines[key.value]}"
+                    )
+                below += [key, value]
 
 
 def _line(event: yaml.Event) -> int:

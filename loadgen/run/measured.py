@@ -88,6 +88,7 @@ def measured(exchange: Exchange) -> Done:
     except Exception as error:  # noqa: BLE001 -- one answer, whatever it is, must not end the record of the others
         exchange.times_s = exchange.waits_s = None
         answer = unreadable(error, exchange.reads)
+    answer = _believed(answer, exchange)
     if answer.error is not None:  # a server that refuses a key may repeat it
         answer = replace(answer, error=redact(answer.error))
     times = answer.token_times_s
@@ -103,6 +104,16 @@ def measured(exchange: Exchange) -> Done:
         (last - first) / (tokens - 1) if ok and tokens > 1 else NAN,
         np.diff(times),
     )
+
+
+def _believed(answer: ParsedAnswer, exchange: Exchange) -> ParsedAnswer:
+    """The answer without a count of tokens that nobody asked for and that its bytes cannot hold."""
+    told, asked = answer.output_tokens, exchange.asked[1]
+    if told is None or told <= asked or told <= (size := sum(map(len, exchange.reads))):
+        return answer
+    odd = f"usage.completion_tokens is {told}, of {asked} that were asked, in an answer of {size} bytes"
+    status, error = ("incomplete", odd) if answer.status == "ok" else (answer.status, answer.error)
+    return replace(answer, status=status, error=error, output_tokens=None, hidden_tokens=0)
 
 
 @dataclass

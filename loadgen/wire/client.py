@@ -26,6 +26,7 @@ from loadgen.wire.exchange import Carrier, Exchange
 from loadgen.wire.http_response import body_fault
 from loadgen.wire.receive import KernelClock, Reader
 from loadgen.wire.refusals import connection_reason, connection_sentence, tls_step
+from loadgen.wire.stream import said_done
 from loadgen.wire.target import HttpTarget, tls_context
 
 SPARE = 8  # idle connections kept open, plus one per SPARE_SHARE in flight
@@ -224,11 +225,15 @@ class Client:
             gevent.spawn(self._resolve_again)
 
     def _in_silence(self, connection: Carrier, exchange: Exchange, silent_s: float) -> None:
-        """End what has been silent for too long or, looked at once in a silence, can never be complete."""
+        """End what has been silent for too long or, looked at once in a silence, can never be complete or has said its end."""
         if silent_s > self.limits.idle_timeout_s:
             connection.give_up("timeout", f"no byte for {self.limits.idle_timeout_s:g} s in mid-answer")
-        elif exchange not in self._silent and (fault := body_fault(exchange.reads)):
+        elif exchange in self._silent:
+            return
+        elif fault := body_fault(exchange.reads):
             connection.give_up("incomplete", fault)
+        elif said_done(exchange.reads):
+            connection.end()
 
     def _resolve_again(self) -> None:
         try:

@@ -53,24 +53,8 @@ class Connection:
     Invariant: `exchange` is set exactly while a request waits for this connection or for its answer.
     """
 
-    __slots__ = (
-        "_body_bytes",
-        "_head",
-        "_incoming",
-        "_outgoing",
-        "_pool",
-        "_reader",
-        "_streaming",
-        "_tls",
-        "_unsent",
-        "_writer",
-        "exchange",
-        "open",
-        "opened_s",
-        "served",
-        "socket",
-        "used_s",
-    )
+    __slots__ = ("_body_bytes", "_head", "_incoming", "_outgoing", "_pool", "_reader", "_streaming", "_tls", "_unsent",
+ "_writer", "exchange", "open", "opened_s", "served", "socket", "used_s")  # fmt: skip
 
     def __init__(self, pool: Pool, family: int, address: Any) -> None:
         self._pool = pool
@@ -278,6 +262,10 @@ class Connection:
         if self.exchange is not None:
             self.exchange.failure = (status, error)
             self.exchange.given_up_s = now_s()
+        self._over(keep=False)
+
+    def end(self) -> None:
+        """Take the answer as it is; the server sees the connection close."""
         self._over(keep=False)
 
     def _over(self, keep: bool) -> None:

@@ -26,6 +26,9 @@ class Carrier(Protocol):
     def give_up(self, status: str, error: str) -> None:
         """End the exchange and close the connection."""
 
+    def end(self) -> None:
+        """The same, with the answer as it is."""
+
 
 @dataclass(slots=True, eq=False)
 class Exchange:

@@ -55,7 +55,7 @@ def parse_head(data: bytes) -> Head | None:
         start = end.end()
         if start > HEAD_LIMIT:
             raise ValueError(f"no answer within {HEAD_LIMIT} bytes of interim ones")
-    headers = dict(line.split(b":", 1) for line in lines[1:] if b":" in line)
+    headers = _headers(lines[1:])
     transfer = headers.get(b"transfer-encoding", b"")
     chunked = b"chunked" in transfer
     size = 0 if http_status in (204, 304) else None if chunked else _length(headers.get(b"content-length"))
@@ -70,6 +70,15 @@ def parse_head(data: bytes) -> Head | None:
         b"event-stream" in headers.get(b"content-type", b""),
         _encoding(headers.get(b"content-encoding", b""), transfer),
     )
+
+
+def _headers(lines: Sequence[bytes]) -> dict[bytes, bytes]:
+    """Name -> value; that of a header which comes twice is a list, so that one cannot hide the other."""
+    headers: dict[bytes, bytes] = {}
+    for name, colon, value in (line.partition(b":") for line in lines):
+        if colon:
+            headers[name] = headers[name] + b"," + value if name in headers else value
+    return headers
 
 
 def _length(value: bytes | None) -> int | None:

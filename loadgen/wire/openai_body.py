@@ -113,7 +113,7 @@ class BodyFacts:
             self.odd = self.odd or f"the server went on after [DONE]: {brief(late)}"
 
     def take_error(self, where: str, payload: bytes) -> None:
-        self.error = f"error in the {where}: {error_message(payload) or brief(payload)}"
+        self.error = f"error in the {where}: {error_message(payload) or brief(payload) or 'without a word'}"
 
 
 def stream_facts(body: bytes) -> tuple[NDArray[np.int64], BodyFacts]:
@@ -138,14 +138,15 @@ def stream_facts(body: bytes) -> tuple[NDArray[np.int64], BodyFacts]:
             plain[number:] = False
             break
         content = json_or_none(payload)
+        told = content if isinstance(content, dict) else {}
+        if _is_error(told) or ERROR_EVENT.search(body[starts[number] : ends[number]]):
+            facts.take_error("stream", payload)
+            continue
         if not isinstance(content, dict):
             if (
                 payload[:1] in (b"{", b"[") and number < len(ends) - 1
             ):  # the last one may be cut in the middle
                 facts.odd = f"an event of the stream is {brief(payload)}; expected an object in JSON"
-            continue
-        if _is_error(content) or ERROR_EVENT.search(body[starts[number] : ends[number]]):
-            facts.take_error("stream", payload)
             continue
         facts.take_usage(content)
         choices = _objects(content.get("choices"))

@@ -9,6 +9,7 @@ a stream cut short has no [DONE].
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -21,6 +22,7 @@ from loadgen.wire.http_response import Head, header, parse_head, response_body
 from loadgen.wire.openai_body import error_message, is_stream, stream_facts, whole_facts
 from loadgen.wire.refusals import redirected, retry_after
 
+DONE = re.compile(rb"(?:^|\n)data: ?\[DONE\]\s*(?:0\r\n)?$")  # within JSON a line end is escaped
 NO_REASON = "the server gave no reason"
 
 
@@ -138,6 +140,11 @@ def _refusal(head: Head, header_lines: bytes, body: bytes) -> str:
 
 def _compressed(head: Head) -> str:
     return f"the body is compressed ({head.encoding}), which was not asked for" if head.encoding else ""
+
+
+def said_done(reads: Sequence[bytes]) -> bool:
+    """Whether the last bytes of a stream are its [DONE]: whatever the framing still waits for, no token will come."""
+    return DONE.search(b"".join(reads[-8:])[-1000:]) is not None
 
 
 def looks_failed(reads: Sequence[bytes], failure: tuple[str, str] | None) -> bool:

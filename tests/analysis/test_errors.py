@@ -35,3 +35,10 @@ def test_value_expectation_and_next_step_are_woven_in() -> None:
     error = BadInput("rate", value=-1, expected="above 0", next_step="give --rate <requests per second>")
     assert str(error) == "rate: -1; expected above 0. Give --rate <requests per second>"
     assert (error.value, error.expected, error.exit_code) == (-1, "above 0", 2)
+
+
+def test_a_sentence_of_a_name_without_end_keeps_its_begin_and_its_next_step() -> None:
+    said = str(BadInput("no host at http://" + "a" * 70_000, next_step="check the address"))
+    assert len(said) < 3010
+    assert said.startswith("no host at http://aaa")
+    assert said.endswith("aaa. Check the address")

@@ -5,6 +5,7 @@ import io
 import json
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,29 @@ def test_an_unreadable_metric_is_said_at_once_and_ends_the_check_after_three_syn
     assert "metric-not-found" in again
 
 
+@pytest.mark.parametrize(
+    ("load", "least_s"), [(None, 45.0), (nullcontext(), 180.0)], ids=["without load", "with load"]
+)
+def test_a_metric_that_was_unreadable_for_hours_is_given_the_time_that_a_first_value_takes(
+    server, fixtures_dir, tmp_path, load, least_s
+):
+    """A series that only requests make has no value before the load, and none at once."""
+    rows = recorded(fixtures_dir, server, "failures", "miss")
+    for row in rows[:200]:
+        if row.resource in RESOURCES and row.time_s < rows[0].time_s + 60:
+            server.apply(row.resource, row.type, row.object)
+    server.now_s = begun_s = rows[0].time_s + 7200.0
+    day = Day(server, tmp_path / "run", "miss", loading=load)
+    day.until(lambda state: "has not read its metric since 17:38:" in state.hindered)
+    while day.thread.is_alive() and server.now_s < begun_s + 400:
+        server.now_s += 5.0
+        time.sleep(0.3)
+    result = day.end()
+    assert result.ended.startswith("the HPA has not read its metric since 17:38:")
+    assert least_s <= server.now_s - begun_s < least_s + 30
+    assert not result.passed
+
+
 def test_one_unreadable_metric_of_two_does_not_end_the_check(server, fixtures_dir, tmp_path):
     """The HPA `part` still scales out on its other metric, even while ScalingActive is False."""
     rows = recorded(fixtures_dir, server, "failures", "part")
@@ -238,6 +262,34 @@ def test_an_outage_that_lasts_to_the_end_is_a_gap_and_no_crash(server, fixtures_
     lost = [line for line in result.judgement.history.unseen if "were not seen from" in line]
     assert {line.split()[0] for line in lost} >= {"pods", "horizontalpodautoscalers", "custommetrics"}
     assert not {"rbac-missing"} & {found.code for found in result.findings if found.severity == "error"}
+
+
+ODD_EVENTS = {
+    "null": b"null",
+    "a status of a proxy": b'{"kind":"Status","status":"Failure","code":502}',
+    "a list": b"[]",
+    "no metadata": b'{"type":"MODIFIED","object":{"kind":"Deployment"}}',
+    "an error that is text": b'{"type":"ERROR","object":"gone"}',
+    "nested without end": b"[" * 100_000,
+    "no JSON": b"<html>",
+}
+
+
+@pytest.mark.parametrize("line", ODD_EVENTS.values(), ids=ODD_EVENTS)
+def test_an_event_that_is_none_is_a_gap_and_the_watch_goes_on(server, fixtures_dir, tmp_path, line):
+    """The event in whose place it came is seen all the same, by the next list or watch."""
+    rows = recorded(fixtures_dir, server, "deployment", "vllm-dep-hpa")
+    day = Day(server, tmp_path / "run", "vllm-dep-hpa")
+    day.until(lambda state: state.desired == 1)
+    decided = next(o for o in rows if o.resource == "deployments" and o.object["spec"]["replicas"] == 2)
+    server.now_s = decided.time_s
+    server.instead["deployments"] = line
+    server.apply("deployments", decided.type, decided.object)
+    day.until(lambda state: state.desired == 2)
+    assert server.instead == {}
+    result = day.end()
+    assert result.ended == "stopped"
+    assert [made.after for made in result.timeline.decisions] == [2]
 
 
 # --- a node goes away ----------------------------------------------------------------------------------------------------

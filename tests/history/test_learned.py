@@ -14,6 +14,7 @@ from analysis import run
 from analysis.errors import BadInput, TooLittleData
 from autoscale.cli import app
 from autoscale.history.learned import learn_traffic
+from autoscale.history.pod_moments import pod_moments
 from autoscale.history.service import find_service
 from autoscale.profiles import load
 from autoscale.recommend.choice.settings import Behavior, Candidate
@@ -36,6 +37,10 @@ def needs_prometheus():
         if os.environ.get("CI") == "true":
             pytest.fail("the prometheus package is missing")
         pytest.skip("prometheus is not installed: apt-get install prometheus")
+
+
+def traffic_of(service):
+    return learn_traffic(service, pod_moments(service))
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +78,7 @@ def past(tmp_path_factory):
         folder / "text", metrics, done, ZERO, "meta/m", kv_blocks=(engine.num_blocks, engine.block_size)
     )
     with backfill.prometheus(folder / "text", folder) as url:
-        learned = learn_traffic(find_service(url, HOURS * 3600.0, until=ZERO + HOURS * 3600.0))
+        learned = traffic_of(find_service(url, HOURS * 3600.0, until=ZERO + HOURS * 3600.0))
         yield learned, requests, url, metrics
 
 
@@ -124,9 +129,9 @@ def test_lengths_that_the_server_does_not_tell_are_asked_for_and_given(past):
 def test_a_service_that_is_not_there_is_named_with_what_is(past):
     _, _, url, _ = past
     with pytest.raises(BadInput, match=r"no metrics of model other.*it has meta/m.*--model"):
-        learn_traffic(find_service(url, HOURS * 3600.0, until=ZERO + HOURS * 3600.0, model="other"))
+        traffic_of(find_service(url, HOURS * 3600.0, until=ZERO + HOURS * 3600.0, model="other"))
     with pytest.raises(BadInput, match="--last: '60s'; expected an hour or more"):
-        learn_traffic(find_service(url, 60.0))
+        traffic_of(find_service(url, 60.0))
 
 
 def test_the_verb_writes_a_load_file_and_a_picture_and_nothing_over_another_file(past, tmp_path, monkeypatch):

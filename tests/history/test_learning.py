@@ -47,12 +47,12 @@ def test_requests_and_their_burstiness_are_found_behind_scrapes_of_several_repli
             )
             for k in range(pods)
         )
-        minutes = came_in(frame, 60.0)
+        minutes = came_in(frame, 60.0, {})
         true, _ = np.histogram(came, minutes.start_s + 60.0 * np.arange(len(minutes.counts) + 1))
         assert minutes.counts.sum() == pytest.approx(true.sum(), rel=1e-3)
         assert not minutes.gap.any()
         assert minutes.replicas[5:-5] == pytest.approx(pods)
-        found = burstiness(came_in(frame, 15.0 / 4))
+        found = burstiness(came_in(frame, 15.0 / 4, {}))
         assert found.cv == pytest.approx(cv, rel=0.12)
         held.append(found.low <= cv <= found.high)
         points = curve(minutes, found.cv)
@@ -71,18 +71,39 @@ def test_replicas_that_start_end_and_restart_lose_and_invent_nothing():
     other = told(came[second], gone[second], "b", at)
     restarted = first["time_s"] > 2 * 3600
     first.loc[restarted, "requests_total"] -= first.loc[restarted, "requests_total"].iloc[0]
-    minutes = came_in(pd.concat([first, other]), 60.0)
+    minutes = came_in(pd.concat([first, other]), 60.0, {})
     assert minutes.counts.sum() == pytest.approx(len(came), rel=0.01)
     assert any("a restarted" in note for note in minutes.notes)
     hours, _ = np.histogram(came, minutes.start_s + 3600.0 * np.arange(4))
     assert minutes.counts[:180].reshape(3, 60).sum(axis=1) == pytest.approx(hours, rel=0.02)
 
 
+@pytest.mark.parametrize(
+    ("born", "said"),
+    [
+        ({}, "a restarted, or a new pod has its name"),
+        ({"a": [-500.0]}, "a restarted: what it held"),
+        ({"a": [-500.0, 3650.0]}, "a came back as a new pod of its name: what the one before held"),
+        ({"a": [-500.0, 3750.0]}, "a restarted: what it held"),
+    ],
+    ids=["nothing is told", "the pod of before", "a pod made meanwhile", "a pod made later"],
+)
+def test_a_counter_that_falls_is_a_restart_or_a_new_pod_of_the_name(born, said):
+    """Pods of a LeaderWorkerSet come back under their names; between 3600 and 3700 s nobody was scraped."""
+    came = np.arange(0.0, 7200.0, 0.5)
+    at = np.arange(0.0, 7200.0, 15.0)
+    frame = told(came, came + 1.0, "a", at[(at <= 3600) | (at > 3700)])
+    again = frame["time_s"] > 3600
+    frame.loc[again, "requests_total"] -= frame.loc[again, "requests_total"].iloc[0]
+    (note,) = came_in(frame, 60.0, born).notes
+    assert note.startswith(said)
+
+
 def test_a_silence_is_a_gap_and_keeps_what_came_in_it():
     came = np.arange(0.0, 7200.0, 0.5)
     at = np.arange(0.0, 7200.0, 15.0)
     frame = told(came, came + 1.0, "a", at[(at < 3000) | (at > 3600)])
-    minutes = came_in(frame, 60.0)
+    minutes = came_in(frame, 60.0, {})
     assert minutes.gap.sum() == 12, "bins of which a part lies between 2985 and 3615 s"
     assert minutes.counts.sum() == pytest.approx(len(came), rel=0.01)
     assert minutes.counts[52] == pytest.approx(120, rel=0.02)
@@ -95,7 +116,7 @@ def test_what_a_replica_had_that_started_in_a_silence_came_in_the_silence():
     second = (came > 3300) & (np.arange(len(came)) % 2 == 1)
     first = told(came[~second], came[~second] + 1.0, "a", scraped)
     other = told(came[second], came[second] + 1.0, "b", scraped[scraped > 3600] + 4.0)
-    minutes = came_in(pd.concat([first, other]), 60.0)
+    minutes = came_in(pd.concat([first, other]), 60.0, {})
     assert minutes.counts.sum() == pytest.approx(2 * 60 * len(minutes.counts), rel=0.005)
     # 2985 to 3615 s: 1260 requests, of which "b" had those of 3300 s on, every second: 315, spread from the last scrape on
     assert minutes.counts[50:60].sum() == pytest.approx(1200, rel=0.03)
@@ -103,7 +124,7 @@ def test_what_a_replica_had_that_started_in_a_silence_came_in_the_silence():
 
 def test_one_scrape_is_too_little():
     with pytest.raises(TooLittleData, match="two scrapes"):
-        came_in(told(np.arange(5.0), np.arange(5.0) + 1, "a", np.array([3.0])), 60.0)
+        came_in(told(np.arange(5.0), np.arange(5.0) + 1, "a", np.array([3.0])), 60.0, {})
 
 
 @pytest.mark.parametrize(

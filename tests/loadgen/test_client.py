@@ -30,7 +30,9 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
-STREAM = HEAD + chunk(EVENT) * 3 + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+DONE = b"data: [DONE]\n\n"
+LENGTH_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 500\r\n\r\n"
+STREAM = HEAD + chunk(EVENT) * 3 + chunk(DONE) + b"0\r\n\r\n"
 CRLF_EVENT = EVENT.replace(b"\n\n", b"\r\n\r\n")
 CRLF_STREAM = (HEAD + chunk(CRLF_EVENT), chunk(CRLF_EVENT), chunk(CRLF_EVENT), chunk(b"data: [DONE]\r\n\r\n"))
 RESET, HANG, CLOSE = "reset", "hang", "close"
@@ -147,6 +149,18 @@ def test_a_chunk_size_that_is_none_is_found_in_the_silence_after_it():
         client.close()
     assert (answer.status, answer.error) == ("incomplete", "'fffffffffffffffff' is no chunk size")
     assert len(answer.token_times_s) == 1
+
+
+@pytest.mark.parametrize("head", [HEAD, LENGTH_HEAD], ids=["no last chunk", "fewer bytes than its length"])
+def test_a_stream_that_has_said_done_is_over_though_its_framing_waits(head):
+    events = EVENT + DONE
+    with server(head + (chunk(events) if head is HEAD else events), HANG) as (url, _):
+        client = Client(HttpTarget.from_url(url), Limits(idle_timeout_s=60))
+        exchange = ask(client, timeout_s=4.0)
+        client.close()
+    answer = exchange.answer()
+    assert (answer.status, answer.error, len(answer.token_times_s)) == ("ok", None, 1)
+    assert answer.last_s <= exchange.stamps_s[-1]
 
 
 def test_an_answer_without_end_is_cut(monkeypatch):

@@ -20,7 +20,7 @@ from autoscale.sim.engine.replicas import EngineParams
 from autoscale.sim.http.hosting import FleetThread
 from autoscale.sim.http.server import FleetServer
 from loadgen.plan.lengths import parse_lengths
-from loadgen.run.endpoint import served_models
+from loadgen.run.endpoint import served_models, server_facts
 from loadgen.run.endpoint.fitting import fitting
 from loadgen.run.endpoint.served_models import ServedModel
 from loadgen.run.endpoint.server_facts import inspect_server
@@ -554,3 +554,20 @@ def test_a_whole_run_through_a_gateway_with_a_path_a_key_and_no_tokenize(tmp_pat
     assert recorded.header["engine"]["max_model_len"] == 8192
     assert recorded.header["metrics_model"] == PROFILE.model.id
     assert "tokens per word" in log
+
+
+def test_a_list_of_thousands_and_a_page_of_one_long_word_are_read_at_once():
+    """What grows with the square of either, or worse, would take minutes."""
+    chain = [{"id": f"m{n}", "parent": f"m{n - 1}" if n else None, "root": "r"} for n in range(20_000)]
+    listed, _ = served_models.listed_models(json.dumps({"data": chain}).encode())
+    chosen, said = served_models.choose_model(listed, None)
+    assert (chosen.id, "several names: m0" in said) == ("m0", True)
+    page = f"vllm:cache_config_info{{{'a' * 3_000_000}}} 1\n"
+    assert server_facts._cache_config(page) == {}
+    two = 'vllm:cache_config_info{block_size="16",num_gpu_blocks="9"} 1'
+    assert server_facts._cache_config(two) == {"block_size": 16, "num_blocks": 9}
+
+
+def test_a_list_that_is_too_long_to_read_is_said_to_be():
+    body = b'{"data":[{"id":"m","x":"' + b"a" * (17 << 20) + b'"}]}'
+    assert served_models.listed_models(body) == (None, "with a list of 17 MiB; expected at most 16")

@@ -175,6 +175,8 @@ ROWS = [
     ("lines that end with CR alone", sse() + sse(TOKEN, TOKEN, "[DONE]", head="").replace(b"\n", b"\r"), None, "ok", 2),
     ("a stream under another content type", sse(TOKEN, TOKEN, "[DONE]", head="HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n"), None, "ok", 2),
     ("a stream without a content type", sse(TOKEN, TOKEN, "[DONE]", head="HTTP/1.1 200 OK\r\n\r\n"), None, "ok", 2),
+    ("an error by the name of its event alone", sse(TOKEN, TOKEN, "[DONE]").replace(b"data: [DONE]", b"event: error\ndata: the engine is dead\n\ndata: [DONE]"), None, "incomplete", 2),
+    ("a header that comes twice", sse(TOKEN, "[DONE]", head="HTTP/1.1 200 OK\r\ntransfer-encoding: identity\r\ncontent-type: text/event-stream\r\ntransfer-encoding: \r\n\r\n"), None, "ok", 1),
     ("a length that two proxies wrote", b'HTTP/1.1 200 OK\r\ncontent-length: 26, 26\r\n\r\n{"choices":[{"text":"a"}]}', None, "ok", 0),
 ]  # fmt: skip
 
@@ -196,6 +198,9 @@ REASONS = [
     ("301 Moved", "location: http://user:word-planted@h/x?key=1", "", "http_error", "answered 301: it sends to http://***@h/x"),
     ("200 OK", "content-length: abc", WHOLE, "connection_error", "no length of an answer: Content-Length is b'abc'"),
     ("200 OK", "content-length: 26, 27", WHOLE, "connection_error", "no length of an answer: Content-Length is b'26, 27'"),
+    ("200 OK", "content-length: 26\r\ncontent-length: 27", WHOLE, "connection_error", "no length of an answer: Content-Length is b'26, 27'"),
+    ("200 OK", "x: y", WHOLE[:-1] + ',"usage":{"completion_tokens":2000000000}}', "incomplete", "usage.completion_tokens is 2000000000, of 3 that were asked, in an answer of 92 bytes"),
+    ("200 OK", "x: y", WHOLE[:-1] + ',"usage":{"completion_tokens":20}}', "ok", None),
     ("200 OK", f"content-length: 1{'0' * 5000}", WHOLE, "connection_error", f"no length of an answer: Content-Length is b'1{'0' * 39}'"),
     ("abc OK", "x: y", WHOLE, "connection_error", "not an HTTP response: its status line is b'http/1.1 abc ok'"),
     ("-20 OK", "x: y", WHOLE, "connection_error", "not an HTTP response: its status line is b'http/1.1 -20 ok'"),
@@ -205,7 +210,7 @@ REASONS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("line", "header", "body", "status", "said"), REASONS, ids=[r[-1][:60] for r in REASONS])  # fmt: skip
+@pytest.mark.parametrize(("line", "header", "body", "status", "said"), REASONS, ids=[str(r[-1])[:60] for r in REASONS])  # fmt: skip
 def test_a_refusal_and_an_odd_head_have_a_reason_that_can_be_read(line, header, body, status, said):
     exchange = Exchange(1, b"", 0.0, lambda _: None, 0, (7, 3), sent_s=0.0)
     exchange.reads, exchange.stamps_s = (

@@ -161,7 +161,9 @@ class FakePrometheus:
                 return 400, '{"status":"error","error":"exceeded maximum resolution of 11,000 points"}'
             return 200, self._answer(promql, start, end)
         if path == "/api/v1/query":
-            return 200, self._answer(promql, 0.0, float("inf"))
+            told = json.loads(self._answer(promql, 0.0, float("inf")))["data"]["result"]
+            vector = [{"metric": one["metric"], "value": one["values"][-1]} for one in told]
+            return 200, json.dumps({"data": {"resultType": "vector", "result": vector}})
         return 404, "not found"
 
     def _answer(self, promql: str, start: float, end: float) -> str:

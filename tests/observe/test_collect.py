@@ -4,6 +4,7 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,29 @@ def test_scraping_survives_a_pod_that_goes_away_and_a_restart(tmp_path: Path):
     assert kept["time_s"].nunique() >= 20
     assert (kept[kept["engine"] == "1"]["kv_usage"] == 0.5).all()
     assert not list(target.glob("*.part.parquet"))
+
+
+def test_rows_that_cannot_be_written_are_kept_and_told(tmp_path: Path):
+    target = new_run(tmp_path / "run", started_at=time.time(), ended_at=None)
+    with servers.serving(servers.FakeVllm()) as server:
+        scraper = Scraper(target, [server.url], interval_s=0.1).start()
+        wait_until(lambda: scraper._rows)
+        target.rename(tmp_path / "elsewhere")
+        with pytest.raises(OSError, match="No such file"):
+            scraper._flush()
+        kept = len(scraper._rows)
+        wait_until(lambda: len(scraper._rows) > kept)
+        said = rf"^\d+ rows of metrics could not be written to {target}: No such file"
+        with pytest.raises(BadRun, match=said) as told:
+            scraper.stop()
+    assert int(str(told.value).split()[0]) > kept > 0
+
+
+def wait_until(so: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 20
+    while not so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(

@@ -4,20 +4,28 @@ import json
 import math
 import os
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from analysis import run
-from analysis.access import access
-from analysis.errors import BadInput, BadRun, SourceUnavailable
+from analysis.access import Access, access
+from analysis.errors import BadInput, BadRun, SourceUnavailable, TooLittleData
 from autoscale import cli
+from autoscale.observe import prometheus
 from autoscale.observe.collect import collect
+from autoscale.observe.prometheus import Prometheus
 from autoscale.observe.scrape import Scraper
+from autoscale.observe.web import Session
 from tests.observe import servers
 from tests.planted import found
 
@@ -124,6 +132,86 @@ def test_a_bad_answer_is_a_sentence(tmp_path: Path, status: int, text: str, sent
         pytest.raises(SourceUnavailable, match=sentence),
     ):
         collect(new_run(tmp_path / "run"), server.url)
+
+
+HUGE = f"1{'0' * 400}"  # larger than any float
+ODD = [
+    # which question gets the answer (a part of it), the answer, the sentence
+    pytest.param("time()", f'{{"data":{{"resultType":"scalar","result":[1,{HUGE}]}}}}', r"the clock of http\S+ is \+inf s from", id="a clock beyond floats"),
+    pytest.param("up", vector([{"metric": {"job": f"j{n:05}"}, "value": [1, "1"]} for n in range(9999)]), "scrapes the jobs j00000, j00001, j00002, j00003 and 9995 more", id="ten thousand jobs"),
+    pytest.param("count by", vector([{"metric": {"model_name": name}, "value": [1, "1"]} for name in (5, "x")]), "it has no vLLM metrics", id="a model whose name is a number"),
+    pytest.param("max_over_time", vector([{"metric": {"model_name": "x"}, "value": [1, int(HUGE)]}]), "it has no vLLM metrics", id="a time beyond floats"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("asked", "answer", "sentence"), ODD)
+def test_numbers_and_lists_beyond_measure_are_a_sentence(
+    tmp_path: Path, asked: str, answer: str, sentence: str
+):
+    fake = servers.FakePrometheus([])
+    with (
+        servers.serving(
+            lambda path, q: (200, answer) if asked in q.get("query", "") else fake(path, q)
+        ) as server,
+        pytest.raises((SourceUnavailable, TooLittleData), match=sentence) as caught,
+    ):
+        collect(new_run(tmp_path / "run"), server.url)
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_sample_beyond_floats_is_left_out_and_said_to_be(tmp_path: Path):
+    text = vector([{"metric": RUNNING[0], "values": [[T0 + 1, int(HUGE)], [T0 + 2, "3"]]}])
+    with servers.serving(answering(200, text)) as server:
+        summary = collect(new_run(tmp_path / "run"), server.url)
+    assert run.read(tmp_path / "run").metrics["running"].tolist()[-1] == 3.0
+    assert any("running that is no finite number is left out" in note for note in summary["notes"])
+
+
+def test_names_that_are_no_list_are_asked_for_plainly(tmp_path: Path):
+    fake = servers.FakePrometheus([RUNNING])
+    answer = lambda path, q: (200, '{"status":"success","data":5}') if "label" in path else fake(path, q)  # noqa: E731
+    with servers.serving(answer) as server:
+        assert collect(new_run(tmp_path / "run"), server.url)["rows"] == 31
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [vector(5), vector([5]), vector([{"metric": {}}]), vector([{"value": [1, "1"]}]), vector([{"metric": {"a": 1}, "value": [1, "1"]}]), vector([{"metric": {}, "value": 7}])],
+)  # fmt: skip
+def test_a_vector_that_is_none_is_not_prometheus(answer: str):
+    with (
+        servers.serving(lambda *_: (200, answer)) as server,
+        pytest.raises(SourceUnavailable, match="not like Prometheus"),
+    ):
+        Prometheus(server.url, Access()).vector("x")
+
+
+def test_a_server_that_sends_a_byte_now_and_then_is_given_up():
+    """Each byte is in time; the whole is not."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def drip() -> None:
+            with suppress(OSError), listener.accept()[0] as taken:
+                taken.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n")
+                while True:
+                    taken.sendall(b" ")
+                    time.sleep(0.05)
+
+        threading.Thread(target=drip, daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        with pytest.raises(requests.Timeout, match="still sending after 1 s"):
+            Session(Access(), 1.0).get(url)
+
+
+def test_a_silent_server_is_waited_for_once(monkeypatch):
+    monkeypatch.setattr(prometheus, "ANSWER_S", 0.5)
+    asked = []
+    with (
+        servers.serving(lambda *_: asked.append(1) or time.sleep(2) or (200, "{}")) as server,
+        pytest.raises(SourceUnavailable, match="timed out"),
+    ):
+        Prometheus(server.url, Access()).query("x")
+    assert len(asked) == 1
 
 
 def test_a_wrong_selector_is_bad_input(tmp_path: Path):

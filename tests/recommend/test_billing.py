@@ -98,7 +98,7 @@ def test_a_price_is_a_number_and_a_word(text, price, currency) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["EUR 2.5", "-1", "nan", "inf EUR", "", "2,5", "1 a word that is far too long"]
+    "text", ["EUR 2.5", "-1", "nan", "inf EUR", "", "2,5", "1 a word that is far too long", "1 \x1b[31m"]
 )
 def test_what_is_no_price_is_refused(text) -> None:
     with pytest.raises(BadInput, match="--price"):

@@ -162,6 +162,11 @@ def test_an_hpa_of_a_workload_with_another_name_is_simulated_with_a_note() -> No
     assert [row[:3] for row in own.decisions] == [row[:3] for row in foreign.decisions]
 
 
+def test_true_is_no_number_of_a_profile() -> None:
+    with pytest.raises(BadInput, match=r"cannot set replica.nodes: true and false are no numbers: True"):
+        overlay(L4, {"replica": {"nodes": True}})
+
+
 @pytest.mark.parametrize("phase", ["node", "image", "engine_init"])
 def test_a_cold_start_without_end_is_refused_in_the_profile(phase) -> None:
     with pytest.raises(BadInput, match=f"cannot set cold_start.{phase}.*finite"):

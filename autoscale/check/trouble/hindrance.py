@@ -11,6 +11,9 @@ from autoscale.kube.cluster import utc_text
 from autoscale.kube.scaler import SYNC_PERIOD_S, Hpa
 
 STAYED_SYNCS = 3  # an HPA that is replaced, or a metrics server that restarts, is back sooner
+# Series that only requests make (a gateway's, a histogram's) have no value while nobody asks: a scrape of 30 s, a minute in
+# which prometheus-adapter's chart looks for new series, a sync, and as long again.
+FIRST_VALUE_S = 180.0
 
 
 @dataclass
@@ -46,7 +49,9 @@ class Hindrance:
             return f"the HPA has not read its metric since {utc_text(self.unreadable_s)}: {self.message}"
         return ""
 
-    def ended(self, first_s: float, now_s: float) -> str:
-        """Why a watch that began at `first_s` need not go on, "" while it may."""
-        stayed = now_s - max(self.since_s, first_s) >= STAYED_SYNCS * SYNC_PERIOD_S
-        return f"{self.now()} ({STAYED_SYNCS} syncs and longer)" if stayed else ""
+    def ended(self, first_s: float, now_s: float, loaded: bool) -> str:
+        """Why a watch that began at `first_s`, with load or without, need not go on, "" while it may."""
+        least_s, long = STAYED_SYNCS * SYNC_PERIOD_S, f"{STAYED_SYNCS} syncs and longer"
+        if loaded and math.isnan(self.deleted_s) and self.unreadable_s < first_s:
+            least_s, long = FIRST_VALUE_S, f"nor after {FIRST_VALUE_S:g} s of load"
+        return f"{self.now()} ({long})" if now_s - max(self.since_s, first_s) >= least_s else ""

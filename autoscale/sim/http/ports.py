@@ -29,6 +29,8 @@ def bind(host: str, port: int) -> socket.socket:
             value=port,
             expected=f"0 (any) to {LAST_PORT}, also for the last replica, which counts on from --metrics-port",
         )
+    if not host:  # the system takes it for every address
+        raise BadInput("--host is empty", expected="an address of this machine; 0.0.0.0 is every address")
     one = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

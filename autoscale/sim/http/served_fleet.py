@@ -23,6 +23,7 @@ from typing import Any
 from aiohttp import web
 
 from analysis.errors import BadInput
+from analysis.sound import FASTEST
 from autoscale.hpa import HpaDecision, HpaSpec, PodMetric
 from autoscale.profiles.profile import Profile
 from autoscale.sim.fleet.around import Engines
@@ -69,9 +70,11 @@ class ServedFleet(ABC):
         replicas: int | None,
         seed: int,
     ) -> None:
-        if not 0 < speed < math.inf:
+        if not 0 < speed < FASTEST:
             raise BadInput(
-                "the speed of the control plane", value=speed, expected="a number above 0, 1 is real time"
+                "the speed of the control plane",
+                value=speed,
+                expected=f"a number above 0 and below {FASTEST:g}, 1 is real time",
             )
         self.profile, self.host, self.port = profile, host, port
         self.speed, self.seed, self.options = speed, seed, options

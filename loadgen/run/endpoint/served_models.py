@@ -11,6 +11,7 @@ from analysis.errors import LONGEST_NAME, BadInput, SourceUnavailable, did_you_m
 from analysis.sound import MOST
 
 MOST_BYTES = 16 << 20  # of an answer that is read
+MOST_PARENTS = 16  # an adapter has one
 NAMED = 20  # models that a sentence names
 
 
@@ -36,6 +37,8 @@ def json_of_body(body: bytes) -> Any:
 
 def listed_models(body: bytes) -> tuple[list[ServedModel] | None, str]:
     """The models in an answer (None: it is no list) and, where there is none to ask, why."""
+    if len(body) > MOST_BYTES:
+        return None, f"with a list of {len(body) >> 20} MiB; expected at most {MOST_BYTES >> 20}"
     content = json_of_body(body)
     entries = content.get("data") if isinstance(content, dict) else None
     if isinstance(content, dict) and "data" in content and entries is None:
@@ -69,7 +72,8 @@ def choose_model(models: Sequence[ServedModel], asked: str | None) -> tuple[Serv
                 next_step=did_you_mean(asked, [m.id for m in models]),
             )
         return found or ServedModel(asked), None
-    bases = [m for m in models if base_model(m, models) is m]
+    by_id = _by_id(models)
+    bases = [m for m in models if _base(m, by_id) is m]
     roots = {m.root for m in bases}
     if len(bases) > 1 and (len(roots) > 1 or None in roots):
         raise BadInput("the server has several models", value=names, next_step="choose one with --model")
@@ -83,16 +87,21 @@ def choose_model(models: Sequence[ServedModel], asked: str | None) -> tuple[Serv
 
 def base_model(model: ServedModel, models: Sequence[ServedModel]) -> ServedModel:
     """The model that an adapter belongs to; the model itself when it is none, or one of some that belong to each other."""
-    seen, base = {model.id}, model
-    while base.parent is not None and base.parent != base.id:
-        above = next((m for m in models if m.id == base.parent), None)
-        if above is None:
-            break
-        if above.id in seen:
-            return model
-        seen.add(above.id)
+    return _base(model, _by_id(models))
+
+
+def _by_id(models: Sequence[ServedModel]) -> dict[str, ServedModel]:
+    return {m.id: m for m in reversed(models)}  # of two of one id the first
+
+
+def _base(model: ServedModel, by_id: Mapping[str, ServedModel]) -> ServedModel:
+    base = model
+    for _ in range(MOST_PARENTS):
+        above = by_id.get(base.parent or base.id)
+        if above is None or above.id == base.id:
+            return base
         base = above
-    return base
+    return model  # they belong to each other
 
 
 def metrics_name(

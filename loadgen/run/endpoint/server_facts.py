@@ -169,7 +169,7 @@ def _count(body: bytes) -> Any:
 
 def _cache_config(page: str) -> dict[str, str | int]:
     line = re.search(r"^vllm:cache_config_info\{(.*)\}", page, re.MULTILINE)
-    labels = dict(re.findall(r'(\w+)="([^"]*)"', line[1])) if line else {}
+    labels = dict(re.findall(r'\b(\w+)="([^"]*)"', line[1])) if line else {}
     names = {"block_size": "block_size", "num_gpu_blocks": "num_blocks", "kv_cache_size_tokens": "kv_tokens"}
     told = {ours: told_count(labels.get(theirs, "")) for theirs, ours in names.items()}
     return {name: count for name, count in told.items() if count is not None}
