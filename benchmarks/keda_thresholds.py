@@ -13,7 +13,6 @@ over as few as show the promise, and sees what stands beside it over few: a wors
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,7 +31,7 @@ from autoscale.recommend.choice.keda.scaled_object import Keda, keda_object, tri
 from autoscale.recommend.choice.keda.space import KedaAsked, keda_space, zero_space
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.settings import Behavior, Candidate, Given, Setting
-from autoscale.recommend.choice.space import Space, build_space
+from autoscale.recommend.choice.space import Space, build_space, with_spare
 from autoscale.recommend.effort import CHOOSING
 from autoscale.sim.engine.gateway import InferenceGateway
 from autoscale.sim.fleet.control import FleetOptions
@@ -97,17 +96,24 @@ def cases() -> Iterator[Case]:
 
 
 def night(
-    profile: str = PROFILES[0], hours: float = HOURS, cold_min: float = COLD_MIN, slo_start_s: float = 600.0
+    profile: str = PROFILES[0],
+    hours: float = HOURS,
+    cold_min: float = COLD_MIN,
+    slo_start_s: float = 600.0,
+    slo: str = "ttft_p95=2s",
 ) -> Case:
-    """Four times so many hours, half of it without a request; who waits for the first replica may wait for `slo_start_s`."""
+    """Four times so many hours, half of it without a request; who waits for the first replica may wait for `slo_start_s`.
+
+    `slo` takes the place of the profile's own; "": that.
+    """
     scenario = scenario_of(profile, cold_min, "day", hours=hours)
     top = float(scenario.plan.rate(scenario.plan.duration_s / 2))
     spans = [(0.2 * top, 0.5 * hours), (0.6 * top, 0.5 * hours), (0.0, 2 * hours), (0.3 * top, hours)]
     plan = replace(scenario.plan, programme=rates.steps([(rate, 3600 * span) for rate, span in spans]))
     options = FleetOptions(gateway=replace(GATEWAY, no_endpoint_ttl_s=1800.0))
-    scenario = replace(
-        scenario, plan=plan, options=options, slo_cold_start_s=slo_start_s, slo=parse_slo("ttft_p95=2s")
-    )
+    if slo:
+        scenario = replace(scenario, slo=parse_slo(slo))
+    scenario = replace(scenario, plan=plan, options=options, slo_cold_start_s=slo_start_s)
     name = f"{profile}, nights of {2 * hours:g} h, start {cold_min:g} min"
     return Case(name, scenario, ("gateway_queue", "gateway_in_flight"), to_zero=True)
 
@@ -158,11 +164,11 @@ def judge(case: Case) -> Row:
     if found.chosen is None or found.static is None or found.capacity is None:
         return {"answer": found.answer}
     scenario, standing = case.scenario.keeping(), found.static.setting.replicas
-    cap = standing + max(1, math.ceil(standing / 4))
+    cap = with_spare(standing)
     pods = build_space(scenario, found.capacity, standing, cap)
     space = keda_space(pods, scenario, found.capacity, asked)
     if case.to_zero:
-        space = zero_space(space)
+        space = zero_space(space, standing)
     tried, count = best_of_grid(scenario, grid(case, space, standing), 1.05 * found.static.cost)
     ours = found.chosen.setting
     named = [ours, found.static.setting, case.guide(cap)]  # the first two may be one

@@ -29,7 +29,7 @@ from autoscale.recommend.choice.keda.space import KedaAsked, keda_space
 from autoscale.recommend.choice.panel import hardest_first
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.settings import Behavior, Candidate
-from autoscale.recommend.choice.space import Space, build_space
+from autoscale.recommend.choice.space import Space, build_space, with_spare
 from autoscale.recommend.effort import CHOOSING
 from autoscale.recommend.progress import Progress, silent
 from benchmarks.keda_thresholds import PROFILES, Case, night
@@ -39,25 +39,24 @@ QUEUES = (1, 5)
 WINDOWS_S = (None, 300, 1800)
 COOLDOWNS_S = (180, 900)
 EVERY = 2  # of the search's targets in flight, which lie 6 % apart
-LOOKS = 4  # seeds that a setting of the grid is seen over first, one by one until one breaks it
 
 
 def cases() -> Iterator[Case]:
-    """The night of `keda_thresholds`, a shorter one with longer starts, and one of a large replica."""
+    """The night of `keda_thresholds`, a shorter one with longer starts, and one of a large replica under its profile's SLO."""
     small, large = PROFILES
     yield night()
     yield night(small, 1.0, 10, slo_start_s=1500.0)
-    yield night(large, 1.0)
+    yield night(large, 1.0, slo="")
 
 
 def grid(space: Space, standing: int) -> Iterator[Candidate]:
     """Every setting of the grid; a queue alone counts nothing that runs, what is in flight alone starts nothing: pairs."""
-    minima = sorted({1, *(max(1, round(standing * share)) for share in (0.5, 0.75, 1))})
+    minima = sorted({1, *(max(1, round(standing * share)) for share in (0.5, 0.75, 1)), space.max_replicas})
     bounds = product(minima, (standing, space.max_replicas))
     sent = space.targets["gateway_in_flight"][::EVERY]
     kedas = [Keda(zero_after_s=seconds) for seconds in COOLDOWNS_S]
     for queue, value, window_s, (low, high), keda in product(QUEUES, sent, WINDOWS_S, bounds, kedas):
-        if low < high:
+        if low <= high:
             targets = (("gateway_queue", queue), ("gateway_in_flight", value))
             yield Candidate(targets, Behavior(window_s), low, high, keda)
 
@@ -68,30 +67,33 @@ def brute_force(
     """The cheapest of the settings that keeps the promise over the seeds, the hardest of which come first; None: none does.
 
     As with the choice: the SLO may break, and replicas start in vain, on no more of the seeds than still show the promise.
-    What costs over a tenth more than `limit_h` on the first seeds is left out.
+    All are seen on the first seed, what costs over a tenth more than `limit_h` there is left out; then, the cheapest there
+    first, each until it cannot hold any more, on what broke others before. What costs a twentieth more than the best on the
+    first seed is dearer on all.
     """
-    hopeful: list[tuple[float, Candidate]] = []
-    for setting in settings:
-        looked = _until_broken(scenario, setting, order[:LOOKS], len(order), 1.1 * limit_h)
-        if len(looked.trials) == LOOKS and looked.may_hold(len(order)) and not looked.given_up:
-            hopeful.append((looked.cost, setting))
+    first, rest = order[0], list(order[1:])
+    looked = [Judged(setting, (scenario(setting, first, 1.1 * limit_h),)) for setting in settings]
+    hopeful = [one for one in looked if one.may_hold(len(order)) and not one.given_up]
     best: Judged[Candidate] | None = None
-    for cost_h, setting in sorted(hopeful, key=lambda one: one[0]):
-        if best is not None and cost_h > 1.05 * best.cost:  # on other seeds it may cost less than on these
+    for one in sorted(hopeful, key=lambda one: one.cost):
+        if best is not None and one.cost > 1.05 * best.trials[0].accelerator_hours:
             break
-        judged = _until_broken(scenario, setting, order, len(order), math.inf)
+        judged = _until_broken(scenario, one, rest, len(order))
         if len(judged.trials) == len(order) and judged.holds and (best is None or judged.cost < best.cost):
             best = judged
     return best
 
 
 def _until_broken(
-    scenario: Scenario, setting: Candidate, order: Sequence[int], of: int, limit_h: float
+    scenario: Scenario, judged: Judged[Candidate], rest: list[int], of: int
 ) -> Judged[Candidate]:
-    """The setting over the seeds, until it cannot hold over so many any more."""
-    judged = Judged(setting, ())
-    for seed in order:
-        judged = judged.and_over([scenario(setting, seed, limit_h)])
+    """With the rest of the seeds, until it cannot hold over so many any more; the seed that broke it comes first then."""
+    for seed in list(rest):
+        trial = scenario(judged.setting, seed, math.inf)
+        judged = judged.and_over([trial])
+        if not trial.holds:
+            rest.remove(seed)
+            rest.insert(0, seed)
         if judged.given_up or not judged.may_hold(of):
             break
     return judged
@@ -106,7 +108,7 @@ def judge(case: Case, report: Progress = silent) -> Row:
     if found.chosen is None or found.static is None or found.capacity is None:
         return {"answer": found.answer}
     scenario, standing = case.scenario.keeping(), found.static.setting.replicas
-    cap = standing + max(1, math.ceil(standing / 4))
+    cap = with_spare(standing)
     space = keda_space(build_space(scenario, found.capacity, standing, cap), scenario, found.capacity, asked)
     own = seeds.own_seeds(scenario.plan, scenario.promise)
     settings = list(grid(space, standing))

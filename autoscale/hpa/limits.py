@@ -12,6 +12,8 @@ from autoscale.hpa import arithmetic
 from autoscale.hpa.arithmetic import US, SizeRecord, Windows
 from autoscale.hpa.spec import HpaSpec, ScalingRules
 
+SCALING_DISABLED = "ScalingDisabled"
+
 
 class Condition(NamedTuple):
     """One status condition of the HPA object."""
@@ -43,6 +45,12 @@ class Memory:
     zero: Condition | None = None  # only with the gate HPAScaleToZero: who brought the target to zero
     desired_replicas: int = 0
     last_scale_s: float | None = None
+
+    @property
+    def disabled(self) -> bool:
+        """Whether the last sync found the target at zero and read nothing."""
+        there = self.active is not None and self.active.reason == SCALING_DISABLED
+        return there and self.desired_replicas == 0
 
 
 _READY = Condition("AbleToScale", True, "ReadyForNewScale", "recommended size matches current size")

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from autoscale.hpa.arithmetic import US, SizeRecord
 from autoscale.hpa.calculator import Proposal, Reading, Seen, propose
-from autoscale.hpa.limits import Condition, Memory, rate_limit, recorded, stabilise
+from autoscale.hpa.limits import SCALING_DISABLED, Condition, Memory, rate_limit, recorded, stabilise
 from autoscale.hpa.spec import HpaSpec, MetricTarget
 
 
@@ -69,7 +69,7 @@ _GOT_SCALE = Condition(
 _DISABLED = Condition(
     "ScalingActive",
     False,
-    "ScalingDisabled",
+    SCALING_DISABLED,
     "scaling is disabled since the replica count of the target is zero",
 )
 _TO_ZERO = Condition("ScaledToZero", True, "ScaledToZero", "the HPA controller scaled the workload to zero")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from autoscale.keda.arithmetic import cooling
 from autoscale.keda.loop_status import (
     ACTIVE,
     COOLING,
@@ -90,11 +91,10 @@ class Execution:
         self._was_active()
 
     def _deactivate(self) -> None:
-        scaled, last_s = self.scaled, self.status.last_active_s
-        since_s = self.created_s + scaled.initial_cooldown_period_s
-        if last_s is not None:
-            since_s = last_s + scaled.cooldown_period_s
-        if self.now_s <= since_s:
+        scaled, status = self.scaled, self.status
+        first_s = self.created_s + scaled.initial_cooldown_period_s
+        last_s = math.nan if status.last_active_s is None else status.last_active_s
+        if cooling(self.now_s, last_s, scaled.cooldown_period_s, first_s):
             self.status = replace(self.status, active=COOLING)
             return
         idle = scaled.idle_replica_count

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
+from autoscale.keda.arithmetic import is_active
 from autoscale.keda.metadata import Metadata
 from autoscale.keda.targets import metric_type_of
 from autoscale.kube import quantity
@@ -115,7 +116,7 @@ class PrometheusTrigger:
                 shown = "NaN" if math.isnan(answer) else "+Inf" if answer > 0 else "-Inf"
                 return QueryFailed(f"prometheus query returns {shown}")
             answer = 0.0
-        return trigger_value(max(answer, 0.0), answer >= 0 and answer > self.activation_threshold)
+        return trigger_value(max(answer, 0.0), is_active(answer, self.activation_threshold))
 
     def many(self) -> QueryFailed:
         """What KEDA says of an answer of several elements."""

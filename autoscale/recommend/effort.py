@@ -71,6 +71,8 @@ class Choosing:
     panel_seeds: int = 1000
     # First seed of those of which the hardest make the panel where the fleet may go to zero
     night_seeds: int = 2001
+    # Searches of nights at most, each on one day more: one that broke the best of the search before
+    night_rounds: int = 6
     # Of all requests: a setting that missed by more in the search is no guess worth a look
     by_far: float = 0.015
     # Standard deviations between seeds that the search asks for beyond the SLO: first, and once nothing found held

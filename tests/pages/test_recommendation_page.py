@@ -13,13 +13,15 @@ import typer
 import yaml
 
 from analysis.capacity import analyse
-from analysis.run import read
+from analysis.run import SIGNALS, read
 from analysis.slo import parse_slo
 from autoscale.cli import app
+from autoscale.kube.scaling_signals import SCALING_SIGNALS
 from autoscale.profiles import load, overlay
 from autoscale.recommend import Recommended, scenario_of
 from autoscale.recommend.answer import Alternative, Decision, Point, Robust, TargetInterval
 from autoscale.recommend.choice.judging import Judged, Trial
+from autoscale.recommend.choice.keda.scaled_object import Keda
 from autoscale.recommend.choice.settings import Behavior, Candidate, Given, Standing
 from autoscale.recommend.document import document
 from autoscale.recommend.model.replaying import FIGURES
@@ -27,6 +29,8 @@ from autoscale.recommend.model.replica_model import ReplicaModel
 from autoscale.recommendation import Drift, Provenance, Reason
 from autoscale.show.pages import recommendation_page
 from autoscale.show.words import horizon
+from autoscale.sim.engine.gateway import InferenceGateway
+from autoscale.sim.fleet.control import FleetOptions
 
 SLO = "ttft_p95=2s,tpot_p95=100ms"
 CHOSEN = Candidate((("waiting", 2.0), ("kv_usage", 0.34)), Behavior(1800), 1, 3)
@@ -176,6 +180,26 @@ def test_every_answer_has_its_page_without_a_run(answer, said, scenario, tmp_pat
         assert words in found.text
     assert "no load test was given" in found.text
     assert len(found.pictures) == {"autoscale": 2, "do_not_autoscale": 1}.get(answer, 0)
+
+
+@pytest.mark.parametrize("signals", [("gateway_queue", "gateway_in_flight"), ("waiting",)])
+def test_a_scaled_object_has_its_page_whatever_it_reads(signals, scenario, tmp_path, page):
+    behind = replace(scenario, options=FleetOptions(gateway=InferenceGateway()))
+    setting = replace(CHOSEN, targets=tuple((signal, 5.0) for signal in signals), keda=Keda(zero_after_s=300))
+    decision = replace(
+        DECISIONS["autoscale"],
+        chosen=judged(setting, [0.04, 0.0499, 0.05], 3.0),
+        interval=TargetInterval(dict.fromkeys(signals, (4.0, 6.0))),
+        tried=((setting, trial(0.04, 3.0)),),
+        alternatives=tuple(Alternative(signal, None, f"{signal} alone") for signal in SCALING_SIGNALS),
+        why_not={},
+    )
+    found = page(recommendation_page(recommendation(behind, decision), tmp_path / "page.html"))
+    for signal, known in SCALING_SIGNALS.items():
+        assert f"{signal} alone" in found.text
+        assert known.unit in found.text or signal in SIGNALS
+    assert "ScaledObject" in found.text
+    assert len(found.pictures) == 2
 
 
 @pytest.fixture(scope="module")

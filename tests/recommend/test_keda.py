@@ -1,5 +1,6 @@
 """ScaledObjects as answers: what is written, that KEDA and the simulator read it, what may be chosen, nights at zero."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from io import StringIO
 
@@ -17,15 +18,17 @@ from autoscale.keda.hpa_made import hpa_spec
 from autoscale.kube.scaling_signals import LATENCY_SIGNALS, SCALING_SIGNALS
 from autoscale.profiles import load, names
 from autoscale.recommend.answer import Decision, TargetInterval
-from autoscale.recommend.choice.judging import Judged, Trial, confirm
+from autoscale.recommend.choice.judging import Judge, Judged, Trial, confirm
 from autoscale.recommend.choice.keda.beside import guide_objects
-from autoscale.recommend.choice.keda.nights import hard_nights, next_days
+from autoscale.recommend.choice.keda.nights import Nights, hard_nights
 from autoscale.recommend.choice.keda.scaled_object import Keda
-from autoscale.recommend.choice.keda.space import KedaAsked, check_zero, keda_space, zero_space
+from autoscale.recommend.choice.keda.space import KedaAsked, check_zero, keda_space, whole_fleet, zero_space
 from autoscale.recommend.choice.keda.written import scaled_object_text
+from autoscale.recommend.choice.panel import Panel
+from autoscale.recommend.choice.promise import Promise
 from autoscale.recommend.choice.search import search
 from autoscale.recommend.choice.settings import Behavior, Candidate, Setting
-from autoscale.recommend.choice.space import build_space
+from autoscale.recommend.choice.space import Space, build_space
 from autoscale.recommend.document import document
 from autoscale.recommend.model.one_replica import capacity
 from autoscale.recommend.model.replica_model import ReplicaModel
@@ -181,11 +184,14 @@ def test_who_waits_on_a_start_from_zero_has_a_bound_of_its_own(small) -> None:
 def test_the_space_of_nights_holds_every_cooldown(small) -> None:
     scenario = small(LOAD, options=GATEWAY)
     space = build_space(scenario, point := capacity(scenario), 3, 4)
-    nights = zero_space(keda_space(space, scenario, point, KedaAsked(True)))
+    nights = zero_space(keda_space(space, scenario, point, KedaAsked(True)), 3)
     setting = nights.line(((), "gateway_in_flight"), Behavior(), 1).settings[0]
     assert setting.keda == nights.keda
     tried = {line.settings[0].keda for line in nights.beside(setting)}
     assert tried == set(nights.kedas)
+    assert nights.min_replicas[-2:] == (3, 4)  # the whole fleet may start at once
+    assert (Behavior(), 4, 4) in nights.beginnings
+    assert whole_fleet(nights).label.endswith("4-4, default, KEDA, to zero after 60 min")
     assert all(
         s.keda.zero_after_s < setting.keda.zero_after_s
         for s in nights.cheaper(setting)
@@ -241,28 +247,68 @@ def _made(margin: float, cost_h: float = 1.0) -> Trial:
 
 def test_nights_are_searched_on_what_is_hard_for_both_fleets() -> None:
     """Three replicas suffer from what is even, two from what is odd; later seeds are harder: 2014 and 2013 come first."""
+    whole = keda(("gateway_queue", 5), low=4, zero_after_s=3600)
 
     def judge(setting: Setting, seed: int, cost_limit_h: float | None = None) -> Trial:
+        if setting == whole:
+            return _made(-0.01 if seed in lost else 0.01)
         hard = (seed % 2 == 0) == (setting.replicas == 3)
         return _made(-0.001 * (seed - 2000) if hard else 0.01)
 
-    assert hard_nights(judge, 3, 14, 1) == (2014, 2013, 2012, 2011)  # two of each at least
-    assert hard_nights(judge, 3, 14, 6) == (2014, 2013, 2012, 2011, 2010, 2009)
-    assert len(hard_nights(judge, 1, 14, 1)) == 2  # there is no smaller fleet
+    lost = [2012, 2003]  # which nothing that goes to zero keeps
+    hard, pool = hard_nights(judge, 3, whole, 14, 1)
+    assert hard == (2014, 2013, 2011, 2010)  # two of each at least
+    assert sorted(pool) == [seed for seed in range(2001, 2015) if seed not in lost]
+    assert hard_nights(judge, 3, whole, 14, 6)[0] == (2014, 2013, 2011, 2010, 2009, 2008)
+    assert len(hard_nights(judge, 1, whole, 14, 1)[0]) == 2  # there is no smaller fleet
+    lost = list(range(2001, 2015))
+    assert len(hard_nights(judge, 3, whole, 14, 1)[1]) == 14  # nothing tells them apart
+
+
+def _nights(judge: Judge, pool: Sequence[int]) -> tuple[Nights, Panel]:
+    return Nights(Space({}, (), (), 4), tuple(pool), (4, 5, 6), 24.0), Panel(judge, 1, hard=(2014,))
+
+
+def test_the_day_that_breaks_the_best_joins_the_panel() -> None:
+    """Of a pool whose days from 2020 on break it, by more and more; with two failures given up it is the third hardest."""
+    pool = range(2010, 2030)
+    setting = keda(("gateway_queue", 5))
+
+    def judge(setting: Setting, seed: int, cost_limit_h: float | None = None) -> Trial:
+        return replace(_made(0.001 * (2019.5 - seed)), promise=promise)
+
+    promise = Promise(0.95)
+    nights, panel = _nights(judge, pool)
+    best = Judged(setting, (_made(0.01),) * 4)  # over the panel's day and the three of all
+    assert nights.next_days(panel, [best]) == (
+        2026,
+        2014,
+    )  # the hardest of those that show that it cannot hold
+    promise = Promise(0.5)  # of twenty days five may fail
+    assert promise.failures(len(pool)) == 5
+    assert nights.next_days(panel, [best]) == (2021, 2014)
+    nights, _ = _nights(judge, range(2010, 2020))
+    assert nights.next_days(panel, [best]) == (2014,)  # it holds on all of these
 
 
 def test_the_seed_that_broke_most_joins_the_panel_and_hopeless_ones_leave_it() -> None:
-    """Seeds 4, 5, 6: the second broke two settings, the third one, which saw only that many."""
+    """Seeds 4, 5, 6 after the panel's own: the second broke two settings, the third one, which saw only that many."""
     settings = [keda(("gateway_queue", value)) for value in (1, 5, 10)]
-    judged = [
-        Judged(settings[0], (_made(0.01), _made(-0.01), _made(-0.01))),
-        Judged(settings[1], (_made(0.01), _made(-0.01))),
-        Judged(settings[2], (_made(0.01), _made(0.01))),
-    ]
-    assert next_days((2014,), judged, (4, 5, 6)) == (5, 2014)
-    assert next_days((5, 2014), judged, (4, 5, 6)) == (6, 5, 2014)
-    assert next_days((2014,), judged[2:], (4, 5, 6)) == (2014,)
-    assert next_days((2014, 2013, 2012, 2011), [], (4, 5, 6)) == (2012, 2011)  # nothing held on these
+    good, bad = _made(0.01), _made(-0.01)
+    judged = [Judged(settings[0], (good, good, bad, bad)), Judged(settings[1], (good, good, bad))]
+    nights, panel = _nights(lambda *_: good, [])
+    assert nights.next_days(panel, judged) == (5, 2014)
+    assert nights.next_days(panel, [Judged(settings[2], (bad,))]) == (2014,)  # nothing new
+    many = replace(panel, hard=(2014, 2013, 2012, 2011))
+    assert nights.next_days(many, []) == (2012, 2011)  # nothing held on these
+
+
+def test_what_broke_on_fewer_days_is_not_simulated_on_more() -> None:
+    few, broken, holds = Panel(_made, 1, hard=(2, 3)), keda(("gateway_queue", 1)), keda(("gateway_queue", 5))  # type: ignore[arg-type]
+    dear = replace(_made(0.01), stopped="cost")
+    tried = {broken: _made(-0.01), holds: _made(0.01), keda(("gateway_queue", 9)): dear}
+    assert set(replace(few, hard=(1, 2, 3)).broken_before(tried, few)) == {broken}
+    assert replace(few, hard=(3,)).broken_before(tried, few) == {}
 
 
 def test_a_signal_that_needs_the_longest_wait_before_zero_is_found(small) -> None:
@@ -276,7 +322,7 @@ def test_a_signal_that_needs_the_longest_wait_before_zero_is_found(small) -> Non
     scenario = small(LOAD, options=GATEWAY)
     asked = KedaAsked(True, signals=("gateway_queue",))
     space = build_space(scenario, point := capacity(scenario), 3, 4)
-    nights = zero_space(keda_space(space, scenario, point, asked))
+    nights = zero_space(keda_space(space, scenario, point, asked), 3)
     best, trial = search(judge, nights, 24.0)[0]
     assert trial.holds
     assert best.keda == Keda(zero_after_s=3600)

@@ -1,11 +1,14 @@
 """What External metrics read: queries over the fleet's series as Prometheus answers them, and one way of reading for two loops."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from analysis.errors import BadInput
 from autoscale.hpa import HpaSpec
@@ -15,6 +18,7 @@ from autoscale.profiles.profile import overlay
 from autoscale.sim.engine.gateway import InferenceGateway, parse_gateway
 from autoscale.sim.fleet.control import FleetOptions
 from autoscale.sim.fleet.scalers import read_scaler
+from autoscale.sim.fleet.signals.external import External
 from autoscale.sim.fleet.signals.query_values import QueryTime, bucket_quantile, evaluated
 from autoscale.sim.fleet.signals.series import Samples
 from autoscale.sim.fleet.signals.totals import gauge_total
@@ -372,6 +376,54 @@ def test_to_zero_and_from_zero_nobody_is_lost_and_every_wait_has_its_reason(seed
         waited = row["sent_s"] - row["due_s"]
         without = sum(max(0.0, min(row["sent_s"], b) - max(row["due_s"], a)) for a, b in spans)
         assert waited == pytest.approx(without + row["held_s"], abs=1e-6)
+
+
+@given(
+    seed=st.integers(0, 1000),
+    thresholds=st.tuples(st.sampled_from(["1", "5"]), st.sampled_from(["0.8", "3"])),
+    above=st.sampled_from(["0", "0.5", "2"]),
+    rest=st.sampled_from([{"minReplicaCount": 0}, {"minReplicaCount": 2, "idleReplicaCount": 0}]),
+    cooldown_s=st.sampled_from([60, 137, 300, 1200]),
+    first_s=st.sampled_from([0, 600]),
+    polling_s=st.sampled_from([5, 15, 40]),
+    drift=st.booleans(),
+    strict=st.booleans(),
+)
+@settings(max_examples=15, deadline=None)
+def test_polls_that_leave_the_size_are_those_of_the_scale_loop(
+    seed: int,
+    thresholds: tuple[str, str],
+    above: str,
+    rest: dict[str, int],
+    cooldown_s: int,
+    first_s: int,
+    polling_s: int,
+    drift: bool,
+    strict: bool,
+):
+    queue, sent = thresholds
+    manifest = scaled((f"sum({QUEUE})", queue), ("sum(llm_d_epp_request_running)", sent))
+    times = {
+        "cooldownPeriod": cooldown_s,
+        "initialCooldownPeriod": first_s,
+        "pollingInterval": polling_s,
+    }
+    manifest["spec"] |= rest | times
+    for trigger in manifest["spec"]["triggers"]:
+        trigger["metadata"] |= {"activationThreshold": above, "ignoreNullValues": str(not strict).lower()}
+    options = replace(NIGHT, drift=drift)
+    same(manifest, waves(seed), seed=seed, duration_s=4800.0, options=options)
+
+
+def test_a_night_at_zero_takes_few_polls_one_by_one(monkeypatch: pytest.MonkeyPatch):
+    polls = []
+    poll = External.poll
+    monkeypatch.setattr(External, "poll", lambda *given: polls.append(1) or poll(*given))
+    manifest = scaled((f"sum({QUEUE})", "1"), low=0, pollingInterval=5, cooldownPeriod=600)
+    for keep in (True, False):
+        polls.clear()
+        run(manifest, waves(1), seed=1, duration_s=3600.0, options=NIGHT, keep=keep)
+        assert len(polls) > 700 if keep else len(polls) < 70
 
 
 @pytest.mark.parametrize("high", [1, 2])

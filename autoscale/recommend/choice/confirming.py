@@ -58,6 +58,11 @@ class Confirming:
     )  # over the first seeds
     _known: set[Candidate] = field(default_factory=set, init=False)  # over all
 
+    def over(self, seeds: Sequence[int]) -> None:
+        """What competes was judged over these seeds from now on."""
+        self.trials = replace(self.trials, seeds=seeds)
+        self._looked.clear()
+
     def best(self, judged: Sequence[Judged[Candidate]]) -> Judged[Candidate] | None:
         """The setting that holds over its own seeds, of those judged over `seeds`; None when none does.
 

@@ -28,9 +28,9 @@ from autoscale.recommend.choice.confirming import Confirming, Trials
 from autoscale.recommend.choice.interval import target_interval
 from autoscale.recommend.choice.judging import Each, Judge, Judged, Trial, confirm, shown_over
 from autoscale.recommend.choice.keda.beside import ALWAYS, AT_ZERO, beside_keda, latency_alone
-from autoscale.recommend.choice.keda.nights import hard_nights, next_days
+from autoscale.recommend.choice.keda.nights import Nights, hard_nights
 from autoscale.recommend.choice.keda.reasons import of_latency, of_nights
-from autoscale.recommend.choice.keda.space import KedaAsked, keda_space, zero_space
+from autoscale.recommend.choice.keda.space import KedaAsked, keda_space, whole_fleet, zero_space
 from autoscale.recommend.choice.panel import Panel, hardest_first
 from autoscale.recommend.choice.reasons import alternatives, reasons, too_few
 from autoscale.recommend.choice.scenario import Kept, Scenario
@@ -45,7 +45,7 @@ from autoscale.recommend.choice.seeds import (
     panel_size,
 )
 from autoscale.recommend.choice.settings import Candidate, Choice, Given, Setting, Standing
-from autoscale.recommend.choice.space import Space, build_space
+from autoscale.recommend.choice.space import Space, build_space, with_spare
 from autoscale.recommend.choice.why_not import why_not
 from autoscale.recommend.choice.workers import workers
 from autoscale.recommend.effort import CHOOSING
@@ -142,7 +142,7 @@ def _decided(ask: _Question, slower: float) -> Decision:
     fleets = standing_fleets(scenario, panel, start, limit, ask.own, each)
     if fleets is None:
         return Decision("infeasible", (too_few(scenario, ask.max_replicas, start),), ask.point)
-    cap = ask.max_replicas or fleets.standing + max(1, math.ceil(fleets.standing * CHOOSING.spare))
+    cap = ask.max_replicas or with_spare(fleets.standing)
     ask, panel = _hardest_first(ask, panel, fleets)
     space, hunt, nights = _hunted(ask, panel, fleets, cap, also=ask.fitted if slower else None)
     if not hunt.best and fleets.static is None:
@@ -183,12 +183,18 @@ def _hunted(
     space = build_space(scenario, ask.point, fleets.standing, cap)
     if ask.keda:
         space = keda_space(space, scenario, ask.point, ask.keda)
-    hunts = {ALWAYS: (space, _hunt(ask, panel, space, fleets, also))}
-    if ask.keda and ask.keda.to_zero:
-        space = zero_space(space)
-        hunts[AT_ZERO] = space, _hunt(ask, panel, space, fleets, also)
+    if not (ask.keda and ask.keda.to_zero):
+        return space, _hunt(ask, panel, space, fleets, also), {}
+    nights = zero_space(space, fleets.standing)
+    whole, size = whole_fleet(nights), panel.size
+    hard, pool = hard_nights(scenario, fleets.standing, whole, len(ask.own), size, ask.each)
+    panel = replace(panel, hard=hard)
+    hunts = {
+        ALWAYS: (space, _hunt(ask, panel, space, fleets, also)),
+        AT_ZERO: (nights, _hunt(ask, panel, nights, fleets, also, pool)),
+    }
     space, hunt = min(hunts.values(), key=lambda one: one[1].best.cost if one[1].best else math.inf)
-    return space, hunt, {name: one.best for name, (_, one) in hunts.items() if one.best and len(hunts) > 1}
+    return space, hunt, {name: one.best for name, (_, one) in hunts.items() if one.best}
 
 
 def _hardest_first(ask: _Question, panel: Panel, fleets: Fleets) -> tuple[_Question, Panel]:
@@ -202,8 +208,6 @@ def _hardest_first(ask: _Question, panel: Panel, fleets: Fleets) -> tuple[_Quest
     order = hardest_first(confirm(scenario, [fleet], seen, ask.each)[0], seen)
     own = ask.own if fleets.static is None else hardest_first(fleets.static, ask.own)
     hard = tuple(seed for seed in order if seed in pool)[: panel.size]
-    if ask.keda and ask.keda.to_zero:
-        hard = hard_nights(scenario, fleet.replicas, len(ask.own), panel.size, ask.each)
     ask = replace(ask, seeds=tuple(seed for seed in order if seed in ask.seeds), own_hardest=own)
     return ask, replace(panel, hard=hard)
 
@@ -297,44 +301,52 @@ class _Hunt:
         return best
 
 
-def _hunt(ask: _Question, panel: Panel, space: Space, fleets: Fleets, also: Judge | None) -> _Hunt:
+def _hunt(
+    ask: _Question,
+    panel: Panel,
+    space: Space,
+    fleets: Fleets,
+    also: Judge | None,
+    pool: tuple[int, ...] = (),
+) -> _Hunt:
     """The search and what it leads to; when nothing that it found holds, it searches once more for what holds by more.
 
-    Where trials are short, and of what goes to zero, also when the choice is dearer than what the search had promised: the luck
-    of a few seeds had ended lines that hold; what replaces it holds over twice as many seeds. Of what goes to zero on the seed that broke most of it, too; or, where nothing
-    held at all, without the hardest.
+    Where trials are short, and of what goes to zero (it has a `pool` of days), also when the choice is dearer than what the
+    search had promised: the luck of a few seeds had ended lines that hold. What replaces a choice then holds over twice as
+    many seeds.
     """
-    scenario, each, nights = panel.judge, ask.each, bool(space.kedas)
+    scenario, each = panel.judge, ask.each
     assert isinstance(scenario, Scenario)
     around = [scenario, at_traffic(scenario, CHOOSING.traffic_off, ask.more), at_slow_starts(scenario)]
     near = _near(scenario.plan, CHOOSING.plateau * (len(around) + 3))
-    seeds = (*panel.hard, *ask.seeds) if nights else ask.seeds
-    confirming = Confirming(space, Trials(scenario, around, seeds, near, ask.own_hardest, each, also))
+    confirming = Confirming(space, Trials(scenario, around, ask.seeds, near, ask.own_hardest, each, also))
     spread = fleets.static.deviation("margin") if fleets.static else 0.0
     tried: dict[Candidate, Trial] = {}
     judged: list[Judged[Candidate]] = []
     best, before = None, panel
     for start, caution in zip((0.1, 0.4), CHOOSING.caution, strict=True):
-        eased = len(panel.hard) < len(before.hard)
-        careful = replace(panel, caution=CHOOSING.caution[0] if eased else caution, spread=spread)
+        careful = replace(panel, caution=caution, spread=spread)
         report = part(ask.report, start, 0.3, "searching {}")
-        known = careful.seen_before(tried, before) if careful.hard == before.hard else {}
-        found = search(careful, space, fleets.cost_h, each, report, known=known)
+        if pool:
+            nights = Nights(space, pool, ask.seeds, fleets.cost_h, each)
+            careful, found, looked = nights.searched(careful, report)
+            confirming.over(nights.of(careful))
+            panel = replace(panel, hard=careful.hard)
+        else:
+            known = careful.seen_before(tried, before)
+            found = search(careful, space, fleets.cost_h, each, report, known=known)
+            looked = choose(scenario, found, space, ask.seeds, each, widen=space.wide)
         tried, before = tried | dict(found), careful
-        looked = choose(scenario, found, space, seeds, each, widen=space.wide)
         judged += looked
         ask.report(start + 0.3, "confirming")
         best = min(filter(None, (best, confirming.best(looked))), key=lambda j: j.cost, default=None)
         dearer = best is not None and best.cost > (1 + CHOOSING.alike) * found[0][1].accelerator_hours
-        if best is not None and not (dearer and (nights or space.wide)):
+        if (best is not None and not (dearer and (pool or space.wide))) or (pool and not looked):
             break
-        if best is not None and not nights:
+        if best is not None and not pool:
             further = range(ask.own.stop, ask.own.stop + len(ask.own))
             confirming.trials = replace(confirming.trials, further=further)
         spread = max([spread, *(j.deviation("margin") for j in judged)])
-        if nights:
-            panel = replace(panel, hard=next_days(panel.hard, looked, seeds))
-            seeds = tuple(dict.fromkeys((*panel.hard, *ask.seeds)))
     return _Hunt(tried, judged, confirming, best)
 
 

@@ -70,6 +70,12 @@ class Panel:
         more = self.asked - earlier.asked
         return {s: replace(t, margin=t.margin - more) for s, t in tried.items() if t.stopped != "cost"}
 
+    def broken_before(self, tried: Mapping[S, Trial], earlier: Panel) -> dict[S, Trial]:
+        """What broke the SLO on an earlier panel whose every seed is of this one, too."""
+        if not set(earlier.hard) <= set(self.hard):
+            return {}
+        return {s: t for s, t in self.seen_before(tried, earlier).items() if not t.holds}
+
 
 _COUNTED = (
     "wasted_scale_outs",

@@ -99,7 +99,7 @@ def search(
     family, behavior = _behaviours(race, space, leaders)
     others = product((space.max_replicas, *reversed(space.lower_max)), space.min_replicas)
     race.run(
-        [space.line(family, behavior, low, high) for high, low in others if low < high],
+        [space.line(family, behavior, low, high) for high, low in others if space.bounded(low, high)],
         (0.7, 0.85),
         "replica bounds",
     )

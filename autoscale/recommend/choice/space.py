@@ -86,6 +86,10 @@ class Space:
         if self.kedas:
             yield replace(self, keda=max(self.kedas, key=lambda keda: keda.zero_after_s or 0))
 
+    def bounded(self, low: int, high: int) -> bool:
+        """Whether these bounds leave the scaler something to do: between them, or at zero."""
+        return low < high or (low == high and bool(self.kedas))
+
     def beside(self, setting: Candidate) -> list[Line]:
         """The lines that differ from the setting's own in one choice: another behaviour, bound, or queue target beside it."""
         (fixed, signal), behavior = family_of(setting), setting.behavior
@@ -104,10 +108,10 @@ class Space:
             for m in sorted(around)
             if m != low
             and self.min_replicas[0] <= m <= max(*self.min_replicas, self.min_replicas[0] + 1)
-            and m < high
+            and self.bounded(m, high)
         ]
         maxima = {self.max_replicas, *self.lower_max} - {high}
-        lines += [line((fixed, signal), behavior, low, m) for m in sorted(maxima) if m > low]
+        lines += [line((fixed, signal), behavior, low, m) for m in sorted(maxima) if self.bounded(low, m)]
         kedas = [keda for keda in self.kedas if keda != setting.keda]
         return [*lines, *(self.line((fixed, signal), behavior, low, high, keda) for keda in kedas)]
 
@@ -122,7 +126,9 @@ class Space:
         shorter = self._shorter(window_s)[-2:]
         low, high = setting.min_replicas, setting.max_replicas
         lower = [replace(setting, min_replicas=low - 1)] if low > self.min_replicas[0] else []
-        lower += [replace(setting, max_replicas=m) for m in self.lower_max if low < m < high]
+        lower += [
+            replace(setting, max_replicas=m) for m in self.lower_max if m < high and self.bounded(low, m)
+        ]
         calmer = [] if setting.behavior.up_window_s else [_calmer(setting.behavior)]
         sooner = [replace(setting, keda=keda) for keda in self.kedas if _sooner(keda, setting.keda)][-2:]
         return [*looser, *(replace(setting, behavior=b) for b in [*shorter, *calmer]), *lower, *sooner]
@@ -136,7 +142,7 @@ class Space:
         more = [
             replace(one, min_replicas=one.min_replicas + 1)
             for one in (setting, *calm)
-            if one.min_replicas + 1 < one.max_replicas
+            if self.bounded(one.min_replicas + 1, one.max_replicas)
         ]
         return list(dict.fromkeys([*(s for s in tighter if s is not None), *calm, *later, *more]))
 
@@ -161,6 +167,11 @@ class Space:
         """The same with the next longer scale-down window; None at the longest."""
         longer = self._longer(setting)
         return replace(setting, behavior=min(longer, key=_window_s)) if longer else None
+
+
+def with_spare(standing: int) -> int:
+    """The most replicas that a scaler may start where so many standing ones are needed and nobody says otherwise."""
+    return standing + max(1, math.ceil(standing * CHOOSING.spare))
 
 
 def family_of(setting: Candidate) -> Family:

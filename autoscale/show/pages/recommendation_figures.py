@@ -124,7 +124,7 @@ def simulated_figure(result: Recommended) -> Picture | None:
             table=table,
             target=target,
             title="The recommended setting on this traffic",
-            show=list(target) or ["running"],
+            show=[signal for signal in target if signal in SIGNALS] or ["waiting", "running"],
             clock="simulated time",
         )
     if made is None:

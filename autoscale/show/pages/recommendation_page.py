@@ -236,7 +236,8 @@ def _alternatives(result: Recommended) -> Iterator[tuple[str, str, str, str]]:
     for found in result.decision.alternatives:
         hours = DASH if found.judged is None else number(found.judged.cost, ",.1f")
         kept = DASH if found.judged is None else "kept" if found.judged.holds else "broken"
-        yield plots.LABELS[found.signal], hours, kept, found.sentence
+        name = plots.LABELS.get(found.signal, words.UNITS[found.signal])
+        yield name, hours, kept, found.sentence
 
 
 def _traffic(result: Recommended) -> Iterator[tuple[str, str]]:

@@ -65,7 +65,7 @@ def _answer(made: Recommendation) -> Iterator[Text]:
         )
         yield Text(f"  {target.metric}{f': {target.query}' if target.query else ''}", style="dim")
     if made.answer == "do_not_autoscale":
-        yield Text(f"Keep {made.min_replicas} replicas standing.", style="bold")
+        yield Text(f"Keep {words.counted(made.min_replicas or 0, 'replica')} standing.", style="bold")
     if made.metrics:
         bounds = f"minReplicas {made.min_replicas}, maxReplicas {made.max_replicas}"
         yield Text(f"{bounds}, {words.pace(made.behavior)}{words.zero(made)}")

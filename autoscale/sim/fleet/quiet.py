@@ -16,15 +16,13 @@ from autoscale.hpa.limits import Memory, stabilisation_windows
 from autoscale.sim.engine.replicas import Replicas
 from autoscale.sim.fleet.control import NOT_REPORTED, Fleet
 from autoscale.sim.fleet.signals import totals
+from autoscale.sim.fleet.signals.external import NO_POLLS
 from autoscale.sim.fleet.signals.readings import seen
+from autoscale.sim.fleet.signals.totals import AVERAGE_VALUE, PODS, TARGET, VALUE
 from autoscale.sim.fleet.ticks import (
-    AVERAGE_VALUE,
     NOW,
     POD,
-    PODS,
     SIZE_RECORD,
-    TARGET,
-    VALUE,
     TickState,
     Timing,
     run_ticks,
@@ -53,6 +51,7 @@ class Quiet:
             stabilisation_windows(spec),
             spec.min_replicas,
             spec.max_replicas,
+            fleet.external.poll_times if fleet.external else NO_POLLS,
         )
         longest_us = max(timing.windows.up_us, timing.windows.down_us)
         kept = math.ceil(longest_us / US / path.sync_period_s) + 2
@@ -79,12 +78,15 @@ class Quiet:
         if fleet.spec is not None and fleet.spec.min_replicas != timing.least:
             timing = timing._replace(least=fleet.spec.min_replicas)
             self._state = self._state._replace(timing=timing)
-        until_s = min(until_s, fleet.pods.next_s, fleet.poll_s, fleet.next_poll_s, fleet.next_minimum_s)
-        if min(fleet.next_scrape_s, fleet.next_sync_s) >= until_s or fleet.memory is None:
+        until_s = min(until_s, fleet.pods.next_s, fleet.poll_s, fleet.next_minimum_s)
+        if not (fleet.external and fleet.external.quiet_polls):
+            until_s = min(until_s, fleet.next_poll_s)
+        if min(fleet.next_scrape_s, fleet.next_sync_s, fleet.next_poll_s) >= until_s or fleet.memory is None:
             return
-        if not timing.least <= fleet.desired <= timing.most or fleet.desired == 0:
-            return
-        if not fleet.pods.replicas:
+        if fleet.desired == 0:
+            if not fleet.memory.disabled:
+                return
+        elif not (timing.least <= fleet.desired <= timing.most and fleet.pods.replicas):
             return
         state = self._pack(fleet.memory, until_s, until_empty)
         lent, first = self.engine.lend()
@@ -116,6 +118,8 @@ class Quiet:
             state.way_s[k] = scraped_s
             for j, pod in enumerate(pods):
                 state.way[k, j] = samples.get(pod.ordinal, NOT_REPORTED[1])
+        if fleet.external:
+            now["polls"], now["last_active_s"] = fleet.external.polls, fleet.external.last_active_s
         if fleet.external and fleet.external.totals:
             queries = fleet.external.totals
             now["shown_total_s"], state.totals[:] = queries.shown
@@ -140,6 +144,8 @@ class Quiet:
             if known(shown_s)
         }
         path.on_the_way.clear()
+        if fleet.external:
+            fleet.external.polled_quietly(int(now["polls"]), float(now["last_active_s"]))
         queries = fleet.external.totals if fleet.external else None
         if queries:
             queries.shown = float(now["shown_total_s"]), state.totals.tolist()
@@ -161,13 +167,14 @@ def _targets(fleet: Fleet, spec: HpaSpec) -> list[tuple[float, ...]]:
     for metric in spec.metrics:
         if metric.kind == "Pods":
             rows.append(
-                (metric.target_milli, PODS, signals[metric.name], 0, 0, 1.0, 0.0, 0, 0, totals.NO_COLUMN)
+                (metric.target_milli, PODS, signals[metric.name], 0, 0, 1.0, 0.0, 0, 0, totals.NO_COLUMN, 0.0)
             )
             continue
         gauge, kind = gauges[metric.name], AVERAGE_VALUE if metric.average else VALUE
+        assert external is not None
         place = list(gauges).index(metric.name)
-        rounded = int(external is not None and external.loops is not None)
-        strict = int(external is not None and external.strict(metric.name))
+        rounded = int(external.loops is not None)
+        strict = int(external.strict(metric.name))
         rows.append(
             (
                 metric.target_milli,
@@ -180,6 +187,7 @@ def _targets(fleet: Fleet, spec: HpaSpec) -> list[tuple[float, ...]]:
                 rounded,
                 strict,
                 gauge.also,
+                external.active_above(metric.name),
             )
         )
     return rows

@@ -1,9 +1,9 @@
-"""Ticks that change nothing, compiled: scrapes, and syncs of the HPA that keep the size.
+"""Ticks that change nothing, compiled: scrapes, syncs of the HPA and polls of KEDA that keep the size.
 
 The control plane looks at the fleet every few seconds and nearly always decides to stay. Those ticks run here in one
 loop with the engines, about a hundred times faster than one by one; a sync that may rescale, or that cannot read its
-metrics, is left to `Fleet` and the rules. No rule stands here: the HPA's are those of `hpa.arithmetic`, compiled as they
-are, and a test holds whole simulations of both ways against each other.
+metrics, is left to `Fleet` and the rules. No rule stands here: they are those of `hpa.arithmetic` and
+`keda.arithmetic`, compiled as they are, and a test holds whole simulations of both ways against each other.
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ from analysis.numbers import known
 from analysis.run import SIGNALS
 from autoscale.hpa import arithmetic
 from autoscale.hpa.arithmetic import NO_PROBLEM, NO_VALUE, US, Band, SizeRecord, Windows
+from autoscale.keda import arithmetic as keda_arithmetic
 from autoscale.sim.engine.arrivals import Lent
 from autoscale.sim.engine.flow_control import saturation
 from autoscale.sim.engine.kernels import advance
 from autoscale.sim.engine.state import State, compilable, compiled, fingerprint
 from autoscale.sim.fleet import metric_path
 from autoscale.sim.fleet.signals import totals
+from autoscale.sim.fleet.signals.external import PollTimes
 from autoscale.sim.fleet.signals.series import LOOKBACK_S
+from autoscale.sim.fleet.signals.totals import PODS, VALUE
 
 QUEUE, SENT = len(SIGNALS), len(SIGNALS) + 1  # columns of the gateway's gauges (totals.COLUMNS)
 
@@ -39,11 +42,16 @@ compilable(
     arithmetic.limited_size,
     metric_path.thousandths,
     totals.aggregated,
+    keda_arithmetic.is_active,
+    keda_arithmetic.cooling,
 )
 
 NOW = np.dtype(
     [
-        (fingerprint(arithmetic.__file__, metric_path.__file__, totals.__file__), "i1"),
+        (
+            fingerprint(arithmetic.__file__, metric_path.__file__, totals.__file__, keda_arithmetic.__file__),
+            "i1",
+        ),
         ("until_s", "f8"),
         ("until_empty", "i8"),
         ("current", "i8"),
@@ -53,6 +61,8 @@ NOW = np.dtype(
         ("shown_total_s", "f8"),  # when the scrape that queries see was made
         ("scrapes", "i8"),  # made so far
         ("sync", "i8"),  # position of the next one in `syncs`
+        ("polls", "i8"),  # of KEDA, made so far
+        ("last_active_s", "f8"),  # by KEDA's clock; NaN: never
         ("way_first", "i8"),  # ring of scrapes that are not visible yet
         ("way_count", "i8"),
         ("memory_first", "i8"),  # recommendations first..end of `memory` are inside their windows
@@ -62,26 +72,10 @@ NOW = np.dtype(
 )
 POD = np.dtype([("kind", "i8"), ("slot", "i8"), ("shown_s", "f8")], align=True)  # slot -1: serves nothing
 SIZE_RECORD = np.dtype([(name, "i8") for name in SizeRecord._fields], align=True)
-PODS, AVERAGE_VALUE, VALUE = range(3)
-TARGET = np.dtype(
-    [
-        ("milli", "i8"),
-        ("kind", "i8"),
-        ("column", "i8"),  # of totals.COLUMNS
-        ("total", "i8"),  # position in `totals`
-        ("aggregate", "i8"),
-        ("factor", "f8"),
-        ("empty", "f8"),
-        ("rounded", "i8"),  # KEDA rounds to thousandths, adapters cut
-        ("strict", "i8"),  # no element is an error, not 0
-        ("also", "i8"),  # a second column that is added, or totals.NO_COLUMN
-    ],
-    align=True,
-)
 
 
 class Timing(NamedTuple):
-    """What never changes: of the metric path and of the HPA."""
+    """What never changes: of the metric path, of the HPA, and of KEDA's polls."""
 
     scrape_phase_s: float
     scrape_interval_s: float
@@ -91,6 +85,7 @@ class Timing(NamedTuple):
     windows: Windows
     least: int
     most: int
+    polls: PollTimes
 
 
 class TickState(NamedTuple):
@@ -175,15 +170,20 @@ def _see(t: TickState, now_s: float) -> None:
 
 
 @compiled
-def _total_size(t: TickState, k: int, now_s: float) -> int:
-    """What an External or Object metric asks for; -1 when its query gives no element."""
-    now, target = t.now[0], t.targets[k]
-    stale = now.shown_total_s <= now_s - LOOKBACK_S
+def _shown_total(t: TickState, k: int, now_s: float) -> float:
+    """What the query of an External or Object metric gives; NaN where it gives no element and that is an error."""
+    target, stale = t.targets[k], t.now[0].shown_total_s <= now_s - LOOKBACK_S
     value = target.empty if stale else t.totals[target.total]
+    return value if known(value) or target.strict else 0.0
+
+
+@compiled
+def _total_size(t: TickState, k: int, now_s: float) -> int:
+    """What an External or Object metric asks for; -1 when its query cannot be read."""
+    now, target = t.now[0], t.targets[k]
+    value = _shown_total(t, k, now_s)
     if not known(value):
-        if target.strict:
-            return -1
-        value = 0.0
+        return -1
     milli = int(np.rint(max(value, 0.0) * 1000)) if target.rounded else metric_path.thousandths(value)
     if target.kind == VALUE:
         return arithmetic.value_size(milli, target.milli, now.current, now.ready, t.timing.band)
@@ -231,13 +231,49 @@ def _stays(t: TickState, wanted: int, now_us: int) -> bool:
 
 
 @compiled
+def _poll_stays(t: TickState, now_s: float) -> bool:
+    """Whether KEDA's poll leaves the size; keeps when something was last active."""
+    now, timing, active = t.now[0], t.timing, False
+    for k in range(len(t.targets)):
+        value = _shown_total(t, k, now_s)
+        if not known(value):
+            return False
+        active = active or keda_arithmetic.is_active(value, t.targets[k].active_above)
+    clock_s = timing.polls.began_s + now_s
+    if now.current == 0:
+        return not active
+    if active:
+        now.last_active_s = math.floor(clock_s)
+        return True
+    return keda_arithmetic.cooling(
+        clock_s, now.last_active_s, timing.polls.cooldown_s, timing.polls.first_rest_s
+    )
+
+
+@compiled
+def _sync_stays(t: TickState, now_s: float) -> bool:
+    """Whether the HPA's sync leaves the size; keeps what it asked for. At zero it reads nothing."""
+    now = t.now[0]
+    if now.current == 0:
+        return True
+    wanted, readable = _wanted(t, now_s)
+    now_us = int(np.rint(now_s * US))
+    if not readable or not _stays(t, wanted, now_us):
+        return False
+    t.memory[now.memory_end].time_us, t.memory[now.memory_end].replicas = now_us, wanted
+    now.memory_end += 1
+    return True
+
+
+@compiled
 def run_ticks(s: State, lent: Lent, first: int, t: TickState) -> int:
     """Ticks before `until_s` while the size stays and no more arrivals are needed; returns the first not yet due."""
     now, timing = t.now[0], t.timing
     while True:
         scrape_s = timing.scrape_phase_s + now.scrapes * timing.scrape_interval_s
         sync_s = t.syncs[now.sync]
-        now_s = min(scrape_s, sync_s)
+        poll_s = timing.polls.first_s + now.polls * timing.polls.every_s
+        now_s = min(scrape_s, sync_s, poll_s)
         empty = now.until_empty and s.clock[0].in_flight == 0
         if now_s >= now.until_s or lent.follows_s < now_s or empty:
             return first
@@ -247,13 +283,14 @@ def run_ticks(s: State, lent: Lent, first: int, t: TickState) -> int:
             now.scrapes += 1
             if len(t.totals) > 0:
                 _total(s, t, (now.way_first + now.way_count - 1) % len(t.way_s))
-        if sync_s > now_s:
+        if min(poll_s, sync_s) > now_s:
             continue
         _see(t, now_s)
-        wanted, readable = _wanted(t, now_s)
-        now_us = int(np.rint(now_s * US))
-        if not readable or not _stays(t, wanted, now_us):
-            return first
-        t.memory[now.memory_end].time_us, t.memory[now.memory_end].replicas = now_us, wanted
-        now.memory_end += 1
-        now.sync += 1
+        if poll_s <= now_s:
+            if not _poll_stays(t, now_s):
+                return first
+            now.polls += 1
+        if sync_s <= now_s:
+            if not _sync_stays(t, now_s):
+                return first
+            now.sync += 1

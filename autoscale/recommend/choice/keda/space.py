@@ -10,7 +10,8 @@ from analysis.errors import BadInput
 from autoscale.recommend.answer import Point
 from autoscale.recommend.choice.keda.scaled_object import Keda
 from autoscale.recommend.choice.scenario import Scenario
-from autoscale.recommend.choice.space import Space, rounded_target
+from autoscale.recommend.choice.settings import Candidate
+from autoscale.recommend.choice.space import Space, rounded_target, with_spare
 from autoscale.recommend.effort import CHOOSING
 from autoscale.sim.fleet.control import FleetOptions
 
@@ -59,11 +60,37 @@ def keda_space(space: Space, scenario: Scenario, point: Point, asked: KedaAsked)
     return replace(space, targets=targets, alarm=alarm, waiting_in_pairs=pairs, keda=Keda())
 
 
-def zero_space(space: Space) -> Space:
-    """The same of those that go to zero."""
+def zero_space(space: Space, standing: int) -> Space:
+    """The same of those that go to zero: the standing fleet that is needed, at rest when nobody comes, among them.
+
+    All of it may have to start at once, and some more, to work off what has waited for the first replica.
+    """
+    whole = [min(count, space.max_replicas) for count in (standing, with_spare(standing))]
     kedas = tuple(Keda(zero_after_s=seconds) for seconds in CHOOSING.zero_after_s)
     usual = kedas[len(kedas) // 2]
-    return replace(space, keda=usual, kedas=(*kedas, replace(usual, polling_s=CHOOSING.short_polling_s)))
+    return replace(
+        space,
+        keda=usual,
+        kedas=(*kedas, replace(usual, polling_s=CHOOSING.short_polling_s)),
+        min_replicas=tuple(sorted({*space.min_replicas, *whole})),
+        beginnings=(
+            *space.beginnings,
+            *((space.behaviors[0], count, count) for count in dict.fromkeys(whole)),
+        ),
+    )
+
+
+def whole_fleet(space: Space) -> Candidate:
+    """Of a space that goes to zero the setting that should keep most: all replicas start at once, and go after an hour."""
+    *_, signal = space.targets
+    fixed = (
+        ((space.alarm, space.waiting_in_pairs[0]),)
+        if space.waiting_in_pairs and signal != space.alarm
+        else ()
+    )
+    last = max(space.kedas, key=lambda keda: keda.zero_after_s or 0)
+    most = space.min_replicas[-1]
+    return space.line((fixed, signal), space.behaviors[0], most, most, last).settings[0]
 
 
 def _around(value: float) -> tuple[float, ...]:

@@ -48,6 +48,8 @@ def _kept(found: Forecast | None) -> str:
 
 
 def _of_triggers(made: Recommendation) -> Iterator[str]:
+    spec = made.scaled_object["spec"] if made.scaled_object else {}
+    alike = spec.get("minReplicaCount") == spec.get("maxReplicaCount")
     for target in made.metrics:
         low, high = (threshold_text(milli / 1000) for milli in target.interval_milli)
         signal = SCALING_SIGNALS[target.signal]
@@ -58,6 +60,8 @@ def _of_triggers(made: Recommendation) -> Iterator[str]:
             text += (
                 f"The best threshold lies between {low} and {high} (95 % interval of the replica's speed). "
             )
+        if alike:
+            text += "Minimum and maximum are one: it only tells whether anything is active. "
         if signal.metric_type == "Value":
             text += "Value, since it does not grow with the fleet: under AverageValue it could never ask for more than a few replicas. "
         else:

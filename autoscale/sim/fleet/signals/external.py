@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from analysis.numbers import known
 from autoscale.hpa import HpaDecision, HpaSpec, Memory, MetricError
@@ -21,6 +21,7 @@ from autoscale.keda.loops import Loops
 from autoscale.keda.prometheus_trigger import Answer, NoElement, PrometheusTrigger, QueryFailed
 from autoscale.keda.queries import Expression, OverWindow
 from autoscale.keda.scale_loop import Read, read_triggers
+from autoscale.keda.scaled_object import FORCED, PAUSED_IN, PAUSED_OUT
 from autoscale.kube.gateway_names import gateway_metric
 from autoscale.profiles.profile import Profile
 from autoscale.sim.fleet.metric_path import thousandths
@@ -44,6 +45,19 @@ class _Query:
     total: GaugeTotal | None
 
 
+class PollTimes(NamedTuple):
+    """When KEDA polls: first_s + n * every_s, by a clock that shows began_s at 0 s; and how long it waits for rest."""
+
+    first_s: float
+    every_s: float
+    began_s: float
+    cooldown_s: float
+    first_rest_s: float  # by that clock, where nothing has been active yet
+
+
+NO_POLLS = PollTimes(math.inf, 0.0, 0.0, 0.0, 0.0)
+
+
 class External:
     """The External and Object metrics of a scaler over one fleet."""
 
@@ -65,8 +79,8 @@ class External:
         self.samples = Samples(names, delay_s, max(windows, default=LOOKBACK_S))
         self.loops = Loops.started(scaler, self.began_s) if isinstance(scaler, ScaledObject) else None
         self._engine = engine
-        self._poll_phase_s = phase * self.polling_s
-        self._polls = 0
+        self.poll_times = _poll_times(scaler, phase, self.began_s)
+        self.polls = 0  # made so far
 
     def strict(self, metric: str) -> bool:
         """Whether no element is an error for the HPA; KEDA takes it for a 0 unless the trigger says otherwise."""
@@ -74,6 +88,12 @@ class External:
             return True
         triggers = (t for t in self.scaler.triggers if isinstance(t, PrometheusTrigger))
         return any(t.metric_name == metric and not t.ignore_null_values for t in triggers)
+
+    def active_above(self, metric: str) -> float:
+        """Above what a trigger's value keeps the fleet from rest; 0 for an HPA, which knows no rest."""
+        triggers = self.scaler.triggers if isinstance(self.scaler, ScaledObject) else ()
+        plain = (t for t in triggers if isinstance(t, PrometheusTrigger))
+        return next((t.activation_threshold for t in plain if t.metric_name == metric), 0.0)
 
     @property
     def gauges(self) -> dict[str, GaugeTotal]:
@@ -83,28 +103,38 @@ class External:
     # --- KEDA's polls ---
 
     @property
-    def polling_s(self) -> float:
-        """KEDA's polling interval; inf for an HPA of its own."""
-        return float(self.scaler.polling_interval_s) if isinstance(self.scaler, ScaledObject) else math.inf
-
-    @property
     def next_poll_s(self) -> float:
-        """The next poll that can change anything; a minimum above zero without an idle count leaves all to the HPA."""
-        scaler = self.scaler
-        if not isinstance(scaler, ScaledObject):
-            return math.inf
-        cached = any(isinstance(t, PrometheusTrigger) and t.cached for t in scaler.triggers)
-        idle = scaler.idle_replica_count is not None
-        if scaler.min_replicas > 0 and not (idle or cached or scaler.fallback):
-            return math.inf
-        return self._poll_phase_s + self._polls * self.polling_s
+        """The next poll that can change anything; inf where none can."""
+        return self.poll_times.first_s + self.polls * self.poll_times.every_s
 
     def poll(self, pods: Pods, now_s: float) -> Step:
         """One poll of KEDA's scale loop."""
         assert self.loops is not None
-        self._polls += 1
+        self.polls += 1
         self.loops, step = self.loops.polled(self._reads(now_s), _workload(pods), self.began_s + now_s)
         return step
+
+    @property
+    def quiet_polls(self) -> bool:
+        """Whether a poll that leaves the size changes nothing but when something was last active."""
+        scaler, loops = self.scaler, self.loops
+        if not isinstance(scaler, ScaledObject) or loops is None or scaler.fallback is not None:
+            return False
+        steered = scaler.paused or any(map(scaler.annotated, (FORCED, PAUSED_IN, PAUSED_OUT)))
+        return loops.status.built and not steered
+
+    @property
+    def last_active_s(self) -> float:
+        """When the last poll was that found something active, by KEDA's clock; NaN: none."""
+        last_s = self.loops.status.last_active_s if self.loops else None
+        return math.nan if last_s is None else float(last_s)
+
+    def polled_quietly(self, polls: int, last_active_s: float) -> None:
+        """So many polls have been made since the start, none of which changed the size."""
+        self.polls = polls
+        if self.loops and known(last_active_s):
+            status = replace(self.loops.status, last_active_s=int(last_active_s))
+            self.loops = replace(self.loops, status=status)
 
     # --- what is read ---
 
@@ -161,6 +191,19 @@ def _answer(values: Sequence[float], many: QueryFailed) -> Answer:
 
 def _workload(pods: Pods) -> TargetPods:
     return TargetPods(pods.desired, seen(pods).ready or 0)
+
+
+def _poll_times(scaler: Scaler, phase: float, began_s: float) -> PollTimes:
+    """Of the polls that can change anything: a minimum above zero without an idle count leaves all to the HPA."""
+    if not isinstance(scaler, ScaledObject):
+        return NO_POLLS
+    cached = any(isinstance(t, PrometheusTrigger) and t.cached for t in scaler.triggers)
+    idle = scaler.idle_replica_count is not None
+    if scaler.min_replicas > 0 and not (idle or cached or scaler.fallback):
+        return NO_POLLS
+    every_s = float(scaler.polling_interval_s)
+    first_rest_s = began_s + scaler.initial_cooldown_period_s
+    return PollTimes(phase * every_s, every_s, began_s, float(scaler.cooldown_period_s), first_rest_s)
 
 
 def quiet_metrics(spec: HpaSpec, external: External | None) -> bool:

@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from analysis.numbers import known
 from analysis.run import SIGNALS
 from autoscale.keda.queries import (
@@ -37,6 +39,25 @@ SUM, AVERAGE, LARGEST, SMALLEST = range(4)
 NO_COLUMN = -1
 _AGGREGATES = {"sum": SUM, "avg": AVERAGE, "max": LARGEST, "min": SMALLEST}
 _STAGES = 2  # that the gateway shows its pool's saturation for
+
+# A metric of the HPA as the compiled ticks know it
+PODS, AVERAGE_VALUE, VALUE = range(3)
+TARGET = np.dtype(
+    [
+        ("milli", "i8"),
+        ("kind", "i8"),
+        ("column", "i8"),  # of COLUMNS
+        ("total", "i8"),  # position in `totals`
+        ("aggregate", "i8"),
+        ("factor", "f8"),
+        ("empty", "f8"),
+        ("rounded", "i8"),  # KEDA rounds to thousandths, adapters cut
+        ("strict", "i8"),  # no element is an error, not 0
+        ("also", "i8"),  # a second column that is added, or NO_COLUMN
+        ("active_above", "f8"),  # of KEDA's trigger
+    ],
+    align=True,
+)
 
 
 class GaugeTotal(NamedTuple):
