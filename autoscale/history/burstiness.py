@@ -42,6 +42,11 @@ class Burstiness:
     high: float
     hours: int
 
+    @property
+    def told(self) -> bool:
+        """Whether anything is known: an interval from 0 on holds every process."""
+        return self.low > 0
+
 
 def burstiness(came: CameIn) -> Burstiness | None:
     """The burstiness of what came in, in bins a few times shorter than a scrape. None where too few hours say something."""

@@ -18,10 +18,11 @@ from autoscale.history.service import Service
 from autoscale.history.token_counts import TokenCounts, shares, token_counts
 from autoscale.history.traffic_file import curve, traffic_yaml
 from loadgen.plan.lengths import Lengths
-from loadgen.plan.time_units import moment_of
+from loadgen.plan.time_units import duration, moment_of
 
 BIN_S = 60.0  # of the curve that is shown
 BINS_OF_A_SCRAPE = 4
+MOST_OF = 0.95  # of the window that was asked for, less than which is said
 NAMELESS = "a model without a name"
 
 
@@ -66,15 +67,7 @@ class LearnedTraffic:
             f"{np.quantile(rate, 0.99):.3g}/s in the busiest of 100 minutes"
             + ("" if math.isnan(on := self.came.replicas.mean()) else f", on {on:.1f} replicas"),
         ]
-        if days < 1:
-            told.append("less than a day: what comes in its other hours is not known")
-        if self.burstiness is None:
-            below = "the scrape interval" if self.came.interval_s else "a minute"
-            told.append(
-                f"too few requests, or fewer than {LEAST_BLOCKS} hours of them, to tell how bursty they are below {below}: taken as Poisson"
-            )
-        else:
-            b = self.burstiness
+        if (b := self.burstiness) is not None and b.told:
             told.append(
                 f"gaps between requests vary by {b.cv:.2f} ({b.low:.2f} to {b.high:.2f}) of their mean; 1 is Poisson"
             )
@@ -90,11 +83,33 @@ class LearnedTraffic:
         for share, what in ((self.prefix_hit_share, "of prompt tokens came from the prefix cache"), (self.aborted_share, "of requests were aborted")):  # fmt: skip
             if math.isfinite(share):
                 told.append(f"{share:.1%} {what}")
+        return [*told, *self.caveats(), *self.notes]
+
+    def caveats(self) -> list[str]:
+        """What the window does not tell, a sentence each."""
+        told = []
+        if self.window[1] - self.window[0] < 86_400:
+            told.append("less than a day: what comes in its other hours is not known")
+        below = f"scrapes {self.came.interval_s:g} s apart" if self.came.interval_s else "a minute"
+        if self.burstiness is None:
+            told.append(
+                f"too few requests, or fewer than {LEAST_BLOCKS} hours of them, to tell how bursty they are below {below}: taken as Poisson"
+            )
+        elif not self.burstiness.told:
+            told.append(
+                f"{below} leave open how bursty requests are (gaps vary by {self.burstiness.low:.2f} to {self.burstiness.high:.2f} of "
+                "their mean): taken as Poisson, 1"
+            )
         if self.gap_share > 0:
             told.append(
                 f"nothing was scraped in {self.gap_share:.1%} of the time; its requests are spread evenly"
             )
-        return [*told, *self.notes]
+        return told
+
+    @property
+    def cv(self) -> float:
+        """The coefficient of variation of the gaps between requests; that of Poisson's where it is not told."""
+        return 1.0 if self.burstiness is None or not self.burstiness.told else self.burstiness.cv
 
     def yaml(self, prompt: Lengths | None = None, output: Lengths | None = None) -> str:
         """The load file, with these lengths where they are given. Raises BadInput where they are not known."""
@@ -106,8 +121,8 @@ class LearnedTraffic:
                 f"{self.source} does not tell {missing} tokens, so a load file would have to guess them",
                 next_step=f"give --{missing}-tokens",
             )
-        cv = 1.0 if self.burstiness is None else self.burstiness.cv
-        arrivals = "poisson" if self.burstiness is None or cv == 1.0 else f"gamma:{cv:.3g}"
+        cv = self.cv
+        arrivals = "poisson" if cv == 1.0 else f"gamma:{cv:.3g}"
         lengths, begins = (str(prompt), str(output)), moment_of(self.window[0])
         return traffic_yaml(curve(self.came, cv), arrivals, lengths, begins, self.sentences())
 
@@ -162,5 +177,18 @@ def learn_traffic(service: Service, lives: Sequence[PodMoments]) -> LearnedTraff
         output=token_counts(service.door, window, service.matchers, "output"),
         prefix_hit_share=hits,
         aborted_share=aborted,
-        notes=tuple(dict.fromkeys([*service.read.choice.notes.sentences(), *came.notes])),
+        notes=tuple(
+            dict.fromkeys([*_part_of(service, window), *service.read.choice.notes.sentences(), *came.notes])
+        ),
     )
+
+
+def _part_of(service: Service, window: tuple[float, float]) -> list[str]:
+    """A sentence where much less of the window is told than was asked for."""
+    asked_s, told_s = service.end_s - service.start_s, window[1] - window[0]
+    if told_s >= MOST_OF * asked_s:
+        return []
+    first, last = (datetime.fromtimestamp(t, UTC).strftime("%Y-%m-%d %H:%M") for t in window)
+    return [
+        f"of the {duration(asked_s)} that were asked for {duration(told_s)} are told: {first} to {last} UTC"
+    ]

@@ -8,6 +8,7 @@ and counts are exact: only these are read.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,9 +18,9 @@ from numpy.typing import NDArray
 
 from analysis.errors import TooLittleData
 from autoscale.history.service import STEP_S, Service
-from autoscale.observe.metric_names import COLUMNS, engine_facts
+from autoscale.observe.metric_names import COLUMNS, engine_facts, version_facts
 from autoscale.observe.prometheus import Refused
-from autoscale.observe.series import replica_of
+from autoscale.observe.series import NAMELESS_POD, replica_of
 from autoscale.observe.window import WindowRead, read_window
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 STRETCH_S, LEAD_S = 900.0, 600.0
 STRETCHES = 10  # between the quietest and the busiest
+MOST_APART_S = 300.0  # of samples: three in a stretch
 COMPLETE = 0.9  # of the scrapes that a stretch should have
 LATENCIES = {
     "itl_s": ("inter_token_latency_seconds", "time_per_output_token_seconds"),  # the latter until 0.11
@@ -86,8 +88,21 @@ class OperatingPoints:
 def points_of_operation(service: Service, progress: Callable[[float, str], None]) -> OperatingPoints:
     """What the replicas did in STRETCHES stretches of time, all replicas that were there from their leads on.
 
-    Raises TooLittleData where no replica was scraped that long without a break.
+    Raises TooLittleData where no replica is told apart, or was scraped that long without a break and often enough.
     """
+    if NAMELESS_POD in set(service.frame["pod"]):
+        raise TooLittleData(
+            "the series name no pod and no instance, so what one replica does is not known",
+            expected="series of single replicas",
+            next_step="ask the Prometheus that scrapes them, or measure one replica with `autoscale load`",
+        )
+    if round(service.interval_s) > MOST_APART_S:
+        raise TooLittleData(
+            "samples are too far apart to tell what a replica does",
+            value=f"{service.interval_s:g} s",
+            expected=f"{MOST_APART_S:g} s at most",
+            next_step="ask the Prometheus that scrapes, not one that keeps less of it, or measure one replica with `autoscale load`",
+        )
     begins_s = _chosen(service)
     if not begins_s:
         raise TooLittleData(
@@ -101,9 +116,14 @@ def points_of_operation(service: Service, progress: Callable[[float, str], None]
         progress((number + 1) / len(begins_s), "operating points")
         read = _read(service, service.start_s + begin_s)
         found += _of_all_pods(service, read, service.start_s + begin_s)
-        for series in read.choice.facts:
-            labels = read.found.labels[series]
-            facts[replica_of(labels)[0]] = engine_facts(labels)
+        names: dict[str, set[str]] = defaultdict(set)
+        for labels in read.found.labels:
+            names[replica_of(labels)[0]].add(labels.get("__name__", ""))
+        told = {
+            replica_of(labels)[0]: engine_facts(labels)
+            for labels in (read.found.labels[k] for k in read.choice.facts)
+        }
+        facts |= {pod: {**told.get(pod, {}), **version_facts(some)} for pod, some in names.items()}
     return OperatingPoints(tuple(found), facts)
 
 
@@ -185,11 +205,13 @@ def _mean_latency(service: Service, names: Sequence[str], end_s: float) -> dict[
 
 
 def _grown(service: Service, name: str, end_s: float) -> dict[tuple[str, str], float]:
-    comma = "," if service.matchers else ""
-    query = f'increase({{__name__=~"(?:.+_)?vllm[:_]{name}"{comma}{service.matchers}}}[{STRETCH_S:.0f}s])'
     grown: dict[tuple[str, str], float] = {}
     try:
-        told = service.door.vector(query, end_s)
+        told = service.door.of_a_name(
+            name,
+            service.matchers,
+            lambda selector: service.door.vector(f"increase({selector}[{STRETCH_S:.0f}s])", end_s),
+        )
     except Refused:
         return {}
     for labels, value in told:

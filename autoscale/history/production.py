@@ -16,6 +16,7 @@ from autoscale.history.pod_moments import PodMoments, at_the_end, pod_moments
 from autoscale.history.service import Service
 from autoscale.history.told_hpa import Manifest, past_hpa
 from autoscale.kube.vllm_names import image_version
+from autoscale.observe.metric_names import BY_NAMES
 from autoscale.observe.series import listed
 
 LEAST_STARTS = 3  # from which on they replace the profile's
@@ -67,7 +68,12 @@ def learn_production(
             "starts are the profile's"
         )
     return Production(
-        learned, found.of_pods(newest), starts, current, given is not None, (*said, *learned.notes, *notes)
+        learned,
+        found.of_pods(newest),
+        starts,
+        current,
+        given is not None,
+        (*said, *learned.caveats(), *learned.notes, *notes),
     )
 
 
@@ -91,9 +97,7 @@ def _newest_version(service: Service, found: OperatingPoints) -> tuple[set[str],
     seen = {one.pod for one in found.stretches}
     kinds: dict[str, set[str]] = defaultdict(set)
     for pod in sorted(last_s):
-        facts = found.facts.get(pod, {})
-        cache = f"{facts['kv_tokens']:,} KV tokens" if "kv_tokens" in facts else ""
-        kinds[images.get(pod, "") if images else cache].add(pod)
+        kinds[images.get(pod, "") if images else _by_its_metrics(pod, found)].add(pod)
     told = {words: pods for words, pods in kinds.items() if words}
     if len(told) < 2:
         return seen, []
@@ -103,6 +107,15 @@ def _newest_version(service: Service, found: OperatingPoints) -> tuple[set[str],
     return told[newest], [
         f"pods of {len(told)} versions: {versions}; the replica is learned from the last that tell their speed, {newest}"
     ]
+
+
+def _by_its_metrics(pod: str, found: OperatingPoints) -> str:
+    """What the metrics of a pod tell of its version: their names where those of pods differ, or the size of its KV cache."""
+    names = {name: facts.get(BY_NAMES) for name, facts in found.facts.items()}
+    if len(set(names.values()) - {None}) > 1:
+        return f"vLLM {names[pod]} by its metric names" if names.get(pod) else ""
+    facts = found.facts.get(pod, {})
+    return f"{facts['kv_tokens']:,} KV tokens" if "kv_tokens" in facts else ""
 
 
 def _images(service: Service) -> dict[str, str]:

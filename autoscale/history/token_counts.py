@@ -79,19 +79,34 @@ def shares(door: Prometheus, window: tuple[float, float], matchers: str) -> tupl
 def _increases(
     door: Prometheus, window: tuple[float, float], matchers: str, name: str, by: str = ""
 ) -> list[tuple[dict[str, str], list[tuple[int, float]]]]:
-    """Per series (hour of the day, growth in that hour) over the window, of the metric however its name is prefixed."""
-    selector = f'{{__name__=~"(?:.+_)?vllm[:_]{name}"{"," if matchers else ""}{matchers}}}'
-    query = f"sum{f' by ({by})' if by else ''} (increase({selector}[1h]))"
+    """Per series (hour of the day, growth in that hour) over the window, of the metric however its name is prefixed.
+
+    Raises SourceUnavailable where the server allows not even an hour at once.
+    """
+
+    def increased(window: tuple[float, float]) -> list[tuple[dict[str, str], list[tuple[float, float]]]]:
+        total = f"sum{f' by ({by})' if by else ''}"
+        return door.of_a_name(
+            name,
+            matchers,
+            lambda selector: door.over_time(f"{total} (increase({selector}[1h]))", window, HOUR_S),
+        )
+
     found = []
     start, end = window
-    at = start
+    at, span_s = start, DAY_S
     while at < end - 1:
-        until = min(at + DAY_S, end)
+        until = min(at + span_s, end)
         hours = max(round((until - at) / HOUR_S), 1)
         try:
-            told = door.over_time(query, (at + HOUR_S, at + hours * HOUR_S), HOUR_S)
-        except Refused:
-            return []
+            told = increased((at + HOUR_S, at + hours * HOUR_S))
+        except Refused as refused:
+            if not refused.asks_too_much:
+                return []
+            if span_s <= HOUR_S:
+                raise door.refusal(str(refused)) from None
+            span_s = max(span_s // 2 // HOUR_S * HOUR_S, HOUR_S)
+            continue
         for labels, pairs in told:
             found.append((labels, [(int((t - HOUR_S / 2) % DAY_S // HOUR_S), value) for t, value in pairs]))
         at = until

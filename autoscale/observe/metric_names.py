@@ -90,6 +90,8 @@ OTHERS = {
 KINDS = ("vllm", "sglang", "tensorrt-llm", "triton", "tgi", "nim")
 FACTS = "cache_config_info"  # vLLM's, no model_name among its labels
 
+BY_NAMES = "vllm_version_by_metric_names"
+
 _SPELLING = re.compile(r"(?:[A-Za-z0-9]+_)*?(vllm|sglang|trtllm|tgi)[:_](\w+)")
 _KIND_OF = {"vllm": "vllm", "sglang": "sglang", "trtllm": "tensorrt-llm", "tgi": "tgi"}
 _BASES = {
@@ -186,4 +188,4 @@ def version_facts(names: Iterable[str]) -> dict[str, object]:
     if not new and not old:
         return {}
     versions = "0.9.2 to 0.10" if new and old else "0.11 or later" if new else "before 0.9.2"
-    return {"vllm_version_by_metric_names": versions}
+    return {BY_NAMES: versions}

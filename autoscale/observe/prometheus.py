@@ -9,7 +9,7 @@ What is asked, until it is granted:
     ... at whole seconds         of a --step below 1
 
 The names are those that the server knows in the window and that mean a column (metric_names). Chunks bound the memory
-of an answer, and range queries stay below Prometheus' limit of 11,000 points.
+of an answer, and range queries stay below Prometheus' limit of 11,000 points; where a server allows less, chunks are halved.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 import requests
@@ -36,8 +36,10 @@ from autoscale.observe.header import LONGEST_S
 from autoscale.observe.prometheus_words import bad_words, warnings_of
 from autoscale.observe.web import Session, address, reason_of, unreachable, way_out
 
+T = TypeVar("T")
 Series = tuple[dict[str, str], list[list[Any]]]
 MAX_POINTS = 10_000  # per range query; Prometheus refuses more than 11,000
+LEAST_CHUNK_S = 300.0  # to which a chunk is halved where the server refuses so much at once
 RAW_CHUNK_S = 600  # bounds the memory of one answer: 16 pods at 1 s are about 125,000 samples
 ANSWER_S = 120.0  # for one answer, Prometheus' own limit of a query
 CLOCKS_AGREE_S = 1.0
@@ -45,11 +47,18 @@ GOOGLE = "monitoring.googleapis.com"
 KEY_OPTION = "--token-file"
 PATHS = "Mimir: add /prometheus; VictoriaMetrics' cluster: /select/0/prometheus"
 _PAGES = re.compile(r"/(?:api/v1(?:/query(?:_range)?)?|graph|query)/?$")  # addresses that people copy
+# Prometheus, Thanos: "too many samples", "timed out"; Mimir: "exceeded the maximum number of chunks"; VictoriaMetrics: "cannot process more than"
+_TOO_MUCH = re.compile(r"too many|exceed|limit|more than|timed out")
 _EXPECTED = "the Prometheus HTTP API under /api/v1"
 
 
 class Refused(Exception):
     """A query that the server understood and refused, with what it said."""
+
+    @property
+    def asks_too_much(self) -> bool:
+        """Whether it may answer a part of it."""
+        return _TOO_MUCH.search(str(self)) is not None
 
 
 class _Retry(Retry):
@@ -102,6 +111,17 @@ class Prometheus:
             raise self._not_prometheus(": a result has no labels or no value") from None
         return [(self._labels(labels), value) for labels, value in found]
 
+    def of_a_name(self, name: str, matchers: str, ask: Callable[[str], T]) -> T:
+        """What `ask` gives for the selector of one of vLLM's metrics, however that is prefixed; by the name itself where the
+        server takes only whole names. Raises Refused, SourceUnavailable."""
+        more = f",{matchers}" if matchers else ""
+        try:
+            return ask(f'{{__name__=~"(?:.+_)?vllm[:_]{name}"{more}}}')
+        except Refused as refused:
+            if refused.asks_too_much:
+                raise
+            return ask(f"vllm:{name}{{{matchers}}}")
+
     def _ask(self, ask: Callable[[], Any]) -> Any:
         try:
             return ask()
@@ -117,7 +137,7 @@ class Prometheus:
     def _check(self, response: requests.Response) -> None:
         """What an answer's status and warnings say, before its result is looked at."""
         status, said = response.status_code, bad_words(response)
-        if status in (401, 403, 407, 429) or status >= 500:
+        if status in (401, 403, 407, 429) or (status >= 500 and "query timed out" not in said):
             error = requests.HTTPError(response=response)
             raise SourceUnavailable(
                 f"Prometheus at {self.shown} answers {reason_of(error)}{said}",
@@ -157,14 +177,17 @@ class Prometheus:
 
     def names(self, window: tuple[float, float]) -> list[str]:
         """The metric names of the window that may hold a column; the plain ones where the server lists none."""
+        known = sorted(name for name in self.all_names(window) if metric_names.is_known(name))
+        return known or metric_names.plain_names()
+
+    def all_names(self, window: tuple[float, float]) -> list[str]:
+        """The names of all metrics of the window; none where the server lists none."""
         params = {"start": f"{window[0]:.3f}", "end": f"{window[1]:.3f}"}
         try:
             found = self._ask(lambda: self.client.get_label_values("__name__", params))
         except (Refused, SourceUnavailable):
-            return metric_names.plain_names()
-        told = found if isinstance(found, list) else []
-        known = [name for name in told if isinstance(name, str) and metric_names.is_known(name)]
-        return sorted(known) if known else metric_names.plain_names()
+            return []
+        return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
 
     def samples(
         self,
@@ -179,16 +202,20 @@ class Prometheus:
         `chunk_s` bounds an answer with raw samples.
         """
         start, end = window
-        at = start
+        at, share = start, 1.0
         while at < end:
             raw, together = self.ways[0]
-            until = min(at + (chunk_s if raw else MAX_POINTS * step_s), end)
+            whole_s = chunk_s if raw else MAX_POINTS * step_s
+            until = min(at + share * whole_s, end)
             found: list[Series] = []
             try:
                 for promql in _selectors(names, matchers, together):
                     found += self._raw(promql, at, until) if raw else self._range(promql, at, until, step_s)
             except Refused as refused:
-                step_s = self._next_way(str(refused), matchers, step_s)
+                if refused.asks_too_much and share * whole_s / 2 >= LEAST_CHUNK_S:
+                    share /= 2
+                else:
+                    share, step_s = 1.0, self._next_way(str(refused), matchers, step_s)
                 continue
             yield (
                 (until - start) / (end - start),
@@ -220,8 +247,13 @@ class Prometheus:
             return step_s
         if step_s % 1:
             return float(math.ceil(step_s))
-        raise SourceUnavailable(
-            f"{self.shown} refused the query: {said}", next_step="narrow it with --namespace or --selector"
+        raise self.refusal(said)
+
+    def refusal(self, said: str) -> SourceUnavailable:
+        """That a query was refused in every way that there is."""
+        return SourceUnavailable(
+            f"{self.shown} refused the query: {said}",
+            next_step="narrow it with --namespace or --selector, or raise the server's limit",
         )
 
     def _within(self, pairs: list[list[Any]], after: float, until: float, first: bool) -> list[list[Any]]:

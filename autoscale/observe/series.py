@@ -34,6 +34,7 @@ ROUTER = ("server", "backend", "backend_id", "backend_url", "upstream", "worker_
 TARGET = ("pod", "pod_name", "kubernetes_pod_name", "instance")  # who was scraped, as Prometheus tells it
 INSIDE = ("exported_pod", "exported_instance", "ReplicaId", "WorkerId")  # several servers on one page
 ON_A_PAGE = (*TARGET, *INSIDE, "endpoint", "replica", "address", "hostname")
+NAMELESS_POD = "unknown"
 MOST_NAMED = 4  # values of a label that a sentence lists
 ALMOST = 1e-6  # rounding above a full cache
 
@@ -120,7 +121,9 @@ def choose_series(
     """
     choice = EngineChoice()
     found = [
-        _One(number, name, labels, place, page if page is not None else _first(labels, TARGET) or "unknown")
+        _One(
+            number, name, labels, place, page if page is not None else _first(labels, TARGET) or NAMELESS_POD
+        )
         for number, (name, labels) in enumerate(series)
         if (place := place_of(name, labels))
     ]
@@ -135,18 +138,18 @@ def choose_series(
         scrapes = {"": ones} if page is not None else _scrapes(ones, sizes)
         for scrape, some in scrapes.items():
             _add_rows(replica, some, scrape, choice)
-    targets = {_first(series[n][1], TARGET) or "unknown" for n in choice.used}
+    targets = {_first(series[n][1], TARGET) or NAMELESS_POD for n in choice.used}
     choice.facts = [
         n
         for n, (name, labels) in enumerate(series)
-        if is_facts(name) and (page is not None or (_first(labels, TARGET) or "unknown") in targets)
+        if is_facts(name) and (page is not None or (_first(labels, TARGET) or NAMELESS_POD) in targets)
     ]
     return choice
 
 
 def replica_of(labels: Labels) -> tuple[str, str]:
     """The replica that Prometheus scraped a series from, and its engine."""
-    return _first(labels, TARGET) or "unknown", _first(labels, ENGINE) or "0"
+    return _first(labels, TARGET) or NAMELESS_POD, _first(labels, ENGINE) or "0"
 
 
 def sound(column: str, values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from analysis.errors import BadInput
 from analysis.numbers import known, told_number
 from autoscale.observe import series, tidy
+from autoscale.observe.absent import nothing_found
 from autoscale.observe.metric_names import COLUMNS, columns_of
 from autoscale.observe.prometheus import RAW_CHUNK_S, Prometheus
 from autoscale.observe.series import EngineChoice, Notes
-from autoscale.observe.what_is_there import nothing_found
 
 if TYPE_CHECKING:
     import pandas as pd

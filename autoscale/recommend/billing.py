@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -16,17 +17,21 @@ from autoscale.recommend.choice.judging import Judged
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.seeds import own_seeds, trial_s
 from autoscale.recommend.choice.settings import Setting
+from autoscale.recommend.schedule.judge import FoundSchedule
 from autoscale.sim.fleet.outcome import Outcome
 
 SPLIT_S = 2.0  # of a processor, for the simulations that split the hours of one setting
 SPLIT_AT_MOST = 4
+WITH_SCHEDULE = "with the schedule"
 
 
-def bill(scenario: Scenario, decision: Decision, currency: str) -> Bill | None:
-    """The bill of what is recommended, of the standing fleet and of the current HPA; None without an answer.
+def bill(
+    scenario: Scenario, decision: Decision, currency: str, schedule: FoundSchedule | None = None
+) -> Bill | None:
+    """The bill of what is recommended, of the standing fleet, of the current HPA and of a schedule that pays; None without an answer.
 
     Hours are the means over all simulations that judged a setting; the first of their seeds are simulated again to split
-    them.
+    them. A schedule's are those of the recommendation less what it saved on the days that it was judged on.
     """
     judged = {
         "recommended": decision.chosen,
@@ -40,19 +45,24 @@ def bill(scenario: Scenario, decision: Decision, currency: str) -> Bill | None:
     served = at_speed(scenario, decision.slower).keeping()
     count = max(1, min(SPLIT_AT_MOST, int(SPLIT_S / trial_s(scenario.plan))))
     seeds = own_seeds(scenario.plan, scenario.promise)[:count]
-    price = scenario.profile.accelerator.price_per_chip_hour
+    requests = scenario.plan.expected_requests / float(
+        np.mean([scenario.plan.of_seed(s).expected_requests for s in seeds])
+    )
+
+    def billed(label: str, outcome: Callable[[int], Outcome], hours: float) -> Billed:
+        outcomes = [outcome(seed) for seed in seeds]
+        return billed_setting(label, outcomes, scenario.plan.begins_s, hours, requests)
+
     settings = {
-        name: billed_setting(
-            of.setting.label,
-            [served.outcome(of.setting, seed) for seed in seeds],
-            scenario.plan.begins_s,
-            _hours(of),
-            scenario.plan.expected_requests
-            / float(np.mean([scenario.plan.of_seed(s).expected_requests for s in seeds])),
-        )
+        name: billed(of.setting.label, partial(served.outcome, of.setting), _hours(of))
         for name, of in judged.items()
         if of is not None
     }
+    if schedule is not None and schedule.told.recommended and (timed := schedule.timed) is not None:
+        share = schedule.told.accelerator_hours / schedule.told.plain_accelerator_hours
+        hours = share * _hours(decision.chosen)
+        settings[WITH_SCHEDULE] = billed(timed.label, partial(timed.outcome, served), hours)
+    price = scenario.profile.accelerator.price_per_chip_hour
     return Bill(scenario.plan.duration_s / 3600, count, price, currency, settings)
 
 

@@ -69,9 +69,8 @@ class Choosing:
     pool: int = 5
     # First seed of panels; those of judging lie below, those of confirming above
     panel_seeds: int = 1000
-    # First seed of those of which the hardest make the panel where the fleet may go to zero
+    # The same where the fleet may go to zero, and searches at most, each on a day more that broke the best of the one before
     night_seeds: int = 2001
-    # Searches of nights at most, each on one day more: one that broke the best of the search before
     night_rounds: int = 6
     # Of all requests: a setting that missed by more in the search is no guess worth a look
     by_far: float = 0.015
@@ -155,8 +154,7 @@ class Choosing:
     stop_margin: float = 0.02
     # Requests whose arrivals a process keeps drawn, about 30 bytes each
     kept_requests: int = 4_000_000
-    # About what a trial, a request, a second of traffic (syncs every 15 s) and a request that is only drawn take of a processor,
-    # in s; measured
+    # About what a trial, a request, a second of traffic and a request that is only drawn take of a processor, in s; measured
     setup_s: float = 0.015
     request_s: float = 1.6e-6
     traffic_s: float = 1e-6

@@ -28,6 +28,7 @@ from autoscale.recommend.model.limits import limits_from_run
 from autoscale.recommend.model.production import learn_from
 from autoscale.recommend.model.replica_model import ReplicaModel
 from autoscale.recommend.pipeline import (
+    TRAFFIC,
     Question,
     Recommended,
     answered,
@@ -43,7 +44,6 @@ from autoscale.sim.fleet.control import DEFAULTS, FleetOptions
 from autoscale.version import own_version
 from loadgen.plan.lengths import Lengths
 
-TRAFFIC = "traffic.yaml"
 DAY_S = 86_400.0
 MANY_STARTS = 20
 MOST_HITS = 0.95  # of prompt tokens from the prefix cache
@@ -159,9 +159,9 @@ def learn_replica_from(
 def _cv_of_a_replica(traffic: LearnedTraffic) -> float:
     """cv of the gaps between the requests of one replica, to which each goes by chance: a renewal process thinned."""
     replicas = float(traffic.came.replicas.mean())
-    if traffic.burstiness is None or not replicas >= 1:
+    if not replicas >= 1:
         return 1.0
-    return math.sqrt(1 + (traffic.burstiness.cv**2 - 1) / replicas)
+    return math.sqrt(1 + (traffic.cv**2 - 1) / replicas)
 
 
 def _telling(points: OperatingPoints) -> list[Stretch]:

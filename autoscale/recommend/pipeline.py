@@ -46,7 +46,7 @@ from autoscale.sim.fleet.control import DEFAULTS, FleetOptions
 from autoscale.sim.fleet.scalers import check_gateway, foreign_name, read_scaler
 from autoscale.version import own_version
 
-ANSWER = "recommendation.json"
+ANSWER, TRAFFIC = "recommendation.json", "traffic.yaml"  # the latter of a service that is in production
 
 
 @dataclass(frozen=True)
@@ -161,10 +161,14 @@ def answered(
         provenance=provenance,
     )
     made = with_its_capacity(made, scenario, model, spread)
-    progress(0.98, "the bill")
-    billed = bill(scenario, decision, asked.price.currency if asked.price else "")
+    progress(0.98, "the schedule and the bill" if asked.schedule else "the bill")
     minima = None if learn_s is None else schedule_of(whole, decision, learn_s, asked.jobs)
-    made = replace(_beside(made, scenario, decision, model, asked.old), bill=billed, schedule=minima)
+    billed = bill(scenario, decision, asked.price.currency if asked.price else "", minima)
+    made = replace(
+        _beside(made, scenario, decision, model, asked.old),
+        bill=billed,
+        schedule=None if minima is None else minima.told,
+    )
     return Recommended(made, _write(made, target), scenario, decision, model, tuple(runs))
 
 
@@ -264,7 +268,12 @@ def answers_directory(out: Path | None, found: Sequence[Run], name: str) -> Path
     """Where the answer goes: beside a run that it is of, or where nothing but an older answer lies."""
     target = out or (found[0].path if found else Path("runs") / f"recommend-{name}")
     own = target.resolve() in [run.path.resolve() for run in found]
-    return free_directory(target, lambda path: own or (path / ANSWER).exists())
+    return free_directory(target, lambda path: own or (path / ANSWER).exists() or _begun(path))
+
+
+def _begun(path: Path) -> bool:
+    """Whether an answer that did not come to its end left nothing but the traffic."""
+    return [one.name for one in path.iterdir()] == [TRAFFIC]
 
 
 def _write(made: Recommendation, target: Path) -> list[Path]:

@@ -19,6 +19,7 @@ def test_a_week_in_words_and_windows() -> None:
     assert WEEK.windows() == (1, (Window(WEEKDAYS, 7 * 60 + 45, 20 * 60, 3),))
     assert Week(((2,) * 24,)).in_words() == "min 2"
     assert Week((OFFICE,)).windows()[1][0].days == EVERY_DAY
+    assert WEEK.at_most(2).in_words() == "min 2 on weekdays 7:45 to 20:00, else 1"
 
 
 @pytest.mark.parametrize("begins_h", [0, 7, 7.8, 12, 100, 119, 167])

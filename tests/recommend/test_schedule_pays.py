@@ -6,6 +6,7 @@ from analysis.errors import BadInput
 from autoscale.profiles import load, overlay
 from autoscale.recommend import scenario_of
 from autoscale.recommend.answer import Decision, Point
+from autoscale.recommend.billing import WITH_SCHEDULE, bill
 from autoscale.recommend.choice.judging import confirm
 from autoscale.recommend.choice.settings import Behavior, Candidate
 from autoscale.recommend.schedule import judge, learn
@@ -48,7 +49,8 @@ def test_office_hours_are_found_and_pay(tmp_path) -> None:
     base = Candidate(
         (("running", 2.0),), Behavior(3600), 4, 5
     )  # at least four at night, too: the morning comes too fast
-    found = schedule_of(asked, decision(asked, base), halves_s(asked.plan), 1)
+    made = schedule_of(asked, decision(asked, base), halves_s(asked.plan), 1)
+    found = made.told
     assert found.recommended, found.sentence
     assert found.holds
     assert found.otherwise < 4
@@ -57,6 +59,13 @@ def test_office_hours_are_found_and_pay(tmp_path) -> None:
     assert window.to_minute >= 19 * 60
     assert found.accelerator_hours < 0.9 * found.plain_accelerator_hours
     assert found.learned_s[1] == found.judged_s[0] == 86_400
+    settings = bill(asked, decision(asked, base), "", made).settings
+    plain, timed = settings["recommended"], settings[WITH_SCHEDULE]
+    saved = 1 - found.accelerator_hours / found.plain_accelerator_hours
+    assert timed.accelerator_hours == pytest.approx((1 - saved) * plain.accelerator_hours)
+    assert plain.by_hour[3] == pytest.approx(4.0, rel=0.01)  # what it keeps at night, too
+    assert timed.by_hour[3] == pytest.approx(found.otherwise, rel=0.1)
+    assert timed.setting.endswith(f"else {found.otherwise}")
 
 
 @pytest.mark.timeout(600)  # on a machine that may be busy
@@ -64,9 +73,19 @@ def test_office_hours_are_found_and_pay(tmp_path) -> None:
 def test_a_day_that_does_not_repeat_gets_no_schedule(tmp_path) -> None:
     asked = scenario(tmp_path, f"{OFFICE},0.22:28800,0.02:43200,0.22:14400")
     base = Candidate((("running", 2.0),), Behavior(3600), 4, 5)
-    found = schedule_of(asked, decision(asked, base), halves_s(asked.plan), 1)
-    assert not found.recommended
-    assert found.sentence.startswith("no schedule: ")
+    made = schedule_of(asked, decision(asked, base), halves_s(asked.plan), 1)
+    assert not made.told.recommended
+    assert made.told.sentence.startswith("no schedule: ")
+    assert WITH_SCHEDULE not in bill(asked, decision(asked, base), "", made).settings
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_is_cheapest_without_a_schedule_is_found_among_schedules(tmp_path) -> None:
+    asked = scenario(tmp_path, "0.05:86400,0.05:86400")
+    base = Candidate((("running", 2.0),), Behavior(3600), 1, 3)
+    made = schedule_of(asked, decision(asked, base), halves_s(asked.plan), 1)
+    assert made.told.sentence.startswith("no schedule: the best minimum is the same at all hours")
+    assert made.told.accelerator_hours <= 1.01 * made.told.plain_accelerator_hours
 
 
 @pytest.mark.parametrize(

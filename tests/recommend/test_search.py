@@ -196,8 +196,11 @@ def test_what_holds_leads_to_what_costs_less() -> None:
     assert [j.setting for j in choose(judge, found, SPACE, seeds=range(1, 5), widen=False)] == [start]
 
 
-def confirmed(judge, judged, near=(21, 22), own=range(101, 165), also=None, further=()) -> Judged | None:
-    trials = Trials(judge, [judge], range(1, 9), near, own, also=also, further=further)
+def confirmed(
+    judge, judged, near=(21, 22), own=range(101, 165), also=None, further=(), fitted=None
+) -> Judged | None:
+    fitted = own if fitted is None else fitted
+    trials = Trials(judge, [judge], range(1, 9), near, own, also=also, further=further, fitted=fitted)
     return Confirming(SPACE, trials).best(judged)
 
 
@@ -231,6 +234,25 @@ def test_of_settings_that_cost_the_same_the_one_with_steady_neighbours_is_chosen
     best = confirmed(judge, confirm(judge, [start], range(1, 9)))
     assert best is not None
     assert 1.1 * best.setting.targets[-1][1] <= 0.5
+
+
+def test_long_traffic_is_looked_at_as_fitted_over_the_hardest_seeds_alone() -> None:
+    """64 days allow no failure: one among the sixteen hardest rules 0.6 out, which the slower replica holds on all."""
+    seen = []
+
+    def fitted(setting: Candidate, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
+        seen.append(seed)
+        return trial(0.001 if setting.targets[-1][1] <= 0.5 or seed != 110 else -0.001, 90)
+
+    def slower(setting: Candidate, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
+        return trial(0.001 if setting.targets[-1][1] <= 0.6 else -0.001, 100 * (1 - setting.targets[-1][1]))
+
+    start = Candidate((("kv_usage", 0.6),), SPACE.behaviors[1], 1, 8)
+    best = confirmed(slower, confirm(slower, [start], range(1, 9)), also=fitted, fitted=range(101, 117))
+    assert best is not None
+    assert best.setting.targets[-1][1] <= 0.5
+    assert len(best.trials) == 64
+    assert set(seen) <= set(range(101, 117))
 
 
 def test_a_failure_that_eight_seeds_did_not_show_is_found_on_the_own_ones() -> None:

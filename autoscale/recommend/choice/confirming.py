@@ -23,7 +23,7 @@ class Trials:
 
     judge       the scenario
     around      what it should hold under, too: the scenario itself first, more traffic, slower starts
-    also        the replica as fitted, where the scenario's is slower
+    also        the replica as fitted, where the scenario's is slower; `fitted`: the first of `own`, on which it is looked at
     seeds       what competes was judged over these
     near, own   seeds of neighbours, and of the choice alone, the hardest first
     further     seeds with which, together with `own`, the choice must hold, too: where another one stands already, its
@@ -38,6 +38,7 @@ class Trials:
     each: Each = map
     also: Judge | None = None
     further: Sequence[int] = ()
+    fitted: Sequence[int] = ()
 
 
 @dataclass
@@ -115,7 +116,8 @@ class Confirming:
         trials = self.trials
         if trials.also is None:
             return True
-        return shown_over(trials.also, [setting], trials.own, trials.each, hardest=True)[0].holds
+        made = shown_over(trials.also, [setting], trials.fitted, trials.each, hardest=True)[0]
+        return made.holds if len(trials.fitted) == len(trials.own) else made.may_hold(len(trials.own))
 
     def _further(self, own: Judged[Candidate]) -> Judged[Candidate]:
         trials = self.trials

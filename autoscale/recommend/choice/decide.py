@@ -319,7 +319,9 @@ def _hunt(
     assert isinstance(scenario, Scenario)
     around = [scenario, at_traffic(scenario, CHOOSING.traffic_off, ask.more), at_slow_starts(scenario)]
     near = _near(scenario.plan, CHOOSING.plateau * (len(around) + 3))
-    confirming = Confirming(space, Trials(scenario, around, ask.seeds, near, ask.own_hardest, each, also))
+    own, fitted = ask.own_hardest, beside(scenario.plan, ask.own_hardest)
+    trials = Trials(scenario, around, ask.seeds, near, own, each, also, fitted=fitted)
+    confirming = Confirming(space, trials)
     spread = fleets.static.deviation("margin") if fleets.static else 0.0
     tried: dict[Candidate, Trial] = {}
     judged: list[Judged[Candidate]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from autoscale.recommend.choice.promise import Promise
 from autoscale.recommend.effort import CHOOSING
@@ -32,8 +33,8 @@ def judging_seeds(plan: LoadPlan) -> range:
     return range(1, (short if is_wide(plan) else long) + 1)
 
 
-def beside(plan: LoadPlan, own: range) -> range:
-    """The seeds of the choice that an HPA beside it sees."""
+def beside(plan: LoadPlan, own: Sequence[int]) -> Sequence[int]:
+    """The seeds of the choice that an HPA beside it sees, and the choice itself for the replica as fitted."""
     return own[: max(CHOOSING.beside_at_least, int(CHOOSING.beside_s / trial_s(plan)))]
 
 

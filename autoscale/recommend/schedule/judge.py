@@ -37,16 +37,24 @@ def halves_s(plan: LoadPlan) -> float:
             "traffic for a schedule",
             value=f"{plan.duration_s / HOUR_S:.3g} h",
             expected="two days at least: one to learn from and one to be judged on",
-            next_step="give more of it with --traffic, such as the fortnight of `autoscale traffic --last 14d`",
+            next_step="give more of it: --last 14d with --from-prometheus, or --traffic with what `autoscale traffic --last 14d` wrote",
         )
     weeks = days // WEEK_DAYS
     return DAY_S * (weeks // 2 * WEEK_DAYS if weeks >= 2 else days // 2)
 
 
-def schedule_of(scenario: Scenario, decision: Decision, learn_s: float, jobs: int | None) -> Scheduled:
+@dataclass(frozen=True)
+class FoundSchedule:
+    """A schedule as the answer has it, and the week with the setting beside it, to be simulated; None where none was found."""
+
+    told: Scheduled
+    timed: Timed | None = None
+
+
+def schedule_of(scenario: Scenario, decision: Decision, learn_s: float, jobs: int | None) -> FoundSchedule:
     """The schedule that is learned from the first `learn_s` for a recommendation, and whether it pays on what follows."""
     if decision.best_hpa is None or decision.chosen is None or decision.capacity is None:
-        return Scheduled(sentence="no schedule: there is no HPA that it could stand beside")
+        return FoundSchedule(Scheduled(sentence="no schedule: there is no HPA that it could stand beside"))
     served = at_speed(replace(scenario, kept=None), decision.slower)
     parts = [
         between(scenario.plan, 0.0, learn_s),
@@ -58,13 +66,16 @@ def schedule_of(scenario: Scenario, decision: Decision, learn_s: float, jobs: in
         seeds = beside(first.plan, own_seeds(first.plan, scenario.promise))
         found = learned(first, decision.best_hpa.setting, decision.capacity.rate_rps, seeds, each)
         if found is None:
-            return Scheduled(
-                sentence="no schedule: none that was tried kept what is promised on the days it was learned from"
+            return FoundSchedule(
+                Scheduled(
+                    sentence="no schedule: none that was tried kept what is promised on the days it was learned from"
+                )
             )
         plain = _seen(second, decision.chosen.setting, None, each)
         timed = _seen(second, found.setting.candidate, found.setting, each)
     span = (learn_s, learn_s + second.plan.duration_s)
-    return _answer(found.setting, timed, plain, span, int(second.plan.begins_s // HOUR_S), scenario.profile)
+    told = _answer(found.setting, timed, plain, span, int(second.plan.begins_s // HOUR_S), scenario.profile)
+    return FoundSchedule(told, found.setting)
 
 
 @dataclass(frozen=True)

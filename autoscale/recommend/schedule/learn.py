@@ -1,8 +1,11 @@
 """Which minima to keep by the hour, beside which target: searched on the days that a schedule is learned from.
 
 needs       per hour of the kinds of days, the replicas that the rate of most such hours takes (one_replica's capacity)
-families    those needs, more or less of them, joined to few windows, beside targets that are as tight or looser
-neighbours  of the cheapest that holds: a window with one replica more or fewer, an hour longer or shorter, a looser target
+families    the setting without a schedule, also a little tighter: over all seeds it may just not hold on these days; needs, more or
+            less of them, joined to few windows, beside targets that are as tight or looser, and beside the tighter ones where no hour
+            has more than without a schedule
+neighbours  of the cheapest that holds: a window with one replica more or fewer, an hour longer or shorter, a quarter of the day
+            with one replica fewer, a looser target
 """
 
 from __future__ import annotations
@@ -22,12 +25,14 @@ from autoscale.recommend.choice.seeds import trial_s
 from autoscale.recommend.choice.settings import Candidate
 from autoscale.recommend.schedule.week import DAY_S, HOUR_S, HOURS, WEEK_DAYS, Week, joined_hours
 from autoscale.schedule import WEEKDAYS
+from autoscale.sim.fleet.outcome import Outcome
 
 USUAL = 0.9  # share of the five-minute rates of such hours that a need covers
 RATE_S = 300.0
 FACTORS = (1.0, 0.75, 0.5, 1.25)  # of the needs
 WINDOWS = (2, 3, 4)  # changes a day
 LOOSER = (1.0, 1.3, 1.7, 2.5)  # targets, relative to that of the setting without a schedule
+TIGHTER = (1.0, 0.94, 0.88)  # the same where no hour has more replicas than without a schedule
 SEARCH_S = 240.0  # of a processor
 FEWEST = 8  # settings of the families that are tried however long a simulation takes
 ROUNDS = 4
@@ -47,6 +52,11 @@ class Timed:
         """One simulation under a part of the traffic."""
         return self.under(part)(self.at_begin(part), seed, cost_limit_h)
 
+    def outcome(self, whole: Scenario, seed: int) -> Outcome:
+        """One simulation of the day, or the traffic, of a seed to its end."""
+        part = replace(whole, plan=whole.plan.of_seed(seed), kept=None)
+        return self.under(part).outcome(self.at_begin(part), seed)
+
     def under(self, part: Scenario) -> Scenario:
         """The part with somebody who patches the minimum."""
         changes = self.week.changes(part.plan.begins_s, part.plan.duration_s)
@@ -56,6 +66,11 @@ class Timed:
         """The setting with the minimum that it begins with."""
         least = self.week.changes(part.plan.begins_s, part.plan.duration_s)[0][1]
         return replace(self.candidate, min_replicas=least)
+
+    @property
+    def label(self) -> str:
+        """The reactive setting and the minima beside it."""
+        return f"{self.targets}, {self.week.in_words()}"
 
     @property
     def targets(self) -> str:
@@ -86,13 +101,13 @@ def learned(
         (t for t, trial in tried.items() if trial.holds), key=lambda t: tried[t].accelerator_hours
     )
     for timed in holding[:FINALISTS]:
-        confirmed = _confirmed(part, timed, seeds, each)
-        if confirmed.holds:
-            return confirmed
+        judged = confirmed(part, timed, seeds, each)
+        if judged.holds:
+            return judged
     return None
 
 
-def _confirmed(part: Scenario, timed: Timed, seeds: Sequence[int], each: Each) -> Judged[Timed]:  # type: ignore[type-var]
+def confirmed(part: Scenario, timed: Timed, seeds: Sequence[int], each: Each) -> Judged[Timed]:  # type: ignore[type-var]
     """A finalist over the seeds, some at a time, as long as it may hold over all of them."""
     judged = Judged(timed, ())  # type: ignore[type-var]
     for first in range(0, len(seeds), AT_A_TIME):
@@ -148,13 +163,20 @@ def rates_by_hour(part: Scenario) -> NDArray[np.float64]:
 
 def _families(part: Scenario, base: Candidate, rate_rps: float) -> Iterator[Timed]:
     rates, lead = rates_by_hour(part), _lead_minutes(part)
-    seen = set()
+    same = Week(((base.min_replicas,) * HOURS,) * len(rates), lead)
+    seen = dict.fromkeys(Timed(loosened(base, factor), same) for factor in TIGHTER)
+    yield from seen
     for windows, looser, factor in sorted(product(WINDOWS, LOOSER, FACTORS), key=_from_the_middle):
         needs = np.clip(np.ceil(factor * rates / rate_rps), 1, base.max_replicas).astype(int).tolist()
-        timed = Timed(_looser(base, looser), Week(tuple(joined_hours(row, windows) for row in needs), lead))
-        if timed not in seen:
-            seen.add(timed)
-            yield timed
+        week = Week(tuple(joined_hours(row, windows) for row in needs), lead)
+        made = [Timed(loosened(base, looser), week)]
+        if looser == LOOSER[0]:
+            least = week.at_most(base.min_replicas)
+            made = [*(Timed(loosened(base, tighter), least) for tighter in TIGHTER), *made]
+        for timed in made:
+            if timed not in seen:
+                seen[timed] = None
+                yield timed
 
 
 def _from_the_middle(choice: tuple[int, float, float]) -> tuple[float, ...]:
@@ -167,8 +189,8 @@ def _lead_minutes(part: Scenario) -> int:
     return min(55, 5 * math.ceil(LEAD * part.cold_start_s / 300))
 
 
-def _looser(base: Candidate, factor: float) -> Candidate:
-    """The setting with its last target so much looser; a KV cache can be no fuller than full."""
+def loosened(base: Candidate, factor: float) -> Candidate:
+    """The setting with its last target so many times as loose; a KV cache can be no fuller than full."""
     *fixed, (signal, value) = base.targets
     loose = min(value * factor, 0.95) if signal == "kv_usage" else value * factor
     return replace(base, targets=(*fixed, (signal, round(loose, 3))))
@@ -176,8 +198,8 @@ def _looser(base: Candidate, factor: float) -> Candidate:
 
 def _neighbours(timed: Timed, base: Candidate) -> Iterator[Timed]:
     for factor in (1.12, 1.3):
-        yield replace(timed, candidate=_looser(timed.candidate, factor))
-    for change in (_fewer, _shorter, _more):
+        yield replace(timed, candidate=loosened(timed.candidate, factor))
+    for change in (_fewer, _quarters, _shorter, _more):
         yield from (replace(timed, week=week) for week in change(timed.week, base.max_replicas))
 
 
@@ -197,6 +219,13 @@ def _fewer(week: Week, _: int) -> Iterator[Week]:
         for begin, end in _windows_of(row):
             if row[begin] > 1:
                 yield _with(week, kind, begin, end, lambda least: least - 1)
+
+
+def _quarters(week: Week, _: int) -> Iterator[Week]:
+    for kind, row in enumerate(week.rows):
+        for begin in range(0, HOURS, HOURS // 4):
+            if max(row[begin : begin + HOURS // 4]) > 1:
+                yield _with(week, kind, begin, begin + HOURS // 4, lambda least: max(least - 1, 1))
 
 
 def _more(week: Week, most: int) -> Iterator[Week]:

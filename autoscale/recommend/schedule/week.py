@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from autoscale.schedule import DAY_MINUTES, EVERY_DAY, WEEKDAYS, WEEKEND, Days, Window, minimum_changes
@@ -26,6 +26,10 @@ class Week:
     def row_of(self, day: int) -> tuple[int, ...]:
         """The row of a day counted from a Monday."""
         return self.rows[0 if len(self.rows) == 1 or day % WEEK_DAYS in WEEKDAYS else 1]
+
+    def at_most(self, most: int) -> Week:
+        """The week with no minimum above that."""
+        return replace(self, rows=tuple(tuple(min(least, most) for least in row) for row in self.rows))
 
     def at_hour(self, hour: int) -> int:
         """The minimum in an hour counted from a Monday's midnight."""
