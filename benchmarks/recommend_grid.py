@@ -111,7 +111,7 @@ def best_of(
     """The grid's best under the promise that the recommendation gives, beside it, the tutorial's HPA and the standing fleet."""
     fleet = confirm(scenario, [standing], JUDGING)[0]
     judge = Promised(scenario, hardest_first(fleet, JUDGING))
-    limit = standing.replicas * _hours(scenario)
+    limit = standing.replicas * standing_hours(scenario)
     beside = [ours] if isinstance(ours, Candidate) else []
     found = _explore(scenario, judge, point, standing.replicas, cap, limit, beside)
     costs = {setting: t.accelerator_hours for setting, t in found.items() if t.holds}
@@ -140,7 +140,7 @@ def cheapest_at(
     return [j for j in again if j.mean("margin") >= 0 and j.cost <= limit_h]
 
 
-def _hours(scenario: Scenario) -> float:
+def standing_hours(scenario: Scenario) -> float:
     """Accelerator-hours of one standing replica."""
     replica = scenario.profile.replica
     return scenario.plan.duration_s / 3600 * replica.nodes * replica.chips_per_node
@@ -163,7 +163,7 @@ def _explore(
             first = line.settings[0]
             costs = [t.accelerator_hours for t in found.values() if t.holds]
             limit = min([limit_h, *costs]) * SLACK
-            if first.min_replicas * _hours(scenario) > limit:
+            if first.min_replicas * standing_hours(scenario) > limit:
                 continue
             ends = [s for s, t in found.items() if t.holds and s.family == first.family]
             start = None
