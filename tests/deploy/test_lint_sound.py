@@ -109,7 +109,7 @@ def keda(query, threshold="5", kind=None, low=1, **metadata):
         pytest.param("sum(vllm:request_success_total)", "5", None, ["counter-without-rate"], id="a counter as it is"),
         pytest.param("sum(llm_d_epp_flow_control_queue_size{namespace='gateway'})", "5", None, [], id="a gateway's queue, scraped elsewhere"),
         pytest.param("max(wva_desired_replicas{variant_name='llm'})", "1", None, [], id="the one of two scrapes of a decision"),
-        pytest.param("sum(vllm:num_requests_waiting{namespace='$NAMESPACE'})", "5", None, [], id="a variable that is put in later"),
+        pytest.param("sum(vllm:num_requests_waiting{namespace='$NAMESPACE'})", "5", None, ["placeholder"], id="a variable that is put in later selects no other namespace"),
         pytest.param("sum(vllm:num_requests_waiting{namespace='other'})", "5", None, ["query-selects-nothing"], id="another namespace's pods"),
     ],
 )  # fmt: skip
@@ -268,6 +268,14 @@ def test_a_variable_is_a_secret_by_its_name_and_by_what_it_may_hold(name, value,
         ("a < b and c > d", (), None),
         ("changeover", (), None),
         ("your model is here", (), None),
+        ("${NAMESPACE}", ("metadata", "namespace"), "${NAMESPACE}"),
+        ("http://prometheus.$NS.svc:9090", ("spec", "triggers", 0, "metadata", "serverAddress"), "$NS"),
+        ('sum(vllm:num_requests_waiting{namespace="${NS:-llm}"})', ("query",), "${NS:-llm}"),
+        ("--model=$MODEL", ("args", 0), None),
+        ("$1:$2", ("replacement",), None),
+        ("${1}", ("replacement",), None),
+        ("pod {{ $labels.pod }}", ("annotations", "text"), None),
+        ("rate(x[$__rate_interval])", ("expr",), None),
     ],
 )
 def test_placeholders_are_whole_words_in_places_where_they_mean_nothing_else(text, path, word):

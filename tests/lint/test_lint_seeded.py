@@ -334,6 +334,7 @@ ROWS = [
     ("a disk that was never named", HDML, None, put("PersistentVolume", ("spec", "csi", "volumeHandle"), "projects/PROJECT_ID/zones/us-central1-a/disks/d"), "placeholder", "error"),
     ("a bucket that was never named", TPU, None, put("Deployment", ("spec", "template", "spec", "serviceAccountName"), "YOUR_KSA"), "placeholder", "error"),
     ("an angle bracket", ONE, None, put("Deployment", (*DEPLOYMENT, "containers", 0, "image"), "<registry>/vllm-openai:v0.11.0"), "placeholder", "error"),
+    ("a variable for envsubst", ONE, None, put("Deployment", ("spec", "template", "spec", "serviceAccountName"), "${KSA}"), "placeholder", "error"),
     ("an adapter's configuration that is not YAML", ONE, "prometheus-adapter", add({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "adapter-config"}, "data": {"config.yaml": "rules:\n- seriesQuery: '{a\n  b: ]"}}), "adapter-config-broken", "error"),
     ("an adapter's rule on a label that scraping does not give", ONE, "prometheus-adapter", add(adapter_config({"namespace": {"resource": "namespace"}, "kubernetes_pod_name": {"resource": "pod"}})), "adapter-rule-label", "error"),
     ("an adapter's rule on a counter", ONE, "prometheus-adapter", add(adapter_config({"namespace": {"resource": "namespace"}, "pod": {"resource": "pod"}}, "vllm:request_success_total")), ("counter-without-rate", "adapter-rule-missing"), "error"),

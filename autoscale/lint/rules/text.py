@@ -36,6 +36,8 @@ _ANGLES = re.compile(r"<(?!\|)[A-Za-z][\w .:/-]*>")
 _ANGLES_IN_COMMAND = re.compile(
     r"<(?:(?i:your|my|insert|replace|enter|put)\b[\w .:/-]*|[A-Z][A-Z0-9 _-]*|[a-z]+(?:-[a-z]+)+)>"
 )
+# what envsubst fills in; a command has a shell that does, and $1, ${1}, $labels and $__range mean something elsewhere
+_VARIABLE = re.compile(r"\$(?:\{[A-Z][A-Z0-9_]*(?::[-=?+][^}]*)?\}|[A-Z][A-Z0-9_]*)")
 _UPPER = re.compile(r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*")
 _LOWER_CASE = {
     "image",
@@ -136,6 +138,8 @@ def left_open(text: str, path: Path = ()) -> str | None:
     commands = {"command", "args", "env"} & set(path)
     if found := (_ANGLES_IN_COMMAND if commands else _ANGLES).search(text):
         return found[0]
+    if not commands and (found := _VARIABLE.search(text)):
+        return found[0]
     if _WORD.fullmatch(text):
         return text
     if " " in text.strip():
@@ -161,6 +165,9 @@ def _placeholders(located: Located) -> Iterator[Finding]:
             stack += [((*path, index), item) for index, item in enumerate(value)]
             continue
         text = _decoded(value) if located.kind == "Secret" and path[:1] == ("data",) else value
+        of_its_own = located.kind in ("ConfigMap", "Secret") and path[:1] in (("data",), ("stringData",))
+        if of_its_own and _VARIABLE.search(str(text)):
+            continue  # a script, a dashboard, a password
         if isinstance(text, str) and (word := left_open(text, path)):
             yield located.finding(
                 "error",
@@ -169,7 +176,7 @@ def _placeholders(located: Located) -> Iterator[Finding]:
                 f"{word} stands for something that was never filled in"
                 + (f": {text}." if word != text and not _is_secret(located, path) else "."),
                 "The API server refuses the value, or takes it for a name that does not exist.",
-                "Write the real value.",
+                "Lint what envsubst writes." if word.startswith("$") else "Write the real value.",
             )
 
 
