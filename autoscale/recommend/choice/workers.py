@@ -12,8 +12,9 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, InvalidStateError, ProcessPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing import get_context
 from types import ModuleType
 from typing import Any
@@ -39,9 +40,30 @@ def workers(kept: Sequence[Kept], jobs: int | None) -> Iterator[Each]:
         def side_by_side(job: Callable[..., Any], *items: Any) -> Iterator[Any]:
             parcels = [_parcel((job, *one), kept) for one in zip(*items, strict=False)]
             with _without_main():  # tasks start processes
-                return executor.map(_run, parcels)
+                return _results([executor.submit(_run, parcel) for parcel in parcels])
 
         yield side_by_side
+
+
+def _results(futures: Sequence[Future[Any]]) -> Iterator[Any]:
+    """What each gives, in order; whoever stops asking wants no more of them.
+
+    An interrupt may end the workers as well. The executor then fails every task that is left, and CPython 3.11 does so without a
+    look whether one was cancelled: a traceback of its thread, over the sentence that says what happened.
+    """
+    for future in futures:
+        future.set_exception = partial(_fail, future.set_exception)  # type: ignore[method-assign]
+    try:
+        for future in futures:
+            yield future.result()
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _fail(set_exception: Callable[[Any], None], error: BaseException | None) -> None:
+    with suppress(InvalidStateError):
+        set_exception(error)
 
 
 @contextmanager
