@@ -16,7 +16,6 @@ from autoscale.history.production import learn_production
 from autoscale.history.service import find_service
 from autoscale.local_servers import local_prometheus
 from autoscale.profiles import load
-from autoscale.recommend.choice.settings import Standing
 from autoscale.recommend.pipeline import answers_directory
 from autoscale.sim.fleet.run_writer import metric_columns, request_columns
 from autoscale.sim.fleet.simulate import simulate
@@ -52,7 +51,7 @@ def told():
         plan.arrivals(),
         seed=3,
         duration_s=HOURS * 3600.0,
-        static_replicas=Standing(2).replicas,
+        static_replicas=2,
         keep=True,
     )
     metrics = pd.DataFrame(metric_columns(outcome.samples))

@@ -11,10 +11,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from autoscale.sim.engine import state
 from autoscale.sim.engine.state import OK, REFUSED, compiled
 
 METRICS = ("ttft", "tpot", "e2e")
 MINUTE_S = 60.0
+TOTALS = np.dtype(
+    [
+        ("requests", "i8"),  # one way or another, those that were refused left out
+        ("ok", "i8"),  # ended well
+        ("good", "i8"),  # kept every bound
+        ("output_tokens", "i8"),
+        ("refused", "i8"),
+        ("away", "i8"),  # turned away by the gateway; among the requests
+        (state.fingerprint(state.__file__), "i1"),
+    ],
+    align=True,
+)
 
 
 class Bounds(NamedTuple):
@@ -31,7 +44,7 @@ class Bounds(NamedTuple):
 class Counts(NamedTuple):
     """Sums that grow; arrays over terms, minutes of the due time, or both.
 
-    totals   requests, those that ended well, that kept every bound, their output tokens, those refused, away (by the gateway)
+    totals   one record of TOTALS
     times_s  rows METRICS: latencies of those that ended well, `filled` of them, for who takes them away
     """
 
@@ -49,12 +62,12 @@ class Counts(NamedTuple):
     def empty(cls, terms: int, minutes: int, room: int) -> Counts:
         """Zeros, and room for so many latencies."""
         per_term, per_minute, both = (terms,), (minutes,), (terms, minutes)
-        totals, judged, within, due, good, judged_then, breaches, filled = (
+        judged, within, due, good, judged_then, breaches, filled = (
             np.zeros(shape, np.int64)
-            for shape in ((6,), per_term, per_term, per_minute, per_minute, both, both, (len(METRICS),))
+            for shape in (per_term, per_term, per_minute, per_minute, both, both, (len(METRICS),))
         )
         times_s = np.zeros((len(METRICS), room))
-        return cls(totals, judged, within, due, good, judged_then, breaches, times_s, filled)
+        return cls(np.zeros(1, TOTALS), judged, within, due, good, judged_then, breaches, times_s, filled)
 
 
 @compiled
@@ -70,11 +83,11 @@ def _seconds(f: Any, metric: int) -> float:
 @compiled
 def count_finished(finished: Any, cold: Any, bounds: Bounds, counts: Counts) -> bool:
     """Count the records (FINISHED); `cold`: which waited on a start from zero, or empty. False: one is due outside the minutes."""
-    totals, minutes = counts.totals, len(counts.due_by_minute)
+    totals, minutes = counts.totals[0], len(counts.due_by_minute)
     for i in range(len(finished)):
         f = finished[i]
         if f.slot == REFUSED:
-            totals[4] += 1
+            totals.refused += 1
             continue
         minute = int(f.due_s / MINUTE_S)
         if not 0 <= minute < minutes:
@@ -88,11 +101,11 @@ def count_finished(finished: Any, cold: Any, bounds: Bounds, counts: Counts) -> 
                 counts.filled[metric] += 1
             if seconds > bounds.all_s[metric, column]:
                 good = False
-        totals[0] += 1
-        totals[1] += ok
-        totals[2] += good
-        totals[3] += f.output_tokens
-        totals[5] += f.slot < REFUSED
+        totals.requests += 1
+        totals.ok += ok
+        totals.good += good
+        totals.output_tokens += f.output_tokens
+        totals.away += f.slot < REFUSED
         counts.due_by_minute[minute] += 1
         counts.good_by_minute[minute] += good
         for k in range(len(bounds.metric)):

@@ -64,27 +64,27 @@ class Tally:
     @property
     def requests(self) -> int:
         """Finished, one way or another, the rejected ones not counted."""
-        return int(self._counts.totals[0])
+        return int(self._counts.totals["requests"][0])
 
     @property
     def ok(self) -> int:
         """Finished well."""
-        return int(self._counts.totals[1])
+        return int(self._counts.totals["ok"][0])
 
     @property
     def good(self) -> int:
         """Kept every bound."""
-        return int(self._counts.totals[2])
+        return int(self._counts.totals["good"][0])
 
     @property
     def output_tokens(self) -> int:
         """Of all finished requests."""
-        return int(self._counts.totals[3])
+        return int(self._counts.totals["output_tokens"][0])
 
     @property
     def rejected(self) -> int:
         """Too long for the model or the cache."""
-        return int(self._counts.totals[4])
+        return int(self._counts.totals["refused"][0])
 
     @property
     def latency(self) -> dict[str, Histogram]:
@@ -99,12 +99,12 @@ class Tally:
         return finished
 
     def _count(self, finished: NDArray[Any]) -> None:
-        counts, away = self._counts, self._counts.totals[5]
+        counts, away = self._counts, self._counts.totals["away"][0]
         if counts.filled.max() + len(finished) > MOST_AT_ONCE:
             self._empty()
         if not count_finished(finished, self._cold(finished), self._bounds, counts):
             raise ValueError("a request is due outside the traffic")
-        if counts.totals[5] > away:
+        if counts.totals["away"][0] > away:
             slots = finished["slot"]
             self.turned_away.update(slots[slots < REFUSED].tolist())
 
