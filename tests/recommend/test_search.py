@@ -197,10 +197,12 @@ def test_what_holds_leads_to_what_costs_less() -> None:
 
 
 def confirmed(
-    judge, judged, near=(21, 22), own=range(101, 165), also=None, further=(), fitted=None
+    judge, judged, near=(21, 22), own=range(101, 165), also=None, further=(), fitted=None, worth_h=math.inf
 ) -> Judged | None:
     fitted = own if fitted is None else fitted
-    trials = Trials(judge, [judge], range(1, 9), near, own, also=also, further=further, fitted=fitted)
+    trials = Trials(
+        judge, [judge], range(1, 9), near, own, also=also, further=further, fitted=fitted, worth_h=worth_h
+    )
     return Confirming(SPACE, trials).best(judged)
 
 
@@ -234,6 +236,25 @@ def test_of_settings_that_cost_the_same_the_one_with_steady_neighbours_is_chosen
     best = confirmed(judge, confirm(judge, [start], range(1, 9)))
     assert best is not None
     assert 1.1 * best.setting.targets[-1][1] <= 0.5
+
+
+def test_what_would_not_be_chosen_at_its_cost_is_not_confirmed() -> None:
+    """0.5 costs 55: nothing that costs as much is tried on seeds of its own; below 55 and a bit it is, and 0.45, which is steadier and dearer, is not."""
+    seen = []
+
+    def judge(setting: Candidate, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
+        value = setting.targets[-1][1]
+        seen.append((value, seed))
+        return trial(0.001 if value <= 0.5 else -0.01, 100 - 90 * value + 5 * (setting.min_replicas - 1))
+
+    start = Candidate((("kv_usage", 0.5),), SPACE.behaviors[1], 1, 8)
+    judged = confirm(judge, [start], range(1, 9))
+    assert confirmed(judge, judged, worth_h=55.0) is None
+    assert {seed for _, seed in seen} == set(range(1, 9))
+    best = confirmed(judge, judged, worth_h=55.0 + 1e-6)
+    assert best is not None
+    assert best.setting == start
+    assert (0.45, 101) not in seen
 
 
 def test_long_traffic_is_looked_at_as_fitted_over_the_hardest_seeds_alone() -> None:

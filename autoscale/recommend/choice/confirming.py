@@ -28,6 +28,7 @@ class Trials:
     near, own   seeds of neighbours, and of the choice alone, the hardest first
     further     seeds with which, together with `own`, the choice must hold, too: where another one stands already, its
                 successor is the luckier of two
+    worth_h     accelerator-hours from which on nothing is worth being confirmed: it would not be chosen
     """
 
     judge: Judge
@@ -39,6 +40,7 @@ class Trials:
     also: Judge | None = None
     further: Sequence[int] = ()
     fitted: Sequence[int] = ()
+    worth_h: float = math.inf
 
 
 @dataclass
@@ -70,7 +72,7 @@ class Confirming:
         What fails makes room for a tighter target of its line, the further the more of the line have failed; at most
         `confirmed_at_most` are looked at.
         """
-        self.waiting |= {j.setting: j for j in judged if j.holds}
+        self.waiting |= {j.setting: j for j in judged if j.holds and j.cost < self.trials.worth_h}
         self._known |= {j.setting for j in judged}
         for _ in range(CHOOSING.confirmed_at_most):
             if not self.waiting:
@@ -79,7 +81,7 @@ class Confirming:
             if first is not None and (sure := self.sure(first.setting)) is not None:
                 return sure
             afters = [self.space.tighter(setting, steps) for setting, steps in self._latest.items()]
-            self._judge([after for after in afters if after is not None], math.inf)
+            self._judge([after for after in afters if after is not None], self.trials.worth_h)
             self._latest.clear()
         return None
 
@@ -130,7 +132,7 @@ class Confirming:
         when all do.
         """
         cheapest = min(self.waiting.values(), key=lambda j: j.cost)
-        limit_h = (1 + CHOOSING.alike) * cheapest.cost
+        limit_h = min(self.trials.worth_h, (1 + CHOOSING.alike) * cheapest.cost)
         self._judge(self.space.safer(cheapest.setting), limit_h)
         alike = sorted((j for j in self.waiting.values() if j.cost <= limit_h), key=lambda j: j.cost)
         some = alike[:: max(1, math.ceil(len(alike) / CHOOSING.plateau))]

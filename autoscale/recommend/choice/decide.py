@@ -151,8 +151,9 @@ def _decided(ask: _Question, slower: float) -> Decision:
     found = ranked(hunt.tried.items())
     singles = each_alone(scenario, panel, found, hunt.known(), space, ask.seeds, each)
     best = hunt.best_with(singles.values())
+    nearly = best or hunt.not_worth
     singles = dict(zip(singles, hunt.as_confirmed(singles.values()), strict=True))
-    lead = best.setting if best else found[0][0]
+    lead = nearly.setting if nearly else found[0][0]
     made = _compared(ask, scenario, fleets, cap)
     if ask.keda:
         pods = build_space(scenario, ask.point, fleets.standing, cap)
@@ -162,10 +163,10 @@ def _decided(ask: _Question, slower: float) -> Decision:
         made,
         slower=slower,
         tried=tuple(found),
-        best_hpa=best
+        best_hpa=nearly
         or least_bad(scenario, found, hunt.as_confirmed([*hunt.judged, *singles.values()]), ask.seeds, each),
     )
-    if best is not None and _worth(best, fleets.static):
+    if best is not None and best.cost < _worth_h(fleets.static):
         made = replace(made, answer="autoscale", chosen=best)
     made = _around(ask, scenario, made, space)
     made = replace(made, why_not=why_not(made, [*hunt.judged, *singles.values()], hunt.confirming))
@@ -263,24 +264,29 @@ def _near(plan: LoadPlan, neighbours: int) -> range:
     return range(first, first + neighbour_seeds(plan, neighbours))
 
 
-def _worth(best: Judged[Candidate], static: Judged[Standing] | None) -> bool:
-    """Whether autoscaling saves enough of the standing fleet's accelerator time; always when no fleet holds."""
-    return static is None or best.cost < static.cost * (1 - CHOOSING.saving)
+def _worth_h(static: Judged[Standing] | None) -> float:
+    """The accelerator-hours that autoscaling must stay below to be worth its risk; any when no standing fleet holds."""
+    return math.inf if static is None else static.cost * (1 - CHOOSING.saving)
 
 
 @dataclass(frozen=True)
 class _Hunt:
-    """What a search tried, what was judged over seeds, what was confirmed, and the choice, if any."""
+    """What a search tried, what was judged over seeds, what was confirmed, and the choice, if any.
+
+    `not_worth`: where there is none the cheapest that held, at a cost at which it was not confirmed.
+    """
 
     tried: dict[Candidate, Trial]
     judged: list[Judged[Candidate]]
     confirming: Confirming
     best: Judged[Candidate] | None
+    not_worth: Judged[Candidate] | None
 
     def known(self) -> list[Judged[Candidate]]:
-        """The choice, then what competed with it."""
+        """The choice, or what would be it were it worth it; then what competed with it."""
+        best = self.best or self.not_worth
         return [
-            *([self.best] if self.best else []),
+            *([best] if best else []),
             *self.confirming.waiting.values(),
             *self.confirming.failed,
         ]
@@ -293,7 +299,7 @@ class _Hunt:
     def best_with(self, others: Iterable[Judged[Candidate]]) -> Judged[Candidate] | None:
         """The choice, or one of the others that is cheaper by more than what is told apart, and as sure."""
         best = self.best
-        limit_h = math.inf if best is None else best.cost * (1 - CHOOSING.alike)
+        limit_h = self.confirming.trials.worth_h if best is None else best.cost * (1 - CHOOSING.alike)
         looked = {j.setting for j in self.confirming.failed}
         for one in sorted((j for j in others if j.holds and j.setting not in looked), key=lambda j: j.cost):
             if one.cost < limit_h and (sure := self.confirming.sure(one.setting)) is not None:
@@ -320,12 +326,13 @@ def _hunt(
     around = [scenario, at_traffic(scenario, CHOOSING.traffic_off, ask.more), at_slow_starts(scenario)]
     near = _near(scenario.plan, CHOOSING.plateau * (len(around) + 3))
     own, fitted = ask.own_hardest, beside(scenario.plan, ask.own_hardest)
-    trials = Trials(scenario, around, ask.seeds, near, own, each, also, fitted=fitted)
+    worth_h = _worth_h(fleets.static)
+    trials = Trials(scenario, around, ask.seeds, near, own, each, also, fitted=fitted, worth_h=worth_h)
     confirming = Confirming(space, trials)
     spread = fleets.static.deviation("margin") if fleets.static else 0.0
     tried: dict[Candidate, Trial] = {}
     judged: list[Judged[Candidate]] = []
-    best, before = None, panel
+    best, not_worth, before = None, None, panel
     for start, caution in zip((0.1, 0.4), CHOOSING.caution, strict=True):
         careful = replace(panel, caution=caution, spread=spread)
         report = part(ask.report, start, 0.3, "searching {}")
@@ -341,15 +348,21 @@ def _hunt(
         tried, before = tried | dict(found), careful
         judged += looked
         ask.report(start + 0.3, "confirming")
-        best = min(filter(None, (best, confirming.best(looked))), key=lambda j: j.cost, default=None)
-        dearer = best is not None and best.cost > (1 + CHOOSING.alike) * found[0][1].accelerator_hours
-        if (best is not None and not (dearer and (pool or space.wide))) or (pool and not looked):
+        best = _cheapest(best, confirming.best(looked))
+        not_worth = _cheapest(not_worth, *(j for j in looked if j.holds and j.cost >= worth_h))
+        done = best or not_worth
+        dearer = done is not None and done.cost > (1 + CHOOSING.alike) * found[0][1].accelerator_hours
+        if (done is not None and not (dearer and (pool or space.wide))) or (pool and not looked):
             break
         if best is not None and not pool:
             further = range(ask.own.stop, ask.own.stop + len(ask.own))
             confirming.trials = replace(confirming.trials, further=further)
         spread = max([spread, *(j.deviation("margin") for j in judged)])
-    return _Hunt(tried, judged, confirming, best)
+    return _Hunt(tried, judged, confirming, best, None if best else not_worth)
+
+
+def _cheapest(*judged: Judged[Candidate] | None) -> Judged[Candidate] | None:
+    return min((j for j in judged if j is not None), key=lambda j: j.cost, default=None)
 
 
 def _peak_rps(plan: LoadPlan) -> float:

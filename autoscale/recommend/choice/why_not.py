@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from autoscale.recommend.answer import Decision
 from autoscale.recommend.choice.confirming import Confirming
 from autoscale.recommend.choice.judging import Judged
-from autoscale.recommend.choice.settings import Candidate
+from autoscale.recommend.choice.settings import Candidate, Choice
 from autoscale.recommend.effort import CHOOSING
 
 
@@ -31,7 +31,7 @@ def why_not(
                 f"as cheap, but {1 - confirming.steady[setting]:.0%} of its neighbours' trials break the SLO"
             )
         elif setting in known:
-            found[setting] = _of_judged(known[setting], chosen.cost)
+            found[setting] = _of_judged(known[setting], chosen)
         else:
             found[setting] = _of_its_line(setting, [*failed.values(), *known.values()])
     return found
@@ -48,10 +48,13 @@ def what_broke(judged: Judged[Candidate]) -> str:
     return "broke the SLO for the replica as fitted"
 
 
-def _of_judged(judged: Judged[Candidate], chosen_h: float) -> str:
+def _of_judged(judged: Judged[Candidate], chosen: Judged[Choice]) -> str:
     if not judged.holds:
         return f"{what_broke(judged)} on further seeds"
-    if judged.cost < chosen_h * (1 - CHOOSING.alike):
+    saved = 1 - judged.cost / chosen.cost
+    if chosen.setting.replicas is not None and saved <= CHOOSING.saving:
+        return f"held on further seeds, but saves {saved:.1%} of the standing replicas' accelerator-hours: not worth the risk"
+    if chosen.setting.replicas is not None or saved > CHOOSING.alike:
         return "held on further seeds; others that cost less were confirmed first and failed"
     return f"as cheap on further seeds ({judged.cost:,.1f} accelerator-hours), one with steadier neighbours is chosen"
 
