@@ -158,7 +158,7 @@ def test_what_keeps_the_slo_but_starts_replicas_in_vain_is_not_said_to_break_it(
     ]
     assert said == [
         "keeps the SLO",
-        "keeps the SLO but starts replicas in vain (in 1 of 16 simulations)",
+        "keeps the SLO but starts replicas in vain (in 1 of 16 days)",
         "does not keep the SLO in 1 of 16 days",
         "does not keep the SLO in 1 of 16 days",
     ]

@@ -143,8 +143,8 @@ class Judged(Generic[S_co]):
 
     @property
     def in_vain(self) -> int:
-        """Trials in which a replica was started in vain."""
-        return sum(t.wasted_scale_outs > 0 for t in self.trials)
+        """Periods in which replicas were started in vain; of a trial with several, as many as were started at most."""
+        return sum(min(t.wasted_scale_outs, t.periods) for t in self.trials)
 
     @property
     def shown(self) -> float:
@@ -198,7 +198,7 @@ class Judged(Generic[S_co]):
     def may_hold(self, seeds: int) -> bool:
         """Whether it would hold over that many seeds, were there no failure in those to come."""
         promise, each = self.trials[0].promise, self.trials[0].periods
-        return self.broken <= promise.failures(seeds * each) and self.in_vain <= promise.lost(seeds)
+        return self.broken <= promise.failures(seeds * each) and self.in_vain <= promise.lost(seeds * each)
 
     def and_over(self, more: Sequence[Trial]) -> Judged[S_co]:
         """The same setting with the trials of further seeds."""

@@ -276,7 +276,9 @@ def kept_sentence(judged: Judged[Setting], periods: str) -> str:
     if judged.holds:
         return "keeps the SLO"
     if judged.in_vain and not judged.broken:
-        return f"keeps the SLO but starts replicas in vain (in {judged.in_vain} of {len(judged.trials)} simulations)"
+        return (
+            f"keeps the SLO but starts replicas in vain (in {judged.in_vain} of {judged.periods} {periods})"
+        )
     return f"does not keep the SLO in {judged.broken} of {judged.periods} {periods}"
 
 

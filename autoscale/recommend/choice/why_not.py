@@ -42,7 +42,7 @@ def what_broke(judged: Judged[Candidate]) -> str:
     if judged.broken:
         return f"broke the SLO in {judged.broken} of {judged.periods} periods"
     if judged.in_vain:
-        return f"started replicas in vain in {judged.in_vain} of {len(judged.trials)} simulations"
+        return f"started replicas in vain in {judged.in_vain} of {judged.periods} periods"
     if judged.worst > CHOOSING.worst_overrun:
         return f"had {judged.worst:.1f} times the breaches that the SLO allows in its worst periods"
     return "broke the SLO for the replica as fitted"
