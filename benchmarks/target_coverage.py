@@ -13,9 +13,8 @@ seeds: does the setting hold, and which target of its line is the cheapest that 
     capacity           the model's interval holds the saturated throughput of the true engine
     other lengths      the same for requests of three times the prompt and half the output tokens
 
-The question is whether the interval of a setting is honest, not how good the setting is: the search looks at every one
-under one seed, which takes a fifth of the time. A server that is in FILE already is not measured again, so the work can
-be stopped and taken up.
+The search is the one that answers users, and the truth is held to the same promise over as many days that nothing was
+chosen on. A server that is in FILE already is not measured again, so the work can be stopped and taken up.
 """
 
 from __future__ import annotations
@@ -40,9 +39,8 @@ from analysis import run as runs
 from analysis.errors import AutoscaleError
 from analysis.slo import parse_slo
 from autoscale.profiles import Profile, load, overlay
-from autoscale.recommend.choice import seeds
 from autoscale.recommend.choice.decide import choose_setting
-from autoscale.recommend.choice.judging import confirm
+from autoscale.recommend.choice.judging import shown_over
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.settings import Candidate
 from autoscale.recommend.choice.space import build_space
@@ -61,7 +59,7 @@ STAGE_S, PAUSE_S = 75.0, 5.0
 SHARES = (0.2, 0.4, 0.6, 0.75, 0.9, 1.0, 1.15, 1.4)  # of the guessed capacity
 WANDER = 0.03
 HOURS, PEAK = 1.0, 3.0
-FRESH = range(301, 309)
+FRESH = range(20_001, 20_001 + CHOOSING.own_at_least)
 
 
 @dataclass(frozen=True)
@@ -242,10 +240,8 @@ def _best(true: Scenario, setting: Candidate, static: Any, interval: tuple[float
     signal, value = setting.targets[-1]
     known = {v for v in space.targets[signal] if 0.6 * interval[0] <= v <= 1.6 * interval[1]} | {value}
     ladder = [replace(setting, targets=(*setting.targets[:-1], (signal, v))) for v in sorted(known)]
-    judged = dict(zip(sorted(known), confirm(true, ladder, FRESH, cost_limit_h=math.inf), strict=True))
-    holding = {
-        v: j.cost for v, j in judged.items() if not j.given_up and j.wasted == 0 and j.mean("margin") >= 0
-    }
+    judged = dict(zip(sorted(known), shown_over(true.keeping(), ladder, FRESH), strict=True))
+    holding = {v: j.cost for v, j in judged.items() if len(j.trials) == len(FRESH) and j.holds}
     mean = judged[value].mean("margin")
     row = {
         "holds": value in holding,
@@ -312,7 +308,6 @@ def main() -> None:
         return
     first, step = map(int, asked.part.split("/"))
     done = {row["server"] for row in rows}
-    seeds.CHOOSING = replace(CHOOSING, panel_most=1, own_at_most=8)
     for k in range(first - 1, asked.servers, step):
         if k in done:
             continue
