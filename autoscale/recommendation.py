@@ -244,11 +244,13 @@ class Robustness:
 
 @dataclass(frozen=True)
 class WorthOfARun:
-    """What measuring one replica for so many minutes would save at most, when the recommendation rests on no run."""
+    """What measuring one replica for so many minutes would save at most, when the recommendation rests on no run; `load` is the
+    load file of that test."""
 
     minutes: float
     accelerator_hours: float
     sentence: str
+    load: Annotated[str | None, LeftOut] = None
 
 
 @dataclass(frozen=True)

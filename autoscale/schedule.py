@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoscale.signal_target import SignalTarget
+from loadgen.plan.time_units import WEEKDAYS
 
 Days = tuple[int, ...]  # of the week, Monday 0
-WEEKDAYS, WEEKEND, EVERY_DAY = (0, 1, 2, 3, 4), (5, 6), (0, 1, 2, 3, 4, 5, 6)
+WEEKEND, EVERY_DAY = (5, 6), (0, 1, 2, 3, 4, 5, 6)
 NAMES = {WEEKDAYS: "weekdays", WEEKEND: "weekends", EVERY_DAY: "every day"}
 DAY_MINUTES = 1440
 

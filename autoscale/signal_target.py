@@ -62,7 +62,8 @@ class SignalTarget:
             if low == high
             else ": the best targets for a replica as slow or as fast as the data allow, and for a little more traffic"
         )
-        return f"interval {low} to {high}{which}"
+        ends = " to ".join(f"{milli / 1000:g}" for milli in self.interval_milli)
+        return f"interval {ends}{which}"
 
     @property
     def interval_milli(self) -> tuple[int, int]:

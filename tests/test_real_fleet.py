@@ -16,7 +16,8 @@ from dataclasses import replace
 import pytest
 
 from analysis.errors import SourceUnavailable
-from autoscale.check import WatchState, prove
+from analysis.run import read_header
+from autoscale.check import WatchState, judge_again, prove
 from autoscale.check.phases import Span
 from autoscale.check.records import PodRecord
 from autoscale.check.replicas import SeenReplica
@@ -67,7 +68,9 @@ def quick(out):
 
 def test_load_starts_a_second_server_the_check_sees_it_and_the_last_one_goes(tmp_path):
     setting, over, judged = quick(tmp_path), threading.Event(), threading.Event()
-    fleet = RealFleet(setting.profile, setting.hpa, setting.words, tmp_path, "least_requests")
+    fleet = RealFleet(
+        setting.profile, setting.hpa, setting.words, tmp_path, "least_requests", simulated=False
+    )  # to the fleet they are processes like any
 
     def loop() -> None:
         while not over.is_set():
@@ -99,6 +102,12 @@ def test_load_starts_a_second_server_the_check_sees_it_and_the_last_one_goes(tmp
         result = check.result()
         until(lambda: len(fleet.fleet.pods.replicas) == 1)
     assert all(server.process.returncode is not None for server in servers)
+    header = read_header(tmp_path / "check")
+    assert (door.simulated, header["kind"], header["check"]["queries_told"]) == (False, "live", True)
+    again = judge_again(tmp_path / "check").judgement
+    assert [(each.code, each.outcome) for each in again.criteria] == [
+        (each.code, each.outcome) for each in result.judgement.criteria
+    ]
     (out,) = [each for each in result.judgement.history.scale_outs if each.by_hpa]
     assert (out.before, out.after) == (1, 2)
     assert {"decision_to_pods", "ready_to_traffic"} <= {phase.name for phase in out.phases}
@@ -112,7 +121,7 @@ def test_load_starts_a_second_server_the_check_sees_it_and_the_last_one_goes(tmp
 def test_a_server_that_does_not_start_ends_the_fleet(tmp_path):
     setting = simulated_setting(tmp_path)
     words = (sys.executable, "-c", "raise SystemExit(7)")
-    fleet = RealFleet(setting.profile, setting.hpa, words, tmp_path, "least_requests")
+    fleet = RealFleet(setting.profile, setting.hpa, words, tmp_path, "least_requests", simulated=True)
     with pytest.raises(SourceUnavailable, match="ended with status 7"), FleetThread(fleet):
         until(lambda: fleet.kubelet.failed)
 

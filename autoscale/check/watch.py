@@ -117,12 +117,9 @@ def prove(
         "load": str(Path(load_run).resolve()) if load_run else None,
         "namespace": namespace,
         "hpa": hpa_name,
-        "clock_rate": rate,
-        "clock_ahead_s": ahead_s,
         "slo": slo,
     }
-    kind = "simulated" if cluster.tells_queries else "live"
-    started_at = evidence.open_evidence(run_dir, {"kind": kind, "command": "check", "check": facts})
+    started_at = evidence.open_evidence(run_dir, _header(cluster, facts, (rate, ahead_s)))
     timeline = Timeline(hpa_name)
     stop = stop or threading.Event()
     ended = "the preflight found nothing to watch"
@@ -137,8 +134,16 @@ def prove(
     evidence.write_replicas(run_dir, timeline, started_at, rate, ahead_s)
     runs.merge_parts(run_dir, "metrics")
     runs.update(run_dir, ended_at=time.time())
-    load = evidence.load_of(Path(load_run) if load_run else run_dir, slo, rate, ahead_s, kind == "simulated")
+    sent = Path(load_run or run_dir)
+    load = evidence.load_of(sent, slo, rate, ahead_s, cluster.tells_queries)
     return _answer(run_dir, timeline, load, findings, expect, weight_bytes, ended)
+
+
+def _header(cluster: Cluster, facts: Mapping[str, Any], clock: tuple[float, float]) -> dict[str, Any]:
+    """The header of the evidence: what the check is of, its clock (rate, ahead_s), and what the cluster is."""
+    told = {"clock_rate": clock[0], "clock_ahead_s": clock[1], "queries_told": cluster.tells_queries}
+    kind = "simulated" if cluster.simulated else "live"
+    return {"kind": kind, "command": "check", "check": {**facts, **told}}
 
 
 def _findings_at_end(
@@ -174,7 +179,7 @@ def judge_again(
     timeline = Timeline(facts.get("hpa")).extend(evidence.observations(run_dir))
     name = timeline.hpa_name or ""
     findings = diagnose_observations(evidence.observations(run_dir), name)
-    told = header.get("kind") == "simulated"
+    told = facts.get("queries_told", header.get("kind") == "simulated") is True
     load = evidence.load_of(Path(load_run or run_dir), slo or facts.get("slo"), rate, ahead_s, told)
     return _answer(run_dir, timeline, load, findings, expect, weight_bytes, "judged again from its evidence")
 

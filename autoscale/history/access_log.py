@@ -156,7 +156,8 @@ def _bins(time_s: NDArray[np.float64]) -> tuple[tuple[float, float], CameIn]:
     edges = window[0] + FINE_S * np.arange(round(BIN_S / FINE_S) * minutes + 1)
     counts = np.histogram(time_s, edges)[0].astype(float)
     unknown = np.full(len(counts), math.nan)
-    return window, CameIn(0.0, FINE_S, counts, np.zeros(len(counts), bool), unknown, 0.0)
+    none = np.zeros(len(counts), bool)
+    return window, CameIn(0.0, FINE_S, counts, none, none, unknown, 0.0)
 
 
 def _counts(tokens: NDArray[np.float64], time_s: NDArray[np.float64]) -> TokenCounts | None:

@@ -12,8 +12,9 @@ spread evenly; what a replica took between its last scrape and its end is not kn
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,7 @@ class CameIn:
     step_s     width of a bin
     counts     float64[n], requests; evenly spread over a gap
     gap        bool[n], no replica was scraped for so long before or after that the bin is not known by itself
+    lost       bool[n], in a gap in which a replica ended or restarted, so that more came than is told
     replicas   float64[n], replicas that were scraped, the mean over the bin; NaN where nobody told
     interval_s between two scrapes of a replica; 0 where each request's own time is known
     notes      what was noticed, a sentence each
@@ -48,9 +50,15 @@ class CameIn:
     step_s: float
     counts: Floats
     gap: NDArray[np.bool_]
+    lost: NDArray[np.bool_]
     replicas: Floats
     interval_s: float
     notes: tuple[str, ...] = ()
+
+    @property
+    def mean_replicas(self) -> float:
+        """Replicas that were scraped while any was; NaN where nobody told."""
+        return math.nan if self.gap.all() else float(self.replicas[~self.gap].mean())
 
     @property
     def rate_rps(self) -> Floats:
@@ -74,6 +82,7 @@ class CameIn:
             step_s=step_s,
             counts=parts(self.counts).sum(axis=1),
             gap=np.asarray(parts(self.gap).any(axis=1)),
+            lost=np.asarray(parts(self.lost).any(axis=1)),
             replicas=parts(self.replicas).mean(axis=1),
         )
 
@@ -100,15 +109,19 @@ def came_in(frame: pd.DataFrame, step_s: float, born: Mapping[str, Sequence[floa
     if len(edges) < 2:
         raise _shorter_than_a_bin(float(seen[-1]) - start_s, step_s)
     came, replicas = np.zeros(len(edges)), np.zeros(len(edges) - 1)
+    silences = [(a, b) for a, b in pairwise(seen.tolist()) if b - a > silent_s]
+    lost: set[tuple[float, float]] = set()
     engines: Counter[str] = Counter()
     for (pod, _), of_engine in frame.groupby(["pod", "engine"], sort=True):  # a fortnight of all is large
         rows, resets = without_resets(of_engine.dropna(subset=["requests_total"]), notes)
         if rows.empty:
             continue
-        for reset in (reset for reset in resets if reset["column"] == "requests_total"):
-            at_s = reset["time_s"]
-            before_s = float(rows["time_s"].to_numpy()[np.searchsorted(rows["time_s"], at_s) - 1])
+        own_s = rows["time_s"].to_numpy(np.float64)
+        fell_s = [reset["time_s"] for reset in resets if reset["column"] == "requests_total"]
+        for at_s in fell_s:
+            before_s = float(own_s[np.searchsorted(own_s, at_s) - 1])
             notes.add(*_began_again(str(pod), born, before_s, at_s), times=1)
+        lost.update(one for one in silences if _loses(own_s, fell_s, *one, silent_s))
         engines[str(pod)] += 1
         rows = rows.dropna(subset=["requests_total"])  # what a counter told twice is left out
         times_s, total = _of_replica(rows, seen, interval_s, silent_s)
@@ -118,7 +131,8 @@ def came_in(frame: pd.DataFrame, step_s: float, born: Mapping[str, Sequence[floa
         start_s,
         step_s,
         np.diff(came),
-        _gaps(seen, edges, silent_s),
+        _gaps(silences, edges),
+        _gaps(lost, edges),
         replicas / max(engines.values()),
         interval_s,
         tuple(notes.sentences()),
@@ -186,11 +200,19 @@ def _present(times_s: Floats, edges: Floats, silent_s: float) -> Floats:
     return np.diff(at) / np.diff(edges)
 
 
-def _gaps(seen: Floats, edges: Floats, silent_s: float) -> NDArray[np.bool_]:
+def _loses(own_s: Floats, fell_s: Sequence[float], before_s: float, after_s: float, silent_s: float) -> bool:
+    """Whether a replica with these scrapes, whose counter fell then, was there before a silence and had ended or restarted after it."""
+    first, behind = np.searchsorted(own_s, [before_s - silent_s, after_s])
+    if first == behind:
+        return False
+    ended = behind == len(own_s) or own_s[behind] > after_s + silent_s
+    return bool(ended) or own_s[behind] in fell_s
+
+
+def _gaps(silences: Iterable[tuple[float, float]], edges: Floats) -> NDArray[np.bool_]:
     """Bins of which a part lies in a silence of all replicas."""
     found = np.zeros(len(edges) - 1, bool)
-    for before, after in pairwise(seen.tolist()):
-        if after - before > silent_s:
-            low, high = np.searchsorted(edges, [before, after], side="right") - 1
-            found[low : high + 1] = True
+    for before_s, after_s in silences:
+        low, high = np.searchsorted(edges, [before_s, after_s], side="right") - 1
+        found[low : high + 1] = True
     return found

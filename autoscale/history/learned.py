@@ -15,6 +15,7 @@ from autoscale.history.arrivals import CameIn, came_in
 from autoscale.history.burstiness import LEAST_BLOCKS, Burstiness, burstiness
 from autoscale.history.pod_moments import PodMoments
 from autoscale.history.service import Service
+from autoscale.history.silences import with_stand_ins
 from autoscale.history.token_counts import TokenCounts, shares, token_counts
 from autoscale.history.traffic_file import curve, traffic_yaml
 from loadgen.plan.lengths import Lengths
@@ -65,7 +66,7 @@ class LearnedTraffic:
             f"{self.model}, from {self.source}: {when} UTC, {days:.1f} days",
             f"{self.came.counts.sum():,.0f} requests, {rate.mean():.3g}/s on average, "
             f"{np.quantile(rate, 0.99):.3g}/s in the busiest of 100 minutes"
-            + ("" if math.isnan(on := self.came.replicas.mean()) else f", on {on:.1f} replicas"),
+            + ("" if math.isnan(on := self.came.mean_replicas) else f", on {on:.1f} replicas"),
         ]
         if (b := self.burstiness) is not None and b.told:
             told.append(
@@ -102,7 +103,7 @@ class LearnedTraffic:
             )
         if self.gap_share > 0:
             told.append(
-                f"nothing was scraped in {self.gap_share:.1%} of the time; its requests are spread evenly"
+                f"nothing was scraped in {self.gap_share:.1%} of the time; where that is less than an hour its requests are spread evenly"
             )
         return told
 
@@ -164,8 +165,9 @@ def learn_traffic(service: Service, lives: Sequence[PodMoments]) -> LearnedTraff
         born.setdefault(life.pod, []).append(life.created_s - service.start_s)
     step_s = BIN_S / math.ceil(BINS_OF_A_SCRAPE * BIN_S / service.interval_s)
     fine = came_in(service.frame, step_s, born)
-    came = fine.wider(BIN_S)
-    window = service.start_s + came.start_s, service.start_s + came.start_s + came.step_s * len(came.counts)
+    begins = service.start_s + fine.start_s
+    came, stand_ins = with_stand_ins(fine.wider(BIN_S), begins)
+    window = begins, begins + came.step_s * len(came.counts)
     hits, aborted = shares(service.door, window, service.matchers)
     return LearnedTraffic(
         source=service.door.shown,
@@ -178,7 +180,9 @@ def learn_traffic(service: Service, lives: Sequence[PodMoments]) -> LearnedTraff
         prefix_hit_share=hits,
         aborted_share=aborted,
         notes=tuple(
-            dict.fromkeys([*_part_of(service, window), *service.read.choice.notes.sentences(), *came.notes])
+            dict.fromkeys(
+                [*_part_of(service, window), *stand_ins, *service.read.choice.notes.sentences(), *came.notes]
+            )
         ),
     )
 

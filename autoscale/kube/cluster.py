@@ -81,6 +81,7 @@ class Cluster(Protocol):
     """What preflight and the scale-out check need from a cluster, live or simulated."""
 
     tells_queries: bool  # whether `observe` itself tells what the HPA asked the metrics APIs
+    simulated: bool  # whether its servers are
 
     def now_s(self) -> float:
         """The clock of its observations, unix s; a fleet with a compressed control plane has one of its own."""

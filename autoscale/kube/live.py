@@ -38,6 +38,7 @@ class LiveCluster(Api):
     """A `Cluster` over the real API. `api_client` is a configured kubernetes.client.ApiClient."""
 
     tells_queries = False
+    simulated = False
 
     def __init__(self, api_client: Any, clock: Callable[[], float] = time.time) -> None:
         super().__init__(api_client, clock)

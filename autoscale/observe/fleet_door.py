@@ -1,4 +1,4 @@
-"""The other side of the door: the simulated fleet over HTTP, as a `Cluster`.
+"""The other side of the door: a fleet over HTTP, as a `Cluster`. Its servers are simulated, or real ones, as it tells.
 
 The fleet emits what a Kubernetes watcher would have seen (GET /fleet/observations, numbered NDJSON that stays open), so
 listing is a fold over what it has emitted. Its times are control time: `started_at` plus seconds that run `speed` times
@@ -31,10 +31,11 @@ TIMEOUT_S = 10.0
 SILENCE_S = 15.0  # the stream may be quiet for longer: it is asked again from the last number
 RETRY_S = 0.5
 GIVE_UP_S = 30.0
+REAL = "real"  # as GET /fleet names servers that are not simulated
 
 
 class FleetDoor:
-    """A simulated fleet at `url`. Raises ClusterError when it does not answer, BadInput when it is something else."""
+    """A fleet at `url`. Raises ClusterError when it does not answer, BadInput when it is something else."""
 
     tells_queries = True
 
@@ -46,9 +47,10 @@ class FleetDoor:
         facts = self._json("/fleet")
         if "speed" not in facts or "started_at" not in facts:
             raise BadInput(
-                "this server is not a simulated fleet", value=url, expected="the address of `autoscale serve`"
+                "this server is not a fleet", value=url, expected="the address of `autoscale serve`"
             )
         self.speed, self.started_at = float(facts["speed"]), float(facts["started_at"])
+        self.simulated = facts.get("servers") != REAL
         self.namespace = str(facts.get("namespace") or "default")
         self._lock = threading.Lock()
         self._since = 0
@@ -81,7 +83,7 @@ class FleetDoor:
         """Current objects of one resource, from all that the fleet has emitted."""
         self._catch_up()
         if resource not in self._objects and resource not in ("pods", "events", "horizontalpodautoscalers"):
-            raise ClusterError(f"a simulated fleet has no {resource}", status=404)
+            raise ClusterError(f"a fleet has no {resource}", status=404)
         found = self._objects.get(resource, {}).values()
         return [o for o in found if selects(selector, o["metadata"].get("labels"))]
 
@@ -167,7 +169,7 @@ class FleetDoor:
                 return json.loads(answer.read())
             except ValueError:
                 raise BadInput(
-                    "this server is not a simulated fleet",
+                    "this server is not a fleet",
                     value=self.url,
                     expected="the address of `autoscale serve`",
                 ) from None

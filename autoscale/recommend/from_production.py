@@ -158,7 +158,7 @@ def learn_replica_from(
 
 def _cv_of_a_replica(traffic: LearnedTraffic) -> float:
     """cv of the gaps between the requests of one replica, to which each goes by chance: a renewal process thinned."""
-    replicas = float(traffic.came.replicas.mean())
+    replicas = traffic.came.mean_replicas
     if not replicas >= 1:
         return 1.0
     return math.sqrt(1 + (traffic.cv**2 - 1) / replicas)
@@ -229,7 +229,7 @@ def _notes(points: OperatingPoints, model: ReplicaModel) -> Iterator[str]:
     yield (
         f"the replica is learned from {len(points.stretches)} stretches of production of up to {most:.0f} running requests"
         f"{told} on average, of {engine.max_num_seqs} seats; what a fuller batch takes is the model's, and its interval, "
-        f"{low - 1:+.0%} to {high - 1:+.0%} of the capacity, says so"
+        f"{low - 1:+.1%} to {high - 1:+.1%} of the replica's speed, says so"
     )
     yield from _other_speeds(_telling(points), model)
 

@@ -46,7 +46,8 @@ from autoscale.sim.fleet.control import DEFAULTS, FleetOptions
 from autoscale.sim.fleet.scalers import check_gateway, foreign_name, read_scaler
 from autoscale.version import own_version
 
-ANSWER, TRAFFIC = "recommendation.json", "traffic.yaml"  # the latter of a service that is in production
+ANSWER = "recommendation.json"
+TRAFFIC, LOAD_TEST = "traffic.yaml", "load-test.yaml"  # of a service that is in production
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,11 @@ class Recommended:
     decision: Decision
     model: ReplicaModel
     runs: tuple[Run, ...]
+
+    @property
+    def from_production(self) -> bool:
+        """Whether the replica was learned from production."""
+        return self.model.basis == BASIS
 
 
 def recommend(
@@ -165,7 +171,7 @@ def answered(
     minima = None if learn_s is None else schedule_of(whole, decision, learn_s, asked.jobs)
     billed = bill(scenario, decision, asked.price.currency if asked.price else "", minima)
     made = replace(
-        _beside(made, scenario, decision, model, asked.old),
+        _beside(made, scenario, decision, model, asked.old, target),
         bill=billed,
         schedule=None if minima is None else minima.told,
     )
@@ -207,12 +213,13 @@ def _beside(
     decision: Decision,
     model: ReplicaModel,
     old: Recommendation | None,
+    target: Path,
 ) -> Recommendation:
     """The document with what became of an older one, and what a run would be worth where there is none."""
     return replace(
         made,
         drift=None if old is None else drift(scenario, old, decision),
-        measuring=_measuring(scenario, decision, model),
+        measuring=_measuring(scenario, decision, model, target / LOAD_TEST),
     )
 
 
@@ -229,10 +236,10 @@ def checked_scaler(
     return foreign_name(system, scaler)
 
 
-def _measuring(scenario: Scenario, decision: Decision, model: ReplicaModel) -> WorthOfARun | None:
+def _measuring(scenario: Scenario, decision: Decision, model: ReplicaModel, file: Path) -> WorthOfARun | None:
     if not model.fitted:
         return worth_of_a_run(decision)
-    return load_test_worth(model, scenario, decision) if model.basis == BASIS else None
+    return load_test_worth(model, scenario, decision, file) if model.basis == BASIS else None
 
 
 def noticed(of_current: str | None, scenario: Scenario, tell: Tell) -> list[str]:
@@ -249,7 +256,7 @@ def _refused(scenario: Scenario) -> list[str]:
     if not share:
         return []
     return [
-        f"{share:.1%} of the requests are longer than max_model_len {scenario.profile.engine.max_model_len:,}: vLLM "
+        f"{100 * share:.2g}% of the requests are longer than max_model_len {scenario.profile.engine.max_model_len:,}: vLLM "
         "refuses them (HTTP 400) with any number of replicas, so they are left out of the SLO and of the load"
     ]
 
@@ -285,4 +292,7 @@ def _write(made: Recommendation, target: Path) -> list[Path]:
     if made.hpa:
         files.append(target / "hpa.yaml")
         files[1].write_text(yaml.safe_dump(made.as_json()["hpa"], sort_keys=False), encoding="utf-8")
+    if made.measuring and made.measuring.load:
+        files.append(target / LOAD_TEST)
+        files[-1].write_text(made.measuring.load, encoding="utf-8")
     return files

@@ -51,7 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def trial(setting: Setting, out: Path) -> CheckResult:
     """One scale-out and, the load over, one scale-in, all of it printed; files go to `out`."""
-    fleet = RealFleet(setting.profile, setting.hpa, setting.words, out, "least_requests")
+    fleet = RealFleet(
+        setting.profile, setting.hpa, setting.words, out, "least_requests", simulated=setting.simulated
+    )
     servers = fleet.kubelet.servers
     with FleetThread(fleet):
         print(f"the first server starts; its log is {out / 'server-1.log'}", flush=True)

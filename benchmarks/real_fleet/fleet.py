@@ -33,10 +33,18 @@ class RealFleet(ServedFleet):
     """Replicas are servers that `words` starts, behind one gateway, under the HPA. All of them start cold."""
 
     def __init__(
-        self, profile: Profile, hpa: Mapping[str, Any], words: Sequence[str], out: Path, routing: str
+        self,
+        profile: Profile,
+        hpa: Mapping[str, Any],
+        words: Sequence[str],
+        out: Path,
+        routing: str,
+        *,
+        simulated: bool,
     ) -> None:
         options = replace(DEFAULTS, warm=False, grace_s=GRACE_S)
         super().__init__(profile, hpa, options, host="127.0.0.1", port=0, speed=1.0, replicas=None, seed=0)
+        self.simulated = simulated
         self.wake = asyncio.Event()
         self.gateway = ForwardingGateway(routing, self.seed)
         self.kubelet = ProcessKubelet(self, words, out)

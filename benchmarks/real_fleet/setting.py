@@ -46,6 +46,7 @@ class Setting:
     scale_in_window_s: int = 30
     lengths: tuple[str, str] = ("uniform:32,64", "uniform:32,64")
     slo: str = "ttft_p95=2s,tpot_p95=100ms"
+    simulated: bool = False
 
     @property
     def hpa(self) -> dict[str, Any]:
@@ -82,7 +83,7 @@ def simulated_setting(out: Path) -> Setting:
     profile = _profile(out, {"engine": {**ENGINE, "step": step}})
     served = ("serve", "--profile", str(out / "server.yaml"))
     served += ("--port", "{port}", "--metrics-port", "{metrics_port}")
-    return Setting((sys.executable, "-m", "autoscale", *served), profile)
+    return Setting((sys.executable, "-m", "autoscale", *served), profile, simulated=True)
 
 
 def _profile(out: Path, content: Mapping[str, Any]) -> Profile:

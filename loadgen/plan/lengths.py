@@ -29,6 +29,7 @@ FORMS = {
     "quantiles": "quantiles:A,B,...",
     "trace": "trace",
 }
+READABLE = 8  # quantiles
 MOST = 2**30  # tokens; keeps sums of a prompt and its answer inside int32
 
 
@@ -51,6 +52,13 @@ class Lengths:
         numbers = {"fixed": [self.a], "trace": []}.get(self.kind, [self.a, self.b])
         numbers = numbers if self.limit == MOST or self.kind == "trace" else [*numbers, self.limit]
         return self.kind + (":" + ",".join(f"{x:g}" for x in numbers) if numbers else "")
+
+    @property
+    def in_words(self) -> str:
+        """As one reads it: of many quantiles mean and p99."""
+        if self.kind == "quantiles" and len(self.knots) > READABLE:
+            return f"mean {self.mean():,.0f}, p99 {self.p99():,.0f}"
+        return str(self)
 
     def draw(self, rng: np.random.Generator, n: int) -> NDArray[np.int32]:
         """`n` token counts, int32[n], each from 1 to `limit`. Raises ValueError for `trace`, which draws nothing."""

@@ -17,6 +17,7 @@ from analysis.errors import BadInput
 
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 DAY_S = 86_400.0
+WEEKDAYS = (0, 1, 2, 3, 4)  # of the week, Monday 0
 _MOMENT = re.compile(r"([A-Z][a-z]{2})(?: ([01]\d|2[0-3]):([0-5]\d))?")
 
 UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}  # in s

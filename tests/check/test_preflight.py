@@ -220,6 +220,7 @@ class Door:
     """A cluster of one snapshot."""
 
     tells_queries = False
+    simulated = False
 
     def __init__(self, now: Snapshot, forbidden=(), values=None):
         self.now, self.forbidden, self.values = now, forbidden, values

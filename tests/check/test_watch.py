@@ -291,6 +291,7 @@ METRIC = "prometheus.googleapis.com|vllm:num_requests_waiting|gauge"
 
 class Virtual:
     tells_queries = True
+    simulated = True
     at = 1_800_000_000.0
     def now_s(self): return self.at
     def list(self, resource, namespace=None, selector=""):

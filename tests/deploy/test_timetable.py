@@ -15,8 +15,9 @@ from autoscale.keda.cron import CronTrigger, parse_schedule
 from autoscale.lint.linter import lint_objects
 from autoscale.profiles import load
 from autoscale.recommendation import Recommendation, parse_recommendation
-from autoscale.schedule import EVERY_DAY, WEEKDAYS, WEEKEND, Scheduled, Window, minimum_at
+from autoscale.schedule import EVERY_DAY, WEEKEND, Scheduled, Window, minimum_at
 from autoscale.signal_target import SignalTarget
+from loadgen.plan.time_units import WEEKDAYS
 
 PROFILE = load("llama-3.1-8b-1xl4")
 MONDAY_S = 4 * 86_400  # of the epoch's second week, as 1970 began on a Thursday

@@ -1,7 +1,9 @@
 """A replica learned from production, through a real Prometheus that holds a simulated fleet's past."""
 
 import json
+import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from autoscale.history.production import SeenStarts, learn_production
 from autoscale.history.service import find_service
 from autoscale.history.told_hpa import past_hpa
 from autoscale.profiles import load, overlay
+from autoscale.recommend.answer import Point
 from autoscale.recommend.choice.settings import Behavior, Candidate
 from autoscale.recommend.choice.traffic import scenario_of
 from autoscale.recommend.from_production import (
@@ -27,6 +30,7 @@ from autoscale.recommend.from_production import (
     recommend_from,
 )
 from autoscale.recommend.model.coefficients import drawn
+from autoscale.recommend.model.load_test import load_test_worth
 from autoscale.recommend.model.one_replica import capacity, idle_verdict, roughly_holding_rps
 from autoscale.recommend.open_speed import capacity_between, idle_in_doubt, speed_at_the_slo
 from autoscale.sim.fleet.control import DEFAULTS
@@ -222,3 +226,22 @@ def test_the_interval_is_of_what_binds_and_of_capacities_at_its_ends(past):
     assert "an idle replica breaks the SLO by less than" in idle_in_doubt(broken, model, full)[0]
     far = replace(served, slo=parse_slo(f"ttft_p95={0.4 * idle:.3f}s"))
     assert idle_in_doubt(far, model, full) == []
+
+
+def test_the_load_test_that_would_narrow_it_is_a_file_that_the_command_reads(past, tmp_path):
+    _, production, true = past
+    lengths = true.plan.prompt, true.plan.output
+    model = learn_replica_from(production.points, lengths, true.profile, production.traffic, silent)
+    point = Point(0.5, 0.1, 6.0, 0.3, "ttft_p95")
+    decision = SimpleNamespace(capacity=point, chosen=SimpleNamespace(cost=10.0), as_fitted_h=9.0)
+    worth = load_test_worth(model, replace(true, engine=model.engine), decision, tmp_path / "load-test.yaml")
+    assert (worth.minutes, worth.accelerator_hours) == (10.0, 1.0)
+    assert worth.sentence.endswith(f"autoscale load --headless --host URL --load {tmp_path}/load-test.yaml")
+    now, then = map(float, re.findall(r"([\d.]+)%", worth.sentence))
+    assert then < 0.9 * now + 0.1
+    (tmp_path / "load-test.yaml").write_text(worth.load)
+    plan = LoadPlan.from_options(load_file=tmp_path / "load-test.yaml")
+    assert (plan.prompt, plan.output) == lengths
+    assert plan.rate(np.arange(60.0, 600.0, 120.0)) == pytest.approx(
+        0.5 * np.array([0.3, 0.5, 0.7, 0.9, 1.1]), rel=0.05
+    )

@@ -163,6 +163,7 @@ class Holding:
     """A cluster that holds these objects, without pods, conditions or a metrics API; it lists as API servers do."""
 
     tells_queries = False
+    simulated = False
 
     def __init__(self, objects):
         self.objects = objects

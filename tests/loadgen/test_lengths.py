@@ -60,3 +60,12 @@ def test_the_median_of_a_lognormal_is_its_first_number():
 def test_a_bad_distribution_is_answered_with_the_form_expected(text, sentence):
     with pytest.raises(BadInput, match=sentence):
         parse_lengths(text)
+
+
+def test_many_quantiles_are_told_by_mean_and_p99():
+    many = parse_lengths(
+        "quantiles:" + ",".join(str(10 * k) for k in range(1, 102))
+    )  # evenly from 10 to 1,010
+    assert many.in_words == "mean 510, p99 1,000"
+    for told in ("quantiles:1,90,400,7000", "fixed:512", "lognormal:600,1"):
+        assert parse_lengths(told).in_words == told

@@ -24,10 +24,12 @@ from autoscale.recommend.choice.judging import Judged, Trial
 from autoscale.recommend.choice.keda.scaled_object import Keda
 from autoscale.recommend.choice.settings import Behavior, Candidate, Given, Standing
 from autoscale.recommend.document import document
+from autoscale.recommend.model.production import BASIS
 from autoscale.recommend.model.replaying import FIGURES
 from autoscale.recommend.model.replica_model import ReplicaModel
-from autoscale.recommendation import Drift, Provenance, Reason
+from autoscale.recommendation import Drift, ModelledCapacity, Provenance, Reason, ReplicaCapacity
 from autoscale.show.pages import recommendation_page
+from autoscale.show.pages.next_commands import next_commands
 from autoscale.show.words import horizon
 from autoscale.sim.engine.gateway import InferenceGateway
 from autoscale.sim.fleet.control import FleetOptions
@@ -167,7 +169,7 @@ def recommendation(scenario, decision, *, run=None, files=(), drift=None) -> Rec
     [
         (
             "autoscale",
-            ["averageValue 2", "averageValue 340m", "(34%)", "interval 300m to 470m", "maxReplicas 3"],
+            ["averageValue 2", "averageValue 340m", "(34%)", "interval 0.3 to 0.47", "maxReplicas 3"],
         ),
         ("do_not_autoscale", ["Do not autoscale", "2 standing replicas", "kubectl scale"]),
         ("infeasible", ["This SLO cannot be met", "an idle replica misses ttft_p95", "--slo"]),
@@ -352,3 +354,22 @@ def test_a_figure_of_several_days_is_said_to_be_of_one(scenario) -> None:
     assert horizon(made) == "0.5 h of traffic"
     fortnight = replace(made, traffic={**made.traffic, "duration_s": 86_400.0, "days": 14})
     assert horizon(fortnight) == "24.0 h, a mean one of the traffic's 14 days"
+
+
+def test_of_production_the_page_says_what_was_measured_and_what_was_noticed(scenario, tmp_path) -> None:
+    made = recommendation(scenario, DECISIONS["autoscale"])
+    modelled = ModelledCapacity(4.0, 3.6, 4.5, waiting=1.5, running=20.0, kv_usage=0.34)
+    noted = replace(
+        made.document,
+        capacity_rps=ReplicaCapacity(None, modelled),
+        notes=("99.9% of 958 past syncs of the HPA are reproduced",),
+    )
+    learned = replace(made, document=noted, model=replace(made.model, basis=BASIS))
+    text = recommendation_page(learned, tmp_path / "page.html").read_text()
+    assert "modelled, by what production measured; 95%: 3.6 to 4.5" in text
+    assert "Production, as its Prometheus tells it" in text
+    assert noted.notes[0] in text
+    assert "nothing was measured" not in text
+    assert "the profile's prior" not in text
+    watch = dict(next_commands(learned))["every week: does it still hold?"]
+    assert watch == "autoscale watch --recommendation recommendation.json --prometheus URL"

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from autoscale.recommend.schedule.week import Week, joined_hours
-from autoscale.schedule import EVERY_DAY, WEEKDAYS, Window
+from autoscale.schedule import EVERY_DAY, Window
 from autoscale.sim.fleet.control import FleetOptions
 from autoscale.sim.fleet.simulate import simulate
+from loadgen.plan.time_units import WEEKDAYS
 from tests.sim.test_fleet import L4, SMALL, load_of, manifest
 
 OFFICE = tuple(3 if 8 <= hour < 20 else 1 for hour in range(24))

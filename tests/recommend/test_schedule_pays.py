@@ -11,6 +11,7 @@ from autoscale.recommend.choice.judging import confirm
 from autoscale.recommend.choice.settings import Behavior, Candidate
 from autoscale.recommend.schedule import judge, learn
 from autoscale.recommend.schedule.judge import halves_s, schedule_of
+from autoscale.recommend.schedule.week import Week
 from autoscale.sim.engine.replicas import EngineParams
 from loadgen.plan.parts import between
 from loadgen.plan.traffic import LoadPlan
@@ -120,3 +121,18 @@ def test_a_schedule_is_never_judged_on_what_it_learned(tmp_path) -> None:
     assert judge.halves_s(asked.plan) == 86_400
     parts = between(asked.plan, 0, 86_400), between(asked.plan, 86_400, 172_800)
     assert [part.duration_s for part in parts] == [86_400, 86_400]
+
+
+def test_what_is_confirmed_lies_apart_and_ends_with_the_setting_without_windows() -> None:
+    base = Candidate((("running", 2.0),), Behavior(), 1, 5)
+
+    def timed(replicas: int) -> learn.Timed:
+        return learn.Timed(base, Week(((1,) * 8 + (replicas,) * 12 + (1,) * 4,)))
+
+    plain = learn.Timed(base, Week(((1,) * 24,)))
+    hours = {timed(2): 100.0, timed(3): 100.5, timed(4): 101.2, timed(5): 102.0, plain: 140.0}
+    assert learn.finalists(hours) == [timed(2), timed(4), plain]
+    many = {timed(2 + k): 100.0 * 1.02**k for k in range(30)} | {plain: 400.0}
+    found = learn.finalists(many)
+    assert len(found) == learn.FINALISTS + 1
+    assert found[-1] == plain

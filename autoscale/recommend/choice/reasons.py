@@ -11,6 +11,7 @@ from autoscale.recommend.choice.search import static_fleet
 from autoscale.recommend.choice.seeds import DAY_S
 from autoscale.recommend.choice.settings import Behavior, Candidate, Choice, Setting, Standing, quantity
 from autoscale.recommend.effort import CHOOSING
+from autoscale.recommend.model.production import BASIS
 from autoscale.recommendation import Reason
 
 SAME_COST = 0.02  # alternatives within this are as good as the chosen one
@@ -48,13 +49,18 @@ def reasons(scenario: Scenario, decision: Decision) -> Iterator[Reason]:
             )
 
 
+def _more(decision: Decision) -> str:
+    """What would tell more of the replica."""
+    return "a load test" if decision.basis == BASIS else "a longer or quieter sweep"
+
+
 def _caution(decision: Decision) -> Reason:
     """What the run's uncertainty about the replica does to the answer."""
     if decision.thin:
         return Reason(
             "thin",
             f"for a replica as slow as {decision.basis} allows no fleet holds the SLO: the answer is that of the replica as fitted; "
-            "a longer or quieter sweep would tell whether it can be trusted",
+            f"{_more(decision)} would tell whether it can be trusted",
         )
     chosen, expected = decision.chosen, decision.expected
     assert chosen is not None
@@ -68,8 +74,8 @@ def _caution(decision: Decision) -> Reason:
     less = decision.interval.saved
     if best is not None and less > WON:
         text += (
-            f", and {setting.targets[-1][0]} {quantity(best.targets[-1][1])} would do for {less:.0%} less: what a longer "
-            "sweep can win"
+            f", and {setting.targets[-1][0]} {quantity(best.targets[-1][1])} would do for {less:.0%} less: what "
+            f"{_more(decision)} can win"
         )
     return Reason("careful", text)
 

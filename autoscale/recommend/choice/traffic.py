@@ -97,7 +97,7 @@ def traffic_in_words(plan: LoadPlan, traffic: Path | None) -> str:
     highest = float(plan.rate(np.linspace(0.0, plan.duration_s, PEAK_POINTS)).max())
     return (
         f"{source} {plan.duration_s / 3600:.3g} h, {plan.expected_requests:,.0f} requests, up to {highest:.3g} requests/s, "
-        f"prompts {plan.prompt}, answers {plan.output} tokens"
+        f"prompts {plan.prompt.in_words}, answers {plan.output.in_words} tokens"
     )
 
 

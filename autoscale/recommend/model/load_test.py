@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
+import yaml
 
 from analysis.numbers import Z975, known
 from autoscale.recommend.answer import Decision
@@ -19,8 +21,10 @@ from autoscale.recommend.watching import WATCHING
 from autoscale.recommendation import WorthOfARun
 
 
-def load_test_worth(model: ReplicaModel, scenario: Scenario, decision: Decision) -> WorthOfARun | None:
-    """Rates around the capacity as the ready command, the interval that they would leave, and what the certainty would save.
+def load_test_worth(
+    model: ReplicaModel, scenario: Scenario, decision: Decision, file: Path
+) -> WorthOfARun | None:
+    """Rates around the capacity as the load file of a ready command, the interval that they would leave, and what the certainty would save.
 
     None without an answer, and where the test would hardly narrow it (a tenth).
     """
@@ -52,6 +56,11 @@ def load_test_worth(model: ReplicaModel, scenario: Scenario, decision: Decision)
     return WorthOfARun(
         minutes,
         saves,
-        f"one replica is known to {now:.0%} from production; a load test of {minutes:.0f} minutes would narrow that to "
-        f"{then:.0%}: autoscale load --headless --host URL --stages {command} --prompt-tokens {prompt} --output-tokens {output}",
+        f"one replica's speed is known to {now:.1%} from production; a load test of {minutes:.0f} minutes would narrow that to "
+        f"{then:.1%}: autoscale load --headless --host URL --load {file}",
+        load=yaml.safe_dump(
+            {"prompt_tokens": str(prompt), "output_tokens": str(output), "load": [{"stages": command}]},
+            sort_keys=False,
+            width=10_000,
+        ),
     )

@@ -11,7 +11,7 @@ neighbours  of the cheapest that holds: a window with one replica more or fewer,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise, product
@@ -23,9 +23,10 @@ from autoscale.recommend.choice.judging import Each, Judged, Trial
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.seeds import trial_s
 from autoscale.recommend.choice.settings import Candidate
+from autoscale.recommend.effort import CHOOSING
 from autoscale.recommend.schedule.week import DAY_S, HOUR_S, HOURS, WEEK_DAYS, Week, joined_hours
-from autoscale.schedule import WEEKDAYS
 from autoscale.sim.fleet.outcome import Outcome
+from loadgen.plan.time_units import WEEKDAYS
 
 USUAL = 0.9  # share of the five-minute rates of such hours that a need covers
 RATE_S = 300.0
@@ -37,6 +38,8 @@ SEARCH_S = 240.0  # of a processor
 FEWEST = 8  # settings of the families that are tried however long a simulation takes
 ROUNDS = 4
 FINALISTS = 16
+APART = 1.01  # at least, of their accelerator-hours
+DEARER = 1.25  # times the cheapest that holds, from which on a setting is given up
 AT_A_TIME = 4  # seeds of a finalist, which is given up once the others cannot show the promise any more
 LEAD = 1.2  # of the median start
 
@@ -100,11 +103,21 @@ def learned(
     holding = sorted(
         (t for t, trial in tried.items() if trial.holds), key=lambda t: tried[t].accelerator_hours
     )
-    for timed in holding[:FINALISTS]:
+    for timed in finalists({timed: tried[timed].accelerator_hours for timed in holding}):
         judged = confirmed(part, timed, seeds, each)
         if judged.holds:
             return judged
     return None
+
+
+def finalists(hours: Mapping[Timed, float]) -> list[Timed]:
+    """Of what holds on one seed, the cheapest first, those to be confirmed: each a little dearer than the one before, for what costs the
+    same as one that broke the promise is like it; at last those without windows."""
+    apart: list[Timed] = []
+    for timed, own_h in hours.items():
+        if len(apart) < FINALISTS and (not apart or own_h >= APART * hours[apart[-1]]):
+            apart.append(timed)
+    return list(dict.fromkeys([*apart, *(timed for timed in hours if not timed.week.windows()[1])]))
 
 
 def confirmed(part: Scenario, timed: Timed, seeds: Sequence[int], each: Each) -> Judged[Timed]:  # type: ignore[type-var]
@@ -126,9 +139,14 @@ def _search(
     settings: Iterable[Timed],
     limit_h: float,
 ) -> None:
+    """Try them; what gets much dearer than the cheapest that held before its batch is stopped."""
     settings = list(settings)
-    trials = each(partial(_trial, part, limit_h), [(timed, seed) for timed in settings])
-    tried.update(zip(settings, trials, strict=True))
+    for first in range(0, len(settings), CHOOSING.at_once):
+        some = settings[first : first + CHOOSING.at_once]
+        best = _cheapest(tried)
+        most_h = limit_h if best is None else min(limit_h, DEARER * tried[best].accelerator_hours)
+        trials = each(partial(_trial, part, most_h), [(timed, seed) for timed in some])
+        tried.update(zip(some, trials, strict=True))
 
 
 def _trial(part: Scenario, limit_h: float | None, pair: tuple[Timed, int]) -> Trial:
@@ -162,7 +180,7 @@ def rates_by_hour(part: Scenario) -> NDArray[np.float64]:
 
 
 def _families(part: Scenario, base: Candidate, rate_rps: float) -> Iterator[Timed]:
-    rates, lead = rates_by_hour(part), _lead_minutes(part)
+    rates, lead = rates_by_hour(part), lead_minutes(part)
     same = Week(((base.min_replicas,) * HOURS,) * len(rates), lead)
     seen = dict.fromkeys(Timed(loosened(base, factor), same) for factor in TIGHTER)
     yield from seen
@@ -185,7 +203,8 @@ def _from_the_middle(choice: tuple[int, float, float]) -> tuple[float, ...]:
     return (WINDOWS.index(windows) + LOOSER.index(looser) + FACTORS.index(factor), *choice)
 
 
-def _lead_minutes(part: Scenario) -> int:
+def lead_minutes(part: Scenario) -> int:
+    """How long before its hour a minimum rises, so that replicas are ready."""
     return min(55, 5 * math.ceil(LEAD * part.cold_start_s / 300))
 
 

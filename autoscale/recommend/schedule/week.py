@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from autoscale.schedule import DAY_MINUTES, EVERY_DAY, WEEKDAYS, WEEKEND, Days, Window, minimum_changes
+from autoscale.schedule import DAY_MINUTES, EVERY_DAY, WEEKEND, Days, Window, minimum_changes
+from loadgen.plan.time_units import WEEKDAYS
 
 DAY_S, HOUR_S, WEEK_DAYS, HOURS = 86_400.0, 3600.0, 7, 24
 

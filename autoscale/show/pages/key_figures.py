@@ -36,7 +36,7 @@ def key_figures(result: Recommended) -> Iterator[KeyFigure]:
     yield _cost(made, predicted)
     point = result.decision.capacity
     if point is not None:
-        yield KeyFigure("one replica holds", f"{number(point.rate_rps)} requests/s", _capacity(made))
+        yield KeyFigure("one replica holds", f"{number(point.rate_rps)} requests/s", _capacity(result))
 
 
 def _kept(made: Recommendation, predicted: Forecast) -> KeyFigure:
@@ -65,8 +65,12 @@ def _cost(made: Recommendation, predicted: Forecast) -> KeyFigure:
     )
 
 
-def _capacity(made: Recommendation) -> str:
-    measured = made.capacity_rps.measured
+def _capacity(result: Recommended) -> str:
+    made = result.document
+    measured, model = made.capacity_rps.measured, made.capacity_rps.model
+    if measured is None and result.from_production and model is not None:
+        ends = [number(end, ".3g") for end in (model.low, model.high) if known(end)]
+        return f"modelled, by what production measured; 95%: {' to '.join(ends) or 'not known'}"
     if measured is None:
         return "modelled from the data sheet; nothing was measured"
     ends = [number(end, ".3g") for end in (measured.slo.low, measured.slo.high) if known(end)]

@@ -39,10 +39,10 @@ def next_commands(result: Recommended) -> Iterator[tuple[str, str]]:
             f"kubectl scale {shlex.quote(kind)} --replicas={made.min_replicas} {where}",
         )
     elif answer == "infeasible":
-        same = (
-            shlex.join(["autoscale", "recommend", *made.provenance.runs])
-            + f" --profile {profile} --traffic FILE"
-        )
+        runs = shlex.join(["autoscale", "recommend", *made.provenance.runs])
+        same = f"{runs} --profile {profile} --traffic FILE"
+        if result.from_production:
+            same = f"autoscale recommend --from-prometheus URL --profile {profile}"
         yield "ask for less of the same traffic", f"{same} --slo 'ttft_p95=5s,tpot_p95=200ms'"
         if not {"slo_idle", "too_long"} & {reason.code for reason in made.reasons}:
             yield "allow more replicas", f"{same} --max-replicas N"
@@ -55,7 +55,9 @@ def next_commands(result: Recommended) -> Iterator[tuple[str, str]]:
         yield "measure again on one quiet replica", f"{sweep} --run-dir runs/NEW"
         yield "fetch the server's metrics", "autoscale collect runs/NEW --prometheus URL"
         yield "ask again", again
-    if answer in ("autoscale", "do_not_autoscale"):
+    if answer in ("autoscale", "do_not_autoscale") and result.from_production:
+        yield "every week: does it still hold?", f"autoscale watch --recommendation {file} --prometheus URL"
+    elif answer in ("autoscale", "do_not_autoscale"):
         yield "later, after a new measurement: does it still hold?", f"{again} --against {file}"
 
 

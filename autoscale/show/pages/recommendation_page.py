@@ -27,6 +27,7 @@ from autoscale.show.pages.recommendation_figures import (
 )
 from autoscale.show.words import DASH, number, share, span
 from autoscale.typed_json import as_plain
+from loadgen.plan.lengths import parse_lengths
 
 TONES = {"autoscale": "yes", "do_not_autoscale": "", "infeasible": "no", "need_more_data": ""}
 FIGURES = {  # label -> (key, how it is written)
@@ -54,6 +55,7 @@ def recommendation_page(result: Recommended, out: Path) -> Path:
         headline=words.HEADLINES[made.answer],
         tone=TONES[made.answer],
         made=made,
+        from_production=result.from_production,
         profile=result.scenario.profile,
         targets=list(_targets(result)),
         behavior=list(words.pace_each_way(made.behavior)),
@@ -248,8 +250,8 @@ def _traffic(result: Recommended) -> Iterator[tuple[str, str]]:
         f"{words.horizon(result.document)}, about {traffic['expected_requests']:,.0f} requests",
     )
     yield "arrivals", traffic["arrivals"]
-    yield "prompt tokens", traffic["prompt_tokens"]
-    yield "output tokens", traffic["output_tokens"]
+    for name in ("prompt_tokens", "output_tokens"):
+        yield name.replace("_", " "), parse_lengths(traffic[name]).in_words
     if traffic["shared_prefix_tokens"]:
         yield "shared prefix", f"{traffic['shared_prefix_tokens']} tokens"
 

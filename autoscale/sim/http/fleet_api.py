@@ -1,6 +1,6 @@
 """What a fleet over HTTP tells about itself, and the one thing that it can be told: its size.
 
-GET  /fleet                            profile, speed, HPA, replicas with state and metrics URL
+GET  /fleet                            profile, speed, HPA, whether its servers are real, replicas with state and metrics URL
 GET  /fleet/sd                         http_sd targets of the replicas that export metrics, and of an inference gateway
 GET  /fleet/observations?since=N       NDJSON, stays open: what a Kubernetes watcher would have seen
 GET  /fleet/truth                      when each replica was created, scheduled, ... ready, first used
@@ -67,6 +67,7 @@ class FleetApi:
                 "profile": profile.name,
                 "model": profile.model.id,
                 "vllm_version": profile.engine.vllm_version,
+                "servers": "simulated" if server.simulated else "real",
                 "speed": server.speed,
                 "started_at": server.started_at,
                 "control_s": server.control_now(),

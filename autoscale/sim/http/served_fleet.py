@@ -54,6 +54,7 @@ class ServedFleet(ABC):
     """
 
     engines: Engines
+    simulated = True  # what answers; False where the servers are real
     pods: Pods | None = None  # None: the life of pods is drawn
     gateway_metrics: GatewayMetrics | None = None
     wake: asyncio.Event  # set when something new is to be done
