@@ -64,7 +64,7 @@ class Case:
 
     def guide(self, cap: int) -> Given:
         """What the guide of the signal hands out."""
-        queue, saturation = guide_objects(self.scenario, cap)
+        queue, saturation = guide_objects(self.scenario, cap).values()
         if self.signals == ("kv_usage",):
             return _token_aware(self.scenario, cap)
         return saturation if self.signals == ("gateway_saturation",) else queue

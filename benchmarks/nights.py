@@ -5,7 +5,8 @@
 
 Brute force tries every setting of a grid: thresholds, windows, minimum and maximum, cooldowns. The search confirms its answer
 over seeds of its own, which it has not searched on; the grid's best is the cheapest that keeps the promise over these very
-seeds: it may choose on them, so that it is cheaper by luck, too. `--rows FILE` keeps finished rows.
+seeds: it may choose on them, so that it is cheaper by luck, too. How many of the FRESH days, on which nothing was chosen, either
+keeps is told beside it. `--rows FILE` keeps finished rows.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from benchmarks.recommend import Row, Rows, head, line
 QUEUES = (1, 5)
 WINDOWS_S = (None, 300, 1800)
 COOLDOWNS_S = (180, 900)
+FRESH = range(20_001, 20_201)
 EVERY = 2  # of the search's targets in flight, which lie 6 % apart
 
 
@@ -115,12 +117,16 @@ def judge(case: Case, report: Progress = silent) -> Row:
     fleet, ours = confirm(scenario, [found.static.setting, found.chosen.setting], own)
     best = brute_force(scenario, settings, hardest_first(fleet, own), min(ours.cost, fleet.cost))
     cheapest_h = min(fleet.cost, best.cost if best else math.inf)
+    named = best.setting if best else fleet.setting
+    fresh, again = confirm(scenario, [ours.setting, named], FRESH)
     return {
         "found": ours.setting.label,
         "hours": ours.cost,
         "days": ours.mean("days_kept"),
         "seeds": len(own),
-        "grid": best.setting.label if best else fleet.setting.label,
+        "fresh": fresh.mean("days_kept"),
+        "grid": named.label,
+        "grid_fresh": again.mean("days_kept"),
         "grid_hours": cheapest_h,
         "regret": ours.cost / cheapest_h - 1,
         "settings": len(settings),
@@ -144,7 +150,7 @@ def main() -> None:
     for case in asked:
         if case.name not in rows.known:
             rows.add(case.name, judge(case))
-    head("night", "found", "days kept", "acc-h", "brute force", "acc-h", "dearer by", "standing acc-h", "CPU s of the search")  # fmt: skip
+    head("night", "found", "days kept", "of fresh days", "acc-h", "brute force", "of fresh days", "acc-h", "dearer by", "standing acc-h", "CPU s of the search")  # fmt: skip
     for case in asked:
         row = rows.known[case.name]
         if "found" not in row:
@@ -154,8 +160,10 @@ def main() -> None:
             case.name,
             row["found"],
             f"{row['days']:.0%} of {row['seeds']}",
+            f"{row['fresh']:.1%} of {len(FRESH)}",
             f"{row['hours']:.2f}",
             f"{row['grid']} (of {row['settings']:,})",
+            f"{row['grid_fresh']:.1%}",
             f"{row['grid_hours']:.2f}",
             f"{row['regret']:+.1%}",
             f"{row['standing_hours']:.1f}",

@@ -117,6 +117,14 @@ def test_of_two_autoscalers_in_a_file_none_is_taken(tmp_path):
     assert "holds several of kind HorizontalPodAutoscaler" in refused("simulate", "--hpa", two)
 
 
+def test_an_object_of_another_controller_is_named_with_what_would_do(tmp_path):
+    other = tmp_path / "other.yaml"
+    other.write_text("apiVersion: http.keda.sh/v1alpha1\nkind: HTTPScaledObject\nmetadata:\n  name: m\n")
+    said = refused("simulate", "--hpa", other)
+    assert "HTTPScaledObject" in said
+    assert "kubectl get scaledobject,hpa -o yaml" in said
+
+
 def test_traffic_is_not_asked_for_before_its_words_are_understood(full, tmp_path):
     words = ["traffic", "--prometheus", "http://127.0.0.1:9", "--out", tmp_path / "t.yaml"]
     for last in ("5x", "0d", "-5d", "infd"):

@@ -62,6 +62,7 @@ LABELS = {
 SLO: dict[str, Any] = {"color": VERMILION, "linestyle": (0, (6, 2)), "linewidth": 1.6}
 WIDTH_IN = 6.0  # at 390 px, a phone, text is still 9 px high
 FONT = {"size": 10.5}
+LEGEND_LETTERS = 80  # in a line of a legend, its handles (6 each) included
 
 
 def save(figure: Figure, path: Path | str) -> Path:
@@ -102,6 +103,7 @@ def legend(axis: Axes, *others: Axes) -> None:
         unique = dict(zip(labels, handles, strict=True)) | unique
     if not unique:
         return
+    longest = max(map(len, unique))
     axis.legend(
         list(unique.values()),
         list(unique),
@@ -109,7 +111,9 @@ def legend(axis: Axes, *others: Axes) -> None:
         fontsize=9,
         loc="lower left",
         bbox_to_anchor=(-0.02, 1.0),
-        ncol=3,
+        ncol=max(
+            1, min(3, LEGEND_LETTERS // (longest + 6))
+        ),  # wider than the figure, and the panel has no room left
         columnspacing=1.2,
         handlelength=2.4,
     )

@@ -150,7 +150,9 @@ def hpa_in(path: Path) -> KubernetesObject:
             return found[0]
     raise BadInput(
         f"{path} holds no HorizontalPodAutoscaler and no ScaledObject",
+        value=", ".join(dict.fromkeys(str(document.get("kind")) for document in documents)) or None,
         expected="an autoscaling/v2 manifest, or one of keda.sh/v1alpha1",
+        next_step="where a controller makes one of it, give that: kubectl get scaledobject,hpa -o yaml",
     )
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from autoscale.kube.gateway_names import ONE_PER_POOL, REPLICA_COUNTS, gateway_metric
+from autoscale.kube.promql import one_value
 from autoscale.kube.vllm_names import of_router, type_of
 
 AGGREGATIONS = ("sum", "avg", "min", "max", "count", "quantile")
@@ -194,7 +195,7 @@ def pinned_labels(expression: Expression) -> set[str]:
     """Labels that a series may have one value of only."""
     if not isinstance(expression, Instant | OverWindow):
         return set()
-    return {matcher.label for matcher in expression.matchers if matcher.operator == "="}
+    return {matcher.label for matcher in expression.matchers if one_value(matcher.operator, matcher.value)}
 
 
 def is_scalar(expression: Expression) -> bool:

@@ -35,6 +35,11 @@ _TOKEN = re.compile(
 _MATCHER = re.compile(r"""([\w.]+|"[^"]+")\s*(=~|!~|!=|=)\s*(?:"((?:\\.|[^"\\])*)"|'((?:\\.|[^'\\])*)')""")
 
 
+def one_value(operator: str, value: str) -> bool:
+    """Whether a label that is matched so may have one value only: =, or =~ without anything that a pattern is made of."""
+    return operator == "=" or (operator == "=~" and not set(value) & set(r"\.^$*+?()[]{}|"))
+
+
 @dataclass(frozen=True)
 class Selector:
     """A series that a query asks for: its name, its label matchers, the functions around it from the outside in."""
@@ -45,7 +50,7 @@ class Selector:
 
     def pins(self, label: str) -> bool:
         """Whether the label may have one value only."""
-        return any(key == label and operator == "=" for key, operator, _ in self.matchers)
+        return any(key == label and one_value(operator, value) for key, operator, value in self.matchers)
 
     def asks(self, label: str) -> bool:
         """Whether it only takes series that have the label with some value."""

@@ -30,8 +30,8 @@ SCALING_SIGNALS: dict[str, ScalingSignal] = {
     "in_flight": ScalingSignal("requests waiting or running"),
     "gateway_queue": ScalingSignal("requests held by the gateway", of_gateway=True),
     "gateway_in_flight": ScalingSignal("requests that the gateway has sent on", of_gateway=True),
-    "gateway_saturation": ScalingSignal("saturation of the pool, as it is", "Value", of_gateway=True),
-    "ttft_p95": ScalingSignal("s of TTFT at the 95th percentile, as it is", "Value"),
-    "itl_p95": ScalingSignal("s between tokens at the 95th percentile, as it is", "Value"),
+    "gateway_saturation": ScalingSignal("saturation of the pool", "Value", of_gateway=True),
+    "ttft_p95": ScalingSignal("s of TTFT (95th percentile)", "Value"),
+    "itl_p95": ScalingSignal("s between tokens (95th percentile)", "Value"),
 }
 LATENCY_SIGNALS = ("ttft_p95", "itl_p95")

@@ -25,8 +25,7 @@ class Choosing:
     zero_after_s: tuple[int, ...] = (180, 300, 600, 900, 1800, 3600)
     # ... and a shorter pollingInterval than the usual 15 s: the first request waits for the poll, too
     short_polling_s: int = 5
-    # Thresholds of latency signals in shares of the SLO's bound, and the longest traffic on which they are tried, in s:
-    # a trial of theirs takes forty times as long as another
+    # Thresholds of latency signals in shares of the SLO's bound, and the longest traffic (s) for trials that take so long
     latency_shares: tuple[float, ...] = (0.1, 0.2, 0.35, 0.5, 0.8)
     latency_most_s: float = 21_600.0
     # Factor between the other targets of a line: the loosest that holds is met to 6 %
@@ -76,6 +75,7 @@ class Choosing:
     by_far: float = 0.015
     # Standard deviations between seeds that the search asks for beyond the SLO: first, and once nothing found held
     caution: tuple[float, ...] = (0.3, 1.0)
+    night_caution: tuple[float, ...] = (0.0, 0.3)  # at zero: days that break what is found are learned
     # Seeds that what competes for the choice is judged over, of long traffic fewer; after so many the hopeless are given up
     judging_seeds: tuple[int, int] = (8, 4)
     first_look: int = 2

@@ -153,3 +153,13 @@ def test_line_colours_differ_in_grey_or_by_style() -> None:
 def test_the_same_data_give_the_same_svg(tmp_path: Path) -> None:
     first, second = (plots.save(example_pareto(), tmp_path / f"{k}.svg").read_bytes() for k in (1, 2))
     assert first == second
+
+
+def test_long_names_of_kinds_leave_the_panel_its_room(recwarn) -> None:
+    """Three columns of such a legend are wider than the figure: the panel shrank to nothing, with a warning on the terminal."""
+    kinds = ["gateway_queue+gateway_saturation", "gateway_queue+gateway_in_flight", "gateway_in_flight", "KV"]
+    rows = [(f"{kind} {k}", kind, 10.0 + k, 0.9 + k / 100) for kind in kinds for k in range(3)]
+    figure = plots.pareto(pd.DataFrame(rows, columns=["name", "kind", "cost", "attainment"]), asked=0.95)
+    figure.draw_without_rendering()
+    assert figure.axes[0].get_position().width > 0.5
+    assert not recwarn.list

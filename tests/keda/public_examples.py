@@ -13,6 +13,8 @@ from autoscale.keda import KedaRefusal, ScaledObject, parse_query
 from autoscale.keda.hpa_made import hpa_spec
 from autoscale.keda.prometheus_trigger import PrometheusTrigger
 from autoscale.keda.queries import one_element
+from autoscale.profiles import load
+from autoscale.sim.fleet.scalers import read_scaler
 
 Object = dict[str, Any]
 WAITING, RUNNING = "vllm:num_requests_waiting", "vllm:num_requests_running"
@@ -187,17 +189,75 @@ OTHERS = (
     Example("accelerated-platforms", "use-cases/inferencing/serving/vllm/autoscaling", "running of the pods, by Cloud Monitoring", hpa(1, 5, metric("Pods", "prometheus.googleapis.com|vllm:num_requests_running|gauge", "AverageValue", "10"))),
     Example("AIBrix", "samples, PodAutoscaler @e3e10f9e", "KV of the pods, by its own controller", {"apiVersion": "autoscaling.aibrix.ai/v1alpha1", "kind": "PodAutoscaler", "metadata": {"name": "pa"}, "spec": {}}),
 )  # fmt: skip
-EXAMPLES = (*LLM_D, *OTHERS)
+UTILIZATION = "DCGM_FI_DEV_GPU_UTIL"
+IN_NAMESPACE = '{namespace="llm",pod=~"llama-predictor.*"}'
+TRITON = (
+    'sum by (release) (rate(nv_inference_queue_duration_us{release=~"s"}[15s]))\n/\n'
+    'sum by (release) ((rate(nv_inference_exec_count{release=~"s"}[15s]) * 1000) + 0.001)'
+)
+INTERCEPTED = {"hosts": ["m"], "replicas": {"min": 0, "max": 1}, "scaleTargetRef": {"name": "decode"}}
+
+
+def by_clock(start: str, end: str, replicas: str, timezone: str = "UTC") -> Object:
+    given = {"timezone": timezone, "start": start, "end": end, "desiredReplicas": replicas}
+    return {"type": "cron", "metadata": given}
+
+
+def other(kind: str, group: str, spec: Object | None = None) -> Object:
+    return {"apiVersion": group, "kind": kind, "metadata": {"name": "o"}, "spec": spec or {}}
+
+
+FOUND = (
+    Example("rcarrata/dynamic-model-autoscaling", "helm/llama3.2-3b @9443ce3e", "waiting of a predictor's pods, to zero", scaled(0, 5, trigger(f"sum({WAITING}{IN_NAMESPACE})\n", "3", metadata={"authModes": "bearer", "metricName": "w"}, authenticationRef={"name": "a"}), pollingInterval=15, cooldownPeriod=300, down=rules(300, 50, 60))),
+    Example("rcarrata/dynamic-model-autoscaling", "the same chart, its other trigger", "the rate of requests that ended", scaled(0, 5, trigger(f"sum(rate(vllm:request_success_total{IN_NAMESPACE}[2m]))\n", "2"))),
+    Example("SuperSONIC", "helm/supersonic/templates/keda/so.yaml @0323a5ab", "the queue's time for each execution, of Triton", scaled(1, 10, trigger(TRITON, "100", metadata={"ignoreNullValues": "true"}, **AV), idleReplicaCount=0, up=rules(120, 1, 30, "Pods"), down=rules(120, 1, 30, "Pods"))),
+    Example("llmariner", "inference-manager, deployments/engine @cfbcf001", "utilisation of the accelerators; metricType inside metadata", scaled(1, 10, trigger(f'sum(avg_over_time({UTILIZATION}{{pod=~"engine.*"}}[1m]))', "50", metadata={"metricType": "Value"}), pollingInterval=15, cooldownPeriod=30)),
+    Example("AKS", "blog, autoscale KAITO workloads @2467e423", "two schedules, of an InferenceSet", scaled(1, 5, by_clock("0 6 * * 1-5", "0 20 * * 1-5", "5", "America/New_York"), by_clock("0 20 * * 1-5", "0 6 * * 1-5", "1", "America/New_York"), scaleTargetRef={"apiVersion": "kaito.sh/v1alpha1", "kind": "InferenceSet", "name": "phi"})),
+    Example("inferno-autoscaler", "config/samples/hpa-integration.yaml @037368a7", "the replicas that its controller wants, to zero", hpa(0, 10, metric("External", "inferno_desired_replicas", "AverageValue", "1"), behavior={"scaleUp": rules(0, 10, 15, "Pods"), "scaleDown": rules(0, 10, 15, "Pods")})),
+    Example("ai-on-gke", "jetstream/maxtext, HPA by Cloud Monitoring @112280f5", "JetStream's backlog of prefills", hpa(1, 2, metric("Pods", "prometheus.googleapis.com|jetstream_prefill_backlog_size|gauge", "AverageValue", "1"))),
+    Example("GKE", "docs, autoscale LLM workloads on GPUs", "TGI's queue, by Cloud Monitoring", hpa(1, 5, metric("Pods", "prometheus.googleapis.com|tgi_queue_size|gauge", "AverageValue", "10"))),
+    Example("GKE", "docs, scale to zero using KEDA", "what KEDA's HTTP add-on intercepts", other("HTTPScaledObject", "http.keda.sh/v1alpha1", INTERCEPTED)),
+    Example("seans3/k8s-ai", "vllm-gpu/hpa, by the accelerators", "utilisation, by Cloud Monitoring", hpa(1, 5, metric("Pods", "prometheus.googleapis.com|dcgm_fi_dev_gpu_util|gauge", "AverageValue", "20"))),
+    Example("OME", "docs, scale to zero with KEDA @7f641a34", "a schedule, to zero", scaled(0, 2, by_clock("0 9 * * *", "0 17 * * *", "1"))),
+    Example("OME", "the same page, keep a minimum", "a schedule from an idle count of 0", scaled(2, 4, by_clock("0 9 * * *", "0 17 * * *", "3"), idleReplicaCount=0)),
+    Example("Ori", "docs, KEDA autoscaling for Ollama", "utilisation by an API of its own", scaled(1, 5, {"type": "metrics-api", "metadata": {"url": "http://m", "valueLocation": "gpu", "targetValue": "50"}})),
+    Example("Kthena", "release notes of v1.0.0", "waiting of prefill, KV of decode, by its own controller", other("AutoscalingPolicy", "workload.serving.volcano.sh/v1alpha1")),
+    Example("power capping operator", "its design document, KEDA ScaledObject for vLLM", "a window outside a function; fields of its own", scaled(1, 10, trigger("average_token_throughput_per_second[1m]", "100"), rackConstraints=[{"rackId": "r"}])),
+    Example("VNG Cloud", "VKS docs, GPU node groups", "mean utilisation as a sum by a count", scaled(1, 3, trigger(f"sum({UTILIZATION}) / count({UTILIZATION}) / 100", "0.5"))),
+    Example("no known source", "tutorial in Chinese after the EKS guide", "waiting for each pod, as a sum by a count", scaled(1, 10, trigger(f"sum({WAITING})\n/\ncount({WAITING})\n", "25"), up=rules(30, 2, 60, "Pods"), down=rules(300, 1, 120, "Pods"))),
+    Example("no known source", "scaling strategies of a vLLM deployment", "the rate of a gauge; CPU", scaled(2, 20, trigger(f"sum(rate({RUNNING}[1m]))", "100"), {"type": "cpu", "metadata": {"value": "70"}})),
+    Example("no known source", "Terraform of a small model", "waiting; KV in percent by its old name", scaled(1, 2, trigger(f'sum({WAITING}{{namespace="d",model_name="m"}})', "5"), trigger('avg(vllm:gpu_cache_usage_perc{namespace="d",model_name="m"}) * 100', "80"))),
+    Example("no known source", "chapter on autoscaling, 11 to 18 replicas", "waiting, mean KV; a static fallback", scaled(11, 18, trigger(f'sum({WAITING}{{job="chat"}})', "8"), trigger('avg(vllm:kv_cache_usage_perc{job="chat"})', "0.85"), fallback={"failureThreshold": 3, "replicas": 15}, up=rules(0, 4, 60, "Pods"), down=rules(900, 1, 300, "Pods"))),
+    Example("no known source", "design of a platform, to zero", "a series that vLLM has not", scaled(0, 4, trigger('avg(vllm:request_queue_depth{model="d"})\n', "50"))),
+    Example("KServe", "InferenceService in a German guide, by KEDA", "running in all by Value", scaled(1, 3, trigger(f'sum({RUNNING}{{namespace="team"}})', "16", metricType="Value"))),
+    Example("prokube", "examples, serving/kserve-keda-autoscaling (PR 41)", "p95 of TTFT, KV (written from the description)", scaled(1, 5, trigger('histogram_quantile(0.95, sum by (le) (rate(vllm:time_to_first_token_seconds_bucket{namespace="llm"}[1m])))', "1", metricType="Value"), trigger('avg(vllm:kv_cache_usage_perc{namespace="llm"})', "0.8", metricType="Value"))),
+    Example("ai.wmx.dev", "KEDA autoscaling", "waiting, KV; paused", {**scaled(1, 4, trigger(f"sum({WAITING})", "5"), trigger("avg(vllm:kv_cache_usage_perc)", "0.8")), "metadata": {"name": "so", "annotations": {"autoscaling.keda.sh/paused": "true"}}}),
+)  # fmt: skip
+EXAMPLES = (*LLM_D, *OTHERS, *FOUND)
+PROFILE = load("llama-3.1-8b-1xl4")
 
 
 def result_of(given: Object) -> str:
+    """loads, or refused with the field; of what loads what KEDA or the simulation cannot do with it."""
+    loaded = loading(given)
+    if loaded.startswith("refused"):
+        return loaded
+    try:
+        read_scaler(PROFILE, given)
+    except BadInput as problem:
+        field, said = problem.what.split(": ", 1)
+        return f"{loaded}; not simulated: `{field}`: {said}"
+    return loaded
+
+
+def loading(given: Object) -> str:
     """loads, or refused with the field; what KEDA makes of an answer of several elements is told."""
     if given["kind"] == "HorizontalPodAutoscaler":
         try:
-            HpaSpec.from_manifest(given)
+            HpaSpec.from_manifest(given, scale_to_zero=True)
         except BadInput as problem:
             return f"refused: {problem.what}"
-        return "loads"
+        return "loads" if given["spec"]["minReplicas"] else "loads from Kubernetes 1.37 on: minReplicas is 0"
     try:
         found = ScaledObject.from_manifest(given)
         hpa_spec(found)

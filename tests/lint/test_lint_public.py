@@ -175,6 +175,13 @@ def test_one_series_is_advised_by_what_the_series_is(query, fix):
     assert (finding.code, finding.fix) == ("keda-many-series", fix)
 
 
+@pytest.mark.parametrize(("pattern", "many"), [("one", False), ("one|two", True), ("one.*", True)])
+def test_a_label_that_is_matched_by_plain_text_has_one_value(pattern, many):
+    query = f'sum by (release) (vllm:num_requests_waiting{{release=~"{pattern}"}})'
+    told = codes(scaled(query, kind="AverageValue"))
+    assert ("keda-many-series" in told) == many
+
+
 @pytest.mark.parametrize(
     ("query", "expected"),
     [

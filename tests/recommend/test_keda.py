@@ -147,7 +147,7 @@ def test_options_of_a_scaled_object_are_refused_for_an_hpa() -> None:
 
 
 def test_guides_are_what_their_files_say(small) -> None:
-    queue, saturation = guide_objects(small(LOAD, options=GATEWAY), 8)
+    queue, saturation = guide_objects(small(LOAD, options=GATEWAY), 8).values()
     of = [
         [(t["metadata"]["threshold"], t["metricType"]) for t in g.content["spec"]["triggers"]]
         for g in (queue, saturation)

@@ -315,6 +315,26 @@ def test_what_replaces_a_choice_holds_over_as_many_seeds_more() -> None:
         assert len(best.trials) == 64  # its figures are over the seeds of all rows
 
 
+@pytest.mark.parametrize("wide", [True, False])
+def test_what_is_alike_is_tried_on_the_seed_that_broke_the_latest_and_no_further(wide: bool) -> None:
+    """0.6 breaks on its first two own seeds, so does 0.55: the second of them tells, where trials take long of what is tighter, too."""
+    seen = set()
+
+    def judge(setting: Candidate, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
+        value = setting.targets[-1][1]
+        seen.add((value, setting.min_replicas, seed))
+        return trial(-0.001 if value > 0.5 and seed in (101, 102) else 0.001, 100 * (1 - value))
+
+    line = SPACE.line(((), "kv_usage"), SPACE.behaviors[1], 1)
+    judged = confirm(judge, [s for s in line.settings if s.targets[-1][1] in (0.6, 0.55)], range(1, 9))
+    trials = Trials(judge, [judge], range(1, 9), (21, 22), range(101, 165), fitted=range(101, 165))
+    best = Confirming(replace(SPACE, wide=wide), trials).best(judged)
+    assert best is not None
+    assert best.setting.targets == (("kv_usage", 0.5),)
+    assert {(0.6, 1, 101), (0.6, 1, 102), (0.55, 1, 102)} <= seen
+    assert (0.55, 1, 101) not in seen
+
+
 def test_rows_see_the_same_seeds_until_they_cannot_hold() -> None:
     def judge(setting: Setting, seed: int, cost_limit_h: float | None = math.inf) -> Trial:
         return trial(0.01 if setting == Standing(4) or seed < 20 else -0.01, 10)

@@ -296,15 +296,45 @@ def test_series_of_a_gateway_need_one():
 @pytest.mark.parametrize(
     ("query", "sentence"),
     [
-        pytest.param(f"sum({WAITING}{{variant='a'}})", f"trigger s0-prometheus selects {WAITING} by a label.*'variant'.*Leave the label out", id="a label of nobody here"),
+        pytest.param(f"sum({WAITING}{{variant='a'}})", f"query: selects {WAITING} by a label.*'variant'.*Leave the label out", id="a label of nobody here"),
         pytest.param("sum(rate(vllm:request_success_total{finished_reason='stop'}[1m]))", "'finished_reason'", id="a part of a counter"),
         pytest.param("avg(vllm:gpu_cache_usage_perc)", "does not export: 'vllm:gpu_cache_usage_perc'. Use vllm:kv_cache_usage_perc", id="an older name alone"),
         pytest.param(f"sum({WAITING}) + max(vllm:gpu_cache_usage_perc)", "Use vllm:kv_cache_usage_perc", id="an older name beside another gauge"),
     ],
 )  # fmt: skip
 def test_a_query_that_would_answer_nothing_is_refused_before_the_simulation(query: str, sentence: str):
-    with pytest.raises(BadInput, match=sentence):
+    with pytest.raises(BadInput, match=sentence) as refused:
         read_scaler(L4, scaled((query, "2")))
+    assert str(refused.value).startswith("spec.triggers[0].metadata.query: ")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "expected"),
+    [
+        pytest.param("External", "wva_desired_replicas", "vllm:num_requests_waiting", id="External, a controller's own"),
+        pytest.param("Pods", "prometheus.googleapis.com|tgi_queue_size|gauge", "vllm:num_requests_waiting", id="Pods, another server's"),
+    ],
+)  # fmt: skip
+def test_an_hpas_metric_that_nothing_exports_is_refused_by_its_field_with_what_would_do(kind, name, expected):
+    target = {"metric": {"name": name}, "target": {"type": "AverageValue", "averageValue": "1"}}
+    reference = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "vllm"}
+    hpa = {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": "hpa"},
+        "spec": {
+            "scaleTargetRef": reference,
+            "minReplicas": 1,
+            "maxReplicas": 4,
+            "metrics": [{"type": kind, kind.lower(): target}],
+        },
+    }
+    with pytest.raises(BadInput) as refused:
+        read_scaler(L4, hpa)
+    said = str(refused.value)
+    assert said.startswith(f"spec.metrics[0].{kind.lower()}.metric.name: ")
+    assert name in said
+    assert expected in said
 
 
 @pytest.mark.parametrize(

@@ -50,9 +50,9 @@ def standing_fleets(
 
 
 def rules_of_others(
-    scenario: Scenario, point: Point, cap: int, seeds: Sequence[int], each: Each
+    scenario: Scenario, point: Point, cap: int, seeds: Sequence[int], each: Each, keda: bool
 ) -> tuple[Judged[Candidate], dict[str, Judged[Candidate]]]:
-    """The tutorial's HPA, and the HPAs of guides and of a rule of thumb, over the seeds."""
+    """The tutorial's HPA, and the HPAs of a guide and of a rule of thumb, over the seeds; guides' own objects with `keda`."""
     running = max(1.0, float(round(CHOOSING.thumb * point.running)))
     settings = {
         # llm-d, keda-epp-queue: queue 1, running 16 by AverageValue, Kubernetes' own pace
@@ -61,6 +61,8 @@ def rules_of_others(
             (("running", running),), Behavior(1800), min(2, cap), cap
         ),
     }
+    if keda:
+        del settings["KEDA guide"]
     tutorial, *others = shown_over(
         scenario, [tutorial_setting(scenario, cap), *settings.values()], seeds, each
     )

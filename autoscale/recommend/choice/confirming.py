@@ -98,13 +98,19 @@ class Confirming:
         return None
 
     def _screen(self, judged: Sequence[Judged[Candidate]]) -> None:
-        """Those that break so many of the own seeds that broke others that they cannot hold over all have failed."""
-        trials, hard = self.trials, self._hard[-CHOOSING.seeds_at_once :]
-        if not hard:
-            return
-        for one in confirm(trials.judge, [j.setting for j in judged], hard, trials.each, math.inf):
-            if not one.may_hold(len(trials.own)):
-                self._failed(one, 1)  # hard seeds tell nothing of how far it is on average
+        """Those that break so many of the own seeds that broke others that they cannot hold over all have failed.
+
+        The seed that broke the latest comes first and alone: it breaks most of what is alike, and the others are not needed then.
+        """
+        trials, hard = self.trials, self._hard[-CHOOSING.seeds_at_once :][::-1]
+        left = [Judged(j.setting, ()) for j in judged]
+        for seeds in filter(None, (hard[:1], hard[1:])):
+            more = confirm(trials.judge, [j.setting for j in left], seeds, trials.each, math.inf)
+            seen = [one.and_over(added.trials) for one, added in zip(left, more, strict=True)]
+            left = [one for one in seen if one.may_hold(len(trials.own))]
+            for one in seen:
+                if one not in left:
+                    self._failed(one, 1)  # hard seeds tell nothing of how far it is on average
 
     def _failed(self, judged: Judged[Candidate], steps: int) -> None:
         """It waits no longer; what is so many steps tighter is tried next, more where much of its line has failed."""
@@ -129,7 +135,7 @@ class Confirming:
         """Of the settings that cost about as much as the cheapest, the one with the steadiest neighbours.
 
         Those that break themselves on the neighbours' seeds, or on own seeds that broke others, wait no longer; None
-        when all do.
+        when all do. Where one is left, its neighbours are not asked.
         """
         cheapest = min(self.waiting.values(), key=lambda j: j.cost)
         limit_h = min(self.trials.worth_h, (1 + CHOOSING.alike) * cheapest.cost)
@@ -138,6 +144,8 @@ class Confirming:
         some = alike[:: max(1, math.ceil(len(alike) / CHOOSING.plateau))]
         self._screen(some)
         some = [j for j in some if j.setting in self.waiting]
+        if len(some) == 1:
+            return some[0]
         self._mark([j.setting for j in some if j.setting not in self.steady])
         left = [j for j in some if j.setting in self.waiting]
         return max(left, key=lambda j: (self.steady[j.setting], -j.cost), default=None)
@@ -145,7 +153,7 @@ class Confirming:
     def _judge(self, settings: Sequence[Candidate], limit_h: float) -> None:
         """Let those wait that hold over the seeds and cost no more; two seeds show what is dearer."""
         trials, first = self.trials, CHOOSING.first_look
-        new = [s for s in settings if s not in self._known]
+        new = self._past_the_latest([s for s in settings if s not in self._known])
         unseen = [s for s in new if s not in self._looked]
         looked = confirm(trials.judge, unseen, trials.seeds[:first], trials.each, math.inf)
         self._looked |= {j.setting: j for j in looked}
@@ -155,6 +163,16 @@ class Confirming:
         for one, more in zip(good, rest, strict=True):
             if (full := one.and_over(more.trials)).holds:
                 self.waiting[full.setting] = full
+
+    def _past_the_latest(self, settings: list[Candidate]) -> list[Candidate]:
+        """Where a trial takes long: those that the own seed that broke the latest leaves a chance; the others are known then."""
+        trials, unseen = self.trials, [s for s in settings if s not in self._looked]
+        if self.space.wide or not self._hard or not unseen:
+            return settings
+        seen = confirm(trials.judge, unseen, self._hard[-1:], trials.each, math.inf)
+        lost = {one.setting for one in seen if not one.may_hold(len(trials.own))}
+        self._known |= lost
+        return [s for s in settings if s not in lost]
 
     def _mark(self, settings: Sequence[Candidate]) -> None:
         """How many trials of a setting's neighbours hold, as a share; what breaks by itself has failed."""

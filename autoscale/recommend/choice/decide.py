@@ -216,7 +216,7 @@ def _hardest_first(ask: _Question, panel: Panel, fleets: Fleets) -> tuple[_Quest
 def _compared(ask: _Question, scenario: Scenario, fleets: Fleets, cap: int) -> Decision:
     """The standing fleet as the answer, beside whatever it is compared with."""
     seeds = beside(scenario.plan, ask.own)
-    tutorial, guides = rules_of_others(scenario, ask.point, cap, seeds, ask.each)
+    tutorial, guides = rules_of_others(scenario, ask.point, cap, seeds, ask.each, bool(ask.keda))
     return Decision(
         answer="do_not_autoscale",
         reasons=(),
@@ -319,7 +319,7 @@ def _hunt(
 
     Where trials are short, and of what goes to zero (it has a `pool` of days), also when the choice is dearer than what the
     search had promised: the luck of a few seeds had ended lines that hold. What replaces a choice then holds over twice as
-    many seeds.
+    many seeds. The search of a pool learns the days that break what it finds, and begins without caution.
     """
     scenario, each = panel.judge, ask.each
     assert isinstance(scenario, Scenario)
@@ -333,7 +333,8 @@ def _hunt(
     tried: dict[Candidate, Trial] = {}
     judged: list[Judged[Candidate]] = []
     best, not_worth, before = None, None, panel
-    for start, caution in zip((0.1, 0.4), CHOOSING.caution, strict=True):
+    cautions = CHOOSING.night_caution if pool else CHOOSING.caution
+    for start, caution in zip((0.1, 0.4), cautions, strict=True):
         careful = replace(panel, caution=caution, spread=spread)
         report = part(ask.report, start, 0.3, "searching {}")
         if pool:
@@ -354,7 +355,7 @@ def _hunt(
         dearer = done is not None and done.cost > (1 + CHOOSING.alike) * found[0][1].accelerator_hours
         if (done is not None and not (dearer and (pool or space.wide))) or (pool and not looked):
             break
-        if best is not None and not pool:
+        if best is not None:
             further = range(ask.own.stop, ask.own.stop + len(ask.own))
             confirming.trials = replace(confirming.trials, further=further)
         spread = max([spread, *(j.deviation("margin") for j in judged)])

@@ -146,9 +146,17 @@ def _signal_choice(decision: Decision, setting: Choice, point: Point) -> Reason:
         code, text = (
             "load",
             f"{setting.family} leads: latency breaks at {point.waiting:.1f} waiting requests per replica, so a queue "
-            "reacts only when users wait already",
+            f"reacts only when users wait already{_soon_enough(decision)}",
         )
     return Reason(code, f"{text} (on its own: {others})")
+
+
+def _soon_enough(decision: Decision) -> str:
+    """That a queue alone does as well all the same; nothing where it does not."""
+    queues = [a.judged for a in decision.alternatives if a.signal in ("waiting", "gateway_queue")]
+    limit_h = (1 + SAME_COST) * (decision.chosen.cost if decision.chosen else 0.0)
+    alike = any(judged is not None and judged.holds and judged.cost <= limit_h for judged in queues)
+    return ", which is soon enough on this traffic" if alike else ""
 
 
 def _alone(alternative: Alternative) -> str:
@@ -199,7 +207,8 @@ def alternatives(decision: Decision, singles: Mapping[str, Judged[Candidate]]) -
     assert point is not None
     for signal, best in singles.items():
         if best.holds:
-            yield Alternative(signal, best, _beside(best, chosen))
+            cheapest = best.cost <= min(one.cost for one in singles.values() if one.holds)
+            yield Alternative(signal, best, _beside(best, chosen, cheapest))
         else:
             yield Alternative(signal, best, f"{nearest_sentence(best)}; {_why_none(signal, decision, point)}")
 
@@ -215,11 +224,12 @@ def nearest_sentence(best: Judged[Candidate]) -> str:
     )
 
 
-def _beside(best: Judged[Candidate], chosen: Judged[Choice] | None) -> str:
+def _beside(best: Judged[Candidate], chosen: Judged[Choice] | None, cheapest: bool) -> str:
     if chosen is None:
         return f"holds for {hours(best.cost)} accelerator-hours"
     if best.setting == chosen.setting:
-        return f"chosen: the cheapest that holds, {hours(best.cost)} accelerator-hours"
+        why = "the cheapest that holds" if cheapest else "as cheap as any that holds"
+        return f"chosen: {why}, {hours(best.cost)} accelerator-hours"
     extra = best.cost / chosen.cost - 1
     if abs(extra) <= SAME_COST:
         return f"not chosen, as good: it holds for {hours(best.cost)} accelerator-hours against {hours(chosen.cost)}"

@@ -102,12 +102,12 @@ class Fleet:
     ) -> None:
         self.profile, self.options, self.speed = profile, options, speed
         self.spec = spec = None if scaler is None else hpa_of(scaler)
-        self.watcher, self.engine = watcher, engine
+        self.watcher, self.engine, version = watcher, engine, profile.engine.vllm_version
         self.memory: Memory | None = None
         self.pods = pods or Pods(PodLife.from_profile(profile), seed, options.nodes, slots)
         self.path = SamplePath(profile.metric_path)
         self.signals = [
-            (metric.name, SIGNALS.index(exported_signal(metric.name, profile.engine.vllm_version)))
+            (metric.name, SIGNALS.index(exported_signal(metric.name, version, metric.label)))
             for metric in (spec.metrics if spec else ())
             if metric.kind == "Pods"
         ]

@@ -24,8 +24,8 @@ SYNC_DRIFT_MIN_S, SYNC_DRIFT_MEAN_S, SYNC_DRIFT_MAX_S = 0.017, 0.06, 0.196  # 50
 SYNCS_DRAWN = 1024  # at a time, as sync_times draws its drifts
 
 
-def exported_signal(metric: str, vllm_version: str) -> str:
-    """Which gauge of a replica an HPA's metric name means: waiting, running or kv_usage.
+def exported_signal(metric: str, vllm_version: str, place: str) -> str:
+    """Which gauge of a replica an HPA's metric name means: waiting, running or kv_usage; it stands at `place` of the HPA.
 
     Understands the names of every metric path (kube.vllm_names). Raises BadInput for one that says none of them, or
     one that this version of vLLM does not export.
@@ -35,18 +35,20 @@ def exported_signal(metric: str, vllm_version: str) -> str:
     expected = f"one of {', '.join(exported)}, named as the metric path names it"
     if signal is None:
         raise BadInput(
-            "the HPA scales on a metric that the fleet does not export", value=metric, expected=expected
+            f"{place}: the HPA scales on a metric that the fleet does not export",
+            value=metric,
+            expected=expected,
         )
     stackdriver = metric.split("|")
     if stackdriver[0] == "prometheus.googleapis.com" and stackdriver[2:] != ["gauge"]:
         raise BadInput(
-            "the HPA asks for a gauge under another kind",
+            f"{place}: the HPA asks for a gauge under another kind",
             value=metric,
             expected=f"prometheus.googleapis.com|{prometheus_name(signal, vllm_version)}|gauge",
         )
     if series_of(metric) not in exported:
         raise BadInput(
-            f"the HPA scales on a metric that vLLM {vllm_version} does not export",
+            f"{place}: the HPA scales on a metric that vLLM {vllm_version} does not export",
             value=metric,
             expected=expected,
             next_step=f"use {prometheus_name(signal, vllm_version)} in the HPA",

@@ -18,6 +18,7 @@ from autoscale.keda.queries import (
     Instant,
     OverWindow,
     QueryMatcher,
+    origin_of,
     parts,
 )
 from autoscale.kube.gateway_names import gateway_metric
@@ -46,21 +47,33 @@ def read_scaler(profile: Profile, manifest: Mapping[str, Any]) -> Scaler:
     spec, deploy = hpa_of(scaler), profile.deploy
     if spec.target_kind != deploy.kind:
         raise BadInput(
-            f"the {_kind(scaler)} targets another kind of workload",
+            f"spec.scaleTargetRef.kind: the {_kind(scaler)} targets another kind of workload",
             value=f"{spec.target_kind}/{spec.target_name}",
             expected=f"a {deploy.kind} such as {deploy.name}, the workload of profile {profile.name}",
             next_step="choose the profile that it belongs to, or say deploy.kind in a profile of your own",
         )
+    places = _places(scaler)
     for metric in spec.metrics:
         if metric.kind == "Pods":
-            exported_signal(metric.name, profile.engine.vllm_version)
-            _refuse_parts_of_pods(metric)
-    part = "metric" if isinstance(scaler, HpaSpec) else "trigger"
+            exported_signal(metric.name, profile.engine.vllm_version, places[metric.name])
+            _refuse_parts_of_pods(metric, places[metric.name])
     for name, query in queries_of(scaler).items():
         read = list(series_in(query))
         for series in read:
-            _refuse_absent(f"{part} {name}", series, {each.name for each in read}, profile)
+            _refuse_absent(places[name], series, {each.name for each in read}, profile)
     return scaler
+
+
+def _places(scaler: Scaler) -> dict[str, str]:
+    """Metric name -> the field that says what is read for it."""
+    if isinstance(scaler, HpaSpec):
+        return {
+            metric.name: f"spec.metrics[{index}].{metric.kind.lower()}.metric.name"
+            for index, metric in enumerate(scaler.metrics)
+        }
+    return {
+        trigger.metric_name: f"spec.triggers[{trigger.index}].metadata.query" for trigger in scaler.triggers
+    }
 
 
 def _refuse_absent(where: str, series: Instant | OverWindow, beside: set[str], profile: Profile) -> None:
@@ -69,19 +82,26 @@ def _refuse_absent(where: str, series: Instant | OverWindow, beside: set[str], p
     `beside`: all names that the query reads; an older name may stand beside the newer one.
     """
     version, signal = profile.engine.vllm_version, signal_of(series.name)
+    if origin_of(series.name) is None:
+        raise BadInput(
+            f"{where}: reads a series that nothing in this fleet exports",
+            value=series.name,
+            expected=f"one of {', '.join(exported_names(version))}, another series of vLLM, one of an inference gateway, "
+            "or kube_deployment_status_replicas",
+        )
     older = (
         signal is not None and series.name.startswith("vllm:") and series.name not in exported_names(version)
     )
     if older and prometheus_name(signal or "", version) not in beside:
         raise BadInput(
-            f"{where} reads a series that vLLM {version}, the profile's, does not export",
+            f"{where}: reads a series that vLLM {version}, the profile's, does not export",
             value=series.name,
             next_step=f"use {prometheus_name(signal or '', version)}",
         )
     for matcher in series.matchers:
         if matcher.label not in SHARED_LABELS | LABELS and not matcher.takes(""):
             raise BadInput(
-                f"{where} selects {series.name} by a label that is not simulated",
+                f"{where}: selects {series.name} by a label that is not simulated",
                 value=matcher.label,
                 expected="none, or one that all replicas share, such as namespace, job, service or app",
                 next_step="leave the label out where all replicas have it",
@@ -118,7 +138,7 @@ def hpa_of(scaler: Scaler) -> HpaSpec:
     spec = Loops.started(scaler, 0.0).hpa
     if spec is None:
         raise BadInput(
-            f"ScaledObject {scaler.name} is paused: KEDA has deleted its HPA and nothing scales",
+            f"metadata.annotations: ScaledObject {scaler.name} is paused: KEDA has deleted its HPA and nothing scales",
             next_step="remove the annotation autoscaling.keda.sh/paused, or simulate --static instead",
         )
     return spec
@@ -136,8 +156,9 @@ def queries_of(scaler: Scaler) -> dict[str, Expression]:
     """Metric name -> the query behind it, of External and Object metrics; those of cron triggers have none."""
     if isinstance(scaler, HpaSpec):
         return {metric.name: _by_name(metric) for metric in scaler.metrics if metric.kind != "Pods"}
+    places = _places(scaler)
     return {
-        trigger.metric_name: parse_query(trigger.query, f"spec.triggers[{trigger.index}].metadata.query")
+        trigger.metric_name: parse_query(trigger.query, places[trigger.metric_name])
         for trigger in scaler.triggers
         if isinstance(trigger, PrometheusTrigger)
     }
@@ -147,11 +168,12 @@ def check_gateway(scaler: Scaler, gateway: InferenceGateway | None) -> None:
     """Raises BadInput when a query reads what only an inference gateway exports, and there is none."""
     if gateway is not None:
         return
-    for query in queries_of(scaler).values():
+    places = _places(scaler)
+    for name, query in queries_of(scaler).items():
         for series in series_in(query):
             if gateway_metric(series.name):
                 raise BadInput(
-                    "a query reads a series that only an inference gateway exports",
+                    f"{places[name]}: reads a series that only an inference gateway exports",
                     value=series.name,
                     next_step="switch the gateway on with --gateway",
                 )
@@ -187,12 +209,12 @@ def _matcher(term: Requirement) -> QueryMatcher:
     return QueryMatcher(term.key, "=", "")
 
 
-def _refuse_parts_of_pods(metric: MetricTarget) -> None:
+def _refuse_parts_of_pods(metric: MetricTarget, place: str) -> None:
     """The selector of a Pods metric may only name what all of a fleet's series share: each pod shows its whole gauge."""
     for term in metric.terms:
         if term.key.rsplit(".", 1)[-1] not in SHARED_LABELS:
             raise BadInput(
-                f"Pods metric {metric.name} selects series by a label that is not simulated",
+                f"{place.removesuffix('name')}selector: selects series by a label that is not simulated",
                 value=term.text,
                 expected=f"none, or one of {', '.join(sorted(SHARED_LABELS))}",
             )

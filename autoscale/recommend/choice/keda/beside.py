@@ -14,7 +14,7 @@ from autoscale.recommend.choice.keda.space import KedaAsked
 from autoscale.recommend.choice.panel import Panel
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.search import Tried, loosest
-from autoscale.recommend.choice.settings import Candidate, Given, Setting
+from autoscale.recommend.choice.settings import Candidate, Given, Setting, quantity
 from autoscale.recommend.choice.space import Line, Space
 from autoscale.recommend.effort import CHOOSING
 
@@ -27,53 +27,47 @@ def beside_keda(
     """The ScaledObjects that guides hand out, with the most of `pods`, the space of HPAs, and the best plain HPA of it."""
     scenario = panel.judge
     assert isinstance(scenario, Scenario)
-    found = {
-        judged.setting.label: judged
-        for judged in shown_over(scenario, guide_objects(scenario, pods.max_replicas), seeds, each)
-    }
+    guides = guide_objects(scenario, pods.max_replicas)
+    found = dict(zip(guides, shown_over(scenario, guides.values(), seeds, each), strict=True))
     hpa = _plain_hpa(scenario, panel, pods, lead, seeds, each)
     return {**found, **({"best plain HPA": hpa} if hpa else {})}
 
 
-def guide_objects(scenario: Scenario, cap: int) -> list[Given]:
-    """Before a gateway llm-d's two, else those of production-stack and KServe.
+def guide_objects(scenario: Scenario, cap: int) -> dict[str, Given]:
+    """By name: before a gateway llm-d's two, else those of production-stack and KServe.
 
     Sources: llm-d guides/workload-autoscaling/keda-epp, overlays queue and saturation @057abb4a; production-stack
     tutorial 20 @a6c01db0; KServe's website @c01377df. The last two query without sum(), which fails at two pods: summed here.
     """
     profile = scenario.profile
     if scenario.options.gateway is None:
-        return [
-            _given("production-stack's tutorial", profile, [("waiting", 5, "")], cap, None),
-            _given("KServe's website", profile, [("running", 2, "")], cap, None),
-        ]
+        return {
+            "production-stack's tutorial": _given(profile, [("waiting", 5, "")], cap, None),
+            "KServe's website": _given(profile, [("running", 2, "")], cap, None),
+        }
     rules = {
         "stabilizationWindowSeconds": 300,
         "policies": [{"type": "Percent", "value": 100, "periodSeconds": 15}],
     }
     behavior = {"scaleUp": rules, "scaleDown": rules}
     sent = ("gateway_in_flight", 16, "")
-    return [
-        _given("llm-d's guide, queue", profile, [("gateway_queue", 1, ""), sent], cap, behavior),
-        _given(
-            "llm-d's guide, saturation",
-            profile,
-            [("gateway_saturation", 0.7, "AverageValue"), sent],
-            cap,
-            behavior,
-        ),
-    ]
+    saturation = ("gateway_saturation", 0.7, "AverageValue")
+    return {
+        "llm-d's guide, queue": _given(profile, [("gateway_queue", 1, ""), sent], cap, behavior),
+        "llm-d's guide, saturation": _given(profile, [saturation, sent], cap, behavior),
+    }
 
 
 def _given(
-    label: str,
     profile: Profile,
     triggers: Sequence[tuple[str, float, str]],
     cap: int,
     behavior: Mapping[str, Any] | None,
 ) -> Given:
     made = [trigger(profile, signal, value, metric_type=kind) for signal, value, kind in triggers]
-    return Given(keda_object(profile, made, (1, cap), Keda(), behavior), label)
+    targets = ", ".join(f"{signal} {quantity(value)}" for signal, value, _ in triggers)
+    pace = "down 5 min, up after 5 min" if behavior else "default"
+    return Given(keda_object(profile, made, (1, cap), Keda(), behavior), f"{targets}, 1-{cap}, {pace}, KEDA")
 
 
 def _plain_hpa(
