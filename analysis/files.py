@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -193,3 +194,17 @@ def begins_with(text: str) -> Recognised:
             return file.read(200).lstrip().lower().startswith(text.lower().encode())
 
     return earlier
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A file beside `target` that takes its place once it is written, so that nobody reads half of it; what a full disk holds of
+    it is removed."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise

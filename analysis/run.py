@@ -20,14 +20,14 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.errors import BadInput, BadRun
-from analysis.files import json_text, json_value, read_json
+from analysis.files import json_text, json_value, read_json, replacing
 from analysis.redact import redacted
 from analysis.sound import LONGEST_S, header_problems, table_problem, within
 
@@ -117,7 +117,8 @@ def create(path: Path | str, header: Mapping[str, Any]) -> Path:
 def write_header(path: Path | str, header: Mapping[str, Any]) -> None:
     """Write run.json (atomically), whatever was there."""
     _write_json(
-        Path(path) / HEADER, {"schema_version": SCHEMA_VERSION, "started_at": time.time(), **redacted(header)}
+        Path(path) / HEADER,
+        {"schema_version": SCHEMA_VERSION, "started_at": unix_now_s(), **redacted(header)},
     )
 
 
@@ -155,7 +156,7 @@ def write_table(
 
     arrow = arrow_table(table, columns)
     target = Path(path) / (f"{table}.{part}.part.parquet" if part else f"{table}.parquet")
-    with _replacing(target) as temporary:
+    with replacing(target) as temporary:
         pq.write_table(arrow, temporary, compression="zstd")
     return target
 
@@ -261,6 +262,28 @@ def append_event(path: Path | str, time_s: float, kind: str, message: str, **fac
     line = json_text({"time_s": round(time_s, 6), **said})
     with open(Path(path) / EVENTS, "a", encoding="utf-8") as file:
         file.write(line + "\n")
+
+
+# --- time ---------------------------------------------------------------------------------------------------------------
+
+# Unix time that goes on evenly though the machine's clock is set meanwhile: all moments of one run are on one clock
+_zero_s = time.time() - time.perf_counter()
+
+
+def unix_now_s() -> float:
+    """Unix time in s by the machine's clock as it was when it was last read, and the time that has passed since."""
+    return _zero_s + time.perf_counter()
+
+
+def read_unix_clock() -> None:
+    """Read the machine's clock anew: before a run begins, never in one."""
+    global _zero_s
+    _zero_s = time.time() - time.perf_counter()
+
+
+def clock_was_set_by_s() -> float:
+    """Seconds by which the machine's clock was set since it was last read, or has run away from even time."""
+    return time.time() - unix_now_s()
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -451,18 +474,5 @@ def _json_lines(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:
-    with _replacing(file) as temporary:
+    with replacing(file) as temporary:
         temporary.write_text(json_text(content, indent=2) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
-    """A file beside `target` that takes its place once it is written; what a full disk holds of it is removed."""
-    temporary = target.with_suffix(".tmp")
-    try:
-        yield temporary
-        os.replace(temporary, target)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise

@@ -48,6 +48,12 @@ def header_problems(header: Mapping[str, Any]) -> Iterator[tuple[str, object, st
     ended = header.get("ended_at")
     if ended is not None and not (within(ended, LATEST_S) and abs(ended - header["started_at"]) <= LONGEST_S):
         yield "ended_at", ended, f"unix seconds, at most {LONGEST_S:g} s after started_at"
+    if not within(header.get("clock_set_by_s", 0.0), LATEST_S):
+        yield (
+            "clock_set_by_s",
+            header["clock_set_by_s"],
+            "seconds by which the client's clock was set in the run",
+        )
     for name in _MAPPINGS:
         if not isinstance(header.get(name) or {}, Mapping):
             yield name, header[name], "a JSON object"

@@ -14,7 +14,7 @@ from typing import Any
 from analysis.errors import AutoscaleError, BadInput, SourceUnavailable
 from analysis.files import free_directory
 from analysis.redact import command_line
-from analysis.run import HEADER
+from analysis.run import HEADER, unix_now_s
 from autoscale.check import CheckResult, WatchState, judge_again, prove
 from autoscale.check.evidence import OWN_LOAD, noted_load
 from autoscale.check.phases import Span
@@ -177,7 +177,7 @@ def _scraper(urls: Callable[[], dict[str, str]]) -> Callable[[], list[dict[str, 
             except (OSError, AutoscaleError):  # requests' are OSErrors: the replica is going or not up yet
                 continue
             rows += [
-                {**row, "pod": pod, "engine": engine, "time_s": time.time()}
+                {**row, "pod": pod, "engine": engine, "time_s": unix_now_s()}
                 for (_, engine), row in reading.rows.items()
             ]
         return rows

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from analysis.errors import BadInput
-from analysis.files import read_json
+from analysis.files import read_json, replacing
 from analysis.numbers import known
 from autoscale.bill import Bill
 from autoscale.schedule import Scheduled
@@ -361,10 +360,9 @@ def refuse_other(
 
 def write(recommendation: Recommendation, path: Path) -> None:
     """Write a document atomically."""
-    temporary = path.with_suffix(".tmp")
     text = json.dumps(recommendation.as_json(), indent=2, allow_nan=False)
-    temporary.write_text(text + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def read_recommendation(path: Path | str) -> Recommendation:

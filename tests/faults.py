@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 LONGEST_S = 600  # of one trial, on a busy machine
 PAGE = ROOT / "docs" / "faults.md"
 LOAD, OBSERVE, TRACES = "loadgen/test_faults.py", "observe/test_prometheus.py", "loadgen/test_trace_input.py"
+FLEET = "observe/test_fleet_answers.py"
 SERVE, BOUNDS, SOUND = "sim/test_server.py", "sim/test_bounds.py", "analysis/test_sound.py"
 
 # where: kind -> tests; all their rows count
@@ -41,6 +42,8 @@ KINDS: dict[str, dict[str, tuple[str, ...]]] = {
         "a header that is spoilt or taken away meanwhile": ("loadgen/test_records.py::test_a_header_that_is_spoilt_while_the_run_goes_on_is_written_again_and_said_to_be",),
         "a terminal that is closed, output that nobody takes": (f"{LOAD}::test_a_terminal_that_is_closed_is_an_interrupt", f"{LOAD}::test_a_summary_that_nobody_can_read_is_no_failure_of_the_run"),
         "parts of an older run": (f"{LOAD}::test_parts_of_an_older_run_are_refused",),
+        "requests that nothing answers until the end": (f"{LOAD}::test_requests_that_are_cut_off_after_the_grace_are_counted_and_said",),
+        "a clock that is set meanwhile": (f"{LOAD}::test_a_clock_that_is_set_meanwhile_changes_no_duration", f"{OBSERVE}::test_a_window_is_asked_for_by_the_clock_that_the_client_has_now"),
         "too few descriptors": (f"{LOAD}::test_without_descriptors_requests_are_connection_errors_and_a_failing_server_is_not_hammered",),
         "Ctrl-C and SIGTERM: in the load, in the grace, near the end": (f"{LOAD}::test_an_interrupt_at_any_time_leaves_a_row_for_each_request_that_was_due", f"{LOAD}::test_an_interrupt_before_the_load_is_one_sentence"),
         "an exception that nobody foresaw": (f"{LOAD}::test_a_half_that_breaks_ends_the_run_and_keeps_what_was_recorded", f"{LOAD}::test_an_exception_that_nobody_foresaw_and_an_interrupt_in_the_grace_end_the_run"),
@@ -49,12 +52,14 @@ KINDS: dict[str, dict[str, tuple[str, ...]]] = {
         "bad answers of a Prometheus or its proxy": (f"{OBSERVE}::test_a_bad_answer_is_a_sentence", "observe/test_collect.py::test_a_page_that_is_not_prometheus_is_named"),
         "values that are no numbers": (f"{OBSERVE}::test_warnings_and_values_that_are_no_numbers_are_notes", f"{OBSERVE}::test_a_sample_beyond_floats_is_left_out_and_said_to_be"),
         "numbers, lists and vectors beyond measure": (f"{OBSERVE}::test_numbers_and_lists_beyond_measure_are_a_sentence", f"{OBSERVE}::test_names_that_are_no_list_are_asked_for_plainly", f"{OBSERVE}::test_a_vector_that_is_none_is_not_prometheus"),
-        "silence, and a byte now and then": (f"{OBSERVE}::test_a_server_that_sends_a_byte_now_and_then_is_given_up", f"{OBSERVE}::test_a_silent_server_is_waited_for_once"),
+        "silence, and a byte now and then": (f"{OBSERVE}::test_a_server_that_sends_a_byte_now_and_then_is_given_up", f"{OBSERVE}::test_a_silent_server_is_waited_for_once", f"{OBSERVE}::test_redirections_have_one_time_together_and_their_bodies_are_not_read"),
         "a run directory that goes away under the scraper": ("observe/test_collect.py::test_rows_that_cannot_be_written_are_kept_and_told",),
+        "signals one after another": ("observe/test_collect.py::test_signals_one_after_another_leave_the_rows_that_were_read",),
         "histograms, moments and HPAs of production that cannot be": ("history/test_odd_answers.py::test_a_histogram_that_is_none_tells_no_lengths", "history/test_odd_answers.py::test_lengths_whose_sum_is_below_zero_are_none", "history/test_odd_answers.py::test_moments_that_are_none_are_not_prometheus", "history/test_odd_answers.py::test_an_hpa_of_numbers_that_cannot_be_is_not_taken"),
         "a Prometheus that is not there": ("observe/test_collect.py::test_an_unreachable_prometheus_is_a_source_unavailable",),
         "a step that is refused": (f"{OBSERVE}::test_a_fractional_step_is_a_number_and_becomes_whole_where_it_is_refused",),
         "two servers that tell the same pods": (f"{OBSERVE}::test_twin_servers_tell_a_pod_once_and_the_fuller_is_taken",),
+        "pods of one name in two places, thousands of pods": (f"{OBSERVE}::test_pods_of_one_name_in_two_namespaces_are_two_replicas", f"{OBSERVE}::test_many_pods_cost_no_more_than_their_rows"),
         "counters that fall, pods that vanish": (f"{OBSERVE}::test_a_counter_that_falls", "observe/test_collect.py::test_scraping_survives_a_pod_that_goes_away_and_a_restart"),
         "windows that cannot be": (f"{OBSERVE}::test_a_window_that_cannot_be_is_a_sentence",),
         "a private certificate": (f"{OBSERVE}::test_a_private_certificate_is_named_and_trusted_on_request",),
@@ -82,7 +87,7 @@ KINDS: dict[str, dict[str, tuple[str, ...]]] = {
         "access logs that cannot be meant": ("history/test_access_log.py::test_what_is_no_access_log_is_a_sentence", "history/test_access_log.py::test_too_little_time_and_a_wrong_column_are_named"),
         "two autoscalers in one file": ("test_refused_early.py::test_of_two_autoscalers_in_a_file_none_is_taken",),
         "a sentence about a name without end": ("analysis/test_errors.py::test_a_sentence_of_a_name_without_end_keeps_its_begin_and_its_next_step",),
-        "outputs that cannot be written": ("test_verbs.py::test_an_output_that_cannot_be_written",),
+        "outputs that cannot be written": ("test_verbs.py::test_an_output_that_cannot_be_written", "analysis/test_files.py::test_what_does_not_fit_leaves_what_was_there_and_nothing_beside_it"),
         "runs to compare whose answers came in one piece": ("test_regression.py::test_a_percentile_of_0_is_not_judged",),
         "recommendations of another form": ("recommend/test_cost.py::test_a_recommendation_of_another_form_is_refused",),
         "what the fuzzers found": ("fuzz/test_fuzz.py::test_a_seed_is_answered_or_refused_with_a_sentence",),
@@ -102,6 +107,9 @@ KINDS: dict[str, dict[str, tuple[str, ...]]] = {
         "more connections than it takes": (f"{SERVE}::test_a_connection_too_many_is_told_so",),
         "web pages of elsewhere": (f"{SERVE}::test_only_its_own_pages_may_post_to_it", f"{SERVE}::test_a_fleet_on_loopback_answers_only_to_names_of_this_machine"),
         "addresses and speeds that cannot be": ("test_first_screen.py::test_an_address_that_cannot_be_had_is_a_sentence", "test_first_screen.py::test_a_speed_that_is_none_is_a_sentence"),
+        "something else where a fleet was meant": (f"{FLEET}::test_what_is_no_fleet_is_said_to_be_none", f"{FLEET}::test_a_row_that_is_none_is_a_sentence", f"{FLEET}::test_a_value_that_is_no_quantity_is_a_sentence", f"{FLEET}::test_a_fleet_that_does_not_answer_is_named_with_the_reason", f"{FLEET}::test_a_fleet_that_sends_a_byte_now_and_then_is_given_up"),
+        "what is no HTTP, and requests behind it": (f"{SERVE}::test_what_is_no_http_is_answered_400_and_ends_the_connection",),
+        "requests that do not become whole": (f"{SERVE}::test_a_request_that_does_not_become_whole_is_closed", f"{SERVE}::test_a_body_that_comes_byte_by_byte_has_one_time"),
         "signals with streams under way": (f"{SERVE}::test_a_signal_ends_it_with_streams_under_way",),
     },
     "Secrets": {

@@ -5,10 +5,10 @@ Taken from a cluster (`take`) or folded from a stream of observations (`fold`): 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from analysis.run import unix_now_s
 from autoscale.kube.cluster import MISSHAPEN, Cluster, ClusterError, Observation, misshapen
 from autoscale.kube.kinds import BY_PLURAL, KINDS, LWS_NAME, SCALED, plural_of
 from autoscale.kube.objects import Object
@@ -132,7 +132,9 @@ def _take(now: Snapshot, seen: Observation) -> None:
             found[seen.object["metadata"]["name"]] = seen.object
 
 
-def take(cluster: Cluster, namespace: str, hpa_name: str, clock: Callable[[], float] = time.time) -> Snapshot:
+def take(
+    cluster: Cluster, namespace: str, hpa_name: str, clock: Callable[[], float] = unix_now_s
+) -> Snapshot:
     """The state of a live cluster, as far as it may be read. Raises ClusterError when it cannot be reached at all."""
     now = Snapshot(clock())
     for resource in dict.fromkeys((*NEEDED, *map(plural_of, SCALED), *HELPFUL, *FOR_RULES)):

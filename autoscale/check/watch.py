@@ -6,7 +6,6 @@ Everything is read-only, unless `scale_to` asks for a scale-out without load.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from typing import Any
 
 from analysis import run as runs
 from analysis.numbers import known
+from analysis.run import read_unix_clock, unix_now_s
 from autoscale.check import evidence
 from autoscale.check.client_view import ClientView
 from autoscale.check.expectation import Expectation
@@ -133,7 +133,7 @@ def prove(
             findings = _findings_at_end(cluster, namespace, hpa_name, run_dir, timeline)
     evidence.write_replicas(run_dir, timeline, started_at, rate, ahead_s)
     runs.merge_parts(run_dir, "metrics")
-    runs.update(run_dir, ended_at=time.time())
+    runs.update(run_dir, ended_at=unix_now_s())
     sent = Path(load_run or run_dir)
     load = evidence.load_of(sent, slo, rate, ahead_s, cluster.tells_queries)
     return _answer(run_dir, timeline, load, findings, expect, weight_bytes, ended)
@@ -185,9 +185,10 @@ def judge_again(
 
 
 def clock_of(cluster: Cluster) -> tuple[float, float]:
-    """(rate, ahead_s): the cluster's observations run at wall time * rate + ahead_s."""
+    """(rate, ahead_s): the cluster's observations run at wall time * rate + ahead_s. To be asked before a watch begins."""
+    read_unix_clock()
     rate = float(getattr(cluster, "speed", 1.0))
-    return (1.0, 0.0) if rate == 1.0 else (rate, cluster.now_s() - time.time() * rate)
+    return (1.0, 0.0) if rate == 1.0 else (rate, cluster.now_s() - unix_now_s() * rate)
 
 
 def _answer(

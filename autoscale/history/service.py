@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from analysis.access import Access
 from analysis.errors import BadInput
 from autoscale.observe.prometheus import Prometheus
-from autoscale.observe.series import NAMELESS_POD, listed, replica_of
+from autoscale.observe.series import NAMELESS_POD, PLACES, listed, replica_of
 from autoscale.observe.tidy import usual_interval_s
 from autoscale.observe.window import WindowRead, label_matchers, read_window
 
@@ -23,7 +23,6 @@ COLUMNS = ("requests_total", "running", "waiting")
 STEP_S = 15.0  # of range queries, where a server gives no raw samples
 CHUNK_S = 6 * 3600.0  # of raw samples: 16 pods at 15 s are 70,000 of three metrics
 LEAST_S = 3600.0
-PLACES = ("cluster", "namespace")  # in which names of pods are theirs alone
 SERVICES = (
     *PLACES,
     "tenant",

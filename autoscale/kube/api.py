@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import http.client
 import json
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 from analysis.errors import BadInput, SourceUnavailable
 from analysis.redact import remember
+from analysis.run import unix_now_s
 from autoscale.kube.clocks import Clocks
 from autoscale.kube.cluster import ClusterError
 from autoscale.kube.objects import Object
@@ -31,7 +31,7 @@ Query = Sequence[tuple[str, str]]
 class Api:
     """An API server. `api_client` is a configured kubernetes.client.ApiClient."""
 
-    def __init__(self, api_client: Any, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, api_client: Any, clock: Callable[[], float] = unix_now_s) -> None:
         from kubernetes.dynamic import DynamicClient
 
         self._client = DynamicClient(api_client, discoverer=lambda *_: None)

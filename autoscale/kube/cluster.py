@@ -189,7 +189,7 @@ def read_observations(file: Path | str) -> Iterator[Observation]:
                 if torn:
                     raise torn
                 try:
-                    yield _observation(file, number, line)
+                    yield read_observation(line, f"{file}, line {number}")[0]
                 except BadRun as error:
                     torn = error  # the last line may be half written, no other
     except EOFError:
@@ -198,17 +198,18 @@ def read_observations(file: Path | str) -> Iterator[Observation]:
         raise BadRun(f"cannot read the observations {file}: {error}") from None
 
 
-def _observation(file: Path, number: int, line: str) -> Observation:
+def read_observation(line: str | bytes, where: str) -> tuple[Observation, dict[str, Any]]:
+    """The observation of one line of JSON, and all that the line holds. Raises BadRun, naming `where` it stands."""
     try:
         row = json_value(line)
         time_s: Any = row["time_s"] if "time_s" in row else timestamp_s(row["ts"])
         found = Observation(float(time_s), row["resource"], row["type"], row["object"])
     except (ValueError, KeyError, TypeError, OverflowError) as error:
-        raise BadRun(f"{file}, line {number} is not an observation: {error!r}") from None
+        raise BadRun(f"{where} is not an observation: {error!r}") from None
     texts = isinstance(found.resource, str) and isinstance(found.type, str)
     if not (texts and isinstance(found.object, dict) and abs(found.time_s) < LATEST_S):
         raise BadRun(
-            f"{file}, line {number} is not an observation",
+            f"{where} is not an observation",
             expected="time_s in unix seconds, resource and type as text, and an object",
         )
-    return found
+    return found, row

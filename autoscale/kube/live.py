@@ -6,13 +6,13 @@ import builtins
 import math
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
 from analysis.errors import BadInput
+from analysis.run import unix_now_s
 from autoscale.kube.api import Api
 from autoscale.kube.cluster import ClusterError, Observation, log_phase, slim
 from autoscale.kube.kinds import (
@@ -40,7 +40,7 @@ class LiveCluster(Api):
     tells_queries = False
     simulated = False
 
-    def __init__(self, api_client: Any, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, api_client: Any, clock: Callable[[], float] = unix_now_s) -> None:
         super().__init__(api_client, clock)
         self._clock_told: tuple[float, float] = (math.nan, math.nan)
         self._lock = threading.Lock()

@@ -7,9 +7,11 @@ it is asked where that is refused stands in prometheus.py, and which series make
 from __future__ import annotations
 
 import math
+import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,7 @@ from autoscale.observe.window import FoundSeries, label_matchers, read_window
 if TYPE_CHECKING:
     pass
 
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Progress = Callable[[float, str], None]
 APPEARS_S = 60.0  # a load test that is started beside the scraper writes its header within this
 
@@ -91,8 +94,23 @@ def _scrape_until_end(
             if progress:
                 progress(0.0, f"scraping until the run ends, for {time.monotonic() - began:.0f} s so far")
     finally:
-        summary = scraper.stop()
+        with _not_hurried():
+            summary = scraper.stop()
     return summary
+
+
+@contextmanager
+def _not_hurried() -> Iterator[None]:
+    """Without the signals that end a process, which has ended but for the rows that it writes now."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _await_header(run_dir: Path, stop: threading.Event, progress: Progress | None) -> None:

@@ -10,24 +10,28 @@ from __future__ import annotations
 
 import builtins
 import http.client
-import json
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
-from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
 from analysis.errors import BadInput
-from analysis.redact import remember_query
+from analysis.redact import redact, remember_query
 from autoscale.kube.cluster import ClusterError, Observation
 from autoscale.kube.quantity import milli
 from autoscale.kube.scaler import ScalerMetric
 from autoscale.kube.selectors import selects
+from autoscale.observe.fleet_answers import (
+    TIMEOUT_S,
+    ask_fleet,
+    fleet_facts,
+    fleet_json,
+    fleet_rows,
+    lost_because,
+)
 
-TIMEOUT_S = 10.0
 SILENCE_S = 15.0  # the stream may be quiet for longer: it is asked again from the last number
 RETRY_S = 0.5
 GIVE_UP_S = 30.0
@@ -44,11 +48,7 @@ class FleetDoor:
         remember_query(urlsplit(url).query)
         if not self.url.startswith(("http://", "https://")):
             raise BadInput("the fleet's address", value=url, expected="http://HOST:PORT")
-        facts = self._json("/fleet")
-        if "speed" not in facts or "started_at" not in facts:
-            raise BadInput(
-                "this server is not a fleet", value=url, expected="the address of `autoscale serve`"
-            )
+        facts = fleet_facts(self.url)
         self.speed, self.started_at = float(facts["speed"]), float(facts["started_at"])
         self.simulated = facts.get("servers") != REAL
         self.namespace = str(facts.get("namespace") or "default")
@@ -57,21 +57,20 @@ class FleetDoor:
         self._objects: dict[str, dict[str, dict[str, Any]]] = {}
         self._answers: dict[str, dict[str, Any]] = {}
         control_s = float(facts.get("control_s") or 0.0)
-        self._ahead_s = (
-            self.started_at + control_s - time.time() * self.speed
-        )  # control = wall * speed + this
+        self._ahead_s = self.started_at + control_s - time.perf_counter() * self.speed
 
     def now_s(self) -> float:
         """The fleet's control time, unix s."""
-        return time.time() * self.speed + self._ahead_s
+        return time.perf_counter() * self.speed + self._ahead_s
 
     def facts(self) -> dict[str, Any]:
         """What GET /fleet tells: profile, speed, HPA, replicas with their metrics URLs."""
-        return self._json("/fleet")
+        return fleet_facts(self.url)
 
     def truth(self) -> dict[str, Any]:
         """The true times of every replica's life."""
-        return self._json("/fleet/truth")
+        told = fleet_json(self.url, "/fleet/truth")
+        return told if isinstance(told, dict) else {}
 
     def metrics_urls(self) -> dict[str, str]:
         """Pod name -> where its metrics are scraped, for the replicas that serve."""
@@ -95,10 +94,10 @@ class FleetDoor:
         since, silent_since_s = 0, time.monotonic()
         while not stop.is_set():
             try:
-                for row in self._rows(since, follow=True, stop=stop):
-                    since, silent_since_s = int(row["seq"]) + 1, time.monotonic()
-                    if row["resource"] in wanted:
-                        yield Observation(float(row["time_s"]), row["resource"], row["type"], row["object"])
+                for number, seen in self._rows(since, follow=True, stop=stop):
+                    since, silent_since_s = number + 1, time.monotonic()
+                    if seen.resource in wanted:
+                        yield seen
                     if stop.is_set():
                         return
                 silent_since_s = time.monotonic()
@@ -113,7 +112,10 @@ class FleetDoor:
         values = (self._answers.get(metric) or {}).get("values")
         if values is None:
             raise ClusterError(f"the fleet's HPA has no value of {metric}", status=404)
-        return {pod: milli(value) for pod, value in values.items()}
+        try:
+            return {pod: milli(value) for pod, value in values.items()}
+        except (BadInput, ValueError, TypeError, AttributeError):
+            raise ClusterError(f"the fleet's value of {metric} is no quantity") from None
 
     def single_metric(self, namespace: str, metric: ScalerMetric) -> builtins.list[int]:
         """The values of an External or Object metric that the fleet's HPA read last. Raises ClusterError as above."""
@@ -121,74 +123,42 @@ class FleetDoor:
 
     def scale(self, hpa: dict[str, Any], replicas: int) -> None:
         """Write the fleet's scale subresource."""
-        self._json(f"/fleet/scale?replicas={replicas}", method="POST")
+        fleet_json(self.url, f"/fleet/scale?replicas={replicas}", "POST")
 
     def _catch_up(self) -> None:
         """Fold what was emitted since the last call into the current objects."""
         with self._lock:
-            for row in self._rows(self._since, follow=False):
-                self._since = int(row["seq"]) + 1
-                if row["resource"] == "custommetrics":
-                    self._answers[row["object"]["metric"]] = row["object"]
+            for number, seen in self._rows(self._since, follow=False):
+                self._since = number + 1
+                if seen.resource == "custommetrics":
+                    self._answers[str(seen.object.get("metric"))] = seen.object
                     continue
-                if row["resource"] == "logs":
+                if seen.resource == "logs":
                     continue
-                found = self._objects.setdefault(row["resource"], {})
-                name = row["object"]["metadata"]["name"]
-                if row["type"] == "DELETED":
+                found = self._objects.setdefault(seen.resource, {})
+                name = seen.object["metadata"]["name"]
+                if seen.type == "DELETED":
                     found.pop(name, None)
                 else:
-                    found[name] = row["object"]
+                    found[name] = seen.object
 
     # --- requests ---
 
     def _rows(
         self, since: int, *, follow: bool, stop: threading.Event | None = None
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Iterator[tuple[int, Observation]]:
         query = f"/fleet/observations?since={since}" + ("" if follow else "&follow=false")
-        closer: threading.Thread | None = None
         try:
-            with self._open(query, SILENCE_S if follow else TIMEOUT_S) as answer:
+            with ask_fleet(self.url, query, SILENCE_S if follow else TIMEOUT_S) as answer:
                 if stop is not None:
-                    closer = threading.Thread(target=_close_when, args=(stop, answer), daemon=True)
-                    closer.start()
-                for line in answer:
-                    if not line.endswith(b"\n"):
-                        return  # cut off in the middle of a line
-                    yield json.loads(line)
+                    threading.Thread(target=_close_when, args=(stop, answer), daemon=True).start()
+                yield from fleet_rows(answer, self.url)
         except TimeoutError:
             return  # quiet, not gone
         except (OSError, http.client.HTTPException, ValueError) as error:
             if stop is not None and stop.is_set():
                 return
-            raise ClusterError(f"the fleet at {self.url} went away: {error}") from None
-
-    def _json(self, path: str, method: str = "GET") -> Any:
-        with self._open(path, TIMEOUT_S, method) as answer:
-            try:
-                return json.loads(answer.read())
-            except ValueError:
-                raise BadInput(
-                    "this server is not a fleet",
-                    value=self.url,
-                    expected="the address of `autoscale serve`",
-                ) from None
-
-    def _open(self, path: str, timeout_s: float, method: str = "GET") -> Any:
-        request = urllib.request.Request(self.url + path, method=method)  # noqa: S310  # the scheme was checked at the start
-        try:
-            return urllib.request.urlopen(request, timeout=timeout_s)  # noqa: S310  # as above
-        except HTTPError as error:
-            with error:
-                text = error.read().decode("utf-8", "replace")
-            raise ClusterError(
-                f"the fleet answered {error.code} to {path}: {text[:200]}", status=error.code
-            ) from None
-        except (URLError, OSError, http.client.HTTPException) as error:
-            raise ClusterError(
-                f"no fleet answers at {self.url}: {getattr(error, 'reason', error)}",
-                next_step="start one with `autoscale serve`",
-            ) from None
+            raise ClusterError(f"the fleet at {redact(self.url)} went away: {lost_because(error)}") from None
 
 
 def _close_when(stop: threading.Event, answer: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from analysis import run
 from analysis.errors import BadRun, TooLittleData
+from analysis.sound import within
 
 LONGEST_S = 31 * 86_400.0  # of a window: more is a clock or a header gone wrong
 FIRST_S, LAST_S = 946_684_800.0, 4_102_444_800.0  # unix times of 2000 and 2100
@@ -20,7 +21,10 @@ def wanted_model(header: Mapping[str, Any]) -> str | None:
 
 
 def window_of(run_dir: Path | str, header: dict[str, Any]) -> tuple[float, float]:
-    """When the run started and ended (unix s): its header's, for an interrupted run the end of its last request."""
+    """When the run started and ended (unix s): its header's, for an interrupted run the end of its last request.
+
+    By the clock that the client has now: it may have been set while the run went on.
+    """
     started_at, ended_at = instant(run_dir, "started_at", header.get("started_at")), header.get("ended_at")
     if ended_at is None:
         recorded = run.read(run_dir)
@@ -38,7 +42,9 @@ def window_of(run_dir: Path | str, header: dict[str, Any]) -> tuple[float, float
             expected=f"an end after its start, and at most {LONGEST_S / 86_400:.0f} days",
             next_step=f"correct started_at and ended_at in {run.HEADER}",
         )
-    return started_at, ended_at
+    told = header.get("clock_set_by_s")
+    set_by_s = float(told) if told is not None and within(told, LAST_S) else 0.0
+    return started_at + set_by_s, ended_at + set_by_s
 
 
 def instant(run_dir: Path | str, name: str, value: Any) -> float:

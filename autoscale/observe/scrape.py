@@ -23,6 +23,7 @@ from analysis import run
 from analysis.access import Access
 from analysis.errors import AutoscaleError, BadInput, BadRun, SourceUnavailable, printable
 from analysis.redact import redact
+from analysis.run import read_unix_clock, unix_now_s
 from autoscale.observe import tidy, vllm_metrics
 from autoscale.observe.header import instant, wanted_model
 from autoscale.observe.metric_names import COLUMNS
@@ -73,6 +74,7 @@ class Scraper:
         Raises SourceUnavailable when none answers, or when one that answers is no replica's page. An address that does
         not answer yet is tried again at every instant: replicas come and go.
         """
+        read_unix_clock()
         refused: dict[str, requests.RequestException] = {}
         for url, session in self._sessions.items():
             try:
@@ -80,7 +82,7 @@ class Scraper:
             except requests.RequestException as error:
                 refused[url] = error
                 continue
-            self._note(reading, max(time.time() - self.started_at, 0.0))
+            self._note(reading, max(unix_now_s() - self.started_at, 0.0))
         if len(refused) == len(self.urls):
             reasons = ", ".join(f"{redact(url)} ({reason_of(error)})" for url, error in refused.items())
             raise SourceUnavailable(
@@ -89,7 +91,7 @@ class Scraper:
             )
         if self.facts.get("engine_kind") == "vllm":
             self.facts |= served_version(self._sessions)
-        self._from_s = max(time.time() - self.started_at, 0.0)
+        self._from_s = max(unix_now_s() - self.started_at, 0.0)
         self._threads = [
             threading.Thread(target=self._scrape, args=(url,), name=f"scrape {url}", daemon=True)
             for url in self.urls
@@ -102,7 +104,7 @@ class Scraper:
         """Stop, fold the parts into metrics.parquet, record gaps; returns the summary (see tidy.finish)."""
         self._stop.set()
         until_s = (
-            time.time() - self.started_at
+            unix_now_s() - self.started_at
         )  # what follows takes its time, and is no silence of the server
         for thread in self._threads:
             thread.join()
@@ -147,7 +149,7 @@ class Scraper:
                 break
             if time.monotonic() > start + (k + 1) * self.interval_s:
                 continue  # the last scrape took longer than an interval: skip the instants that are past
-            time_s = time.time() - self.started_at
+            time_s = unix_now_s() - self.started_at
             try:
                 reading = read_once(url, self.model, self._sessions[url])
             except (requests.RequestException, AutoscaleError) as error:  # no row; a gap at the end
@@ -155,7 +157,7 @@ class Scraper:
                 with self._lock:
                     self.notes.add("scrape_failed", f"{pod} {why}", f"{pod} was not read: {why}", time_s, 1)
                 continue
-            time_s = time.time() - self.started_at
+            time_s = unix_now_s() - self.started_at
             if time_s < 0:
                 continue  # the header of a load test is written a moment before its first instant
             with self._lock:

@@ -7,6 +7,7 @@
     tp_rank, pp_rank, ...              the largest: each tells the same of the whole engine
     finished_reason and others         not read, with a note      summed: each series counts a part
     server, backend, ... (a router's)  left out: they repeat what the replicas tell themselves
+    cluster, namespace                 a row per pod and place, where pods of one name are in several
     job, prometheus_replica, ...       one scrape's series: others tell the same pod again
 
 vLLM's processes (--api-server-count) each get the engine's statistics of some steps only, so that their gauges are of
@@ -32,6 +33,7 @@ MODEL = ("model_name", "model")
 PROCESS = ("pid", "process_id", "api_server", "api_server_id", "api_server_index", "api_server_rank")
 ROUTER = ("server", "backend", "backend_id", "backend_url", "upstream", "worker_url", "worker_addr", "worker")
 TARGET = ("pod", "pod_name", "kubernetes_pod_name", "instance")  # who was scraped, as Prometheus tells it
+PLACES = ("cluster", "namespace")  # in which names of pods are theirs alone
 INSIDE = ("exported_pod", "exported_instance", "ReplicaId", "WorkerId")  # several servers on one page
 ON_A_PAGE = (*TARGET, *INSIDE, "endpoint", "replica", "address", "hostname")
 NAMELESS_POD = "unknown"
@@ -129,6 +131,8 @@ def choose_series(
     ]
     found = _without_routers(found, choice, page is not None)
     found = _of_model(found, model, any_model, choice)
+    if page is None:
+        found = _by_place(found, choice)
     found = _replicas(found, ON_A_PAGE if page is not None else INSIDE, choice)
     found = _one_kind(found, choice)
     by_replica: dict[str, list[_One]] = defaultdict(list)
@@ -238,6 +242,33 @@ def _of_model(found: list[_One], model: str | None, any_model: bool, choice: Eng
                 f"the metrics are of model {choice.model}, the only one there; the run's is {model}",
             )
     return [one for one in found if _first(one.labels, MODEL) in ("", choice.model)]
+
+
+def _by_place(found: list[_One], choice: EngineChoice) -> list[_One]:
+    """Pods of one name in several places are several, and have the place in their names."""
+    for label in reversed(PLACES):
+        pods: dict[str, list[_One]] = defaultdict(list)
+        for one in found:
+            pods[one.replica].append(one)
+        several = {
+            pod for pod, ones in pods.items() if len(_values(ones, label)) > 1 and _splits(ones, label)
+        }
+        if not several:
+            continue
+        values = _values((one for pod in several for one in pods[pod]), label)
+        way = "--namespace" if label == "namespace" else "--selector"
+        choice.notes.add(
+            "metrics_places",
+            label,
+            f"pods of the same names ({listed(several)}) are in several {label}s ({listed(values)}): each is taken as a replica of "
+            f"its own; choose one with {way}",
+        )
+        found = [
+            replace(one, replica=f"{one.labels[label]}/{one.replica}") if one.replica in several else one
+            for one in found
+            if one.replica not in several or one.labels.get(label)
+        ]
+    return found
 
 
 def _replicas(found: list[_One], labels: Iterable[str], choice: EngineChoice) -> list[_One]:

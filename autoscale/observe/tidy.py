@@ -114,19 +114,23 @@ def without_resets(frame: pd.DataFrame, notes: Notes) -> tuple[pd.DataFrame, lis
     """The rows with counters continued over restarts, as increase() would count them, and where they fell."""
     frame = frame.sort_values(["time_s", "pod", "engine"], kind="stable", ignore_index=True)
     resets: list[dict[str, Any]] = []
-    for (pod, _), rows in frame.groupby(["pod", "engine"], sort=True):
-        for column in (name for name in COUNTERS if name in frame):
-            values = rows[column].dropna()
-            if not (values < values.shift()).any():
-                continue
-            continued, restarts, back = _continued(values.to_numpy())
-            frame.loc[values.index, column] = continued
-            at_s = rows.loc[values.index, "time_s"].to_numpy()
-            resets += [{"time_s": float(at_s[i]), "pod": str(pod), "column": column} for i in restarts]
+    engines = frame.groupby(["pod", "engine"], sort=True).ngroup().to_numpy()
+    by_engine = np.argsort(engines, kind="stable")  # of one engine's rows the earlier first
+    for column in (name for name in COUNTERS if name in frame):
+        at = by_engine[frame[column].notna().to_numpy()[by_engine]]
+        values, owners = frame[column].to_numpy(dtype=np.float64)[at], engines[at]
+        fell = (np.diff(values) < 0) & (np.diff(owners) == 0)
+        for owner in np.unique(owners[1:][fell]):
+            begin, end = np.searchsorted(owners, [owner, owner + 1])
+            rows = at[begin:end]
+            continued, restarts, back = _continued(values[begin:end])
+            frame.loc[rows, column] = continued
+            pod, at_s = str(frame["pod"].iloc[rows[0]]), frame["time_s"].to_numpy()[rows]
+            resets += [{"time_s": float(at_s[i]), "pod": pod, "column": column} for i in restarts]
             if back:
                 said = f"{pod}: {column} ran back without a restart: what it told twice is left out"
                 notes.add("counter_ran_back", f"{pod} {column}", said, float(at_s[back[0]]), len(back))
-    return frame, resets
+    return frame, sorted(resets, key=lambda reset: reset["pod"])
 
 
 def _continued(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], list[int], list[int]]:
@@ -158,8 +162,10 @@ def _continued(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], list[i
 
 def usual_interval_s(frame: pd.DataFrame, default_s: float) -> float:
     """Median seconds between scrapes of one pod; `default_s` when no pod was scraped twice."""
-    between = [np.diff(np.unique(times_s.dropna())) for _, times_s in frame.groupby("pod")["time_s"]]
-    known = np.concatenate([np.zeros(0), *between])
+    pods, times_s = frame.groupby("pod").ngroup().to_numpy(), frame["time_s"].to_numpy(dtype=np.float64)
+    order = np.lexsort((times_s, pods))
+    between = np.diff(times_s[order])[np.diff(pods[order]) == 0]
+    known = between[between > 0]
     return float(np.median(known)) if len(known) else default_s
 
 

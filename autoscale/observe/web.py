@@ -9,10 +9,13 @@ from urllib.parse import urlsplit
 
 import requests
 import urllib3
+from requests.adapters import BaseAdapter, HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from analysis.access import Access
 from analysis.errors import BadInput, SourceUnavailable
 from analysis.redact import redact, remember_query
+from autoscale.observe.in_time import InTime
 
 MOST_BYTES = 512 << 20  # of one answer: ten minutes of 100 pods at 1 s are about 100 MB
 PIECE = 1 << 18
@@ -29,8 +32,35 @@ _SIGNS = (
 )
 
 
+class _Pool(urllib3.HTTPConnectionPool):
+    class ConnectionCls(InTime, HTTPConnection):
+        """Over TCP."""
+
+
+class _TlsPool(urllib3.HTTPSConnectionPool):
+    class ConnectionCls(InTime, HTTPSConnection):
+        """Over TLS."""
+
+
+class _Adapter(HTTPAdapter):
+    """Connections of the kinds above, straight and through a proxy."""
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        super().init_poolmanager(*args, **options)
+        _in_time(self.poolmanager)
+
+    def proxy_manager_for(self, *args: Any, **options: Any) -> Any:
+        return _in_time(super().proxy_manager_for(*args, **options))
+
+
+def _in_time(manager: urllib3.PoolManager) -> urllib3.PoolManager:
+    manager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
+    return manager
+
+
 class Session(requests.Session):
-    """Requests with the headers and trust of `access`; an answer is read whole within `total_s` or not at all.
+    """Requests with the headers and trust of `access`; an answer is read whole within `total_s`, redirections and all, or
+    not at all.
 
     Environment proxies are used; ~/.netrc is not: it would replace the key that was given. Headers of `access` do not
     follow a redirect to another host. `check` looks at every answer first and raises what it likes.
@@ -44,14 +74,14 @@ class Session(requests.Session):
         self.headers.update(access.headers)
         self.verify = access.verify
         self.auth = _no_netrc
+        self._until = 0.0
         if access.insecure:
             urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
 
     def request(self, method: str, url: str | bytes, *args: Any, **options: Any) -> requests.Response:
         """As requests.Session.request, the body read. Raises requests.RequestException."""
-        until = time.monotonic() + self.total_s
+        self._until = time.monotonic() + self.total_s
         options |= {"stream": True, "verify": self.verify, "auth": self.auth}
-        options["timeout"] = (min(CONNECT_S, self.total_s), self.total_s)
         try:
             response = super().request(method, url, *args, **options)
         except UnicodeError:
@@ -63,13 +93,35 @@ class Session(requests.Session):
             if size > MOST_BYTES:
                 response.close()
                 raise requests.RequestException(f"it sends more than {MOST_BYTES >> 20} MB")
-            if time.monotonic() > until:
+            if time.monotonic() > self._until:
                 response.close()
-                raise requests.Timeout(f"timed out: it was still sending after {self.total_s:.0f} s")
+                raise self._too_late("sending")
         response._content, response._content_consumed = b"".join(pieces), True
         if self.check is not None:
             self.check(response)
         return response
+
+    def mount(self, prefix: Any, adapter: BaseAdapter) -> None:
+        """As requests.Session.mount, with connections of our own."""
+        retries = adapter.max_retries if isinstance(adapter, HTTPAdapter) else 0
+        super().mount(prefix, _Adapter(max_retries=retries))
+
+    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
+        """As requests.Session.send, which every redirection passes, too, in what is left of the time."""
+        left_s = self._until - time.monotonic()
+        if left_s <= 0:
+            raise self._too_late("redirecting")
+        return super().send(request, **(options | {"timeout": (min(CONNECT_S, left_s), left_s)}))
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """Where it redirects to, its body unread: it would be read to its end, if it has one."""
+        if (target := super().get_redirect_target(resp)) is not None and not resp._content_consumed:
+            resp._content, resp._content_consumed = b"", True
+            resp.raw.close()
+        return target
+
+    def _too_late(self, doing: str) -> requests.Timeout:
+        return requests.Timeout(f"timed out: it was still {doing} after {self.total_s:.0f} s")
 
     def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
         """Called for every redirect: take our headers off a request to another host."""

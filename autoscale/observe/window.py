@@ -16,7 +16,11 @@ from autoscale.observe.prometheus import RAW_CHUNK_S, Prometheus
 from autoscale.observe.series import EngineChoice, Notes
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
+
+    Samples = tuple[NDArray[np.float64], NDArray[np.float64]]  # times (unix s) and values there
 
 
 @dataclass(frozen=True)
@@ -102,14 +106,16 @@ class FoundSeries:
         self.times.clear()
         self.values.clear()
 
-    def take(self, number: int) -> pd.Series:
-        """The values of one series by their times, each time once; they are forgotten here."""
+    def take(self, number: int) -> Samples:
+        """The ascending times of one series, each once, and its values there; they are forgotten here."""
         import numpy as np
-        import pandas as pd
 
-        one = pd.Series(np.concatenate(self.values[number]), index=np.concatenate(self.times[number]))
+        times, values = np.concatenate(self.times[number]), np.concatenate(self.values[number])
         self.values[number], self.times[number] = [], []
-        return one if one.index.is_unique else one[~one.index.duplicated()]
+        if (np.diff(times) > 0).all():
+            return times, values
+        times, first = np.unique(times, return_index=True)
+        return times, values[first]
 
 
 def _numbers(texts: list[Any]) -> Any:
@@ -127,65 +133,100 @@ def _number(text: Any) -> float:
     return number if known(number) or str(text).strip().lower() == "nan" else math.inf
 
 
+@dataclass(frozen=True)
+class _Told:
+    """What one scrape tells of one engine: values per column at ascending times (unix s)."""
+
+    scrape: str
+    times: NDArray[np.float64]
+    columns: dict[str, NDArray[np.float64]]
+
+    def within(self, kept: NDArray[np.bool_]) -> _Told:
+        return _Told(self.scrape, self.times[kept], {name: all_[kept] for name, all_ in self.columns.items()})
+
+
 def _frame(choice: EngineChoice, found: FoundSeries, zero_s: float, wanted: Collection[str]) -> pd.DataFrame:
     """One row per scrape, pod and engine, with the wanted columns of metrics.parquet: a fortnight of all is half a GB."""
+    import numpy as np
     import pandas as pd
 
-    frames: dict[tuple[str, str], list[tuple[str, pd.DataFrame]]] = {}
+    engines: dict[tuple[str, str], list[_Told]] = {}
     for row in choice.rows:
-        columns = {
-            column: _combined(row.replica, column, groups, found, choice.notes, zero_s)
-            for column, groups in row.columns.items()
-        }
-        rows = pd.DataFrame(columns).reindex(columns=[name for name in COLUMNS if name in wanted])
-        rows.insert(0, "time_s", rows.index - zero_s)
-        frames.setdefault((row.replica, row.engine), []).append((row.scrape, rows))
+        told = _read(row, found, choice.notes, zero_s)
+        engines.setdefault((row.replica, row.engine), []).append(told)
     kept = [
-        _told_once(replica, told, choice.notes).assign(pod=replica, engine=engine)
-        for (replica, engine), told in frames.items()
+        (key, told) for key, scrapes in engines.items() for told in _told_once(key[0], scrapes, choice.notes)
     ]
-    return pd.concat(kept, ignore_index=True)
+    lengths = [len(told.times) for _, told in kept]
+    frame = pd.DataFrame({"time_s": np.concatenate([told.times for _, told in kept]) - zero_s})
+    for name in COLUMNS:
+        if name in wanted:
+            frame[name] = np.concatenate(
+                [t.columns.get(name, np.full(len(t.times), np.nan)) for _, t in kept]
+            )
+    for number, name in enumerate(("pod", "engine")):
+        frame[name] = np.repeat(np.array([key[number] for key, _ in kept], dtype=object), lengths)
+    return frame
 
 
-def _told_once(replica: str, told: list[tuple[str, pd.DataFrame]], notes: Notes) -> pd.DataFrame:
+def _told_once(replica: str, told: list[_Told], notes: Notes) -> list[_Told]:
     """The rows of one engine from its scrapes, the fullest first: one after the other, never two at a time."""
-    import pandas as pd
+    import numpy as np
 
-    first, taken = told[0]
-    for scrape, rows in told[1:]:
-        low, high = taken["time_s"].min(), taken["time_s"].max()
-        if rows["time_s"].between(low, high).any():  # beside the others, not before or after them
-            silence_s = tidy.silence_s(tidy.usual_interval_s(taken.assign(pod=replica), 0.0))
-            rows = rows[~rows["time_s"].between(low - silence_s, high + silence_s)]
+    taken = [told[0]]
+    for one in told[1:]:
+        times = np.concatenate([t.times for t in taken])
+        low, high = times.min(), times.max()
+        if ((one.times >= low) & (one.times <= high)).any():  # beside the others, not before or after them
+            between = np.diff(np.unique(times))
+            silence_s = tidy.silence_s(float(np.median(between)) if len(between) else 0.0)
+            one = one.within((one.times < low - silence_s) | (one.times > high + silence_s))
             notes.add(
                 "metrics_twice",
-                f"{replica} {scrape}",
-                f"{replica} is told twice: the series with {first} are taken, those with {scrape} left out",
+                f"{replica} {one.scrape}",
+                f"{replica} is told twice: the series with {told[0].scrape} are taken, those with {one.scrape} left out",
             )
-        taken = pd.concat([taken, rows])
+        taken.append(one)
     return taken
 
 
-def _combined(
-    replica: str, column: str, groups: list[list[int]], found: FoundSeries, notes: Notes, zero_s: float
-) -> pd.Series:
-    """Sum over the groups of the largest in each, at every time that one of them has."""
-    import pandas as pd
+def _read(row: series.Row, found: FoundSeries, notes: Notes, zero_s: float) -> _Told:
+    """The values of a row's columns at every time that one of its series has."""
+    import numpy as np
 
-    told = []
-    for numbers in groups:
-        some = []
-        for number in numbers:
-            samples = found.take(number)
-            values, wrong = series.sound(column, samples.to_numpy())
-            if wrong.any():
-                first = int(wrong.argmax())
-                at_s = float(samples.index[first]) - zero_s
-                series.note_unsound(
-                    notes, replica, column, float(samples.iloc[first]), at_s, int(wrong.sum())
-                )
-                samples = pd.Series(values, index=samples.index)
-            some.append(samples)
-        told.append(some[0] if len(some) == 1 else pd.concat(some).groupby(level=0).max())
-    # a part that appears later, as a finished_reason may, counts from then on
-    return told[0] if len(told) == 1 else pd.concat(told).groupby(level=0).sum(min_count=1)
+    parts = {
+        column: [
+            [_sound(row.replica, column, found.take(n), notes, zero_s) for n in group] for group in groups
+        ]
+        for column, groups in row.columns.items()
+    }
+    times = np.unique(np.concatenate([t for groups in parts.values() for g in groups for t, _ in g]))
+    return _Told(row.scrape, times, {column: _combined(groups, times) for column, groups in parts.items()})
+
+
+def _sound(replica: str, column: str, samples: Samples, notes: Notes, zero_s: float) -> Samples:
+    """The times and values of a series; what cannot be is NaN, and noted."""
+    times, told = samples
+    values, wrong = series.sound(column, told)
+    if wrong.any():
+        first = int(wrong.argmax())
+        at_s = float(times[first]) - zero_s
+        series.note_unsound(notes, replica, column, float(told[first]), at_s, int(wrong.sum()))
+    return times, values
+
+
+def _combined(groups: list[list[Samples]], times: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sum over the groups of the largest in each, at each of the times; NaN where none has one.
+
+    A part that appears later, as a finished_reason may, counts from then on.
+    """
+    import numpy as np
+
+    total = np.full(len(times), np.nan)
+    for group in groups:
+        largest = np.full(len(times), np.nan)
+        for at, values in group:
+            where = np.searchsorted(times, at)
+            largest[where] = np.fmax(largest[where], values)
+        total = np.where(np.isnan(total), largest, total + np.nan_to_num(largest))
+    return total

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from analysis.errors import BadInput
+from analysis.files import replacing
 from analysis.numbers import known
 from autoscale.recommendation import Drift, Recommendation
 
@@ -49,11 +49,10 @@ def check_textfile(path: Path) -> None:
 
 def write_textfile(path: Path, text: str) -> None:
     """Write it so that nobody reads half of it. Raises BadInput where it cannot be written."""
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+            temporary.chmod(0o644)
     except OSError as error:
         raise BadInput(
             f"cannot write {path}: {error.strerror}", next_step="choose another --textfile"

@@ -17,6 +17,7 @@ from locust.runners import MasterRunner
 
 from analysis import run
 from analysis.errors import AutoscaleError
+from analysis.run import clock_was_set_by_s, read_unix_clock
 from loadgen import failing
 from loadgen.failing import Failure
 from loadgen.in_locust import statistics as rows
@@ -53,6 +54,7 @@ SILENT_S = 15  # a worker without heartbeat for longer is lost; a machine that s
 UNREAD_S = 1.0  # after the end of a worker its last messages may still have to be read
 ENDLESS_S = 30 * 86_400.0  # a plan this long ends when it is stopped
 FAIL_AFTER_S = 0.5  # Locust is still starting when a run fails to begin
+CLOCK_SET_S = 0.5  # from which on it is said that the machine's clock was set in the run
 ALMOST_S = 4.0  # a run that is stopped so shortly before the end of its plan goes on to it
 LAST_WORD_S = 10.0  # how long the master waits for the last batches of its workers, after the grace
 MOST_DROPPED = (
@@ -96,6 +98,7 @@ class Coordinator:
             self.failed(error)
 
     def _begin(self) -> None:
+        read_unix_clock()
         chosen = self.options = LoadOptions.of(self.environment.parsed_options)
         chosen.check()
         if chosen.open_loop and (trace := chosen.plan().trace) is not None:
@@ -324,9 +327,13 @@ class Coordinator:
         if owner.found is not None and owner.found.rate_rps is None:
             self._exit_with(1)  # the answer is no
         self.owner = None
+        if abs(set_by_s := clock_was_set_by_s()) > CLOCK_SET_S:
+            log.warning("%s", owner.clock_was_set(set_by_s))
         with self._books:
             finished = owner.finish(cut_s, clock.unix_now_s(), users, self._workers.offsets)
         _say(summary.summary_table(finished, details=chosen.details) + "\n")
+        if natural and not self._hurried.is_set() and finished.has("requests"):
+            _say_cut_off(finished, grace_s)
         if self.environment.parsed_options.headless and not chosen.details:
             rows.say_no_more()
         self._judge(owner, finished)
@@ -382,6 +389,16 @@ class Coordinator:
                 self.owner.worker_lost(name, clock.unix_now_s())
             elif self.owner is not None:
                 self.owner.worker_found(name)
+
+
+def _say_cut_off(finished: run.Run, grace_s: float) -> None:
+    status = finished.requests["status"]
+    if cut_off := int((status == "cancelled").sum()):
+        log.warning(
+            "%d of %d requests had no answer %g s after the end of the load and were cut off: a server that is behind, or "
+            "a longer --grace is needed. They have rows, and are no reason for another exit code",
+            cut_off, len(status), grace_s,
+        )  # fmt: skip
 
 
 def _say(text: str) -> None:

@@ -17,6 +17,7 @@ from analysis import run
 from analysis.access import Access
 from analysis.errors import BadInput
 from analysis.redact import command_line
+from analysis.run import unix_now_s
 from loadgen.plan.traffic import LoadPlan
 from loadgen.run.capacity_search import FoundCapacity
 from loadgen.run.client_health import judge_client
@@ -54,6 +55,7 @@ class Owner:
         planned = options.open_loop and options.find_capacity is None
         self._sending = Sending(self.plan if planned else None)
         self._watch = Watch(parse_rules(options.stop_when, options.slo))
+        self.set_by_s = 0.0  # by which the machine's clock was set meanwhile
         self.lost: dict[str, float] = {}  # worker -> when it was found to be gone, in s since the start
         self._last_report_s: dict[str, float] = {}
         self._rows: dict[str, int] = {}  # worker -> rows that it reported
@@ -98,6 +100,13 @@ class Owner:
         self.stopped = reason
         self.writer.event(now_unix_s - self.started_at, kind, reason)
         return True
+
+    def clock_was_set(self, by_s: float) -> str:
+        """Note that the machine's clock was set while the run went on; the sentence."""
+        said = f"the clock of this machine was set by {by_s:+.1f} s meanwhile: all times are by the clock at the start"
+        self.set_by_s = round(by_s, 3)
+        self.writer.event(unix_now_s() - self.started_at, "clock_set", said, by_s=by_s)
+        return said
 
     def take(self, report: WorkerReport, now_unix_s: float) -> None:
         """Write what a worker reports."""
@@ -148,6 +157,7 @@ class Owner:
         interim = self.writer.interim()
         last = LastHeader(
             ended_at=now_unix_s,
+            clock_set_by_s=self.set_by_s,
             stages=stages,
             load=interim.header["load"],
             client=self._client(interim, stages, unsent),

@@ -165,6 +165,7 @@ class LastHeader:
     """What the header of a run that has ended says beyond, or instead of, the first one."""
 
     ended_at: float  # unix time in s
+    clock_set_by_s: float  # by which the machine's clock was set while the run went on
     stages: Sequence[Stage]
     load: Mapping[str, object]  # that of the first header
     client: ClientBlock
@@ -178,6 +179,7 @@ class LastHeader:
         stages = [dict(stage) for stage in self.stages]
         return {
             "ended_at": self.ended_at,
+            **({"clock_set_by_s": self.clock_set_by_s} if self.clock_set_by_s else {}),
             "stages": stages,
             "load": {**self.load, "stages": stages},
             "client": self.client.as_json(),

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import gevent
 import gevent.monkey
 
+from analysis.run import unix_now_s
+
 now_s = time.perf_counter
 _sleep = gevent.monkey.get_original("time", "sleep")
 
@@ -117,11 +119,6 @@ class Clock:
     def elapsed(self, reading_s: float) -> float:
         """Seconds since the start of the run."""
         return reading_s - self.zero_s
-
-
-def unix_now_s() -> float:
-    """Unix time in s."""
-    return time.time()
 
 
 def offset(exchanges: Iterable[tuple[float, float, float]]) -> tuple[float, float]:

@@ -2,13 +2,17 @@
 
 import math
 import re
+import resource
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import yaml
 
-from analysis import documents, files
+from analysis import documents, files, run
 from analysis.errors import BadInput
 from analysis.files import json_text, json_value, read_documents, read_json, read_text, read_yaml
+from autoscale.show.textfile import write_textfile
 
 DEEP = 5000
 BLOCK = "".join(f"{' ' * level}a:\n" for level in range(1500))
@@ -126,3 +130,29 @@ def test_half_a_surrogate_pair_is_no_text() -> None:
     for text in ('{"model": "a\\ud800"}', b'["\\uDFFF"]'):
         with pytest.raises(ValueError, match="half a surrogate pair"):
             json_value(text)
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """No file of this process may be longer than 2 kB."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("small_disk")
+def test_what_does_not_fit_leaves_what_was_there_and_nothing_beside_it(tmp_path: Path) -> None:
+    long = "x" * 5000
+    for name, write in (
+        ("a.prom", lambda path: write_textfile(path, long)),
+        ("a.json", lambda path: run.write_header(path.parent, {"kind": "live", "model": long})),
+    ):
+        path = tmp_path / ("run.json" if name == "a.json" else name)
+        path.write_text("earlier")
+        with pytest.raises((OSError, BadInput)):
+            write(path)
+        assert path.read_text() == "earlier"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.prom", "run.json"]

@@ -211,6 +211,7 @@ ROWS = [
     ("11 a node pool whose maximum holds one group", GPU, None, pool({"autoscaling": {"totalMinNodeCount": 1, "totalMaxNodeCount": 3}}), "nodes-too-few", "error"),
     ("11 an annotation with the pool's maximum", GPU, None, put(HPA, ("metadata", "annotations"), {"autoscale/max-nodes": "2"}), "nodes-too-few", "error"),
     ("11 a quota below the chips of all replicas", GPU, None, add({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"}, "spec": {"hard": {"requests.nvidia.com/gpu": "16"}}}), "nodes-too-few", "error"),
+    ("5 a counter's name without its middle", GPU, None, metric("request_total", "5"), "metric-not-exported", "error"),
     ("5 a typing error in the metric", GPU, None, metric("num_request_waiting", "5"), "metric-not-exported", "error"),
     ("5 the name ends with counter although it is a gauge", GPU, None, put(HPA, NAME, "prometheus.googleapis.com|vllm:num_requests_waiting|counter"), "metric-kind-suffix", "error"),
     ("5 the name lacks its kind", GPU, None, put(HPA, NAME, "prometheus.googleapis.com|vllm:num_requests_waiting"), "metric-kind-suffix", "error"),

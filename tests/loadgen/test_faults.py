@@ -201,6 +201,41 @@ def test_a_tokenizer_that_counts_nothing_is_not_believed(load):
     assert lying.accounts() == {"ok": 40}
 
 
+def test_requests_that_are_cut_off_after_the_grace_are_counted_and_said(load):
+    """A stage beyond the capacity has many: they are no failure of the run."""
+    one = load("silent", "--rate 20 -t 2s --timeout 60 --grace 1")
+    one.ended(code=0)
+    assert one.accounts() == {"cancelled": 40}
+    one.said(r"40 of 40 requests had no answer 1 s after the end of the load and were cut off")
+
+
+CLOCK = """
+import os, time
+true = time.time
+time.time = lambda: true() + (BY_S if os.path.exists(FILE) else 0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("by_s", "options"), [(-3600, ""), (3600, "--processes 2")], ids=["back", "ahead, workers"]
+)
+def test_a_clock_that_is_set_meanwhile_changes_no_duration(load, tmp_path, by_s: int, options: str):
+    (tmp_path / "python").mkdir()
+    sign = tmp_path / "set"
+    code = CLOCK.replace("BY_S", str(by_s)).replace("FILE", repr(str(sign)))
+    (tmp_path / "python" / "sitecustomize.py").write_text(code)
+    limit = f"export PYTHONPATH={tmp_path / 'python'}:$PYTHONPATH"
+    one = load("ok", f"--rate 10 -t 4s --grace 3 {options}", limit=limit)
+    one.until_s(1.5)
+    sign.touch()
+    one.ended(code=0)
+    assert one.accounts() == {"ok": 40}
+    header = run.read_header(one.path)
+    assert 4.0 <= header["ended_at"] - header["started_at"] < 60.0
+    assert header["clock_set_by_s"] == pytest.approx(by_s, abs=1.0)
+    one.said("the clock of this machine was set by")
+
+
 def test_without_descriptors_requests_are_connection_errors_and_a_failing_server_is_not_hammered(
     load, server
 ):

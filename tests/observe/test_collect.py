@@ -2,6 +2,9 @@
 
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +25,7 @@ from tests import recorded_sweeps
 from tests.observe import servers
 
 T0 = 1_800_000_000.0
+ROOT = Path(__file__).parents[2]
 
 
 def new_run(
@@ -322,3 +326,35 @@ def test_a_real_prometheus_scraping_a_vllm_page(tmp_path: Path):
     elapsed_s = one["time_s"].iloc[-1] - one["time_s"].iloc[0]
     assert grown / elapsed_s == pytest.approx(500, rel=0.1)
     assert run.read(target).header["engine"]["num_blocks"] == 1000
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name
+)
+def test_signals_one_after_another_leave_the_rows_that_were_read(tmp_path: Path, number: signal.Signals):
+    target = new_run(tmp_path / "run", started_at=time.time(), ended_at=None)
+    with servers.serving(servers.FakeVllm()) as server:
+        command = [
+            sys.executable,
+            "-m",
+            "autoscale",
+            "collect",
+            str(target),
+            "--scrape",
+            server.url,
+            "--step",
+            "0.2",
+        ]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT
+        ) as scraping:
+            for _ in range(300):
+                if len(server.seen) > 8:
+                    break
+                time.sleep(0.1)
+            for _ in range(3):
+                scraping.send_signal(number)
+                time.sleep(0.02)
+            said, _ = scraping.communicate(timeout=60)
+    assert scraping.returncode == 130, said
+    assert len(run.read(target).metrics) >= 8, "two engines a page"

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -186,21 +187,52 @@ def test_a_vector_that_is_none_is_not_prometheus(answer: str):
         Prometheus(server.url, Access()).vector("x")
 
 
-def test_a_server_that_sends_a_byte_now_and_then_is_given_up():
-    """Each byte is in time; the whole is not."""
+DRIPS = [
+    # what is sent at once, what again and again, the sentence
+    pytest.param(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n", b" ", "still sending after 1 s", id="a body"),
+    pytest.param(b"HTTP/1.1 200 OK\r\nx: ", b"a", "timed out", id="a header"),
+    pytest.param(b"HTTP/1.1 200 OK\r\n", b"x: y\r\n", "timed out", id="headers"),
+    pytest.param(b"HTTP/1.1 ", b"2", "timed out", id="a status"),
+    pytest.param(b"", b"HTTP/1.1 100 Continue\r\n\r\n", "timed out", id="interim answers"),
+]  # fmt: skip
+
+
+@contextmanager
+def dripping(at_once: bytes, drip: bytes, every_s: float = 0.02) -> Iterator[str]:
+    """The address of a server that sends the one and then, until it is left, the other."""
+
+    def serve(listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                taken, _ = listener.accept()
+                threading.Thread(target=answer, args=(taken,), daemon=True).start()
+
+    def answer(taken: socket.socket) -> None:
+        with taken, suppress(OSError):
+            taken.recv(10_000)
+            taken.sendall(at_once)
+            while True:
+                time.sleep(every_s)
+                taken.sendall(drip)
+
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
-        def drip() -> None:
-            with suppress(OSError), listener.accept()[0] as taken:
-                taken.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n")
-                while True:
-                    taken.sendall(b" ")
-                    time.sleep(0.05)
 
-        threading.Thread(target=drip, daemon=True).start()
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        with pytest.raises(requests.Timeout, match="still sending after 1 s"):
-            Session(Access(), 1.0).get(url)
+@pytest.mark.parametrize(("at_once", "drip", "sentence"), DRIPS)
+def test_a_server_that_sends_a_byte_now_and_then_is_given_up(at_once: bytes, drip: bytes, sentence: str):
+    """Each byte is in time; the whole is not."""
+    with dripping(at_once, drip) as url, pytest.raises(requests.Timeout, match=sentence):
+        Session(Access(), 1.0).get(url)
+
+
+def test_redirections_have_one_time_together_and_their_bodies_are_not_read():
+    head = b"HTTP/1.1 302 Found\r\nlocation: /x\r\n"
+    with dripping(head, b"\r\n", 0.2) as url, pytest.raises(requests.Timeout, match="timed out"):
+        Session(Access(), 1.0).get(url)
+    with dripping(head + b"\r\n", b"x" * 1000) as url, pytest.raises(requests.TooManyRedirects):
+        Session(Access(), 20.0).get(url)
 
 
 def test_a_silent_server_is_waited_for_once(monkeypatch):
@@ -212,6 +244,44 @@ def test_a_silent_server_is_waited_for_once(monkeypatch):
     ):
         Prometheus(server.url, Access()).query("x")
     assert len(asked) == 1
+
+
+def test_pods_of_one_name_in_two_namespaces_are_two_replicas(tmp_path: Path):
+    names = ("vllm:num_requests_running", "vllm:prompt_tokens_total")
+    series = [
+        told(name, value, pod=pod, namespace=namespace)
+        for name in names
+        for pod, namespace, value in (("v-0", "live", "3"), ("v-0", "test", "5"), ("v-1", "live", "7"))
+    ]
+    series.append(told(names[0], "9", pod="v-0", job="nobody knows where"))
+    summary, metrics = collected(tmp_path, series)
+    assert metrics.groupby("pod")["running"].unique().map(list).to_dict() == {
+        "live/v-0": [3.0],
+        "test/v-0": [5.0],
+        "v-1": [7.0],
+    }
+    assert summary["notes"] == [
+        "pods of the same names (v-0) are in several namespaces (live, test): each is taken as a replica of its own; choose "
+        "one with --namespace"
+    ]
+
+
+def test_a_window_is_asked_for_by_the_clock_that_the_client_has_now(tmp_path: Path):
+    """The clock was set by 500 s while the load ran: what was scraped then lies 500 s later than its header says."""
+    with servers.serving(servers.FakePrometheus([RUNNING])) as server:
+        path = new_run(tmp_path / "run", started_at=T0 - 500, ended_at=T0 - 470, clock_set_by_s=500.0)
+        collect(path, server.url)
+    assert run.read(path).metrics["time_s"].tolist() == [float(t) for t in range(31)]
+
+
+def test_many_pods_cost_no_more_than_their_rows(tmp_path: Path):
+    """Three calls of pandas for each would take half a minute."""
+    pods = [f"v-{number}" for number in range(3000)]
+    summary, metrics = collected(
+        tmp_path, [told("vllm:num_requests_running", "3", range(3), pod=pod) for pod in pods]
+    )
+    assert len(summary["pods"]) == len(pods)
+    assert (metrics.groupby("pod").size() == 3).all()
 
 
 def test_a_wrong_selector_is_bad_input(tmp_path: Path):

@@ -136,7 +136,7 @@ def test_a_scaled_object_wakes_the_fleet_from_zero_while_the_request_waits_at_th
         assert status == 200
         assert waited_s * SPEED > 15  # node, image, weights and init of one cold start, compressed
         door = FleetDoor(server.url)
-        sizes = [row["object"] for row in door._rows(0, follow=False) if row["resource"] == "deployments"]
+        sizes = [seen.object for _, seen in door._rows(0, follow=False) if seen.resource == "deployments"]
         assert next(each["spec"]["replicas"] for each in sizes) == 0
         assert max(each["spec"]["replicas"] for each in sizes) == 1
         found = {each.code for each in diagnose(take(door, "default", server.spec.name), server.spec.name)}

@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 
 import aiohttp
@@ -335,6 +337,82 @@ def test_a_connection_too_many_is_told_so(monkeypatch) -> None:
         for one in held:
             one.close()
         until(lambda: answered(server))
+
+
+def whole(client: socket.socket) -> bytes:
+    """All that a server sends until it closes the connection."""
+    client.settimeout(30)
+    return b"".join(iter(lambda: client.recv(65_536), b""))
+
+
+HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"GET /health HT", HEAD, HEAD + b"X: "],
+    ids=["nothing", "half a line", "headers", "half a header"],
+)
+def test_a_request_that_does_not_become_whole_is_closed(monkeypatch, sent: bytes) -> None:
+    monkeypatch.setattr("autoscale.sim.http.ports.IDLE_S", 0.5)
+    with FleetThread(FleetServer(L4, port=0, engine=QUICK)) as server:
+        with socket.create_connection((server.host, server.port)) as client:
+            client.sendall(sent)
+            assert whole(client) == b""
+        assert answered(server)
+
+
+def test_a_body_that_comes_byte_by_byte_has_one_time(monkeypatch) -> None:
+    monkeypatch.setattr("autoscale.sim.http.errors.BODY_S", 0.5)
+    with (
+        FleetThread(FleetServer(L4, port=0, engine=QUICK)) as server,
+        socket.create_connection((server.host, server.port)) as client,
+    ):
+        client.sendall(HEAD + b"Content-Length: 1000\r\n\r\n")
+        client.settimeout(0.02)
+        until(lambda: _dripped(client))
+        client.settimeout(30)
+        assert client.recv(65_536).startswith(b"HTTP/1.1 408 ")
+
+
+def _dripped(client: socket.socket) -> bool:
+    """One more byte is sent; whether there is an answer."""
+    client.sendall(b" ")
+    with suppress(TimeoutError):
+        return bool(client.recv(1, socket.MSG_PEEK))
+    return False
+
+
+NO_HTTP = [
+    # what is sent, the status
+    pytest.param(HEAD + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}", 400, id="two lengths"),
+    pytest.param(HEAD + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, id="a length and chunks"),
+    pytest.param(HEAD + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 400, id="chunks by another name"),
+    pytest.param(HEAD + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n", 400, id="a blank before the colon"),
+    pytest.param(HEAD + b"Content-Length: +2\r\n\r\n{}", 400, id="a length with a sign"),
+    pytest.param(HEAD + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n{}", 400, id="a length of 5000 digits"),
+    pytest.param(HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n", 400, id="a chunk size that is none"),
+    pytest.param(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"f" * 20 + b"\r\n{}", 400, id="a chunk beyond measure"),
+    pytest.param(HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\n{}\n0\n\n", 400, id="chunks of bare line feeds"),
+    pytest.param(HEAD + b"Host: elsewhere\r\n\r\n", 400, id="two hosts"),
+    pytest.param(HEAD + b"X: a\0b\r\n\r\n", 400, id="a zero byte"),
+    pytest.param(b"GET /health HTTP/9.9\r\n\r\n", 400, id="another version"),
+    pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, id="HTTP/2"),
+    pytest.param(b"\x16\x03\x01\x02\x00\x01\x00", 400, id="TLS"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sent", "status"), NO_HTTP)
+def test_what_is_no_http_is_answered_400_and_ends_the_connection(caplog, sent: bytes, status: int) -> None:
+    """A second request behind it, smuggled past a proxy before the fleet, is not answered."""
+    with (
+        FleetThread(FleetServer(L4, port=0, engine=QUICK)) as server,
+        socket.create_connection((server.host, server.port)) as client,
+    ):
+        client.sendall(sent + b"GET /fleet/truth HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        told = whole(client)
+        assert re.findall(rb"HTTP/1\.[01] (\d+) ", told) == [b"%d" % status]
+    assert not [record for record in caplog.records if record.exc_info], "no traceback for a client's fault"
 
 
 def answered(server: FleetServer) -> bool:

@@ -199,7 +199,7 @@ def _not_exported(
             "Use vllm:num_requests_waiting or running.",
         )
     if not may_export(series):
-        if near := nearest(name, GAUGES | COUNTERS | HISTOGRAMS):
+        if near := nearest(name, GAUGES | {f"{counter}_total" for counter in COUNTERS} | HISTOGRAMS):
             _, newest = signal_names(f"vllm:{near}") or (None, SignalName(near))
             return "error", f"vLLM exports no {series}.", f"Did you mean {newest.series}?"
         return (

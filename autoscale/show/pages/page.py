@@ -7,7 +7,6 @@ text is escaped.
 from __future__ import annotations
 
 import base64
-import os
 import re
 from dataclasses import dataclass
 from io import BytesIO
@@ -18,6 +17,7 @@ import jinja2
 from matplotlib import rc_context
 
 from analysis.errors import BadInput
+from analysis.files import replacing
 from analysis.numbers import known
 from autoscale.show import words
 
@@ -50,11 +50,10 @@ def picture(figure: Figure, alt: str, caption: str = "") -> Picture:
 def write_page(template: str, out: Path, **content: Any) -> Path:
     """Render a template to `out` (atomically); returns the path. Raises BadInput when it cannot be written there."""
     text = _ENVIRONMENT.get_template(template).render(**content)
-    temporary = out.with_name(out.name + ".tmp")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, out)
+        with replacing(out) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise BadInput(f"cannot write the page {out}: {error.strerror}", next_step="choose --out") from None
     return out

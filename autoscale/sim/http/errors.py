@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from aiohttp import web
@@ -9,10 +10,21 @@ from aiohttp.web_protocol import RequestPayloadError
 
 from autoscale.sim.http.openai_request import Refusal
 
+BODY_S = 60.0  # the largest one at 1.1 Mbit/s
+
 
 def none_ready() -> Refusal:
     """What is said while no replica takes traffic."""
     return Refusal(503, "No replica is ready.", "Service Unavailable")
+
+
+async def body_of(request: web.Request) -> bytes:
+    """The body of a request. Raises Refusal where it is not whole within BODY_S."""
+    try:
+        async with asyncio.timeout(BODY_S):
+            return await request.read()
+    except TimeoutError:
+        raise Refusal(408, f"The body was not whole within {BODY_S:g} s.", "Request Timeout") from None
 
 
 @web.middleware

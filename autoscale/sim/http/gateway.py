@@ -18,7 +18,7 @@ from aiohttp import web
 from analysis.run import STATUSES
 from autoscale.profiles.profile import Profile
 from autoscale.sim.http import openai_answer
-from autoscale.sim.http.errors import none_ready, plain_errors
+from autoscale.sim.http.errors import body_of, none_ready, plain_errors
 from autoscale.sim.http.exposition import ReplicaMetrics
 from autoscale.sim.http.flow_gate import FlowGate
 from autoscale.sim.http.live_replicas import LiveReplicas
@@ -204,10 +204,9 @@ class Gateway:
         return await self._generate(request, chat=True)
 
     async def _generate(self, request: web.Request, *, chat: bool) -> web.StreamResponse:
-        raw = await request.read()
         try:
             ask = parse_ask(
-                raw,
+                await body_of(request),
                 request.headers.get("Content-Type", ""),
                 chat=chat,
                 model=self.model,
@@ -272,7 +271,7 @@ class Gateway:
 
     async def _tokenize(self, request: web.Request) -> web.Response:
         try:
-            tokens = tokenized(await request.read())
+            tokens = tokenized(await body_of(request))
         except Refusal as refusal:
             return web.json_response(refusal.body, status=refusal.status)
         return web.json_response(

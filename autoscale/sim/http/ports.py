@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import logging
 import resource
 import socket
 from collections.abc import Callable
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from analysis.errors import BadInput
 from autoscale.sim.http.browsers import only_from_here
@@ -17,6 +19,7 @@ from autoscale.sim.http.browsers import only_from_here
 MOST_CONNECTIONS = 10_000  # to the gateway at once; fewer where the system allows fewer open files
 FILES_ASIDE = 128  # open files that are not connections to the gateway, the replicas' ports apart
 FULL_WAITS_S = 1.0
+IDLE_S = 75.0  # a connection that sends no whole request for so long is closed
 LAST_PORT = 65_535
 METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 
@@ -63,6 +66,25 @@ def connections_allowed(ports: int) -> int:
     """How many connections to the gateway this process can hold beside so many ports."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MOST_CONNECTIONS if soft < 0 else max(1, min(MOST_CONNECTIONS, soft - FILES_ASIDE - 2 * ports))
+
+
+def runner_of(app: web.Application, stop_within_s: float) -> web.AppRunner:
+    """What serves `app`: connections that are silent or drip are closed, those of clients that go away end their requests."""
+    log = logging.getLogger("autoscale.serve")
+    log.addFilter(_not_the_clients_fault)
+    return web.AppRunner(
+        app,
+        handler_cancellation=True,
+        access_log=None,
+        keepalive_timeout=IDLE_S,
+        shutdown_timeout=stop_within_s / 4,
+        logger=log,
+    )
+
+
+def _not_the_clients_fault(record: logging.LogRecord) -> bool:
+    """Whether a line of the log is of interest: what is no HTTP is answered 400, and a traceback for each would fill a disk."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 async def listen(at: socket.socket, server: web.Server, most: int) -> asyncio.Server:
@@ -132,7 +154,7 @@ class MetricsPorts:
 
         app = web.Application(middlewares=[only_from_here(self.host, self._sockets[slot].getsockname()[0])])
         app.add_routes([web.get("/metrics", expose), web.get("/health", healthy)])
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=self.stop_within_s / 4)
+        runner = runner_of(app, self.stop_within_s)
         await runner.setup()
         await web.SockSite(runner, self._sockets[slot]).start()
         self._runners[slot] = runner

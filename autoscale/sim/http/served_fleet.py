@@ -38,7 +38,7 @@ from autoscale.sim.http.gateway_metrics import GatewayMetrics
 from autoscale.sim.http.kubernetes_objects import KubernetesObject
 from autoscale.sim.http.kubernetes_view import KubernetesView
 from autoscale.sim.http.observations import ObservationLog
-from autoscale.sim.http.ports import bind, connections_allowed, listen
+from autoscale.sim.http.ports import bind, connections_allowed, listen, runner_of
 from autoscale.sim.http.start_times import StartTimes
 
 MOST_SLOTS = 512  # replicas that serve or drain, each on a metrics port
@@ -191,9 +191,7 @@ class ServedFleet(ABC):
         app = web.Application(client_max_size=MOST_BODY, middlewares=[from_here])
         self.routes(app)
         FleetApi(self).routes(app)
-        self._runner = web.AppRunner(
-            app, handler_cancellation=True, access_log=None, shutdown_timeout=STOP_WITHIN_S / 4
-        )
+        self._runner = runner_of(app, STOP_WITHIN_S)
         await self._runner.setup()
         assert self._runner.server is not None
         most = connections_allowed(self.slots)
