@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from autoscale.recommend.answer import Decision, Point
+from autoscale.recommend.choice.alternatives import alternatives
 from autoscale.recommend.choice.beside import (
     Fleets,
     each_alone,
@@ -32,7 +33,7 @@ from autoscale.recommend.choice.keda.nights import Nights, hard_nights
 from autoscale.recommend.choice.keda.reasons import of_latency, of_nights
 from autoscale.recommend.choice.keda.space import KedaAsked, keda_space, whole_fleet, zero_space
 from autoscale.recommend.choice.panel import Panel, hardest_first
-from autoscale.recommend.choice.reasons import alternatives, reasons, too_few
+from autoscale.recommend.choice.reasons import reasons, too_few
 from autoscale.recommend.choice.scenario import Kept, Scenario
 from autoscale.recommend.choice.search import ranked, search, static_fleet
 from autoscale.recommend.choice.seeds import (

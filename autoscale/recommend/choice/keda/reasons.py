@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from autoscale.recommend.answer import Alternative, Decision
+from autoscale.recommend.choice.alternatives import nearest_sentence
 from autoscale.recommend.choice.judging import Judged
 from autoscale.recommend.choice.keda.beside import ALWAYS, AT_ZERO
-from autoscale.recommend.choice.reasons import hours, nearest_sentence
+from autoscale.recommend.choice.reasons import hours
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.settings import Candidate, Setting
 from autoscale.recommendation import Reason
