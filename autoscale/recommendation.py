@@ -276,6 +276,7 @@ class Recommendation:
     guides               HPAs by the rules of others
     hpa                  autoscaling/v2, as `autoscale recommend` writes it to hpa.yaml; None when nothing scales, or KEDA
     scaled_object        keda.sh/v1alpha1, as it writes it to scaledobject.yaml, when KEDA was asked for
+    gateway              the options of --gateway behind which it was judged; None: none
     """
 
     schema_version: int = field(default=SCHEMA_VERSION, kw_only=True)
@@ -290,6 +291,7 @@ class Recommendation:
     behavior: KubernetesObject | None = None
     hpa: KubernetesObject | None = None
     scaled_object: Annotated[KubernetesObject | None, LeftOut] = None
+    gateway: Annotated[str | None, LeftOut] = None
     predicted: Forecast | None = None
     slower_than_fitted: float = 0.0
     predicted_as_fitted: Forecast | None = None

@@ -54,6 +54,15 @@ class SignalTarget:
     query: Annotated[str | None, LeftOut] = field(default=None, kw_only=True)
 
     @property
+    def value_words(self) -> str:
+        """The field of an HPA and the target as it stands there, with the number that it is: "averageValue 9400m (9.4)"."""
+        field_, number = (
+            "value" if self.metric_type else "averageValue",
+            f"{parse(self.quantity).milli / 1000:g}",
+        )
+        return f"{field_} {self.quantity}" + ("" if number == self.quantity else f" ({number})")
+
+    @property
     def interval_words(self) -> str:
         """The interval as one reads it: of one target, or of the best targets for all that may be there."""
         low, high = self.interval or (self.quantity, self.quantity)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from autoscale.deploy.choices import Options
-from autoscale.deploy.gateway import GUIDE_TARGETS
 from autoscale.deploy.meta import meta
 from autoscale.deploy.scaling import external_name, metric_name
 from autoscale.deploy.yaml_out import Note
@@ -123,8 +122,7 @@ def _namespace_rules(
 
 def _metrics_rule(profile: Profile, path: MetricsPath, targets: list[SignalTarget]) -> Object:
     if path in OF_KEDA:
-        triggers = len(GUIDE_TARGETS) if path == "llm-d" else len(targets)
-        group, names = EXTERNAL_GROUP, [external_name(index) for index in range(triggers)]
+        group, names = EXTERNAL_GROUP, [external_name(index) for index in range(len(targets))]
     else:
         group, names = METRICS_GROUP, [f"pods/{metric_name(profile, path, one.signal)}" for one in targets]
     return {"apiGroups": [group], "resources": names, "verbs": ["get", "list"]}

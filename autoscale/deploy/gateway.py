@@ -7,14 +7,17 @@ thresholds, which the guide derives from nothing).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from analysis.errors import BadInput
 from autoscale.deploy.meta import meta
+from autoscale.deploy.targets import Plan
 from autoscale.deploy.yaml_out import Note
-from autoscale.kube.gateway_names import NEW
 from autoscale.kube.objects import Object
 from autoscale.profiles import Profile
+from autoscale.recommendation import Recommendation
+from autoscale.signal_target import SignalTarget
 
 IMAGE = "ghcr.io/llm-d/llm-d-router-endpoint-picker:v0.10.0"
 POOL_API, ROUTE_API = "inference.networking.k8s.io/v1", "gateway.networking.k8s.io/v1"
@@ -22,10 +25,12 @@ GATEWAY_CLASS = "gke-l7-rilb"
 EXT_PROC, HEALTH, METRICS = 9002, 9003, 9090
 RBAC = "rbac.authorization.k8s.io"
 LISTS = ["get", "list", "watch"]
-GUIDE_TARGETS = (  # series, threshold of the guide, what it counts
-    ("flow_control_queue_size", "1", "Requests that the gateway holds because the pool is saturated."),
-    ("request_running", "16", "Requests that it has sent on: what the replicas queue and serve."),
+GUIDE = (SignalTarget("gateway_queue", "1"), SignalTarget("gateway_in_flight", "16"))
+OF_GUIDE = (
+    "llm-d's guide, derived from nothing: `autoscale recommend --scaler keda --gateway on` derives one for your SLO, "
+    "`autoscale simulate --gateway on` shows what this one does to your traffic."
 )
+WRITTEN = "on"  # the options of --gateway that CONFIG stands for: the picker's defaults, with flow control
 
 CONFIG = """\
 apiVersion: llm-d.ai/v1alpha1
@@ -64,6 +69,30 @@ def refuse_elsewhere(profile: Profile) -> None:
             expected="a profile of GPUs on GKE",
             next_step="choose --metrics keda, which needs no gateway",
         )
+
+
+def plan_behind(plan: Plan, recommendation: Recommendation | None) -> Plan:
+    """What scales behind this gateway: a recommendation that was judged behind it, the guide's thresholds without one.
+
+    Raises BadInput for a recommendation that was judged without a gateway, or behind one with other options.
+    """
+    if recommendation is None:
+        return replace(plan, targets=list(GUIDE), source=OF_GUIDE)
+    if plan.autoscales and recommendation.gateway is None:
+        raise BadInput(
+            "this recommendation's targets are of the replicas' own gauges, which mean something else behind a gateway "
+            "that holds requests",
+            next_step="run `autoscale recommend --scaler keda --gateway on`, choose --metrics keda for these targets, or leave "
+            "the recommendation out for the guide's thresholds",
+        )
+    if plan.autoscales and recommendation.gateway != WRITTEN:
+        raise BadInput(
+            "the recommendation is for a gateway that this set does not write",
+            value=f"--gateway {recommendation.gateway}",
+            expected=f"--gateway {WRITTEN}",
+            next_step="choose --metrics keda, beside a gateway of your own",
+        )
+    return plan
 
 
 def pool(profile: Profile) -> list[Object]:
@@ -229,31 +258,3 @@ def picker_scrape(profile: Profile) -> Object:
         "metadata": meta(profile, picker_name(profile)),
         "spec": {"selector": {"matchLabels": _labels(profile)}, "podMetricsEndpoints": [endpoint]},
     }
-
-
-def picker_triggers(profile: Profile, prometheus_url: str) -> list[Object]:
-    """KEDA's triggers on the picker's series, with the guide's thresholds, named as such."""
-    deploy = profile.deploy
-    label = f'inference_pool="{deploy.name}"'
-    triggers = []
-    for series, threshold, what in GUIDE_TARGETS:
-        found = label if series.startswith("flow_control") else f'model_name="{profile.model.id}"'
-        triggers.append(
-            {
-                "type": "prometheus",
-                "metricType": "AverageValue",
-                "metadata": {
-                    "serverAddress": prometheus_url,
-                    "query": Note(what, f'sum({NEW}{series}{{namespace="{deploy.namespace}",{found}}})'),
-                    "threshold": Note(
-                        "llm-d's guide, derived from nothing: `autoscale simulate --gateway on` shows what it does to "
-                        "your traffic.",
-                        threshold,
-                    ),
-                    "ignoreNullValues": Note(
-                        "The series of an idle gateway may be absent, which is no load.", "true"
-                    ),
-                },
-            }
-        )
-    return triggers

@@ -13,7 +13,6 @@ import jinja2
 from autoscale.deploy import load_set, pod, sizing, weights
 from autoscale.deploy.access import ACCOUNT
 from autoscale.deploy.choices import Options
-from autoscale.deploy.gateway import GUIDE_TARGETS
 from autoscale.deploy.scaling import external_name, metric_name, vllm_metric
 from autoscale.deploy.targets import Plan
 from autoscale.kube.vllm_names import OF_KEDA, SIGNAL_NAMES, MetricsPath
@@ -109,8 +108,7 @@ def _raw_metrics(profile: Profile, path: MetricsPath, plan: Plan) -> list[str]:
     if path in OF_KEDA:
         selector = f"labelSelector=scaledobject.keda.sh%2Fname%3D{deploy.hpa_name}"
         root = f"/apis/external.metrics.k8s.io/v1beta1/namespaces/{namespace}"
-        triggers = len(GUIDE_TARGETS) if path == "llm-d" else len(plan.targets)
-        return [f"{root}/{external_name(index)}?{selector}" for index in range(triggers)]
+        return [f"{root}/{external_name(index)}?{selector}" for index in range(len(plan.targets))]
     root = f"/apis/custom.metrics.k8s.io/v1beta1/namespaces/{namespace}/pods/*"
     if path == "autoscalingmetric":
         return []  # read by the HPA's own agent, not served by the custom metrics API

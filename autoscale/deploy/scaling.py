@@ -7,7 +7,6 @@ from typing import Any
 
 from autoscale.deploy import sizing
 from autoscale.deploy.choices import Options
-from autoscale.deploy.gateway import picker_triggers
 from autoscale.deploy.meta import meta
 from autoscale.deploy.targets import Plan, decimal
 from autoscale.deploy.timetable import cron_triggers
@@ -62,7 +61,7 @@ def hpa(profile: Profile, options: Options, path: MetricsPath, plan: Plan) -> Ob
     return manifest
 
 
-def scaled_object(profile: Profile, options: Options, plan: Plan, path: MetricsPath = "keda") -> Object:
+def scaled_object(profile: Profile, options: Options, plan: Plan) -> Object:
     """The KEDA ScaledObject: KEDA creates the HPA itself and reads Prometheus for it."""
     _check_behavior(profile, options, plan)
     config: Object = {"name": Note("The HPA that KEDA creates.", profile.deploy.hpa_name)}
@@ -79,9 +78,7 @@ def scaled_object(profile: Profile, options: Options, plan: Plan, path: MetricsP
             **_recommended(plan),
             "maxReplicaCount": Note(_pool(profile, plan.max_replicas), plan.max_replicas),
             "advanced": {"horizontalPodAutoscalerConfig": config},
-            "triggers": picker_triggers(profile, options.prometheus_url)
-            if path == "llm-d"
-            else [
+            "triggers": [
                 *(_trigger(profile, options, target, plan) for target in plan.targets),
                 *cron_triggers(plan.windows),
             ],
@@ -190,6 +187,8 @@ def _trigger(profile: Profile, options: Options, target: SignalTarget, plan: Pla
 def _element(signal: str) -> str:
     if SCALING_SIGNALS[signal].metric_type == "Value":
         return "One series, the same for any number of pods: the HPA multiplies the ready replicas by value / threshold."
+    if SCALING_SIGNALS[signal].of_gateway:
+        return f"One series: {SCALING_SIGNALS[signal].unit}. KEDA divides it by the replicas."
     return "One series: the sum over the pods. KEDA divides it by the replicas."
 
 

@@ -192,12 +192,8 @@ def _path(profile: Profile, metrics: MetricsPath | None) -> MetricsPath:
 def _plan(profile: Profile, path: MetricsPath, recommendation: Recommendation | None) -> Plan:
     """What scales. Raises BadInput for signals that the metrics path does not carry."""
     plan = targets.plan(profile, recommendation)
-    if path == "llm-d" and recommendation is not None and plan.autoscales:
-        raise BadInput(
-            "this recommendation's targets are of the replicas' own gauges, which mean something else behind a gateway "
-            "that holds requests",
-            next_step="choose --metrics keda for them, or leave the recommendation out for the guide's thresholds",
-        )
+    if path == "llm-d":
+        return gateway.plan_behind(plan, recommendation)
     if path not in OF_KEDA:
         for target in plan.targets:
             if target.signal not in SIGNAL_NAMES:
@@ -276,7 +272,7 @@ def _serving_parts(profile: Profile, options: Options, path: MetricsPath, plan: 
 
 def _scaling_parts(profile: Profile, options: Options, path: MetricsPath, plan: Plan) -> list[Part]:
     if path in OF_KEDA:
-        scaled = scaling.scaled_object(profile, options, plan, path)
+        scaled = scaling.scaled_object(profile, options, plan)
         return [Part("scaledobject.yaml", "Scales the workload; KEDA creates the HPA.", [scaled])]
     parts = []
     if path == "autoscalingmetric":

@@ -24,7 +24,9 @@ def trigger_query(profile: Profile, signal: str) -> str:
     The share of the KV cache that several engines of a pod show is their mean, as it is of one.
     """
     deploy, engines = profile.deploy, profile.replica.data_parallel
-    pods = f'namespace="{deploy.namespace}",pod=~"{pods_pattern(profile)}"'
+    namespace = f'namespace="{deploy.namespace}"'
+    pods = f'{namespace},pod=~"{pods_pattern(profile)}"'
+    pool = f'{namespace},inference_pool="{deploy.name}"'  # whose picker is in its namespace: it is named without one
     if signal in _HISTOGRAMS:
         buckets = f"vllm:{_HISTOGRAMS[signal]}_bucket{{{pods}}}"
         return f"histogram_quantile(0.95, sum by (le) (rate({buckets}[{LATENCY_WINDOW}])))"
@@ -32,12 +34,10 @@ def trigger_query(profile: Profile, signal: str) -> str:
         case "in_flight":
             return f"{trigger_query(profile, 'waiting')} + {trigger_query(profile, 'running')}"
         case "gateway_queue":
-            return f'sum({NEW}flow_control_queue_size{{inference_pool="{deploy.name}"}})'
+            return f"sum({NEW}flow_control_queue_size{{{pool}}})"
         case "gateway_in_flight":
-            return (
-                f'sum({NEW}request_running{{namespace="{deploy.namespace}",model_name="{profile.model.id}"}})'
-            )
+            return f'sum({NEW}request_running{{{namespace},model_name="{profile.model.id}"}})'
         case "gateway_saturation":
-            return f'max({NEW}flow_control_pool_saturation{{inference_pool="{deploy.name}"}})'
+            return f"max({NEW}flow_control_pool_saturation{{{pool}}})"
     total = f"sum({prometheus_name(signal, profile.engine.vllm_version)}{{{pods}}})"
     return f"{total} / {engines}" if signal == "kv_usage" and engines > 1 else total

@@ -68,6 +68,7 @@ def document(
         max_replicas=setting.max_replicas if setting else None,
         behavior=setting.behavior.block if setting else None,
         **_scaler(scenario, setting),
+        gateway=scenario.options.gateway.text if scenario.options.gateway else None,
         predicted=_forecast(scenario, decision.chosen),
         slower_than_fitted=decision.slower,
         predicted_as_fitted=_forecast(scenario, decision.expected),

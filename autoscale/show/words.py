@@ -10,6 +10,7 @@ from analysis.slo import Term
 from autoscale.check.phases import Span
 from autoscale.kube.scaling_signals import SCALING_SIGNALS
 from autoscale.recommendation import Answer, AskedSlo, Forecast, KubernetesObject, Recommendation, Tried
+from autoscale.signal_target import SignalTarget
 
 DASH = "–"  # in a page where there is no figure; the terminal has a hyphen
 
@@ -38,6 +39,11 @@ QUANTITIES = {
     "kv_usage": "KV used (share)",
     "preemptions": "preemptions (per stage)",
 }
+
+
+def unit(target: SignalTarget) -> str:
+    """What a target counts: per replica, but for a value that does not grow with the fleet."""
+    return UNITS[target.signal] + ("" if target.metric_type else " per replica")
 
 
 def settings(made: Recommendation) -> dict[str, Forecast]:

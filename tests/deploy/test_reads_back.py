@@ -11,8 +11,9 @@ from autoscale.keda import ScaledObject
 from autoscale.kube.vllm_names import OF_KEDA
 from autoscale.lint.linter import lint_objects
 from autoscale.profiles import Profile, load, names
+from autoscale.recommend.choice.keda.scaled_object import Keda, keda_object, trigger
 from autoscale.recommendation import Recommendation, parse_recommendation
-from autoscale.sim.engine.gateway import InferenceGateway
+from autoscale.sim.engine.gateway import InferenceGateway, parse_gateway
 from autoscale.sim.fleet.control import FleetOptions
 from autoscale.sim.fleet.scalers import read_scaler
 from autoscale.sim.fleet.simulate import simulate
@@ -108,7 +109,39 @@ def test_the_llm_d_shape_hangs_together_by_its_names():
     assert pool["selector"]["matchLabels"].items() <= model.items()
 
 
+def behind(options: str) -> Recommendation:
+    """A recommendation that was judged behind a gateway, with the object that `recommend` makes of it."""
+    profile = load(ON_GKE[0])
+    triggers = [trigger(profile, "gateway_queue", 4), trigger(profile, "gateway_in_flight", 9.5)]
+    metrics = [
+        {"name": "gateway_queue", "averageValue": "4"},
+        {"name": "gateway_in_flight", "averageValue": "9500m"},
+    ]
+    return parse_recommendation(
+        {
+            "answer": "autoscale", "metrics": metrics, "minReplicas": 2, "maxReplicas": 4, "gateway": options,
+            "scaled_object": keda_object(profile, triggers, (2, 4), Keda(), None),
+        }
+    )  # fmt: skip
+
+
+def test_what_was_recommended_behind_a_gateway_is_written_with_one(tmp_path: Path):
+    """The same queries and thresholds as in the object that `recommend` wrote, beside the pool and its picker."""
+    profile, found = load(ON_GKE[0]), behind(InferenceGateway().text)
+    assert found.scaled_object is not None
+    written = hpa_in(scaler_of(profile, found, "llm-d", tmp_path))
+    told = [
+        [(t["metricType"], t["metadata"]["query"], t["metadata"]["threshold"]) for t in o["spec"]["triggers"]]
+        for o in (written, found.scaled_object)
+    ]
+    assert told[0] == told[1]
+    assert (written["spec"]["minReplicaCount"], written["spec"]["maxReplicaCount"]) == (2, 4)
+    assert (tmp_path / "llm-d" / "inference-pool.yaml").exists()
+
+
 def test_the_llm_d_shape_is_refused_where_it_would_not_do():
+    with pytest.raises(BadInput, match=r"--gateway ttl=300s.*expected --gateway on"):
+        objects(load(ON_GKE[0]), behind(parse_gateway("ttl=5m").text), "llm-d")
     with pytest.raises(BadInput, match="GPUs on GKE"):
         objects(load("llama-3.1-70b-v6e8"), metrics="llm-d")
     with pytest.raises(BadInput, match="behind a gateway"):

@@ -504,6 +504,8 @@ def test_the_options_of_a_gateway_are_read_and_refused_by_name():
         flow_control=False, detector="concurrency", capacity=16, ttl_s=300.0, no_endpoint_ttl_s=math.inf
     )
     assert parse_gateway("on") == InferenceGateway()
+    assert InferenceGateway().text == "on"
+    assert parse_gateway(gateway.text) == gateway
     with pytest.raises(BadInput, match="queue_depht"):
         parse_gateway("queue_depht=5")
     with pytest.raises(BadInput, match="a number"):

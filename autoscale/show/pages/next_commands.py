@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
+from autoscale.deploy.gateway import WRITTEN
 from autoscale.profiles import names
 from autoscale.recommend import Recommended
 
@@ -18,9 +19,11 @@ def next_commands(result: Recommended) -> Iterator[tuple[str, str]]:
     again = "autoscale recommend runs/NEW --profile " + profile
     if answer == "autoscale":
         keda = made.scaled_object is not None
+        behind = made.gateway == WRITTEN and deploy.platform == "gke"
+        metrics = " --metrics llm-d" if behind else " --metrics keda" if keda else ""
         yield (
             f"write the whole set around the {'ScaledObject' if keda else 'HPA'}",
-            f"autoscale manifests {profile} --recommendation {file}{' --metrics keda' if keda else ''} --out my-set",
+            f"autoscale manifests {profile} --recommendation {file}{metrics} --out my-set",
         )
         yield "look for what could go wrong", "autoscale lint my-set"
         own = "scaledobject.yaml" if keda else "hpa.yaml"

@@ -109,9 +109,9 @@ def _bill(made: Recommendation) -> BillShown | None:
 
 @dataclass(frozen=True)
 class TargetShown:
-    """A metric of the HPA with its target as a quantity, the unit, the interval, and a KV target in per cent too."""
+    """A metric of the HPA with its target, the unit, the interval, and a KV target in per cent too."""
 
-    quantity: str
+    value: str
     unit: str
     interval: str
     metric: str
@@ -124,7 +124,7 @@ def _targets(result: Recommended) -> Iterator[TargetShown]:
     for target in result.document.metrics:
         percent = share(values.get(target.signal), 0) if target.signal == "kv_usage" else ""
         yield TargetShown(
-            target.quantity, words.UNITS[target.signal], target.interval_words, target.metric, percent
+            target.value_words, words.unit(target), target.interval_words, target.metric, percent
         )
 
 

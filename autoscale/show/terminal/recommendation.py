@@ -58,11 +58,8 @@ def _answer(made: Recommendation) -> Iterator[Text]:
     if made.measuring:
         yield Text(made.measuring.sentence, style="bold")
     for target in made.metrics:
-        kind, per = ("value", "") if target.metric_type else ("averageValue", " per replica")
-        yield Text.assemble(
-            (f"{kind} {target.quantity}", "bold"),
-            f" {words.UNITS[target.signal]}{per}   ({target.interval_words})",
-        )
+        told = f" {words.unit(target)}   ({target.interval_words})"
+        yield Text.assemble((target.value_words, "bold"), told)
         yield Text(f"  {target.metric}{f': {target.query}' if target.query else ''}", style="dim")
     if made.answer == "do_not_autoscale":
         yield Text(f"Keep {words.counted(made.min_replicas or 0, 'replica')} standing.", style="bold")

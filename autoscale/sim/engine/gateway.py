@@ -122,6 +122,25 @@ class InferenceGateway:
         if not 0 < len(shares) <= MOST_BANDS or min(shares) < 0 or not math.isclose(sum(shares), 1.0):
             raise BadInput("the gateway's bands", value=self.bands, expected="shares that add up to 1")
 
+    @property
+    def text(self) -> str:
+        """As `parse_gateway` reads it: "on", or the options that are not the defaults; bands have no option."""
+        usual = InferenceGateway()
+        told = [
+            f"{name.removesuffix('_s')}={_option(name, value)}"
+            for name in self.__dataclass_fields__
+            if name != "bands" and (value := getattr(self, name)) != getattr(usual, name)
+        ]
+        return ",".join(told) or "on"
+
+
+def _option(name: str, value: Any) -> str:
+    if name == "flow_control":
+        return "on" if value else "off"
+    if name.endswith("_s"):
+        return "0" if math.isinf(value) else f"{value:g}s"
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
+
 
 def gate_record(gateway: InferenceGateway | None) -> NDArray[Any]:
     """The record that the kernels read, as an array of one; without a gateway it is off."""
