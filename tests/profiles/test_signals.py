@@ -13,7 +13,10 @@ from autoscale.sim.fleet.metric_path import exported_signal
 def test_every_name_leads_back_to_its_signal(signal: str, version: str, path: str) -> None:
     assert signal_of(hpa_metric_name(signal, version, path)) == signal
     assert signal_of(prometheus_name(signal, version)) == signal
-    assert exported_signal(hpa_metric_name(signal, version, path), version) == signal  # the fleet obeys it
+    assert (
+        exported_signal(hpa_metric_name(signal, version, path), version, "spec.metrics[0].pods.metric.name")
+        == signal
+    )  # the fleet obeys it
 
 
 @pytest.mark.parametrize(

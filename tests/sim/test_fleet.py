@@ -372,7 +372,7 @@ def test_gauges_become_milli_units(value: float, expected: int | None) -> None:
     ],
 )
 def test_a_metric_name_says_which_gauge_it_means(metric: str, version: str, signal: str) -> None:
-    assert exported_signal(metric, version) == signal
+    assert exported_signal(metric, version, "spec.metrics[0].pods.metric.name") == signal
 
 
 @pytest.mark.parametrize(
