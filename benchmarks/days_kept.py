@@ -32,8 +32,10 @@ from analysis.slo import parse_slo
 from autoscale.recommend.choice.decide import choose_setting
 from autoscale.recommend.choice.judging import confirm
 from autoscale.recommend.choice.scenario import Scenario
+from autoscale.recommend.choice.settings import Setting
 from autoscale.recommend.choice.space import tutorial_setting, with_spare
 from autoscale.recommend.model.one_replica import capacity
+from autoscale.sim.fleet.outcome import Outcome
 from benchmarks.recommend import Case, Row, Rows, cases, head, label, line, scenario_of
 from benchmarks.recommend_grid import standing_hours
 from loadgen.plan import rates
@@ -129,6 +131,24 @@ RECORDED = (
     Recorded("8b-l4, mooncake, p99, start 5 min", L4, 5, "mooncake_fast25_conversation_trace.jsonl.gz", 0, 0, 4, "ttft_p99=4s"),
     Recorded("8b-h100, servegen, start 8 min", H100, 8, SERVEGEN, 260, 4, 3),
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Reseeded(Scenario):
+    """The scenario with other chance: every seed stands for another one."""
+
+    beyond: int = 0
+
+    def outcome(
+        self, setting: Setting, seed: int, *, keep: bool = False, cost_limit_h: float | None = None
+    ) -> Outcome:
+        return super().outcome(setting, seed + self.beyond, keep=keep, cost_limit_h=cost_limit_h)
+
+
+def reseeded(scenario: Scenario, beyond: int) -> Reseeded:
+    """The same scenario, its seeds so far beyond."""
+    fields = {name: getattr(scenario, name) for name in Scenario.__dataclass_fields__}
+    return Reseeded(**fields, beyond=beyond)
 
 
 def all_cases(only: str) -> Iterator[Case]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -28,10 +27,8 @@ from autoscale.recommend.answer import Decision
 from autoscale.recommend.choice.circumstances import at_speed, at_traffic
 from autoscale.recommend.choice.decide import choose_setting
 from autoscale.recommend.choice.judging import confirm
-from autoscale.recommend.choice.scenario import Scenario
-from autoscale.recommend.choice.settings import Choice, Setting
-from autoscale.sim.fleet.outcome import Outcome
-from benchmarks.days_kept import FRESH, all_cases
+from autoscale.recommend.choice.settings import Choice
+from benchmarks.days_kept import FRESH, all_cases, reseeded
 from benchmarks.recommend import Case, Row, Rows, head, label, line
 
 SETS, APART = 5, 1_000_000  # sets of seeds, and how far the seeds of one are from those of the next
@@ -39,24 +36,6 @@ TRAFFIC = (-0.025, 0.025)
 COSTED = 64  # fresh seeds that answers are costed over
 DRAWS = 100
 DAYS = 20  # fresh days of each drawn speed: 19 of them are 95 %
-
-
-@dataclass(frozen=True)
-class Reseeded(Scenario):
-    """The scenario with other chance: every seed stands for another one."""
-
-    beyond: int = 0
-
-    def outcome(
-        self, setting: Setting, seed: int, *, keep: bool = False, cost_limit_h: float | None = None
-    ) -> Outcome:
-        return super().outcome(setting, seed + self.beyond, keep=keep, cost_limit_h=cost_limit_h)
-
-
-def reseeded(scenario: Scenario, beyond: int) -> Reseeded:
-    """The same scenario, its seeds so far beyond."""
-    fields = {name: getattr(scenario, name) for name in Scenario.__dataclass_fields__}
-    return Reseeded(**fields, beyond=beyond)
 
 
 def chance(case: Case, jobs: int | None, _draws: int) -> Row:
