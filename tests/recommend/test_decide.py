@@ -9,7 +9,7 @@ import pytest
 from autoscale.profiles import load
 from autoscale.recommend.choice import decide, workers
 from autoscale.recommend.choice.decide import choose_setting
-from autoscale.recommend.choice.judging import Judged, Trial
+from autoscale.recommend.choice.judging import Judged, Trial, shown_over
 from autoscale.recommend.choice.reasons import kept_sentence, reasons
 from autoscale.recommend.choice.scenario import Kept
 from autoscale.recommend.choice.settings import Behavior, Candidate, Given, Standing
@@ -70,6 +70,30 @@ def test_a_choice_dearer_than_the_search_had_promised_has_it_search_for_what_hol
     monkeypatch.setattr(decide, "search", lucky)
     assert choose_setting(scenario, jobs=1).answer == "autoscale"
     assert asked == list(CHOOSING.caution)
+
+
+def test_a_rule_of_others_that_holds_for_less_than_what_was_found_is_the_answer(
+    small, peak, monkeypatch
+) -> None:
+    """A page that recommends standing replicas beside a rule of thumb that keeps the SLO for less contradicts itself."""
+    rules = decide.rules_of_others
+
+    def with_a_good_one(scenario, point, cap, seeds, each, keda):
+        tutorial, others = rules(scenario, point, cap, seeds, each, keda)
+        [good] = shown_over(scenario, [peak.chosen.setting], seeds, each)
+        return tutorial, {**others, "a good one": good}
+
+    monkeypatch.setattr(
+        decide, "choose", lambda *_args, **_kwargs: []
+    )  # nothing that the search found competes
+    monkeypatch.setattr(decide, "each_alone", lambda *_args: {})
+    monkeypatch.setattr(decide, "rules_of_others", with_a_good_one)
+    found = choose_setting(small(PEAKS, "ttft_p95=10s"), jobs=1)
+    assert found.answer == "autoscale"
+    assert found.chosen is not None
+    assert found.chosen.setting == peak.chosen.setting
+    assert found.static is not None
+    assert len(found.chosen.trials) == len(found.static.trials)  # confirmed over all seeds of its own
 
 
 def test_short_bursts_under_a_long_start_are_left_to_a_standing_fleet(small) -> None:

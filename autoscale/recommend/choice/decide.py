@@ -151,11 +151,11 @@ def _decided(ask: _Question, slower: float) -> Decision:
     ask.report(0.75, "each signal alone")
     found = ranked(hunt.tried.items())
     singles = each_alone(scenario, panel, found, hunt.known(), space, ask.seeds, each)
-    best = hunt.best_with(singles.values())
+    made = _compared(ask, scenario, fleets, cap)
+    best = hunt.best_with([*singles.values(), *_rules_to_beat(ask, made)])
     nearly = best or hunt.not_worth
     singles = dict(zip(singles, hunt.as_confirmed(singles.values()), strict=True))
     lead = nearly.setting if nearly else found[0][0]
-    made = _compared(ask, scenario, fleets, cap)
     if ask.keda:
         pods = build_space(scenario, ask.point, fleets.standing, cap)
         others = beside_keda(panel, pods, lead, beside(scenario.plan, ask.own), each)
@@ -228,6 +228,13 @@ def _compared(ask: _Question, scenario: Scenario, fleets: Fleets, cap: int) -> D
         guides=guides,
         current=shown_over(scenario, [ask.current], seeds, ask.each)[0] if ask.current else None,
     )
+
+
+def _rules_to_beat(ask: _Question, made: Decision) -> list[Judged[Candidate]]:
+    """HPAs by the rules of others, where an HPA is asked for: one that holds for less than what the search found is the answer."""
+    if ask.keda:
+        return []
+    return [Judged(s, j.trials) for j in made.guides.values() if isinstance(s := j.setting, Candidate)]
 
 
 def _around(ask: _Question, scenario: Scenario, made: Decision, space: Space) -> Decision:
