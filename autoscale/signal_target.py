@@ -56,10 +56,8 @@ class SignalTarget:
     @property
     def value_words(self) -> str:
         """The field of an HPA and the target as it stands there, with the number that it is: "averageValue 9400m (9.4)"."""
-        field_, number = (
-            "value" if self.metric_type else "averageValue",
-            f"{parse(self.quantity).milli / 1000:g}",
-        )
+        field_ = "value" if self.metric_type else "averageValue"
+        number = f"{parse(self.quantity).milli / 1000:g}"
         return f"{field_} {self.quantity}" + ("" if number == self.quantity else f" ({number})")
 
     @property

@@ -140,3 +140,9 @@ def test_a_scaler_that_cannot_be_simulated_is_refused_before_the_simulator_is_co
         "spec: {scaleTargetRef: {name: vllm}, triggers: [{type: kafka, metadata: {}}]}\n"
     )
     assert "kafka" in refused("simulate", "--hpa", tmp_path / "kafka.yaml")
+
+
+def test_a_set_that_is_refused_leaves_no_directory(tmp_path):
+    (tmp_path / "other.json").write_text(f'{{"answer": "autoscale", "profile": "{OTHER}"}}')
+    refused("manifests", PROFILE, "--recommendation", tmp_path / "other.json", "--out", tmp_path / "set")
+    assert not (tmp_path / "set").exists()

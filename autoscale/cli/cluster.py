@@ -52,14 +52,13 @@ def manifests(
         ):
             print(line)
         return
-    if out is not None:
-        deploy.set_directory(system, out)
     files = deploy.write_set(system, content, metrics, options)
     if out is None:
         for path, text in files:
             if path.endswith((".yaml", ".yml")):
                 print(f"---\n# {path}\n{text}", end="")
         return
+    deploy.set_directory(system, out)
     deploy.write_files(files, out)
     show_paths([out / path for path, _ in files])
 
