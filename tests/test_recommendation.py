@@ -116,6 +116,11 @@ def at(*path: object, value: object):
             id="a target of nothing",
         ),
         pytest.param(
+            at("metrics", 0, "name", value=[None]),
+            r"metrics\[0\].name: \[None\]; expected ",
+            id="a name that is a list",
+        ),
+        pytest.param(
             at("reasons", 0, value={"code": "queue"}),
             r"reasons\[0\].sentence; expected text",
             id="no sentence",

@@ -27,7 +27,16 @@ def points(times_s: Sequence[float] | Floats, rates_rps: Sequence[float] | Float
             "times of a rate curve", value=t.tolist()[:6], expected="rising seconds that start with 0"
         )
     _not_negative(*r)
-    return Rate(t, r[:-1], np.diff(r) / np.diff(t))
+    with np.errstate(over="ignore"):
+        slope = np.diff(r) / np.diff(t)
+    if not np.isfinite(slope).all():
+        raise BadInput(
+            "a rate changes within no time",
+            value=f"{np.diff(t)[~np.isfinite(slope)][0]:g} s",
+            expected="seconds between two rates",
+            next_step="write a jump as two stages",
+        )
+    return Rate(t, r[:-1], slope)
 
 
 def steps(stages: Sequence[tuple[float, float]]) -> Rate:

@@ -446,6 +446,11 @@ def test_a_load_file_joins_its_parts_without_gaps(tmp_path):
             "load.yaml: amplitude_rps of a sine: 3.0; expected at most mean_rps 2",
         ),
         ("at_s: 60", "at_s: 600", "a spike does not fit"),
+        (
+            "to_rps: 8, duration_s: 300",
+            "to_rps: 8, duration_s: 5e-324",
+            "a rate changes within no time: '4.94066e-324 s'",
+        ),
         ("load:", "load", "line 6, column 11 is not valid YAML|line 6"),
         ("gamma:3", "gama:3", "'gama:3'; expected .* Did you mean gamma:CV"),
         ("1:60,", "1:0,", "stage 1 of stages 1:0,2:60: '1:0'"),

@@ -72,6 +72,24 @@ def test_a_choice_dearer_than_the_search_had_promised_has_it_search_for_what_hol
     assert asked == list(CHOOSING.caution)
 
 
+def test_where_everything_with_one_minimum_fails_a_higher_one_is_searched(small, monkeypatch) -> None:
+    """What the search's few days flatter costs less than anything that holds, and ends every line of more replicas."""
+    competes, minima = decide.choose, []
+
+    def choose_among(judge, found, space, *args, **kwargs):
+        minima.append(space.min_replicas[0])
+        left = found if len(minima) > 2 else []
+        return competes(judge, left, space, *args, **kwargs)
+
+    monkeypatch.setattr(decide, "choose", choose_among)
+    found = choose_setting(small(PEAKS, "ttft_p95=10s"), jobs=1)
+    assert len(minima) == 3
+    assert minima[0] == minima[1] < minima[2]
+    assert found.best_hpa is not None
+    assert found.best_hpa.holds  # three replicas always save too little here beside four standing ones
+    assert found.best_hpa.setting.min_replicas >= minima[2]
+
+
 def test_a_rule_of_others_that_holds_for_less_than_what_was_found_is_the_answer(
     small, peak, monkeypatch
 ) -> None:

@@ -61,6 +61,15 @@ SPACE = Space(
 )
 
 
+def test_what_lies_above_a_minimum_begins_with_one_replica_more_and_ends_below_the_maximum() -> None:
+    space = replace(SPACE, min_replicas=(1, 4), beginnings=((Behavior(), 1, 8), (Behavior(), 4, 5)))
+    above = space.above(2)
+    assert above is not None
+    assert above.min_replicas == (3, 4)
+    assert above.beginnings == ((Behavior(), 3, 8), (Behavior(), 4, 5))
+    assert space.above(7) is None  # eight replicas, always
+
+
 def test_the_static_fleet_is_the_smallest_that_holds() -> None:
     count, tried = static_fleet(Formula(), start=3, limit=16)
     assert count == 5

@@ -326,8 +326,9 @@ def _hunt(
     """The search and what it leads to; when nothing that it found holds, it searches once more for what holds by more.
 
     Where trials are short, and of what goes to zero (it has a `pool` of days), also when the choice is dearer than what the
-    search had promised: the luck of a few seeds had ended lines that hold. What replaces a choice then holds over twice as
-    many seeds. The search of a pool learns the days that break what it finds, and begins without caution.
+    search had promised: the luck of a few seeds had ended lines that hold. Where that, too, finds nothing, it searches above
+    the minimum that failed. What replaces a choice then holds over twice as many seeds. The search of a pool learns the days
+    that break what it finds, and begins without caution.
     """
     scenario, each = panel.judge, ask.each
     assert isinstance(scenario, Scenario)
@@ -341,27 +342,31 @@ def _hunt(
     tried: dict[Candidate, Trial] = {}
     judged: list[Judged[Candidate]] = []
     best, not_worth, before = None, None, panel
-    cautions = CHOOSING.night_caution if pool else CHOOSING.caution
-    for start, caution in zip((0.1, 0.4), cautions, strict=True):
+    cautions = CHOOSING.night_caution if pool else (*CHOOSING.caution, CHOOSING.caution[0])
+    for turn, caution in enumerate(cautions):
         careful = replace(panel, caution=caution, spread=spread)
-        report = part(ask.report, start, 0.3, "searching {}")
+        report = part(ask.report, 0.1 + 0.2 * turn, 0.2, "searching {}")
         if pool:
             nights = Nights(space, pool, ask.seeds, fleets.cost_h, each)
             careful, found, looked = nights.searched(careful, report)
             confirming.over(nights.of(careful))
             panel = replace(panel, hard=careful.hard)
         else:
-            known = careful.seen_before(tried, before)
-            found = search(careful, space, fleets.cost_h, each, report, known=known)
-            looked = choose(scenario, found, space, ask.seeds, each, widen=space.wide)
+            above = space.above(ranked(tried.items())[0][0].min_replicas) if turn == 2 else space
+            if above is None:
+                break
+            known = careful.seen_before(tried, before) if careful.asked >= before.asked else {}
+            found = search(careful, above, fleets.cost_h, each, report, known=known)
+            looked = choose(scenario, found, above, ask.seeds, each, widen=space.wide)
         tried, before = tried | dict(found), careful
         judged += looked
-        ask.report(start + 0.3, "confirming")
+        ask.report(0.3 + 0.2 * turn, "confirming")
         best = _cheapest(best, confirming.best(looked))
         not_worth = _cheapest(not_worth, *(j for j in looked if j.holds and j.cost >= worth_h))
         done = best or not_worth
         dearer = done is not None and done.cost > (1 + CHOOSING.alike) * found[0][1].accelerator_hours
-        if (done is not None and not (dearer and (pool or space.wide))) or (pool and not looked):
+        again = dearer and turn == 0 and (pool or space.wide)
+        if (done is not None and not again) or (pool and not looked):
             break
         if best is not None:
             further = range(ask.own.stop, ask.own.stop + len(ask.own))

@@ -90,6 +90,14 @@ class Space:
         """Whether these bounds leave the scaler something to do: between them, or at zero."""
         return low < high or (low == high and bool(self.kedas))
 
+    def above(self, minimum: int) -> Space | None:
+        """What keeps more than so many replicas at least; None when nothing is left."""
+        least = minimum + 1
+        beginnings = dict.fromkeys((b, max(low, least), high) for b, low, high in self.beginnings)
+        left = tuple(one for one in beginnings if self.bounded(one[1], one[2]))
+        minima = sorted({least, *(low for low in self.min_replicas if low > least)})
+        return replace(self, min_replicas=tuple(minima), beginnings=left) if left else None
+
     def beside(self, setting: Candidate) -> list[Line]:
         """The lines that differ from the setting's own in one choice: another behaviour, bound, or queue target beside it."""
         (fixed, signal), behavior = family_of(setting), setting.behavior
