@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -154,5 +155,10 @@ def told_count(text: str) -> int | None:
 
 
 def within(value: object, most: float) -> bool:
-    """Whether it is a number of less than this size (NaN is none)."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < most
+    """Whether it is a number of less than this size that a float holds (NaN is none)."""
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and abs(value) < most
+        and abs(value) <= sys.float_info.max
+    )

@@ -39,6 +39,7 @@ from autoscale.kube.promql import Token, selector_of, tokens_of
 _LOOSEST = (("or",), COMPARED, ("+", "-"), ("*", "/", "%"), ("^",))
 _UNIT_S = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31536000}
 _DURATION = re.compile(r"(\d+)(ms|[smhdwy])")
+_NUMBER = re.compile(r"(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 _END: Token = ("end", "")
 _SAMPLE = "vllm:num_requests_waiting"
 
@@ -149,7 +150,7 @@ class _Parser:
             return self.plain(inner)
         if kind == "number" or (kind == "name" and self.word in ("inf", "nan")):
             self.take()
-            return Number(float(text) if not text[-1].isalpha() or kind == "name" else self.duration_s(text))
+            return Number(float(text) if kind == "name" or _NUMBER.fullmatch(text) else self.duration_s(text))
         if kind == "labels":
             return self.series("")
         if kind != "name":
@@ -288,13 +289,12 @@ class _Parser:
         return Instant(selector.name, tuple(QueryMatcher(*matcher) for matcher in selector.matchers))
 
     def number(self) -> float:
-        found = self.level(2)
-        if not isinstance(found, Number):
+        if not isinstance(found := self.level(2), Number):
             raise self.refused("needs a number there", "quantile(0.95, ...), clamp_max(..., 10)")
         return found.value
 
     def duration_s(self, text: str) -> float:
         pieces = _DURATION.findall(text)
         if "".join(f"{n}{unit}" for n, unit in pieces) != text or not pieces:
-            raise self.refused(f"has a window {text!r}", "[1m], [90s]")
+            raise self.refused(f"has a window or number {text!r}", "[1m], [90s], 0.95")
         return float(sum(int(n) * _UNIT_S[unit] for n, unit in pieces))

@@ -89,6 +89,7 @@ SPOILT = {
     "an SLO that is a number": (header(slo=7), "slo"),
     "a start that is NaN": (header(started_at=math.nan), "started_at"),
     "a start in milliseconds": (header(started_at=1.78e12), "started_at"),
+    "a rate beyond any float": (header(stages=[{"stage": 0, "start_s": 0, "end_s": 9, "rate": 10**400}]), r"stages\[0\].rate"),
     "two stages of one number": (header(stages=[{"stage": 0, "start_s": 0, "end_s": 9}] * 2), r"stages\[1\].stage is not one of a run: 0; expected a number that no other"),
     "stages that are texts": (header(stages=["a"]), r"stages\[0\]"),
     "a later form": (header(schema_version=99), "schema_version"),

@@ -38,6 +38,7 @@ LAW = "let c = ready > 0 && ready < n ? ready / n : 1; s > 0.55 ? n + ceil(n * (
         ("let x = a * 2; let y = x + b; y / 2", 2, 4, 4),
         ("1_000 + .5 + 0x10 + 1e1", 0, 0, 1026.5),
         ("a / b", 1, 0, math.inf),
+        ("min(round(2 ** 3)) + max(a)", 2, 0, 10),
     ],
 )
 def test_what_a_formula_gives(text: str, a: Value, b: Value, result: float | None) -> None:

@@ -109,6 +109,7 @@ def test_a_pool_has_one_element(query: str) -> None:
         (f"sum({WAITING}))", "stops making sense at '\\)'", "sum"),
         ("", "stops making sense at 'its end'", "sum"),
         (f"sum({WAITING}[1m])", "lacks", "sum"),
+        ("histogram_quantile(0.95, 1me_to_first_token_seconds1", "has a window or number '1me_to_first_token_seconds1'", "0.95"),
         ("rate(vllm:prompt_tokens_total[1 m])", "has a window", r"\[1m\]"),
     ],
 )  # fmt: skip
