@@ -139,12 +139,7 @@ def _list(parts: tuple[Any, ...], value: Any, place: str) -> tuple[object, ...]:
 def _made(reading: Reading, value: Any, place: str) -> object:
     try:
         return reading.make(value)
-    except (
-        TypeError,
-        ValueError,
-        OverflowError,
-        BadInput,
-    ):  # TypeError: of a type that cannot even be looked up
+    except (TypeError, ValueError, OverflowError, BadInput):  # TypeError: a list where a name is looked up
         raise BadInput(place, value=value, expected=reading.expected) from None
 
 

@@ -40,7 +40,8 @@ _ARITHMETIC: dict[str, Callable[[float, float], float]] = {
     "^": lambda a, b: _power(a, b),
 }
 _FUNCTIONS: dict[str, Callable[..., float]] = {
-    "max": lambda *given: max(given), "min": lambda *given: min(given), "ceil": lambda x: _whole(math.ceil, x), "floor": lambda x: _whole(math.floor, x),
+    "max": lambda *given: max(given), "min": lambda *given: min(given),
+    "ceil": lambda x: _whole(math.ceil, x), "floor": lambda x: _whole(math.floor, x),
     "abs": abs, "round": lambda x: _whole(lambda y: math.copysign(math.floor(abs(y) + 0.5), y), x),
     "int": lambda x: _whole(math.trunc, x), "float": float,
 }  # fmt: skip

@@ -120,8 +120,12 @@ class FormulaParser:
         if kind == "number":
             self.take()
             plain = word.replace("_", "")
-            whole = plain.isdigit() or plain[:2].lower() == "0x"
-            return "number", float(int(plain, 0) if plain[:2].lower() == "0x" else plain), whole
+            hexadecimal = plain[:2].lower() == "0x"
+            try:
+                value = float(int(plain, 16) if hexadecimal else plain)
+            except OverflowError:
+                raise FormulaError(f"{word} is out of range") from None
+            return "number", value, hexadecimal or plain.isdigit()
         if kind == "name":
             return self.named(self.take())
         raise self.unexpected()

@@ -42,6 +42,7 @@ _DURATION = re.compile(r"(\d+)(ms|[smhdwy])")
 _NUMBER = re.compile(r"(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 _END: Token = ("end", "")
 _SAMPLE = "vllm:num_requests_waiting"
+_SHAPE = f"sum({_SAMPLE}{{...}})"
 
 
 def parse_query(text: str, field: str = "query") -> Expression:
@@ -49,11 +50,9 @@ def parse_query(text: str, field: str = "query") -> Expression:
     parser = _Parser([token for token in tokens_of(text) if token[1]], text, field)
     found = parser.level(0)
     if parser.token is not _END:
-        raise parser.refused(f"stops making sense at {parser.token[1]!r}", f"sum({_SAMPLE}{{...}})")
+        raise parser.refused(f"stops making sense at {parser.token[1]!r}", _SHAPE)
     if is_scalar(found):
-        raise parser.refused(
-            "answers a scalar, which KEDA cannot decode", f"sum({_SAMPLE}{{...}}), vector(0)"
-        )
+        raise parser.refused("answers a scalar, which KEDA cannot decode", f"{_SHAPE}, vector(0)")
     return found
 
 
@@ -79,9 +78,7 @@ class _Parser:
 
     def take(self, word: str | None = None) -> str:
         if word is not None and self.word != word:
-            raise self.refused(
-                f"lacks {word!r} before {self.token[1] or 'its end'!r}", f"sum({_SAMPLE}{{...}})"
-            )
+            raise self.refused(f"lacks {word!r} before {self.token[1] or 'its end'!r}", _SHAPE)
         taken = self.token[1]
         self.place += 1
         return taken
@@ -98,7 +95,7 @@ class _Parser:
             right = self.level(depth if operator == "^" else depth + 1)
             left = self.joined(operator, left, right, as_bool, on)
         if self.word in ("and", "unless", "offset", "@"):
-            raise self.refused(f"uses {self.word}", f"sum({_SAMPLE}{{...}}) or vector(0)")
+            raise self.refused(f"uses {self.word}", f"{_SHAPE} or vector(0)")
         return left
 
     def matching(self) -> bool:
@@ -154,7 +151,7 @@ class _Parser:
         if kind == "labels":
             return self.series("")
         if kind != "name":
-            raise self.refused(f"stops making sense at {text or 'its end'!r}", f"sum({_SAMPLE}{{...}})")
+            raise self.refused(f"stops making sense at {text or 'its end'!r}", _SHAPE)
         following = self.tokens[self.place + 1] if self.place + 1 < len(self.tokens) else _END
         if self.word in AGGREGATIONS and following[1].lower() in ("(", "by", "without"):
             return self.aggregation()
@@ -188,7 +185,7 @@ class _Parser:
 
     def grouping(self) -> list[str]:
         if self.word == "without":
-            raise self.refused("groups with without", f"sum({_SAMPLE}{{...}})")
+            raise self.refused("groups with without", _SHAPE)
         if self.word != "by":
             return []
         self.take()
@@ -295,6 +292,7 @@ class _Parser:
 
     def duration_s(self, text: str) -> float:
         pieces = _DURATION.findall(text)
-        if "".join(f"{n}{unit}" for n, unit in pieces) != text or not pieces:
+        found_s = sum(float(n) * _UNIT_S[unit] for n, unit in pieces)
+        if "".join(f"{n}{unit}" for n, unit in pieces) != text or not 0 < found_s < float("inf"):
             raise self.refused(f"has a window or number {text!r}", "[1m], [90s], 0.95")
-        return float(sum(int(n) * _UNIT_S[unit] for n, unit in pieces))
+        return found_s

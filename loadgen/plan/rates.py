@@ -22,17 +22,18 @@ MOST_WAVES, LEAST_PERIOD_S = 200, 1e-3  # every wave is looked at for every requ
 def points(times_s: Sequence[float] | Floats, rates_rps: Sequence[float] | Floats) -> Rate:
     """Straight lines between (time, rate) points; times start at 0 and rise strictly."""
     t, r = np.asarray(times_s, dtype=np.float64), np.asarray(rates_rps, dtype=np.float64)
-    if len(t) < 2 or len(t) != len(r) or t[0] != 0 or not (np.diff(t) > 0).all():
+    gaps_s = np.diff(t)
+    if len(t) < 2 or len(t) != len(r) or t[0] != 0 or not (gaps_s > 0).all():
         raise BadInput(
             "times of a rate curve", value=t.tolist()[:6], expected="rising seconds that start with 0"
         )
     _not_negative(*r)
     with np.errstate(over="ignore"):
-        slope = np.diff(r) / np.diff(t)
+        slope = np.diff(r) / gaps_s
     if not np.isfinite(slope).all():
         raise BadInput(
             "a rate changes within no time",
-            value=f"{np.diff(t)[~np.isfinite(slope)][0]:g} s",
+            value=f"{gaps_s[~np.isfinite(slope)][0]:g} s",
             expected="seconds between two rates",
             next_step="write a jump as two stages",
         )

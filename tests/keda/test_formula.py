@@ -86,6 +86,7 @@ def test_the_latency_law_of_a_guide(s: float, ready: float, wanted: float) -> No
         ("sum(a)", "function sum is not simulated"),
         ("'x'", "is not simulated"),
         ("ceil(a, b)", "ceil takes one argument, not 2"),
+        (f"a + 0x{'f' * 400}", "is out of range"),
         ("let a = 1", "expected ';'"),
     ],
 )

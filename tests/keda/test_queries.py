@@ -111,6 +111,9 @@ def test_a_pool_has_one_element(query: str) -> None:
         (f"sum({WAITING}[1m])", "lacks", "sum"),
         ("histogram_quantile(0.95, 1me_to_first_token_seconds1", "has a window or number '1me_to_first_token_seconds1'", "0.95"),
         ("rate(vllm:prompt_tokens_total[1 m])", "has a window", r"\[1m\]"),
+        (f"rate(vllm:prompt_tokens_total[{'9' * 400}m])", "has a window", r"\[1m\]"),
+        (f"rate(vllm:prompt_tokens_total[{'9' * 5000}m])", "has a window", r"\[1m\]"),
+        ("rate(vllm:prompt_tokens_total[0s])", "has a window", r"\[1m\]"),
     ],
 )  # fmt: skip
 def test_what_does_not_match_is_refused_with_the_shape_that_would(

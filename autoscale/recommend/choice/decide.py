@@ -355,7 +355,7 @@ def _hunt(
             above = space.above(ranked(tried.items())[0][0].min_replicas) if turn == 2 else space
             if above is None:
                 break
-            known = careful.seen_before(tried, before) if careful.asked >= before.asked else {}
+            known = careful.seen_before(tried, before) if above is space else {}  # it asks for less again
             found = search(careful, above, fleets.cost_h, each, report, known=known)
             looked = choose(scenario, found, above, ask.seeds, each, widen=space.wide)
         tried, before = tried | dict(found), careful
