@@ -23,6 +23,7 @@ from autoscale.sim.engine.state import (
     SATURATED,
     State,
     compiled,
+    inlined,
 )
 
 SWEEP_S = 1.0  # how often the gateway looks for requests that have waited too long
@@ -85,7 +86,7 @@ def _evict(s: State, at_s: float) -> None:
             _turn_away(s, r, at_s, EVICTED_TTL if s.clock[0].open_slots > 0 else EVICTED_NO_ENDPOINTS)
 
 
-@compiled
+@inlined
 def _sweep_s(s: State) -> float:
     """The first sweep that ends a wait; inf when nobody waits or nobody's time ends."""
     soonest = math.inf
@@ -95,7 +96,7 @@ def _sweep_s(s: State) -> float:
     return float(math.ceil(soonest / SWEEP_S) * SWEEP_S) if soonest < math.inf else math.inf
 
 
-@compiled
+@inlined
 def gateway_s(s: State) -> float:
     """When the gateway has something to do for those that wait."""
     if s.gate[0].on == 0 or s.clock[0].gateway == 0:

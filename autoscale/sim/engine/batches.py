@@ -13,7 +13,7 @@ from typing import Any
 
 from autoscale.sim.engine.lifecycle import brings_token, complete, preempt_last
 from autoscale.sim.engine.linked import append_running, blocks_for, remove_waiting, sift_down, sift_up
-from autoscale.sim.engine.state import DECODE, NONE, PREFILL, State, compiled
+from autoscale.sim.engine.state import DECODE, NONE, PREFILL, State, compiled, inlined
 from autoscale.sim.engine.step_time import pairs_of, stage_s
 
 
@@ -132,7 +132,7 @@ def drop_oldest(p: Any, e: Any) -> None:
     e.queued -= 1
 
 
-@compiled
+@inlined
 def form_batch(s: State, i: int, k: int, known: int) -> bool:
     """Schedule once: the sequences of lane `k`, then chunks of prompts, the first `known` waiting requests as candidates.
 
@@ -192,7 +192,7 @@ def _deliver_stale(s: State, i: int, b: Any) -> None:
         r = after
 
 
-@compiled
+@inlined
 def finish_batch(s: State, i: int) -> None:
     """The oldest batch in flight is over: hand out its tokens and let completed requests go."""
     p, e = s.params[0], s.engines[i]

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 
 from autoscale.sim.engine.scheduler import run_engine
-from autoscale.sim.engine.state import State, compiled
+from autoscale.sim.engine.state import State, compiled, inlined
 
 UTILIZATION, CONCURRENCY = range(2)
 DETECTORS = ("utilization", "concurrency")
 
 
-@compiled
+@inlined
 def next_look_s(s: State) -> float:
     """When the gateway looks at the pods again; inf while there are none."""
     g = s.gate[0]
@@ -53,7 +53,7 @@ def look(s: State, at_s: float, itself: bool) -> None:
         g.most_on_one = max(g.most_on_one, most)
 
 
-@compiled
+@inlined
 def in_flight_of(s: State, slot: int) -> int:
     """Requests that were sent to the slot and have not ended."""
     per_slot, load = s.params[0].data_parallel, 0
@@ -62,7 +62,7 @@ def in_flight_of(s: State, slot: int) -> int:
     return load
 
 
-@compiled
+@inlined
 def fullness(s: State, slot: int) -> float:
     """How full one pod is, 1 at its limits; not cut off above. What was not seen lately counts as full."""
     g, pod = s.gate[0], s.seen[slot]
@@ -73,7 +73,7 @@ def fullness(s: State, slot: int) -> float:
     return float(max(pod.waiting / g.queue_depth, pod.kv_usage / g.kv_usage))
 
 
-@compiled
+@inlined
 def saturation(s: State) -> float:
     """The plain mean over the pods of how full they are; 1 without any pod."""
     open_slots, total = s.clock[0].open_slots, 0.0
@@ -82,7 +82,7 @@ def saturation(s: State) -> float:
     return total / open_slots if open_slots > 0 else 1.0
 
 
-@compiled
+@inlined
 def end_of_wait_s(s: State, r: int) -> float:
     """When the time to live of a waiting request is over: a new one begins whenever pods come, or the last one goes."""
     g = s.gate[0]

@@ -19,7 +19,7 @@ from autoscale.sim.engine.lifecycle import (
 from autoscale.sim.engine.linked import blocks_for
 from autoscale.sim.engine.scheduler import run_engine
 from autoscale.sim.engine.sending import send
-from autoscale.sim.engine.state import CANCELLED, HTTP_ERROR, NONE, REFUSED, TIMEOUT, State, compiled
+from autoscale.sim.engine.state import CANCELLED, HTTP_ERROR, NONE, REFUSED, TIMEOUT, State, compiled, inlined
 
 
 @compiled
@@ -39,7 +39,7 @@ def _fits(p: Any, q: Any) -> bool:
     return blocks_for(q.prompt + q.target - 1, p.block_size) <= p.num_blocks - 1
 
 
-@compiled
+@inlined
 def _arrive(s: State, chunk: Columns, k: int) -> None:
     """Arrival `k` of a chunk comes in: to a replica, into the gateway, or nowhere."""
     p, c = s.params[0], s.clock[0]

@@ -23,6 +23,7 @@ from autoscale.sim.engine.state import (
     WAITING,
     State,
     compiled,
+    inlined,
 )
 
 
@@ -32,7 +33,7 @@ def no_pod_s(c: Any, at_s: float) -> float:
     return float(c.no_pod_s + (at_s - c.no_pod_since_s if c.open_slots == 0 else 0.0))
 
 
-@compiled
+@inlined
 def new_request(s: State, chunk: Columns, k: int, answer: int) -> int:
     """A place in the table for arrival `k`, which is answered with so many tokens."""
     c = s.clock[0]
@@ -56,7 +57,7 @@ def new_request(s: State, chunk: Columns, k: int, answer: int) -> int:
     return r
 
 
-@compiled
+@inlined
 def end_request(s: State, r: int, tokens: int, last_s: float, end_s: float, status: int) -> None:
     """Write the record of a request that left its engine, and give its place in the table back."""
     c, q = s.clock[0], s.requests[r]
@@ -169,7 +170,7 @@ def preempt_last(s: State, i: int, lane: int) -> int:
     return needed
 
 
-@compiled
+@inlined
 def enter_gateway(s: State, r: int) -> None:
     """The request waits in its band, behind those that came before."""
     q = s.requests[r]
@@ -184,7 +185,7 @@ def enter_gateway(s: State, r: int) -> None:
     s.clock[0].gateway += 1
 
 
-@compiled
+@inlined
 def leave_gateway(s: State, r: int, at_s: float) -> None:
     """It waits no more."""
     c, q = s.clock[0], s.requests[r]
@@ -233,7 +234,7 @@ def remove_request(s: State, r: int, at_s: float, status: int) -> None:
     end_request(s, r, tokens, math.nan, at_s, status)
 
 
-@compiled
+@inlined
 def complete(s: State, i: int, r: int, at_s: float) -> None:
     """The last token of a request came out at `at_s`; it was running, or preempted meanwhile."""
     p, e, q = s.params[0], s.engines[i], s.requests[r]

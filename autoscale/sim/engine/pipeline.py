@@ -16,7 +16,7 @@ import math
 from typing import Any
 
 from autoscale.sim.engine.batches import batch_s, behind, drop_oldest, finish_batch, form_batch
-from autoscale.sim.engine.state import NONE, WAITING, State, compiled
+from autoscale.sim.engine.state import NONE, WAITING, State, compiled, inlined
 
 
 @compiled
@@ -49,7 +49,7 @@ def _show(e: Any) -> None:
     e.shown_waiting, e.shown_running, e.shown_free = e.waiting, e.running, e.free_blocks
 
 
-@compiled
+@inlined
 def _fill_queue(s: State, i: int, at_s: float) -> None:
     """Schedule until the queue is full and its oldest batch takes time, or nothing is left to do."""
     p, e = s.params[0], s.engines[i]
@@ -112,7 +112,7 @@ def _again(b: Any, lane: Any) -> None:
     lane.kv_tokens += lane.decoding
 
 
-@compiled
+@inlined
 def _cycle(s: State, i: int, until_s: float) -> bool:
     """Turns of a full queue before `until_s` that change nothing but tokens; False if there are none.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from autoscale.sim.engine.state import State, compiled
+from autoscale.sim.engine.state import State, compiled, inlined
 
 RANDOM, ROUND_ROBIN, LEAST_REQUESTS = range(3)
 ROUTINGS = ("random", "round_robin", "least_requests")
@@ -23,7 +23,7 @@ def draw(clock: Any, n: int) -> Any:
     return np.int64(z >> np.uint64(1)) % n
 
 
-@compiled
+@inlined
 def pick_slot(s: State) -> int:
     """The open slot for the next request; at least one slot is open.
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from autoscale.sim.engine.batches import batch_s, finish_batch, form_batch, step_lane
 from autoscale.sim.engine.pipeline import run_pipeline
-from autoscale.sim.engine.state import NONE, WAITING, State, compiled
+from autoscale.sim.engine.state import NONE, WAITING, State, compiled, inlined
 from autoscale.sim.engine.step_time import growth_s
 
 
@@ -30,7 +30,7 @@ def _time_step(p: Any, e: Any, b: Any, steps: int, at_s: float) -> None:
     e.end_s = at_s + e.first_s
 
 
-@compiled
+@inlined
 def _next_step(s: State, i: int, at_s: float) -> None:
     """Form the step that starts at `at_s`, or fall idle."""
     p, e = s.params[0], s.engines[i]
@@ -38,13 +38,13 @@ def _next_step(s: State, i: int, at_s: float) -> None:
     # last step freed.
     known = min(e.waiting, e.waiting_formed) if p.async_scheduling else e.waiting
     unknown, late_seats, preemptions = e.waiting - known, e.late_seats, e.preemptions
-    some = form_batch(s, i, i, known)
-    e.free_blocks += e.late_blocks
-    e.late_blocks = 0
-    e.late_seats = 0
-    while not some and e.waiting > 0:
-        unknown, late_seats, preemptions = 0, 0, e.preemptions
-        some = form_batch(s, i, i, e.waiting)
+    while True:
+        some = form_batch(s, i, i, known)
+        e.free_blocks += e.late_blocks
+        e.late_blocks, e.late_seats = 0, 0
+        if some or e.waiting == 0:
+            break
+        known, unknown, late_seats, preemptions = e.waiting, 0, 0, e.preemptions
     if some:
         b = s.batches[i, 0]
         _time_step(p, e, b, s.lanes[i].steps, at_s)
@@ -64,7 +64,7 @@ def _end_of(e: Any, i: int) -> float:
     return e.anchor_s + i * e.first_s + e.growth_s * (0.5 * i * (i - 1))
 
 
-@compiled
+@inlined
 def _jump(s: State, k: int, until_s: float) -> bool:
     """Complete all steps of engine `k` that end before `until_s` and look like the one in progress; False if none."""
     e, lane, b = s.engines[k], s.lanes[k], s.batches[k, 0]
@@ -133,18 +133,17 @@ def run_engine(s: State, i: int, until_s: float) -> None:
                 q.state = WAITING
                 e.first_transit = q.after
                 e.waiting += 1
-            if math.isinf(e.end_s):
-                _next_step(s, i, enter_s)
+            if not math.isinf(e.end_s):
+                continue
+            at_s = enter_s
         else:
             if e.end_s >= until_s:
                 return
-            jumped = False
-            if e.stable == 1 and e.waiting == e.waiting_formed:
-                jumped = _jump(s, i, min(until_s, enter_s))
-            if not jumped:
-                at_s = e.end_s
-                s.batches[i, 0].end_s = at_s
-                finish_batch(s, i)
-                e.shown_waiting, e.shown_running = e.waiting_formed, e.running
-                e.shown_free = e.free_blocks + e.late_blocks
-                _next_step(s, i, at_s)
+            if e.stable == 1 and e.waiting == e.waiting_formed and _jump(s, i, min(until_s, enter_s)):
+                continue
+            at_s = e.end_s
+            s.batches[i, 0].end_s = at_s
+            finish_batch(s, i)
+            e.shown_waiting, e.shown_running = e.waiting_formed, e.running
+            e.shown_free = e.free_blocks + e.late_blocks
+        _next_step(s, i, at_s)

@@ -6,7 +6,7 @@ Source: llm-d-router pkg/epp, scorers of queue, KV cache and prefix cache, no-hi
 from __future__ import annotations
 
 from autoscale.sim.engine.routing import draw
-from autoscale.sim.engine.state import State, compiled
+from autoscale.sim.engine.state import State, compiled, inlined
 
 PREFIX_BLOCK = 64  # tokens; the gateway's memory of prefixes is no finer
 
@@ -23,7 +23,7 @@ def prefix_score(prefix: int, warm: int, prompt: int) -> float:
     return float(min(prefix, warm) // PREFIX_BLOCK / max(prompt // PREFIX_BLOCK, 1))
 
 
-@compiled
+@inlined
 def _lru_score(s: State, slot: int) -> float:
     """1 for the pod that has waited longest for a request without a known prefix, 0 for the last one used."""
     n, older = s.clock[0].open_slots, 0

@@ -6,10 +6,10 @@ from autoscale.sim.engine.linked import append_waiting
 from autoscale.sim.engine.routing import LEAST_REQUESTS, pick_slot
 from autoscale.sim.engine.scheduler import run_engine
 from autoscale.sim.engine.scorers import best_slot
-from autoscale.sim.engine.state import NONE, TRANSIT, State, compiled
+from autoscale.sim.engine.state import NONE, TRANSIT, State, inlined
 
 
-@compiled
+@inlined
 def send(s: State, r: int, at_s: float) -> None:
     """Route request `r` to an open slot and, in the slot, to the engine with least work."""
     p, q = s.params[0], s.requests[r]
