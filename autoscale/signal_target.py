@@ -67,7 +67,7 @@ class SignalTarget:
         which = (
             ""
             if low == high
-            else ": the best targets for a replica as slow or as fast as the data allow, and for a little more traffic"
+            else ": the best targets for a replica as slow or as fast as the data allow, for a little more traffic, and with windows and bounds that cost the same"
         )
         ends = " to ".join(f"{milli / 1000:g}" for milli in self.interval_milli)
         return f"interval {ends}{which}"

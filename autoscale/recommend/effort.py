@@ -46,7 +46,7 @@ class Choosing:
     # Of all requests: a standing fleet that breaks the SLO by less on one seed may hold on others, and is looked at
     nearly: float = 0.005
     # Estimated s of a trial up to which traffic is searched from more beginnings
-    wide_s: float = 0.2
+    wide_s: float = 0.05
 
     # --- how it is searched ---
     # Lines raced and settings judged side by side, however many processes: the answer must not depend on that
@@ -155,10 +155,10 @@ class Choosing:
     # Requests whose arrivals a process keeps drawn, about 30 bytes each
     kept_requests: int = 4_000_000
     # About what a trial, a request, a second of traffic and a request that is only drawn take of a processor, in s; measured
-    setup_s: float = 0.015
-    request_s: float = 1.6e-6
-    traffic_s: float = 1e-6
-    draw_s: float = 0.3e-6
+    setup_s: float = 0.004
+    request_s: float = 0.45e-6
+    traffic_s: float = 0.4e-6
+    draw_s: float = 0.05e-6
 
 
 @dataclass(frozen=True)

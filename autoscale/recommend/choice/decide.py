@@ -26,7 +26,7 @@ from autoscale.recommend.choice.beside import (
 from autoscale.recommend.choice.choice import choose
 from autoscale.recommend.choice.circumstances import at_slow_starts, at_speed, at_traffic, robustness
 from autoscale.recommend.choice.confirming import Confirming, Trials
-from autoscale.recommend.choice.interval import target_interval
+from autoscale.recommend.choice.interval import as_good, target_interval
 from autoscale.recommend.choice.judging import Each, Judge, Judged, Trial, confirm, shown_over
 from autoscale.recommend.choice.keda.beside import ALWAYS, AT_ZERO, beside_keda, latency_alone
 from autoscale.recommend.choice.keda.nights import Nights, hard_nights
@@ -169,7 +169,7 @@ def _decided(ask: _Question, slower: float) -> Decision:
     )
     if best is not None and best.cost < _worth_h(fleets.static):
         made = replace(made, answer="autoscale", chosen=best)
-    made = _around(ask, scenario, made, space)
+    made = _around(ask, scenario, made, space, [*hunt.judged, *singles.values()])
     made = replace(made, why_not=why_not(made, [*hunt.judged, *singles.values()], hunt.confirming))
     ask.report(1.0, "done")
     latency = latency_alone(scenario, ask.keda, space, lead, ask.seeds, each)
@@ -237,7 +237,9 @@ def _rules_to_beat(ask: _Question, made: Decision) -> list[Judged[Candidate]]:
     return [Judged(s, j.trials) for j in made.guides.values() if isinstance(s := j.setting, Candidate)]
 
 
-def _around(ask: _Question, scenario: Scenario, made: Decision, space: Space) -> Decision:
+def _around(
+    ask: _Question, scenario: Scenario, made: Decision, space: Space, judged: Iterable[Judged[Candidate]]
+) -> Decision:
     """The answer with the interval of its target, how far things may move, and what the replica as fitted would do."""
     ask.report(0.85, "interval of the target")
     chosen, each = made.chosen, ask.each
@@ -246,7 +248,10 @@ def _around(ask: _Question, scenario: Scenario, made: Decision, space: Space) ->
     if made.answer == "autoscale":
         assert made.best_hpa is not None
         looks = interval_looks(scenario.plan)
-        interval = target_interval(ask.fitted, made.best_hpa, space, ask.step_scale, looks, each, ask.more)
+        alike = as_good(made.best_hpa, judged)
+        interval = target_interval(
+            ask.fitted, made.best_hpa, space, ask.step_scale, looks, each, ask.more, alike
+        )
         made = replace(made, interval=interval)
     ask.report(0.92, "how far things may move")
     near = _near(scenario.plan, 2 * len(CHOOSING.moves))

@@ -2,13 +2,13 @@
 
 Every speed of the replica that the run allows has a best target on the recommended line: the loosest that holds the SLO,
 for the least accelerator time. The faster the replica, the looser it is; so its interval ends at the best targets of the
-two ends of the replica's own interval.
+two ends of the replica's own interval. Lines of other windows and bounds that cost the same have their own: it covers these, too.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from autoscale.recommend.answer import TargetInterval
@@ -32,12 +32,14 @@ def target_interval(
     panel: int,
     each: Each = map,
     more: Kept | None = None,
+    alike: Sequence[Candidate] = (),
 ) -> TargetInterval:
     """The interval of the chosen setting's last target; targets fixed beside it keep their one value.
 
     It holds the chosen target, the best ones for the replica as fitted, for both ends of its step time's 95 % interval
     (`step_scale`: relative half width) and for 5 % more traffic (`more`: its arrivals), and
-    those that are not told apart from the best of the fitted one. Each is judged over two panels of so many seeds that
+    those that are not told apart from the best of the fitted one, and those of the settings that are as good (`alike`: as_good).
+    Each is judged over two panels of so many seeds that
     nothing was chosen on (one when a panel is a single seed): what the traffic's chance does to the best target is part
     of the interval, too.
     """
@@ -54,7 +56,7 @@ def target_interval(
     found = list(each(partial(best_targets, line, value), judges, looks * len(worlds)))
     fitted, others = found[: len(looks)], found[len(looks) :]
     ends = [end for both in fitted for end in both] + [best for _, best in others]
-    targets = [value, *(_target(end[0]) for end in ends if end is not None)]
+    targets = [value, *(_target(end[0]) for end in ends if end is not None), *map(_target, alike)]
     best = min((best for _, best in fitted if best is not None), key=lambda b: _target(b[0]), default=None)
     saved = 0.0
     if step_scale and best is not None and best[0] != setting:
@@ -65,6 +67,15 @@ def target_interval(
         best[0] if best else None,
         saved,
     )
+
+
+def as_good(chosen: Judged[Candidate], others: Iterable[Judged[Candidate]]) -> list[Candidate]:
+    """Settings that scale by the same signals, under other windows and bounds, and hold at a cost that is not told apart.
+
+    Under other seeds, or a little more traffic, the choice may be any of them.
+    """
+    family, limit_h = family_of(chosen.setting), (1 + CHOOSING.alike) * chosen.cost
+    return [j.setting for j in others if family_of(j.setting) == family and j.holds and j.cost <= limit_h]
 
 
 def best_targets(line: Line, near: float, judge: Judge, seed: int) -> tuple[End, End]:
