@@ -133,6 +133,7 @@ def mapping_in(value: Any, path: Path | str, what: str, expected: str) -> dict[s
 
 
 Recognised = Callable[[Path], bool]
+_made: list[Path] = []  # directories that free_directory has made, an outer one before what is in it
 
 
 def free_directory(path: Path, earlier: Recognised) -> Path:
@@ -141,7 +142,9 @@ def free_directory(path: Path, earlier: Recognised) -> Path:
     Raises BadInput, also where it cannot be made.
     """
     try:
+        new = [one for one in (path, *path.parents) if not one.exists()]
         path.mkdir(parents=True, exist_ok=True)
+        _made.extend(reversed(new))
         taken = any(path.iterdir())
     except OSError as error:
         raise BadInput(
@@ -156,6 +159,13 @@ def free_directory(path: Path, earlier: Recognised) -> Path:
             next_step="choose another with --out",
         )
     return path
+
+
+def leave_no_empty_directories() -> None:
+    """Remove what free_directory made and nothing was written to: the work for it was refused, or cut off."""
+    while _made:
+        with suppress(OSError):  # it holds something, or has gone
+            _made.pop().rmdir()
 
 
 def free_file(path: Path, earlier: Recognised, expected: str) -> Path:

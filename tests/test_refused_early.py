@@ -1,6 +1,8 @@
 """What cannot be written or assumed is refused before the work: nothing of somebody else's is overwritten."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,25 @@ def refused(*words):
     result = CliRunner().invoke(app, [str(word) for word in words])
     assert isinstance(result.exception, BadInput), result.output
     return str(result.exception)
+
+
+def test_a_verb_that_is_refused_leaves_no_directory(run, tmp_path):
+    (tmp_path / "half.yaml").write_text("stages:\n  - {rate: 3")
+    (tmp_path / "mine").mkdir()
+    for words in (
+        ["recommend", run, "-p", PROFILE, "--traffic", tmp_path / "half.yaml"],
+        ["simulate", "--hpa", HPA, "--traffic", tmp_path / "half.yaml"],
+        ["check", "--fleet", "http://127.0.0.1:9"],
+    ):
+        for out in (tmp_path / "new" / "deep", tmp_path / "mine"):
+            command = [sys.executable, "-m", "autoscale", *words, "--out", out]
+            ended = subprocess.run(
+                [str(word) for word in command], capture_output=True, text=True, check=False
+            )
+            assert ended.returncode in (2, 3), ended.stderr
+            assert "error: " in ended.stderr, ended.stderr
+        assert not (tmp_path / "new").exists(), words
+        assert (tmp_path / "mine").is_dir(), words
 
 
 def test_no_verb_writes_into_what_it_did_not_write(run, full):

@@ -17,6 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from analysis.errors import AutoscaleError, BadInput
+from analysis.files import leave_no_empty_directories
 from analysis.redact import redact
 from autoscale.cli import cluster, fleet, lists, load, production, runs
 from autoscale.cli.printing import leave_stdout
@@ -146,6 +147,8 @@ def _called() -> object:
         if error.errno != errno.ENAMETOOLONG:
             raise
         raise BadInput("the name of a file is too long", value=str(error.filename)) from None
+    finally:
+        leave_no_empty_directories()
 
 
 LOCUSTS = {"ignore_unknown_options": True, "help_option_names": []}  # what follows `load` is Locust's to read
