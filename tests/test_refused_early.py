@@ -1,6 +1,7 @@
 """What cannot be written or assumed is refused before the work: nothing of somebody else's is overwritten."""
 
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,20 @@ def test_a_verb_that_is_refused_leaves_no_directory(run, tmp_path):
             assert "error: " in ended.stderr, ended.stderr
         assert not (tmp_path / "new").exists(), words
         assert (tmp_path / "mine").is_dir(), words
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_search_that_is_interrupted_leaves_no_process_and_no_directory(number, tmp_path):
+    words = ["recommend", "-p", PROFILE, "--peak", "3", "--jobs", "2", "--out", str(tmp_path / "new")]
+    command = [sys.executable, "-m", "autoscale", *words]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as search:
+        told = iter(search.stderr)
+        assert any("searching" in line for line in told)
+        search.send_signal(number)
+        # read to its end, which comes when the workers, who hold it too, have gone
+        assert list(told)[-1].startswith("interrupted: ")
+    assert search.returncode == 130
+    assert not (tmp_path / "new").exists()
 
 
 def test_no_verb_writes_into_what_it_did_not_write(run, full):
