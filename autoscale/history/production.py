@@ -20,6 +20,7 @@ from autoscale.observe.metric_names import BY_NAMES
 from autoscale.observe.series import listed
 
 LEAST_STARTS = 3  # from which on they replace the profile's
+SHORTEST_START_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def learn_production(
     learned = learn_traffic(service, lives)
     found = points_of_operation(service, progress)
     newest, notes = _newest_version(service, found)
-    starts = _starts(lives, service.start_s)
+    starts = starts_of(lives, service.start_s)
     if starts is None:
         notes.append(
             "kube-state-metrics does not tell how long pods take to start (kube_pod_created, kube_pod_status_ready_time): "
@@ -130,13 +131,18 @@ def _images(service: Service) -> dict[str, str]:
     return images
 
 
-def _starts(lives: Sequence[PodMoments], since: float) -> SeenStarts | None:
-    """Of the pods that were created since then, in unix s; None where fewer than LEAST_STARTS are told."""
+def starts_of(lives: Sequence[PodMoments], since: float) -> SeenStarts | None:
+    """Of the pods that were created since then, in unix s; None where fewer than LEAST_STARTS are told.
+
+    No server loads its weights within SHORTEST_START_S: such a pod was there, and warm, when it was first told of.
+    """
     spans = []
     for seen in lives:
         started_s = seen.started_s if known(seen.started_s) else seen.scheduled_s
         moments = [seen.created_s, seen.scheduled_s, started_s, seen.ready_s]
-        if seen.created_s >= since and moments == sorted(moments) and all(map(known, moments)):
+        if seen.created_s < since or moments != sorted(moments) or not all(map(known, moments)):
+            continue
+        if moments[-1] - moments[0] >= SHORTEST_START_S:
             spans.append(np.diff(moments))
     if len(spans) < LEAST_STARTS:
         return None

@@ -15,8 +15,8 @@ from analysis.slo import parse_slo
 from autoscale.cli import app
 from autoscale.history.operating import LEAD_S, points_of_operation
 from autoscale.history.past_hpa import reproduced
-from autoscale.history.pod_moments import pod_moments
-from autoscale.history.production import SeenStarts, learn_production
+from autoscale.history.pod_moments import PodMoments, pod_moments
+from autoscale.history.production import LEAST_STARTS, SeenStarts, learn_production, starts_of
 from autoscale.history.service import find_service
 from autoscale.history.told_hpa import past_hpa
 from autoscale.profiles import load, overlay
@@ -139,6 +139,15 @@ def test_two_versions_and_the_starts_are_told(past):
     assert production.starts.count >= 3
     for seen, phase in ((production.starts.node_s, cold.node), (production.starts.image_s, cold.image)):
         assert phase.median_s / 2 < seen[0] <= seen[1] < 2 * phase.p95_s
+
+
+def test_pods_that_were_there_and_warm_tell_no_start():
+    warm = [PodMoments(f"w{k}", ZERO, ZERO, ZERO, ZERO) for k in range(5)]
+    begun = [
+        PodMoments(f"s{k}", ZERO + k, ZERO + k + 5, ZERO + k + 9, ZERO + k + 60) for k in range(LEAST_STARTS)
+    ]
+    assert starts_of(warm, ZERO) is None
+    assert starts_of([*warm, *begun], ZERO) == starts_of(begun, ZERO)
 
 
 def test_few_starts_do_not_tell_the_longest(past):
