@@ -1,5 +1,6 @@
 """ScaledObjects as answers: what is written, that KEDA and the simulator read it, what may be chosen, nights at zero."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from io import StringIO
@@ -21,14 +22,17 @@ from autoscale.recommend.answer import Decision, TargetInterval
 from autoscale.recommend.choice.judging import Judge, Judged, Trial, confirm
 from autoscale.recommend.choice.keda.beside import guide_objects
 from autoscale.recommend.choice.keda.nights import Nights, hard_nights
+from autoscale.recommend.choice.keda.reasons import of_gateway
 from autoscale.recommend.choice.keda.scaled_object import Keda
 from autoscale.recommend.choice.keda.space import KedaAsked, check_zero, keda_space, whole_fleet, zero_space
 from autoscale.recommend.choice.keda.written import scaled_object_text
 from autoscale.recommend.choice.panel import Panel
 from autoscale.recommend.choice.promise import Promise
-from autoscale.recommend.choice.search import search
-from autoscale.recommend.choice.settings import Behavior, Candidate, Setting
+from autoscale.recommend.choice.scenario import Scenario
+from autoscale.recommend.choice.search import search, static_fleet
+from autoscale.recommend.choice.settings import Behavior, Candidate, Setting, Standing
 from autoscale.recommend.choice.space import Space, build_space
+from autoscale.recommend.choice.traffic import scenario_of
 from autoscale.recommend.document import document
 from autoscale.recommend.model.one_replica import capacity
 from autoscale.recommend.model.replica_model import ReplicaModel
@@ -309,6 +313,25 @@ def test_what_broke_on_fewer_days_is_not_simulated_on_more() -> None:
     tried = {broken: _made(-0.01), holds: _made(0.01), keda(("gateway_queue", 9)): dear}
     assert set(replace(few, hard=(1, 2, 3)).broken_before(tried, few)) == {broken}
     assert replace(few, hard=(3,)).broken_before(tried, few) == {}
+
+
+def test_a_picker_that_herds_requests_is_told() -> None:
+    """vLLM exports when a step is over: whoever ranks pods by it sends the next request to the pod that computes a prompt."""
+    plain = scenario_of(load("llama-3.1-8b-1xl4"), peak_rps=1.0, hours=1)
+    herding = replace(plain, options=FleetOptions(gateway=InferenceGateway()))
+    needed, tried = static_fleet(Panel(herding, 1), 4, 64)
+    assert needed is not None
+    decision = Decision("do_not_autoscale", (), None, static=Judged(Standing(needed), (tried[needed],)))
+    (reason,) = of_gateway(herding, decision)
+    said = re.search(r"(\d+) replicas must stand, and (\d+) with", reason.sentence)
+    assert said
+    assert int(said[1]) == needed
+    assert int(said[2]) <= 0.8 * needed
+    fewer = Panel(replace(plain, options=FleetOptions(gateway=InferenceGateway(lru_weight=2.0))), 1)
+    assert fewer(Standing(int(said[2])), 0).holds
+    for calm in (plain, fewer.judge):
+        assert isinstance(calm, Scenario)
+        assert not list(of_gateway(calm, decision))
 
 
 def test_a_signal_that_needs_the_longest_wait_before_zero_is_found(small) -> None:

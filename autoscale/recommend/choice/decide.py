@@ -30,7 +30,7 @@ from autoscale.recommend.choice.interval import as_good, target_interval
 from autoscale.recommend.choice.judging import Each, Judge, Judged, Trial, confirm, shown_over
 from autoscale.recommend.choice.keda.beside import ALWAYS, AT_ZERO, beside_keda, latency_alone
 from autoscale.recommend.choice.keda.nights import Nights, hard_nights
-from autoscale.recommend.choice.keda.reasons import of_latency, of_nights
+from autoscale.recommend.choice.keda.reasons import of_gateway, of_latency, of_nights
 from autoscale.recommend.choice.keda.space import KedaAsked, keda_space, whole_fleet, zero_space
 from autoscale.recommend.choice.panel import Panel, hardest_first
 from autoscale.recommend.choice.reasons import reasons, too_few
@@ -130,7 +130,8 @@ def choose_setting(
         return found
     found = replace(found, basis=basis)
     answered = at_speed(scenario, found.slower)
-    return replace(found, reasons=(*reasons(answered, found), *of_nights(answered, found)))
+    said = (*reasons(answered, found), *of_nights(answered, found), *of_gateway(answered, found))
+    return replace(found, reasons=said)
 
 
 def _decided(ask: _Question, slower: float) -> Decision:

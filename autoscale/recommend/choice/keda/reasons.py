@@ -1,17 +1,24 @@
-"""Sentences on a chosen ScaledObject: latency as a signal, nights at zero."""
+"""Sentences on a chosen ScaledObject and on its gateway: latency as a signal, nights at zero, requests that are herded."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from autoscale.recommend.answer import Alternative, Decision
 from autoscale.recommend.choice.alternatives import nearest_sentence
 from autoscale.recommend.choice.judging import Judged
 from autoscale.recommend.choice.keda.beside import ALWAYS, AT_ZERO
+from autoscale.recommend.choice.panel import Panel
 from autoscale.recommend.choice.reasons import hours
 from autoscale.recommend.choice.scenario import Scenario
+from autoscale.recommend.choice.search import static_fleet
+from autoscale.recommend.choice.seeds import panel_size
 from autoscale.recommend.choice.settings import Candidate, Setting
 from autoscale.recommendation import Reason
+
+LRU_WEIGHT = 2.0  # of llm-d's optimized baseline (guides/optimized-baseline)
+HERDED = 0.2  # share of the standing fleet from which on it is worth a sentence
 
 
 def of_latency(found: Mapping[str, Judged[Candidate]]) -> Iterator[Alternative]:
@@ -62,3 +69,26 @@ def _always_in_words(always: Judged[Setting] | None, at_zero: Judged[Setting]) -
     if always is None or not always.cost:
         return "no setting that keeps a replica holds"
     return f"with a replica always there {hours(always.cost)}, {1 - at_zero.cost / always.cost:.0%} of them saved"
+
+
+def of_gateway(scenario: Scenario, decision: Decision) -> Iterator[Reason]:
+    """How many of the replicas that must stand are there because the gateway's picker herds requests, where many are.
+
+    Its scorers of queue and cache see what a pod last exported, and vLLM exports when a step is over: while it computes a
+    prompt a pod looks as empty as before. A scorer that remembers whom the picker sent the last requests to does not mind.
+    """
+    gateway, static = scenario.options.gateway, decision.static
+    if gateway is None or static is None or gateway.lru_weight > 0:
+        return
+    remembering = replace(gateway, lru_weight=LRU_WEIGHT)
+    other = replace(scenario, options=replace(scenario.options, gateway=remembering))
+    needed = static.setting.replicas
+    count, _ = static_fleet(Panel(other, panel_size(scenario.plan)), needed, needed)
+    if count is None or count > (1 - HERDED) * needed:
+        return
+    yield Reason(
+        "gateway_herds",
+        f"behind this gateway {needed} replicas must stand, and {count} with llm-d's no-hit-lru-scorer (--gateway "
+        f"lru_weight={LRU_WEIGHT:g}): a pod renews its gauges when a step is over, so while it computes a prompt it looks as "
+        "empty as before, and the picker sends the next request there, too",
+    )
