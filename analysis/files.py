@@ -6,11 +6,12 @@ before the work, and never over what somebody else left there.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,13 @@ from analysis.documents import MAX_DEPTH, TOO_DEEP, Problem, documents
 from analysis.errors import BadInput
 
 MAX_BYTES = 64_000_000  # the largest that this project writes, a recommendation with all its candidates, has under 1 MB
+UNWRITABLE = {
+    errno.ENOSPC: "no space left",
+    errno.EDQUOT: "the quota is used up",
+    errno.EFBIG: "a limit on the size of files was reached",
+    errno.EROFS: "the file system can only be read",
+    errno.EIO: "the disk fails",
+}
 _KINDS = {list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
 
 
@@ -142,9 +150,7 @@ def free_directory(path: Path, earlier: Recognised) -> Path:
     Raises BadInput, also where it cannot be made.
     """
     try:
-        new = [one for one in (path, *path.parents) if not one.exists()]
-        path.mkdir(parents=True, exist_ok=True)
-        _made.extend(reversed(new))
+        _make(path)
         taken = any(path.iterdir())
     except OSError as error:
         raise BadInput(
@@ -159,6 +165,12 @@ def free_directory(path: Path, earlier: Recognised) -> Path:
             next_step="choose another with --out",
         )
     return path
+
+
+def _make(directory: Path) -> None:
+    new = [one for one in (directory, *directory.parents) if not one.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    _made.extend(reversed(new))
 
 
 def leave_no_empty_directories() -> None:
@@ -204,6 +216,25 @@ def begins_with(text: str) -> Recognised:
             return file.read(200).lstrip().lower().startswith(text.lower().encode())
 
     return earlier
+
+
+def put_all(texts: Mapping[Path, str]) -> None:
+    """Write files that belong together, all of them or none, in directories that are made where there are none.
+
+    Raises BadInput, naming the file, where nothing can be written.
+    """
+    with ExitStack() as beside:
+        for target, text in texts.items():
+            try:
+                _make(target.parent)
+                beside.enter_context(replacing(target)).write_text(text, encoding="utf-8")
+            except OSError as error:
+                if error.errno not in UNWRITABLE:
+                    raise
+                raise BadInput(
+                    f"cannot write {target}: {UNWRITABLE[error.errno]}",
+                    next_step="make room, or write elsewhere",
+                ) from None
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from analysis.errors import BadInput
-from analysis.files import read_json, replacing
+from analysis.files import read_json
 from analysis.numbers import known
 from autoscale.bill import Bill
 from autoscale.schedule import Scheduled
@@ -360,11 +360,9 @@ def refuse_other(
             )
 
 
-def write(recommendation: Recommendation, path: Path) -> None:
-    """Write a document atomically."""
-    text = json.dumps(recommendation.as_json(), indent=2, allow_nan=False)
-    with replacing(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+def recommendation_text(recommendation: Recommendation) -> str:
+    """What recommendation.json holds."""
+    return json.dumps(recommendation.as_json(), indent=2, allow_nan=False) + "\n"
 
 
 def read_recommendation(path: Path | str) -> Recommendation:

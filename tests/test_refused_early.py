@@ -1,5 +1,6 @@
 """What cannot be written or assumed is refused before the work: nothing of somebody else's is overwritten."""
 
+import errno
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from analysis.errors import BadInput
+from analysis.files import leave_no_empty_directories, put_all
 from autoscale.cli import app
 from autoscale.cli.inputs import hpa_in
 from autoscale.recommend import recommend
@@ -182,3 +184,28 @@ def test_a_set_that_is_refused_leaves_no_directory(tmp_path):
     (tmp_path / "other.json").write_text(f'{{"answer": "autoscale", "profile": "{OTHER}"}}')
     refused("manifests", PROFILE, "--recommendation", tmp_path / "other.json", "--out", tmp_path / "set")
     assert not (tmp_path / "set").exists()
+
+
+def test_files_that_belong_together_are_written_all_or_none(tmp_path, monkeypatch):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "hpa.yaml").write_text("kind: older\n")
+    texts = {
+        tmp_path / "set" / "hpa.yaml": "kind: newer\n",
+        tmp_path / "set" / "alerts" / "rules.yaml": "kind: rules\n",
+    }
+    write = Path.write_text
+
+    def full(path, text, **options):
+        if "rules" in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, text, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(BadInput, match=r"cannot write .*alerts/rules.yaml: no space left. Make room"):
+            put_all(texts)
+    leave_no_empty_directories()
+    assert [path.name for path in (tmp_path / "set").iterdir()] == ["hpa.yaml"]
+    assert (tmp_path / "set" / "hpa.yaml").read_text() == "kind: older\n"
+    put_all(texts)
+    assert {path: path.read_text() for path in texts} == texts

@@ -21,6 +21,7 @@ import yaml
 
 from analysis import run as runs
 from analysis.errors import BadRun
+from analysis.files import put_all
 from analysis.redact import redacted
 from autoscale.check.client_view import ClientView
 from autoscale.check.replicas import counts
@@ -170,13 +171,12 @@ def write_answer(
     Where an answer stands already, this one is written beside it: check-2.json, measured-2.yaml.
     """
     number = next(k for k in count(1) if not _numbered(run_dir, ANSWER, k).exists())
-    files = [_numbered(run_dir, ANSWER, number)]
-    files[0].write_text(json.dumps(redacted(answer), indent=2) + "\n", encoding="utf-8")
+    texts = {_numbered(run_dir, ANSWER, number): json.dumps(redacted(answer), indent=2) + "\n"}
     if measured:
         text = _MEASURED_HEAD + yaml.safe_dump(dict(measured), sort_keys=False)
-        files.append(_numbered(run_dir, MEASURED, number))
-        files[1].write_text(text, encoding="utf-8")
-    return tuple(files)
+        texts[_numbered(run_dir, MEASURED, number)] = text
+    put_all(texts)
+    return tuple(texts)
 
 
 def _numbered(run_dir: Path, name: str, number: int) -> Path:

@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from analysis.errors import AutoscaleError, BadInput
-from analysis.files import leave_no_empty_directories
+from analysis.files import UNWRITABLE, leave_no_empty_directories
 from analysis.redact import redact
 from autoscale.cli import cluster, fleet, lists, load, production, runs
 from autoscale.cli.printing import leave_stdout
@@ -32,13 +32,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 EXIT_INTERRUPTED = 130
-UNWRITABLE = {
-    errno.ENOSPC: "no space left",
-    errno.EDQUOT: "the quota is used up",
-    errno.EFBIG: "a limit on the size of files was reached",
-    errno.EROFS: "the file system can only be read",
-    errno.EIO: "the disk fails",
-}
 VERBS = (  # in the order of --help
     fleet.serve,
     fleet.simulate,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.errors import BadInput, did_you_mean
-from analysis.files import free_directory
+from analysis.files import free_directory, put_all
 from autoscale.deploy import (
     access,
     alerts,
@@ -155,15 +155,14 @@ def set_directory(profile: Profile, out: Path) -> Path:
 
 def write_files(files: list[File], directory: Path) -> list[Path]:
     """Write (path, text) pairs below a directory; returns the paths that were new or changed."""
-    changed = []
-    for name, text in files:
-        target = directory / name
-        if target.exists() and target.read_text(encoding="utf-8") == text:
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, encoding="utf-8")
-        changed.append(target)
-    return changed
+    texts = {directory / name: text for name, text in files}
+    changed = {
+        target: text
+        for target, text in texts.items()
+        if not target.exists() or target.read_text(encoding="utf-8") != text
+    }
+    put_all(changed)
+    return list(changed)
 
 
 # --- parts of a set --------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from analysis.files import free_directory
+from analysis.files import free_directory, put_all
 from analysis.run import Run
 from autoscale.bill import Price
 from autoscale.profiles import Profile
@@ -39,9 +39,8 @@ from autoscale.recommend.open_points import more_data, of_runs, worth_of_a_run
 from autoscale.recommend.open_speed import idle_in_doubt, speed_at_the_slo, with_its_capacity
 from autoscale.recommend.progress import Progress, Tell, part, silent, unheard
 from autoscale.recommend.schedule.judge import halves_s, schedule_of
-from autoscale.recommendation import Provenance, Recommendation, WorthOfARun
+from autoscale.recommendation import Provenance, Recommendation, WorthOfARun, recommendation_text
 from autoscale.recommendation import read_recommendation as read_recommendation
-from autoscale.recommendation import write as write_recommendation
 from autoscale.sim.fleet.control import DEFAULTS, FleetOptions
 from autoscale.sim.fleet.scalers import check_gateway, foreign_name, read_scaler
 from autoscale.version import own_version
@@ -284,15 +283,12 @@ def _begun(path: Path) -> bool:
 
 
 def _write(made: Recommendation, target: Path) -> list[Path]:
-    files = [target / ANSWER]
-    write_recommendation(made, files[0])
+    texts = {target / ANSWER: recommendation_text(made)}
     if made.scaled_object:
-        files.append(target / "scaledobject.yaml")
-        files[1].write_text(scaled_object_text(made), encoding="utf-8")
+        texts[target / "scaledobject.yaml"] = scaled_object_text(made)
     if made.hpa:
-        files.append(target / "hpa.yaml")
-        files[1].write_text(yaml.safe_dump(made.as_json()["hpa"], sort_keys=False), encoding="utf-8")
+        texts[target / "hpa.yaml"] = yaml.safe_dump(made.as_json()["hpa"], sort_keys=False)
     if made.measuring and made.measuring.load:
-        files.append(target / LOAD_TEST)
-        files[-1].write_text(made.measuring.load, encoding="utf-8")
-    return files
+        texts[target / LOAD_TEST] = made.measuring.load
+    put_all(texts)
+    return list(texts)

@@ -13,7 +13,7 @@ from autoscale.profiles import load, overlay
 from autoscale.recommend.choice.settings import Behavior, Candidate
 from autoscale.recommend.drift import still_holds
 from autoscale.recommend.schedule.patched import reactive
-from autoscale.recommendation import AskedSlo, Drift, EngineModel, Recommendation, System, write
+from autoscale.recommendation import AskedSlo, Drift, EngineModel, Recommendation, System, recommendation_text
 from autoscale.schedule import EVERY_DAY, Scheduled, Window, minimum_changes
 from autoscale.show.textfile import check_textfile, exposition, write_textfile
 from autoscale.signal_target import SignalTarget
@@ -95,7 +95,7 @@ def test_a_file_that_nobody_would_collect_is_refused(tmp_path, name) -> None:
 
 
 def test_the_verb_ends_with_one_where_it_does_not_hold(tmp_path) -> None:
-    write(recommendation(), tmp_path / "recommendation.json")
+    (tmp_path / "recommendation.json").write_text(recommendation_text(recommendation()))
     command = [sys.executable, "-m", "autoscale", "watch", "--recommendation", "recommendation.json"]
     command += ["--traffic", traffic(tmp_path, BUSY).name, "--textfile", "watch.prom", "--json"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
