@@ -141,7 +141,7 @@ def mapping_in(value: Any, path: Path | str, what: str, expected: str) -> dict[s
 
 
 Recognised = Callable[[Path], bool]
-_made: list[Path] = []  # directories that free_directory has made, an outer one before what is in it
+_made: list[Path] = []  # directories made for results, an outer one before what is in it
 
 
 def free_directory(path: Path, earlier: Recognised) -> Path:
@@ -174,7 +174,7 @@ def _make(directory: Path) -> None:
 
 
 def leave_no_empty_directories() -> None:
-    """Remove what free_directory made and nothing was written to: the work for it was refused, or cut off."""
+    """Remove the directories that were made and that nothing was written to: the work for them was refused, or cut off."""
     while _made:
         with suppress(OSError):  # it holds something, or has gone
             _made.pop().rmdir()
