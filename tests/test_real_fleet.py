@@ -59,11 +59,11 @@ def alive(pid: int) -> bool:
 
 
 def quick(out):
-    """Simulated servers, and an HPA that syncs each second and scales in without waiting."""
+    """Simulated servers, and an HPA that syncs each second and scales in after three: users who begin together pause together, too."""
     setting = simulated_setting(out)
     path = setting.profile.metric_path.model_copy(update={"sync_period_s": 1.0})
     profile = setting.profile.model_copy(update={"metric_path": path})
-    return replace(setting, profile=profile, scale_in_window_s=0)
+    return replace(setting, profile=profile, scale_in_window_s=3)
 
 
 def test_load_starts_a_second_server_the_check_sees_it_and_the_last_one_goes(tmp_path):

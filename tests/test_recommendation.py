@@ -21,7 +21,7 @@ from autoscale.recommendation import (
     Tried,
     parse_recommendation,
     read_recommendation,
-    write,
+    recommendation_text,
 )
 from autoscale.signal_target import SignalTarget
 
@@ -42,8 +42,8 @@ MADE = Recommendation(
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     first, second = tmp_path / "recommendation.json", tmp_path / "again.json"
-    write(MADE, first)
-    write(read_recommendation(first), second)
+    first.write_text(recommendation_text(MADE))
+    second.write_text(recommendation_text(read_recommendation(first)))
     assert second.read_bytes() == first.read_bytes()
     assert read_recommendation(first).metrics == MADE.metrics
     assert read_recommendation(first).achieved
