@@ -25,9 +25,10 @@ def test_no_port_is_given_twice_and_what_is_listened_on_is_not_given(monkeypatch
         held.bind(("127.0.0.1", first))
         assert len(given) == 10
         assert given.isdisjoint(range(first, first + 3))
-    monkeypatch.setattr(local_servers, "_END", local_servers._FIRST + 2)
     with socket() as held:
-        held.bind(("127.0.0.1", local_servers._FIRST))
-        monkeypatch.setattr(local_servers, "_GIVEN", {local_servers._FIRST + 1})
+        held.bind(("127.0.0.1", 0))  # nobody else's, whatever runs beside
+        port = held.getsockname()[1]
+        for name, value in (("_FIRST", port), ("_END", port + 2), ("_GIVEN", {port + 1})):
+            monkeypatch.setattr(local_servers, name, value)
         with pytest.raises(OSError, match=r"no 1 free port\(s\) in a row between"):
             free_ports(1)
