@@ -20,7 +20,7 @@ from autoscale.observe.metric_names import BY_NAMES
 from autoscale.observe.series import listed
 
 LEAST_STARTS = 3  # from which on they replace the profile's
-SHORTEST_START_S = 2.0
+SHORTEST_START_S = 2.0  # from created to ready
 
 
 @dataclass(frozen=True)

@@ -156,6 +156,7 @@ def _decided(ask: _Question, slower: float) -> Decision:
     best = hunt.best_with([*singles.values(), *_rules_to_beat(ask, made)])
     nearly = best or hunt.not_worth
     singles = dict(zip(singles, hunt.as_confirmed(singles.values()), strict=True))
+    judged = [*hunt.judged, *singles.values()]
     lead = nearly.setting if nearly else found[0][0]
     if ask.keda:
         pods = build_space(scenario, ask.point, fleets.standing, cap)
@@ -165,13 +166,12 @@ def _decided(ask: _Question, slower: float) -> Decision:
         made,
         slower=slower,
         tried=tuple(found),
-        best_hpa=nearly
-        or least_bad(scenario, found, hunt.as_confirmed([*hunt.judged, *singles.values()]), ask.seeds, each),
+        best_hpa=nearly or least_bad(scenario, found, hunt.as_confirmed(judged), ask.seeds, each),
     )
     if best is not None and best.cost < _worth_h(fleets.static):
         made = replace(made, answer="autoscale", chosen=best)
-    made = _around(ask, scenario, made, space, [*hunt.judged, *singles.values()])
-    made = replace(made, why_not=why_not(made, [*hunt.judged, *singles.values()], hunt.confirming))
+    made = _around(ask, scenario, made, space, judged)
+    made = replace(made, why_not=why_not(made, judged, hunt.confirming))
     ask.report(1.0, "done")
     latency = latency_alone(scenario, ask.keda, space, lead, ask.seeds, each)
     return replace(made, alternatives=(*alternatives(made, singles), *of_latency(latency)))

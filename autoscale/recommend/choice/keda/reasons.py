@@ -81,7 +81,7 @@ def of_gateway(scenario: Scenario, decision: Decision) -> Iterator[Reason]:
     if gateway is None or static is None or gateway.lru_weight > 0:
         return
     remembering = replace(gateway, lru_weight=LRU_WEIGHT)
-    other = replace(scenario, options=replace(scenario.options, gateway=remembering))
+    other = replace(scenario, options=replace(scenario.options, gateway=remembering)).keeping()
     needed = static.setting.replicas
     count, _ = static_fleet(Panel(other, panel_size(scenario.plan)), needed, needed)
     if count is None or count > (1 - HERDED) * needed:
