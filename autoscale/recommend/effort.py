@@ -35,13 +35,11 @@ class Choosing:
     loosest_power: int = 12
     # Of what a signal can reach, where targets end: the HPA acts at 1.1 times its target
     fires: float = 0.85
-    # Of the standing fleet, that an HPA keeps at least
+    # Of the standing fleet, that an HPA keeps at least, and by which maxReplicas exceeds it when nobody says otherwise
     minima: tuple[float, ...] = (0.25, 0.5, 0.75)
-    # Of the standing fleet, by which maxReplicas exceeds it when nobody says otherwise
     spare: float = 0.25
-    # Standing replicas that a search for the needed fleet goes up to
+    # Standing replicas that a search goes up to, and beyond the first that held on its seeds, of which one must hold on all
     fleet_limit: int = 256
-    # Standing replicas beyond the first that held on the search's seeds, of which one must hold on all
     fleet_beyond: int = 8
     # Of all requests: a standing fleet that breaks the SLO by less on one seed may hold on others, and is looked at
     nearly: float = 0.005
@@ -84,12 +82,12 @@ class Choosing:
     # Settings judged in full at most for a choice, and for each signal alone
     judged_at_most: int = 16
     singles_at_most: int = 4
-    # What may be the answer, and every row beside it, is judged over seeds of their own from this one on: so many at
-    # least, as many as take this long, so many at most: 64 allow no failure where 95 % of the days are promised, 153 three
+    # What may be the answer, and every row beside it, is judged over seeds of their own from this one on: so many at least,
+    # as many as take this long, so many at most: of 64 none may fail where 95 % are promised, of 153 three, of 311 nine
     own_seeds: int = 5001
     own_at_least: int = 64
-    confirm_s: float = 4.0
-    own_at_most: int = 153
+    confirm_s: float = 8.0
+    own_at_most: int = 311
     # ... of long traffic, whose every seed has many days, so many
     own_of_many_days: int = 16
     # HPAs that the choice is set beside see the first of them, as many as take this long for each, so many at least
@@ -97,8 +95,10 @@ class Choosing:
     beside_at_least: int = 16
     # So many of them at a time; the first of them run to the end, so that every row has figures
     seeds_at_once: int = 8
-    # Rounds of confirming at most; each looks at up to `plateau` settings
+    # Rounds of confirming at most, each of up to `plateau` settings; settings around the choice, found over so many seeds
     confirmed_at_most: int = 20
+    around_at_most: int = 24
+    rival_seeds: int = 6
     # One-sided: how sure it is that the promise is kept; also of the intervals of figures (two-sided)
     confidence: float = 0.95
 

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from autoscale.recommend.choice.judging import Each, Judge, Judged, Trial, confirm, shown_over
+from autoscale.recommend.choice.panel import Rivals
+from autoscale.recommend.choice.search import Tried, around
 from autoscale.recommend.choice.settings import Candidate
 from autoscale.recommend.choice.space import Space
 from autoscale.recommend.effort import CHOOSING
@@ -96,6 +98,83 @@ class Confirming:
         broke = [seed for seed, made in zip(trials.own, own.trials, strict=False) if not made.holds]
         self._hard += [seed for seed in broke if seed not in self._hard]
         return None
+
+    def cheaper(
+        self, best: Judged[Candidate] | None, instead: Judged[Candidate] | None
+    ) -> Judged[Candidate] | None:
+        """The choice, or what holds around it and is cheaper by more than `gain`, and around that while it is by much.
+
+        Without a choice it looks around what failed least, or stands `instead`, for what is worth it. A search sees few
+        seeds; here what a setting costs and breaks is seen beside the choice, on the seeds that decide (Rivals).
+        """
+        origin, looks = best or self._nearest(instead), 0
+        while origin is not None and looks < CHOOSING.around_at_most:
+            limit_h = (1 - CHOOSING.gain) * best.cost if best else self.trials.worth_h
+            rivals = self._rivals(origin)
+            found = around(rivals, self.space, origin.setting, limit_h, self.trials.each)
+            origin, looks = self._first_sure(found, rivals, limit_h, looks)
+            if best is not None and origin is not None and origin.cost > (1 - CHOOSING.alike) * best.cost:
+                return origin
+            best = origin or best
+        return best
+
+    def _nearest(self, instead: Judged[Candidate] | None) -> Judged[Candidate] | None:
+        """What failed with the fewest of its periods broken, or stands instead of a choice; over all own seeds."""
+        trials = self.trials
+        least = min(self.failed, key=lambda j: j.broken / j.periods, default=instead)
+        return least and confirm(trials.judge, [least.setting], trials.own, trials.each)[0]
+
+    def _rivals(self, origin: Judged[Candidate]) -> Rivals:
+        """What sees settings beside it; its hardest own seeds come first from now on."""
+        seen = dict(zip(self.trials.own, origin.trials, strict=True))
+        order = sorted(seen, key=lambda seed: (seen[seed].margin, seed))
+        by_cost = sorted(seen, key=lambda seed: (seen[seed].accelerator_hours, seed))
+        self.trials = replace(self.trials, own=order)
+        one, count = origin.trials[0], CHOOSING.rival_seeds
+        may_break = one.promise.failures(len(order) * one.periods) // one.periods
+        first = max(0, may_break + 1 - count // 2)
+        return Rivals(
+            self.trials.judge,
+            {seed: seen[seed].accelerator_hours for seed in order[first : first + count]},
+            may_break - first,
+            {seed: seen[seed].accelerator_hours for seed in by_cost[:: math.ceil(len(order) / (2 * count))]},
+            origin.cost,
+            self._hard[-count:],
+            min(may_break, count // 2),
+        )
+
+    def _first_sure(
+        self, found: Sequence[Tried], rivals: Rivals, limit_h: float, looks: int
+    ) -> tuple[Judged[Candidate] | None, int]:
+        """The first that holds over all own seeds for less than the limit, of what holds beside another; and the looks so far.
+
+        What should be cheapest comes first. One that fails is followed by a tighter target of its line, the further the more
+        have failed. The seeds that broke the others show most of what fails, and a few what it costs: all then see the rest.
+        """
+        failed = {j.setting for j in self.failed}
+        left = {setting: (trial.accelerator_hours, 1) for setting, trial in found if setting not in failed}
+        while left and looks < CHOOSING.around_at_most:
+            setting = min(left, key=left.__getitem__)
+            cost_h, nth = left.pop(setting)
+            looks += 1
+            hard = self._hard[::-1]
+            own = [*hard, *(seed for seed in self.trials.own if seed not in hard)]
+            self.trials = replace(self.trials, own=own)
+            first = confirm(
+                self.trials.judge, [setting], hard[: CHOOSING.rival_seeds], self.trials.each, math.inf
+            )
+            if first[0].broken > rivals.hard_may_break:
+                self._failed(first[0], 1)
+            elif rivals.cost(setting, self.trials.each) >= limit_h:
+                continue
+            elif (sure := self.sure(setting)) is not None:
+                if sure.cost < limit_h:
+                    return sure, looks
+                continue
+            after = self.space.tighter(setting, (nth + 1) // 2)
+            if after is not None and after not in failed:
+                left.setdefault(after, (CHOOSING.dearer * cost_h, nth + 1))
+        return None, looks
 
     def _screen(self, judged: Sequence[Judged[Candidate]]) -> None:
         """Those that break so many of the own seeds that broke others that they cannot hold over all have failed.

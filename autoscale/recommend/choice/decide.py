@@ -162,6 +162,8 @@ def _decided(ask: _Question, slower: float) -> Decision:
         pods = build_space(scenario, ask.point, fleets.standing, cap)
         others = beside_keda(panel, pods, lead, beside(scenario.plan, ask.own), each)
         made = replace(made, guides={**made.guides, **others, **nights})
+    if best is not None and best.setting not in hunt.tried:  # found around another choice
+        found = ranked([*found, (best.setting, best.trials[0])])
     made = replace(
         made,
         slower=slower,
@@ -170,7 +172,7 @@ def _decided(ask: _Question, slower: float) -> Decision:
     )
     if best is not None and best.cost < _worth_h(fleets.static):
         made = replace(made, answer="autoscale", chosen=best)
-    made = _around(ask, scenario, made, space, judged)
+    made = _around(ask, scenario, made, space, hunt.as_confirmed(judged))
     made = replace(made, why_not=why_not(made, judged, hunt.confirming))
     ask.report(1.0, "done")
     latency = latency_alone(scenario, ask.keda, space, lead, ask.seeds, each)
@@ -331,10 +333,10 @@ def _hunt(
 ) -> _Hunt:
     """The search and what it leads to; when nothing that it found holds, it searches once more for what holds by more.
 
-    Where trials are short, and of what goes to zero (it has a `pool` of days), also when the choice is dearer than what the
-    search had promised: the luck of a few seeds had ended lines that hold. Where that, too, finds nothing, it searches above
-    the minimum that failed. What replaces a choice then holds over twice as many seeds. The search of a pool learns the days
-    that break what it finds, and begins without caution.
+    Of what goes to zero (it has a `pool` of days) also when the choice is dearer than what the search had promised: the luck
+    of a few seeds had ended lines that hold. Where that, too, finds nothing, it searches above the minimum that failed. What
+    replaces a choice then holds over twice as many seeds. The search of a pool learns the days that break what it finds, and
+    begins without caution; of all others the choice is what is cheapest around the one that was found.
     """
     scenario, each = panel.judge, ask.each
     assert isinstance(scenario, Scenario)
@@ -369,10 +371,11 @@ def _hunt(
         ask.report(0.3 + 0.2 * turn, "confirming")
         best = _cheapest(best, confirming.best(looked))
         not_worth = _cheapest(not_worth, *(j for j in looked if j.holds and j.cost >= worth_h))
+        if not pool and (best is not None or turn == 0):
+            best = confirming.cheaper(best, not_worth)
         done = best or not_worth
         dearer = done is not None and done.cost > (1 + CHOOSING.alike) * found[0][1].accelerator_hours
-        again = dearer and turn == 0 and (pool or space.wide)
-        if (done is not None and not again) or (pool and not looked):
+        if (done is not None and not (pool and dearer and turn == 0)) or (pool and not looked):
             break
         if best is not None:
             further = range(ask.own.stop, ask.own.stop + len(ask.own))

@@ -232,7 +232,8 @@ def shown_over(
 
     They are judged some seeds at a time, so that all have seen the same first ones; these run to the end, whatever
     happens, and later ones until the SLO cannot be kept. What breaks it twice as often as it might is given up early,
-    unless the `hardest` seeds come first: of these more may break than of all.
+    unless the `hardest` seeds come first: of these more may break than of all. Where so few break that it may hold, they
+    run to their ends, too.
     """
     judged: dict[S, Judged[S]] = {setting: Judged(setting, ()) for setting in settings}
     first, last = 0, CHOOSING.first_look
@@ -246,7 +247,20 @@ def shown_over(
         for more in confirm(judge, [j.setting for j in going], seeds[first:last], each, limit):
             judged[more.setting] = judged[more.setting].and_over(more.trials)
         first, last = last, max(CHOOSING.seeds_at_once, 2 * last)
+    for one in judged.values():
+        if one.given_up and len(one.trials) == len(seeds) and one.may_hold(len(seeds)):
+            judged[one.setting] = _to_the_end(judge, one, seeds, each)
     return list(judged.values())
+
+
+def _to_the_end(judge: Judge, judged: Judged[S], seeds: Sequence[int], each: Each) -> Judged[S]:
+    """The same with the trials that were stopped run to their ends: how bad the worst are decides."""
+    stopped = [seed for seed, trial in zip(seeds, judged.trials, strict=True) if trial.stopped]
+    ended = dict(zip(stopped, confirm(judge, [judged.setting], stopped, each)[0].trials, strict=True))
+    return replace(
+        judged,
+        trials=tuple(ended.get(seed, t) for seed, t in zip(seeds, judged.trials, strict=True)),
+    )
 
 
 def _one(judge: Judge, cost_limit_h: float | None, pair: tuple[Setting, int]) -> Trial:

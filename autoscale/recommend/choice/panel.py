@@ -1,4 +1,4 @@
-"""Several seeds of a setting seen as one trial (Panel), and which seeds are worth a look: the hardest."""
+"""Several seeds of a setting seen as one trial (Panel, Rivals), and which seeds are worth a look: the hardest."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
-from autoscale.recommend.choice.judging import Judge, Judged, Trial
+from autoscale.recommend.choice.judging import Each, Judge, Judged, Trial, confirm
 from autoscale.recommend.choice.settings import Setting
 from autoscale.recommend.effort import CHOOSING
 
@@ -75,6 +75,62 @@ class Panel:
         if not set(earlier.hard) <= set(self.hard):
             return {}
         return {s: t for s, t in self.seen_before(tried, earlier).items() if not t.holds}
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """A judge that sees a setting beside another one, on the seeds that decide how many of all break the SLO.
+
+    hours      of the other (accelerator-hours) over the seeds around the last that may break, by its margins: where no more
+               than `may_break` of them do, enough hold of all, about
+    usual      of the other over seeds of all kinds: what a setting takes of these shows what it costs over all
+    cost_h     of the other over all seeds
+    hard       seeds that broke what was tried before, of which `hard_may_break` may break this, too
+    """
+
+    judge: Judge
+    hours: Mapping[int, float]
+    may_break: int
+    usual: Mapping[int, float]
+    cost_h: float
+    hard: Sequence[int]
+    hard_may_break: int
+
+    def __call__(
+        self,
+        setting: Setting,
+        seed: int,  # noqa: ARG002 -- a Judge's: these are seen whatever it is
+        cost_limit_h: float | None = math.inf,
+    ) -> Trial:
+        """One trial that stands for all seeds, at about what it costs over these.
+
+        It ends when it is decided, or as soon as a few seeds show that it costs more than the limit.
+        """
+        broken, took_h, of_h, share = 0, 0.0, 0.0, 1.0
+        limit_h = math.inf if cost_limit_h is None else cost_limit_h * CHOOSING.same
+        for seen, one in enumerate(self.hours, 1):
+            made = self.judge(setting, one, math.inf)
+            broken += not made.holds
+            if broken > self.may_break:
+                return replace(made, stopped="breaches")
+            if not made.stopped:
+                took_h, of_h = took_h + made.accelerator_hours, of_h + self.hours[one]
+                share = took_h / of_h
+            if seen >= CHOOSING.first_look and share * self.cost_h > limit_h:
+                return replace(made, stopped="cost")
+        broken = 0
+        for one in self.hard:
+            broken += not self.judge(setting, one, math.inf).holds
+            if broken > self.hard_may_break:
+                return replace(made, stopped="breaches")
+        return replace(
+            made, margin=0.0, wasted_scale_outs=0, stopped="", accelerator_hours=share * self.cost_h
+        )
+
+    def cost(self, setting: Setting, each: Each) -> float:
+        """What it costs over all seeds, in accelerator-hours, from what it takes of the usual ones."""
+        took = confirm(self.judge, [setting], list(self.usual), each)[0].cost
+        return took * len(self.usual) / sum(self.usual.values()) * self.cost_h
 
 
 _COUNTED = (

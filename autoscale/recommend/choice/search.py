@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from autoscale.recommend.choice.judging import Each, Judge, Trial
 from autoscale.recommend.choice.settings import Behavior, Candidate, Setting, Standing
-from autoscale.recommend.choice.space import Family, Line, Space, family_of
+from autoscale.recommend.choice.space import Family, Line, Space, calmed, family_of
 from autoscale.recommend.effort import CHOOSING
 from autoscale.recommend.progress import Progress, silent
 
@@ -203,6 +203,25 @@ def _refinements(race: _Race, space: Space) -> None:
         after = race.cheapest()
         if after is None or after[1].accelerator_hours > (1 - CHOOSING.gain) * before[1].accelerator_hours:
             return
+
+
+def around(judge: Judge, space: Space, setting: Candidate, limit_h: float, each: Each = map) -> list[Tried]:
+    """What differs from a setting in one choice, or in behaviour and the next maximum, and holds for less than the limit.
+
+    The lines do not race: what the judge takes for the cheapest may fail over more seeds, and the next of another line is wanted then.
+    """
+    (fixed, signal), low, high = family_of(setting), setting.min_replicas, setting.max_replicas
+    line = partial(space.line, minimum=low, keda=setting.keda)
+    ways = dict.fromkeys([setting.behavior, *space.behaviors, *map(calmed, space.behaviors)])
+    maxima = [m for m in (space.max_replicas, *space.lower_max) if m != high and space.bounded(low, m)]
+    other = sorted(maxima, key=lambda m: (abs(m - high), m))[: 1 if space.wide else 0]
+    lines = [line((fixed, signal), b, maximum=m) for m, b in product([high, *other], ways)]
+    lines += [line(((), s), setting.behavior, maximum=high) for s in space.targets if s != signal]
+    new = list({one.settings[0]: one for one in [*lines, *space.beside(setting)]}.values())
+    near = {setting.family: setting.targets[-1][1]}
+    job = partial(_loosest, judge, cost_limit_h=limit_h, near=near)
+    found = {s: t for tried in each(job, new, [{}] * len(new)) for s, t in tried if t.holds}
+    return ranked(found.items())
 
 
 def ranked(found: Iterable[Tried]) -> list[Tried]:

@@ -108,7 +108,7 @@ class Space:
             families = [(((self.alarm, w),), signal) for w in self.waiting_in_pairs]
             families = [f for f in [((), signal), *families] if f[0] != fixed]
         lines = [line(family, behavior, low, high) for family in families]
-        others = [*self.behaviors, _calmer(behavior)]
+        others = [*self.behaviors, calmed(behavior)]
         lines += [line((fixed, signal), b, low, high) for b in others if b != behavior]
         around = {low - 1, low + 1} | set(self.min_replicas)
         lines += [
@@ -137,7 +137,7 @@ class Space:
         lower += [
             replace(setting, max_replicas=m) for m in self.lower_max if m < high and self.bounded(low, m)
         ]
-        calmer = [] if setting.behavior.up_window_s else [_calmer(setting.behavior)]
+        calmer = [] if setting.behavior.up_window_s else [calmed(setting.behavior)]
         sooner = [replace(setting, keda=keda) for keda in self.kedas if _sooner(keda, setting.keda)][-2:]
         return [*looser, *(replace(setting, behavior=b) for b in [*shorter, *calmer]), *lower, *sooner]
 
@@ -193,7 +193,8 @@ def _sooner(one: Keda | None, other: Keda | None) -> bool:
     return first < second
 
 
-def _calmer(behavior: Behavior) -> Behavior:
+def calmed(behavior: Behavior) -> Behavior:
+    """The same, growing only on what lasts."""
     return replace(behavior, down_window_s=behavior.down_window_s or 300, up_window_s=CALM_S)
 
 
