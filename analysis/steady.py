@@ -38,6 +38,7 @@ _LOST_REQUESTS, _LOST_SHARE = (
 )  # without a connection, from which a stage is that of a server in trouble
 LOST = ("connection_error", "incomplete")  # statuses of requests whose connection broke, or that got none
 _QUEUED = 5.0  # times the quickest first tokens: a stage whose median is more had a queue
+_SHORTEST_S = 1e-6  # of time in which something may grow
 _CELL_S = 0.1  # resolution of the queue's state in time
 
 
@@ -286,6 +287,8 @@ def _drift(inside: pd.DataFrame, from_s: float, to_s: float) -> float:
 def _growth_rps(rows: pd.DataFrame, start_s: float, end_s: float) -> float:
     """Least-squares slope of sent minus done over the second half of the stage; requests that were given up stay open until then."""
     times = np.linspace((start_s + end_s) / 2, end_s, 50)
+    if times[-1] - times[0] < _SHORTEST_S:
+        return 0.0
     return float(np.polyfit(times, in_flight(rows["sent_s"], rows["left_s"], times), 1)[0])
 
 

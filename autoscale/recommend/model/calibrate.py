@@ -76,6 +76,13 @@ def calibrate(
     sources = _sources(runs, exclude, gauges)
     seen = _join([step_time.exposure(source.rows) for source in sources])
     measured = [stage_figures(source.rows, source.metrics, source.windows) for source in sources]
+    if not any(map(len, measured)):
+        raise TooLittleData(
+            "stages of one replica whose requests were completed",
+            value=0,
+            expected="at least one",
+            next_step="measure again, with stages that last longer than a request",
+        )
     starts = _starts(prior, sources, measured, seen, scheduling_known)
     progress(0.2, "step time fitted")
     fitted = refined(starts, sources, measured)
