@@ -184,7 +184,8 @@ def status_of(response: requests.Response) -> str:
     """An answer's status in a few words."""
     sent = response.request is not None and "Authorization" in response.request.headers
     wants = "it does not accept the key" if sent else "it wants a key"
-    said = {401: wants, 403: "the key does not allow it", 407: "the proxy wants a key"}
+    forbids = "the key does not allow it" if sent else "forbidden; no key was sent"
+    said = {401: wants, 403: forbids, 407: "the proxy wants a key"}
     words = said.get(response.status_code) or response.reason or ""
     return f"HTTP {response.status_code}" + (f" ({words})" if words else "")
 

@@ -32,6 +32,9 @@ def unauthorized(status: int, access: Mapping[str, Any]) -> tuple[str, str]:
         ) + f", or {GIVE_A_KEY.replace('give one', 'give another')}"
     others = ", ".join(access.get("headers", ()))
     sent = f"of the headers {others} it takes none for one" if others else "none was sent"
+    if status == 403:  # a key may be missing, or a rule of a gateway or a firewall be in the way
+        what = f"the server, or a gateway before it, forbids the request; if it is for a key, {sent} (403)"
+        return what, f"{GIVE_A_KEY}; or ask who runs it whether this machine and path are allowed"
     return f"the server wants a key and {sent} ({status})", GIVE_A_KEY
 
 

@@ -17,6 +17,7 @@ from analysis.errors import SourceUnavailable
 from autoscale.local_servers import free_ports
 from loadgen.run.endpoint.server_facts import inspect_server
 from loadgen.run.options import LoadOptions
+from loadgen.wire.refusals import unauthorized
 from loadgen.wire.target import HttpTarget
 from tests.loadgen.test_locust import ROOT, ended, get, until
 from tests.planted import found
@@ -211,6 +212,14 @@ def test_a_missing_key_is_named_and_the_user_of_an_address_is_one():
         login = HttpTarget.from_url(f"http://user:{QUOTED['password']}@127.0.0.1:{server.server_port}")
         assert inspect_server(options, login, "completions").manner.model == "m"
         assert found(SECRETS, repr(login), str(login)) == []
+
+
+def test_what_is_forbidden_may_be_so_for_another_reason_than_a_missing_key():
+    what, step = unauthorized(403, {})
+    assert "forbids the request; if it is for a key, none was sent (403)" in what
+    assert "--api-key-file" in step
+    assert "whether this machine and path are allowed" in step
+    assert "wants a key" in unauthorized(401, {})[0]
 
 
 def listens(port: int) -> bool:

@@ -110,7 +110,7 @@ def answering(status: int, text: str) -> Any:
         pytest.param(503, "", r"answers HTTP 503.*try again later", id="overloaded"),
         pytest.param(503, "<html><b>no</b></html>", r"answers HTTP 503 \(Service Unavailable\)\. It is up", id="a proxy's page"),
         pytest.param(401, "Unauthorized", r"401 \(it wants a key\).*--token-file FILE or --header", id="no key"),
-        pytest.param(403, "no", r"403 .*--token-file", id="the wrong key"),
+        pytest.param(403, "no", r"403 \(forbidden; no key was sent\).*--token-file", id="forbidden"),
         pytest.param(429, "", r"429.*try again later", id="too many questions"),
         pytest.param(400, '{"error":"too long"}', r"refused the query: HTTP 400: too long", id="refused"),
         pytest.param(422, '{"error":"too many samples"}', r"HTTP 422: too many samples.*--selector", id="too large"),
