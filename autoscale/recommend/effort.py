@@ -43,8 +43,9 @@ class Choosing:
     fleet_beyond: int = 8
     # Of all requests: a standing fleet that breaks the SLO by less on one seed may hold on others, and is looked at
     nearly: float = 0.005
-    # Estimated s of a trial up to which traffic is searched from more beginnings
+    # Estimated s of a trial up to which traffic is searched from more beginnings, and around what was found
     wide_s: float = 0.05
+    around_s: float = 0.1
 
     # --- how it is searched ---
     # Lines raced and settings judged side by side, however many processes: the answer must not depend on that
@@ -144,9 +145,8 @@ class Choosing:
     # Accelerator time within this is not told apart (twice cost_slack); within that it is the same: nothing starts
     same: float = 1.02
     flat: float = 1.002
-    # Panels per speed, on which nothing was chosen: the traffic's chance is part of the interval
+    # Panels per speed, on which nothing was chosen: the traffic's chance is part of the interval; seeds of one at most
     interval_seeds: tuple[int, ...] = (7, 8)
-    # Seeds of such a panel at most
     interval_looks: int = 4
 
     # --- a trial ---

@@ -40,6 +40,7 @@ from autoscale.recommend.choice.seeds import (
     beside,
     interval_looks,
     judging_seeds,
+    looks_around,
     neighbour_seeds,
     own_seeds,
     panel_pool,
@@ -336,7 +337,7 @@ def _hunt(
     Of what goes to zero (it has a `pool` of days) also when the choice is dearer than what the search had promised: the luck
     of a few seeds had ended lines that hold. Where that, too, finds nothing, it searches above the minimum that failed. What
     replaces a choice then holds over twice as many seeds. The search of a pool learns the days that break what it finds, and
-    begins without caution; of all others the choice is what is cheapest around the one that was found.
+    begins without caution; of all others, if no trial is long, the choice is what is cheapest around the one that was found.
     """
     scenario, each = panel.judge, ask.each
     assert isinstance(scenario, Scenario)
@@ -371,7 +372,7 @@ def _hunt(
         ask.report(0.3 + 0.2 * turn, "confirming")
         best = _cheapest(best, confirming.best(looked))
         not_worth = _cheapest(not_worth, *(j for j in looked if j.holds and j.cost >= worth_h))
-        if not pool and (best is not None or turn == 0):
+        if not pool and looks_around(scenario.plan) and (best is not None or turn == 0):
             best = confirming.cheaper(best, not_worth)
         done = best or not_worth
         dearer = done is not None and done.cost > (1 + CHOOSING.alike) * found[0][1].accelerator_hours

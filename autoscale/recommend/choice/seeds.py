@@ -65,6 +65,11 @@ def is_wide(plan: LoadPlan) -> bool:
     return trial_s(plan) <= CHOOSING.wide_s
 
 
+def looks_around(plan: LoadPlan) -> bool:
+    """Whether a trial is short enough for a search around the choice."""
+    return trial_s(plan) <= CHOOSING.around_s
+
+
 def trial_s(plan: LoadPlan) -> float:
     """About what one trial takes, in s of a processor."""
     offered, drawn = plan.expected_requests, plan.drawn_requests
