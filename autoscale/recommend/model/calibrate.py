@@ -75,14 +75,7 @@ def calibrate(
         )
     sources = _sources(runs, exclude, gauges)
     seen = _join([step_time.exposure(source.rows) for source in sources])
-    measured = [stage_figures(source.rows, source.metrics, source.windows) for source in sources]
-    if not any(map(len, measured)):
-        raise TooLittleData(
-            "stages of one replica whose requests were completed",
-            value=0,
-            expected="at least one",
-            next_step="measure again, with stages that last longer than a request",
-        )
+    measured = _measured(sources)
     starts = _starts(prior, sources, measured, seen, scheduling_known)
     progress(0.2, "step time fitted")
     fitted = refined(starts, sources, measured)
@@ -121,6 +114,19 @@ def _sources(
     out = [*exclude, *(set[int]() for _ in runs[len(exclude) :])]
     seen_by = [*gauges, *(r.metrics if r.has("metrics") else None for r in runs[len(gauges) :])]
     return [source_of(*one) for one in zip(runs, out, seen_by, strict=True)]
+
+
+def _measured(sources: Sequence[Source]) -> list[pd.DataFrame]:
+    """The figures of each source's stages; raises TooLittleData where there is no stage."""
+    measured = [stage_figures(source.rows, source.metrics, source.windows) for source in sources]
+    if not any(map(len, measured)):
+        raise TooLittleData(
+            "stages of one replica whose requests were completed",
+            value=0,
+            expected="at least one",
+            next_step="measure again, with stages that last longer than a request",
+        )
+    return measured
 
 
 def _moves(usual: UsualSpeed) -> NDArray[np.float64]:
