@@ -2,8 +2,8 @@
 
 Lines (settings that differ in one target) of every family of signals, window, minimum and maximum are bisected over
 targets 6 % apart; around the best of them, and around the recommendation, all windows, scale-up windows and policies are
-tried. Each is held to what a recommendation promises over 64 seeds, and what is cheapest once more over 64 others, beside the
-recommendation. Many thousand simulations per scenario.
+tried. Each is held to what a recommendation promises over as many seeds as that, and what is cheapest once more over as many
+others, beside the recommendation. Many thousand simulations per scenario.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from autoscale.recommend.choice.judging import Judge, Judged, Trial, confirm, sh
 from autoscale.recommend.choice.panel import Panel, hardest_first
 from autoscale.recommend.choice.scenario import Scenario
 from autoscale.recommend.choice.search import loosest
+from autoscale.recommend.choice.seeds import own_seeds
 from autoscale.recommend.choice.settings import MAX_WINDOW_S, Behavior, Candidate, Choice, Setting, Standing
 from autoscale.recommend.choice.space import Family, Line, family_of
 
@@ -59,7 +60,7 @@ SLACK = 1.03  # a line goes on while it may be as cheap as this times the best s
 MOST = 32  # settings judged
 GUARD = 0.003  # of all requests beyond the SLO, that lines are bisected at where nothing is promised: what just holds is only lucky
 LEADERS = 4  # settings whose surroundings are searched
-SEED, JUDGING, FINAL = 500, range(501, 565), range(601, 665)
+SEED, JUDGING, FINAL = 500, range(501, 1000), range(7001, 7500)  # as many of them as confirm a choice
 FEW = 8  # of them, where nothing is promised
 
 
@@ -97,7 +98,7 @@ class KeepsMore:
 
 @dataclass(frozen=True)
 class Best:
-    """Over the seeds FINAL: the cheapest of the grid that keeps the promise, the rows that it is compared with, and how
+    """Over seeds of FINAL: the cheapest of the grid that keeps the promise, the rows that it is compared with, and how
     many settings were tried."""
 
     best: Judged[Setting]
@@ -109,18 +110,20 @@ def best_of(
     scenario: Scenario, point: Point, standing: Standing, cap: int, ours: Choice, tutorial: Candidate
 ) -> Best:
     """The grid's best under the promise that the recommendation gives, beside it, the tutorial's HPA and the standing fleet."""
-    fleet = confirm(scenario, [standing], JUDGING)[0]
-    judge = Promised(scenario, hardest_first(fleet, JUDGING))
+    count = len(own_seeds(scenario.plan, scenario.promise))
+    judging, final = JUDGING[:count], FINAL[:count]
+    fleet = confirm(scenario, [standing], judging)[0]
+    judge = Promised(scenario, hardest_first(fleet, judging))
     limit = standing.replicas * standing_hours(scenario)
     beside = [ours] if isinstance(ours, Candidate) else []
     found = _explore(scenario, judge, point, standing.replicas, cap, limit, beside)
     costs = {setting: t.accelerator_hours for setting, t in found.items() if t.holds}
     again: dict[Setting, Judged[Setting]] = {
-        j.setting: j for j in confirm(scenario, [ours, standing, tutorial], FINAL)
+        j.setting: j for j in confirm(scenario, [ours, standing, tutorial], final)
     }
     best = again[standing]
     for setting in sorted(costs, key=costs.__getitem__)[:MOST]:
-        if costs[setting] < best.cost and (sure := shown_over(scenario, [setting], FINAL)[0]).holds:
+        if costs[setting] < best.cost and (sure := shown_over(scenario, [setting], final)[0]).holds:
             best = sure
             break
     return Best(
