@@ -54,10 +54,11 @@ class Confirming:
     waiting: dict[Candidate, Judged[Candidate]] = field(default_factory=dict, init=False)
     failed: list[Judged[Candidate]] = field(default_factory=list, init=False)
     steady: dict[Candidate, float] = field(default_factory=dict, init=False)
+    alike: list[Candidate] = field(
+        default_factory=list, init=False
+    )  # what holds around the choice as cheaply
     _hard: list[int] = field(default_factory=list, init=False)  # own seeds that broke what failed
-    _latest: dict[Candidate, int] = field(
-        default_factory=dict, init=False
-    )  # that failed: steps to what is tried next
+    _latest: dict[Candidate, int] = field(default_factory=dict, init=False)  # failed: steps to the next
     _looked: dict[Candidate, Judged[Candidate]] = field(
         default_factory=dict, init=False
     )  # over the first seeds
@@ -113,9 +114,13 @@ class Confirming:
             rivals = self._rivals(origin)
             found = around(rivals, self.space, origin.setting, limit_h, self.trials.each)
             origin, looks = self._first_sure(found, rivals, limit_h, looks)
-            if best is not None and origin is not None and origin.cost > (1 - CHOOSING.alike) * best.cost:
-                return origin
+            gained = best is None or (origin is not None and origin.cost <= (1 - CHOOSING.alike) * best.cost)
             best = origin or best
+            if best is not None and not gained:
+                limit_h, failed = (1 + CHOOSING.alike) * best.cost, {j.setting for j in self.failed}
+                near = around(rivals, self.space, best.setting, limit_h, self.trials.each)
+                self.alike = [s for s, t in near if t.accelerator_hours <= limit_h and s not in failed]
+                break
         return best
 
     def _nearest(self, instead: Judged[Candidate] | None) -> Judged[Candidate] | None:

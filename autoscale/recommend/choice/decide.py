@@ -47,7 +47,7 @@ from autoscale.recommend.choice.seeds import (
     panel_size,
 )
 from autoscale.recommend.choice.settings import Candidate, Choice, Given, Setting, Standing
-from autoscale.recommend.choice.space import Space, build_space, with_spare
+from autoscale.recommend.choice.space import Space, build_space, family_of, with_spare
 from autoscale.recommend.choice.why_not import why_not
 from autoscale.recommend.choice.workers import workers
 from autoscale.recommend.effort import CHOOSING
@@ -173,7 +173,7 @@ def _decided(ask: _Question, slower: float) -> Decision:
     )
     if best is not None and best.cost < _worth_h(fleets.static):
         made = replace(made, answer="autoscale", chosen=best)
-    made = _around(ask, scenario, made, space, hunt.as_confirmed(judged))
+    made = _around(ask, scenario, made, space, hunt.as_confirmed(judged), hunt.confirming.alike)
     made = replace(made, why_not=why_not(made, judged, hunt.confirming))
     ask.report(1.0, "done")
     latency = latency_alone(scenario, ask.keda, space, lead, ask.seeds, each)
@@ -242,7 +242,12 @@ def _rules_to_beat(ask: _Question, made: Decision) -> list[Judged[Candidate]]:
 
 
 def _around(
-    ask: _Question, scenario: Scenario, made: Decision, space: Space, judged: Iterable[Judged[Candidate]]
+    ask: _Question,
+    scenario: Scenario,
+    made: Decision,
+    space: Space,
+    judged: Iterable[Judged[Candidate]],
+    beside: Sequence[Candidate],
 ) -> Decision:
     """The answer with the interval of its target, how far things may move, and what the replica as fitted would do."""
     ask.report(0.85, "interval of the target")
@@ -252,7 +257,8 @@ def _around(
     if made.answer == "autoscale":
         assert made.best_hpa is not None
         looks = interval_looks(scenario.plan)
-        alike = as_good(made.best_hpa, judged)
+        family = family_of(made.best_hpa.setting)
+        alike = [*as_good(made.best_hpa, judged), *(s for s in beside if family_of(s) == family)]
         interval = target_interval(
             ask.fitted, made.best_hpa, space, ask.step_scale, looks, each, ask.more, alike
         )
