@@ -54,9 +54,7 @@ class Confirming:
     waiting: dict[Candidate, Judged[Candidate]] = field(default_factory=dict, init=False)
     failed: list[Judged[Candidate]] = field(default_factory=list, init=False)
     steady: dict[Candidate, float] = field(default_factory=dict, init=False)
-    alike: list[Candidate] = field(
-        default_factory=list, init=False
-    )  # what holds around the choice as cheaply
+    alike: list[Candidate] = field(default_factory=list, init=False)  # as cheap, around the choice
     _hard: list[int] = field(default_factory=list, init=False)  # own seeds that broke what failed
     _latest: dict[Candidate, int] = field(default_factory=dict, init=False)  # failed: steps to the next
     _looked: dict[Candidate, Judged[Candidate]] = field(
@@ -165,11 +163,11 @@ class Confirming:
             hard = self._hard[::-1]
             own = [*hard, *(seed for seed in self.trials.own if seed not in hard)]
             self.trials = replace(self.trials, own=own)
-            first = confirm(
+            (first,) = confirm(
                 self.trials.judge, [setting], hard[: CHOOSING.rival_seeds], self.trials.each, math.inf
             )
-            if first[0].broken > rivals.hard_may_break:
-                self._failed(first[0], 1)
+            if first.broken > rivals.hard_may_break:
+                self._failed(first, 1)
             elif rivals.cost(setting, self.trials.each) >= limit_h:
                 continue
             elif (sure := self.sure(setting)) is not None:

@@ -247,7 +247,7 @@ def _around(
     made: Decision,
     space: Space,
     judged: Iterable[Judged[Candidate]],
-    beside: Sequence[Candidate],
+    as_cheap: Sequence[Candidate],
 ) -> Decision:
     """The answer with the interval of its target, how far things may move, and what the replica as fitted would do."""
     ask.report(0.85, "interval of the target")
@@ -258,7 +258,7 @@ def _around(
         assert made.best_hpa is not None
         looks = interval_looks(scenario.plan)
         family = family_of(made.best_hpa.setting)
-        alike = [*as_good(made.best_hpa, judged), *(s for s in beside if family_of(s) == family)]
+        alike = [*as_good(made.best_hpa, judged), *(s for s in as_cheap if family_of(s) == family)]
         interval = target_interval(
             ask.fitted, made.best_hpa, space, ask.step_scale, looks, each, ask.more, alike
         )
