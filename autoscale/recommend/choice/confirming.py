@@ -8,6 +8,7 @@ neighbours hold, too; and it is judged over seeds that nothing was chosen on, al
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -56,11 +57,13 @@ class Confirming:
     steady: dict[Candidate, float] = field(default_factory=dict, init=False)
     alike: list[Candidate] = field(default_factory=list, init=False)  # as cheap, around the choice
     _hard: list[int] = field(default_factory=list, init=False)  # own seeds that broke what failed
+    _broke: Counter[int] = field(default_factory=Counter, init=False)  # and how much of it
     _latest: dict[Candidate, int] = field(default_factory=dict, init=False)  # failed: steps to the next
     _looked: dict[Candidate, Judged[Candidate]] = field(
         default_factory=dict, init=False
     )  # over the first seeds
     _known: set[Candidate] = field(default_factory=set, init=False)  # over all
+    _dear: set[Candidate] = field(default_factory=set, init=False)  # looked at, and not cheaper
 
     def over(self, seeds: Sequence[int]) -> None:
         """What competes was judged over these seeds from now on."""
@@ -95,6 +98,7 @@ class Confirming:
             return own
         self._failed(whole, whole.steps_short)
         broke = [seed for seed, made in zip(trials.own, own.trials, strict=False) if not made.holds]
+        self._broke.update(broke)
         self._hard += [seed for seed in broke if seed not in self._hard]
         return None
 
@@ -106,19 +110,20 @@ class Confirming:
         Without a choice it looks around what failed least, or stands `instead`, for what is worth it. A search sees few
         seeds; here what a setting costs and breaks is seen beside the choice, on the seeds that decide (Rivals).
         """
-        origin, looks = best or self._nearest(instead), 0
-        while origin is not None and looks < CHOOSING.around_at_most:
+        origin = best or self._nearest(instead)
+        while origin is not None:
             limit_h = (1 - CHOOSING.gain) * best.cost if best else self.trials.worth_h
+            near_h = (1 + CHOOSING.alike) * best.cost if best else self.trials.worth_h
             rivals = self._rivals(origin)
-            found = around(rivals, self.space, origin.setting, limit_h, self.trials.each)
-            origin, looks = self._first_sure(found, rivals, limit_h, looks)
-            gained = best is None or (origin is not None and origin.cost <= (1 - CHOOSING.alike) * best.cost)
+            found = around(rivals, self.space, origin.setting, near_h, self.trials.each)
+            origin = self._first_sure(found, rivals, limit_h)
+            if origin is not None and best is not None and origin.cost > (1 - CHOOSING.alike) * best.cost:
+                near_h = (1 + CHOOSING.alike) * origin.cost
+                found = around(rivals, self.space, origin.setting, near_h, self.trials.each)
+                best, origin = origin, None
             best = origin or best
-            if best is not None and not gained:
-                limit_h, failed = (1 + CHOOSING.alike) * best.cost, {j.setting for j in self.failed}
-                near = around(rivals, self.space, best.setting, limit_h, self.trials.each)
-                self.alike = [s for s, t in near if t.accelerator_hours <= limit_h and s not in failed]
-                break
+            failed = {j.setting for j in self.failed}
+            self.alike = [s for s, t in found if t.accelerator_hours <= near_h and s not in failed]
         return best
 
     def _nearest(self, instead: Judged[Candidate] | None) -> Judged[Candidate] | None:
@@ -128,7 +133,7 @@ class Confirming:
         return least and confirm(trials.judge, [least.setting], trials.own, trials.each)[0]
 
     def _rivals(self, origin: Judged[Candidate]) -> Rivals:
-        """What sees settings beside it; its hardest own seeds come first from now on."""
+        """What sees settings beside it, and lets them break a seed more: all seeds then tell. The hardest come first from now on."""
         seen = dict(zip(self.trials.own, origin.trials, strict=True))
         order = sorted(seen, key=lambda seed: (seen[seed].margin, seed))
         by_cost = sorted(seen, key=lambda seed: (seen[seed].accelerator_hours, seed))
@@ -139,45 +144,49 @@ class Confirming:
         return Rivals(
             self.trials.judge,
             {seed: seen[seed].accelerator_hours for seed in order[first : first + count]},
-            may_break - first,
+            may_break - first + 1,
             {seed: seen[seed].accelerator_hours for seed in by_cost[:: math.ceil(len(order) / (2 * count))]},
             origin.cost,
             self._hard[-count:],
             min(may_break, count // 2),
         )
 
-    def _first_sure(
-        self, found: Sequence[Tried], rivals: Rivals, limit_h: float, looks: int
-    ) -> tuple[Judged[Candidate] | None, int]:
-        """The first that holds over all own seeds for less than the limit, of what holds beside another; and the looks so far.
+    def _first_sure(self, found: Sequence[Tried], rivals: Rivals, limit_h: float) -> Judged[Candidate] | None:
+        """The first that holds over all own seeds for less than the limit, of what holds beside another.
 
-        What should be cheapest comes first. One that fails is followed by a tighter target of its line, the further the more
-        have failed. The seeds that broke the others show most of what fails, and a few what it costs: all then see the rest.
+        What should be cheapest comes first; of those that do the same to the second (a queue's alarm that never rings), one. One
+        that fails is followed by a tighter target of its line, the further the more have failed. The seeds that broke the
+        others show most of what fails, and a few what it costs: all then see the rest.
         """
-        failed = {j.setting for j in self.failed}
-        left = {setting: (trial.accelerator_hours, 1) for setting, trial in found if setting not in failed}
+        apart = {trial.accelerator_hours: setting for setting, trial in reversed(found)}
+        left = {setting: (hours, 1) for hours, setting in sorted(apart.items()) if hours < limit_h}
+        looks = 0
         while left and looks < CHOOSING.around_at_most:
             setting = min(left, key=left.__getitem__)
             cost_h, nth = left.pop(setting)
-            looks += 1
-            hard = self._hard[::-1]
-            own = [*hard, *(seed for seed in self.trials.own if seed not in hard)]
-            self.trials = replace(self.trials, own=own)
-            (first,) = confirm(
-                self.trials.judge, [setting], hard[: CHOOSING.rival_seeds], self.trials.each, math.inf
-            )
-            if first.broken > rivals.hard_may_break:
-                self._failed(first, 1)
-            elif rivals.cost(setting, self.trials.each) >= limit_h:
-                continue
-            elif (sure := self.sure(setting)) is not None:
-                if sure.cost < limit_h:
-                    return sure, looks
-                continue
+            if setting not in self._dear and all(setting != j.setting for j in self.failed):
+                looks += 1
+                if (sure := self._looked_at(setting, rivals, limit_h)) is not None:
+                    return sure
             after = self.space.tighter(setting, (nth + 1) // 2)
-            if after is not None and after not in failed:
+            if after is not None and setting not in self._dear:
                 left.setdefault(after, (CHOOSING.dearer * cost_h, nth + 1))
-        return None, looks
+        return None
+
+    def _looked_at(self, setting: Candidate, rivals: Rivals, limit_h: float) -> Judged[Candidate] | None:
+        """The setting over all own seeds, where it holds for less than the limit; else it has failed, or is dear."""
+        trials, latest = self.trials, self._hard[: -CHOOSING.rival_seeds - 1 : -1]
+        self.trials = replace(trials, own=sorted(trials.own, key=lambda seed: -self._broke[seed]))
+        first = confirm(trials.judge, [setting], latest, trials.each, math.inf)[0]
+        if first.broken > rivals.hard_may_break:
+            self._failed(first, 1)
+            return None
+        dear = rivals.cost(setting, trials.each) >= limit_h
+        sure = None if dear else self.sure(setting)
+        if dear or (sure is not None and sure.cost >= limit_h):
+            self._dear.add(setting)
+            return None
+        return sure
 
     def _screen(self, judged: Sequence[Judged[Candidate]]) -> None:
         """Those that break so many of the own seeds that broke others that they cannot hold over all have failed.
@@ -277,19 +286,8 @@ class Confirming:
         """The setting under other circumstances, and riskier settings beside it."""
         return [
             *((judge, setting) for judge in self.trials.around),
-            *((self.trials.judge, riskier) for riskier in riskier_than(setting, self.space)),
+            *((self.trials.judge, riskier) for riskier in self.space.riskier(setting)),
         ]
-
-
-def riskier_than(setting: Candidate, space: Space) -> list[Candidate]:
-    """Its neighbours that keep less: a looser target, the next shorter window, one replica fewer at least."""
-    *fixed, (signal, value) = setting.targets
-    found = [replace(setting, targets=(*fixed, (signal, round(value * (1 + CHOOSING.target_off), 3))))]
-    if (shorter := space.shorter(setting)) is not None:
-        found.append(shorter)
-    if setting.min_replicas > 1:
-        found.append(replace(setting, min_replicas=setting.min_replicas - 1))
-    return found
 
 
 def _trial(task: tuple[Judge, Candidate, int]) -> Trial:

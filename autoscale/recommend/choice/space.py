@@ -154,10 +154,13 @@ class Space:
         ]
         return list(dict.fromkeys([*(s for s in tighter if s is not None), *calm, *later, *more]))
 
-    def shorter(self, setting: Candidate) -> Candidate | None:
-        """The same with the next shorter scale-down window; None at the shortest."""
-        below = self._shorter(_window_s(setting.behavior))
-        return replace(setting, behavior=below[-1]) if below else None
+    def riskier(self, setting: Candidate) -> list[Candidate]:
+        """Its neighbours that keep less: a looser target, the next shorter window, one replica fewer at least."""
+        *fixed, (signal, value) = setting.targets
+        looser = (*fixed, (signal, round(value * (1 + CHOOSING.target_off), 3)))
+        shorter = [replace(setting, behavior=b) for b in self._shorter(_window_s(setting.behavior))[-1:]]
+        fewer = [replace(setting, min_replicas=setting.min_replicas - 1)] if setting.min_replicas > 1 else []
+        return [replace(setting, targets=looser), *shorter, *fewer]
 
     def _shorter(self, window_s: int) -> list[Behavior]:
         return sorted((b for b in self.behaviors if _window_s(b) < window_s), key=_window_s)
