@@ -26,29 +26,49 @@ EXT_PROC, HEALTH, METRICS = 9002, 9003, 9090
 RBAC = "rbac.authorization.k8s.io"
 LISTS = ["get", "list", "watch"]
 GUIDE = (SignalTarget("gateway_queue", "1"), SignalTarget("gateway_in_flight", "16"))
+SCORERS = {  # option of --gateway -> the picker's scorer, and its weight in the picker's own default
+    "queue_weight": ("queue-scorer", 2.0),
+    "kv_weight": ("kv-cache-utilization-scorer", 2.0),
+    "prefix_weight": ("prefix-cache-scorer", 3.0),
+    "lru_weight": ("no-hit-lru-scorer", 0.0),
+}
+USUAL = "lru_weight=2"  # llm-d's optimized baseline; by its default alone requests herd to what looks empty
 OF_GUIDE = (
-    "llm-d's guide, derived from nothing: `autoscale recommend --scaler keda --gateway on` derives one for your SLO, "
-    "`autoscale simulate --gateway on` shows what this one does to your traffic."
+    f"llm-d's guide, derived from nothing: `autoscale recommend --scaler keda --gateway {USUAL}` derives one for your SLO, "
+    f"`autoscale simulate --gateway {USUAL}` shows what this one does to your traffic."
 )
-WRITTEN = "on"  # the options of --gateway that CONFIG stands for: the picker's defaults, with flow control
 
-CONFIG = """\
-apiVersion: llm-d.ai/v1alpha1
-kind: EndpointPickerConfig
-featureGates: [flowControl]
-plugins:
-- type: queue-scorer
-- type: kv-cache-utilization-scorer
-- type: prefix-cache-scorer
-- type: max-score-picker
-schedulingProfiles:
-- name: default
-  plugins:
-  - {pluginRef: queue-scorer, weight: 2}
-  - {pluginRef: kv-cache-utilization-scorer, weight: 2}
-  - {pluginRef: prefix-cache-scorer, weight: 3}
-  - {pluginRef: max-score-picker}
-"""
+
+def scorers(options: str) -> dict[str, float] | None:
+    """Scorer -> weight of the picker that these options of --gateway stand for; None when they say more than weights."""
+    weights = dict(SCORERS.values())
+    for part in options.split(","):
+        name, _, value = part.partition("=")
+        if name in SCORERS:
+            weights[SCORERS[name][0]] = float(value)
+        elif part != "on":
+            return None
+    return {scorer: weight for scorer, weight in weights.items() if weight}
+
+
+def _config(options: str) -> str:
+    """The picker's configuration, with flow control."""
+    weights = scorers(options) or {}
+    return "\n".join(
+        [
+            "apiVersion: llm-d.ai/v1alpha1",
+            "kind: EndpointPickerConfig",
+            "featureGates: [flowControl]",
+            "plugins:",
+            *(f"- type: {plugin}" for plugin in [*weights, "max-score-picker"]),
+            "schedulingProfiles:",
+            "- name: default",
+            "  plugins:",
+            *(f"  - {{pluginRef: {scorer}, weight: {weight:g}}}" for scorer, weight in weights.items()),
+            "  - {pluginRef: max-score-picker}",
+            "",
+        ]
+    )
 
 
 def picker_name(profile: Profile) -> str:
@@ -77,22 +97,23 @@ def plan_behind(plan: Plan, recommendation: Recommendation | None) -> Plan:
     Raises BadInput for a recommendation that was judged without a gateway, or behind one with other options.
     """
     if recommendation is None:
-        return replace(plan, targets=list(GUIDE), source=OF_GUIDE)
+        return replace(plan, targets=list(GUIDE), source=OF_GUIDE, gateway=USUAL)
     if plan.autoscales and recommendation.gateway is None:
         raise BadInput(
             "this recommendation's targets are of the replicas' own gauges, which mean something else behind a gateway "
             "that holds requests",
-            next_step="run `autoscale recommend --scaler keda --gateway on`, choose --metrics keda for these targets, or leave "
+            next_step=f"run `autoscale recommend --scaler keda --gateway {USUAL}`, choose --metrics keda for these targets, or leave "
             "the recommendation out for the guide's thresholds",
         )
-    if plan.autoscales and recommendation.gateway != WRITTEN:
+    options = recommendation.gateway or USUAL
+    if scorers(options) is None:
         raise BadInput(
             "the recommendation is for a gateway that this set does not write",
-            value=f"--gateway {recommendation.gateway}",
-            expected=f"--gateway {WRITTEN}",
+            value=f"--gateway {options}",
+            expected=f"--gateway on, or weights of scorers, as in --gateway {USUAL}",
             next_step="choose --metrics keda, beside a gateway of your own",
         )
-    return plan
+    return replace(plan, gateway=options)
 
 
 def pool(profile: Profile) -> list[Object]:
@@ -150,8 +171,8 @@ def pool(profile: Profile) -> list[Object]:
     ]
 
 
-def picker(profile: Profile) -> list[Object]:
-    """The endpoint picker: account and rights, configuration, Service and Deployment."""
+def picker(profile: Profile, options: str) -> list[Object]:
+    """The endpoint picker of these options of --gateway: account and rights, configuration, Service and Deployment."""
     name = picker_name(profile)
     reads = [
         {"apiGroups": [POOL_API.split("/")[0]], "resources": ["inferencepools"], "verbs": LISTS},
@@ -177,7 +198,12 @@ def picker(profile: Profile) -> list[Object]:
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": meta(profile, name),
-            "data": {"epp.yaml": Note("Flow control is off unless its gate is named.", CONFIG)},
+            "data": {
+                "epp.yaml": Note(
+                    f"As --gateway {options} simulates it. Flow control is off unless its gate is named.",
+                    _config(options),
+                )
+            },
         },
         {
             "apiVersion": "v1",

@@ -25,6 +25,7 @@ class Plan:
     source: str
     scaled_object: KubernetesObject | None = None  # that was recommended, where KEDA was asked for
     windows: tuple[Window, ...] = ()  # in which the minimum is higher
+    gateway: str = "on"  # options of --gateway that its endpoint picker stands for, where the set has one
 
     @property
     def autoscales(self) -> bool:

@@ -254,7 +254,7 @@ def _serving_parts(profile: Profile, options: Options, path: MetricsPath, plan: 
         parts.append(Part("disruption-budget.yaml", about, [workload.disruption_budget(profile)]))
     if path == "llm-d":
         about = "What picks a replica for each request, and holds requests while the pool is saturated."
-        parts.append(Part("endpoint-picker.yaml", about, gateway.picker(profile)))
+        parts.append(Part("endpoint-picker.yaml", about, gateway.picker(profile, plan.gateway)))
         about = "The pool, and the way to it from inside the VPC."
         parts.append(Part("inference-pool.yaml", about, gateway.pool(profile)))
     server = workload.workload(profile, options, plan.min_replicas, plan.max_replicas)

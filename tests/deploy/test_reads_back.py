@@ -1,8 +1,10 @@
 """What `autoscale manifests --metrics keda` writes is what a simulation reads back: its series, its labels, its numbers."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from analysis.errors import BadInput
 from autoscale.cli.inputs import hpa_in
@@ -137,6 +139,29 @@ def test_what_was_recommended_behind_a_gateway_is_written_with_one(tmp_path: Pat
     assert told[0] == told[1]
     assert (written["spec"]["minReplicaCount"], written["spec"]["maxReplicaCount"]) == (2, 4)
     assert (tmp_path / "llm-d" / "inference-pool.yaml").exists()
+
+
+def picker_config(found: list[dict[str, Any]]) -> dict[str, float]:
+    """Scorer -> weight of the one endpoint picker."""
+    [told] = [o["data"]["epp.yaml"] for o in found if o["kind"] == "ConfigMap"]
+    config = yaml.safe_load(told)
+    plugins = {plugin["type"] for plugin in config["plugins"]}
+    used = config["schedulingProfiles"][0]["plugins"]
+    assert {plugin["pluginRef"] for plugin in used} == plugins
+    return {plugin["pluginRef"]: plugin["weight"] for plugin in used if "weight" in plugin}
+
+
+def test_the_picker_is_the_one_that_the_recommendation_was_judged_behind():
+    """As recommended; without a recommendation llm-d's optimized baseline, behind which requests do not herd."""
+    profile = load(ON_GKE[0])
+    default = {"queue-scorer": 2, "kv-cache-utilization-scorer": 2, "prefix-cache-scorer": 3}
+    for options, expected in (
+        (InferenceGateway().text, default),
+        (parse_gateway("lru_weight=2").text, default | {"no-hit-lru-scorer": 2}),
+        (parse_gateway("queue_weight=0,kv_weight=1.5").text, {"kv-cache-utilization-scorer": 1.5, "prefix-cache-scorer": 3}),
+    ):  # fmt: skip
+        assert picker_config(objects(profile, behind(options), "llm-d")) == expected
+    assert picker_config(objects(profile, metrics="llm-d")) == default | {"no-hit-lru-scorer": 2}
 
 
 def test_the_llm_d_shape_is_refused_where_it_would_not_do():

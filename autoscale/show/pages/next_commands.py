@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
-from autoscale.deploy.gateway import WRITTEN
+from autoscale.deploy.gateway import scorers
 from autoscale.profiles import names
 from autoscale.recommend import Recommended
 
@@ -19,7 +19,7 @@ def next_commands(result: Recommended) -> Iterator[tuple[str, str]]:
     again = "autoscale recommend runs/NEW --profile " + profile
     if answer == "autoscale":
         keda = made.scaled_object is not None
-        behind = made.gateway == WRITTEN and deploy.platform == "gke"
+        behind = made.gateway is not None and scorers(made.gateway) and deploy.platform == "gke"
         metrics = " --metrics llm-d" if behind else " --metrics keda" if keda else ""
         yield (
             f"write the whole set around the {'ScaledObject' if keda else 'HPA'}",
