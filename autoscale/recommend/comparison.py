@@ -14,7 +14,7 @@ from autoscale.recommend.choice.settings import Candidate, Given, Setting
 from autoscale.recommend.progress import Progress, silent
 from autoscale.sim.fleet.outcome import Outcome
 
-BOUNDED = 0.2  # of the time at the maximum, from which on it is named as what breaks the SLO
+BOUNDED = 0.2  # of the time at the maximum, or asleep at 0, from which on it is named as what breaks the SLO
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class Compared:
         }
 
     def causes(self) -> list[str]:
-        """Why a gateway held requests that pods had room for, and that no more replicas were allowed: of the first seed in
-        which it was so."""
+        """Why requests were held or lost that replicas had room for: a gateway, a trigger that cannot be read, no way back
+        from zero, no more replicas allowed; each of the first seed in which it was so."""
         held = [outcome.held.cause for outcome in self.outcomes if outcome.held and outcome.held.cause]
         most = self._most()
         bounded = [
@@ -70,7 +70,18 @@ class Compared:
             for outcome in self.outcomes
             if most and not outcome.holds and (share := outcome.share_asking(most)) > BOUNDED
         ]
-        return [*held[:1], *bounded[:1]]
+        unread = [outcome.unread for outcome in self.outcomes if outcome.unread]
+        return [*held[:1], *(unread[0] if unread else ()), *self._asleep()[:1], *bounded[:1]]
+
+    def _asleep(self) -> list[str]:
+        """That nothing woke a fleet that went to zero while requests came."""
+        return [
+            f"stood at 0 replicas for the last {outcome.asleep_s / outcome.duration_s:.0%} of the time and nothing woke it: "
+            f"{outcome.lost + outcome.unserved:,} requests were lost. A trigger must read what is there without pods, such as "
+            "a gateway's queue"
+            for outcome in self.outcomes
+            if outcome.asleep_s > BOUNDED * outcome.duration_s
+        ]
 
     def _most(self) -> int:
         """The replicas that the setting allows; 0 for a fleet that stands."""

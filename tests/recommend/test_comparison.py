@@ -1,4 +1,6 @@
-"""Settings side by side: what is said of one that its maximum holds back."""
+"""Settings side by side: what is said of one that its maximum holds back, that sleeps, or that KEDA cannot read."""
+
+from dataclasses import replace
 
 import pytest
 
@@ -6,6 +8,7 @@ from autoscale.profiles import load
 from autoscale.recommend import scenario_of
 from autoscale.recommend.choice.settings import Behavior, Candidate, Given, Standing
 from autoscale.recommend.comparison import compare
+from autoscale.sim.engine.gateway import InferenceGateway
 
 LOAD = """
 load:
@@ -58,3 +61,65 @@ def test_the_share_of_the_time_in_which_so_many_were_asked_for(compared):
     assert outcome.share_asking(1) == pytest.approx(1.0, abs=0.01)
     assert outcome.share_asking(2) == pytest.approx(0.8, abs=0.05)
     assert outcome.share_asking(3) == 0.0
+
+
+def scaled(*queries, **spec):
+    """A ScaledObject of the fleet of the fixture, with a trigger for each query."""
+    metadata = {"serverAddress": "http://prometheus:9090", "threshold": "20"}
+    triggers = [{"type": "prometheus", "metadata": metadata | {"query": query}} for query in queries]
+    return {
+        "apiVersion": "keda.sh/v1alpha1",
+        "kind": "ScaledObject",
+        "metadata": {"name": "so", "namespace": "default"},
+        "spec": {"scaleTargetRef": {"name": "vllm"}, "maxReplicaCount": 3, "triggers": triggers, **spec},
+    }
+
+
+PAUSE = LOAD.replace("0.3:1200,12:4800", "1:300,0:300,1:600")
+
+
+def causes_of(tmp_path, manifest, gateway=None):
+    """What is said of 1 request/s with a pause of five minutes."""
+    (file := tmp_path / "load.yaml").write_text(PAUSE)
+    scenario = scenario_of(load("llama-3.1-8b-1xl4"), traffic=file)
+    scenario = replace(scenario, options=replace(scenario.options, gateway=gateway))
+    return compare(scenario, {"one": Given(manifest)}, 1)["one"].causes()
+
+
+RUNNING, QUEUE = "sum(vllm:num_requests_running)", "sum(llm_d_epp_flow_control_queue_size)"
+
+
+@pytest.mark.parametrize(
+    ("queries", "spec"),
+    [
+        pytest.param([RUNNING], {"minReplicaCount": 0, "cooldownPeriod": 30}, id="a minimum of 0"),
+        pytest.param([RUNNING], {"minReplicaCount": 1, "idleReplicaCount": 0, "cooldownPeriod": 30}, id="an idle count of 0"),
+        pytest.param(["sum(llm_d_epp_request_running)"], {"minReplicaCount": 0, "cooldownPeriod": 30}, id="what a gateway has sent on"),
+    ],
+)  # fmt: skip
+def test_a_fleet_that_nothing_wakes_is_told(queries, spec, tmp_path):
+    [said] = causes_of(tmp_path, scaled(*queries, **spec), InferenceGateway())
+    assert said.startswith("stood at 0 replicas for the last ")
+    assert "nothing woke it: " in said
+
+
+def test_a_fleet_that_its_gateways_queue_wakes_is_not(tmp_path):
+    spec = {"minReplicaCount": 0, "pollingInterval": 5, "cooldownPeriod": 30}
+    said = causes_of(tmp_path, scaled(QUEUE, RUNNING, **spec), InferenceGateway())
+    assert not [each for each in said if "stood at 0" in each]
+
+
+@pytest.mark.parametrize(
+    ("queries", "spec", "where", "follows"),
+    [
+        pytest.param(["vllm:num_requests_running"], {}, "triggers[0]", "replicas stood still", id="the only trigger"),
+        pytest.param([RUNNING, "vllm:num_requests_running"], {}, "triggers[1]", "no replica was removed", id="one of two"),
+        pytest.param(["vllm:num_requests_running"], {"fallback": {"failureThreshold": 3, "replicas": 2}}, "triggers[0]", "the fallback decided", id="a fallback"),
+    ],
+)  # fmt: skip
+def test_a_trigger_that_keda_cannot_read_is_told_with_what_follows(queries, spec, where, follows, tmp_path):
+    """Two pods, so that a query without an aggregation has two elements at every read."""
+    [said] = causes_of(tmp_path, scaled(*queries, **{"minReplicaCount": 2} | spec))
+    assert said.startswith(f"spec.{where}: KEDA's reads failed in ")
+    assert "returned multiple elements" in said
+    assert said.endswith(f"{follows} meanwhile")

@@ -20,12 +20,14 @@ class FromZero:
     rows     FleetRecorder.replicas of the simulation, which grows: time_s, desired, created, scheduled, ready
     ttft_s   what their TTFT may be, and by how much longer their answer may take; None: the SLO's own bounds
     longest_s  the longest TTFT of one that was answered; NaN without one
+    last_due_s when the last of them was due
     """
 
     rows: Sequence[tuple[float, int, int, int, int]]
     ttft_s: float | None = None
     count: int = 0
     longest_s: float = math.nan
+    last_due_s: float = -math.inf
 
     def among(self, due_s: NDArray[Any], ttft_s: NDArray[Any]) -> NDArray[np.bool_]:
         """The ones among finished requests, counted."""
@@ -34,6 +36,7 @@ class FromZero:
         found = ready[np.searchsorted(times, due_s, side="right") - 1] == 0
         if found.any():
             self.count += int(found.sum())
+            self.last_due_s = max(self.last_due_s, float(due_s[found].max()))
             waits = ttft_s[found]
             if np.isfinite(waits).any():
                 self.longest_s = float(np.nanmax([self.longest_s, np.nanmax(waits)]))

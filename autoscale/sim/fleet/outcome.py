@@ -122,6 +122,8 @@ class Outcome:
     from_zero           requests that were due while no replica was ready, of a scaler that goes to zero
     longest_from_zero_s the longest TTFT among them; NaN without one
     held                what an inference gateway did with them, None without one
+    unread              sentences on KEDA's triggers that could not be read
+    asleep_s            time at the end in which nothing woke a fleet at 0 although requests came
     """
 
     profile: Profile
@@ -157,6 +159,8 @@ class Outcome:
     held: Held | None = None
     from_zero: int = 0
     longest_from_zero_s: float = field(default=math.nan, compare=False)
+    unread: tuple[str, ...] = field(default=(), compare=False)
+    asleep_s: float = field(default=0.0, compare=False)
 
     def spending(self, begins_s: float = 0.0) -> Spending:
         """Where its accelerator-hours went; the traffic began `begins_s` after a midnight."""

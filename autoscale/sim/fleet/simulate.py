@@ -87,7 +87,7 @@ def simulate(
     hours = fleet.pods.replica_s / 3600, fleet.pods.accelerator_s / 3600
     if not stopped:
         course.finish(duration_s + options.tail_s)
-    return Outcome.of(
+    outcome = Outcome.of(
         profile=profile,
         slo=objectives,
         tally=tally,
@@ -100,6 +100,17 @@ def simulate(
         seed=seed,
         held=Held.by(replicas, tally.turned_away),
     )
+    unread = fleet.external.unread if fleet.external else ()
+    return replace(outcome, unread=unread, asleep_s=_asleep_s(outcome, from_zero))
+
+
+def _asleep_s(outcome: Outcome, from_zero: FromZero | None) -> float:
+    """How long the fleet stood at 0 at the end, 0 s where it did not or no request came meanwhile."""
+    if from_zero is None or not outcome.decisions:
+        return 0.0
+    at_s, _, after, _ = outcome.decisions[-1]
+    missed = outcome.unserved > 0 or from_zero.last_due_s > at_s
+    return max(outcome.duration_s - at_s, 0.0) if after == 0 and missed else 0.0
 
 
 def _replicas(

@@ -15,7 +15,7 @@ from analysis.numbers import known
 from autoscale.hpa import HpaDecision, HpaSpec, Memory, MetricError
 from autoscale.hpa.calculator import Reading
 from autoscale.keda import ScaledObject
-from autoscale.keda.fallback import TargetPods
+from autoscale.keda.fallback import TargetPods, has_valid_fallback
 from autoscale.keda.loop_status import Step
 from autoscale.keda.loops import Loops
 from autoscale.keda.prometheus_trigger import Answer, NoElement, PrometheusTrigger, QueryFailed
@@ -55,6 +55,20 @@ class PollTimes(NamedTuple):
     first_rest_s: float  # by that clock, where nothing has been active yet
 
 
+@dataclass
+class _Tally:
+    """How often a trigger was read, how often in vain, and KEDA's latest sentence about it."""
+
+    reads: int = 0
+    failed: int = 0
+    message: str = ""
+
+    def add(self, read: Read) -> None:
+        self.reads += 1
+        if isinstance(read, QueryFailed):
+            self.failed, self.message = self.failed + 1, read.message
+
+
 NO_POLLS = PollTimes(math.inf, 0.0, 0.0, 0.0, 0.0)
 
 
@@ -81,6 +95,7 @@ class External:
         self._engine = engine
         self.poll_times = _poll_times(scaler, phase, self.began_s)
         self.polls = 0  # made so far
+        self._tallies: dict[str, _Tally] = {}  # by metric name
 
     def strict(self, metric: str) -> bool:
         """Whether no element is an error for the HPA; KEDA takes it for a 0 unless the trigger says otherwise."""
@@ -180,7 +195,33 @@ class External:
         for trigger in self.scaler.triggers:
             if isinstance(trigger, PrometheusTrigger):
                 given[trigger.metric_name] = _answer(answers[trigger.metric_name], trigger.many())
-        return read_triggers(self.scaler, given, self.began_s + now_s)
+        reads = read_triggers(self.scaler, given, self.began_s + now_s)
+        for name, read in reads.items():
+            self._tallies.setdefault(name, _Tally()).add(read)
+        return reads
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """A sentence for each of KEDA's triggers that failed, in how much of the time and what followed.
+
+        Reads on the compiled way, which are not counted, only fail while there is no pod.
+        """
+        scaler, hpa = self.scaler, self.loops.hpa if self.loops else None
+        if not isinstance(scaler, ScaledObject) or hpa is None or quiet_metrics(hpa, self):
+            return ()
+        alone = scaler.modifiers is not None or len(scaler.triggers) == 1
+        follows = "replicas stood still" if alone else "no replica was removed"
+        if has_valid_fallback(scaler):
+            follows = "the fallback decided"
+        found = (
+            (t.index, self._tallies[t.metric_name]) for t in scaler.triggers if t.metric_name in self._tallies
+        )
+        return tuple(
+            f"spec.triggers[{index}]: KEDA's reads failed in {tally.failed / tally.reads:.0%} of the time "
+            f"({tally.message}): {follows} meanwhile"
+            for index, tally in found
+            if tally.failed
+        )
 
 
 def _answer(values: Sequence[float], many: QueryFailed) -> Answer:
