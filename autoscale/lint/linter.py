@@ -22,6 +22,7 @@ from autoscale.lint.rules import behavior as lint_behavior
 from autoscale.lint.rules import capacity as lint_capacity
 from autoscale.lint.rules import hpa as lint_hpa
 from autoscale.lint.rules import keda as lint_keda
+from autoscale.lint.rules import keda_object as lint_keda_object
 from autoscale.lint.rules import load as lint_load
 from autoscale.lint.rules import memory as lint_memory
 from autoscale.lint.rules import metric_name as lint_metric_name
@@ -40,6 +41,7 @@ RULES: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     lint_behavior.rules,
     lint_targets.rules,
     lint_keda.rules,
+    lint_keda_object.rules,
     lint_metric_name.rules,
     lint_path.rules,
     lint_scrape.rules,

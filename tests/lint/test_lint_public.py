@@ -274,7 +274,7 @@ def test_a_lone_request_wakes_a_workload_only_above_the_activation(query, activa
 
 def test_another_trigger_that_wakes_at_one_request_is_enough():
     given = scaled(QUEUE, kind="AverageValue", minReplicaCount=0)
-    second = scaled("sum(inference_objective_running_requests)", kind="AverageValue")["spec"]["triggers"]
+    second = scaled("sum(rate(envoy_cluster_upstream_rq_total[1m]))", kind="AverageValue")["spec"]["triggers"]
     given["spec"]["triggers"][0]["metadata"]["activationThreshold"] = "1"
     given["spec"]["triggers"] += second
     assert codes(given) == []
@@ -294,3 +294,99 @@ def test_another_trigger_that_wakes_at_one_request_is_enough():
 )  # fmt: skip
 def test_what_prometheus_does_not_parse_is_said(query, expected):
     assert codes(scaled(query)) == expected
+
+
+RUNNING = "sum(vllm:num_requests_running)"
+AT_ZERO = {"minReplicaCount": 0}
+IDLE = {"minReplicaCount": 2, "idleReplicaCount": 0}
+SATURATED = "max(llm_d_epp_flow_control_pool_saturation)"
+FORMULA = {"advanced": {"scalingModifiers": {"formula": "first", "target": "1"}}}
+
+
+def at_zero(query, spec, annotations=None, **metadata):
+    """A ScaledObject that leaves no replica, or as many as `spec` says."""
+    given = scaled(query, kind="AverageValue", **{**AT_ZERO, **spec})
+    given["spec"]["triggers"][0] |= {"name": "first"}
+    given["spec"]["triggers"][0]["metadata"] |= metadata
+    given["metadata"]["annotations"] = annotations or {}
+    return given
+
+
+@pytest.mark.parametrize(
+    ("query", "spec", "severity", "field"),
+    [
+        pytest.param(RUNNING, AT_ZERO, "error", "spec.minReplicaCount", id="what the pods export"),
+        pytest.param(RUNNING, IDLE, "error", "spec.idleReplicaCount", id="an idle count of 0"),
+        pytest.param(QUEUE, IDLE, None, "", id="an idle count of 0 and a gateway's queue"),
+        pytest.param(RUNNING, {"minReplicaCount": 2}, None, "", id="never below two"),
+        pytest.param("sum(llm_d_epp_request_running)", AT_ZERO, "error", "spec.minReplicaCount", id="counted once a pod has the request"),
+        pytest.param("sum(inference_objective_running_requests)", AT_ZERO, "error", "spec.minReplicaCount", id="the same by its older name"),
+        pytest.param("sum(llm_d_epp_inflight_tokens)", AT_ZERO, "error", "spec.minReplicaCount", id="tokens that pods work on"),
+        pytest.param("max(inference_pool_average_queue_size)", AT_ZERO, "error", "spec.minReplicaCount", id="a mean over no pod"),
+        pytest.param("max(llm_d_epp_ready_endpoints)", AT_ZERO, "error", "spec.minReplicaCount", id="a number of pods"),
+        pytest.param("sum(kube_deployment_status_replicas{deployment='llm'})", AT_ZERO, "error", "spec.minReplicaCount", id="its own replicas"),
+        pytest.param("sum(kube_deployment_status_replicas{deployment='batch'})", AT_ZERO, None, "", id="the replicas of those who ask"),
+        pytest.param(QUEUE + " + sum(llm_d_epp_request_running)", AT_ZERO, None, "", id="demand: the queue and what runs"),
+        pytest.param("sum(sglang:num_queue_reqs)", AT_ZERO, "warning", "spec.minReplicaCount", id="SGLang's queue"),
+        pytest.param("sum(tgi_queue_size)", AT_ZERO, "warning", "spec.minReplicaCount", id="TGI's queue"),
+        pytest.param("sum(nv_inference_pending_request_count)", AT_ZERO, "warning", "spec.minReplicaCount", id="Triton's queue"),
+        pytest.param("sum(trtllm_num_requests_waiting)", AT_ZERO, "warning", "spec.minReplicaCount", id="TensorRT-LLM's queue"),
+        pytest.param("sum(sgl_router_pending_requests)", AT_ZERO, None, "", id="the queue of SGLang's router"),
+        pytest.param("sum(tgi_queue_size)", {"minReplicaCount": 1}, None, "", id="TGI's queue above zero"),
+    ],
+)  # fmt: skip
+def test_what_is_silent_without_pods_wakes_nothing(query, spec, severity, field):
+    told = [f for f in found(at_zero(query, spec)) if f.code == "min-replicas-zero"]
+    assert [(f.severity, f.field) for f in told] == ([(severity, field)] if severity else [])
+
+
+@pytest.mark.parametrize(
+    ("given", "severity", "field"),
+    [
+        pytest.param(at_zero(SATURATED, AT_ZERO), "error", "spec.triggers[0].metadata.query", id="an empty pool is full"),
+        pytest.param(at_zero(SATURATED, IDLE), "error", "spec.triggers[0].metadata.query", id="with an idle count of 0"),
+        pytest.param(at_zero(SATURATED + " * 100", AT_ZERO, activationThreshold="80"), "error", "spec.triggers[0].metadata.query", id="in percent"),
+        pytest.param(at_zero(SATURATED + " * 100", AT_ZERO, activationThreshold="100"), None, "", id="active above full"),
+        pytest.param(at_zero(SATURATED + " * sum(llm_d_epp_ready_endpoints)", AT_ZERO), None, "", id="times no pods"),
+        pytest.param(at_zero(SATURATED, {"minReplicaCount": 1}), None, "", id="never at zero"),
+        pytest.param(at_zero(SATURATED, FORMULA), None, "", id="a formula decides"),
+        pytest.param(at_zero(RUNNING, AT_ZERO, {"autoscaling.keda.sh/force-activation": "true"}), "warning", "metadata.annotations[autoscaling.keda.sh/force-activation]", id="forced"),
+        pytest.param(at_zero(QUEUE, AT_ZERO, {"autoscaling.keda.sh/force-activation": "F"}), None, "", id="not forced"),
+    ],
+)  # fmt: skip
+def test_what_is_active_without_load_never_stays_at_zero(given, severity, field):
+    told = [f for f in found(given) if f.code == "zero-never-stays"]
+    assert [(f.severity, f.field) for f in told] == ([(severity, field)] if severity else [])
+    assert not told or "min-replicas-zero" not in codes(given)
+
+
+@pytest.mark.parametrize(
+    ("spec", "code", "field"),
+    [
+        pytest.param({}, "api-refused", "spec.minReplicaCount", id="KEDA's default minimum"),
+        pytest.param({"minReplicaCount": 0}, "api-refused", "spec.minReplicaCount", id="a minimum of 0"),
+        pytest.param({"minReplicaCount": 1}, None, "", id="a minimum of 1"),
+        pytest.param({"minReplicaCount": 1, "idleReplicaCount": 0}, "zero-never-stays", "spec.idleReplicaCount", id="an idle count of 0"),
+    ],
+)  # fmt: skip
+def test_cpu_and_memory_alone_take_nothing_to_zero(spec, code, field):
+    given = scaled(RUNNING, kind="AverageValue")
+    given["spec"] |= {"triggers": [{"type": "cpu", "metricType": "Utilization", "metadata": {"value": "70"}}]}
+    del given["spec"]["minReplicaCount"]
+    given["spec"] |= spec
+    told = [(f.code, f.field) for f in found(given) if f.severity == "error" and f.code != "cpu-metric"]
+    assert told == ([(code, field)] if code else [])
+
+
+@pytest.mark.parametrize(
+    ("query", "spec", "expected"),
+    [
+        pytest.param(RUNNING, {"minReplicaCount": 3, "idleReplicaCount": 1}, ["keda-idle-count"], id="an idle count that the HPA lifts"),
+        pytest.param(QUEUE, {"minReplicaCount": 3, "idleReplicaCount": 0}, [], id="an idle count of 0"),
+        pytest.param(QUEUE, {"pollingInterval": 3600}, ["keda-polling"], id="a poll in an hour"),
+        pytest.param(QUEUE, {"pollingInterval": 60}, [], id="a poll before the gateway gives up"),
+        pytest.param(QUEUE, {"pollingInterval": 3600, "minReplicaCount": 1}, [], id="nothing to wake"),
+    ],
+)  # fmt: skip
+def test_idle_counts_and_polls_that_come_too_late_are_told(query, spec, expected):
+    assert codes(at_zero(query, spec)) == expected

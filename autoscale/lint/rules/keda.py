@@ -1,4 +1,4 @@
-"""Rules on KEDA's ScaledObjects: what KEDA reads, refuses, or takes for no load."""
+"""Rules on the triggers of KEDA's ScaledObjects: what KEDA reads, refuses, or takes for no load."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from collections.abc import Iterator
 from autoscale.keda.metadata import Metadata
 from autoscale.keda.prometheus_trigger import printed
 from autoscale.keda.queries import counts_up
-from autoscale.kube.gateway_names import NEW, gateway_metric
 from autoscale.kube.objects import Object, items, mapping
-from autoscale.kube.quantity import milli_or_none
 from autoscale.kube.vllm_names import type_of
 from autoscale.lint.facts import Facts
 from autoscale.lint.findings import Finding
@@ -18,7 +16,6 @@ from autoscale.lint.parts import Path, VllmServer
 from autoscale.lint.query import Query, Selector
 from autoscale.lint.scalers import Metric, Scaler, formula_of
 
-COUNTS_REQUESTS = {NEW + name for name in ("flow_control_queue_size", "request_running", "inflight_requests")}
 _OR_ZERO = re.compile(r"\bor\s+(on\s*\(\)\s*)?vector\s*\(", re.I)
 
 
@@ -27,8 +24,6 @@ def rules(facts: Facts) -> Iterator[Finding]:
     for scaler in facts.scalers:
         if scaler.source.kind != "ScaledObject":
             continue
-        yield from _to_zero(scaler)
-        yield from _paused(scaler)
         servers = facts.servers_by_owner.get(scaler.key, [])
         for metric in scaler.metrics:
             if metric.query is not None:
@@ -38,72 +33,6 @@ def rules(facts: Facts) -> Iterator[Finding]:
                     yield from _counter(scaler, metric.path, selector)
                     if servers and selector.of_engine:
                         yield from _selects(scaler, metric.path, selector, servers[0])
-
-
-# --- zero, paused ----------------------------------------------------------------------------------------------------
-
-
-def _to_zero(scaler: Scaler) -> Iterator[Finding]:
-    """Zero replicas need a trigger whose series is there without any pod."""
-    spec = scaler.source.spec
-    wakes = [
-        metric
-        for metric in scaler.metrics
-        if not metric.of_engine
-        and metric.route != "resource"
-        and (metric.query is None or metric.query.selectors)
-    ]
-    if scaler.low == 0 and "idleReplicaCount" not in spec and not wakes:
-        yield scaler.source.finding(
-            "error",
-            "min-replicas-zero",
-            ("spec", "minReplicaCount"),
-            "minReplicaCount is 0, which is also KEDA's default.",
-            "At 0 replicas no pod exports the metric: nothing wakes the model up, and a start takes long.",
-            "Write minReplicaCount: 1, or add a trigger on a gateway's or router's queue.",
-        )
-    if scaler.low == 0 and wakes and formula_of(spec) is None and all(_needs_two(spec, one) for one in wakes):
-        yield scaler.source.finding(
-            "warning",
-            "keda-activation",
-            (*wakes[0].path[:-1], "activationThreshold"),
-            "activationThreshold is 1 or more for a number of requests, and KEDA wakes the workload above it.",
-            "At 0 replicas a lone request waits until another comes, or is given up.",
-            "Write activationThreshold: '0', or leave it out.",
-        )
-    if scaler.high < max(1, scaler.low):
-        yield scaler.source.finding(
-            "error",
-            "api-refused",
-            ("spec", "maxReplicaCount"),
-            f"maxReplicaCount {scaler.high} is below minReplicaCount {scaler.low}.",
-            "KEDA refuses the object: nothing scales.",
-            "Write maxReplicaCount of at least minReplicaCount.",
-        )
-
-
-def _needs_two(spec: Object, metric: Metric) -> bool:
-    """Whether a trigger counts requests at a gateway and is not active at one."""
-    trigger = mapping(items(spec.get("triggers"))[int(metric.path[2])])
-    least = milli_or_none(mapping(trigger.get("metadata")).get("activationThreshold")) or 0
-    read = [gateway_metric(selector.name) for selector in metric.query.selectors] if metric.query else []
-    counts = bool(read) and all(one is not None and one.new in COUNTS_REQUESTS for one in read)
-    return counts and metric.query is not None and metric.query.factor == 1 and least >= 1000
-
-
-def _paused(scaler: Scaler) -> Iterator[Finding]:
-    annotations = mapping(scaler.source.metadata.get("annotations"))
-    for name in ("paused", "paused-replicas", "paused-scale-out"):
-        key = f"autoscaling.keda.sh/{name}"
-        if key in annotations and str(annotations[key]).lower() != "false":
-            yield scaler.source.finding(
-                "warning",
-                "keda-paused",
-                ("metadata", "annotations", key),
-                f"Annotation {key} is {annotations[key]!r}.",
-                "No replica is added, whatever the load.",
-                "Delete the annotation when the work that needed it is done.",
-            )
 
 
 # --- the answer of the query -----------------------------------------------------------------------------------------
