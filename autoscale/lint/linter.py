@@ -67,8 +67,8 @@ KNOWN = frozenset(
     PersistentVolume PersistentVolumeClaim PodDisruptionBudget APIService ContainerNodePool NodePool ResourceQuota
     AdapterRules Script Role RoleBinding ClusterRole ClusterRoleBinding ServiceAccount Namespace StorageClass Rules
     ClusterRules PrometheusRule Kustomization ComputeClass NetworkPolicy Ingress PriorityClass InferencePool
-    InferenceObjective Gateway HTTPRoute EndpointPickerConfig
-    """.split()  # noqa: SIM905  # forty names read better as words
+    InferenceObjective Gateway HTTPRoute EndpointPickerConfig TriggerAuthentication ClusterTriggerAuthentication
+    """.split()  # noqa: SIM905  # as many names read better as words
 )
 
 

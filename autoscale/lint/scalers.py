@@ -173,25 +173,3 @@ def behavior_of(scaler: Located) -> tuple[Path, Object]:
     for key in path:
         value = mapping(value).get(str(key))
     return path, mapping(value)
-
-
-def judged_by_the_crd(source: Located) -> Object:
-    """A ScaledObject without what other rules judge: behavior, labels, numbers for text; generateName stands for a name."""
-    metadata = {**source.metadata, "name": source.metadata.get("name") or source.metadata.get("generateName")}
-    spec = dict(source.spec)
-    config = mapping(mapping(spec.get("advanced")).get("horizontalPodAutoscalerConfig"))
-    if config:
-        kept = {key: value for key, value in config.items() if key != "behavior"}
-        spec["advanced"] = {**mapping(spec["advanced"]), "horizontalPodAutoscalerConfig": kept}
-    if isinstance(spec.get("triggers"), list):
-        spec["triggers"] = [_as_text(trigger) for trigger in spec["triggers"]]
-    for part in ("labels", "annotations"):
-        metadata.pop(part, None)
-    return {**source.object, "metadata": metadata, "spec": spec}
-
-
-def _as_text(trigger: object) -> object:
-    given = mapping(trigger).get("metadata")
-    if not isinstance(given, dict):
-        return trigger
-    return {**mapping(trigger), "metadata": {str(key): str(value) for key, value in given.items()}}

@@ -155,10 +155,13 @@ def test_an_underscore_is_right_where_the_set_renames_the_series(relabelled):
     assert codes(lint_objects(set_).findings) == []
 
 
+WORKING_HOURS = {"timezone": "UTC", "start": "0 8 * * *", "end": "0 20 * * *", "desiredReplicas": "2"}
+
+
 @pytest.mark.parametrize(
     ("trigger", "expected"),
     [
-        pytest.param({"type": "cron", "metadata": {"timezone": "UTC"}}, [], id="a schedule"),
+        pytest.param({"type": "cron", "metadata": WORKING_HOURS}, [], id="a schedule"),
         pytest.param({"type": "gcp-pubsub", "metadata": {}}, [], id="a queue of messages"),
         pytest.param(None, ["min-replicas-zero"], id="only what the pods export"),
     ],
@@ -171,7 +174,8 @@ def test_zero_replicas_need_a_trigger_that_is_there_without_pods(trigger, expect
 
 def test_a_formula_takes_thresholds_and_metric_types_out_of_force():
     set_ = keda("avg(vllm:kv_cache_usage_perc)", "0.7")
-    set_[-1]["spec"]["advanced"] = {"scalingModifiers": {"formula": "kv * n", "target": "1"}}
+    set_[-1]["spec"]["advanced"] = {"scalingModifiers": {"formula": "kv * 8", "target": "1"}}
+    set_[-1]["spec"]["triggers"][0]["name"] = "kv"
     assert codes(lint_objects(set_).findings) == []
 
 

@@ -390,3 +390,169 @@ def test_cpu_and_memory_alone_take_nothing_to_zero(spec, code, field):
 )  # fmt: skip
 def test_idle_counts_and_polls_that_come_too_late_are_told(query, spec, expected):
     assert codes(at_zero(query, spec)) == expected
+
+
+def cron(**given):
+    """A trigger on the hours of a working day."""
+    metadata = {
+        "timezone": "Europe/Berlin",
+        "start": "0 8 * * *",
+        "end": "0 20 * * *",
+        "desiredReplicas": "4",
+    }
+    return {"type": "cron", "metadata": metadata | given}
+
+
+def beside(*triggers, annotations=None, name="scaler", **spec):
+    """A ScaledObject with these triggers beside its own, which is called first."""
+    given = scaled(RUNNING, kind="AverageValue", **spec)
+    given["spec"]["triggers"][0]["name"] = "first"
+    given["spec"]["triggers"] += triggers
+    given["metadata"] = {"name": name, "annotations": annotations or {}}
+    return given
+
+
+def formula(text, target="1"):
+    return {"advanced": {"scalingModifiers": {"formula": text, "target": target}}}
+
+
+KAFKA = {"type": "kafka", "name": "topic", "metadata": {"topic": "t", "lagThreshold": "5"}}
+CPU = {"type": "cpu", "metricType": "Utilization", "metadata": {"value": "70"}}
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        pytest.param(beside(idleReplicaCount=1), "spec.idleReplicaCount", id="an idle count that is the minimum"),
+        pytest.param(beside(**formula("first + second")), "spec.advanced.scalingModifiers.formula", id="a formula with an unknown name"),
+        pytest.param(beside(advanced={"scalingModifiers": {"target": "1"}}), "spec.advanced.scalingModifiers.formula", id="a target without a formula"),
+        pytest.param(beside(**formula("first", "0")), "spec.advanced.scalingModifiers.target", id="a formula's target of 0"),
+        pytest.param(beside(cron(end="0 8 * * *")), "spec.triggers[1].metadata", id="a window that ends as it begins"),
+        pytest.param(beside(cron(desiredReplicas="0")), "spec.triggers[1].metadata", id="a window of no replicas"),
+        pytest.param(beside(cron(start="8:00")), "spec.triggers[1].metadata", id="a schedule that is none"),
+        pytest.param(beside({**cron(), "metricType": "Utilization"}), "spec.triggers[1].metricType", id="a metric type of CPU"),
+        pytest.param(beside({**cron(), "name": "first"}), "spec.triggers[1].name", id="two triggers of one name"),
+        pytest.param(beside({**KAFKA, "name": "first"}), "spec.triggers[1].name", id="one name also of a queue"),
+        pytest.param(beside({**CPU, "useCachedMetrics": True}), "spec.triggers[1].useCachedMetrics", id="cached CPU"),
+        pytest.param(beside(CPU, idleReplicaCount=1), "spec.idleReplicaCount", id="an idle count beside CPU"),
+        pytest.param(beside(fallback={"failureThreshold": -1, "replicas": 2}), "spec.fallback", id="a threshold below 0"),
+        pytest.param(beside(annotations={"autoscaling.keda.sh/paused-replicas": "two"}), "metadata.annotations[autoscaling.keda.sh/paused-replicas]", id="paused at a word"),
+        pytest.param(beside(name="a" * 64), "metadata.name", id="a name of 64 letters"),
+        pytest.param(beside(name="So_Upper"), "spec", id="a name that makes an HPA without one"),
+    ],
+)  # fmt: skip
+def test_what_keda_refuses_is_refused(given, field):
+    told = [f for f in found(given) if f.severity == "error"]
+    assert [(f.code, f.field) for f in told] == [("api-refused", field)]
+    assert "there is no HPA" in told[0].consequence
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param(beside(cron()), id="a schedule"),
+        pytest.param(beside(KAFKA), id="a queue that is not simulated"),
+        pytest.param(beside(CPU), id="CPU"),
+        pytest.param(beside(KAFKA, **formula("max(first, topic)")), id="a formula over a queue"),
+        pytest.param(beside(**formula("sum([first, 1])")), id="a formula that is not simulated"),
+        pytest.param(beside(cron(desiredReplicas="${DAY}")), id="a variable that is put in later"),
+        pytest.param(beside(annotations={"autoscaling.keda.sh/paused": "false"}), id="not paused"),
+    ],
+)
+def test_what_keda_takes_is_not_refused(given):
+    assert "api-refused" not in codes(given)
+
+
+def test_a_generated_name_is_completed_by_the_api_server():
+    given = beside()
+    given["metadata"] = {"generateName": "scaler-"}
+    assert codes(given) == []
+
+
+@pytest.mark.parametrize(
+    ("zone", "expected"),
+    [("Europe/Berlin", []), ("UTC", []), ("Etc/GMT-2", []), ("CEST", ["keda-time-zone"]), ("Berlin", ["keda-time-zone"])],
+)  # fmt: skip
+def test_a_time_zone_that_does_not_exist_is_told(zone, expected):
+    assert codes(beside(cron(timezone=zone))) == expected
+
+
+def authentication(kind="TriggerAuthentication", namespace="default", **spec):
+    metadata = {"name": "prometheus"} | ({"namespace": namespace} if namespace else {})
+    return {"apiVersion": "keda.sh/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec}
+
+
+def secret(*names):
+    return {"secretTargetRef": [{"parameter": name, "name": "s", "key": name} for name in names]}
+
+
+NAMED = {"name": "prometheus"}
+
+
+@pytest.mark.parametrize(
+    ("modes", "reference", "others", "told"),
+    [
+        pytest.param("bearer", None, [], "bearerToken, and the trigger has no authenticationRef", id="a token from nowhere"),
+        pytest.param("tls, basic", None, [], "cert and key", id="the first of two ways"),
+        pytest.param("bearer", NAMED, [], None, id="from what is not in the set"),
+        pytest.param("bearer", NAMED, [authentication(**secret("bearerToken"))], None, id="from a Secret"),
+        pytest.param("bearer", NAMED, [authentication(hashiCorpVault={"secrets": [{"parameter": "bearerToken", "key": "k", "path": "p"}]})], None, id="from a vault"),
+        pytest.param("bearer", NAMED, [authentication(podIdentity={"provider": "azure-workload"})], "bearerToken, which TriggerAuthentication prometheus does not give", id="a pod identity is no token"),
+        pytest.param("bearer", NAMED, [authentication(namespace="other", podIdentity={})], None, id="of another namespace"),
+        pytest.param("tls", NAMED | {"kind": "ClusterTriggerAuthentication"}, [authentication("ClusterTriggerAuthentication", None, **secret("cert"))], "needs key, which", id="a certificate without its key"),
+        pytest.param("custom", NAMED, [authentication(**secret("customAuthHeader", "customAuthValue"))], None, id="a header"),
+        pytest.param("somebody", None, [], None, id="a way that is not known here"),
+    ],
+)  # fmt: skip
+def test_a_way_of_authentication_has_what_it_needs(modes, reference, others, told):
+    given = beside()
+    trigger = given["spec"]["triggers"][0]
+    trigger["metadata"]["authModes"] = modes
+    trigger |= {"authenticationRef": reference} if reference else {}
+    said = [f.problem for f in found(given, *others) if f.code == "keda-authentication"]
+    assert not said if told is None else any(told in each for each in said)
+
+
+STATIC, AS_NIL = (
+    {"failureThreshold": 3, "replicas": 2},
+    {"failureThreshold": 3, "replicas": 2, "behavior": "scalingModifiers"},
+)
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        pytest.param(beside(fallback=STATIC, **formula("first", "1.5")), "target", id="a target of one and a half"),
+        pytest.param(beside(fallback=STATIC, **formula("first", "2.0")), "target", id="a whole number with a point"),
+        pytest.param(beside(fallback=STATIC, **formula("first", "2")), None, id="a whole number"),
+        pytest.param(beside(**formula("first", "1.5")), None, id="no fallback"),
+        pytest.param(beside(fallback=STATIC, **formula("(first ?? 0)")), "formula", id="a nil that a static fallback hides"),
+        pytest.param(beside(**formula("(first ?? 0)")), "formula", id="a nil without a fallback"),
+        pytest.param(beside(fallback=AS_NIL, **formula("(first ?? 0)")), None, id="a nil that comes"),
+        pytest.param(beside(fallback=STATIC), None, id="no formula"),
+    ],
+)  # fmt: skip
+def test_a_fallback_that_keda_never_uses_is_told(given, field):
+    told = [f.field for f in found(given) if f.code == "keda-fallback-off"]
+    assert told == ([f"spec.advanced.scalingModifiers.{field}"] if field else [])
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "consequence"),
+    [
+        ("paused", "true", "added"),
+        ("paused", "yes", "added"),  # no boolean of Go: counts as true
+        ("paused", "0", None),
+        ("paused", "False", None),
+        ("paused-scale-out", "1", "added"),
+        ("paused-scale-out", "F", None),
+        ("paused-scale-in", "t", "removed"),
+        ("paused-scale-in", "f", None),
+        ("paused-replicas", "0", "added"),
+    ],
+)
+def test_an_annotation_pauses_by_gos_booleans(annotation, value, consequence):
+    given = beside(annotations={f"autoscaling.keda.sh/{annotation}": value})
+    told = [f.consequence for f in found(given) if f.code == "keda-paused"]
+    assert len(told) == (consequence is not None)
+    assert not told or f"No replica is {consequence}" in told[0]

@@ -7,15 +7,13 @@ from collections.abc import Iterator
 
 from analysis.errors import BadInput
 from autoscale.hpa.manifest import stored_spec
-from autoscale.keda.refusal import KedaRefusal
-from autoscale.keda.schema import decoded_object
 from autoscale.kube.kinds import LWS_API, LWS_NAME, SCALABLE
 from autoscale.kube.objects import mapping
 from autoscale.kube.scaler import Hpa
 from autoscale.kube.selectors import object_selects
 from autoscale.lint.facts import Facts
 from autoscale.lint.findings import Finding, Key, Located, Severity
-from autoscale.lint.scalers import Scaler, judged_by_the_crd
+from autoscale.lint.scalers import Scaler
 
 MANY = 50  # workloads under one label; more are not compared
 API_GROUPS = {
@@ -57,8 +55,7 @@ def rules(facts: Facts) -> Iterator[Finding]:
 def _refused(scaler: Scaler) -> Iterator[Finding]:
     source = scaler.source
     if source.kind == "ScaledObject":
-        yield from _refused_object(source)
-        return
+        return  # lint.rules.keda_object
     if source.api != "autoscaling/v2":
         old = source.api in ("autoscaling/v2beta1", "autoscaling/v2beta2")
         yield source.finding(
@@ -78,40 +75,12 @@ def _refused(scaler: Scaler) -> Iterator[Finding]:
         yield source.finding(
             severity,
             code,
-            _field(sentence),
+            named_field(sentence),
             sentence + ("" if sentence.endswith(".") else "."),
             "An API server refuses the object: nothing scales."
             if severity == "error"
             else "Servers without the HPAScaleToZero gate (on from 1.37) refuse the object.",
             fix,
-        )
-
-
-def _refused_object(source: Located) -> Iterator[Finding]:
-    """What an API server refuses by KEDA's CRD; other rules speak of behavior, of bounds and of numbers for text."""
-    if source.metadata.get("resourceVersion") or source.metadata.get("uid"):
-        return  # a cluster holds it: a field that is not known here is of a newer KEDA
-    try:
-        decoded_object(judged_by_the_crd(source))
-    except KedaRefusal as refused:
-        unknown = refused.problem.startswith("unknown field")
-        if "less than or equal to maxReplicaCount" in refused.problem or "$" in str(refused.value):
-            return  # a variable is put in later
-        given = "" if refused.value is None else f": {refused.value!r}"
-        fix = refused.next_step or (
-            f"Write {refused.expected}." if refused.expected else "Correct the field."
-        )
-        yield source.finding(
-            "error",
-            "api-refused",
-            _field(f"{refused.field} "),
-            f"{refused.field} is no field of a ScaledObject."
-            if unknown
-            else f"{refused.field}: {refused.problem}{given}.",
-            "kubectl refuses it; a client that does not validate drops it, and its value counts for nothing."
-            if unknown
-            else "The API server refuses the object: nothing scales.",
-            fix[:1].upper() + fix[1:] + ("" if fix[-1] in ".?" else "."),
         )
 
 
@@ -128,7 +97,7 @@ def refusal(sentence: str, scaler: Scaler) -> tuple[str, Severity, str]:
     return "api-refused", "error", "Correct the field."
 
 
-def _field(sentence: str) -> tuple[Key, ...]:
+def named_field(sentence: str) -> tuple[Key, ...]:
     """The path that a refusal names at its start."""
     found = re.search(r'(?:unknown field ")?((?:spec|metadata|kind|apiVersion)[\w.\[\]]*)', sentence)
     parts = re.findall(r"[^.\[\]]+", found[1].rstrip(".")) if found else []

@@ -16,6 +16,13 @@ from autoscale.lint.parts import Path, VllmServer
 from autoscale.lint.query import Query, Selector
 from autoscale.lint.scalers import Metric, Scaler, formula_of
 
+AUTHENTICATION = "TriggerAuthentication"
+CREDENTIALS = {  # what KEDA's Prometheus scaler asks for, by a word of authModes
+    "bearer": ("bearerToken",),
+    "basic": ("username",),
+    "tls": ("cert", "key"),
+    "custom": ("customAuthHeader", "customAuthValue"),
+}
 _OR_ZERO = re.compile(r"\bor\s+(on\s*\(\)\s*)?vector\s*\(", re.I)
 
 
@@ -29,6 +36,7 @@ def rules(facts: Facts) -> Iterator[Finding]:
             if metric.query is not None:
                 yield from _answer(scaler, metric, metric.query)
                 yield from _metadata(scaler, metric)
+                yield from _authentication(scaler, metric, facts)
                 for selector in metric.query.selectors:
                     yield from _counter(scaler, metric.path, selector)
                     if servers and selector.of_engine:
@@ -155,6 +163,45 @@ def _threshold(scaler: Scaler, metric: Metric, metadata: Object) -> Iterator[Fin
         f"{consequence}: nothing scales.",
         "Write a decimal such as '5' or '0.504'.",
     )
+
+
+def _authentication(scaler: Scaler, metric: Metric, facts: Facts) -> Iterator[Finding]:
+    """Whether a known way of authentication has what it needs, as far as the set tells."""
+    source, at = scaler.source, metric.path[:3]
+    trigger = mapping(items(source.spec.get("triggers"))[int(metric.path[2])])
+    metadata, reference = mapping(trigger.get("metadata")), mapping(trigger.get("authenticationRef"))
+    kind, name = str(reference.get("kind") or AUTHENTICATION), str(reference.get("name") or "")
+    held = [
+        set(_parameters(one.spec))
+        for one in facts.by_name(kind, name)
+        if kind != AUTHENTICATION or one.namespace == source.namespace
+    ]
+    for mode in re.split(r"\s*,\s*", str(metadata.get("authModes") or "").strip()):
+        needed = [one for one in CREDENTIALS.get(mode, ()) if f"{one}FromEnv" not in metadata]
+        missing = [one for one in needed if not name or (held and one not in held[0])]
+        if missing:
+            yield source.finding(
+                "error",
+                "keda-authentication",
+                (*at, "metadata", "authModes"),
+                f"authModes {mode} needs {' and '.join(missing)}, "
+                + (
+                    f"which {kind} {name} does not give."
+                    if name
+                    else "and the trigger has no authenticationRef."
+                ),
+                "KEDA cannot build the trigger: it is not Ready, there is no HPA, and nothing scales.",
+                f"Give {' and '.join(missing)} by a TriggerAuthentication, or leave authModes out, as with a pod identity.",
+            )
+
+
+def _parameters(value: object) -> Iterator[str]:
+    """The parameters that a TriggerAuthentication gives, from wherever it has them."""
+    for key, part in mapping(value).items():
+        if key == "parameter":
+            yield str(part)
+        for each in (part, *items(part)):
+            yield from _parameters(each)
 
 
 def _of_all_pods(name: str) -> str:

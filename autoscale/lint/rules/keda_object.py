@@ -1,40 +1,27 @@
-"""Rules on a ScaledObject as a whole: its way to zero and back, what pauses it."""
+"""Rules on a ScaledObject as a whole: what KEDA refuses, its way to zero and back, its fallback, what pauses it."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
+from autoscale.keda.cron import CronTrigger
+from autoscale.keda.fallback import has_valid_fallback
 from autoscale.keda.metadata import boolean
-from autoscale.keda.scaled_object import FORCED
-from autoscale.kube.gateway_names import NEW, REPLICA_COUNTS, gateway_metric
-from autoscale.kube.objects import Object, items, mapping
-from autoscale.kube.quantity import milli_or_none
+from autoscale.keda.prometheus_trigger import QueryFailed
+from autoscale.keda.refusal import KedaRefusal
+from autoscale.keda.scaled_object import FORCED, PAUSED, PAUSED_IN, PAUSED_OUT, PAUSED_REPLICAS, ScaledObject
+from autoscale.keda.schema import decoded_object
+from autoscale.kube.objects import mapping
+from autoscale.lint.as_keda_reads import as_keda_reads, judged_by_the_crd
 from autoscale.lint.facts import Facts
-from autoscale.lint.findings import Finding
-from autoscale.lint.parts import whole_number
-from autoscale.lint.query import Selector
-from autoscale.lint.scalers import Metric, Scaler, formula_of
+from autoscale.lint.findings import Finding, Located
+from autoscale.lint.parts import Path, whole_number
+from autoscale.lint.rules.hpa import named_field
+from autoscale.lint.scalers import Scaler, formula_of
+from autoscale.lint.waking import OTHER_ENGINES, activation_of, needs_two, saturation_of_none, wakes_at_zero
 
-QUEUE, SATURATION = NEW + "flow_control_queue_size", NEW + "flow_control_pool_saturation"
-# What a gateway tells of requests that a pod already has, and of the pods themselves
-OF_PODS = {
-    NEW + name
-    for name in (
-        "request_running", "inflight_requests", "inflight_tokens", "average_kv_cache_utilization",
-        "average_queue_size", "average_running_requests", "ready_endpoints", "per_endpoint_queue_size",
-    )
-}  # fmt: skip
-# What the pods of other engines export: SGLang, TGI, Triton, TensorRT-LLM, LMDeploy
-OTHER_ENGINES = (
-    "sglang:",
-    "sglang_",
-    "tgi_",
-    "nv_inference_",
-    "nv_trt_llm_",
-    "trtllm_",
-    "lmdeploy:",
-    "lmdeploy_",
-)
+NIL = "scalingModifiers"  # the fallback by which a failing trigger is nil for the formula
 GIVEN_UP_S = 60  # a gateway's defaultRequestTTL and noEndpointRequestTTL
 
 
@@ -42,9 +29,121 @@ def rules(facts: Facts) -> Iterator[Finding]:
     """Findings on every ScaledObject."""
     for scaler in facts.scalers:
         if scaler.source.kind == "ScaledObject":
+            scaled, refusals = _judged(scaler.source)
+            yield from refusals
+            if scaled is not None:
+                yield from _time_zones(scaler, scaled)
+                yield from _fallback(scaler, scaled)
             yield from _bounds(scaler)
             yield from _zero(scaler)
             yield from _paused(scaler)
+
+
+# --- refused ---------------------------------------------------------------------------------------------------------
+
+
+def _judged(source: Located) -> tuple[ScaledObject | None, list[Finding]]:
+    """The object as KEDA reads it, or what an API server or KEDA refuses; other rules speak of behavior, of bounds, of
+    numbers for text and of a trigger's address, query and threshold."""
+    try:
+        decoded_object(judged_by_the_crd(source))
+    except KedaRefusal as refusal:
+        if source.metadata.get("resourceVersion") or source.metadata.get("uid"):
+            return None, []  # a cluster holds it: a field that is not known here is of a newer KEDA
+        unknown = refusal.problem.startswith("unknown field")
+        consequence = (
+            "kubectl refuses it; a client that does not validate drops it, and its value counts for nothing."
+            if unknown
+            else "The API server refuses the object: nothing scales."
+        )
+        return None, _refusal(source, refusal, consequence)
+    consequence = "KEDA refuses the object: it is not Ready, there is no HPA, and nothing scales."
+    try:
+        return as_keda_reads(source), []
+    except KedaRefusal as refusal:
+        return None, _refusal(source, refusal, consequence)
+
+
+def _refusal(source: Located, refusal: KedaRefusal, consequence: str) -> list[Finding]:
+    of_bounds = ("less than or equal to maxReplicaCount", "must be less than MaxReplicaCount")
+    if any(words in refusal.problem for words in of_bounds) or "$" in str(refusal):
+        return []  # another rule's, or a variable that is put in later
+    unknown = refusal.problem.startswith("unknown field")
+    given = "" if refusal.value is None else f": {refusal.value!r}"
+    of_idle = "Write a minReplicaCount above it." if refusal.field == "spec.idleReplicaCount" else ""
+    fix = (
+        refusal.next_step
+        or of_idle
+        or (f"Write {refusal.expected}." if refusal.expected else "Correct the field.")
+    )
+    annotation = refusal.field.removeprefix("metadata.annotations.")
+    return [
+        source.finding(
+            "error",
+            "api-refused",
+            named_field(f"{refusal.field} ")
+            if annotation == refusal.field
+            else ("metadata", "annotations", annotation),
+            f"{refusal.field} is no field of a ScaledObject."
+            if unknown
+            else f"{refusal.field}: {'; '.join(refusal.problem.splitlines())}{given}.",
+            consequence,
+            fix[:1].upper() + fix[1:] + ("" if fix[-1] in ".?" else "."),
+        )
+    ]
+
+
+# --- triggers that fail ----------------------------------------------------------------------------------------------
+
+
+def _time_zones(scaler: Scaler, scaled: ScaledObject) -> Iterator[Finding]:
+    for trigger in scaled.triggers:
+        if isinstance(trigger, CronTrigger) and isinstance(trigger.value(0.0), QueryFailed):
+            yield scaler.source.finding(
+                "error",
+                "keda-time-zone",
+                ("spec", "triggers", trigger.index, "metadata", "timezone"),
+                f"No time zone is called {trigger.timezone!r}.",
+                "KEDA cannot read the schedule: its replicas never come, and "
+                + ("the HPA removes none" if len(scaled.triggers) > 1 else "nothing scales")
+                + ".",
+                "Write a name of the tz database, such as Europe/Berlin or Etc/UTC.",
+            )
+
+
+def _fallback(scaler: Scaler, scaled: ScaledObject) -> Iterator[Finding]:
+    """A fallback that KEDA never uses, and a formula that waits for a nil which never comes."""
+    fallback, modifiers = scaled.fallback, scaled.modifiers
+    if modifiers is None:
+        return
+    place: Path = ("spec", "advanced", "scalingModifiers")
+    if fallback is not None and not has_valid_fallback(scaled):
+        yield scaler.source.finding(
+            "warning",
+            "keda-fallback-off",
+            (*place, "target"),
+            f"The formula's target is {modifiers.target!r}, and KEDA takes a fallback only beside a whole number.",
+            "The fallback counts for nothing: while a query fails, the size stays as it is.",
+            "Write a whole number, and multiply the formula to fit: target '15' for ten times the value.",
+        )
+    elif "??" in modifiers.formula.text and (fallback is None or fallback.behavior != NIL):
+        behavior = "there is no fallback" if fallback is None else f"fallback.behavior is {fallback.behavior}"
+        yield scaler.source.finding(
+            "warning",
+            "keda-fallback-off",
+            (*place, "formula"),
+            f"?? in the formula stands for a trigger that fails, and {behavior}.",
+            "The formula never sees nil: while any trigger fails, "
+            + (
+                "the size stays as it is."
+                if fallback is None
+                else f"the fallback of {fallback.replicas} replicas takes the place of the whole formula."
+            ),
+            f"Write a fallback with behavior: {NIL}, or leave ?? out.",
+        )
+
+
+# --- bounds ----------------------------------------------------------------------------------------------------------
 
 
 def _bounds(scaler: Scaler) -> Iterator[Finding]:
@@ -98,11 +197,11 @@ def _zero(scaler: Scaler) -> Iterator[Finding]:
     wakes = [
         metric
         for metric in scaler.metrics
-        if _wakes(metric, scaler.name) and not (plain and _saturation(metric) is not None)
+        if wakes_at_zero(metric, scaler.name) and not (plain and saturation_of_none(metric) is not None)
     ]
     if not wakes:
         yield _asleep(scaler, "minReplicaCount" if idle is None else "idleReplicaCount")
-    elif plain and all(_needs_two(spec, metric) for metric in wakes):
+    elif plain and all(needs_two(spec, metric) for metric in wakes):
         yield scaler.source.finding(
             "warning",
             "keda-activation",
@@ -147,8 +246,8 @@ def _restless(scaler: Scaler) -> Iterator[Finding]:
             "Leave idleReplicaCount out, or add a trigger on a gateway's or router's queue.",
         )
     for metric in scaler.metrics if formula_of(spec) is None else ():
-        empty = _saturation(metric)
-        if empty is not None and _activation(spec, metric) < empty:
+        empty = saturation_of_none(metric)
+        if empty is not None and activation_of(spec, metric) < empty:
             yield source.finding(
                 "error",
                 "zero-never-stays",
@@ -179,64 +278,22 @@ def _asleep(scaler: Scaler, field: str) -> Finding:
     )
 
 
-def _wakes(metric: Metric, workload: str) -> bool:
-    """Whether a trigger can become active while there is no pod."""
-    if metric.of_engine or metric.route == "resource":
-        return False
-    if metric.query is None:
-        return True
-    named = metric.query.selectors
-    return not any(s.name.startswith(OTHER_ENGINES) for s in named) and any(
-        not _silent_at_zero(selector, workload) for selector in named
-    )
-
-
-def _silent_at_zero(selector: Selector, workload: str) -> bool:
-    """Whether a series is 0 or absent while the workload has no pod, or is no sign of load."""
-    if selector.name in REPLICA_COUNTS:
-        kinds = ("deployment", "statefulset", "replicaset")
-        others = [value for label, operator, value in selector.matchers if label in kinds and operator == "="]
-        return all(value == workload for value in others)  # those of another workload say something
-    read = gateway_metric(selector.name)
-    return read is not None and read.new in OF_PODS
-
-
-def _saturation(metric: Metric) -> float | None:
-    """What a trigger on the pool's saturation alone reads of a pool without pods, which is full; None for others."""
-    return metric.query.factor if metric.query and _reads(metric, SATURATION) else None
-
-
-def _reads(metric: Metric, *names: str) -> bool:
-    """Whether a trigger's query reads these gateway metrics and no other series."""
-    read = [gateway_metric(selector.name) for selector in metric.query.selectors] if metric.query else []
-    return bool(read) and all(one is not None and one.new in names for one in read)
-
-
-def _activation(spec: Object, metric: Metric) -> float:
-    """The activationThreshold of a trigger."""
-    trigger = mapping(items(spec.get("triggers"))[int(metric.path[2])])
-    return (milli_or_none(mapping(trigger.get("metadata")).get("activationThreshold")) or 0) / 1000
-
-
-def _needs_two(spec: Object, metric: Metric) -> bool:
-    """Whether a trigger counts requests at a gateway and is not active at one."""
-    counts = metric.query is not None and metric.query.factor == 1 and _reads(metric, QUEUE)
-    return counts and _activation(spec, metric) >= 1
-
-
 # --- paused ----------------------------------------------------------------------------------------------------------
 
 
 def _paused(scaler: Scaler) -> Iterator[Finding]:
     annotations = mapping(scaler.source.metadata.get("annotations"))
-    for name in ("paused", "paused-replicas", "paused-scale-out"):
-        key = f"autoscaling.keda.sh/{name}"
-        if key in annotations and str(annotations[key]).lower() != "false":
+    for key in (PAUSED, PAUSED_REPLICAS, PAUSED_OUT, PAUSED_IN):
+        given = str(annotations.get(key))
+        says = re.fullmatch(r"[+-]?\d+", given) if key == PAUSED_REPLICAS else boolean(given) is not False
+        if key in annotations and says:
             yield scaler.source.finding(
                 "warning",
                 "keda-paused",
                 ("metadata", "annotations", key),
                 f"Annotation {key} is {annotations[key]!r}.",
-                "No replica is added, whatever the load.",
+                "No replica is removed, however little the load."
+                if key == PAUSED_IN
+                else "No replica is added, whatever the load.",
                 "Delete the annotation when the work that needed it is done.",
             )
