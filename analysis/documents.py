@@ -282,3 +282,10 @@ def _key_text(key: Any) -> str:
     if isinstance(key, bool):
         return str(key).lower()
     return "null" if key is None else str(key)
+
+
+def helm_hint(problem: Problem, text: str) -> str | None:
+    """The next step for a text that is no YAML because Helm has yet to fill it in; None for another problem."""
+    if problem.code != "yaml-broken" or "{{" not in text:
+        return None
+    return "it looks like a Helm template: give the output of `helm template`"

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from analysis.documents import MAX_DEPTH, TOO_DEEP, Problem, documents
+from analysis.documents import MAX_DEPTH, TOO_DEEP, Problem, documents, helm_hint
 from analysis.errors import BadInput
 
 MAX_BYTES = 64_000_000  # the largest that this project writes, a recommendation with all its candidates, has under 1 MB
@@ -53,11 +53,14 @@ def read_text(path: Path | str, what: str) -> str:
 
 def read_documents(path: Path | str, what: str) -> list[Any]:
     """The values of all YAML (or JSON) documents of a file. Raises BadInput, with line and column."""
-    values = []
-    for document in documents(read_text(path, what), {}):
+    values, text = [], read_text(path, what)
+    for document in documents(text, {}):
         problems = [document] if isinstance(document, Problem) else document.problems
         for problem in problems:
-            raise BadInput(f"the {what} {path}, line {problem.line}, column {problem.column}: {problem.text}")
+            raise BadInput(
+                f"the {what} {path}, line {problem.line}, column {problem.column}: {problem.text}",
+                next_step=helm_hint(problem, text),
+            )
         assert not isinstance(document, Problem)
         values.append(document.value)
     return values

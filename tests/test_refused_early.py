@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from analysis.errors import BadInput
@@ -153,6 +154,44 @@ def test_of_two_autoscalers_in_a_file_none_is_taken(tmp_path):
     assert hpa_in(two)["kind"] == "HorizontalPodAutoscaler", "twice the same is one"
     two.write_text(f"{text}\n---\n{text.replace('maxReplicas: ', 'maxReplicas: 1')}")
     assert "holds several of kind HorizontalPodAutoscaler" in refused("simulate", "--hpa", two)
+
+
+def as_a_cluster_prints(*objects):
+    """`kubectl get scaledobject,hpa -o yaml`: one List, each object with what the API server adds."""
+    given = [{**each, "metadata": {**each["metadata"], "uid": f"u{n}"}} for n, each in enumerate(objects)]
+    return yaml.safe_dump(
+        {"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": given}
+    )
+
+
+SCALED = {
+    "apiVersion": "keda.sh/v1alpha1",
+    "kind": "ScaledObject",
+    "metadata": {"name": "so"},
+    "spec": {"scaleTargetRef": {"name": "vllm"}, "triggers": []},
+}
+
+
+def test_of_a_list_the_scaled_object_is_taken_and_the_hpa_that_keda_made_is_passed_over(tmp_path):
+    file, hpa = tmp_path / "list.yaml", yaml.safe_load(HPA.read_text())
+    owner = {"ownerReferences": [{"kind": "ScaledObject", "name": "so"}]}
+    made = {**hpa, "metadata": {"name": "keda-hpa-so", **owner}}
+    file.write_text(as_a_cluster_prints(made, SCALED))
+    assert hpa_in(file)["kind"] == "ScaledObject"
+    file.write_text(as_a_cluster_prints(hpa))
+    assert hpa_in(file)["metadata"]["name"] == hpa["metadata"]["name"]
+    file.write_text(as_a_cluster_prints(made, SCALED, hpa))
+    assert "an HPA that KEDA did not make: 'vllm" in refused("simulate", "--hpa", file)
+    file.write_text(as_a_cluster_prints(SCALED, {**SCALED, "metadata": {"name": "second"}}))
+    assert "several of kind ScaledObject: 'so, second'" in refused("simulate", "--hpa", file)
+
+
+def test_a_helm_template_is_called_one(tmp_path):
+    template = tmp_path / "so.yaml"
+    template.write_text("{{- if .Values.keda }}\nkind: ScaledObject\n{{- end }}\n")
+    assert "give the output of `helm template`" in refused("simulate", "--hpa", template)
+    template.write_text("kind: [\n")
+    assert "Helm template" not in refused("simulate", "--hpa", template)
 
 
 def test_an_object_of_another_controller_is_named_with_what_would_do(tmp_path):

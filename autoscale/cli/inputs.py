@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -129,15 +129,32 @@ def lengths_asked(
 
 
 def hpa_in(path: Path) -> KubernetesObject:
-    """The ScaledObject in a YAML file, else the HorizontalPodAutoscaler; other kinds are passed over.
+    """The ScaledObject in a YAML file or in a List of it, else the HorizontalPodAutoscaler; other kinds are passed over.
 
-    Of a file with both the HPA is taken to be the one that KEDA made. Raises BadInput for none, and for two that differ.
+    Of a file with both the HPA is taken to be the one that KEDA made, unless it is a cluster's and says otherwise. Raises
+    BadInput for none, and for two that differ.
     """
     from analysis.files import read_documents
+    from autoscale.kube.scaler import Hpa
 
-    documents = [document for document in read_documents(path, "HPA file") if isinstance(document, dict)]
+    documents = list(_objects_in(read_documents(path, "HPA file")))
     for kind in ("ScaledObject", "HorizontalPodAutoscaler"):
         found = [document for document in documents if document.get("kind") == kind]
+        others = [
+            Hpa(dict(document)) for document in documents if document.get("kind") == "HorizontalPodAutoscaler"
+        ]
+        strange = [
+            other.name
+            for other in others
+            if "uid" in (other.object.get("metadata") or {}) and not other.made_by
+        ]
+        if kind == "ScaledObject" and found and strange:
+            raise BadInput(
+                f"{path} holds a ScaledObject and an HPA that KEDA did not make",
+                value=", ".join(strange),
+                expected="one autoscaler",
+                next_step="write each to a file of its own",
+            )
         if any(document != found[0] for document in found):
             names = ", ".join(str((one.get("metadata") or {}).get("name")) for one in found)
             raise BadInput(
@@ -154,6 +171,19 @@ def hpa_in(path: Path) -> KubernetesObject:
         expected="an autoscaling/v2 manifest, or one of keda.sh/v1alpha1",
         next_step="where a controller makes one of it, give that: kubectl get scaledobject,hpa -o yaml",
     )
+
+
+def _objects_in(documents: Iterable[object]) -> Iterator[KubernetesObject]:
+    """The objects of a file, those of its Lists among them."""
+    from autoscale.kube.objects import members
+
+    for document in documents:
+        if isinstance(document, dict):
+            listed = members(document)
+            if listed is None:
+                yield document
+            else:
+                yield from _objects_in(listed)
 
 
 def keda_asked(

@@ -24,3 +24,15 @@ def conditions(found: Object) -> dict[str, Object]:
         for c in map(mapping, items(mapping(found.get("status")).get("conditions")))
         if "type" in c
     }
+
+
+def members(value: Object) -> list[Any] | None:
+    """What a List of objects holds, each with its kind and apiVersion; None for anything else."""
+    kind, found = value.get("kind"), value.get("items")
+    if not isinstance(kind, str) or not kind.endswith("List") or not isinstance(found, list):
+        return None
+    for item in found:
+        if isinstance(item, dict):
+            item.setdefault("kind", kind.removesuffix("List") or None)
+            item.setdefault("apiVersion", value.get("apiVersion"))
+    return found

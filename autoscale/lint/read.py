@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from analysis.documents import Key, Problem, documents
+from analysis.documents import Key, Problem, documents, helm_hint
 from analysis.errors import BadInput
 from analysis.files import json_value
-from autoscale.kube.objects import Object, items, mapping
+from autoscale.kube.objects import Object, items, mapping, members
 from autoscale.lint.findings import Finding, Located
 
 MANIFESTS, SCRIPTS = (".yaml", ".yml", ".json"), (".sh",)
@@ -204,13 +204,11 @@ def _add(value: Any, shown: str, line: int, places: Any, loaded: Loaded, root: s
         if not isinstance(value, list):
             loaded.notes.append(f"{shown}:{line}: {type(value).__name__} instead of an object: passed over")
         return
-    kind = value.get("kind")
-    if isinstance(kind, str) and kind.endswith("List") and isinstance(value.get("items"), list):
-        lines = places.get(id(value["items"]), {})
-        for index, item in enumerate(value["items"]):
+    kind, listed = value.get("kind"), members(value)
+    if listed is not None:
+        lines = places.get(id(listed), {})
+        for index, item in enumerate(listed):
             if isinstance(item, dict):
-                item.setdefault("kind", kind.removesuffix("List") or None)
-                item.setdefault("apiVersion", value.get("apiVersion"))
                 _add(item, shown, lines.get(index, (line, 1))[0], places, loaded, root)
         return
     if not isinstance(kind, str) or not isinstance(value.get("apiVersion"), str):
@@ -250,8 +248,8 @@ def _moved(located: Located, namespace: str) -> Located:
 
 def _problem(shown: str, problem: Problem, text: str) -> Finding:
     consequence, fix = _CONSEQUENCE[problem.code]
-    if problem.code == "yaml-broken" and "{{" in text:
-        fix = "It looks like a Helm template: lint the output of `helm template`."
+    if hint := helm_hint(problem, text):
+        fix = f"{hint[:1].upper()}{hint[1:]}."
     sentence = f"{problem.text} (line {problem.line}, column {problem.column})."
     return Finding(
         "error", problem.code, "", "", "", "", sentence, consequence, fix, shown, problem.line, problem.column
