@@ -164,6 +164,7 @@ def simulate(
         system, traffic=traffic, peak_rps=peak, slo=bounds, engine=engine, lengths=tokens, hours=hours, plan=plan,
         tell=progress.note,
     ), options=options)  # fmt: skip
+    notes = {name: [*notes[name], *scenario.clock_of(setting)] for name, setting in settings.items()}
     said = traffic_in_words(scenario.plan, traffic)
     _told(notes, cost.check_cost(scenario, _largest(settings), len(settings) * seeds))
     with progress.bar() as report:

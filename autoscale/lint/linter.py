@@ -67,7 +67,7 @@ KNOWN = frozenset(
     PersistentVolume PersistentVolumeClaim PodDisruptionBudget APIService ContainerNodePool NodePool ResourceQuota
     AdapterRules Script Role RoleBinding ClusterRole ClusterRoleBinding ServiceAccount Namespace StorageClass Rules
     ClusterRules PrometheusRule Kustomization ComputeClass NetworkPolicy Ingress PriorityClass InferencePool
-    InferenceObjective Gateway HTTPRoute EndpointPickerConfig TriggerAuthentication ClusterTriggerAuthentication
+    InferenceObjective Gateway HTTPRoute TriggerAuthentication ClusterTriggerAuthentication
     """.split()  # noqa: SIM905  # as many names read better as words
 )
 

@@ -187,6 +187,14 @@ RULE = {
 }
 
 
+def test_an_adapters_rule_of_a_namespace_needs_no_pod():
+    values = {"kind": "AdapterRules", "metadata": {"name": "values"}, "rules": {"custom": [RULE]}}
+    assert codes(lint_objects([values]).findings) == []
+    dropped = RULE | {"metricsQuery": "sum(vllm:num_requests_waiting)"}
+    values = {"kind": "AdapterRules", "metadata": {"name": "values"}, "rules": {"custom": [dropped]}}
+    assert codes(lint_objects([values]).findings) == ["adapter-rule-query"]
+
+
 def namespace_metric(kind="Value", **rule):
     [hpa] = documents(HPA)
     target = {"type": kind, "value" if kind == "Value" else "averageValue": "3"}
@@ -266,7 +274,12 @@ def test_a_variable_is_a_secret_by_its_name_and_by_what_it_may_hold(name, value,
         ("ZONE", ("env", 0, "name"), None),
         ("HF_TOKEN", ("secretKeyRef", "key"), None),
         ("registry/vllm:RC1", ("spec", "image"), None),
-        ("$(PROJECT_ID)", (), None),
+        ("$(PROJECT_ID)", ("env", 0, "value"), None),
+        ("models/$(POD_NAME)", ("volumeMounts", 0, "subPathExpr"), None),
+        ("sum(vllm:num_requests_waiting{namespace='$(NAMESPACE)'})", ("query",), "$(NAMESPACE)"),
+        ("${sqs_queue_url}", ("spec", "triggers", 0, "metadata", "queueURL"), "${sqs_queue_url}"),
+        ("${host}:9100", ("relabelings", 0, "replacement"), None),
+        ("${schema.spec.name}", ("metadata", "name"), None),
         ("$(MY_POD_IP)", ("args", 0), None),
         ("NoSchedule", (), None),
         ("a < b and c > d", (), None),

@@ -556,3 +556,28 @@ def test_an_annotation_pauses_by_gos_booleans(annotation, value, consequence):
     told = [f.consequence for f in found(given) if f.code == "keda-paused"]
     assert len(told) == (consequence is not None)
     assert not told or f"No replica is {consequence}" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("version", "spec", "told"),
+    [
+        pytest.param("networking.k8s.io/v1", {"targetPorts": [{"number": 8000}], "endpointPickerRef": {"name": "p"}}, [], id="as v1 has it"),
+        pytest.param("networking.k8s.io/v1", {"targetPortNumber": 8000, "extensionRef": {"name": "p"}}, ["extensionRef", "targetPortNumber"], id="v1alpha2's fields"),
+        pytest.param("networking.k8s.io/v1", {"targetPorts": [{"number": 8000}]}, ["endpointPickerRef"], id="no picker"),
+        pytest.param("networking.x-k8s.io/v1alpha2", {"targetPortNumber": 8000, "extensionRef": {"name": "p"}}, [], id="as v1alpha2 has it"),
+    ],
+)  # fmt: skip
+def test_a_pool_has_what_its_version_requires(version, spec, told):
+    pool = {
+        "apiVersion": f"inference.{version}",
+        "kind": "InferencePool",
+        "metadata": {"name": "p"},
+        "spec": spec,
+    }
+    refusals = [f for f in found(pool) if f.code == "api-refused"]
+    assert sorted(f.field for f in refusals) == [f"spec.{field}" for field in told]
+
+
+def test_a_pickers_configuration_that_nothing_looks_at_is_said():
+    config = {"apiVersion": "inference.networking.x-k8s.io/v1alpha1", "kind": "EndpointPickerConfig"}
+    assert any("EndpointPickerConfig" in note for note in lint_objects([config]).notes)

@@ -123,3 +123,26 @@ def test_a_trigger_that_keda_cannot_read_is_told_with_what_follows(queries, spec
     assert said.startswith(f"spec.{where}: KEDA's reads failed in ")
     assert "returned multiple elements" in said
     assert said.endswith(f"{follows} meanwhile")
+
+
+@pytest.mark.parametrize(
+    ("zone", "start", "end", "share"),
+    [
+        pytest.param("UTC", "5 0 * * *", "0 20 * * *", "75%", id="all but the first 5 of 20 minutes"),
+        pytest.param("Europe/Berlin", "5 1 * * *", "11 1 * * *", "30%", id="6 of 20 minutes, an hour ahead"),
+        pytest.param("UTC", "0 8 * * *", "0 20 * * *", "0%", id="hours after the load"),
+    ],
+)  # fmt: skip
+def test_the_clock_of_a_schedule_is_told(zone, start, end, share, tmp_path):
+    """20 minutes from Monday midnight."""
+    (file := tmp_path / "load.yaml").write_text(PAUSE)
+    scenario = scenario_of(load("llama-3.1-8b-1xl4"), traffic=file)
+    given = scaled(RUNNING)
+    metadata = {"timezone": zone, "start": start, "end": end, "desiredReplicas": "2"}
+    assert scenario.clock_of(Given(given)) == []
+    given["spec"]["triggers"].append({"type": "cron", "metadata": metadata})
+    [said] = scenario.clock_of(Given(given))
+    assert said == (
+        f"the load begins on Monday 2026-01-05 00:00 UTC: the window of spec.triggers[1] is open for {share} of it"
+    )
+    assert scenario.clock_of(Standing(1)) == []

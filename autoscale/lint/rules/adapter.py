@@ -193,7 +193,8 @@ def _query(rule: AdapterRule, facts: Facts) -> Iterator[Finding]:
     path: Path = (*rule.path, "metricsQuery")
     template = re.sub(r"<<\s*(\.\w+)\s*>>", r"<<\1>>", rule.template)
     if template and not rule.external:
-        needed = {rule.labels.get(resource, resource) for resource in _asked_of(rule, facts) or {"pod"}}
+        asked = _asked_of(rule, facts) or set(rule.labels) & {"pod"} or set(rule.labels) or {"pod"}
+        needed = {rule.labels.get(resource, resource) for resource in asked}
         by = set(re.findall(r"\w+", " ".join(re.findall(r"\bby\s*\(([^)]*)\)", template))))
         aggregated = re.search(r"\b(sum|avg|max|min|count|quantile)\b", template)
         grouped = "<<.GroupBy>>" in template or needed <= by or not aggregated or "without" in template

@@ -1,4 +1,4 @@
-"""Rules on Services in front of vLLM: what they select, and where they send requests."""
+"""Rules on Services and InferencePools in front of vLLM: what they select, and where they send requests."""
 
 from __future__ import annotations
 
@@ -10,11 +10,20 @@ from autoscale.lint.facts import Facts
 from autoscale.lint.findings import Finding, Located
 from autoscale.lint.parts import VllmServer
 
+POOL_API = "inference.networking.k8s.io/v1"
+# What v1 of an InferencePool requires: how v1alpha2 called it, and an example
+POOL_FIELDS = {
+    "targetPorts": ("targetPortNumber", "targetPorts: [{number: 8000}]"),
+    "endpointPickerRef": ("extensionRef", "endpointPickerRef: {name: picker, port: {number: 9002}}"),
+}
 AFFINITY_S = 10_800  # clientIP.timeoutSeconds' default, three hours
 
 
 def rules(facts: Facts) -> Iterator[Finding]:
-    """Findings on every Service with a selector that has to do with a vLLM server."""
+    """Findings on every Service with a selector that has to do with a vLLM server, and on every InferencePool."""
+    for pool in facts.of("InferencePool"):
+        if pool.api == POOL_API:
+            yield from _pool(pool)
     pods: dict[tuple[str, str, str], list[int]] = {}  # (namespace, key, value) -> templates
     for number, template in enumerate(facts.templates):
         for key, value in template.labels.items():
@@ -55,6 +64,22 @@ def rules(facts: Facts) -> Iterator[Finding]:
                 )
         elif not chosen:
             yield from _selects_nothing(service, selector, facts)
+
+
+def _pool(pool: Located) -> Iterator[Finding]:
+    for field, (older, example) in POOL_FIELDS.items():
+        if pool.spec.get(field):
+            continue
+        yield pool.finding(
+            "error",
+            "api-refused",
+            ("spec", older if older in pool.spec else field),
+            f"{older} is v1alpha2's name of {field}, which v1 requires."
+            if older in pool.spec
+            else f"{field} is missing, which v1 requires.",
+            "The API server refuses the pool: the gateway has nowhere to send requests.",
+            f"Write {example}.",
+        )
 
 
 def serving(facts: Facts, name: str, namespace: str) -> tuple[Located | None, list[VllmServer]]:

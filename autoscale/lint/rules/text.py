@@ -36,8 +36,11 @@ _ANGLES = re.compile(r"<(?!\|)[A-Za-z][\w .:/-]*>")
 _ANGLES_IN_COMMAND = re.compile(
     r"<(?:(?i:your|my|insert|replace|enter|put)\b[\w .:/-]*|[A-Z][A-Z0-9 _-]*|[a-z]+(?:-[a-z]+)+)>"
 )
-# what envsubst fills in; a command has a shell that does, and $1, ${1}, $labels and $__range mean something elsewhere
-_VARIABLE = re.compile(r"\$(?:\{[A-Z][A-Z0-9_]*(?::[-=?+][^}]*)?\}|[A-Z][A-Z0-9_]*)")
+# what envsubst, Terraform and kustomize fill in; a command has a shell that does, a kubelet fills in $(NAME) there, in env
+# and in subPathExpr, and $1, ${1}, $labels and $__range mean something elsewhere
+_VARIABLE = re.compile(r"\$(?:\{[A-Za-z_]\w*(?::[-=?+][^}]*)?\}|[A-Z][A-Z0-9_]*|\([A-Za-z_]\w*\))")
+_OWN_VARIABLES = ("subPathExpr", "replacement")
+_FILLS_IN = {"${": "Lint what envsubst or Terraform writes.", "$(": "Lint what `kustomize build` writes."}
 _UPPER = re.compile(r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*")
 _LOWER_CASE = {
     "image",
@@ -138,7 +141,7 @@ def left_open(text: str, path: Path = ()) -> str | None:
     commands = {"command", "args", "env"} & set(path)
     if found := (_ANGLES_IN_COMMAND if commands else _ANGLES).search(text):
         return found[0]
-    if not commands and (found := _VARIABLE.search(text)):
+    if not commands and field not in _OWN_VARIABLES and (found := _VARIABLE.search(text)):
         return found[0]
     if _WORD.fullmatch(text):
         return text
@@ -176,7 +179,9 @@ def _placeholders(located: Located) -> Iterator[Finding]:
                 f"{word} stands for something that was never filled in"
                 + (f": {text}." if word != text and not _is_secret(located, path) else "."),
                 "The API server refuses the value, or takes it for a name that does not exist.",
-                "Lint what envsubst writes." if word.startswith("$") else "Write the real value.",
+                _FILLS_IN.get(word[:2], "Lint what envsubst writes.")
+                if word.startswith("$")
+                else "Write the real value.",
             )
 
 

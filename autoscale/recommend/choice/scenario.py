@@ -20,7 +20,7 @@ from autoscale.recommend.choice.settings import Setting
 from autoscale.recommend.effort import CHOOSING
 from autoscale.sim.engine.replicas import EngineParams
 from autoscale.sim.fleet.outcome import Outcome
-from autoscale.sim.fleet.scalers import foreign_name, gate_note, read_scaler
+from autoscale.sim.fleet.scalers import clock_note, foreign_name, gate_note, read_scaler
 from autoscale.sim.fleet.simulate import FleetOptions, simulate, slots_for
 from autoscale.sim.fleet.tally import Period, Tally
 from loadgen.plan.arrivals import Arrivals
@@ -73,6 +73,14 @@ class Scenario:
     def cold_start_s(self) -> float:
         """The median time that a replica takes to start."""
         return self.profile.cold_start.median_s(self.profile.model.weight_bytes)
+
+    def clock_of(self, setting: Setting) -> list[str]:
+        """By which clock the setting's schedules go, and how much of the load falls into them; nothing without one."""
+        manifest = setting.manifest(self.profile)
+        note = manifest and clock_note(
+            read_scaler(self.profile, manifest), self.plan.begins_s, self.plan.duration_s
+        )
+        return [note] if note else []
 
     def keeping(self) -> Scenario:
         """The same, drawing the arrivals of a seed once for all trials under it."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from analysis.errors import BadInput
 from autoscale.hpa import HpaSpec, MetricTarget
 from autoscale.keda import ScaledObject, parse_query
+from autoscale.keda.cron import CronTrigger
 from autoscale.keda.loops import Loops
-from autoscale.keda.prometheus_trigger import PrometheusTrigger
+from autoscale.keda.prometheus_trigger import PrometheusTrigger, TriggerValue
 from autoscale.keda.queries import (
     SHARED_LABELS,
     Aggregation,
@@ -30,6 +32,8 @@ from autoscale.sim.fleet.metric_path import exported_signal
 from autoscale.sim.fleet.signals.exports import LABELS
 
 Scaler = HpaSpec | ScaledObject
+MONDAY_S = 1_767_571_200.0  # 2026-01-05 00:00 UTC, where a simulation begins for what goes by the calendar
+LOOKS = 500  # at a schedule
 
 
 def read_scaler(profile: Profile, manifest: Mapping[str, Any]) -> Scaler:
@@ -129,6 +133,28 @@ def gate_note(scaler: Scaler) -> str | None:
     if not isinstance(scaler, HpaSpec) or scaler.min_replicas > 0:
         return None
     return f"HPA {scaler.name} has minReplicas 0: Kubernetes refuses it before 1.37 unless the gate HPAScaleToZero is on"
+
+
+def clock_note(scaler: Scaler, begins_s: float, duration_s: float) -> str | None:
+    """A note on the clock by which cron triggers go, and how much of the load falls into their windows; else None.
+
+    The load begins `begins_s` after a Monday 00:00 UTC.
+    """
+    triggers = scaler.triggers if isinstance(scaler, ScaledObject) else ()
+    crons = [trigger for trigger in triggers if isinstance(trigger, CronTrigger)]
+    if not crons:
+        return None
+    began_s = MONDAY_S + begins_s
+    looks_s = [began_s + duration_s * (look + 0.5) / LOOKS for look in range(LOOKS)]
+    shares = [
+        sum(isinstance(read, TriggerValue) and read.active for read in map(cron.value, looks_s)) / LOOKS
+        for cron in crons
+    ]
+    windows = ", ".join(
+        f"the window of spec.triggers[{cron.index}] is open for {share:.0%} of it"
+        for cron, share in zip(crons, shares, strict=True)
+    )
+    return f"the load begins on {datetime.fromtimestamp(began_s, UTC):%A %Y-%m-%d %H:%M} UTC: {windows}"
 
 
 def hpa_of(scaler: Scaler) -> HpaSpec:

@@ -26,14 +26,12 @@ from autoscale.kube.gateway_names import gateway_metric
 from autoscale.profiles.profile import Profile
 from autoscale.sim.fleet.metric_path import thousandths
 from autoscale.sim.fleet.pods import Pods
-from autoscale.sim.fleet.scalers import Scaler, queries_of, series_in
+from autoscale.sim.fleet.scalers import MONDAY_S, Scaler, queries_of, series_in
 from autoscale.sim.fleet.signals.exports import Exports, Serving
 from autoscale.sim.fleet.signals.query_values import QueryTime, evaluated
 from autoscale.sim.fleet.signals.readings import seen
 from autoscale.sim.fleet.signals.series import LOOKBACK_S, Samples
 from autoscale.sim.fleet.signals.totals import GaugeTotal, Totals, gauge_total
-
-MONDAY_S = 1_767_571_200.0  # 2026-01-05 00:00 UTC, where a simulation begins for what goes by the calendar
 
 
 @dataclass(frozen=True)
