@@ -140,7 +140,6 @@ def simulate(
     """Simulate an HPA under some traffic. Beside it other HPAs and standing fleets, all on the same requests."""
     from dataclasses import replace
 
-    from autoscale.recommend import cost
     from autoscale.recommend.choice.scenario import notes_on
     from autoscale.recommend.choice.traffic import offered, scenario_of, traffic_in_words
     from autoscale.recommend.comparison import compare as set_side_by_side
@@ -164,9 +163,8 @@ def simulate(
         system, traffic=traffic, peak_rps=peak, slo=bounds, engine=engine, lengths=tokens, hours=hours, plan=plan,
         tell=progress.note,
     ), options=options)  # fmt: skip
-    notes = {name: [*notes[name], *scenario.clock_of(setting)] for name, setting in settings.items()}
     said = traffic_in_words(scenario.plan, traffic)
-    _told(notes, cost.check_cost(scenario, _largest(settings), len(settings) * seeds))
+    notes = _told(notes, scenario, settings, seeds)
     with progress.bar() as report:
         compared = set_side_by_side(scenario, settings, seeds, keep_first=out is not None, progress=report)
     content = {name: _figures(name, found, notes[name], scenario) for name, found in compared.items()}
@@ -190,10 +188,19 @@ def _figures(name: str, found: Compared, notes: Sequence[str], scenario: Scenari
     return {**found.figures(), "month": billed, "notes": [*notes, *found.causes()]}
 
 
-def _told(notes: Mapping[str, Sequence[str]], takes: str | None) -> None:
-    """Say once what is to be known of the settings, and how long they take."""
-    for note in dict.fromkeys([*itertools.chain.from_iterable(notes.values()), *([takes] if takes else [])]):
+def _told(
+    notes: Mapping[str, Sequence[str]], scenario: Scenario, settings: Mapping[str, Setting], seeds: int
+) -> dict[str, list[str]]:
+    """What is to be known of the settings, by whose clock their schedules go among it; said once, with how long they take."""
+    from autoscale.recommend.cost import check_cost
+
+    all_notes = {name: [*notes[name], *scenario.clock_of(setting)] for name, setting in settings.items()}
+    takes = check_cost(scenario, _largest(settings), len(settings) * seeds)
+    for note in dict.fromkeys(
+        [*itertools.chain.from_iterable(all_notes.values()), *([takes] if takes else [])]
+    ):
         progress.note(note)
+    return all_notes
 
 
 def _largest(settings: Mapping[str, Setting]) -> int:
