@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from analysis.errors import BadInput
+from analysis.errors import BadInput, check_utf8
 from analysis.redact import remember, remember_query
 
 KEY_VARIABLES = ("OPENAI_API_KEY", "VLLM_API_KEY")
@@ -66,13 +66,18 @@ class Access:
         return replace(self, headers={**self.headers, name: value})
 
     def of_url(self, url: str) -> tuple[str, Access]:
-        """The address without user info, and the access with it as basic authorization."""
+        """The address without user info, and the access with it as basic authorization. Raises BadInput where it is not
+        UTF-8."""
         try:
             parts = urlsplit(url)
-            user, password, host = parts.username, parts.password, parts.netloc.rpartition("@")[2]
+            user, password, (login, _, host) = parts.username, parts.password, parts.netloc.rpartition("@")
         except ValueError:
             return url, self
         remember_query(parts.query)
+        remember(password or "")  # as it stands there
+        plain = urlunsplit(parts._replace(netloc=host))
+        check_utf8(login, "the user or the password of the address", shown=plain)
+        check_utf8(plain, "the address", shown=plain)
         if user is None and password is None:
             return url, self
         user, password = unquote(user or ""), unquote(password or "")
@@ -82,7 +87,7 @@ class Access:
         found = self.with_header("Authorization", f"Basic {text}")
         if found is not self:
             found = replace(found, key_from="the user and password of the address")
-        return urlunsplit(parts._replace(netloc=host)), found
+        return plain, found
 
     def described(self) -> dict[str, Any]:
         """What may be written down: where the key came from (None: none is sent) and the names of the headers."""

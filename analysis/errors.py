@@ -97,6 +97,19 @@ class BadInput(AutoscaleError):
     exit_code = 2
 
 
+def check_utf8(text: str, what: str, shown: str) -> None:
+    """Raises BadInput where bytes of a name or a text are not UTF-8, so that nothing that is written can hold it; `shown` is
+    what of it may be said."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadInput(
+            f"{what} holds bytes that are not UTF-8",
+            value=shown,
+            next_step="write it in UTF-8, or give another",
+        ) from None
+
+
 class BadRun(BadInput):
     """A run directory is missing, unreadable, or lacks a table that is needed."""
 

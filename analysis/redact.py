@@ -55,14 +55,26 @@ _IS_HEADER = re.compile(r"[A-Za-z][\w-]*:(?!\d+(?:/|$))")  # and no HOST:PORT
 
 
 def remember(*values: str) -> None:
-    """From now on `redact` replaces these values, and their URL and basic-auth spellings, in any text."""
+    """From now on `redact` replaces these values, and their URL, JSON, Python and basic-auth spellings, in any text."""
     for value in values:
-        for form in {value, value.strip(), quote(value, safe=""), quote_plus(value), _base64(value)}:
+        for form in _spellings(value):
             if len(form) >= SHORTEST:
                 _known[form] = None
     ordered = sorted(_known, key=len, reverse=True)
     _known.clear()
     _known.update(dict.fromkeys(ordered))
+
+
+def _spellings(value: str) -> set[str]:
+    data = value.encode("utf-8", "surrogatepass")  # bytes that are no text among it: this must not fail
+    escaped = {repr(value)[1:-1], json.dumps(value)[1:-1], value.encode("unicode_escape").decode()}
+    return {
+        value,
+        value.strip(),
+        quote(data, safe=""),
+        quote_plus(data),
+        b64encode(data).decode("ascii"),
+    } | escaped
 
 
 def remember_query(query: str) -> None:
@@ -178,7 +190,3 @@ def _value(option: str, word: str) -> str:
     if not colon:
         return HIDDEN
     return word if value.strip().startswith(("@", "$")) else f"{name}: {HIDDEN}"
-
-
-def _base64(value: str) -> str:
-    return b64encode(value.encode("utf-8", "surrogatepass")).decode("ascii")

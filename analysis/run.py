@@ -156,8 +156,8 @@ def write_table(
 
     arrow = arrow_table(table, columns)
     target = Path(path) / (f"{table}.{part}.part.parquet" if part else f"{table}.parquet")
-    with replacing(target) as temporary:
-        pq.write_table(arrow, temporary, compression="zstd")
+    with replacing(target) as temporary, open(temporary, "wb") as file:  # Arrow knows names in UTF-8 only
+        pq.write_table(arrow, file, compression="zstd")
     return target
 
 
@@ -428,7 +428,6 @@ def _nullable_integers(arrow_type: Any) -> Any:
 
 def _read_arrow(path: Path, table: str) -> pa.Table:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     final = path / f"{table}.parquet"
     files = ([final] if final.exists() else []) + _parts(path, table)
@@ -436,9 +435,16 @@ def _read_arrow(path: Path, table: str) -> pa.Table:
         raise BadRun(f"{path} has no {table}.parquet", next_step=_HOW_TO_GET[table])
     try:
         schema = arrow_schema(table)
-        return pa.concat_tables([_conform(pq.read_table(file), schema) for file in files])
+        return pa.concat_tables([_conform(_table_in(file), schema) for file in files])
     except (pa.ArrowException, OSError) as error:
         raise BadRun(f"cannot read the {table} table of {path}: {error}") from None
+
+
+def _table_in(file: Path) -> pa.Table:
+    import pyarrow.parquet as pq
+
+    with open(file, "rb") as opened:  # Arrow knows names in UTF-8 only
+        return pq.read_table(opened)
 
 
 def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:

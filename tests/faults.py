@@ -39,6 +39,7 @@ KINDS: dict[str, dict[str, tuple[str, ...]]] = {
         "a limit on file sizes": (f"{LOAD}::test_a_file_size_limit_keeps_every_row_so_far",),
         "a run directory that is deleted": (f"{LOAD}::test_a_deleted_run_directory_ends_the_run",),
         "parts that vanish while it runs": (f"{LOAD}::test_a_part_that_is_taken_away_is_missed_at_the_end",),
+        "a run directory whose name is no UTF-8": ("loadgen/test_records.py::test_a_run_directory_whose_name_is_no_utf8_holds_its_rows",),
         "a header that is spoilt or taken away meanwhile": ("loadgen/test_records.py::test_a_header_that_is_spoilt_while_the_run_goes_on_is_written_again_and_said_to_be",),
         "a terminal that is closed, output that nobody takes": (f"{LOAD}::test_a_terminal_that_is_closed_is_an_interrupt", f"{LOAD}::test_a_summary_that_nobody_can_read_is_no_failure_of_the_run"),
         "parts of an older run": (f"{LOAD}::test_parts_of_an_older_run_are_refused",),

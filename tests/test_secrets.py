@@ -27,7 +27,14 @@ NUMBER = "918273645546372819"  # a password of digits, which YAML reads as a num
 SECRETS = (PASSWORD, QUERY, KEY, HEADER, TOKEN, VALUE, NOTE, WORD, NUMBER)
 LOGIN = f"user:{PASSWORD}@"
 ASKS = f"?api_key={QUERY}"
-ENVIRONMENT = {"OPENAI_API_KEY": KEY, "VLLM_API_KEY": KEY, "HF_TOKEN": TOKEN, "PLANTED": HEADER}
+ODD = "\udcff"  # a byte that is no UTF-8, as Python holds it
+ENVIRONMENT = {
+    "ODD_PLANTED": HEADER + ODD,
+    "OPENAI_API_KEY": KEY,
+    "VLLM_API_KEY": KEY,
+    "HF_TOKEN": TOKEN,
+    "PLANTED": HEADER,
+}
 LENGTHS = ["--prompt-tokens", "fixed:64", "--output-tokens", "fixed:16"]
 LOAD = f"locust -f loadgen/completions.py --rate 1 -t 1s --api-key {WORD} --header 'X-Tenant: {HEADER}' --host http://{LOGIN}127.0.0.1:9/v1{ASKS}"
 
@@ -79,6 +86,10 @@ ASKED: dict[str, dict[str, Asked]] = {
         ),
         "nobody": (lambda i: [str(i.run), "--scrape", f"http://{LOGIN}127.0.0.1:9{ASKS}"], {2, 3}),
         "no header": (lambda i: [str(i.run), "--header", HEADER], {2}),
+        "a header of bytes that are no text": (lambda i: [str(i.run), "--prometheus", "http://127.0.0.1:9", "--header", "X-T: $ODD_PLANTED"], {2}),
+        "a replica, with such a header": (lambda i: [str(i.run), "--scrape", "http://127.0.0.1:9", "--header", "X-T: $ODD_PLANTED"], {2}),
+        "a password of bytes that are no text": (lambda i: [str(i.run), "--prometheus", f"http://u:{PASSWORD}{ODD}@127.0.0.1:9"], {2}),
+        "a query of bytes that are no text": (lambda i: [str(i.run), "--prometheus", f"http://{LOGIN}127.0.0.1:9{ASKS}{ODD}"], {2}),
         "no URL": (lambda i: [str(i.run), "--prometheus", f"ftp://{LOGIN}h {ASKS}"], {2}),
     },
     "traffic": {
@@ -91,6 +102,7 @@ ASKED: dict[str, dict[str, Asked]] = {
             {2, 3},
         ),
         "an access log": (lambda i: ["--access-log", i.at("access.log"), "--out", i.at("out/log.yaml")], {2}),
+        "a header of bytes that are no text": (lambda i: ["--prometheus", "http://127.0.0.1:9", "--header", "X-T: $ODD_PLANTED", "--out", i.at("out/traffic.yaml")], {2}),
         "no time": (lambda i: ["--prometheus", f"http://{LOGIN}h{ASKS}", "--until", "soon", "--out", i.at("out/traffic.yaml")], {2}),
     },
     "recommend": {
@@ -124,6 +136,8 @@ ASKED: dict[str, dict[str, Asked]] = {
     },
     "load": {
         "no server": (lambda i: ["--headless", "--rate", "1", "--host", f"http://{LOGIN}127.0.0.1:9/v1{ASKS}"], {2, 3}),
+        "a header of bytes that are no text": (lambda i: ["--headless", "--rate", "1", "--host", "http://127.0.0.1:9", "--header", "X-T: $ODD_PLANTED"], {2}),
+        "a password of bytes that are no text": (lambda i: ["--headless", "--rate", "1", "--host", f"http://u:{PASSWORD}{ODD}@127.0.0.1:9"], {2}),
     },
     "profiles": {"no profile": (lambda i: [i.at("pod.yaml")], {2})},
     "signals": {"all": (lambda i: [], {0})},

@@ -32,6 +32,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 EXIT_INTERRUPTED = 130
+ODD_SHOWN = 60  # characters before one that cannot be written: a page has thousands
 VERBS = (  # in the order of --help
     fleet.serve,
     fleet.simulate,
@@ -123,7 +124,7 @@ def _called() -> object:
     except UnicodeEncodeError as error:
         raise BadInput(
             "a name or a text holds bytes that are not UTF-8",
-            value=error.object,
+            value=_around_odd(redact(error.object)),
             next_step="give it another name",
         ) from None
     except OSError as error:
@@ -142,6 +143,12 @@ def _called() -> object:
         raise BadInput("the name of a file is too long", value=str(error.filename)) from None
     finally:
         leave_no_empty_directories()
+
+
+def _around_odd(text: str) -> str:
+    """The first character that no file can hold, with what is before it."""
+    at = next((k for k, c in enumerate(text) if "\ud800" <= c <= "\udfff"), 0)
+    return text[max(0, at - ODD_SHOWN) : at + 1]
 
 
 LOCUSTS = {"ignore_unknown_options": True, "help_option_names": []}  # what follows `load` is Locust's to read

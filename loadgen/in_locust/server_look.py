@@ -39,11 +39,13 @@ class ServerLook:
             run.check_unused(chosen.run_dir)
         if (
             environment.parsed_options.headless
-            and not chosen.open_loop
-            and environment.parsed_options.num_users == 0
+            and (users := environment.parsed_options.num_users) is not None
+            and users < (0 if chosen.open_loop else 1)
         ):
             raise BadInput(
-                "a closed loop without users, -u", value=0, expected="at least 1, or a load such as --rate 5"
+                "a closed loop without users, -u",
+                value=users,
+                expected="at least 1, or a load such as --rate 5",
             )
         if environment.host or environment.parsed_options.headless:  # else the web form names it
             self.at(chosen)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.access import Access, access
-from analysis.errors import BadInput
+from analysis.errors import BadInput, check_utf8
 from analysis.numbers import parse_seconds
 from analysis.run import check_unused
 from analysis.slo import parse_slo
@@ -170,6 +170,9 @@ class LoadOptions:
 
     def check(self) -> None:
         """Raises BadInput with one sentence for the first thing that is wrong."""
+        for name in _NAMES:
+            if isinstance(given := getattr(self, name), str):
+                check_utf8(given, f"--{name.replace('_', '-')}", given)
         self.plan()
         self.limits()
         self._check_slo()

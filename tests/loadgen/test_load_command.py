@@ -49,6 +49,14 @@ def test_help_shows_the_options_of_the_load_before_locusts_own(command, elsewher
     [
         (["--headless", "--stages", "4-30"], 2, "stage 1 of --stages 4-30"),
         (["chat", "--headless", "--rate", "1"], 3, "cannot connect to http://127.0.0.1:9"),
+        (
+            ["--headless", "--rate", "1", "--run-dir", "r\udcff"],
+            2,
+            r"--run-dir holds bytes that are not UTF-8: 'r\udcff'",
+        ),
+        (["--headless", "--rate", "1", "--model", "\udcff"], 2, "--model holds bytes that are not UTF-8"),
+        (["--headless", "-u", "-5"], 2, "a closed loop without users, -u: -5; expected at least 1"),
+        (["--headless", "-u", "0"], 2, "a closed loop without users, -u: 0; expected at least 1"),
         (["embeddings", "--headless"], 2, "what to load: 'embeddings'; expected completions or chat"),
     ],
 )

@@ -89,6 +89,12 @@ def test_what_was_due_before_a_request_that_another_worker_still_sent_is_account
     assert sorted(requests["request_id"]) == list(range(13))
 
 
+def test_a_run_directory_whose_name_is_no_utf8_holds_its_rows(tmp_path):
+    writer = RunWriter(tmp_path / "r\udcff", {"kind": "live"})
+    writer.add("w0", batch(range(5), "w0"))
+    assert len(writer.finish(ended_at=time.time()).requests) == 5
+
+
 SPOILT = {
     "no JSON": lambda file: file.write_text("{"),
     "empty": lambda file: file.write_text(""),
