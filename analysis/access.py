@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import os
 import re
+import select
+import stat
+import time
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +28,7 @@ from analysis.redact import remember, remember_query
 KEY_VARIABLES = ("OPENAI_API_KEY", "VLLM_API_KEY")
 CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 MOST_BYTES = 64 << 10  # of a key or header value in a file: servers refuse a head much shorter than this
+PIPE_S = 20.0  # for the whole of what a pipe gives: somebody may type a passphrase meanwhile
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 _OURS = {
     "host",
@@ -165,11 +169,11 @@ def _key(
     """The key, and where it was found in words."""
     if file is not None:
         where = f"the key in {file}"
-        return _sendable(_read(file, option), where), where
+        return sendable(_read(file, option), where), where
     for name in variables:
         if value := environ.get(name, "").strip():
             where = f"the key in the environment's {name}"
-            return _sendable(value, where), where
+            return sendable(value, where), where
     return None, ""
 
 
@@ -193,13 +197,17 @@ def _header(text: str, environ: Mapping[str, str]) -> tuple[str, str]:
                 next_step="export it",
             )
         value = environ[variable]
-    return name, _sendable(value, f"the value of --header {name}")
+    return name, sendable(value, f"the value of --header {name}")
 
 
 def _read(file: Path | str, option: str) -> str:
     try:
-        with open(Path(file).expanduser(), "rb") as opened:
-            data = opened.read(MOST_BYTES + 1)
+        data = _bytes_in(Path(file).expanduser())
+    except TimeoutError:
+        raise BadInput(
+            f"{option}: nothing came from {file} within {PIPE_S:.0f} s",
+            expected="a file with one line, or a pipe that somebody writes to",
+        ) from None
     except OSError as error:
         raise BadInput(f"{option}: cannot read {file}: {error.strerror or error}") from None
     if len(data) > MOST_BYTES:
@@ -210,8 +218,30 @@ def _read(file: Path | str, option: str) -> str:
         raise BadInput(f"{option}: {file} is not text", expected="one line of printable ASCII") from None
 
 
-def _sendable(value: str, what: str) -> str:
-    """The value, once it can be a header's: one line of printable ASCII. It is a secret from now on."""
+def _bytes_in(file: Path) -> bytes:
+    """The first MOST_BYTES + 1 of a file, or of a pipe such as `<(pass show key)`, whose writer may be slow or missing.
+
+    Raises TimeoutError, OSError.
+    """
+    until_s, data = time.monotonic() + PIPE_S, b""
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        waits = stat.S_ISFIFO(os.fstat(descriptor).st_mode)
+        while len(data) <= MOST_BYTES:
+            if waits and not select.select([descriptor], [], [], max(0.0, until_s - time.monotonic()))[0]:
+                raise TimeoutError
+            piece = os.read(descriptor, MOST_BYTES + 1 - len(data))
+            if not piece:
+                break
+            data += piece
+        return data
+    finally:
+        os.close(descriptor)
+
+
+def sendable(value: str, what: str) -> str:
+    """The value, once it can be a header's: one line of printable ASCII. It is a secret from now on. Raises BadInput naming
+    `what` it is, without it."""
     value = value.strip()
     remember(value)
     if " " in value:  # "Bearer abc": the part that is secret, too

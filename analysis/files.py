@@ -10,6 +10,7 @@ import errno
 import json
 import math
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -26,12 +27,22 @@ UNWRITABLE = {
     errno.EROFS: "the file system can only be read",
     errno.EIO: "the disk fails",
 }
+REGULAR, SAVE_IT = "a regular file", "save it to one"  # of a pipe or a device
+_NO_FILES = {
+    stat.S_ISDIR: "a directory",
+    stat.S_ISFIFO: "a pipe",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+    stat.S_ISSOCK: "a socket",
+}
 _KINDS = {list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
 
 
 def read_text(path: Path | str, what: str) -> str:
-    """The text of a file, without its byte order mark. Raises BadInput: absent, a directory, too large, not UTF-8."""
+    """The text of a file, without its byte order mark. Raises BadInput: absent, a directory, a pipe, too large, not UTF-8."""
     try:
+        if (kind := special_kind(os.stat(path).st_mode)) == "a pipe":
+            raise BadInput(f"the {what} {path} is {kind}", expected=REGULAR, next_step=SAVE_IT)
         with open(path, "rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
@@ -49,6 +60,13 @@ def read_text(path: Path | str, what: str) -> str:
     except UnicodeDecodeError as error:
         byte = f"byte 0x{raw[error.start]:02x} at offset {error.start}"
         raise BadInput(f"the {what} {path} is not text: {byte} is not UTF-8") from None
+
+
+def special_kind(mode: int) -> str | None:
+    """What is at a path, by its `mode`, where that is no regular file: a device has no end, and a pipe may never begin."""
+    if stat.S_ISREG(mode):
+        return None
+    return next((name for test, name in _NO_FILES.items() if test(mode)), "something else")
 
 
 def read_documents(path: Path | str, what: str) -> list[Any]:

@@ -73,6 +73,8 @@ KINDS: dict[str, dict[str, tuple[str, ...]]] = {
         "an HPA that is deleted, or replaced": ("check/test_bad_day.py::test_an_hpa_that_is_deleted_meanwhile_is_called_deleted_at_its_time", "check/test_bad_day.py::test_an_hpa_that_is_replaced_goes_on_being_watched"),
         "an API server that goes away": ("check/test_bad_day.py::test_what_falls_in_an_outage_is_named_with_its_times_and_not_judged", "check/test_bad_day.py::test_an_outage_that_lasts_to_the_end_is_a_gap_and_no_crash"),
         "events that are none": ("check/test_bad_day.py::test_an_event_that_is_none_is_a_gap_and_the_watch_goes_on",),
+        "an address that is no API server, lists and pages that are none": ("lint/test_lint_cluster.py::test_what_is_no_list_of_objects_is_a_sentence", "lint/test_lint_cluster.py::test_what_answers_404_to_a_kind_that_every_cluster_has_is_no_cluster", "lint/test_lint_cluster.py::test_a_namespace_that_holds_nothing_is_not_called_fine", "kube/test_live.py::test_an_address_that_redirects_is_said_to", "kube/test_live.py::test_a_metric_that_is_none_is_a_cluster_error"),
+        "kubeconfigs that cannot be read": ("kube/test_live.py::test_a_kubeconfig_that_cannot_be_read_is_one_sentence_without_its_secrets", "kube/test_live.py::test_a_kubeconfig_that_is_a_pipe_is_not_waited_for"),
         "a node that is lost": ("check/test_bad_day.py::test_a_node_that_is_not_ready_is_named_and_no_readiness_probe", "check/test_bad_day.py::test_without_rights_on_nodes_the_pods_events_name_the_node", "check/test_bad_day.py::test_a_pod_that_lost_ready_is_unready_since_then_and_not_since_its_start"),
     },
     "Files": {

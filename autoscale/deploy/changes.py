@@ -18,10 +18,10 @@ import yaml
 from analysis.errors import BadInput, NotAchieved
 from autoscale.deploy.choices import PLACEHOLDERS
 from autoscale.deploy.meta import MANAGED_BY, OWNER, PART_OF
-from autoscale.kube.api import Api, connect
+from autoscale.kube.api import Api, connect, kubernetes_object
 from autoscale.kube.cluster import ClusterError
 from autoscale.kube.kinds import object_path
-from autoscale.kube.objects import Object
+from autoscale.kube.objects import Object, mapping
 
 Progress = Callable[[float, str], None]
 Action = Literal["create", "update", "unchanged", "refused", "invalid"]
@@ -155,7 +155,7 @@ def _preview_one(document: Object, server: ApplyServer, force: bool) -> Change:
 
 def _foreign(document: Object, live: Object) -> str:
     """Why a live object is not ours to change, "" when it is: who wrote it, and for which profile."""
-    labels = live["metadata"].get("labels") or {}
+    labels = mapping(live["metadata"].get("labels"))
     if labels.get(MANAGED_BY) != OWNER:
         return f"it exists without the label {MANAGED_BY}={OWNER}, so somebody else wrote it"
     profile, asked = labels.get(PART_OF), (document["metadata"].get("labels") or {}).get(PART_OF)
@@ -169,7 +169,7 @@ def _wanted(document: Object, live: Object | None) -> Object:
     if live is None or document["kind"] not in SCALED:
         return document
     sent = copy.deepcopy(document)
-    if "replicas" in (live.get("spec") or {}):
+    if "replicas" in mapping(live.get("spec")):
         sent["spec"]["replicas"] = live["spec"]["replicas"]
     return sent
 
@@ -196,7 +196,7 @@ class ApiServer:
     def get(self, path: str) -> Object | None:
         """See Server.get."""
         try:
-            return self._api.get(path)
+            return kubernetes_object(path, self._api.get(path))
         except ClusterError as error:
             if error.status == 404:
                 return None

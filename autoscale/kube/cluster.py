@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from analysis.errors import BadRun, SourceUnavailable
 from analysis.files import json_value
 from analysis.sound import LATEST_S
-from autoscale.kube.objects import Object
+from autoscale.kube.objects import Object, mapping
 from autoscale.kube.scaler import ScalerMetric
 
 
@@ -131,11 +131,11 @@ _BULK = ("managedFields", "kubectl.kubernetes.io/last-applied-configuration")
 
 def slim(resource: str, found: Object) -> Object:
     """The object without what no judgement needs: managedFields, the last applied text, a node's image list."""
-    metadata = {key: value for key, value in (found.get("metadata") or {}).items() if key != _BULK[0]}
-    if annotations := metadata.get("annotations"):
+    metadata = {key: value for key, value in mapping(found.get("metadata")).items() if key != _BULK[0]}
+    if annotations := mapping(metadata.get("annotations")):
         metadata["annotations"] = {key: value for key, value in annotations.items() if key != _BULK[1]}
     kept = {**found, "metadata": metadata}
-    if resource == "nodes" and "images" in (found.get("status") or {}):
+    if resource == "nodes" and "images" in mapping(found.get("status")):
         kept["status"] = {key: value for key, value in found["status"].items() if key != "images"}
     return kept
 

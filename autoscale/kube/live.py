@@ -7,14 +7,14 @@ import math
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import quote
 
 from analysis.errors import BadInput
 from analysis.run import unix_now_s
 from autoscale.kube.api import Api
-from autoscale.kube.cluster import ClusterError, Observation, log_phase, slim
+from autoscale.kube.cluster import MISSHAPEN, ClusterError, Observation, log_phase, slim
 from autoscale.kube.kinds import (
     CLUSTER_WIDE,
     EXTERNAL_GROUP,
@@ -24,7 +24,7 @@ from autoscale.kube.kinds import (
     plural_of,
     resource_path,
 )
-from autoscale.kube.objects import Object
+from autoscale.kube.objects import Object, items, mapping
 from autoscale.kube.quantity import milli
 from autoscale.kube.scaler import ScalerMetric
 from autoscale.kube.watcher import Watcher
@@ -80,7 +80,8 @@ class LiveCluster(Api):
         """Pod name -> value in milli-units, asked as the HPA asks. Raises ClusterError with the cause in its status."""
         rest = f"/namespaces/{quote(namespace)}/pods/*/{quote(metric, safe=':')}"
         items = self._metric_items(METRICS_GROUP, rest, [("labelSelector", selector)])
-        return {item["describedObject"]["name"]: milli(item["value"]) for item in items}
+        with _metrics_of(metric):
+            return {item["describedObject"]["name"]: milli(item["value"]) for item in items}
 
     def single_metric(self, namespace: str, metric: ScalerMetric) -> builtins.list[int]:
         """Values in milli-units of an External or Object metric, asked as the HPA asks. Raises ClusterError."""
@@ -93,7 +94,8 @@ class LiveCluster(Api):
             items = self._metric_items(
                 METRICS_GROUP, about + name, [("metricLabelSelector", metric.selector)]
             )
-        return [milli(item["value"]) for item in items]
+        with _metrics_of(metric.name):
+            return [milli(item["value"]) for item in items]
 
     def _metric_items(
         self, group: str, rest: str, query: builtins.list[tuple[str, str]]
@@ -108,7 +110,10 @@ class LiveCluster(Api):
                 self._find_metrics_root(group)  # raises the better reason when the whole API went away
             raise
         self._metrics_roots[group] = root
-        return answer.get("items") or []
+        found = answer.get("items")
+        if not isinstance(found, list | None):
+            raise ClusterError(f"{root}{rest} answered something that is no list of metrics")
+        return found or []
 
     def scale(self, hpa: Object, replicas: int) -> None:
         """Write the scale subresource of the HPA's target: the only call that changes anything."""
@@ -131,7 +136,10 @@ class LiveCluster(Api):
         found, page = self.pages(resource_path(resource, namespace), query)
         kind = str(page.get("kind", "")).removesuffix("List")
         shape = {"kind": kind, "apiVersion": page.get("apiVersion")}
-        return [slim(resource, shape | o) for o in found], str(page["metadata"]["resourceVersion"])
+        version = mapping(page.get("metadata")).get("resourceVersion")
+        if not version:
+            raise ClusterError(f"the list of {resource} has no version: it is no API server's")
+        return [slim(resource, shape | o) for o in found], str(version)
 
     def log_lines(self, namespace: str, pod: str, container: str) -> Any:
         """The lines of a container's log that end a start-up phase, as [{time, text}]. Raises ClusterError."""
@@ -170,7 +178,7 @@ class LiveCluster(Api):
             if error.status == 404:
                 raise self._no_metrics_api(group) from None
             raise
-        versions = [version["version"] for version in found.get("versions") or []]
+        versions = [str(mapping(version).get("version")) for version in items(found.get("versions"))]
         best = next((v for v in METRICS_VERSIONS if v in versions), versions[0] if versions else "v1beta1")
         return f"/apis/{group}/{best}"
 
@@ -204,3 +212,14 @@ def described_path(api: str, kind: str, name: str, namespace: str) -> str:
     plural = plural_of(kind) or kind.lower() + ("es" if kind.endswith("s") else "s")
     scope = f"/namespaces/{quote(namespace)}" if kind not in CLUSTER_WIDE else ""
     return f"{scope}/{plural}{'.' + group if group else ''}/{quote(name)}/"
+
+
+@contextmanager
+def _metrics_of(name: str) -> Iterator[None]:
+    """Raises ClusterError where what a metrics API answered is of another form."""
+    try:
+        yield
+    except (*MISSHAPEN, BadInput) as error:
+        raise ClusterError(
+            f"the metrics API answered something that is no value of {name}: {error!r:.100}"
+        ) from None

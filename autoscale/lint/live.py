@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from analysis.errors import SourceUnavailable
+from analysis.errors import BadInput, SourceUnavailable
 from autoscale.kube.cluster import ClusterError
 from autoscale.kube.kinds import KINDS, collection_path
+from autoscale.kube.objects import items, mapping
 from autoscale.lint.findings import Located
 
 if TYPE_CHECKING:
@@ -18,12 +19,16 @@ READ = (
     "ResourceQuota", "PodDisruptionBudget", "LeaderWorkerSet", "PodMonitoring", "ClusterPodMonitoring", "PodMonitor",
     "ServiceMonitor", "AutoscalingMetric", "ScaledObject", "APIService", "PersistentVolume",
 )  # fmt: skip
+LOOKED_FOR = (
+    "HorizontalPodAutoscaler", "ScaledObject", "Deployment", "StatefulSet", "LeaderWorkerSet", "Job",
+)  # fmt: skip
 SYSTEM = ("kube-system", "kube-public", "kube-node-lease", "gmp-system", "gke-managed-system")
 _ADAPTERS = ("custom-metrics", "prometheus-adapter")
 
 
 def snapshot(api: Api, namespace: str | None) -> tuple[list[Located], set[str], list[str]]:
-    """(objects, kinds that were not seen, notes about them). Raises SourceUnavailable when nothing answers."""
+    """(objects, kinds that were not seen, notes about them). Raises SourceUnavailable when nothing answers, BadInput when
+    there is nothing to look at."""
     objects: list[Located] = []
     unseen: set[str] = set()
     notes: list[str] = []
@@ -47,6 +52,13 @@ def snapshot(api: Api, namespace: str | None) -> tuple[list[Located], set[str], 
         raise SourceUnavailable(
             "the cluster lets this account read nothing", next_step="grant list, or use another context"
         )
+    if not any(located.kind in LOOKED_FOR for located in objects):
+        where = f"in namespace {namespace}" if namespace else "in the cluster"
+        why = f" ({'; '.join(notes)})" if notes else ""
+        raise BadInput(
+            f"no HPA, ScaledObject or workload {where}: nothing to lint{why}",
+            next_step="name another one with --namespace or --context",
+        )
     return objects, unseen, notes
 
 
@@ -56,5 +68,5 @@ def of_interest(located: Located) -> bool:
         return any(word in located.name for word in _ADAPTERS)
     if located.kind == "ConfigMap" and located.name == "kube-root-ca.crt":
         return False
-    owners = located.metadata.get("ownerReferences") or []
+    owners = map(mapping, items(located.metadata.get("ownerReferences")))
     return not (located.kind == "StatefulSet" and any(o.get("kind") == "LeaderWorkerSet" for o in owners))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import re
-import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,19 +17,13 @@ from typing import IO, Any
 import yaml
 
 from analysis.errors import BadInput
+from analysis.files import REGULAR, SAVE_IT, special_kind
 
 MOST_LINE = 4_000_000  # characters; a row with the prefix blocks of a million tokens has about half a million
 MOST_BLANK = 100_000  # empty lines in a row
 MOST_YAML = 1_000_000  # bytes: about 30,000 points of a curve, read within 2 s
 MOST_DEPTH = 32  # lists and mappings in each other, aliases followed
 MOST_NODES = 100_000  # values of a YAML file, aliases followed
-_KINDS = {
-    stat.S_ISDIR: "a directory",
-    stat.S_ISFIFO: "a pipe",
-    stat.S_ISCHR: "a device",
-    stat.S_ISBLK: "a device",
-    stat.S_ISSOCK: "a socket",
-}
 
 
 class PlainNumbers(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # libyaml is ten times as fast
@@ -55,9 +48,8 @@ def regular(path: Path | str, what: str) -> Path:
         mode = Path(path).stat().st_mode
     except (OSError, ValueError) as error:
         raise BadInput(f"cannot read {what}: {error}") from None
-    if not stat.S_ISREG(mode):
-        kind = next((name for test, name in _KINDS.items() if test(mode)), "something else")
-        raise BadInput(f"{what} {path} is {kind}", expected="a regular file", next_step="save it to one")
+    if (kind := special_kind(mode)) is not None:
+        raise BadInput(f"{what} {path} is {kind}", expected=REGULAR, next_step=SAVE_IT)
     return Path(path)
 
 

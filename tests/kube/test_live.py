@@ -1,19 +1,25 @@
 """The real kubernetes client against a small API server that does what real ones do to watchers."""
 
 import importlib.util
+import os
+import re
 import threading
 import time
 from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import yaml
 
 from analysis.errors import BadInput, SourceUnavailable
+from autoscale.kube import kubeconfig
 from autoscale.kube.api import connect
 from autoscale.kube.clocks import Clocks
 from autoscale.kube.cluster import ClusterError, read_observations
 from autoscale.kube.kinds import resource_path
 from autoscale.kube.live import LiveCluster
+from tests.threaded import running
 
 
 def _standin():
@@ -277,6 +283,108 @@ def test_no_server_at_all_is_said_with_a_next_step():
         ClusterError, match=r"^no API server answers at 127\.0\.0\.1:1\. Check the kubeconfig"
     ):
         cluster.list("pods", "ns")
+
+
+def test_an_address_that_redirects_is_said_to(server):
+    class Elsewhere(BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def do_GET(self):
+            self.send_response(302)
+            self.send_header("Location", "http://127.0.0.1:1/login?token=x")
+            self.end_headers()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as proxy, running(proxy):
+        cluster = LiveCluster(standin.client(f"http://127.0.0.1:{proxy.server_port}"))
+        with pytest.raises(
+            ClusterError, match=r"it redirects to http://127\.0\.0\.1:1, where nobody answers\."
+        ):
+            cluster.list("pods", "ns")
+
+
+@pytest.mark.parametrize("value", ["x", None, {}, [1], {"describedObject": 5}])
+def test_a_metric_that_is_none_is_a_cluster_error(server, cluster, value):
+    server.metrics[METRIC] = {"a": value}
+    with pytest.raises(ClusterError, match="something that is no value of prometheus"):
+        cluster.custom_metric("ns", METRIC, "app=vllm")
+
+
+SECRET = "planted-9q7z"
+CONFIG = {
+    "current-context": "c",
+    "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
+    "clusters": [{"name": "k", "cluster": {"server": "http://127.0.0.1:1"}}],
+    "users": [{"name": "u", "user": {"token": SECRET}}],
+}
+
+
+def of_user(**user):
+    return yaml.safe_dump(CONFIG | {"users": [{"name": "u", "user": user}]})
+
+
+def of_cluster(**cluster):
+    return yaml.safe_dump(CONFIG | {"clusters": [{"name": "k", "cluster": cluster}]})
+
+
+def exec_of(command, *arguments):
+    return of_user(
+        exec={"apiVersion": "client.authentication.k8s.io/v1", "command": command, "args": list(arguments)}
+    )
+
+
+KUBECONFIGS = {
+    "bytes": (b"\xff\xfe\x00", "the kubeconfig FILE is not text"),
+    "nested without end": ("[" * 100_000, "the kubeconfig FILE, line 1, column 101: nested more than"),
+    "a list": ("[1]", "the kubeconfig FILE holds a list; expected clusters"),
+    "text": ("text", "the kubeconfig FILE holds text"),
+    "empty": ("", "the kubeconfig FILE: .*empty"),
+    "half of YAML": (f"users: [{{token: {SECRET}", r"the kubeconfig FILE, line \d, column "),
+    "a key twice": (f"users: []\nusers: [{SECRET}]", 'line 2, column 1: key "users" is there twice'),
+    "users that are text": (f"users: {SECRET}", "the kubeconfig FILE, users; expected a list"),
+    "a user that is text": (f"users: [{{name: u, user: {SECRET}}}]", "the kubeconfig FILE, user u; expected a mapping"),
+    "a context that is a number": ("contexts: [5]", "the kubeconfig FILE, contexts; expected a list of a name"),
+    "a server that is a number": (of_cluster(server=5), "the kubeconfig FILE, cluster k: server is no text"),
+    "a port that is none": (of_cluster(server="http://h:99999"), "cluster k: server is no address: 'http://h:99999'"),
+    "another scheme": (of_cluster(server=f"ftp://u:{SECRET}@h"), "cluster k: server is no address"),
+    "certificates that are no base64": (
+        of_cluster(server="https://h", **{"certificate-authority-data": f"{SECRET}*"}),
+        "cluster k: certificate-authority-data is no base64",
+    ),
+    "a token that is a number": (of_user(token=5), "user u: token is no text"),
+    "a token of two lines": (of_user(token=f"{SECRET}\nX: y"), "the token of the kubeconfig has a line break"),
+    "a token that is not Latin": (of_user(token=f"{SECRET}\u20ac"), r"the token of the kubeconfig has the character U\+20AC"),
+    "a file that is not there": (of_user(tokenFile="/no/such"), "the kubeconfig FILE: .*'/no/such'"),
+    "a provider's time that is none": (
+        of_user(**{"auth-provider": {"name": "gcp", "config": {"access-token": SECRET, "expiry": "xx"}}}),
+        "the kubeconfig FILE cannot be used: ValueError",
+    ),
+    "a program that fails": (exec_of("sh", "-c", "exit 3"), "fetches credentials failed: .*3"),
+    "a program that is not there": (exec_of("no-such-program"), "fetches credentials failed: .*no-such-program"),
+    "a program that does not end": (exec_of("sleep", "5"), r"\(exec\) has not ended within 0 s"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "said"), KUBECONFIGS.values(), ids=KUBECONFIGS)
+def test_a_kubeconfig_that_cannot_be_read_is_one_sentence_without_its_secrets(
+    tmp_path, monkeypatch, content, said
+):
+    monkeypatch.setattr(kubeconfig, "LOGIN_S", 0.3 if "not ended" in said else 60.0)
+    file = tmp_path / "config"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(
+        (BadInput, SourceUnavailable), match=said.replace("FILE", re.escape(str(file)))
+    ) as raised:
+        connect(kubeconfig=str(file))
+    assert SECRET not in str(raised.value)
+
+
+def test_a_kubeconfig_that_is_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "config")
+    with pytest.raises(
+        BadInput, match=f"the kubeconfig {tmp_path}/config is a pipe; expected a regular file"
+    ):
+        connect(kubeconfig=str(tmp_path / "config"))
 
 
 def test_an_unknown_context_is_bad_input(tmp_path):

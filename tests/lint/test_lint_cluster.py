@@ -8,13 +8,15 @@ from urllib.parse import parse_qs, urlparse
 import pytest
 import yaml
 
-from analysis.errors import SourceUnavailable
+from analysis.errors import BadInput, SourceUnavailable
 from autoscale.deploy import objects
 from autoscale.kube.api import PAGE
 from autoscale.kube.kinds import KINDS
 from autoscale.lint.linter import lint_cluster
 from autoscale.lint.live import READ
 from autoscale.profiles import load
+
+NOT_GZIP = b"not compressed as it says"
 
 
 class Server(ThreadingHTTPServer):
@@ -23,6 +25,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self, objects_):
         super().__init__(("127.0.0.1", 0), Handler)
         self.held, self.status, self.methods = objects_, {}, set()
+        self.instead = {}  # plural -> what is answered in the place of its list
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -47,8 +50,11 @@ class Handler(BaseHTTPRequestHandler):
         start, limit = int(query.get("continue", ["0"])[0]), int(query["limit"][0])
         more = {"continue": str(start + limit)} if start + limit < len(found) else {}
         body = json.dumps({"metadata": more, "items": found[start : start + limit]}).encode()
+        body = self.server.instead.get(plural, body)
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
+        if body == NOT_GZIP:
+            self.send_header("Content-Encoding", "gzip")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -121,3 +127,61 @@ def test_a_cluster_that_refuses_everything_is_a_source_that_is_not_there(cluster
 def test_an_unknown_context_is_a_source_that_is_not_there(cluster):
     with pytest.raises(SourceUnavailable, match="kubeconfig"):
         lint_cluster(context="elsewhere")
+
+
+def test_what_answers_404_to_a_kind_that_every_cluster_has_is_no_cluster(cluster):
+    cluster.status = {KINDS[kind].plural: 404 for kind in READ}
+    with pytest.raises(
+        SourceUnavailable,
+        match=r"^127\.0\.0\.1:.* does not answer like a Kubernetes API server: GET /api/v1/",
+    ):
+        lint_cluster()
+
+
+def test_a_namespace_that_holds_nothing_is_not_called_fine(cluster):
+    with pytest.raises(
+        BadInput, match=r"^no HPA, ScaledObject or workload in namespace gone: nothing to lint"
+    ):
+        lint_cluster("gone")
+
+
+NO_LISTS = {
+    "null": b"null",
+    "a list": b"[]",
+    "a number": b"5",
+    "nested without end": b"[" * 100_000,
+    "no list of items": b'{"items": "abc"}',
+    "no items": b"{}",
+    "items that are NaN": b'{"items": NaN}',
+    "items that are no objects": b'{"items": [1, null, "x"]}',
+    "an item without metadata": b'{"items": [{"spec": {}}]}',
+    "an item whose metadata is a list": b'{"items": [{"metadata": []}]}',
+    "an item without a name": b'{"items": [{"metadata": {"name": null}}]}',
+    "metadata of the list that is text": b'{"items": [], "metadata": "x"}',
+    "half a surrogate pair": b'{"items": [{"metadata": {"name": "\\ud800"}}]}',
+    "a page of a proxy": b"<html>sign in</html>",
+    "nothing": b"",
+    "bytes": b"\xff\xfe\x00",
+    "not compressed as it says": NOT_GZIP,
+    "a page after itself": b'{"items": [], "metadata": {"continue": "7"}}',
+    "a page after a number": b'{"items": [], "metadata": {"continue": 5}}',
+}
+
+
+@pytest.mark.parametrize("body", NO_LISTS.values(), ids=NO_LISTS)
+def test_what_is_no_list_of_objects_is_a_sentence(cluster, body):
+    cluster.instead = {"deployments": body}
+    said = "no Kubernetes (object|list): '|was cut off or is not JSON: |the pages of .* have no end"
+    with pytest.raises(SourceUnavailable, match=said):
+        lint_cluster()
+
+
+def test_a_list_that_is_null_is_an_empty_one(cluster):
+    cluster.instead = {"podmonitors": b'{"items": null, "metadata": {}}'}  # as servers in Go write none
+    assert lint_cluster().errors == 0
+
+
+def test_owners_of_another_form_are_none(cluster):
+    of(cluster, "LeaderWorkerSet")["metadata"]["ownerReferences"] = "x"
+    of(cluster, "Service")["metadata"]["ownerReferences"] = ["x", None]
+    assert lint_cluster().errors == 0
