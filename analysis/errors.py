@@ -74,17 +74,17 @@ _MARKUP = re.compile(
 
 def _one_line(text: str) -> str:
     """Text without line breaks and markup: what a server answered is often a page."""
-    return _escaped(" ".join(_MARKUP.sub(" ", text.replace("\\n", " ")).split()))
+    return escaped(" ".join(_MARKUP.sub(" ", text.replace("\\n", " ")).split()))
 
 
 def printable(text: str, most: int = LONGEST_TOLD) -> str:
     """What somebody else said as one line of at most so many characters that can be written and printed anywhere: what cannot
     is escaped, what is long is cut."""
-    shown = _escaped(" ".join(text[: 4 * most].split()))
+    shown = escaped(" ".join(text[: 4 * most].split()))
     return shown if len(shown) <= most else shown[: most - 3] + "..."
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """The text, with an escape for each character that moves a terminal's cursor or that no file can hold."""
     if text.isprintable():
         return text

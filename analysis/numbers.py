@@ -25,12 +25,19 @@ def known(x: float) -> bool:
     return x == x  # the only place
 
 
+def read_number(text: str) -> float:
+    """The number that a text says in ASCII digits without underscores, as everybody but Python reads it. Raises ValueError."""
+    if "_" in text or not text.isascii():
+        raise ValueError(f"not a number: {text[:40]!r}")
+    return float(text)
+
+
 def parse_seconds(text: str) -> float:
     """Seconds in `20s`, `600`, `10m`, `1h` or `14d`; NaN for anything else."""
     units = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
     number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1.0)
     try:
-        return float(number) * unit
+        return read_number(number) * unit
     except ValueError:
         return math.nan
 
@@ -45,7 +52,7 @@ def no_truth_value(value: Any) -> Any:
 def told_number(value: Any) -> float:
     """The number that somebody else wrote, as text or as a number: NaN where it is none, infinite where it is too large."""
     try:
-        return float(value)
+        return read_number(value) if isinstance(value, str) else float(value)
     except OverflowError:
         return math.inf
     except (TypeError, ValueError):

@@ -202,7 +202,7 @@ def breaches(slo: Slo, table: pd.DataFrame, window_s: float) -> list[tuple[float
 
 
 def _term(name: str, value: str, part: str) -> Term:
-    match = re.fullmatch(r"([a-z0-9]+)(?:_p(\d+(?:\.\d+)?))?", name)
+    match = re.fullmatch(r"([a-z0-9]+)(?:_p([0-9]+(?:\.[0-9]+)?))?", name)
     metric = match.group(1) if match else name.split("_")[0]
     if metric not in METRICS:
         raise BadInput(
@@ -240,7 +240,7 @@ def _check(terms: list[Term], goodput: float | None, text: str) -> None:
 
 
 def _seconds(value: str, part: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-z]+)", value)
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([a-z]+)", value)
     if match is None or match.group(2) not in _UNITS_S or float(match.group(1)) == 0:
         raise BadInput(
             f"cannot read the time {value!r} in", value=part, expected="a number above 0 with ms, s or min"
@@ -249,7 +249,7 @@ def _seconds(value: str, part: str) -> float:
 
 
 def _share(value: str, part: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*(%?)", value)
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(%?)", value)
     share = float(match.group(1)) / (100 if match.group(2) else 1) if match else np.nan
     if not 0 < share <= 1:
         raise BadInput("cannot read the share in", value=part, expected="goodput=99% or goodput=0.99")

@@ -13,7 +13,7 @@ import typer
 
 from analysis.files import empty, free_directory
 from analysis.redact import command_line
-from autoscale.cli.inputs import fleet_options, hpa_in, lengths_asked, price_of, told_apart
+from autoscale.cli.inputs import fleet_options, in_file, lengths_asked, price_of, sound_hpa, told_apart
 from autoscale.cli.options import (
     DEFAULT_PROFILE,
     ClientTimeout,
@@ -85,21 +85,22 @@ def serve(
     from autoscale.sim.http.hosting import serve_fleet
     from autoscale.sim.http.server import FleetServer
 
-    system, scaler = load(profile), hpa_in(hpa) if hpa else None
+    system, scaler = load(profile), sound_hpa(hpa) if hpa else None
     options = replace(fleet_options(gateway, None), warm=not cold)
     progress.compiled_engine()
-    server = FleetServer(
-        system,
-        scaler,
-        host=host,
-        port=port,
-        metrics_port=metrics_port,
-        speed=speed,
-        replicas=replicas,
-        seed=seed,
-        routing=routing,
-        options=options,
-    )
+    with in_file(hpa):
+        server = FleetServer(
+            system,
+            scaler,
+            host=host,
+            port=port,
+            metrics_port=metrics_port,
+            speed=speed,
+            replicas=replicas,
+            seed=seed,
+            routing=routing,
+            options=options,
+        )
     serve_fleet(server, on_started=partial(_tell_served, speed), with_parent=with_parent)
 
 
@@ -147,12 +148,16 @@ def simulate(
     from autoscale.show.terminal.comparison import comparison_table
 
     options = fleet_options(gateway, client_timeout)
-    settings = _settings((hpa, *(compare or [])), static or [])
+    files = (hpa, *(compare or []))
+    settings = _settings(files, static or [])
     if out is not None:
         free_directory(out, empty)
     runs, paid = runs_of([run]) if run else [], price_of(price)
     system = system_of(profile, runs, paid.per_accelerator_hour if paid else None)
-    notes = {name: notes_on(system, setting) for name, setting in settings.items()}
+    notes, named = {}, dict(told_apart(files))
+    for name, setting in settings.items():
+        with in_file(named.get(name)):
+            notes[name] = notes_on(system, setting)
     bounds = slo_of(slo, runs, system)
     tokens = lengths_of(lengths_asked(prompt_tokens, output_tokens, traffic), runs, system)
     plan = offered(traffic, peak, tokens, hours, trace_time_unit)
@@ -212,7 +217,7 @@ def _settings(hpas: Sequence[Path], static: Sequence[int]) -> dict[str, Setting]
     """What is set side by side, each under a name of its own."""
     from autoscale.recommend.choice.settings import Given, Standing
 
-    given: dict[str, Setting] = {name: Given(hpa_in(path)) for name, path in told_apart(hpas)}
+    given: dict[str, Setting] = {name: Given(sound_hpa(path)) for name, path in told_apart(hpas)}
     return given | {f"{count} standing": Standing(count) for count in static}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,8 +42,10 @@ def run_path(run: Path | None) -> Path:
 
 def rates_of(text: str | None) -> list[float]:
     """ "1,2,4" as numbers, each once; none without text."""
+    from analysis.numbers import read_number
+
     try:
-        rates = list(dict.fromkeys(map(float, text.split(",")))) if text else []
+        rates = list(dict.fromkeys(map(read_number, text.split(",")))) if text else []
         if len(rates) <= MOST_RATES:
             return rates
         raise BadInput("--rates", value=f"{len(rates)} rates", expected=f"at most {MOST_RATES}")
@@ -54,13 +57,14 @@ def rates_of(text: str | None) -> list[float]:
 
 def price_of(text: str | None) -> Price | None:
     """The price that "2.5" or "2.5 EUR" says."""
+    from analysis.numbers import read_number
     from autoscale.bill import Price
 
     if text is None:
         return None
     number, _, currency = text.strip().partition(" ")
     try:
-        value = float(number)
+        value = read_number(number)
     except ValueError:
         value = math.nan
     readable = len(currency) <= MOST_OF_A_CURRENCY and currency.isprintable()
@@ -75,13 +79,13 @@ def price_of(text: str | None) -> Price | None:
 
 def promise_of(days_kept: str | None, longest_breach: str | None) -> Promise:
     """What is promised of days: "95%" or "0.95" of them keep the SLO, with no stretch over it longer than "10m"."""
-    from analysis.numbers import parse_seconds
+    from analysis.numbers import parse_seconds, read_number
     from autoscale.recommend.choice.promise import Promise
 
     given: dict[str, float] = {}
     if days_kept is not None:
         try:
-            given["days_kept"] = float(days_kept.rstrip("%")) / (100 if days_kept.endswith("%") else 1)
+            given["days_kept"] = read_number(days_kept.rstrip("%")) / (100 if days_kept.endswith("%") else 1)
         except ValueError:
             raise BadInput("--days-kept", value=days_kept, expected="a share such as 95%") from None
     if longest_breach is not None:
@@ -184,6 +188,33 @@ def _objects_in(documents: Iterable[object]) -> Iterator[KubernetesObject]:
                 yield document
             else:
                 yield from _objects_in(listed)
+
+
+@contextmanager
+def in_file(path: Path | None) -> Iterator[None]:
+    """Names the file in the sentence about what it holds: several may be given, and a field says not in which it is."""
+    try:
+        yield
+    except BadInput as error:
+        if path is None or str(path) in str(error):
+            raise
+        raise BadInput(
+            f"{path}: {error.what}", value=error.value, expected=error.expected, next_step=error.next_step
+        ) from None
+
+
+def sound_hpa(path: Path) -> KubernetesObject:
+    """What `hpa_in` finds, as the API server or KEDA takes it. Raises BadInput naming the file and the field."""
+    from autoscale.hpa import HpaSpec
+    from autoscale.keda import ScaledObject
+
+    found = hpa_in(path)
+    with in_file(path):
+        if found["kind"] == "ScaledObject":
+            ScaledObject.from_manifest(found)
+        else:
+            HpaSpec.from_manifest(dict(found), scale_to_zero=True)
+    return found
 
 
 def keda_asked(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from analysis.errors import escaped
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -35,10 +37,16 @@ def show_json(content: Mapping[str, object], computed_from: Mapping[str, object]
     print(json.dumps(as_plain(content), indent=2, default=str, allow_nan=False))
 
 
+def tell(*lines: str) -> None:
+    """Print lines that may hold what others wrote: nothing in them moves the cursor or changes the terminal."""
+    for line in lines:
+        print("\n".join(map(escaped, line.split("\n"))))
+
+
 def show_paths(paths: Sequence[Path]) -> None:
     """Print which files were written."""
     for path in paths:
-        print(f"  {path}")
+        tell(f"  {path}")
 
 
 def leave_stdout() -> None:
@@ -49,9 +57,15 @@ def leave_stdout() -> None:
 
 def _console() -> Console:
     from rich.console import Console
+    from rich.segment import Segment
 
     class Plain(Console):
-        """Rich's own ends the program with code 1 when nobody reads on."""
+        """Rich's own ends the program with code 1 when nobody reads on, and hands a terminal what others wrote as it is."""
+
+        def render(self, *arguments: Any, **options: Any) -> Iterator[Segment]:
+            for one in super().render(*arguments, **options):
+                said = one.text if one.control else "\n".join(map(escaped, one.text.split("\n")))
+                yield one if said == one.text else Segment(said, one.style)
 
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError

@@ -15,13 +15,13 @@ from analysis.files import begins_with, free_file
 from analysis.redact import command_line
 from autoscale.cli.inputs import (
     fleet_options,
-    hpa_in,
     keda_asked,
     lengths_asked,
     price_of,
     promise_of,
     rates_of,
     run_path,
+    sound_hpa,
 )
 from autoscale.cli.options import (
     Against,
@@ -187,7 +187,7 @@ def recommend(
     fleet = fleet_options(gateway, client_timeout)
     same: dict[str, Any] = {
         "profile": profile, "slo": slo, "attainment": attainment, "promise": promise_of(days_kept, longest_breach),
-        "max_replicas": max_replicas, "price": price_of(price), "current": hpa_in(current) if current else None,
+        "max_replicas": max_replicas, "price": price_of(price), "current": sound_hpa(current) if current else None,
         "fleet": fleet, "keda": keda_asked(scaler, to_zero, slo_cold_start, fleet),
         "measured": measured, "against": against, "schedule": schedule, "seeds": seeds, "jobs": jobs, "out": out,
         "command": command_line(sys.argv), "tell": progress.note,

@@ -11,7 +11,8 @@ from analysis.errors import BadInput, did_you_mean
 
 PLACEHOLDERS = ("PROJECT_ID", "REGION", "ZONE", "CLUSTER_NAME", "BUCKET_NAME", "DISK_NAME")
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/-]*")
-_URL = re.compile(r"https?://[A-Za-z0-9.-]+(:\d+)?(/[A-Za-z0-9._~/-]*)?")
+_PLAIN = re.compile(r"[\w-]*")
+_URL = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]+)?(/[A-Za-z0-9._~/-]*)?")
 
 
 @dataclass(frozen=True)
@@ -94,11 +95,16 @@ def options(assignments: Iterable[str]) -> Options:
     for assignment in assignments:
         name, separator, text = assignment.partition("=")
         if name not in known:
+            meant, name_only = did_you_mean(name, known), _PLAIN.match(name)
             raise BadInput(
                 "unknown option of a manifest set",
-                value=assignment,
+                value=assignment
+                if meant
+                else name_only.group()
+                if name_only
+                else "",  # the value may be a secret
                 expected=f"name=value with name one of {', '.join(known)}",
-                next_step=did_you_mean(name, known),
+                next_step=meant,
             )
         if not separator:
             raise BadInput("option of a manifest set without a value", value=name, expected=f"{name}=VALUE")

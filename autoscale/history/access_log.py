@@ -71,6 +71,7 @@ class _Rows:
     models: dict[str, int] = field(default_factory=dict)
     unread: int = 0
     first_unread: str = ""
+    understood: bool = False  # its fields were found, and one of them holds what it cannot
 
 
 def log_columns(text: str) -> dict[str, str]:
@@ -210,6 +211,7 @@ def _read(path: Path, named: dict[str, str], model: str | None) -> _Rows:
             tokens = [token_count(row.get(places.get(what, ""))) for what in ("prompt", "output")]
         except (ValueError, TypeError, OverflowError) as error:
             _unread(found, number, str(error))
+            found.understood |= found.unread == 1
             continue
         found.time_s.append(time_s)
         found.lines.append(number)
@@ -219,7 +221,8 @@ def _read(path: Path, named: dict[str, str], model: str | None) -> _Rows:
     if found.unread > MOST_UNREAD * (read + found.unread):
         raise BadInput(
             f"{path}: {found.unread:,} of {read + found.unread:,} lines cannot be read", value=found.first_unread,
-            expected="JSON lines, or CSV with a header", next_step="name the fields with --columns",
+            expected=None if found.understood else "JSON lines, or CSV with a header",
+            next_step="correct or leave out such lines, or name other fields with --columns" if found.understood else "name the fields with --columns",
         )  # fmt: skip
     return found
 

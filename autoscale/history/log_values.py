@@ -9,11 +9,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from analysis.files import json_value
+from analysis.numbers import told_number
 from loadgen.plan.lengths import MOST
 from loadgen.plan.time_units import YEARS
 
 EARLIEST_S, TOO_LATE_S = (datetime(year, 1, 1, tzinfo=UTC).timestamp() for year in (YEARS[0], YEARS[1] + 1))
-_NGINX = re.compile(r"\[?(\d{2}/[A-Z][a-z]{2}/\d{4}:\d{2}:\d{2}:\d{2})(?: ([+-]\d{4}))?\]?")
+_NGINX = re.compile(r"\[?([0-9]{2}/[A-Z][a-z]{2}/[0-9]{4}:[0-9]{2}:[0-9]{2}:[0-9]{2})(?: ([+-][0-9]{4}))?\]?")
 _WHOLE = re.compile(r"-?[0-9]+(?:\.0)?")  # 1.234 may be thousands
 _UNITS = (
     (1e11, 1.0),
@@ -27,7 +28,7 @@ def finite_number(value: Any, missing: float) -> float:
     """A finite number. Raises ValueError."""
     if value is None or value == "" or value == "-":
         return missing
-    if isinstance(value, bool) or not math.isfinite(number := float(value)):
+    if isinstance(value, bool) or not math.isfinite(number := told_number(value)):
         raise ValueError(f"not a number: {str(value)[:40]!r}")
     return number
 
@@ -40,7 +41,7 @@ def token_count(value: Any) -> float:
     if number % 1 or (isinstance(value, str) and not _WHOLE.fullmatch(value.strip())):
         raise ValueError(f"not a whole number of tokens: {str(value)[:40]!r}")
     if not 0 <= number <= MOST:
-        raise ValueError("tokens below 0 or above what a request can have")
+        raise ValueError(f"not a count of tokens from 0 to {MOST:,}: {str(value)[:40]!r}")
     return number
 
 
@@ -56,6 +57,13 @@ def unix_time(value: Any) -> float:
 
 
 def _dated(text: str) -> float:
+    try:
+        return _moment(text)
+    except (ValueError, OverflowError):
+        raise ValueError(f"not a time: {text[:40]!r}") from None
+
+
+def _moment(text: str) -> float:
     if nginx := _NGINX.fullmatch(text):
         when = datetime.strptime(f"{nginx[1]} {nginx[2] or '+0000'}", "%d/%b/%Y:%H:%M:%S %z")
     else:

@@ -104,7 +104,7 @@ def _decoded(given: Any, schema: Any, path: str) -> Any:
         decoded = {}
         for key, value in given.items():
             where = f"{path}.{key}" if path else str(key)
-            if (since := _NEWER.get(re.sub(r"\[\d+\]", "[]", where))) is not None:
+            if (since := _NEWER.get(re.sub(r"\[[0-9]+\]", "[]", where))) is not None:
                 raise BadInput(f'field "{where}" is not modelled here', expected=f"none of it: {since}")
             if key not in schema:
                 raise BadInput(f'unknown field "{where}"', next_step=did_you_mean(str(key), schema))

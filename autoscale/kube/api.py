@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -249,4 +250,4 @@ def _refused(method: str, path: str, error: Any) -> ClusterError:
 
 
 def _retry_after_s(text: str | None) -> float | None:
-    return float(text) if text and text.replace(".", "", 1).isdigit() else None
+    return float(text) if text and re.fullmatch(r"[0-9]+(\.[0-9]*)?", text) else None

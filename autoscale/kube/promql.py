@@ -28,7 +28,7 @@ _WORDS = {"by", "without", "on", "ignoring", "group_left", "group_right", "bool"
 LISTS = {"by", "without", "on", "ignoring", "group_left", "group_right"}
 _TOKEN = re.compile(
     r"""\s+|\#[^\n]*|(?P<text>"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|`[^`]*`)|(?P<range>\[[^\]]*\])
-    |(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?:ms|[smhdwy]\w*)?)|(?P<name>[a-zA-Z_:][\w:]*)
+    |(?P<number>(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?(?:ms|[smhdwy]\w*)?)|(?P<name>[a-zA-Z_:][\w:]*)
     |(?P<sign>==|!=|>=|<=|=~|!~|[-+*/%^<>=(){},@])|(?P<other>.)""",
     re.X | re.S,
 )

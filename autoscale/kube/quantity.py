@@ -16,7 +16,7 @@ from analysis.numbers import known
 _DECIMAL = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
 _DECIMAL_SUFFIX = {exponent: suffix for suffix, exponent in _DECIMAL.items()}
-_SHAPE = re.compile(r"([+-]?)(\d*)(?:\.(\d*))?([eE][+-]?\d+|[numkMGTPE]|[KMGTPE]i|)")
+_SHAPE = re.compile(r"([+-]?)([0-9]*)(?:\.([0-9]*))?([eE][+-]?[0-9]+|[numkMGTPE]|[KMGTPE]i|)")
 _NANO = -9
 _MOST_MILLI = 2**63 - 1
 _INT64_DIGITS = 18  # up to here the server keeps an int64; beyond, an arbitrary decimal
@@ -50,7 +50,7 @@ def parse(given: object) -> Quantity:
     """The quantity of a manifest's field. Raises BadInput when an API server would not decode it."""
     if isinstance(given, bool) or not isinstance(given, str | int | float):
         raise _refused(given)
-    text = _number_text(given) if isinstance(given, int | float) else given.strip()
+    text = _number_text(given) if isinstance(given, int | float) else given
     sign, digits, exponent, base_two = _split(text)
     value = Fraction(int(digits)) * Fraction(10) ** exponent
     value = value * 2**base_two if base_two else value

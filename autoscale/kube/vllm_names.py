@@ -89,7 +89,7 @@ _FAMILIES = re.compile(r"(spec_decode|nixl|kv_block|kv_offload|estimated|model|l
 
 def version_tuple(version: str) -> tuple[int, ...]:
     """The leading numbers of a version: "0.9.2rc1" and "v0.9.2" -> (0, 9, 2)."""
-    match = re.match(r"v?(\d+(?:\.\d+)*)", version)
+    match = re.match(r"v?([0-9]+(?:\.[0-9]+)*)", version)
     return tuple(int(part) for part in match.group(1).split(".")) if match else ()
 
 
@@ -152,7 +152,7 @@ def image_version(image: str) -> tuple[int, ...] | None:
         return None
     if tag in ("", "latest") or tag.startswith("nightly"):
         return None if "@" in image else NEWEST
-    return version_tuple(tag) if re.match(r"v?\d{1,2}\.\d{1,3}", tag) else None
+    return version_tuple(tag) if re.match(r"v?[0-9]{1,2}\.[0-9]{1,3}", tag) else None
 
 
 def metric_of(series: str) -> str:

@@ -95,7 +95,7 @@ class VllmServer:
     def port(self) -> int | None:
         """Where it listens; None when that is a variable."""
         given = self.flags.get("port", str(VLLM_PORT))
-        return int(given) if given.isdigit() else None
+        return int(given) if given.isascii() and given.isdigit() else None
 
     @cached_property
     def model(self) -> str | None:

@@ -41,7 +41,7 @@ MOST_NAMED = 4  # values of a label that a sentence lists
 ALMOST = 1e-6  # rounding above a full cache
 
 _RANK = re.compile(r"(?:tp|pp|ep|moe_ep|moe_tp|cp|dcp|pcp|attn_tp|attn_cp)_rank")
-_ADDRESS = re.compile(r"\w+://.*|.*:\d+")
+_ADDRESS = re.compile(r"\w+://.*|.*:[0-9]+")
 
 Labels = Mapping[str, str]
 

@@ -18,7 +18,7 @@ from autoscale.observe.series import Notes, listed
 LONGEST_LIST = 8  # metric names of a page that a sentence shows
 _LINE = re.compile(
     r'^[ \t]*([A-Za-z_:][\w:]*)[ \t]*(?:\{((?:[^"}\n]|"(?:[^"\\\n]|\\.)*")*)\})?[ \t]+([^\s#]+)'
-    r"(?:[ \t]+([-+.\deE]+))?[ \t\r]*(?:#.*)?$",
+    r"(?:[ \t]+([-+.0-9eE]+))?[ \t\r]*(?:#.*)?$",
     re.MULTILINE,
 )
 _LABEL = re.compile(r'([A-Za-z_]\w*)[ \t]*=[ \t]*"((?:[^"\\]|\\.)*)"')

@@ -17,7 +17,7 @@ from autoscale.profiles.model_config import BYTES, read_model_config
 SIZES = ("params", "layers", "hidden", "weight_bytes", "kv_bytes_per_token", "kv_heads")
 USUAL = {"active_params": None, "weight_dtype": "bf16"}  # of a model that says nothing else
 FLAGS = ("max_model_len", "max_num_batched_tokens", "max_num_seqs", "block_size")  # flags of vLLM
-RELEASE = re.compile(r"\d+(\.\d+)+")  # versions of which an image is published
+RELEASE = re.compile(r"[0-9]+(\.[0-9]+)+")  # versions of which an image is published
 OF_THE_CHIP = ("machine_type", "node_selector", "local_ssds")  # of deploy: where one accelerator stands
 OF_THE_MODEL = ("kv_tokens", "step")  # of the engine: known of one model on one accelerator
 

@@ -8,17 +8,30 @@ base and overrides keys. Numbers carry their sources as comments in the YAML; wh
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from analysis.errors import BadInput
 from analysis.numbers import no_truth_value
+from analysis.redact import redacted
 from autoscale.kube.vllm_names import MetricsPath
 from autoscale.profiles.content import merged, profile_content
 from autoscale.profiles.model_config import KvDtype
 
+# All but line breaks and tabs; and those that change the direction of what follows
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 Number = BeforeValidator(no_truth_value)
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), Number]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), Number]
@@ -28,6 +41,18 @@ Share = Annotated[float, Field(ge=0, le=1), Number]
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_control_characters(cls, value: Any) -> Any:
+        """Texts are shown on terminals and written into manifests: none may move a cursor."""
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        for text in parts if isinstance(parts, list) else [parts]:
+            if isinstance(text, str) and (odd := _CONTROL.search(text)):
+                raise ValueError(
+                    f"a text in it has the character U+{ord(odd[0]):04X}, which terminals act upon"
+                )
+        return value
 
 
 class Model(_Section):
@@ -116,6 +141,18 @@ class Engine(_Section):
     prefix_hit_fraction: Annotated[float, Field(ge=0, lt=1), Number] = 0.0
     step: StepTime | None = None
 
+    @model_validator(mode="after")
+    def _as_vllm_demands(self) -> Engine:
+        if self.kv_tokens is not None and self.kv_tokens < self.block_size:
+            raise ValueError(
+                f"kv_tokens {self.kv_tokens} is less than one block, block_size {self.block_size}"
+            )
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise ValueError(
+                f"max_num_batched_tokens {self.max_num_batched_tokens} is below max_num_seqs {self.max_num_seqs}"
+            )
+        return self
+
 
 class Phase(_Section):
     """Duration of one start-up phase: log-normal with this median and 95th percentile; equal values mean constant."""
@@ -171,6 +208,18 @@ class Workload(_Section):
     attainment: Annotated[float, Field(gt=0, lt=1), Number] | None = (
         None  # share that must keep every bound; None: the SLO's own percentiles
     )
+
+    @field_validator("slo", "prompt_tokens", "output_tokens")
+    @classmethod
+    def _readable(cls, text: str, field: ValidationInfo) -> str:
+        from analysis.slo import parse_slo
+        from loadgen.plan.lengths import parse_lengths
+
+        try:
+            parse_slo(text) if field.field_name == "slo" else parse_lengths(text)
+        except BadInput as error:
+            raise ValueError(str(error)) from None
+        return text
 
 
 class Deploy(_Section):
@@ -255,8 +304,12 @@ def _refused(what: str, error: ValidationError) -> BadInput:
     """The first field that is wrong; its value where it is one, for a whole section would fill the screen."""
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"]) or "profile"
+    if first["type"] == "extra_forbidden":  # what it holds is of no kind that is known: it may be a secret
+        return BadInput(f"{what} {field}: no such field", expected="fields as in docs/profiles.md")
     value = first.get("input")
+    shown = next(iter(redacted({field.rpartition(".")[2]: value}).values()))
+    said = first["msg"].removeprefix("Value error, ")
     return BadInput(
-        f"{what} {field}: {first['msg'].removeprefix('Value error, ')}",
-        value=None if isinstance(value, dict | list) else value,
+        f"{what} {field}: {said}",
+        value=None if isinstance(value, dict | list) or repr(value) in said else shown,
     )

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.errors import BadInput, nearest
+from analysis.numbers import read_number
 from loadgen.plan.programme import Rate
 
 
@@ -87,7 +88,7 @@ def parse_arrivals(text: str) -> Process:
             next_step=f"did you mean {forms[near]}?" if near else None,
         )
     try:
-        cv = float(rest)
+        cv = read_number(rest)
     except ValueError:
         cv = math.nan
     if not 0.01 <= cv <= 30:

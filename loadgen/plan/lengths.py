@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.errors import BadInput, nearest
-from analysis.numbers import Z99
+from analysis.numbers import Z99, read_number
 
 FORMS = {
     "fixed": "fixed:N",
@@ -130,7 +130,7 @@ def parse_lengths(text: str) -> Lengths:
     Raises BadInput with the nearest name, or with the form that was expected.
     """
     text = str(text).strip()
-    kind, _, rest = (f"fixed:{text}" if text.isdecimal() else text).partition(
+    kind, _, rest = (f"fixed:{text}" if text.isascii() and text.isdecimal() else text).partition(
         ":"
     )  # a number alone is that number
     if kind not in FORMS:
@@ -142,7 +142,7 @@ def parse_lengths(text: str) -> Lengths:
             next_step=f"did you mean {FORMS[near]}?" if near else None,
         )
     try:
-        numbers = [float(part) for part in rest.split(",")] if rest else []
+        numbers = [read_number(part) for part in rest.split(",")] if rest else []
     except ValueError:
         numbers = [math.nan]
     if not all(math.isfinite(x) and x <= MOST for x in numbers) or not _fits(kind, numbers):

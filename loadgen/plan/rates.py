@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from analysis.errors import BadInput
+from analysis.numbers import read_number
 from loadgen.plan.programme import MOST_S, Floats, Rate, Wave
 
 # Rate by hour of day (UTC): mean of the five working days of the Azure 2024 conversation week, stretched so that its
@@ -55,7 +56,7 @@ def parse_stages(text: str, name: str = "--stages") -> Rate:
     for part in str(text).split(","):
         rate_text, _, duration_text = part.partition(":")
         try:
-            rate, duration_s = float(rate_text), float(duration_text)
+            rate, duration_s = read_number(rate_text), read_number(duration_text)
         except ValueError:
             rate = duration_s = np.nan
         if not (0 <= rate < np.inf and 0 < duration_s < np.inf):

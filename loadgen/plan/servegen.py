@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.errors import BadInput
+from analysis.numbers import read_number
 from loadgen.plan.text_files import lines
 
 COLUMNS = ("client_id", "window_start_s", "rate_rps", "cv", "dist", "param1", "param2")
@@ -111,7 +112,7 @@ def _windows(path: str) -> dict[float, list[tuple[float, str, float]]]:
 
 def _number(path: str, number: int, row: list[str], column: int, names: tuple[str, ...] = COLUMNS) -> float:
     try:
-        value = float(row[column])
+        value = read_number(row[column])
     except ValueError:
         value = math.nan
     if not 0 <= value <= MOST:

@@ -18,7 +18,7 @@ from analysis.errors import BadInput
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 DAY_S = 86_400.0
 WEEKDAYS = (0, 1, 2, 3, 4)  # of the week, Monday 0
-_MOMENT = re.compile(r"([A-Z][a-z]{2})(?: ([01]\d|2[0-3]):([0-5]\d))?")
+_MOMENT = re.compile(r"([A-Z][a-z]{2})(?: ([01][0-9]|2[0-3]):([0-5][0-9]))?")
 
 UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}  # in s
 WORDS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
@@ -98,10 +98,13 @@ def moment_of(unix_s: float) -> str:
 
 
 YEARS = (1970, 2200)  # of dates: nanoseconds since 1970 fit 64 bits until 2262
-_DATES = re.compile(r"(?:\d{4}-\d\d?-\d\d?(?:[ T]\d\d(?::\d\d(?::\d\d(?:\.\d{0,18})?)?)?)?\n)*", re.ASCII)
+_DATES = re.compile(
+    r"(?:[0-9]{4}-[0-9][0-9]?-[0-9][0-9]?(?:[ T][0-9][0-9](?::[0-9][0-9](?::[0-9][0-9](?:\.[0-9]{0,18})?)?)?)?\n)*",
+    re.ASCII,
+)
 
 
-_ZONED = re.compile(r"([-\d]+[ T][\d:.]+)([+-])([01]\d|2[0-3])(?::?([0-5]\d))?", re.ASCII)
+_ZONED = re.compile(r"([-0-9]+[ T][0-9:.]+)([+-])([01][0-9]|2[0-3])(?::?([0-5][0-9]))?", re.ASCII)
 
 
 def date_seconds(text: NDArray[np.str_]) -> NDArray[np.float64]:

@@ -43,7 +43,7 @@ class Jsonl:
 
 
 def _numbers(text: NDArray[np.str_]) -> NDArray[np.float64]:
-    numbers = text.astype(np.float64)
+    numbers = _of_digits(text).astype(np.float64)
     if not (np.abs(numbers) <= LATEST).all():
         raise ValueError("not a time")
     return numbers
@@ -163,8 +163,16 @@ def _read_csv(path: str, form: Csv, unit_s: float) -> Iterator[tuple[list[int], 
         yield numbers, chunk
 
 
+def _of_digits(values: NDArray[Any]) -> NDArray[Any]:
+    """The texts. Raises ValueError for numbers that only Python reads, with underscores or digits of other scripts."""
+    text = "".join(values.tolist())
+    if "_" in text or not text.isascii():
+        raise ValueError("no ASCII digits")
+    return values
+
+
 def _tokens(values: NDArray[Any]) -> NDArray[np.int64]:
-    tokens = values.astype(np.int64)
+    tokens = _of_digits(values).astype(np.int64)
     if (tokens < 0).any() or (tokens > MOST).any():
         raise ValueError("token count out of range")
     return tokens

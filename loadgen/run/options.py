@@ -12,7 +12,7 @@ from typing import Any
 
 from analysis.access import Access, access
 from analysis.errors import BadInput, check_utf8
-from analysis.numbers import parse_seconds
+from analysis.numbers import parse_seconds, read_number
 from analysis.run import check_unused
 from analysis.slo import parse_slo
 from loadgen.plan.own_prompts import read_prompts
@@ -223,7 +223,7 @@ def parse_reconnect(text: str) -> tuple[float, float]:
     if text == "never":
         return math.inf, math.inf
     try:
-        number = float(text.removesuffix("s"))
+        number = read_number(text.removesuffix("s"))
     except ValueError:
         number = math.nan
     if not number > 0:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from analysis.errors import BadInput
+from analysis.numbers import read_number
 from analysis.slo import Slo, evaluate, parse_slo
 from loadgen.run.measured import RequestRow
 
@@ -50,7 +51,7 @@ def parse_rules(text: str | None, slo: str | None) -> Rules:
         name, _, value = part.partition("=")
         if name == "errors" and value:
             try:
-                errors = float(value.removesuffix("%")) / (100 if value.endswith("%") else 1)
+                errors = read_number(value.removesuffix("%")) / (100 if value.endswith("%") else 1)
             except ValueError:
                 errors = math.nan
             if not 0 <= errors < 1:

@@ -118,7 +118,11 @@ def retry_after_s(reads: Sequence[bytes], now_unix_s: float) -> float:
     if text is None:
         return math.nan
     try:
-        wait_s = float(text) if text.isdigit() else parsedate_to_datetime(text).timestamp() - now_unix_s
+        wait_s = (
+            float(text)
+            if text.isascii() and text.isdigit()
+            else parsedate_to_datetime(text).timestamp() - now_unix_s
+        )
     except (ValueError, OverflowError):
         return math.nan
     return max(0.0, wait_s) if wait_s <= LONGEST_WAIT_S else math.nan

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.errors import BadInput, did_you_mean
-from analysis.numbers import parse_seconds
+from analysis.numbers import parse_seconds, read_number
 from autoscale.sim.engine.flow_control import DETECTORS
 from autoscale.sim.engine.state import NONE
 
@@ -191,7 +191,7 @@ def parse_gateway(text: str) -> InferenceGateway:
             given[field] = math.inf if seconds == 0 and "ttl" in field else seconds
         else:
             try:
-                given[field] = float(value)
+                given[field] = read_number(value)
             except ValueError:
                 raise BadInput(f"--gateway {name}", value=value, expected="a number") from None
     return InferenceGateway(**given)

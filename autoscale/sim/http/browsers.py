@@ -14,7 +14,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 READS = ("GET", "HEAD", "OPTIONS")  # no page of elsewhere can read their answers: there is no CORS header
-_HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(?::\d*)?")
+_HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(?::[0-9]*)?")
 
 
 def only_from_here(host: str, address: str) -> Middleware:
