@@ -55,11 +55,16 @@ def read_text(path: Path | str, what: str) -> str:
         raise BadInput(f"cannot read the {what} {path}: {os.strerror(error.errno or 0)}") from None
     if len(raw) > MAX_BYTES:
         raise BadInput(f"the {what} {path} is too large", expected=f"at most {MAX_BYTES // 1_000_000} MB")
+    return utf8_text(raw, f"the {what} {path}")
+
+
+def utf8_text(raw: bytes, file: str) -> str:
+    """The text of these bytes, without their byte order mark. Raises BadInput, naming the `file`, where it is not UTF-8."""
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         byte = f"byte 0x{raw[error.start]:02x} at offset {error.start}"
-        raise BadInput(f"the {what} {path} is not text: {byte} is not UTF-8") from None
+        raise BadInput(f"{file} is not text: {byte} is not UTF-8", next_step="save it as UTF-8") from None
 
 
 def special_kind(mode: int) -> str | None:
@@ -96,7 +101,7 @@ def read_json(path: Path | str, what: str, expected: str = "a JSON object") -> d
     """The object that a JSON file holds. Raises BadInput, with line and column and what was `expected`."""
     text = read_text(path, what)
     try:
-        return mapping_in(json_value(text) if text.strip() else None, path, what, expected)
+        return mapping_in(json_value(text, once=True) if text.strip() else None, path, what, expected)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise BadInput(f"the {what} {path} is not JSON: {error.msg} ({where})", expected=expected) from None
@@ -104,13 +109,14 @@ def read_json(path: Path | str, what: str, expected: str = "a JSON object") -> d
         raise BadInput(f"cannot read the {what} {path}: {error}") from None
 
 
-def json_value(text: str | bytes) -> Any:
-    """`json.loads`, with one limit of nesting for all versions of Python, and only texts that a file can hold.
+def json_value(text: str | bytes, *, once: bool = False) -> Any:
+    """`json.loads`, with one limit of nesting for all versions of Python, and only texts that a file can hold; `once`: of a
+    key that stands twice none counts.
 
     Raises ValueError.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_said_once if once else None)
     except RecursionError:
         raise ValueError(TOO_DEEP) from None
     if "\\ud" in (text if isinstance(text, str) else text.decode("utf-8", "replace")).lower():
@@ -122,6 +128,14 @@ def json_value(text: str | bytes) -> Any:
             raise ValueError(TOO_DEEP)
         level = [inner for one in level for inner in (one.values() if type(one) is dict else one)]
     return value
+
+
+def _said_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for k, (key, _) in enumerate(pairs) if key in dict(pairs[:k]))
+        raise ValueError(f"the key {twice!r} is there twice")
+    return found
 
 
 def _writable(value: Any) -> None:

@@ -32,7 +32,7 @@ _USER_INFO = re.compile(
 _QUERY = re.compile(rf"(?i)([?&;]{_NAME}=)[^&#;\s'\"<>]+?(?=:?(?:[&#;\s'\"<>]|$))")
 _HEADER = re.compile(
     r"(?i)\b((?:proxy-)?authorization|x-[\w-]*(?:key|token|secret|auth)[\w-]*|api-key|apikey|cookie|set-cookie)"
-    r"(['\"]?\s*[:=]\s*['\"]?)(?!@|\$)(?:(bearer|basic|token|digest)\s+)?[^\s'\",;}]+"
+    r"(['\"]?\s*[:=]\s*['\"]?)(?!@|\$)(?:(bearer|basic|token|digest)\s+)?[^\s'\",;}]+?(?=:?(?:[\s'\",;}]|$))"
 )
 _SCHEME = re.compile(r"(?i)\b(bearer|basic)(\s+)(?!token\b|auth)[A-Za-z0-9+/._~-]{8,}=*")
 _SECRET_OPTION = re.compile(rf"(?i)^--?{_NAME}$")

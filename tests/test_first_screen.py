@@ -9,10 +9,12 @@ from importlib.metadata import version
 from socket import socket
 
 import pytest
+from rich.text import Text
 from typer.testing import CliRunner
 
 from analysis.errors import BadInput
 from autoscale.cli import app, main
+from autoscale.cli.printing import print_lines, show
 from autoscale.demo import directory
 from autoscale.profiles import load
 from autoscale.recommend.choice.scenario import Scenario
@@ -23,6 +25,12 @@ from autoscale.sim.http.server import FleetServer
 def test_the_version_is_the_installed_one():
     shown = CliRunner().invoke(app, ["--version"])
     assert (shown.exit_code, shown.stdout) == (0, f"autoscale {version('llm-autoscale')}\n")
+
+
+def test_what_others_wrote_moves_no_cursor(capsys):
+    show(Text("a \x1b[31mred\x1b]0;x\x07 name\nand a line"))
+    print_lines("b \x1b[2J", "c\nd")
+    assert capsys.readouterr().out == "a \\x1b[31mred\\x1b]0;x name\nand a line\nb \\x1b[2J\nc\nd\n"
 
 
 def test_the_demo_takes_the_next_free_name(tmp_path, monkeypatch):

@@ -147,6 +147,24 @@ def test_simulate_refuses_in_a_sentence(words, said):
     assert said in refused("simulate", "--hpa", HPA, *words)
 
 
+@pytest.mark.parametrize(
+    "verb", [["simulate", "--peak", "1"], ["serve", "--port", "0"]], ids=["simulate", "serve"]
+)
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("minReplicas: 1", "minReplicas: x", "spec.minReplicas: 'x'"),
+        ("kind: Deployment", "kind: StatefulSet", "spec.scaleTargetRef.kind: the HPA targets another kind"),
+    ],
+    ids=["a field that cannot be", "another workload"],
+)
+def test_what_is_wrong_with_an_hpa_is_told_with_its_file(tmp_path, verb, old, new, said):
+    text = HPA.read_text()
+    assert old in text
+    (tmp_path / "mine.yaml").write_text(text.replace(old, new))
+    assert refused(*verb, "--hpa", tmp_path / "mine.yaml").startswith(f"{tmp_path}/mine.yaml: {said}")
+
+
 def test_of_two_autoscalers_in_a_file_none_is_taken(tmp_path):
     two = tmp_path / "two.yaml"
     text = HPA.read_text()

@@ -9,7 +9,7 @@ import typer
 
 from analysis.errors import BadInput
 from autoscale.cli.options import Json
-from autoscale.cli.printing import show, show_json, show_paths, tell
+from autoscale.cli.printing import print_lines, show, show_json, show_paths
 from autoscale.kube.vllm_names import MetricsPath
 from autoscale.show import progress
 
@@ -50,7 +50,7 @@ def manifests(
         for line in deploy.apply(
             deploy.objects(system, content, metrics, options), dry_run=not yes, force=force
         ):
-            tell(line)
+            print_lines(line)
         return
     files = deploy.write_set(system, content, metrics, options)
     if out is None:

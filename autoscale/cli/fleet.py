@@ -37,6 +37,7 @@ from autoscale.cli.printing import show, show_json, show_paths
 from autoscale.show import progress
 
 if TYPE_CHECKING:
+    from autoscale.profiles import Profile
     from autoscale.recommend.choice.scenario import Scenario
     from autoscale.recommend.choice.settings import Setting
     from autoscale.recommend.comparison import Compared
@@ -141,7 +142,6 @@ def simulate(
     """Simulate an HPA under some traffic. Beside it other HPAs and standing fleets, all on the same requests."""
     from dataclasses import replace
 
-    from autoscale.recommend.choice.scenario import notes_on
     from autoscale.recommend.choice.traffic import offered, scenario_of, traffic_in_words
     from autoscale.recommend.comparison import compare as set_side_by_side
     from autoscale.recommend.model.learning import learn, lengths_of, runs_of, slo_of, system_of
@@ -154,10 +154,7 @@ def simulate(
         free_directory(out, empty)
     runs, paid = runs_of([run]) if run else [], price_of(price)
     system = system_of(profile, runs, paid.per_accelerator_hour if paid else None)
-    notes, named = {}, dict(told_apart(files))
-    for name, setting in settings.items():
-        with in_file(named.get(name)):
-            notes[name] = notes_on(system, setting)
+    notes = _notes(system, settings, files)
     bounds = slo_of(slo, runs, system)
     tokens = lengths_of(lengths_asked(prompt_tokens, output_tokens, traffic), runs, system)
     plan = offered(traffic, peak, tokens, hours, trace_time_unit)
@@ -191,6 +188,17 @@ def _figures(name: str, found: Compared, notes: Sequence[str], scenario: Scenari
         progress.note(f"{name}: {cause}")
     billed = billed_setting(name, found.outcomes, scenario.plan.begins_s)
     return {**found.figures(), "month": billed, "notes": [*notes, *found.causes()]}
+
+
+def _notes(system: Profile, settings: Mapping[str, Setting], files: Sequence[Path]) -> dict[str, list[str]]:
+    """What is to be known of each setting. Raises BadInput, naming the file, for one that cannot be simulated."""
+    from autoscale.recommend.choice.scenario import notes_on
+
+    notes, named = {}, dict(told_apart(files))
+    for name, setting in settings.items():
+        with in_file(named.get(name)):
+            notes[name] = notes_on(system, setting)
+    return notes
 
 
 def _told(

@@ -37,7 +37,7 @@ def show_json(content: Mapping[str, object], computed_from: Mapping[str, object]
     print(json.dumps(as_plain(content), indent=2, default=str, allow_nan=False))
 
 
-def tell(*lines: str) -> None:
+def print_lines(*lines: str) -> None:
     """Print lines that may hold what others wrote: nothing in them moves the cursor or changes the terminal."""
     for line in lines:
         print("\n".join(map(escaped, line.split("\n"))))
@@ -46,7 +46,7 @@ def tell(*lines: str) -> None:
 def show_paths(paths: Sequence[Path]) -> None:
     """Print which files were written."""
     for path in paths:
-        tell(f"  {path}")
+        print(f"  {path}")
 
 
 def leave_stdout() -> None:

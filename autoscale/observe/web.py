@@ -86,6 +86,9 @@ class Session(requests.Session):
             response = super().request(method, url, *args, **options)
         except UnicodeError:
             raise requests.exceptions.InvalidURL("it redirects to an address that is none") from None
+        except requests.RequestException as error:
+            error.add_note(_elsewhere(error, url))
+            raise
         pieces, size = [], 0
         for piece in _as_it_comes(response):
             pieces.append(piece)
@@ -130,6 +133,15 @@ class Session(requests.Session):
                 prepared_request.headers.pop(name, None)
 
 
+def _elsewhere(error: requests.RequestException, url: str | bytes) -> str:
+    """Where the request that failed went, if it was redirected to another place; else empty."""
+    asked = str(getattr(error.request, "url", None) or url)
+    there, here = (urlsplit(one) for one in (asked, url if isinstance(url, str) else url.decode()))
+    if (there.scheme, there.hostname, there.port) == (here.scheme, here.hostname, here.port):
+        return ""
+    return f"it redirects to {there.scheme}://{there.netloc.rpartition('@')[2]}: "
+
+
 def _as_it_comes(response: requests.Response) -> Iterator[bytes]:
     """The body in pieces of what is there: whoever sends a byte per second is asked for the time after each."""
     try:
@@ -161,7 +173,11 @@ def address(url: str, what: str, access: Access) -> tuple[str, Access]:
 
 
 def reason_of(error: Exception) -> str:
-    """A network error in a few words."""
+    """A network error in a few words, and where it was met, if that is not where was asked."""
+    return "".join(getattr(error, "__notes__", [])) + _reason(error)
+
+
+def _reason(error: Exception) -> str:
     response = getattr(error, "response", None)
     if response is not None:
         return status_of(response)

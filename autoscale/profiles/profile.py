@@ -8,13 +8,11 @@ base and overrides keys. Numbers carry their sources as comments in the YAML; wh
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -24,35 +22,17 @@ from pydantic import (
 )
 
 from analysis.errors import BadInput
-from analysis.numbers import no_truth_value
 from analysis.redact import redacted
 from autoscale.kube.vllm_names import MetricsPath
 from autoscale.profiles.content import merged, profile_content
 from autoscale.profiles.model_config import KvDtype
-
-# All but line breaks and tabs; and those that change the direction of what follows
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-Number = BeforeValidator(no_truth_value)
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), Number]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), Number]
-Count = Annotated[int, Field(ge=1), Number]
-Share = Annotated[float, Field(ge=0, le=1), Number]
+from autoscale.profiles.values import Count, NotNegative, Number, Positive, Share, without_control_characters
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_control_characters(cls, value: Any) -> Any:
-        """Texts are shown on terminals and written into manifests: none may move a cursor."""
-        parts = [*value, *value.values()] if isinstance(value, dict) else value
-        for text in parts if isinstance(parts, list) else [parts]:
-            if isinstance(text, str) and (odd := _CONTROL.search(text)):
-                raise ValueError(
-                    f"a text in it has the character U+{ord(odd[0]):04X}, which terminals act upon"
-                )
-        return value
+    _shown = field_validator("*", mode="before")(without_control_characters)
 
 
 class Model(_Section):

@@ -17,7 +17,7 @@ from typing import IO, Any
 import yaml
 
 from analysis.errors import BadInput
-from analysis.files import REGULAR, SAVE_IT, special_kind
+from analysis.files import REGULAR, SAVE_IT, special_kind, utf8_text
 
 MOST_LINE = 4_000_000  # characters; a row with the prefix blocks of a million tokens has about half a million
 MOST_BLANK = 100_000  # empty lines in a row
@@ -109,9 +109,9 @@ def yaml_text(path: Path | str, what: str) -> str:
             raw = opened.read(MOST_YAML + 1)
         if len(raw) > MOST_YAML:
             raise BadInput(f"{what} {path} is longer than {MOST_YAML:,} bytes")
-        return raw.decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise BadInput(f"cannot read {what} {path}: {error}") from None
+    return utf8_text(raw, f"{what} {path}")
 
 
 def yaml_value(path: Path | str, text: str, loader: Any) -> tuple[yaml.Node | None, Any]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from loadgen.wire import scan
 from loadgen.wire.refusals import LONGEST_WAIT_S
 
+SWITCHED = 101  # to another protocol that nobody asked for: no answer follows
 STATUS = re.compile(rb" [1-9]\d\d ?")
 LENGTH = re.compile(rb"\d{1,18}")
 HEAD_END = re.compile(rb"\r?\n\r?\n")
@@ -33,7 +34,7 @@ class Head(NamedTuple):
 
 
 def parse_head(data: bytes) -> Head | None:
-    """The head at the start of `data`, interim 1xx answers skipped; None while it is not complete. Lines may end with LF alone.
+    """The head at the start of `data`, interim 1xx answers skipped, but 101; None while it is not complete. Lines may end with LF alone.
 
     Raises ValueError when it cannot be the head of an HTTP/1 response.
     """
@@ -50,15 +51,21 @@ def parse_head(data: bytes) -> Head | None:
         if not STATUS.fullmatch(lines[0][8:13]):
             raise ValueError(f"not an HTTP response: its status line is {lines[0][:40]!r}")
         http_status = int(lines[0][9:12])
-        if http_status >= 200:
+        if http_status >= 200 or http_status == SWITCHED:
             break
         start = end.end()
         if start > HEAD_LIMIT:
             raise ValueError(f"no answer within {HEAD_LIMIT} bytes of interim ones")
     headers = _headers(lines[1:])
     transfer = headers.get(b"transfer-encoding", b"")
-    chunked = b"chunked" in transfer
-    size = 0 if http_status in (204, 304) else None if chunked else _length(headers.get(b"content-length"))
+    chunked = b"chunked" in transfer and http_status != SWITCHED
+    size = (
+        0
+        if http_status in (SWITCHED, 204, 304)
+        else None
+        if chunked
+        else _length(headers.get(b"content-length"))
+    )
     persistent = b"keep-alive" if lines[0].startswith(b"http/1.1") else b"close"
     connection = headers.get(b"connection", persistent)
     return Head(
@@ -66,7 +73,7 @@ def parse_head(data: bytes) -> Head | None:
         end.end(),
         chunked,
         size,
-        b"close" not in connection and (chunked or size is not None),
+        b"close" not in connection and (chunked or size is not None) and http_status != SWITCHED,
         b"event-stream" in headers.get(b"content-type", b""),
         _encoding(headers.get(b"content-encoding", b""), transfer),
     )

@@ -1,8 +1,11 @@
 """The sentence of an error: one line, without markup, with what the user must read."""
 
+import json
+
 import pytest
 
 from analysis.errors import AutoscaleError, BadInput
+from analysis.redact import redact, remember
 
 
 @pytest.mark.parametrize(
@@ -42,3 +45,12 @@ def test_a_sentence_of_a_name_without_end_keeps_its_begin_and_its_next_step() ->
     assert len(said) < 3010
     assert said.startswith("no host at http://aaa")
     assert said.endswith("aaa. Check the address")
+
+
+def test_a_secret_is_hidden_however_python_and_json_spell_it_and_the_reason_stays() -> None:
+    secret = 'pl4nted\\ "q" \udcff'
+    remember(secret)
+    for said in (secret, repr(secret), json.dumps(secret), secret.encode("unicode_escape").decode()):
+        assert "pl4nted" not in redact(f"no: {said}")
+    told = "http://h/?x-api-key=abcdefgh: connection refused"
+    assert redact(told) == "http://h/?x-api-key=***: connection refused"

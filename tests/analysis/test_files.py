@@ -1,6 +1,7 @@
 """Files that a user names: whatever is wrong with one is one sentence, with the place, and never a crash or a hang."""
 
 import math
+import os
 import re
 import resource
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from analysis import documents, files, run
+from analysis.access import access
 from analysis.errors import BadInput
 from analysis.files import json_text, json_value, read_documents, read_json, read_text, read_yaml
 from autoscale.show.textfile import write_textfile
@@ -75,6 +77,7 @@ def test_yaml_that_is_no_mapping_is_one_sentence(tmp_path, text, sentence):
         pytest.param("[1]", "holds a list; expected a JSON object", id="a list"),
         pytest.param("null", "is empty; expected a JSON object", id="null"),
         pytest.param(" \n", "is empty; expected a JSON object", id="white space"),
+        pytest.param('{"a": {"b": 1, "c": 2, "b": 3}}', "cannot read the thing .*: the key 'b' is there twice", id="a key twice"),
         pytest.param(f'{{"a": {"9" * 5000}}}', "cannot read the thing", id="a number of five thousand digits"),
     ],
 )  # fmt: skip
@@ -103,6 +106,33 @@ def test_a_path_that_is_no_text_file_is_one_sentence(tmp_path, read, monkeypatch
     monkeypatch.setattr(files, "MAX_BYTES", 3_000_000)
     with pytest.raises(BadInput, match="/dev/zero is too large; expected at most 3 MB"):  # no end of its own
         read("/dev/zero", "thing")
+
+
+@pytest.mark.parametrize("read", [read_text, read_documents, read_yaml, read_json])
+def test_a_pipe_is_not_waited_for(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(
+        BadInput, match=r"the thing .*pipe is a pipe; expected a regular file\. Save it to one"
+    ):
+        read(tmp_path / "pipe", "thing")
+
+
+def test_a_key_is_read_from_a_pipe_that_somebody_writes_to_and_not_waited_for_elsewhere(
+    tmp_path, monkeypatch
+):
+    reading, writing = os.pipe()
+    os.write(writing, b"pl4nted-key\n")
+    os.close(writing)
+    given = access(key_file=f"/dev/fd/{reading}", environ={})
+    assert given.headers == {"Authorization": "Bearer pl4nted-key"}
+    os.close(reading)
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setattr("analysis.access.PIPE_S", 0.05)
+    for asked in ({"key_file": tmp_path / "pipe"}, {"headers": [f"X-T: @{tmp_path / 'pipe'}"]}):
+        with pytest.raises(
+            BadInput, match=r"nothing came from .*pipe within 0 s; expected a file with one line"
+        ):
+            access(environ={}, **asked)
 
 
 def test_a_byte_order_mark_is_no_content(tmp_path):

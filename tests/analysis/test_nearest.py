@@ -40,6 +40,8 @@ def test_a_name_means_the_nearest_known_one_or_none(given, known, meant):
     [
         ("project", "without a value: 'project'; expected project=VALUE"),
         ("projct=mine", "unknown option of a manifest set: 'projct=mine'; expected .* Did you mean project"),
+        ("hf_token_value=pl4nted", "unknown option of a manifest set: 'hf_token_value'; expected name=value"),
+        ("hf_token: pl4nted", "unknown option of a manifest set: 'hf_token'; expected name=value"),
         (
             "stage=servin",
             "option stage: 'servin'; expected one of all, weights, serving. Did you mean serving",

@@ -8,7 +8,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from analysis.numbers import Z95, Z99, known, plain
+from analysis.numbers import Z95, Z99, known, parse_seconds, plain, read_number, told_number
 
 
 @dataclass(frozen=True)
@@ -44,3 +44,12 @@ def test_known_is_not_nan():
 
 def test_quantiles():
     assert pytest.approx([NormalDist().inv_cdf(p) for p in (0.95, 0.99)], abs=1e-12) == [Z95, Z99]
+
+
+@pytest.mark.parametrize("text", ["\u0661\u0660", "1_0", "\u0665.5", "\uff11", "1\u0660", ""])
+def test_a_number_is_written_in_ascii_digits_without_underscores(text: str) -> None:
+    with pytest.raises(ValueError, match=r"not a number|could not convert"):
+        read_number(text)
+    assert math.isnan(parse_seconds(f"{text}m"))
+    assert math.isnan(told_number(text))
+    assert read_number(" -1.5e3 ") == -1500.0

@@ -104,6 +104,10 @@ def test_a_csv_with_names_of_its_own_and_times_of_the_end(requests, tmp_path):
         pytest.param('time,prompt_tokens\n1,1.234\n', r"line 2: not a whole number of tokens: '1.234'", id="thousands with a point"),
         pytest.param('{"time": 1, "prompt_tokens": 9.7}\n', r"line 1: not a whole number of tokens: '9.7'", id="parts of a token"),
         pytest.param('time,prompt_tokens,prompt_tokens\n1,2,3\n', r"line 1 has 2 columns of one name: 'prompt_tokens'", id="a column twice"),
+        pytest.param('{"time": "2026-01-01T23:59:60Z"}\n', r"line 1: not a time: '2026-01-01T23:59:60Z'.*Correct or leave out", id="a second too many"),
+        pytest.param('{"time": "2026-01-01T23:59:00+99:00"}\n', r"line 1: not a time: '2026-01-01T23:59:00.99:00'", id="an offset that is none"),
+        pytest.param('{"time": 1, "prompt_tokens": -5}\n', r"line 1: not a count of tokens from 0 to .*: '-5'", id="tokens below 0"),
+        pytest.param('time,prompt_tokens\n1,1_0\n', r"line 2: not a number: '1_0'", id="an underscore in a number"),
         pytest.param('{"time": true}\n', r"lines cannot be read", id="a truth value"),
     ],
 )  # fmt: skip

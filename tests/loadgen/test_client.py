@@ -120,6 +120,7 @@ FAILURES = [
     ("a head whose lines end with LF alone", (b"HTTP/1.1 200 OK\ncontent-type: text/event-stream\ncontent-length: 79\n\n" + EVENT + b"data: [DONE]\n\n",), "ok", 1),
     ("not HTTP at all", (b"220 smtp ready\r\n", HANG), "connection_error", 0),
     ("interim answers without end", (b"HTTP/1.1 100 Continue\r\n\r\n" * 3000, HANG), "connection_error", 0),
+    ("another protocol than asked for", (b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\n\r\n", HANG), "http_error", 0),
     ("an error body", (b'HTTP/1.1 503 Busy\r\ncontent-length: 27\r\n\r\n{"error":{"message":"busy"}}',), "http_error", 0),
 ]  # fmt: skip
 

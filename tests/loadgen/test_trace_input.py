@@ -259,6 +259,9 @@ BAD = {
     "a nested beginning": ("[" * 100_000, "unknown trace format"),
     "a row that is no object": (ROW + "[1]", "line 2: '\\[1\\]'; expected one JSON object per line"),
     "a NUL byte": (BURST + "1,M,1\0,1,0,x\n", "line 2 holds a NUL byte"),
+    "tokens in another script's digits": (BURST + "1,M,\u0661\u0660,1,0,x\n", "line 2, column 3 .*: '\u0661\u0660'; expected a whole number"),
+    "tokens with an underscore": (BURST + "1,M,1_0,1,0,x\n", "line 2, column 3 .*: '1_0'; expected a whole number"),
+    "a stamp with an underscore": (BURST + "1_0,M,1,1,0,x\n", "line 2, column 1 .*: '1_0'; expected a time"),
     "UTF-16": (burst([1]).encode("utf-16"), "line 1 holds a NUL byte. Save it as UTF-8"),
     "a packed line without end": (gzip.compress(b"a" * 50_000_000), "line 1 is longer than 4,000,000 characters"),
     "packed emptiness": (gzip.compress(BURST.encode() + b"\n" * 1_000_000), "more than 100,000 empty lines"),
@@ -346,6 +349,7 @@ LOADS = {
     "a value of 100,000 letters": ("arrivals: " + "x" * 100_000 + "\n" + PART, "unknown arrival process: 'xxx"),
     "a thousand million copies": ("trace: {path: trace.txt, rate_scale: 1e9}\n", "rate_scale of a trace"),
     "a window that never ends": ("trace: {path: trace.txt, to_s: 1e12}\n", "duration of the load in s"),
+    "UTF-16": ("stages: 1:10".encode("utf-16"), "the load file .*load.yaml is not text: byte 0xff at offset 0 is not UTF-8. Save it as UTF-8"),
     "time that stands still": ("trace: {path: trace.txt, time_scale: 1e-300}\n", "rate in requests/s"),
     "a bucket of years": ("trace: {path: trace.txt, bucket_s: 1e9}\n", "bucket_s of a trace"),
 }  # fmt: skip

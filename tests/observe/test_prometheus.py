@@ -26,7 +26,7 @@ from autoscale.observe import prometheus
 from autoscale.observe.collect import collect
 from autoscale.observe.prometheus import Prometheus
 from autoscale.observe.scrape import Scraper
-from autoscale.observe.web import Session
+from autoscale.observe.web import Session, reason_of
 from tests.observe import servers
 from tests.planted import found
 
@@ -233,6 +233,13 @@ def test_redirections_have_one_time_together_and_their_bodies_are_not_read():
         Session(Access(), 1.0).get(url)
     with dripping(head + b"\r\n", b"x" * 1000) as url, pytest.raises(requests.TooManyRedirects):
         Session(Access(), 20.0).get(url)
+
+
+def test_where_a_redirection_leads_is_said_where_nobody_answers():
+    head = b"HTTP/1.1 302 Found\r\nlocation: http://u:pl4nted@127.0.0.1:1/login?token=pl4nted-q\r\n\r\n"
+    with dripping(head, b"") as url, pytest.raises(requests.ConnectionError) as raised:
+        Session(Access(), 5.0).get(url)
+    assert reason_of(raised.value) == "it redirects to http://127.0.0.1:1: connection refused"
 
 
 def test_a_silent_server_is_waited_for_once(monkeypatch):

@@ -167,6 +167,31 @@ def test_true_is_no_number_of_a_profile() -> None:
         overlay(L4, {"replica": {"nodes": True}})
 
 
+FIELDS = {
+    "an unknown field": ("hf_token: pl4nted-key", "hf_token: no such field; expected fields as in docs/profiles.md"),
+    "one of a section": ("deploy: {hf_token: pl4nted-key}", "deploy.hf_token: no such field"),
+    "a number under a name of a secret": ("accelerator: {flops_s: {hf_token: pl4nted-key}}", "flops_s.hf_token: .*'...'$"),
+    "no block of the cache": ("engine: {kv_tokens: 1}", "engine: kv_tokens 1 is less than one block, block_size 16"),
+    "fewer tokens than sequences": ("engine: {max_num_batched_tokens: 16}", "engine: max_num_batched_tokens 16 is below max_num_seqs"),
+    "an SLO that is none": ("workload: {slo: ttft_p95=-2s}", "workload.slo: cannot read the time '-2s' in: 'ttft_p95=-2s'"),
+    "lengths that are none": ("workload: {prompt_tokens: few}", "workload.prompt_tokens: unknown length distribution: 'few'"),
+    "a title that writes to the terminal": (r'title: "\e[31mred\e]0;x\a"', "title: a text in it has the character U.001B"),
+    "a sentence that turns round": (r'predictions: ["a\u202Eb"]', "predictions: a text in it has the character U.202E"),
+    "a label that writes to the terminal": (r'deploy: {labels: {"a\e": b}}', "deploy.labels: a text in it has the character"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "said"), FIELDS.values(), ids=FIELDS)
+def test_a_field_of_a_profile_that_cannot_be_is_told_with_the_file_and_no_secret(
+    tmp_path, text, said
+) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text(f"extends: llama-3.1-8b-1xl4\n{text}\n")
+    with pytest.raises(BadInput, match=f"^profile {file}, field .*{said}") as raised:
+        load(str(file))
+    assert "pl4nted" not in str(raised.value)
+
+
 @pytest.mark.parametrize("phase", ["node", "image", "engine_init"])
 def test_a_cold_start_without_end_is_refused_in_the_profile(phase) -> None:
     with pytest.raises(BadInput, match=f"cannot set cold_start.{phase}.*finite"):
