@@ -29,7 +29,7 @@ SILENCE_S = 75.0  # a watch without a byte for this long: the connection is dead
 SHOWN = 80  # characters of an odd answer
 MOST_PAGES = 10_000  # of one list: five million objects
 MOST_RESTARTS = 5  # of a list whose pages expire while they are read
-CORE = "/api/v1/"  # whatever else a cluster has, it knows these kinds
+CORE = "/api/v1/"  # of the kinds that every cluster has, pods among them
 DROPPED = (http.client.HTTPException, OSError, ValueError)
 REFUSED_OBJECT = (400, 409, 422)
 
@@ -91,8 +91,8 @@ class Api:
             try:
                 page = self.get(path, [*query, *paging])
             except ClusterError as error:
-                if error.status == 404 and path.startswith(CORE):
-                    raise self._no_api_server(f"GET {path} was answered 404") from None
+                if error.status == 404 and path.startswith(CORE) and path.endswith("/pods"):
+                    raise self.no_api_server(f"GET {path} was answered 404") from None
                 if error.status != 410 or not token or restarts == MOST_RESTARTS:
                     raise
                 found, token, tokens = [], "", {""}  # the pages expired while they were read
@@ -105,9 +105,10 @@ class Api:
             if not isinstance(token, str) or token in tokens:
                 break
             tokens.add(token)
-        raise self._no_api_server(f"the pages of {path} have no end")
+        raise self.no_api_server(f"the pages of {path} have no end")
 
-    def _no_api_server(self, why: str) -> ClusterError:
+    def no_api_server(self, why: str) -> ClusterError:
+        """The error for an address where something else answers."""
         return ClusterError(
             f"{urlsplit(self._host).netloc.rpartition('@')[2]} does not answer like a Kubernetes API server: {why}",
             next_step="check the server's address in the kubeconfig",

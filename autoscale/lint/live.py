@@ -31,6 +31,7 @@ def snapshot(api: Api, namespace: str | None) -> tuple[list[Located], set[str], 
     there is nothing to look at."""
     objects: list[Located] = []
     unseen: set[str] = set()
+    absent: set[str] = set()
     notes: list[str] = []
     for name in READ:
         kind = KINDS[name]
@@ -38,6 +39,7 @@ def snapshot(api: Api, namespace: str | None) -> tuple[list[Located], set[str], 
             found, _ = api.pages(collection_path(kind, namespace))
         except ClusterError as error:
             if error.status == 404:  # the cluster has no such kind: there are no objects of it
+                absent.add(name)
                 continue
             if error.status not in (401, 403):
                 raise
@@ -48,6 +50,8 @@ def snapshot(api: Api, namespace: str | None) -> tuple[list[Located], set[str], 
             continue
         located = (Located({"apiVersion": kind.api, **item, "kind": name}) for item in found)
         objects += filter(of_interest, located)
+    if len(absent) == len(READ):  # Services, say, are in every cluster
+        raise api.no_api_server("it answers 404 to every kind")
     if len(unseen) == len(READ):
         raise SourceUnavailable(
             "the cluster lets this account read nothing", next_step="grant list, or use another context"
