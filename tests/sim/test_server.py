@@ -1,6 +1,7 @@
 """The fleet over HTTP, end to end on loopback: vLLM's answers, streams, metrics per replica, HPA loop, observations."""
 
 import asyncio
+import gc
 import http.client
 import json
 import re
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import tracemalloc
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -625,6 +627,31 @@ def test_routing(routing: str, same: set[int]) -> None:
     assert set().union(*picks) == {0, 1, 2}
     live.close(1, 0.0)
     assert all(live.pick(connection) != 1 for connection in connections)
+
+
+def test_what_has_ended_leaves_no_memory() -> None:
+    """A server that runs for weeks: nothing is kept of a request that was answered and told of."""
+    live = LiveReplicas(QUICK, 1, seed=1)
+    live.open(0, 0.0)
+
+    def served(requests: range) -> int:
+        told = 0
+        for k in requests:
+            live.submit(0, Prompt(64), 4, 10.0 * k)
+            for _ in live.advance_due(10.0 * k + 9):
+                told += len(live.engines[0].finished())
+        return told
+
+    served(range(300))
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        assert served(range(300, 1300)) == 1000
+        gc.collect()
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert grown < 20_000, grown
 
 
 # --- the control plane -----------------------------------------------------------------------------------------------

@@ -80,7 +80,7 @@ class Replicas:
         self._controls: list[tuple[float, int, str, int]] = []
         self._control_count = 0
         self._followed = 0  # of those that finished, how many `ended` has told
-        self._unfollowed: list[NDArray[Any]] = []
+        self._unfollowed: list[NDArray[Any]] | None = None  # told by `finished`, for who follows
 
     def pace(self, factor: float) -> None:
         """From now on steps take `factor` times as long as the parameters say."""
@@ -277,15 +277,19 @@ class Replicas:
         """
         clock = self._state.clock[0]
         done = self._state.finished[: int(clock["finished"])].copy()
-        if len(done) > self._followed:
+        if self._unfollowed is not None and len(done) > self._followed:
             self._unfollowed.append(done[self._followed :])
         clock["finished"] = self._followed = 0
         return done
 
+    def follow(self) -> None:
+        """From now on what ends is kept for `ended`, too."""
+        self._unfollowed = []
+
     def ended(self) -> NDArray[Any]:
         """The same since the last call of this, for one who follows them beside `finished`."""
         count = int(self._state.clock[0]["finished"])
-        rows = [*self._unfollowed, self._state.finished[self._followed : count].copy()]
+        rows = [*(self._unfollowed or []), self._state.finished[self._followed : count].copy()]
         self._followed, self._unfollowed = count, []
         return np.concatenate(rows)
 

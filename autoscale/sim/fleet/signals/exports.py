@@ -45,10 +45,13 @@ class Exports:
             metric = metric_of(name)
             if origin_of(name) == "engine" and metric in HISTOGRAMS:
                 self._latencies[metric] = Latencies(engine, metric)
+        self._follows = bool(self._latencies) or ROUTER_COUNTER in self._of
+        if self._follows:
+            engine.follow()
 
     def rows(self, pods: Pods, serving: Serving) -> dict[str, Rows]:
         """Every series as (labels, value)."""
-        if self._latencies or ROUTER_COUNTER in self._of:
+        if self._follows:
             self._follow(serving)
         return {name: list(reader(pods, serving)) for name, reader in self._of.items()}
 
