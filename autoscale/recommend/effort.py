@@ -96,9 +96,9 @@ class Choosing:
     beside_at_least: int = 16
     # So many of them at a time; the first of them run to the end, so that every row has figures
     seeds_at_once: int = 8
-    # Rounds of confirming at most, each of up to `plateau` settings; settings of a look around, found over so many seeds
+    # Rounds of confirming at most, each of up to `plateau` settings; trials of a look around, in sets of own seeds, and its seeds
     confirmed_at_most: int = 20
-    around_at_most: int = 24
+    around_at_most: int = 8
     rival_seeds: int = 6
     # One-sided: how sure it is that the promise is kept; also of the intervals of figures (two-sided)
     confidence: float = 0.95

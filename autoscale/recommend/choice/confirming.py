@@ -57,6 +57,7 @@ class Confirming:
     steady: dict[Candidate, float] = field(default_factory=dict, init=False)
     alike: list[Candidate] = field(default_factory=list, init=False)  # as cheap, around the choice
     _hard: list[int] = field(default_factory=list, init=False)  # own seeds that broke what failed
+    _seen: int = field(default=0, init=False)  # trials over own seeds
     _broke: Counter[int] = field(default_factory=Counter, init=False)  # and how much of it
     _latest: dict[Candidate, int] = field(default_factory=dict, init=False)  # failed: steps to the next
     _looked: dict[Candidate, Judged[Candidate]] = field(
@@ -94,6 +95,7 @@ class Confirming:
         trials = self.trials
         own = shown_over(trials.judge, [setting], trials.own, trials.each, hardest=True)[0]
         whole = self._further(own) if own.holds else own
+        self._seen += len(whole.trials)
         if whole.holds and self._as_fitted(setting):
             return own
         self._failed(whole, whole.steps_short)
@@ -160,14 +162,13 @@ class Confirming:
         """
         apart = {trial.accelerator_hours: setting for setting, trial in reversed(found)}
         left = {setting: (hours, 1) for hours, setting in sorted(apart.items()) if hours < limit_h}
-        looks = 0
-        while left and looks < CHOOSING.around_at_most:
+        until = self._seen + CHOOSING.around_at_most * len(self.trials.own)
+        while left and self._seen < until:
             setting = min(left, key=left.__getitem__)
             cost_h, nth = left.pop(setting)
-            if setting not in self._dear and all(setting != j.setting for j in self.failed):
-                looks += 1
-                if (sure := self._looked_at(setting, rivals, limit_h)) is not None:
-                    return sure
+            new = setting not in self._dear and all(setting != j.setting for j in self.failed)
+            if new and (sure := self._looked_at(setting, rivals, limit_h)) is not None:
+                return sure
             after = self.space.tighter(setting, (nth + 1) // 2)
             if after is not None and setting not in self._dear:
                 left.setdefault(after, (CHOOSING.dearer * cost_h, nth + 1))
@@ -178,6 +179,7 @@ class Confirming:
         trials, latest = self.trials, self._hard[: -CHOOSING.rival_seeds - 1 : -1]
         self.trials = replace(trials, own=sorted(trials.own, key=lambda seed: -self._broke[seed]))
         first = confirm(trials.judge, [setting], latest, trials.each, math.inf)[0]
+        self._seen += len(latest)
         if first.broken > rivals.hard_may_break:
             self._failed(first, 1)
             return None
