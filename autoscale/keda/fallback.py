@@ -57,7 +57,7 @@ def has_valid_fallback(scaled: ScaledObject) -> bool:
     if scaled.modifiers is None:
         return True
     target = scaled.modifiers.target
-    return re.fullmatch(r"[+-]?\d+", target) is not None and int(target) > 0
+    return re.fullmatch(r"[+-]?[0-9]+", target) is not None and int(target) > 0
 
 
 def exceeded(scaled: ScaledObject, health: Mapping[str, Health]) -> bool:

@@ -29,7 +29,7 @@ class FormulaError(ValueError):
 
 
 _TOKEN = re.compile(
-    r"\s*(?:(?P<number>0[xX][0-9a-fA-F]+|(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)|(?P<name>[A-Za-z_$][\w$]*)"
+    r"\s*(?:(?P<number>0[xX][0-9a-fA-F]+|(?:[0-9][0-9_]*\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)|(?P<name>[A-Za-z_$][\w$]*)"
     r"|(?P<sign>\?\?|\|\||&&|==|!=|<=|>=|\*\*|[-+*/%^<>!?:;,()=])|(?P<other>\S))"
 )
 _BINARY = {

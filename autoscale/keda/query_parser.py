@@ -38,8 +38,8 @@ from autoscale.kube.promql import Token, selector_of, tokens_of
 
 _LOOSEST = (("or",), COMPARED, ("+", "-"), ("*", "/", "%"), ("^",))
 _UNIT_S = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31536000}
-_DURATION = re.compile(r"(\d+)(ms|[smhdwy])")
-_NUMBER = re.compile(r"(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+_DURATION = re.compile(r"([0-9]+)(ms|[smhdwy])")
+_NUMBER = re.compile(r"(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
 _END: Token = ("end", "")
 _SAMPLE = "vllm:num_requests_waiting"
 _SHAPE = f"sum({_SAMPLE}{{...}})"

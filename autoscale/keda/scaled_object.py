@@ -158,7 +158,7 @@ class ScaledObject:
     def paused_replicas(self) -> int | None:
         """The number in the paused-replicas annotation, None without one."""
         text = self.annotations.get(PAUSED_REPLICAS, "")
-        return int(text) if re.fullmatch(r"[+-]?\d+", text) else None
+        return int(text) if re.fullmatch(r"[+-]?[0-9]+", text) else None
 
     @property
     def paused(self) -> bool:
@@ -228,7 +228,7 @@ def _fallback(given: dict[str, Any] | None) -> Fallback | None:
     return Fallback(threshold, replicas, given.get("behavior") or FALLBACK_BEHAVIORS[0])
 
 
-_FLOAT = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|inf(inity)?|nan)", re.IGNORECASE)
+_FLOAT = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|inf(inity)?|nan)", re.IGNORECASE | re.ASCII)
 
 
 def _modifiers(given: dict[str, Any] | None, triggers: tuple[Trigger, ...]) -> Modifiers | None:

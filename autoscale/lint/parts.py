@@ -135,7 +135,7 @@ class VllmServer:
         text = self.flags.get(flag, "")
         if not text and short in self.argv[:-1]:
             text = self.argv[self.argv.index(short) + 1]
-        return int(text) if re.fullmatch(r"\d+", text) else None
+        return int(text) if re.fullmatch(r"[0-9]+", text) else None
 
     def listens_at(self, port: object) -> bool | None:
         """Whether a port, by number or by the name of a container port, is where vLLM listens; None = unknown."""

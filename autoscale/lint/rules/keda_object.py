@@ -285,7 +285,7 @@ def _paused(scaler: Scaler) -> Iterator[Finding]:
     annotations = mapping(scaler.source.metadata.get("annotations"))
     for key in (PAUSED, PAUSED_REPLICAS, PAUSED_OUT, PAUSED_IN):
         given = str(annotations.get(key))
-        says = re.fullmatch(r"[+-]?\d+", given) if key == PAUSED_REPLICAS else boolean(given) is not False
+        says = re.fullmatch(r"[+-]?[0-9]+", given) if key == PAUSED_REPLICAS else boolean(given) is not False
         if key in annotations and says:
             yield scaler.source.finding(
                 "warning",
