@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
+from analysis.errors import printable
 from autoscale.check.rules import keda, metrics, nodes, pods, reach, scaling
 from autoscale.check.snapshot import Snapshot, fold
-from autoscale.kube.cluster import Observation
+from autoscale.kube.cluster import MISSHAPEN, Observation
 from autoscale.kube.kinds import plural_of
 from autoscale.kube.objects import mapping
 from autoscale.kube.scaler import Hpa
@@ -23,6 +24,7 @@ from autoscale.lint.linter import lint_objects
 from autoscale.lint.live import READ, of_interest
 from autoscale.lint.rules.metric_name import UNREADABLE
 
+LONGEST_ERROR = 120
 STATUS_RULES: tuple[Callable[[Snapshot, Hpa], Iterator[Finding]], ...] = (
     scaling.rules,
     metrics.rules,
@@ -46,10 +48,29 @@ def diagnose(now: Snapshot, hpa_name: str) -> tuple[Finding, ...]:
         found += reach.no_hpa(now, hpa_name)
     else:
         for rules in STATUS_RULES:
-            found += rules(now, hpa)
-        found += _not_told(object_findings(now, hpa), found, now)
+            found += _judged(rules, now, hpa)
+        found += _not_told(_judged(object_findings, now, hpa), found, now)
     once = {(each.code, each.object, each.field, each.cause): each for each in found}
     return tuple(sorted(once.values(), key=lambda each: RANK[each.severity]))
+
+
+def _judged(rules: Callable[[Snapshot, Hpa], Iterable[Finding]], now: Snapshot, hpa: Hpa) -> list[Finding]:
+    """What the rules find; where an object is not of the shape of its kind, that they could not look: the others still do."""
+    found: list[Finding] = []
+    try:
+        found.extend(rules(now, hpa))
+    except MISSHAPEN as error:
+        found.append(
+            Located(hpa.object).finding(
+                "warning",
+                "object-misshapen",
+                (),
+                f"An object of the cluster is not of the shape of its kind: {printable(str(error), LONGEST_ERROR)}.",
+                "What hangs on it was not looked at.",
+                "look at the objects of this HPA with kubectl get -o yaml",
+            )
+        )
+    return found
 
 
 def object_findings(now: Snapshot, hpa: Hpa) -> list[Finding]:

@@ -31,6 +31,7 @@ from autoscale.kube.selectors import selector_text, selects
 
 SAMPLES_KEPT = 40_000  # 3 hours of two metrics every second fit with room
 LATE_S = 1.25  # a receipt this long after the stamped second began still counts as prompt
+MOST_REPLICAS = 2**31 - 1  # what an API server holds
 
 
 class Timeline:
@@ -217,7 +218,7 @@ class Timeline:
             self.note(seen.time_s, "target", f"{self.kind} {self.target_name} was deleted")
             return
         self.target = seen.object
-        size = int(seen.object.get("spec", {}).get("replicas", 1))
+        size = min(int(seen.object.get("spec", {}).get("replicas", 1)), MOST_REPLICAS)
         ready = int((seen.object.get("status") or {}).get("readyReplicas") or 0)
         if not self.target_ready or self.target_ready[-1][1] != ready:
             self.target_ready.append((seen.time_s, ready))

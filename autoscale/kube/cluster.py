@@ -121,6 +121,14 @@ def timestamp_s(text: str | None) -> float | None:
     return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
 
 
+def stamp_or_none(text: object) -> float | None:
+    """The same, None for what is no time."""
+    try:
+        return timestamp_s(text) if isinstance(text, str) else None
+    except (ValueError, OverflowError):
+        return None
+
+
 def utc_text(time_s: float) -> str:
     """Unix seconds as a time of day in UTC, 17:30:13Z; "?" for NaN."""
     return "?" if math.isnan(time_s) else f"{datetime.fromtimestamp(time_s, UTC):%H:%M:%S}Z"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from autoscale.kube.cluster import timestamp_s
+from autoscale.kube.cluster import stamp_or_none
 from autoscale.kube.objects import Object, conditions, mapping
 
 
@@ -27,7 +27,7 @@ class Node:
     @property
     def unready_s(self) -> float | None:
         """Since when it is not ready, unix s; None where it is, or does not say."""
-        return None if self.ready else timestamp_s(self._ready.get("lastTransitionTime"))
+        return None if self.ready else stamp_or_none(self._ready.get("lastTransitionTime"))
 
     @property
     def reason(self) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from autoscale.kube.cluster import timestamp_s
+from autoscale.kube.cluster import stamp_or_none
 from autoscale.kube.kinds import ACCELERATORS, LWS_GROUP_INDEX, LWS_WORKER_INDEX
 from autoscale.kube.objects import Object, conditions, items, mapping
+from autoscale.kube.quantity import whole
 
 STUCK = ("ImagePullBackOff", "ErrImagePull", "InvalidImageName", "CrashLoopBackOff")
 
@@ -26,7 +27,8 @@ class Pod:
     @property
     def labels(self) -> dict[str, str]:
         """metadata.labels."""
-        return mapping(mapping(self.object.get("metadata")).get("labels"))
+        given = mapping(mapping(self.object.get("metadata")).get("labels"))
+        return {key: value for key, value in given.items() if isinstance(value, str)}
 
     @property
     def leads(self) -> bool:
@@ -61,7 +63,7 @@ class Pod:
     @property
     def unready_s(self) -> float | None:
         """Since when its condition Ready does not hold, unix s; None where it holds or was never written."""
-        return None if self.ready else timestamp_s(self._condition("Ready").get("lastTransitionTime"))
+        return None if self.ready else stamp_or_none(self._condition("Ready").get("lastTransitionTime"))
 
     @property
     def node(self) -> str:
@@ -79,7 +81,7 @@ class Pod:
     @property
     def initialized_s(self) -> float | None:
         """When its containers could start, unix s."""
-        return timestamp_s(self._condition("Initialized").get("lastTransitionTime"))
+        return stamp_or_none(self._condition("Initialized").get("lastTransitionTime"))
 
     def stuck(self) -> Iterator[tuple[str, str]]:
         """(reason, message) of every container that cannot be started."""
@@ -98,5 +100,5 @@ def accelerators_of(spec: Object) -> dict[str, int]:
         mapping(mapping(c.get("resources")).get("limits"))
         for c in map(mapping, items(spec.get("containers")))
     ]
-    asked = {kind: sum(int(limit.get(kind) or 0) for limit in limits) for kind in ACCELERATORS}
+    asked = {kind: sum(whole(limit.get(kind)) for limit in limits) for kind in ACCELERATORS}
     return {kind: chips for kind, chips in asked.items() if chips}

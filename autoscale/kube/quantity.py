@@ -70,6 +70,11 @@ def _milli_of_text(text: str) -> int:
     return parse(text).milli
 
 
+def whole(given: object) -> int:
+    """A quantity of things that come in ones, such as chips; 0 for what is none."""
+    return max(0, milli_or_none(given) or 0) // 1000
+
+
 def milli_or_none(given: object) -> int | None:
     """The same, None for what is no quantity."""
     try:

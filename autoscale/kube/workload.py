@@ -41,7 +41,8 @@ class ScaledWorkload:
     @property
     def size(self) -> int:
         """Pods of one replica."""
-        return int(mapping(self.spec.get("leaderWorkerTemplate")).get("size") or 1)
+        size = mapping(self.spec.get("leaderWorkerTemplate")).get("size")
+        return size if isinstance(size, int) and size > 1 else 1
 
     @property
     def scale_selector(self) -> str:

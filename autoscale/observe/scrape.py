@@ -200,8 +200,17 @@ def read_once(url: str, model: str | None, session: requests.Session | None = No
     with nullcontext(session) if session else Session(Access(), PAGE_S) as using:
         response = using.get(url)
     response.raise_for_status()
-    text = response.content.decode("utf-8", "replace")
-    reading = vllm_metrics.read_page(vllm_metrics.parse_exposition(text), model, urlsplit(url).netloc)
+    text = response.content.decode("utf-8-sig", "replace")
+    page = urlsplit(url).netloc
+    if "openmetrics" in response.headers.get("Content-Type", "") and text.rstrip()[-5:] != "# EOF":
+        raise SourceUnavailable(f"{redact(url)} is cut off: it has no # EOF at its end")
+    whole, _, begun = text.rpartition("\n")
+    reading = vllm_metrics.read_page(vllm_metrics.parse_exposition(whole), model, page)
+    if begun and vllm_metrics.parse_exposition(begun):  # 123 may be the beginning of 123456
+        said = (
+            f"{page} ends within a line, which is left out: the page is cut off, or lacks its last line feed"
+        )
+        reading.notes.add("metrics_cut", page, said, times=1)
     if not reading.rows:
         why, next_step = vllm_metrics.fault(text, reading, model)
         raise SourceUnavailable(f"{redact(url)} {why}", next_step=next_step)

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.errors import LONGEST_NAME, printable
+from analysis.sound import LARGEST
 from autoscale.observe.metric_names import COLUMNS, COUNTERS, KINDS, TITLES, Place, is_facts, place_of
 
 ENGINE = ("engine", "dp_rank")
@@ -158,8 +159,8 @@ def replica_of(labels: Labels) -> tuple[str, str]:
 
 def sound(column: str, values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """The values with NaN where they cannot be, and where a number was taken out."""
-    highest = 1.0 + ALMOST if column == "kv_usage" else np.inf
-    wrong = (values < 0) | (values > highest) | np.isinf(values)
+    highest = 1.0 + ALMOST if column == "kv_usage" else LARGEST
+    wrong = (values < 0) | (values > highest)
     kept = np.where(wrong, np.nan, values)
     return (np.minimum(kept, 1.0) if column == "kv_usage" else kept), wrong
 
@@ -169,7 +170,7 @@ def note_unsound(
 ) -> None:
     """Say that a number of a column was left out, and why."""
     what = f"{column} of {value:g}" if np.isfinite(value) else f"{column} that is no finite number"
-    why = "a fraction is 0 to 1" if column == "kv_usage" else "it cannot be below 0 or infinite"
+    why = "a fraction is 0 to 1" if column == "kv_usage" else f"it cannot be below 0, nor above {LARGEST:g}"
     notes.add("metrics_value", f"{replica} {column}", f"{replica}: {what} is left out: {why}", time_s, times)
 
 

@@ -139,7 +139,7 @@ def _once(samples: Iterable[Sample], page: str, notes: Notes) -> list[Sample]:
         before = kept.get(key)
         if before is None or sample.stamp > before.stamp:
             kept[key] = sample
-        elif not sample.stamp < before.stamp and sample.value != before.value:
+        elif not sample.stamp < before.stamp and not _same(sample.value, before.value):
             kept[key] = before._replace(value=math.nan)
             notes.add(
                 "metrics_twice",
@@ -162,9 +162,13 @@ def _value(replica: str, column: str, groups: list[list[float]], reading: PageRe
     return sum(told)
 
 
+def _same(one: float, other: float) -> bool:
+    return one == other or (math.isnan(one) and math.isnan(other))
+
+
 def _number(text: str) -> float:
     try:
-        return float(text)
+        return float(text) if text.isascii() and "_" not in text else math.nan
     except ValueError:
         return math.nan
 

@@ -175,6 +175,42 @@ def test_too_few_nodes_for_max_replicas_is_a_warning_with_the_number_that_fits(h
     assert found.evidence == {"needed": 4, "have": 2}
 
 
+def test_chips_are_quantities(healthy):
+    for node, given in zip(healthy.all("nodes"), ("1k", "two", "500m", None), strict=False):
+        node["status"]["allocatable"]["nvidia.com/gpu"] = given
+    assert [f for f in diagnose(healthy, HPA) if f.code == "node-supply"] == []  # a thousand fit
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("status", "conditions"), [{"type": "Ready", "status": "False", "lastTransitionTime": "9999-99-99T00:00:00Z"}]),
+        (("status", "conditions"), [{"type": "Ready", "status": "False", "lastTransitionTime": 7}]),
+        (("metadata", "labels", "leaderworkerset.sigs.k8s.io/group-index"), [1]),
+        (("spec", "containers"), [{"resources": {"limits": {"nvidia.com/gpu": "x"}}}]),
+    ],
+    ids=["a time that is none", "a number for a time", "a list for a label", "no quantity of chips"],
+)  # fmt: skip
+def test_one_odd_object_does_not_cost_the_verdict(healthy, place, value):
+    before = {f.code for f in diagnose(healthy, HPA)}
+    for pod in healthy.all("pods"):
+        inner = pod
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = value
+    found = codes(healthy)
+    assert "object-misshapen" not in found
+    assert before <= set(found)
+
+
+def test_what_hangs_on_an_object_of_no_known_shape_is_said_to_be_open(healthy):
+    target = healthy.target(healthy.hpa(HPA))
+    target.spec["selector"] = {"matchLabels": {"app": {"a": 1}}}
+    found = next(f for f in diagnose(healthy, HPA) if f.code == "object-misshapen")
+    assert found.severity == "warning"
+    assert "was not looked at" in found.cause
+
+
 def test_an_hpa_on_the_stateful_set_of_a_group_set_points_to_the_group_set(healthy):
     hpa = healthy.hpa(HPA)
     hpa.spec["scaleTargetRef"] = {"kind": "StatefulSet", "name": "vllm", "apiVersion": "apps/v1"}

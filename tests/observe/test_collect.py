@@ -20,7 +20,7 @@ from analysis.access import access
 from analysis.errors import BadInput, BadRun, SourceUnavailable, TooLittleData
 from autoscale.local_servers import free_ports, local_prometheus
 from autoscale.observe.collect import collect
-from autoscale.observe.scrape import Scraper
+from autoscale.observe.scrape import Scraper, read_once
 from tests import recorded_sweeps
 from tests.observe import servers
 
@@ -187,6 +187,40 @@ def test_scraping_survives_a_pod_that_goes_away_and_a_restart(tmp_path: Path):
     assert kept["time_s"].nunique() >= 20
     assert (kept[kept["engine"] == "1"]["kv_usage"] == 0.5).all()
     assert not list(target.glob("*.part.parquet"))
+
+
+GAUGE, COUNTER = "vllm:num_requests_running", "vllm:request_success_total"
+ENGINE_0 = '{engine="0",model_name="m"}'
+
+
+@pytest.mark.parametrize(
+    ("text", "running", "total", "said"),
+    [
+        pytest.param("7\n{c} 123456\n", 7.0, 123456.0, "", id="whole"),
+        pytest.param("7\n{c} 123", 7.0, None, "ends within a line", id="a counter is cut off"),
+        pytest.param("7\n{c} 123456\n# HE", 7.0, 123456.0, "", id="a comment is cut off"),
+        pytest.param(
+            "1e19\n{c} 9\n", None, 9.0, "running of 1e+19 is left out", id="larger than a table holds"
+        ),
+        pytest.param(
+            "7\n{c} 1.8446744073709552e+19\n", 7.0, None, "of 1.84467e+19", id="below 0 without a sign"
+        ),
+        pytest.param("1_0\n{c} ٣\n", None, None, "", id="numbers of no exposition"),
+        pytest.param("NaN\n{g} NaN\n{c} 1\n", None, 1.0, "", id="nothing told twice is no contradiction"),
+    ],
+)
+def test_a_page_that_is_cut_or_holds_what_is_no_number(
+    text: str, running: float | None, total: float | None, said: str
+):
+    """The beginning of a number is none: it looked like a restart, and doubled what the counter had told before."""
+    page = f"\ufeff{GAUGE}{ENGINE_0} " + text.format(g=GAUGE + ENGINE_0, c=COUNTER + ENGINE_0)
+    with servers.serving(lambda *_: (200, page)) as server:
+        reading = read_once(server.url, None)
+    [row] = reading.rows.values()
+    found = row.get("running"), row.get("requests_total")
+    assert [None if value is None or pd.isna(value) else value for value in found] == [running, total]
+    sentences = reading.notes.sentences()
+    assert any(said in sentence for sentence in sentences) if said else sentences == []
 
 
 def test_rows_that_cannot_be_written_are_kept_and_told(tmp_path: Path):
