@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from autoscale.kube.cluster import stamp_or_none
 from autoscale.kube.kinds import ACCELERATORS, LWS_GROUP_INDEX, LWS_WORKER_INDEX
 from autoscale.kube.objects import Object, conditions, items, mapping
-from autoscale.kube.quantity import whole
+from autoscale.kube.quantity import whole_of
 
 STUCK = ("ImagePullBackOff", "ErrImagePull", "InvalidImageName", "CrashLoopBackOff")
 
@@ -100,5 +100,5 @@ def accelerators_of(spec: Object) -> dict[str, int]:
         mapping(mapping(c.get("resources")).get("limits"))
         for c in map(mapping, items(spec.get("containers")))
     ]
-    asked = {kind: sum(whole(limit.get(kind)) for limit in limits) for kind in ACCELERATORS}
+    asked = {kind: sum(whole_of(limit.get(kind)) for limit in limits) for kind in ACCELERATORS}
     return {kind: chips for kind, chips in asked.items() if chips}

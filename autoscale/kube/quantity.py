@@ -70,7 +70,7 @@ def _milli_of_text(text: str) -> int:
     return parse(text).milli
 
 
-def whole(given: object) -> int:
+def whole_of(given: object) -> int:
     """A quantity of things that come in ones, such as chips; 0 for what is none."""
     return max(0, milli_or_none(given) or 0) // 1000
 

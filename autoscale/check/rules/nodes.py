@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from autoscale.check.snapshot import Snapshot
 from autoscale.kube.node import Node
 from autoscale.kube.objects import Object, mapping
-from autoscale.kube.quantity import whole
+from autoscale.kube.quantity import whole_of
 from autoscale.kube.scaler import Hpa
 from autoscale.lint.findings import Finding, Located
 
@@ -42,4 +42,4 @@ def _fits(node: Object, labels: tuple[tuple[str, str], ...]) -> bool:
 
 
 def _chips(node: Object, accelerator: str) -> int:
-    return whole(mapping(mapping(node.get("status")).get("allocatable")).get(accelerator))
+    return whole_of(mapping(mapping(node.get("status")).get("allocatable")).get(accelerator))
