@@ -441,10 +441,14 @@ def _read_arrow(path: Path, table: str) -> pa.Table:
 
 
 def _table_in(file: Path) -> pa.Table:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     with open(file, "rb") as opened:  # Arrow knows names in UTF-8 only
-        return pq.read_table(opened)
+        try:
+            return pq.read_table(opened)
+        except pa.ArrowException as error:
+            raise pa.ArrowInvalid(f"{file.name}: {error}") from None
 
 
 def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
-from analysis.errors import printable
 from autoscale.check.rules import keda, metrics, nodes, pods, reach, scaling
 from autoscale.check.snapshot import Snapshot, fold
 from autoscale.kube.cluster import MISSHAPEN, Observation
@@ -24,7 +23,6 @@ from autoscale.lint.linter import lint_objects
 from autoscale.lint.live import READ, of_interest
 from autoscale.lint.rules.metric_name import UNREADABLE
 
-LONGEST_ERROR = 120
 STATUS_RULES: tuple[Callable[[Snapshot, Hpa], Iterator[Finding]], ...] = (
     scaling.rules,
     metrics.rules,
@@ -60,16 +58,7 @@ def _judged(rules: Callable[[Snapshot, Hpa], Iterable[Finding]], now: Snapshot, 
     try:
         found.extend(rules(now, hpa))
     except MISSHAPEN as error:
-        found.append(
-            Located(hpa.object).finding(
-                "warning",
-                "object-misshapen",
-                (),
-                f"An object of the cluster is not of the shape of its kind: {printable(str(error), LONGEST_ERROR)}.",
-                "What hangs on it was not looked at.",
-                "look at the objects of this HPA with kubectl get -o yaml",
-            )
-        )
+        found.append(reach.not_judged(hpa, error))
     return found
 
 

@@ -50,7 +50,7 @@ def parse(given: object) -> Quantity:
     """The quantity of a manifest's field. Raises BadInput when an API server would not decode it."""
     if isinstance(given, bool) or not isinstance(given, str | int | float):
         raise _refused(given)
-    text = _number_text(given) if isinstance(given, int | float) else given
+    text = _number_text(given) if isinstance(given, int | float) else given.strip()
     sign, digits, exponent, base_two = _split(text)
     value = Fraction(int(digits)) * Fraction(10) ** exponent
     value = value * 2**base_two if base_two else value

@@ -50,7 +50,7 @@ def test_a_quantity_in_milli_units(quantity, expected):
     assert milli(quantity) == expected
 
 
-@pytest.mark.parametrize("text", ["\u0665", "5\u0665m", " 5", "5 ", "1e\u0663", "1_0", "\uff15"])
+@pytest.mark.parametrize("text", ["\u0665", "5\u0665m", "5 0", "1e\u0663", "1_0", "\uff15"])
 def test_digits_that_kubernetes_refuses_are_no_quantity(text):
     with pytest.raises(BadInput, match="not a quantity: "):
         milli(text)

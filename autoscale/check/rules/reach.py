@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from analysis.errors import nearest
+from analysis.errors import nearest, printable
 from autoscale.check.snapshot import Snapshot
 from autoscale.kube.cluster import utc_text
 from autoscale.kube.kinds import SCALED, plural_of
 from autoscale.kube.scaler import KIND, Hpa
 from autoscale.lint.findings import Finding, Located, Severity
 
+LONGEST_ERROR = 120
 NEEDED = ("horizontalpodautoscalers", "pods")
 BLIND = {
     "nodes": "node supply and node arrivals cannot be judged",
@@ -83,4 +84,16 @@ def no_hpa(now: Snapshot, name: str) -> Iterator[Finding]:
         "",
         f"use --hpa {near}" if near else "apply the manifests first, or check --namespace",
         {"names": names},
+    )
+
+
+def not_judged(hpa: Hpa, error: Exception) -> Finding:
+    """That an object is not of the shape of its kind (kube.cluster.MISSHAPEN), and that rules could not look."""
+    return Located(hpa.object).finding(
+        "warning",
+        "object-misshapen",
+        (),
+        f"An object of the cluster is not of the shape of its kind: {printable(str(error), LONGEST_ERROR)}.",
+        "What hangs on it was not looked at.",
+        "look at the objects of this HPA with kubectl get -o yaml",
     )
