@@ -142,16 +142,13 @@ def hpa_in(path: Path) -> KubernetesObject:
     from autoscale.kube.scaler import Hpa
 
     documents = list(_objects_in(read_documents(path, "HPA file")))
-    for kind in ("ScaledObject", "HorizontalPodAutoscaler"):
-        found = [document for document in documents if document.get("kind") == kind]
-        others = [
-            Hpa(dict(document)) for document in documents if document.get("kind") == "HorizontalPodAutoscaler"
-        ]
-        strange = [
-            other.name
-            for other in others
-            if "uid" in (other.object.get("metadata") or {}) and not other.made_by
-        ]
+    of_kind = {
+        kind: [document for document in documents if document.get("kind") == kind]
+        for kind in ("ScaledObject", "HorizontalPodAutoscaler")
+    }
+    hpas = [Hpa(dict(document)) for document in of_kind["HorizontalPodAutoscaler"]]
+    strange = [hpa.name for hpa in hpas if "uid" in (hpa.object.get("metadata") or {}) and not hpa.made_by]
+    for kind, found in of_kind.items():
         if kind == "ScaledObject" and found and strange:
             raise BadInput(
                 f"{path} holds a ScaledObject and an HPA that KEDA did not make",

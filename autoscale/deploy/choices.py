@@ -11,7 +11,7 @@ from analysis.errors import BadInput, did_you_mean
 
 PLACEHOLDERS = ("PROJECT_ID", "REGION", "ZONE", "CLUSTER_NAME", "BUCKET_NAME", "DISK_NAME")
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/-]*")
-_PLAIN = re.compile(r"[\w-]*")
+_ODD = re.compile(r"[^\w-]")
 _URL = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]+)?(/[A-Za-z0-9._~/-]*)?")
 
 
@@ -95,14 +95,10 @@ def options(assignments: Iterable[str]) -> Options:
     for assignment in assignments:
         name, separator, text = assignment.partition("=")
         if name not in known:
-            meant, name_only = did_you_mean(name, known), _PLAIN.match(name)
+            meant = did_you_mean(name, known)
             raise BadInput(
                 "unknown option of a manifest set",
-                value=assignment
-                if meant
-                else name_only.group()
-                if name_only
-                else "",  # the value may be a secret
+                value=assignment if meant else _ODD.split(name)[0],  # the rest may be a secret
                 expected=f"name=value with name one of {', '.join(known)}",
                 next_step=meant,
             )

@@ -14,6 +14,7 @@ from analysis.errors import BadInput
 from autoscale.deploy.meta import meta
 from autoscale.deploy.targets import Plan
 from autoscale.deploy.yaml_out import Note
+from autoscale.kube.endpoint_picker import LRU_WEIGHT, SCORERS
 from autoscale.kube.objects import Object
 from autoscale.profiles import Profile
 from autoscale.recommendation import Recommendation
@@ -26,13 +27,7 @@ EXT_PROC, HEALTH, METRICS = 9002, 9003, 9090
 RBAC = "rbac.authorization.k8s.io"
 LISTS = ["get", "list", "watch"]
 GUIDE = (SignalTarget("gateway_queue", "1"), SignalTarget("gateway_in_flight", "16"))
-SCORERS = {  # option of --gateway -> the picker's scorer, and its weight in the picker's own default
-    "queue_weight": ("queue-scorer", 2.0),
-    "kv_weight": ("kv-cache-utilization-scorer", 2.0),
-    "prefix_weight": ("prefix-cache-scorer", 3.0),
-    "lru_weight": ("no-hit-lru-scorer", 0.0),
-}
-USUAL = "lru_weight=2"  # llm-d's optimized baseline; by its default alone requests herd to what looks empty
+USUAL = f"lru_weight={LRU_WEIGHT:g}"  # llm-d's optimized baseline; by its default alone requests herd to what looks empty
 OF_GUIDE = (
     f"llm-d's guide, derived from nothing: `autoscale recommend --scaler keda --gateway {USUAL}` derives one for your SLO, "
     f"`autoscale simulate --gateway {USUAL}` shows what this one does to your traffic."

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from analysis.numbers import told_number
 from autoscale.observe import series
 from autoscale.observe.metric_names import OTHERS, TITLES, engine_facts, is_facts, is_known, version_facts
 from autoscale.observe.series import Notes, listed
@@ -53,7 +54,7 @@ def parse_exposition(text: str) -> list[Sample]:
     for name, labels, value, stamp in _LINE.findall(text):
         if is_known(name):
             pairs = {key: _ESCAPED.sub(_plain, said) for key, said in _LABEL.findall(labels)}
-            samples.append(Sample(name, pairs, _number(value), _number(stamp)))
+            samples.append(Sample(name, pairs, told_number(value), told_number(stamp)))
     return samples
 
 
@@ -164,13 +165,6 @@ def _value(replica: str, column: str, groups: list[list[float]], reading: PageRe
 
 def _same(one: float, other: float) -> bool:
     return one == other or (math.isnan(one) and math.isnan(other))
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text) if text.isascii() and "_" not in text else math.nan
-    except ValueError:
-        return math.nan
 
 
 def _plain(found: re.Match[str]) -> str:

@@ -98,13 +98,10 @@ def moment_of(unix_s: float) -> str:
 
 
 YEARS = (1970, 2200)  # of dates: nanoseconds since 1970 fit 64 bits until 2262
-_DATES = re.compile(
-    r"(?:[0-9]{4}-[0-9][0-9]?-[0-9][0-9]?(?:[ T][0-9][0-9](?::[0-9][0-9](?::[0-9][0-9](?:\.[0-9]{0,18})?)?)?)?\n)*",
-    re.ASCII,
-)
+_DATES = re.compile(r"(?:\d{4}-\d\d?-\d\d?(?:[ T]\d\d(?::\d\d(?::\d\d(?:\.\d{0,18})?)?)?)?\n)*", re.ASCII)
 
 
-_ZONED = re.compile(r"([-0-9]+[ T][0-9:.]+)([+-])([01][0-9]|2[0-3])(?::?([0-5][0-9]))?", re.ASCII)
+_ZONED = re.compile(r"([-\d]+[ T][\d:.]+)([+-])([01]\d|2[0-3])(?::?([0-5]\d))?", re.ASCII)
 
 
 def date_seconds(text: NDArray[np.str_]) -> NDArray[np.float64]:

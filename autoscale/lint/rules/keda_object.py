@@ -12,6 +12,7 @@ from autoscale.keda.prometheus_trigger import QueryFailed
 from autoscale.keda.refusal import KedaRefusal
 from autoscale.keda.scaled_object import FORCED, PAUSED, PAUSED_IN, PAUSED_OUT, PAUSED_REPLICAS, ScaledObject
 from autoscale.keda.schema import decoded_object
+from autoscale.kube.endpoint_picker import REQUEST_TTL_S
 from autoscale.kube.objects import mapping
 from autoscale.lint.as_keda_reads import as_keda_reads, judged_by_the_crd
 from autoscale.lint.facts import Facts
@@ -22,7 +23,6 @@ from autoscale.lint.scalers import Scaler, formula_of
 from autoscale.lint.waking import OTHER_ENGINES, activation_of, needs_two, saturation_of_none, wakes_at_zero
 
 NIL = "scalingModifiers"  # the fallback by which a failing trigger is nil for the formula
-GIVEN_UP_S = 60  # a gateway's defaultRequestTTL and noEndpointRequestTTL
 
 
 def rules(facts: Facts) -> Iterator[Finding]:
@@ -211,14 +211,14 @@ def _zero(scaler: Scaler) -> Iterator[Finding]:
             "Write activationThreshold: '0', or leave it out.",
         )
     every_s = whole_number(spec.get("pollingInterval"))
-    if every_s is not None and every_s > GIVEN_UP_S and any(metric.query for metric in wakes):
+    if every_s is not None and every_s > REQUEST_TTL_S and any(metric.query for metric in wakes):
         yield scaler.source.finding(
             "warning",
             "keda-polling",
             ("spec", "pollingInterval"),
             f"pollingInterval is {every_s} s, and only a poll wakes the workload at 0 replicas.",
             f"The first request waits up to {every_s} s before a replica is even started; a gateway gives it up after "
-            f"{GIVEN_UP_S} s unless its TTL is set.",
+            f"{REQUEST_TTL_S:g} s unless its TTL is set.",
             "Write pollingInterval: 15.",
         )
 

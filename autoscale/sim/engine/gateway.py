@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from analysis.errors import BadInput, did_you_mean
 from analysis.numbers import parse_seconds, read_number
+from autoscale.kube.endpoint_picker import REQUEST_TTL_S, SCORERS
 from autoscale.sim.engine.flow_control import DETECTORS
 from autoscale.sim.engine.state import NONE
 
@@ -89,13 +90,13 @@ class InferenceGateway:
     queue_depth: float = 5.0
     kv_usage: float = 0.8
     capacity: float = 100.0
-    ttl_s: float = 60.0
+    ttl_s: float = REQUEST_TTL_S
     no_endpoint_ttl_s: float | None = None
     band_requests: int = 5000
-    queue_weight: float = 2.0
-    kv_weight: float = 2.0
-    prefix_weight: float = 3.0
-    lru_weight: float = 0.0
+    queue_weight: float = SCORERS["queue_weight"][1]
+    kv_weight: float = SCORERS["kv_weight"][1]
+    prefix_weight: float = SCORERS["prefix_weight"][1]
+    lru_weight: float = SCORERS["lru_weight"][1]
     refresh_s: float = 0.05
     stale_s: float = 0.2
     bands: tuple[tuple[int, float], ...] = ((0, 1.0),)
@@ -115,7 +116,7 @@ class InferenceGateway:
                 raise BadInput(f"the gateway's {name}", value=value, expected="a number above 0")
         if self.refresh_s < 0.05:
             raise BadInput("the gateway's refresh_s", value=self.refresh_s, expected="at least 0.05")
-        for name in ("queue_weight", "kv_weight", "prefix_weight", "lru_weight"):
+        for name in SCORERS:
             if not 0 <= getattr(self, name) < math.inf:
                 raise BadInput(f"the gateway's {name}", value=getattr(self, name), expected="0 or more")
         shares = [share for _, share in self.bands]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+from autoscale.kube.endpoint_picker import LRU_WEIGHT
 from autoscale.recommend.answer import Alternative, Decision
 from autoscale.recommend.choice.alternatives import nearest_sentence
 from autoscale.recommend.choice.judging import Judged
@@ -17,7 +18,6 @@ from autoscale.recommend.choice.seeds import panel_size
 from autoscale.recommend.choice.settings import Candidate, Setting
 from autoscale.recommendation import Reason
 
-LRU_WEIGHT = 2.0  # of llm-d's optimized baseline (guides/optimized-baseline)
 HERDED = 0.2  # share of the standing fleet from which on it is worth a sentence
 
 
